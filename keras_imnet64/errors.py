@@ -1,0 +1,39 @@
+"""What goes wrong, said once: the exceptions that end a command, and its exit status."""
+
+EXIT_DONE = 0
+EXIT_RUN_FAILED = 1
+EXIT_USER_ERROR = 2
+EXIT_STOPPED_STATE_SAVED = 75
+EXIT_STOPPED_AT_ONCE = 130
+
+
+class UserError(Exception):
+    """A mistake that the person at the keyboard can mend.
+
+    Its message is one sentence: what was wrong, what was received, what would work. The command
+    line prints it without a traceback and exits with `exit_status`.
+    """
+
+    exit_status = EXIT_USER_ERROR
+
+
+class RunFailed(UserError):
+    """A run that began well and cannot go on: the loss is not finite, memory or disk ran out."""
+
+    exit_status = EXIT_RUN_FAILED
+
+
+class Stopped(UserError):
+    """A signal ended the run after its state was saved; the same command goes on from there."""
+
+    exit_status = EXIT_STOPPED_STATE_SAVED
+
+
+def nearest(name, known):
+    """The known names written most like `name`, as a clause for an error message."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    if close:
+        return f'did you mean "{close[0]}"?'
+    return "known: " + ", ".join(sorted(known))
