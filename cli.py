@@ -1,0 +1,6 @@
+"""Run from a checkout: `python cli.py ...` is the console script `keras-imnet64 ...`."""
+
+from keras_imnet64.cli import main
+
+if __name__ == "__main__":
+    main()

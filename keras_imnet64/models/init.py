@@ -1,0 +1,104 @@
+"""Initial weights drawn on the host: the same numbers under every backend.
+
+Each variable is drawn from a generator keyed by (seed, variable path), with the distribution of the
+initialiser that its layer names; the backend's own random numbers are never used.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+from keras import initializers
+
+from keras_imnet64.errors import UserError
+from keras_imnet64.models.paths import stable_path
+
+# Standard deviation of a unit normal cut at two; Keras divides by it to restore the variance.
+TRUNCATED_STD = 0.87962566103423978
+# Where a layer's attribute is not called "<variable>_initializer".
+INITIALIZER_NAMES = {"DepthwiseConv2D": {"kernel": "depthwise_initializer"}}
+DETERMINISTIC = (initializers.Zeros, initializers.Ones, initializers.Constant)
+
+
+def initialize(model, seed):
+    """Draw every weight of `model` anew, and seed its dropout and stochastic depth.
+
+    Args:
+        model: a built Keras model; layers named by their builder, for names are keys.
+        seed: whole number; the same seed gives the same weights on every backend.
+
+    Raises:
+        UserError: if a layer uses a random initialiser that is not drawn here.
+    """
+    for layer in model._flatten_layers(include_self=False):
+        for variable in layer._trainable_variables + layer._non_trainable_variables:
+            variable.assign(draw(_initializer(layer, variable), variable.shape, seed, variable.path))
+    for variable in model.variables:
+        if variable.name == "seed_generator_state":
+            bits = generator(seed, stable_path(variable)).integers(2**31, dtype="uint32")
+            variable.assign(np.array([bits, 0], "uint32"))
+
+
+def generator(seed, path):
+    """A NumPy generator that depends on the seed and the variable's path alone."""
+    words = np.frombuffer(hashlib.sha256(path.encode()).digest(), "<u4")
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *words.tolist()])))
+
+
+def draw(initializer, shape, seed, path):
+    """float32 array of this shape, distributed as the Keras initialiser would draw it."""
+    shape = tuple(shape)
+    if isinstance(initializer, DETERMINISTIC):
+        return np.full(shape, _constant(initializer), "float32")
+    rng = generator(seed, path)
+    if isinstance(initializer, initializers.VarianceScaling):
+        return _variance_scaling(initializer, shape, rng)
+    if isinstance(initializer, initializers.TruncatedNormal):
+        return initializer.mean + initializer.stddev * _truncated_normal(shape, rng)
+    if isinstance(initializer, initializers.RandomNormal):
+        return initializer.mean + initializer.stddev * rng.standard_normal(shape, "float32")
+    if isinstance(initializer, initializers.RandomUniform):
+        return rng.uniform(initializer.minval, initializer.maxval, shape).astype("float32")
+    raise UserError(
+        f"{path} has the initialiser {type(initializer).__name__}, which is not drawn on the host; "
+        "use VarianceScaling, a normal, a uniform or a constant one"
+    )
+
+
+def _initializer(layer, variable):
+    names = INITIALIZER_NAMES.get(type(layer).__name__, {})
+    return getattr(layer, names.get(variable.name, f"{variable.name}_initializer"))
+
+
+def _constant(initializer):
+    if isinstance(initializer, initializers.Constant):
+        return initializer.value
+    return float(isinstance(initializer, initializers.Ones))
+
+
+def _variance_scaling(initializer, shape, rng):
+    fan_in, fan_out = fans(shape)
+    fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
+    variance = initializer.scale / max(1.0, fan[initializer.mode])
+    if initializer.distribution == "uniform":
+        limit = math.sqrt(3 * variance)
+        return rng.uniform(-limit, limit, shape).astype("float32")
+    if initializer.distribution == "truncated_normal":
+        return _truncated_normal(shape, rng) * np.float32(math.sqrt(variance) / TRUNCATED_STD)
+    return rng.standard_normal(shape, "float32") * np.float32(math.sqrt(variance))
+
+
+def fans(shape):
+    """(fan_in, fan_out) of a kernel [..., in, out], as Keras counts them; a vector's are its length."""
+    if len(shape) < 2:
+        return (math.prod(shape),) * 2
+    receptive_field = math.prod(shape[:-2])
+    return receptive_field * shape[-2], receptive_field * shape[-1]
+
+
+def _truncated_normal(shape, rng):
+    """Unit normal; values beyond two are drawn again."""
+    values = rng.standard_normal(shape, "float32")
+    while (outside := np.abs(values) > 2).any():
+        values[outside] = rng.standard_normal(int(outside.sum()), "float32")
+    return values

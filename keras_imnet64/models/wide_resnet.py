@@ -1,0 +1,137 @@
+"""Wide residual networks WRN-N-k as trained on ImageNet16/32/64 (arXiv:1707.08819).
+
+The reference is the authors' Lasagne script (PatrykChrabaszcz/Imagenet32_Scripts), which differs
+from Zagoruyko's Lua network: the stem has its own BN and ReLU, projections take the raw block input,
+and the second convolution of every block has a bias.
+"""
+
+import math
+
+import keras
+from keras import layers
+from keras.initializers import GlorotUniform, VarianceScaling
+
+from keras_imnet64.errors import UserError
+from keras_imnet64.models.parts import classifier, normalize, pixels
+
+LAST_MAP = 8  # pixels per side of the last feature map, at every image size
+
+
+def build(*, image_size, num_classes, normalization, depth, width, dropout=0.0):
+    """WRN-N-k with pre-activation blocks.
+
+    Args:
+        image_size: pixels per side: 8, 16, 32, 64, 128 get 1, 2, 3, 4, 5 stages.
+        num_classes: K.
+        normalization: see `build_model`.
+        depth: N = 4 + 2 * blocks per stage * stages; the paper has 4 blocks: 20, 28 and 36.
+        width: k, the multiplier of the 16, 32, 64, ... filters; 0.5 is the paper's narrowest.
+        dropout: rate between the two convolutions of a block; the paper has none.
+
+    Returns:
+        keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
+
+    Raises:
+        UserError: if the size has no whole number of stages, the depth no whole number of blocks.
+    """
+    stages = num_stages(image_size)
+    blocks = num_blocks(depth, stages, image_size)
+    filters = [stage_filters(stage, width) for stage in range(1, stages + 1)]
+
+    inputs = pixels(image_size)
+    x = normalize(inputs, normalization)
+    x = conv3x3(x, 16, name="stem_conv")
+    x = bn_relu(x, "stem")
+    for stage, num_filters in enumerate(filters, start=1):
+        for block in range(1, blocks + 1):
+            x = residual_block(
+                x,
+                num_filters,
+                stride=2 if stage > 1 and block == 1 else 1,
+                project=block == 1,
+                preactivate=(stage, block) != (1, 1),  # the stem has just done it
+                dropout=dropout,
+                name=f"stage{stage}_block{block}",
+            )  # [B, H / 2^(stage-1), W / 2^(stage-1), F]
+    x = batch_norm(x, "final_bn")
+    x = layers.ReLU(name="features")(x)  # [B, 8, 8, F]
+    logits = classifier(x, num_classes, VarianceScaling(1.0, "fan_in", "untruncated_normal"))
+    return keras.Model(inputs, logits, name="wide_resnet")
+
+
+def residual_block(x, filters, *, stride, project, preactivate, dropout, name):
+    """BN-ReLU-conv, BN-ReLU-conv with bias, added to the raw input or its 1x1 projection."""
+    shortcut = x
+    if project:
+        shortcut = conv(x, filters, 1, stride, GlorotUniform(), name=f"{name}_shortcut")
+    if preactivate:
+        x = bn_relu(x, f"{name}_1")
+    x = conv3x3(x, filters, stride, name=f"{name}_conv1")
+    x = bn_relu(x, f"{name}_2")
+    if dropout:
+        x = layers.Dropout(dropout, name=f"{name}_dropout")(x)
+    x = conv3x3(x, filters, use_bias=True, name=f"{name}_conv2")
+    return layers.Add(name=f"{name}_add")([x, shortcut])
+
+
+def conv3x3(x, filters, stride=1, use_bias=False, name=None):
+    """A 3x3 convolution with symmetric padding; Keras' "same" would pad (0, 1) at stride 2."""
+    padding = "same"
+    if stride > 1:
+        x = layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
+        padding = "valid"
+    he_normal = VarianceScaling(2.0, "fan_in", "untruncated_normal")
+    return conv(x, filters, 3, stride, he_normal, padding, use_bias, name)
+
+
+def conv(x, filters, size, stride, initializer, padding="valid", use_bias=False, name=None):
+    return layers.Conv2D(
+        filters,
+        size,
+        stride,
+        padding,
+        use_bias=use_bias,
+        kernel_initializer=initializer,
+        name=name,
+    )(x)
+
+
+def bn_relu(x, prefix):
+    x = batch_norm(x, f"{prefix}_bn")
+    return layers.ReLU(name=f"{prefix}_relu")(x)
+
+
+def batch_norm(x, name):
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-4, name=name)(x)
+
+
+def stage_filters(stage, width):
+    filters = 16 * 2 ** (stage - 1) * width
+    if width <= 0 or filters != int(filters):
+        raise UserError(
+            f"model.width must give whole numbers of filters (16, 32, ... times width); "
+            f"received {width}; 0.5, 1, 2, 5 and 10 are the paper's"
+        )
+    return int(filters)
+
+
+def num_stages(image_size):
+    """1 + log2(image_size / 8): each stage but the first halves the map, and the last is 8x8."""
+    if image_size < LAST_MAP or LAST_MAP * 2 ** int(math.log2(image_size / LAST_MAP)) != image_size:
+        raise UserError(
+            f"wide_resnet works at 8, 16, 32, 64 or 128 pixels per side, where its last map is 8x8; "
+            f"received image size {image_size}"
+        )
+    return 1 + int(math.log2(image_size / LAST_MAP))
+
+
+def num_blocks(depth, stages, image_size):
+    """Blocks per stage of a network of this depth: (N - 4) / (2 * stages)."""
+    blocks = max(1, round((depth - 4) / (2 * stages)))
+    fits = 4 + 2 * blocks * stages
+    if depth != fits:
+        raise UserError(
+            f"model.depth must be 4 + {2 * stages} x blocks at {image_size} pixels; "
+            f"received {depth}; the nearest that fits is {fits}"
+        )
+    return blocks
