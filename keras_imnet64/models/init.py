@@ -32,7 +32,9 @@ def initialize(model, seed):
     """
     for layer in model._flatten_layers(include_self=False):
         for variable in layer._trainable_variables + layer._non_trainable_variables:
-            variable.assign(draw(_initializer(layer, variable), variable.shape, seed, variable.path))
+            variable.assign(
+                draw(_initializer(layer, variable), variable.shape, seed, variable.path)
+            )
     for variable in model.variables:
         if variable.name == "seed_generator_state":
             bits = generator(seed, stable_path(variable)).integers(2**31, dtype="uint32")

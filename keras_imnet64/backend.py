@@ -1,0 +1,178 @@
+"""Which backend and which devices: chosen before Keras is imported, taken before any work.
+
+`choose_backend` comes first in every command; `take_devices` is the first that loads TensorFlow or
+JAX. TensorFlow spans the devices of one machine with MirroredStrategy, JAX with DataParallel.
+"""
+
+import contextlib
+import os
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from keras_imnet64.errors import UserError, nearest
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def choose_backend(name=None):
+    """Settle the backend: `name`, then KERAS_BACKEND, then keras.json, then tensorflow.
+
+    In a process where Keras is imported already its backend stays; asking for another is refused.
+
+    Returns:
+        str: the backend, or None where keras.json decides.
+
+    Raises:
+        UserError: for a backend that is not known, not installed, or comes too late.
+    """
+    if "keras" in sys.modules:
+        current = sys.modules["keras"].config.backend()
+        if name and name != current:
+            raise UserError(
+                f"Keras is already imported with the {current} backend; received {name}: "
+                f"start a new process with KERAS_BACKEND={name}"
+            )
+        return current
+    name = name or os.environ.get("KERAS_BACKEND")
+    if name:
+        if name not in BACKENDS:
+            raise UserError(f'backend "{name}" is not known; {nearest(name, BACKENDS)}')
+        if find_spec(name) is None:
+            raise UserError(f"backend {name} is not installed; `pip install {name}` provides it")
+        os.environ["KERAS_BACKEND"] = name
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return name
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The devices that a process has taken, and how it spans them."""
+
+    backend: str
+    kind: str  # "cpu" or "gpu"
+    names: tuple
+    strategy: Any = None  # tf.distribute.Strategy or keras.distribution.DataParallel, over several
+
+    @property
+    def count(self):
+        return len(self.names)
+
+    def scope(self):
+        """Within it models and optimizers are built on all the devices."""
+        if self.strategy is not None:
+            return self.strategy.scope()
+        return contextlib.nullcontext()
+
+    def check_batch_size(self, batch_size, name="data.batch_size"):
+        if batch_size % self.count:
+            fits = max(self.count, batch_size - batch_size % self.count)
+            raise UserError(
+                f"{name} must be divisible by the {self.count} devices; received {batch_size}, "
+                f"the nearest below that works is {fits}"
+            )
+
+
+def take_devices(devices=None, virtual=None):
+    """Take the GPUs of this machine, or its CPU.
+
+    Args:
+        devices: None for all; "N" for the first N; "0,2" for these (a list of one needs a comma:
+            "2,"). CUDA_VISIBLE_DEVICES is honoured by the backends themselves.
+        virtual: split the CPU into so many devices, to try out what spans several.
+
+    Raises:
+        UserError: for devices that are not there, or when the backend cannot span several.
+    """
+    import keras
+
+    backend = keras.config.backend()
+    if virtual and not 1 <= virtual <= 64:
+        raise UserError(f"--virtual-devices must be 1 to 64; received {virtual}")
+    take = {"tensorflow": _take_tensorflow, "jax": _take_jax, "torch": _take_torch}
+    return take[backend](devices, virtual)
+
+
+def _take_tensorflow(devices, virtual):
+    import tensorflow as tf
+
+    kind = "gpu" if tf.config.list_physical_devices("GPU") and not virtual else "cpu"
+    physical = tf.config.list_physical_devices(kind.upper())
+    with _before_initialisation("TensorFlow"):
+        if virtual:
+            parts = [tf.config.LogicalDeviceConfiguration()] * virtual
+            tf.config.set_logical_device_configuration(physical[0], parts)
+            chosen = _choose(devices, virtual)
+            names = [f"CPU:{index}" for index in chosen]
+        elif kind == "gpu":
+            chosen = _choose(devices, len(physical))
+            tf.config.set_visible_devices([physical[index] for index in chosen], "GPU")
+            for index in chosen:
+                tf.config.experimental.set_memory_growth(physical[index], True)
+            names = [f"GPU:{position}" for position in range(len(chosen))]
+        else:
+            names = ["CPU:0" for _ in _choose(devices, 1)]
+    strategy = tf.distribute.MirroredStrategy(names) if len(names) > 1 else None
+    return Devices("tensorflow", kind, tuple(names), strategy)
+
+
+def _take_jax(devices, virtual):
+    import jax
+    import keras
+    import tensorflow as tf
+
+    with _before_initialisation("TensorFlow"):
+        tf.config.set_visible_devices([], "GPU")  # tf.data needs none, and would take all memory
+    if virtual:
+        with _before_initialisation("JAX"):
+            jax.config.update("jax_platforms", "cpu")
+            jax.config.update("jax_num_cpu_devices", virtual)
+    present = jax.local_devices()
+    chosen = [present[index] for index in _choose(devices, len(present))]
+    kind = chosen[0].platform
+    names = tuple(f"{kind}:{device.id}" for device in chosen)
+    if len(chosen) == 1:
+        jax.config.update("jax_default_device", chosen[0])
+        return Devices("jax", kind, names)
+    strategy = keras.distribution.DataParallel(devices=list(names), auto_shard_dataset=False)
+    return Devices("jax", kind, names, strategy)
+
+
+def _take_torch(devices, virtual):
+    import torch
+
+    if devices is not None or virtual:
+        raise UserError("--devices and --virtual-devices work with tensorflow and jax, not torch")
+    return Devices("torch", "gpu" if torch.cuda.is_available() else "cpu", ("default",))
+
+
+def _choose(devices, present):
+    """Indices of the devices asked for, out of so many."""
+    if devices is None:
+        return list(range(present))
+    try:
+        if "," in str(devices):
+            chosen = [int(part) for part in str(devices).split(",") if part.strip()]
+        else:
+            chosen = list(range(int(devices)))
+    except ValueError:
+        chosen = []
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise UserError(
+            f'--devices takes a count such as 2, or a list such as 0,2; received "{devices}"'
+        )
+    if not all(0 <= index < present for index in chosen):
+        raise UserError(f'--devices "{devices}" asks for more than the {present} that are here')
+    return chosen
+
+
+@contextlib.contextmanager
+def _before_initialisation(library):
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(
+            f"{library} has already started in this process, so its devices can no longer be "
+            f"chosen: take them in a new process ({error})"
+        ) from error

@@ -1,0 +1,60 @@
+"""The data order as a function: which images form a step, and what is drawn for each of them.
+
+Everything depends on (seed, epoch, position in the epoch) alone: not on timing, workers, backend,
+device or process count, nor on what was read before. All randomness of the data comes from here.
+"""
+
+import hashlib
+
+import numpy as np
+
+HOLDOUT_SEED = 0  # the same images are kept aside whatever the seed of a run, so that runs compare
+
+
+def generator(seed, epoch, stream):
+    """Counter-based NumPy generator keyed by seed, epoch and the stream's name."""
+    name = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8], "little")
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, name])))
+
+
+def epoch_order(num_images, mirror, seed, epoch):
+    """A full permutation of the epoch's samples.
+
+    Args:
+        num_images: N.
+        mirror: "none", "random" (each image once, mirrored or not with even odds) or "both" (each
+            image and its mirror once: 2N samples).
+
+    Returns:
+        (images int64 [M], mirrored bool [M]): sample i of the epoch is image images[i].
+    """
+    rng = generator(seed, epoch, "permutation")
+    if mirror == "both":
+        samples = rng.permutation(2 * num_images)
+        return samples % num_images, samples >= num_images
+    images = rng.permutation(num_images)
+    if mirror == "none":
+        return images, np.zeros(num_images, bool)
+    return images, generator(seed, epoch, "mirror").integers(2, size=num_images, dtype=bool)
+
+
+def epoch_draws(augmentation, num_samples, seed, epoch):
+    """What every augmentation draws for every sample of an epoch.
+
+    Args:
+        augmentation: list of `augment.Step`.
+        num_samples: M, the length of the epoch's order.
+
+    Returns:
+        list of {name: array [M]}, one for each step of the augmentation.
+    """
+    return [
+        step.draw(generator(seed, epoch, f"augment {index} {step.op}"), num_samples)
+        for index, step in enumerate(augmentation)
+    ]
+
+
+def holdout_positions(num_images, num_held_out):
+    """Sorted positions (int64) of (the images to train on, the images kept aside)."""
+    order = generator(HOLDOUT_SEED, 0, "holdout").permutation(num_images)
+    return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])

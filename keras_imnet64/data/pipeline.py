@@ -1,0 +1,172 @@
+"""tf.data pipelines: the order and draws of an epoch -> gather -> augment -> batches.
+
+`TrainingStream` feeds `Model.fit` epoch after epoch, from any step of any epoch; `evaluation_batches`
+yields every image of a selection once. Both feed TensorFlow and JAX alike.
+"""
+
+import threading
+from functools import lru_cache
+
+import numpy as np
+import tensorflow as tf
+
+from keras_imnet64.data.augment import mirror
+from keras_imnet64.data.order import epoch_draws, epoch_order
+from keras_imnet64.errors import UserError
+
+
+class TrainingStream:
+    """Training batches as a function of (seed, epoch, step).
+
+    Args:
+        selection: a `Selection` of N images.
+        batch_size: images per step, over all devices.
+        seed: of the data's order and draws.
+        mirror: "none", "random" or "both", see `order.epoch_order`.
+        augmentation: list of `augment.Step`, applied after the mirror in this order.
+        steps_per_epoch: stop an epoch there; default all whole batches. The samples of a last part
+            batch are left out, other ones each epoch.
+        mean_image: uint8 [H, W, 3], what fill "mean" fills with.
+    """
+
+    def __init__(
+        self,
+        selection,
+        *,
+        batch_size,
+        seed=0,
+        mirror="none",
+        augmentation=(),
+        steps_per_epoch=None,
+        mean_image=None,
+    ):
+        self.selection = selection
+        self.batch_size = batch_size
+        self.seed = seed
+        self.mirror = mirror
+        self.augmentation = list(augmentation)
+        size = selection.image_size
+        self.mean_image = np.zeros((size, size, 3), "uint8") if mean_image is None else mean_image
+        self.num_samples = len(selection) * (2 if mirror == "both" else 1)
+        self.steps_per_epoch = self._whole_batches(steps_per_epoch)
+        self._begin = (0, 0)
+        self._lock = threading.Lock()
+        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
+
+    def _whole_batches(self, limit):
+        whole = self.num_samples // self.batch_size
+        if not whole:
+            raise UserError(
+                f"data.batch_size must be at most {self.num_samples}, the samples of an epoch; "
+                f"received {self.batch_size}"
+            )
+        if limit and limit > whole:
+            raise UserError(
+                f"data.steps_per_epoch must be at most {whole}, the whole batches of an epoch; "
+                f"received {limit}"
+            )
+        return limit or whole
+
+    def begin(self, epoch, step=0):
+        """Say which epoch the next iteration of the data set runs through, and from which step."""
+        self._begin = (epoch, step)
+
+    def dataset(self):
+        """tf.data.Dataset of (images uint8 [B, H, W, 3], labels int32 [B]).
+
+        An iteration runs from where `begin` said to the end of that epoch.
+        """
+        steps = tf.data.Dataset.range(1).flat_map(lambda _: self._remaining_steps())
+        batches = steps.map(self._load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        batches = without_autoshard(batches.prefetch(tf.data.AUTOTUNE))
+        # Keras takes an epoch's length from the cardinality. Left unknown it would take the steps
+        # that remain in a resumed epoch for the length of all later ones.
+        batches.cardinality = lambda: self.steps_per_epoch
+        return batches
+
+    def batch(self, epoch, step):
+        """(images, labels) of one step as NumPy arrays, without tf.data: for previews and tests."""
+        images, labels = self._load((epoch, step))
+        return images.numpy(), labels.numpy()
+
+    def _remaining_steps(self):
+        """Pairs (epoch, step) from where the iteration begins."""
+        epoch, first = tf.numpy_function(lambda: np.array(self._begin, "int64"), [], tf.int64)[:2]
+        steps = tf.data.Dataset.range(first, self.steps_per_epoch)
+        return steps.map(lambda step: tf.stack([epoch, step]))
+
+    def _load(self, epoch_and_step):
+        draw_types = [array.dtype for array in self._flat_draws(0, slice(0, 1))]
+        images, labels, mirrored, *draws = tf.numpy_function(
+            self._gather, [epoch_and_step], [tf.uint8, tf.int32, tf.bool, *draw_types]
+        )
+        size = self.selection.image_size
+        images.set_shape((self.batch_size, size, size, 3))
+        for tensor in (labels, mirrored, *draws):
+            tensor.set_shape((self.batch_size,))
+        if self.mirror != "none":
+            images = mirror(images, mirrored)
+        return self._augment(images, draws), labels
+
+    def _augment(self, images, draws):
+        draws = iter(draws)
+        for step, names in zip(self.augmentation, self._draw_names(), strict=True):
+            images = step.apply(images, {name: next(draws) for name in names}, self.mean_image)
+        return images
+
+    def _gather(self, epoch_and_step):
+        """NumPy: images, labels and draws of one step."""
+        epoch, step = (int(number) for number in epoch_and_step)
+        samples = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        indices, mirrored, _ = self._cached_epoch(epoch)
+        images, labels = self.selection.gather(indices[samples])
+        return images, labels, mirrored[samples], *self._flat_draws(epoch, samples)
+
+    def _flat_draws(self, epoch, samples):
+        draws = self._cached_epoch(epoch)[2]
+        return [array[samples] for step in draws for array in step.values()]
+
+    def _draw_names(self):
+        return [list(step) for step in self._cached_epoch(0)[2]]
+
+    def _cached_epoch(self, epoch):
+        with self._lock:
+            return self._epoch(epoch)
+
+    def _draw_epoch(self, epoch):
+        indices, mirrored = epoch_order(len(self.selection), self.mirror, self.seed, epoch)
+        draws = epoch_draws(self.augmentation, self.num_samples, self.seed, epoch)
+        return indices, mirrored, draws
+
+
+def evaluation_batches(selection, batch_size):
+    """Every image of a selection once, in order.
+
+    Returns:
+        tf.data.Dataset of (images uint8 [B, H, W, 3], labels int32 [B], weights float32 [B]); the
+        last batch is filled up with rows of weight zero, so that any device count divides it.
+    """
+    total, size = len(selection), selection.image_size
+
+    def load(start):
+        indices = np.arange(start, start + batch_size)
+        images, labels = selection.gather(np.minimum(indices, total - 1))
+        return images, labels, (indices < total).astype("float32")
+
+    def load_batch(start):
+        images, labels, weights = tf.numpy_function(load, [start], [tf.uint8, tf.int32, tf.float32])
+        images.set_shape((batch_size, size, size, 3))
+        labels.set_shape((batch_size,))
+        weights.set_shape((batch_size,))
+        return images, labels, weights
+
+    starts = tf.data.Dataset.range(0, total, batch_size)
+    batches = starts.map(load_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return without_autoshard(batches.prefetch(tf.data.AUTOTUNE))
+
+
+def without_autoshard(dataset):
+    """Every process of a distribution strategy reads the batches as they are."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.with_options(options)

@@ -1,0 +1,86 @@
+"""Scoring: every image of a selection exactly once, under any batch size and device count."""
+
+import keras
+import numpy as np
+
+from keras_imnet64.data.pipeline import evaluation_batches
+from keras_imnet64.data.selection import select
+from keras_imnet64.errors import UserError
+from keras_imnet64.evaluation.metrics import accuracy_metrics, cross_entropy
+
+BATCH_SIZE = 256
+
+
+def compile_for_scoring(model):
+    """Compile a model so that `score` can run it again and again without compiling anew."""
+    loss = keras.metrics.MeanMetricWrapper(cross_entropy, "cross_entropy")
+    model.compile(
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        weighted_metrics=[loss, *accuracy_metrics()],
+        jit_compile=keras.config.backend() == "jax",
+    )
+
+
+def score(model, selection, batch_size=BATCH_SIZE):
+    """Top-1, top-5 and cross-entropy over all images of a selection.
+
+    Args:
+        model: compiled with `compile_for_scoring`: pixels [B, H, W, 3] -> logits [B, K].
+        selection: a `Selection` whose labels are the model's classes.
+        batch_size: over all devices, which must divide it.
+
+    Returns:
+        dict: top1 and top5 in percent, loss in nats, count of images.
+
+    Raises:
+        RuntimeError: if the weights that were summed are not one for each image.
+    """
+    batches = evaluation_batches(selection, batch_size)
+    result = model.evaluate(batches, verbose=0, return_dict=True)
+    counted = _weight_summed(model)
+    if counted != len(selection):
+        raise RuntimeError(f"scored {counted} images of {len(selection)}")
+    return {
+        "top1": 100 * float(result["top1"]),
+        "top5": 100 * float(result["top5"]),
+        "loss": float(result["cross_entropy"]),
+        "count": counted,
+    }
+
+
+def _weight_summed(model):
+    """The sum of the images' weights in the last evaluation, from the metric's own count."""
+    metrics = [m for group in model.metrics for m in getattr(group, "metrics", [group])]
+    top1 = next(metric for metric in metrics if metric.name == "top1")
+    return round(float(np.asarray(keras.ops.convert_to_numpy(top1.count))))
+
+
+def check_model_fits(model, selection, path):
+    """Refuse, in a sentence, a model that cannot be scored on these images."""
+    size, classes = selection.image_size, selection.num_classes
+    if model.input_shape[1:] not in [(size, size, 3), (None, None, 3)]:
+        raise UserError(
+            f"{path} takes pictures of {model.input_shape[1:]}; {selection.store.dataset} has "
+            f"({size}, {size}, 3)"
+        )
+    if model.output_shape != (None, classes):
+        raise UserError(
+            f"{path} has outputs of shape {model.output_shape[1:]}; {selection.store.dataset} "
+            f"needs one logit for each of {classes} classes"
+        )
+
+
+def select_for(info, store, path):
+    """The images of a store that a model with this `model_info` can be right about.
+
+    Classes are matched by id, never by position; a model without ids is taken to have the store's.
+    """
+    if not info.get("wnids"):
+        return select(store)
+    known = [wnid for wnid in info["wnids"] if wnid in set(store.wnids)]
+    if not known:
+        raise UserError(
+            f"{path} and {store.dataset} have no class id in common: the model has "
+            f"{info['wnids'][0]}, ..., the data {store.wnids[0]}, ..."
+        )
+    return select(store, info["wnids"])

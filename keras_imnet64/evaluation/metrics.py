@@ -1,0 +1,46 @@
+"""Top-k and cross-entropy, the same on every backend: what training shows and evaluation reports."""
+
+import keras
+from keras import ops
+
+
+def in_top_k(labels, logits, k):
+    """1.0 where the label is among the k largest logits, else 0.0.
+
+    Equal logits rank by position, so that a network that says the same of all classes gets chance,
+    not 100 %; a logit that is not a number never counts.
+
+    Args:
+        labels: integers [B].
+        logits: floats [B, K].
+
+    Returns:
+        float32 [B].
+    """
+    labels = ops.cast(ops.reshape(labels, (-1, 1)), "int32")  # [B, 1]
+    own = ops.take_along_axis(logits, labels, axis=1)  # [B, 1]
+    positions = ops.arange(logits.shape[-1], dtype="int32")  # [K]
+    before = ops.logical_and(ops.equal(logits, own), ops.less(positions, labels))
+    above = ops.logical_not(ops.less_equal(logits, own))
+    rank = ops.sum(ops.cast(ops.logical_or(before, above), "int32"), axis=-1)
+    return ops.cast(rank < k, "float32")
+
+
+def cross_entropy(labels, logits):
+    """-log softmax(logits)[label], float32 [B]."""
+    return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+
+
+def top1(labels, logits):
+    return in_top_k(labels, logits, 1)
+
+
+def top5(labels, logits):
+    return in_top_k(labels, logits, 5)
+
+
+def accuracy_metrics():
+    """Fresh Keras metrics named top1 and top5, means over images in 0..1."""
+    return [
+        keras.metrics.MeanMetricWrapper(function, function.__name__) for function in (top1, top5)
+    ]

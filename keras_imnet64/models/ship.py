@@ -1,0 +1,115 @@
+"""What ships: the plain float32 model, filled by variable path. Nothing else writes a model file.
+
+A `.keras` file of ours is Keras' own format with one member more, `imnet64.json`: class ids and
+names, the recipe, and whatever the run states about the model. Keras ignores it.
+"""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+
+from keras_imnet64.errors import UserError
+from keras_imnet64.models.paths import by_path
+
+INFO_MEMBER = "imnet64.json"
+
+
+def plain_twin(model):
+    """The same network with float32 layers and no synchronised normalisation, freshly initialised."""
+    import keras
+
+    def plain(layer):
+        config = layer.get_config() | {"dtype": "float32"}
+        if isinstance(layer, keras.layers.BatchNormalization):
+            config["synchronized"] = False
+        return type(layer).from_config(config)
+
+    return keras.models.clone_model(model, clone_function=plain)
+
+
+def fill(plain, model, averages=()):
+    """Give `plain` the weights of `model`, by path; those of `averages` {path: variable} go first."""
+    from keras import ops
+
+    from keras_imnet64.models.paths import by_path
+
+    averages = dict(averages)
+    source = by_path(model.variables)
+    for path, variable in by_path(plain.variables).items():
+        if variable.name != "seed_generator_state":
+            variable.assign(ops.convert_to_numpy(averages.get(path, source[path])))
+
+
+def ship(plain, path, info):
+    """Write the model file, whole or not at all.
+
+    Args:
+        plain: a float32 model of Keras' own layers, see `plain_twin` and `fill`.
+        path: ends in ".keras".
+        info: what `model_info` is to return: wnids, class_names, recipe, ...
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.writing.keras")
+    plain.save(temporary)
+    with zipfile.ZipFile(temporary, "a") as archive:
+        archive.writestr(INFO_MEMBER, json.dumps(info))
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def model_info(path):
+    """What a `.keras` file of ours says about itself; {} for one from elsewhere. Imports no Keras."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if INFO_MEMBER not in archive.namelist():
+                return {}
+            return json.loads(archive.read(INFO_MEMBER))
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        raise UserError(f"{path} is not a .keras file: {error}") from error
+
+
+def load_model(path):
+    """Load any `.keras` file for scoring, in safe mode."""
+    import keras
+
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # Keras raises many kinds for files that are not what they should be
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path} cannot be loaded as a Keras model: {reason}") from error
+
+
+def warm_start(model, path):
+    """Fill `model` from a `.keras` file by layer path, for fine-tuning.
+
+    Returns:
+        list of str: the variables that the file lacks or holds in another shape, such as a head
+        for other classes. They keep their fresh values.
+
+    Raises:
+        UserError: if nothing matches.
+    """
+    from keras import ops
+
+    from keras_imnet64.models.paths import by_path
+
+    source = by_path(load_model(path).variables)
+    skipped, matched = [], 0
+    for name, variable in by_path(model.variables).items():
+        if variable.name == "seed_generator_state":
+            continue
+        if name in source and tuple(source[name].shape) == tuple(variable.shape):
+            variable.assign(ops.convert_to_numpy(source[name]))
+            matched += 1
+        else:
+            held = tuple(source[name].shape) if name in source else "nothing"
+            skipped.append(f"{name}: {tuple(variable.shape)} here, {held} in the file")
+    if not matched:
+        raise UserError(
+            f"train.initial_weights: no layer of {path} has the name and shape of one of this "
+            f"network; the first that differs is {skipped[0]}"
+        )
+    return skipped

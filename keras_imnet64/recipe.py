@@ -1,0 +1,312 @@
+"""Recipes: what to train, as complete and readable TOML, checked before anything else happens.
+
+This file owns the schema, where recipes are found, how they are loaded, overridden and saved. What
+the networks, optimizers and augmentations accept is owned by their tables.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from keras_imnet64.data.augment import check_augment
+from keras_imnet64.data.datasets import find_dataset
+from keras_imnet64.errors import UserError, nearest
+from keras_imnet64.models import find_model
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A table of a recipe: strict types, no unknown keys, never changed once read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class OpenSection(Section):
+    """A table with a `name` and the options of what it names, which the named thing checks."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    @property
+    def options(self):
+        return dict(self.__pydantic_extra__)
+
+
+class ChannelNormalization(Section):
+    """Mean and standard deviation per channel on the 0..1 pixel scale."""
+
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
+
+
+class ModelSection(OpenSection):
+    name: str
+    # mean_image: per pixel and channel, no division; dataset: mean and std per channel.
+    normalization: Literal["imagenet", "mean_image", "dataset"] | ChannelNormalization = "imagenet"
+
+
+class DataSection(Section):
+    dataset: str
+    batch_size: Positive  # global, over all devices
+    mirror: Literal["none", "random", "both"] = "random"  # both: each image and its mirror once
+    classes: Positive | None = None  # only the first so many class ids in sorted order
+    holdout: Count = 0  # images of train kept for model selection
+    steps_per_epoch: Positive | None = None  # stop an epoch early; default: all whole batches
+    in_memory: Literal["auto", "always", "never"] = "auto"
+
+
+class AugmentSection(OpenSection):
+    op: str
+
+
+class LossSection(Section):
+    label_smoothing: Rate = 0.0
+    l2: NonNegative = 0.0  # times the sum of squares, no half; kernels and BN gamma
+
+
+class OptimizerSection(OpenSection):
+    name: str
+    learning_rate: PositiveFloat
+    weight_decay: NonNegative = 0.0  # decoupled; spares biases and norms
+    clip_norm: PositiveFloat | None = None  # of all gradients together, after the reduction
+
+
+class ScheduleSection(OpenSection):
+    name: str = "constant"
+    warmup_epochs: NonNegative = 0.0
+
+
+class TrainSection(Section):
+    epochs: Positive
+    dtype: Literal["float32", "mixed_bfloat16"] = "float32"
+    seed: Count = 0
+    batch_norm: Literal["global", "per_device"] = "global"
+    ema: Rate = 0.0  # momentum of the weights' moving average; 0: none
+    accumulate_steps: Positive = 1  # parts into which a batch is split to save memory
+    xla: Literal["auto", "on", "off"] = "auto"
+    early_stopping: Count = 0  # epochs without a better val_top1; 0: never
+    # Which images choose best.keras, plateau and early stopping: auto is the holdout where there is
+    # one, else none; "validation" is for recipes of papers that selected on it, and says so.
+    select_on: Literal["auto", "validation"] = "auto"
+    initial_weights: str | None = None  # a .keras file to start from
+
+
+class ResultSection(Section):
+    """A published or measured result. Errors and accuracies in percent."""
+
+    top1: float | None = None
+    top5: float | None = None
+    top1_error: float | None = None
+    top5_error: float | None = None
+    seconds: float | None = None
+    note: str | None = None
+    source: str | None = None
+
+
+class Recipe(Section):
+    """A validated recipe. Attributes are the tables of the TOML file."""
+
+    name: str
+    model: ModelSection
+    data: DataSection
+    augment: list[AugmentSection] = []
+    loss: LossSection = LossSection()
+    optimizer: OptimizerSection
+    schedule: ScheduleSection = ScheduleSection()
+    train: TrainSection
+    reference: ResultSection | None = None
+    measured: dict[str, ResultSection] = {}
+
+    def check(self):
+        """Refuse what no single field shows: unknown names and settings that exclude each other."""
+        row = find_model(self.model.name)
+        row.check_options(self.model.name, self.model.options)
+        dataset = find_dataset(self.data.dataset)
+        for section in self.augment:
+            check_augment(section.op, section.options)
+        if self.data.classes and self.data.classes > dataset.num_classes:
+            raise UserError(
+                f"data.classes must be at most {dataset.num_classes}, the classes of "
+                f"{dataset.name}; received {self.data.classes}"
+            )
+        if self.data.batch_size % self.train.accumulate_steps:
+            raise UserError(
+                "train.accumulate_steps must divide data.batch_size; "
+                f"received {self.train.accumulate_steps} and {self.data.batch_size}"
+            )
+        if self.selection == "none" and (self.train.early_stopping or self._is_plateau):
+            raise UserError(
+                "train.early_stopping and the plateau schedule choose by validation: set "
+                "data.holdout to a number of training images kept aside for it; received 0"
+            )
+
+    @property
+    def selection(self):
+        """Which images choose the best epoch: "holdout", "validation" or "none"."""
+        if self.train.select_on == "validation":
+            return "validation"
+        return "holdout" if self.data.holdout else "none"
+
+    @property
+    def _is_plateau(self):
+        return self.schedule.name == "plateau"
+
+    def to_toml(self):
+        """The resolved recipe as TOML text: `fit --recipe` on it repeats the run."""
+        import tomli_w
+
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def recipes_dir():
+    """Inside the wheel beside the package's files, in a checkout beside the package."""
+    package = Path(__file__).parent
+    inside, beside = package / "recipes", package.parent / "recipes"
+    return inside if inside.is_dir() else beside
+
+
+def list_recipes():
+    """Names of the shipped recipes."""
+    return sorted(path.stem for path in recipes_dir().glob("*.toml"))
+
+
+def load_recipe(name_or_path, overrides=()):
+    """Read, override and check a recipe.
+
+    Args:
+        name_or_path: a shipped recipe's name, or a path to a TOML file.
+        overrides: lines of TOML such as "optimizer.learning_rate = 0.05".
+
+    Returns:
+        Recipe
+
+    Raises:
+        UserError: one sentence naming the recipe, the key, what was received and what would work.
+    """
+    path = find_recipe(name_or_path)
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"recipe {path} cannot be read as TOML: {error}") from error
+    for line in overrides:
+        merge(content, parse_override(line))
+    content.setdefault("name", path.stem)
+    return check_recipe(content)
+
+
+def check_recipe(content):
+    """A Recipe from nested plain values, or UserError."""
+    name = content.get("name")
+    try:
+        recipe = Recipe.model_validate(content)
+        recipe.check()
+    except ValidationError as error:
+        raise UserError(f"recipe {name}: {_sentence(error.errors()[0])}") from error
+    except UserError as error:
+        raise UserError(f"recipe {name}: {error}") from error
+    return recipe
+
+
+def find_recipe(name_or_path):
+    """The file of a shipped recipe's name or a path."""
+    text = str(name_or_path)
+    if text in list_recipes():
+        return recipes_dir() / f"{text}.toml"
+    path = Path(text).expanduser()
+    if path.suffix == ".toml" or "/" in text:
+        if path.is_file():
+            return path
+        raise UserError(f"recipe file {path} does not exist; give a path to a TOML file")
+    raise UserError(f'recipe "{text}" is not known; {nearest(text, list_recipes())}')
+
+
+def parse_override(line):
+    """{"optimizer": {"learning_rate": 0.05}} from "optimizer.learning_rate=0.05"."""
+    key, equals, value = line.partition("=")
+    try:
+        if not equals:
+            raise ValueError
+        return tomllib.loads(f"{key.strip()} = {value.strip()}")
+    except ValueError:
+        raise UserError(
+            f"--set takes key=value in TOML, such as optimizer.learning_rate=0.05 "
+            f"or 'model.name=\"wide_resnet\"'; received {line!r}"
+        ) from None
+
+
+def merge(content, changes):
+    """Put `changes` into `content`, table by table; anything but a table is replaced."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(content.get(key), dict):
+            merge(content[key], value)
+        else:
+            content[key] = value
+
+
+def difference(old, new):
+    """["train.epochs: 40 -> 2", ...] between two recipes, results left out."""
+    old, new = (
+        _flatten(r.model_dump(exclude={"reference", "measured", "name"})) for r in (old, new)
+    )
+    keys = dict.fromkeys([*old, *new])
+    return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in keys if old.get(k) != new.get(k)]
+
+
+def _flatten(table, prefix=""):
+    flat = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text in quotes",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+}
+
+
+def _sentence(error: dict[str, Any]):
+    """One of pydantic's errors as a sentence of ours."""
+    where, received = ".".join(str(part) for part in error["loc"]), error["input"]
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "missing":
+        return f"{where} is missing"
+    if kind == "extra_forbidden":
+        return f"{where} is not a known key; {nearest(error['loc'][-1], _keys_at(error['loc']))}"
+    if kind == "literal_error":
+        expected = f"one of {context['expected']}"
+    elif kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        expected = error["msg"].removeprefix("Input should be ")
+    else:
+        expected = EXPECTED.get(kind, error["msg"].removeprefix("Input should be "))
+    return f"{where} must be {expected}; received {_toml_value(received)}"
+
+
+def _keys_at(location):
+    """The keys that are known in the table where an unknown one was found."""
+    section = Recipe
+    for part in location[:-1]:
+        field = section.model_fields.get(part) if isinstance(part, str) else None
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ResultSection.model_fields if "measured" in location else Recipe.model_fields
+        section = annotation
+    return section.model_fields
+
+
+def _toml_value(value):
+    return f'"{value}"' if isinstance(value, str) else repr(value)
