@@ -19,7 +19,9 @@ from keras import ops
 from keras_imnet64.errors import UserError, nearest
 
 
-def make_schedule(name, *, learning_rate, steps_per_epoch, epochs, warmup_epochs=0.0, **options):
+def make_schedule(
+    name, *, learning_rate, steps_per_epoch, num_epochs, warmup_epochs=0.0, **options
+):
     """The learning rate as a function of the optimizer's step.
 
     Args:
@@ -27,7 +29,8 @@ def make_schedule(name, *, learning_rate, steps_per_epoch, epochs, warmup_epochs
         learning_rate: the peak, above 0.
         steps_per_epoch: weight updates per epoch; a fraction is allowed, since accumulation need
             not divide an epoch.
-        epochs: length of the run, which `cosine` and `one_cycle` spread over; may be fractional.
+        num_epochs: length of the run, which `cosine` and `one_cycle` spread over; may be
+            fractional. (`epochs` is an option of `step`.)
         warmup_epochs: with w = round(warmup_epochs * steps_per_epoch), the rate of step s < w
             (counted from 0) is multiplied by (s + 1) / w: the first step has 1/w of the peak,
             step w - 1 all of it.
@@ -42,11 +45,11 @@ def make_schedule(name, *, learning_rate, steps_per_epoch, epochs, warmup_epochs
     options = _checked_options("schedule", name, SCHEDULES, options)
     _require(learning_rate > 0, "learning_rate must be above 0", learning_rate)
     _require(steps_per_epoch > 0, "steps_per_epoch must be above 0", steps_per_epoch)
-    _require(epochs > 0, "epochs must be above 0", epochs)
-    fits = 0 <= warmup_epochs < epochs
-    _require(fits, f"warmup_epochs must be 0 or above and below epochs = {epochs}", warmup_epochs)
+    _require(num_epochs > 0, "the run's epochs must be above 0", num_epochs)
+    fits = 0 <= warmup_epochs < num_epochs
+    _require(fits, f"warmup_epochs must lie below the run's {num_epochs} epochs", warmup_epochs)
     SCHEDULES[name].check(warmup_epochs=warmup_epochs, **options)
-    return Schedule(name, learning_rate, steps_per_epoch, epochs, warmup_epochs, options)
+    return Schedule(name, learning_rate, steps_per_epoch, num_epochs, warmup_epochs, options)
 
 
 def make_optimizer(
@@ -251,14 +254,14 @@ def _refuse_accumulation_under_strategy(accumulate_steps):
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """One row of SCHEDULES with its numbers, times the warm-up of `make_schedule`."""
 
-    def __init__(self, name, learning_rate, steps_per_epoch, epochs, warmup_epochs, options):
+    def __init__(self, name, learning_rate, steps_per_epoch, num_epochs, warmup_epochs, options):
         self.name = name
         self.learning_rate = learning_rate
         self.steps_per_epoch = steps_per_epoch
-        self.epochs = epochs
+        self.num_epochs = num_epochs
         self.warmup_epochs = warmup_epochs
         self.options = options
-        self.num_steps = self.step_at(epochs)
+        self.num_steps = self.step_at(num_epochs)
         self.num_warmup_steps = self.step_at(warmup_epochs)
 
     def step_at(self, epoch):
@@ -278,7 +281,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
             "name": self.name,
             "learning_rate": self.learning_rate,
             "steps_per_epoch": self.steps_per_epoch,
-            "epochs": self.epochs,
+            "num_epochs": self.num_epochs,
             "warmup_epochs": self.warmup_epochs,
             "options": self.options,
         }

@@ -1,0 +1,413 @@
+"""Optimizers and schedules against numbers worked out in NumPy."""
+
+import math
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_imnet64.errors import UserError
+from keras_imnet64.training import optim
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(8, 3)).astype("float32")
+Y = RNG.normal(size=(8, 2)).astype("float32")
+KERNEL = RNG.normal(size=(3, 2)).astype("float32")
+BIAS = np.array([0.5, -0.25], "float32")
+RATE = 0.1
+
+
+def constant(rate=RATE):
+    return optim.make_schedule("constant", learning_rate=rate, steps_per_epoch=1, num_epochs=1)
+
+
+def linear_model(optimizer):
+    """x [B, 3] -> logits [B, 2], compiled with the mean squared error."""
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(inputs))
+    model.set_weights([KERNEL, BIAS])
+    model.compile(optimizer, "mean_squared_error")
+    return model
+
+
+def fit(optimizer, batch_size, steps=None, epochs=1, callbacks=()):
+    """The weights after one run over X in order, through Model.fit."""
+    model = linear_model(optimizer)
+    n = None if steps is None else steps * batch_size
+    model.fit(
+        X[:n], Y[:n], batch_size, epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks)
+    )
+    return model.get_weights()
+
+
+def gradients(weights, rows):
+    """d mean((xW + b - y)^2) / d(W, b), by hand."""
+    kernel, bias = weights
+    residual = X[rows] @ kernel + bias - Y[rows]
+    scale = 2 / residual.size
+    return [scale * X[rows].T @ residual, scale * residual.sum(axis=0)]
+
+
+def batches(size, steps):
+    return [slice(i * size, (i + 1) * size) for i in range(steps)]
+
+
+def sgd_by_hand(rows_of_steps, momentum=0.9, nesterov=False, decay=0.0):
+    """[kernel, bias] after each step."""
+    weights, velocities, seen = [KERNEL, BIAS], [0.0, 0.0], []
+    for rows in rows_of_steps:
+        grads = gradients(weights, rows)
+        weights = [weights[0] * (1 - RATE * decay), weights[1]]
+        velocities = [momentum * v - RATE * g for v, g in zip(velocities, grads, strict=True)]
+        steps = velocities
+        if nesterov:
+            steps = [momentum * v - RATE * g for v, g in zip(velocities, grads, strict=True)]
+        weights = [w + s for w, s in zip(weights, steps, strict=True)]
+        seen.append(weights)
+    return seen
+
+
+def adam_update(gradient, step=0, epsilon=1e-7):
+    """Adam's first update, rate 1: g / (|g| + epsilon / sqrt(1 - beta_2)) to a few 1e-5."""
+    return gradient / (np.abs(gradient) + epsilon / math.sqrt(1 - 0.999))
+
+
+def muon_update(gradient):
+    """Five Newton-Schulz steps on the Nesterov momentum's direction, times 0.2 sqrt(max(n, m))."""
+    x = gradient.reshape(-1, gradient.shape[-1]).astype("float64")
+    size = 0.2 * math.sqrt(max(x.shape))
+    x = x / np.linalg.norm(x)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return size * x.reshape(gradient.shape)
+
+
+def assert_weights(actual, expected, tolerance=1e-6):
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(np.asarray(a), e, rtol=tolerance, atol=tolerance)
+
+
+def sgd_numbers():
+    got = fit(optim.make_optimizer("sgd", constant(), momentum=0.9), 2, steps=2)
+    assert_weights(got, sgd_by_hand(batches(2, 2))[-1])
+    got = fit(optim.make_optimizer("sgd", constant(), nesterov=True, weight_decay=0.3), 2, steps=2)
+    assert_weights(got, sgd_by_hand(batches(2, 2), nesterov=True, decay=0.3)[-1])
+
+
+def adamw_numbers():
+    got = fit(optim.make_optimizer("adamw", constant(), weight_decay=0.3), 8)
+    kernel, bias = (RATE * adam_update(g) for g in gradients([KERNEL, BIAS], slice(8)))
+    assert_weights(got, [KERNEL * (1 - RATE * 0.3) - kernel, BIAS - bias], 1e-5)
+
+
+def muon_numbers():
+    got = fit(optim.make_optimizer("muon", constant(), weight_decay=0.3, exclude_layers=[]), 8)
+    kernel, bias = gradients([KERNEL, BIAS], slice(8))
+    decayed = KERNEL * (1 - RATE * 0.3)
+    expected = [decayed - RATE * muon_update(kernel), BIAS - RATE * adam_update(bias)]
+    assert_weights(got, expected, 1e-5)
+
+
+OPTIMIZER_NUMBERS = {"sgd": sgd_numbers, "adamw": adamw_numbers, "muon": muon_numbers}
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_each_optimizer_steps_as_worked_by_hand(name):
+    assert name in OPTIMIZER_NUMBERS, f"optimizer {name} has no numbers here"
+    OPTIMIZER_NUMBERS[name]()
+
+
+@pytest.mark.backend
+def test_muon_leaves_the_logits_to_adam_and_decays_both_parts_but_no_bias():
+    got = fit(optim.make_optimizer("muon", constant(), weight_decay=0.3), 8)
+    kernel, bias = (RATE * adam_update(g) for g in gradients([KERNEL, BIAS], slice(8)))
+    assert_weights(got, [KERNEL * (1 - RATE * 0.3) - kernel, BIAS - bias], 1e-5)
+
+
+@pytest.mark.backend
+def test_muon_takes_a_convolution_as_a_matrix_and_a_depthwise_kernel_not():
+    optimizer = optim.make_optimizer("muon", constant())
+    shapes = {"conv": (3, 3, 2, 4), "depthwise": (3, 3, 4, 1), "embedding": (5, 4), "scale": (4,)}
+    start = {name: RNG.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+    variables = [keras.Variable(value, name=name) for name, value in start.items()]
+    grads = {name: RNG.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+    optimizer.build(variables)
+    optimizer.apply([ops.convert_to_tensor(g) for g in grads.values()])
+    for variable in variables:
+        update = muon_update if variable.name == "conv" else adam_update
+        expected = start[variable.name] - RATE * update(grads[variable.name])
+        assert_weights([variable], [expected], 1e-5)
+
+
+E = 10  # steps per epoch in the schedules below; 4 epochs; peak 0.8
+HALF_COSINE = {q: (1 + math.cos(math.pi * q)) / 2 for q in (0.0, 0.25, 0.5, 0.75, 1.0)}
+SCHEDULE_POINTS = {
+    "constant": [({}, {0: 0.8, 39: 0.8, 10**6: 0.8})],
+    "plateau": [({}, {0: 0.8, 39: 0.8})],
+    "step": [
+        ({"epochs": [1, 2.5], "factor": 0.5}, {0: 0.8, 9: 0.8, 10: 0.4, 24: 0.4, 25: 0.2, 99: 0.2}),
+        ({"epochs": [2], "warmup_epochs": 0.5}, {0: 0.16, 3: 0.64, 4: 0.8, 5: 0.8, 20: 0.08}),
+    ],
+    "cosine": [
+        ({}, {10 * i: 0.8 * HALF_COSINE[i / 4] for i in range(5)} | {99: 0.0}),
+        ({"final_factor": 0.5}, {0: 0.8, 20: 0.6, 40: 0.4}),
+        (
+            {"final_learning_rate": 0.2, "warmup_epochs": 2},
+            {
+                0: 0.04,
+                9: 0.4,
+                19: 0.8,
+                20: 0.8,
+                25: 0.2 + 0.6 * HALF_COSINE[0.25],
+                30: 0.5,
+                40: 0.2,
+            },
+        ),
+    ],
+    "one_cycle": [
+        # w = 0.275 * 40 = 11: up over steps 0..10, down over 10..39
+        (
+            {"warmup_fraction": 0.275, "div_factor": 8.0, "final_div_factor": 10.0},
+            {0: 0.1, 5: 0.45, 10: 0.8, 39: 0.01, 60: 0.01},
+        ),
+    ],
+}
+
+
+def schedule(name, *, steps_per_epoch=E, num_epochs=4, **options):
+    return optim.make_schedule(
+        name, learning_rate=0.8, steps_per_epoch=steps_per_epoch, num_epochs=num_epochs, **options
+    )
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", optim.SCHEDULES)
+def test_each_schedule_at_points_worked_by_hand(name):
+    assert name in SCHEDULE_POINTS, f"schedule {name} has no numbers here"
+    for options, points in SCHEDULE_POINTS[name]:
+        rate = schedule(name, **options)
+        again = type(rate).from_config(rate.get_config())
+        for step, expected in points.items():
+            assert float(rate(step)) == pytest.approx(expected, rel=1e-6, abs=1e-8), (options, step)
+            assert float(again(step)) == float(rate(step))
+
+
+@pytest.mark.backend
+def test_one_cycle_is_torchs_formula():
+    """torch.optim.lr_scheduler.OneCycleLR, anneal cos: lower + (upper - lower) (1 + cos) / 2."""
+    rate = schedule("one_cycle")  # 40 steps; up over 0..11, down over 11..39
+    for step in range(40):
+        up = step < 11
+        a, b, part = (0.032, 0.8, step / 11) if up else (0.8, 3.2e-6, (step - 11) / 28)
+        expected = b + (a - b) * (1 + math.cos(math.pi * part)) / 2
+        assert float(rate(step)) == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.backend
+def test_step_drops_at_the_very_step_a_million_steps_on():
+    rate = schedule("step", steps_per_epoch=20_010, num_epochs=60, epochs=[10, 50], factor=0.2)
+    assert float(rate(200_099)) == np.float32(0.8)
+    assert float(rate(200_100)) == np.float32(0.16)
+    assert float(rate(1_000_499)) == np.float32(0.16)
+    assert float(rate(1_000_500)) == np.float32(0.8 * 0.2**2)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", optim.SCHEDULES)
+def test_each_schedule_is_the_same_when_compiled(name):
+    rate = schedule(name, **SCHEDULE_POINTS[name][-1][0])
+    if keras.backend.backend() == "jax":
+        import jax
+
+        compiled = jax.jit(rate)
+    else:
+        import tensorflow as tf
+
+        compiled = tf.function(rate, jit_compile=True)
+    for step in (0, 4, 9, 20, 25, 39):
+        eager, traced = rate(step), compiled(ops.convert_to_tensor(step, "int32"))
+        assert keras.backend.standardize_dtype(traced.dtype) == "float32"
+        assert float(traced) == pytest.approx(float(eager), rel=1e-6)
+
+
+@pytest.mark.backend
+def test_rate_scale_multiplies_the_schedule_from_the_next_step():
+    optimizer = optim.make_optimizer("sgd", constant(), momentum=0.0)
+
+    class Halve(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.optimizer.learning_rate_scale.assign(0.5)
+
+    got = fit(optimizer, 8, epochs=2, callbacks=[Halve()])
+    first = sgd_by_hand([slice(8)], momentum=0.0)[-1]
+    halved = [w - 0.5 * RATE * g for w, g in zip(first, gradients(first, slice(8)), strict=True)]
+    assert_weights(got, halved)
+    assert float(optimizer.learning_rate) == pytest.approx(0.5 * RATE)
+
+
+@pytest.mark.backend
+def test_accumulating_two_batches_is_one_big_batch():
+    optimizer = optim.make_optimizer("sgd", constant(), accumulate_steps=2, clip_norm=0.3)
+    whole = optim.make_optimizer("sgd", constant(), clip_norm=0.3)
+    assert_weights(fit(optimizer, 2), fit(whole, 4))
+    assert int(optimizer.iterations) == int(whole.iterations) == 2
+
+
+@pytest.mark.backend
+def test_schedule_counts_updates_not_batches():
+    rates = optim.make_schedule(
+        "step", learning_rate=RATE, steps_per_epoch=1, num_epochs=2, epochs=[1], factor=0.5
+    )
+    optimizer = optim.make_optimizer("sgd", rates, momentum=0.0, accumulate_steps=2)
+    got = fit(optimizer, 2)
+    first = sgd_by_hand([slice(4)], momentum=0.0)[-1]
+    grads = gradients(first, slice(4, 8))
+    assert_weights(got, [w - 0.5 * RATE * g for w, g in zip(first, grads, strict=True)])
+    assert float(optimizer.learning_rate) == pytest.approx(0.5 * RATE)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("k", [1, 2])
+def test_average_moves_once_per_update(k):
+    optimizer = optim.make_optimizer("sgd", constant(), ema=0.9, accumulate_steps=k)
+    assert optim.averaged_weights(optimizer) == {}
+    got = fit(optimizer, 4 // k, epochs=2)
+    seen = sgd_by_hand(batches(4, 2) * 2)
+    expected = seen[0]  # the first update sets the average
+    for weights in seen[1:]:
+        expected = [0.9 * a + 0.1 * w for a, w in zip(expected, weights, strict=True)]
+    averages = optim.averaged_weights(optimizer)
+    assert list(averages) == ["logits/kernel", "logits/bias"]
+    assert_weights(averages.values(), expected)
+    assert_weights(got, seen[-1])  # fit has not put the averages in the weights' place
+
+
+@pytest.mark.backend
+def test_average_is_never_the_zeros_it_starts_from():
+    optimizer = optim.make_optimizer("sgd", constant(), ema=0.9, accumulate_steps=4)
+    fit(optimizer, 2, steps=1)
+    assert_weights(optim.averaged_weights(optimizer).values(), [KERNEL, BIAS])
+
+
+@pytest.mark.backend
+def test_clipping_is_by_the_global_norm():
+    got = fit(optim.make_optimizer("sgd", constant(), momentum=0.0, clip_norm=0.01), 8)
+    grads = gradients([KERNEL, BIAS], slice(8))
+    norm = math.sqrt(sum((g**2).sum() for g in grads))
+    expected = [w - RATE * 0.01 / norm * g for w, g in zip([KERNEL, BIAS], grads, strict=True)]
+    assert norm > 0.01
+    assert_weights(got, expected, 1e-7)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_variable_paths_are_unique_and_the_same_in_every_process(name):
+    states = {"sgd": ["momentum"], "adamw": ["momentum", "velocity"], "muon": ["momentum"]}
+    expected = {"optimizer/iteration", "optimizer/learning_rate_scale"}
+    for variable in ("kernel", "bias"):
+        adam = ["velocity"] if name == "muon" else []
+        for state in ["average", "gradient_accumulator", *states[name], *adam]:
+            expected.add(f"optimizer/logits_{variable}_{state}")
+    for _ in range(2):  # a second optimizer in a process is named as the first
+        optimizer = optim.make_optimizer(name, constant(), ema=0.9, accumulate_steps=2)
+        optimizer.build(linear_model(optimizer).trainable_variables)
+        paths = [v.path for v in optimizer.variables]
+        assert len(set(paths)) == len(paths)
+        assert set(paths) == expected
+
+
+def test_paths_that_keras_would_confuse_are_refused():
+    a, b = keras.layers.Dense(1, name="c"), keras.layers.Dense(1, name="b_c")
+    with keras.name_scope("a_b"):
+        a.build((None, 1))
+    with keras.name_scope("a"):
+        b.build((None, 1))
+    with pytest.raises(UserError, match="optimizer/a_b_c_kernel_momentum"):
+        optim.make_optimizer("sgd", constant()).build(a.weights + b.weights)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: optim.make_optimizer("adam", constant()), 'did you mean "adamw"'),
+        (lambda: optim.make_optimizer("sgd", constant(), momentun=0.9), 'did you mean "momentum"'),
+        (lambda: optim.make_optimizer("sgd", constant(), momentum="0.9"), "must be a number"),
+        (lambda: optim.make_optimizer("sgd", constant(), momentum=1.5), "momentum"),
+        (lambda: optim.make_optimizer("sgd", constant(), nesterov=1), "true or false"),
+        (lambda: optim.make_optimizer("sgd", constant(), clip_norm=0.0), "received 0.0"),
+        (lambda: optim.make_optimizer("sgd", constant(), ema=1.0), "ema must lie between 0 and 1"),
+        (lambda: optim.make_optimizer("sgd", constant(), accumulate_steps=0), "whole number"),
+        (lambda: schedule("cosin"), 'did you mean "cosine"'),
+        (lambda: schedule("constant", factor=0.1), "it takes none"),
+        (lambda: schedule("step", epochs=[2, 1]), "increasing"),
+        (lambda: schedule("cosine", final_factor=0.1, final_learning_rate=0.1), "not both"),
+        (lambda: schedule("cosine", warmup_epochs=4), "below the run's 4 epochs"),
+        (lambda: schedule("one_cycle", warmup_epochs=1), "warmup_fraction"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(call, sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+TWO_DEVICES = """
+import numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+import keras
+from keras_imnet64.errors import UserError
+from keras_imnet64.training import optim
+
+rng = np.random.default_rng(0)
+x, y = rng.normal(size=(24, 3)), rng.normal(size=(24, 2))
+y[4:8] *= 9  # so that the replicas' gradients differ in size
+rate = optim.make_schedule("constant", learning_rate=0.1, steps_per_epoch=3, num_epochs=1)
+one = tf.distribute.get_strategy()
+two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+for name in ("sgd", "muon"):  # of muon's two parts, one is Adam
+    found = []
+    for strategy in (one, two):
+        with strategy.scope():
+            inputs = keras.Input((3,))
+            hidden = keras.layers.Dense(4, activation="relu", name="hidden")(inputs)
+            model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(hidden))
+            r = np.random.default_rng(1)
+            model.set_weights([r.normal(size=w.shape) for w in model.get_weights()])
+            optimizer = optim.make_optimizer(
+                name, rate, weight_decay=0.1, ema=0.9, clip_norm=0.5
+            )
+            model.compile(optimizer, "mean_squared_error", jit_compile=False)
+        model.fit(x, y, 8, shuffle=False, verbose=0)
+        averages = optim.averaged_weights(optimizer).values()
+        found.append(model.get_weights() + [a.numpy() for a in averages])
+    difference = max(np.abs(a - b).max() for a, b in zip(*found))
+    assert difference < 1e-6, (name, difference)
+try:
+    with strategy.scope():
+        optim.make_optimizer("sgd", rate, accumulate_steps=2)
+except UserError as error:
+    assert "accumulate_steps" in str(error)
+else:
+    raise AssertionError("accumulation under a strategy was not refused")
+"""
+
+
+def test_clipping_on_two_devices_is_clipping_on_one():
+    """And decay, averages and each update rule with it."""
+
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES],
+        env=os.environ | {"KERAS_BACKEND": "tensorflow"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
