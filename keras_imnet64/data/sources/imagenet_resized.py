@@ -1,0 +1,164 @@
+"""Downsampled ImageNet through TFDS' own builder, and what else is read by the same code.
+
+Three builders share one `_generate_examples`: TFDS' `imagenet_resized`, which reads the published
+archives and nothing else; `imagenet_resized_unverified` for other archives in that layout; `shapes`
+for the drawn pictures. What TFDS writes under the first name is ImageNet to every program on the
+machine, hence the names. Importing this module imports TensorFlow Datasets.
+"""
+
+import contextlib
+import io
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import tqdm_utils
+from tensorflow_datasets.datasets.imagenet_resized import imagenet_resized_dataset_builder
+
+from ...errors import UserError
+from . import shapes
+
+READ_BATCH = 512  # pictures
+Official = imagenet_resized_dataset_builder.Builder
+Config = imagenet_resized_dataset_builder.ImagenetResizedConfig
+
+
+class Unverified(Official, skip_registration=True):
+    """Pictures in the layout of `imagenet_resized` that are not known to be ImageNet."""
+
+    name = "imagenet_resized_unverified"
+
+
+class Shapes(Official, skip_registration=True):
+    """The drawn pictures of `sources.shapes`, as archives in the layout of `imagenet_resized`."""
+
+    name = "shapes"
+    BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS' own convention)
+        Config(name=f"{shapes.IMAGE_SIZE}x{shapes.IMAGE_SIZE}", size=shapes.IMAGE_SIZE)
+    ]
+
+    def _info(self):
+        size = self.builder_config.size
+        features = {
+            "image": tfds.features.Image(shape=(size, size, 3)),
+            "label": tfds.features.ClassLabel(names=shapes.CLASSES),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=shapes.DESCRIPTION,
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+        )
+
+    def _split_generators(self, dl_manager):
+        train, validation = dl_manager.download(list(shapes.ARCHIVES))
+        return {
+            "train": self._generate_examples(dl_manager.iter_archive(train)),
+            "validation": self._generate_examples(dl_manager.iter_archive(validation)),
+        }
+
+
+BUILDERS = {cls.name: cls for cls in (Official, Unverified, Shapes)}
+
+
+class LocalArchives(tfds.download.DownloadManager):
+    """A download manager that answers each URL with the local file of that name."""
+
+    def __init__(self, paths, download_dir):
+        super().__init__(download_dir=download_dir)
+        self._paths = paths
+
+    @property
+    def downloaded_size(self):
+        """What TFDS notes as the download size: the archives' bytes."""
+        return sum(Path(path).stat().st_size for path in self._paths.values())
+
+    def download(self, urls):
+        """The local path for each URL of a list, which is what these builders pass."""
+        return [Path(self._paths[Path(urlsplit(url).path).name]) for url in urls]
+
+
+def builder_of(name, image_size, data_dir):
+    """The builder `name` (a key of BUILDERS) at one image size, prepared or not."""
+    return BUILDERS[name](config=f"{image_size}x{image_size}", data_dir=str(data_dir))
+
+
+def build(builder, paths=None, *, total=None, overwrite=False, progress=None):
+    """Let `builder` write its TFRecords, from local archives or by downloading them.
+
+    A build that was interrupted leaves nothing that counts as prepared, and is simply done again.
+
+    Args:
+        builder: from `builder_of`.
+        paths: file name -> local path of each archive; None lets TFDS download.
+        total: pictures of all splits together, for the progress.
+        overwrite: build anew what is prepared already.
+        progress: called as `progress(description, done, total)`.
+
+    Raises:
+        UserError: the download failed, or an archive could not be read.
+    """
+    if paths is not None:
+        builder._make_download_manager = lambda download_dir, **_: LocalArchives(
+            paths, download_dir or builder.data_dir_root / "downloads"
+        )
+    if progress:
+        builder._generate_examples = _counted(builder, total, progress)
+    modes = tfds.GenerateMode
+    config = tfds.download.DownloadConfig(
+        try_download_gcs=paths is None,
+        download_mode=modes.REUSE_CACHE_IF_EXISTS if overwrite else modes.REUSE_DATASET_IF_EXISTS,
+    )
+    try:
+        with _quiet(enabled=progress is not None):
+            builder.download_and_prepare(download_config=config)
+    except Exception as error:  # TFDS raises what its many parts raise
+        reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+        if paths is not None:
+            files = ", ".join(map(str, paths.values()))
+            raise UserError(f"building {builder.name} from {files} failed: {reason}") from error
+        raise UserError(
+            f"downloading {builder.info.full_name} failed ({reason}); fetch its archives by hand "
+            "and pass their folder with --source"
+        ) from error
+
+
+def _counted(builder, total, progress):
+    """`builder._generate_examples` with a progress call every so often, over all its splits."""
+    generate, done = builder._generate_examples, 0
+
+    def counted(archive):
+        nonlocal done
+        for example in generate(archive):
+            done += 1
+            if done % READ_BATCH == 0 or done == total:
+                progress(f"building {builder.name}", done, total)
+            yield example
+
+    return counted
+
+
+@contextlib.contextmanager
+def _quiet(enabled):
+    """Keep TFDS' messages off standard output, and off the screen where our bar is drawn."""
+    bars = tqdm_utils._active
+    tqdm_utils.display_progress_bar(bars and not enabled)
+    try:
+        with contextlib.redirect_stdout(io.StringIO() if enabled else sys.stderr):
+            yield
+    finally:
+        tqdm_utils.display_progress_bar(bars)
+
+
+def read(builder, split):
+    """Batches of a prepared split in the order in which TFDS wrote it.
+
+    Yields:
+        (uint8 [B, s, s, 3], int64 labels [B] from 0), B at most 512.
+    """
+    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    dataset = builder.as_dataset(
+        split=split, shuffle_files=False, as_supervised=True, read_config=config
+    )
+    yield from tfds.as_numpy(dataset.batch(READ_BATCH, num_parallel_calls=2).prefetch(2))
