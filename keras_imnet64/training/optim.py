@@ -188,10 +188,9 @@ class _Mended:
 
     def _average_momentum(self):
         """0 until the first update is done, then `ema_momentum` on an update and 1 between."""
-        between = 1.0
         k = self.gradient_accumulation_steps or 1
         is_update = ops.equal((self._iterations + 1) % k, 0)
-        momentum = ops.where(is_update, self.ema_momentum, between)
+        momentum = ops.where(is_update, self.ema_momentum, 1.0)
         return ops.where(ops.equal(self.iterations, 0), 0.0, momentum)
 
     def finalize_variable_values(self, var_list):

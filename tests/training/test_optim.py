@@ -405,7 +405,7 @@ def test_clipping_on_two_devices_is_clipping_on_one():
 
     done = subprocess.run(
         [sys.executable, "-c", TWO_DEVICES],
-        env=os.environ | {"KERAS_BACKEND": "tensorflow"},
+        env=os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"},
         capture_output=True,
         text=True,
         timeout=120,
