@@ -140,8 +140,10 @@ def prepare(
         return _prepare_tiny(dataset, data_dir, cache_dir, source, allow_unverified, progress)
     if allow_unverified:
         place = _Place(dataset, data_dir, cache_dir, verified=False)
-    with tempfile.TemporaryDirectory() as scratch:
-        _build(place, source, Path(scratch), progress)
+    _build(place, source, progress)
+    if place.verified and place.packed():  # the same pictures, as their archives have shown
+        return place.open()
+    place.clear()
     return {split: _pack_tfds(place, split, progress) for split in dataset.splits}
 
 
@@ -257,6 +259,10 @@ class _Place:
     def open(self):
         return {s: stores.open_store(self.folder(s), "never") for s in self.dataset.splits}
 
+    def clear(self):
+        for split in self.dataset.splits:
+            stores.remove_store(self.folder(split))
+
     def built(self):
         """Whether TFDS has it; TensorFlow is loaded only where there is something to look at."""
         return bool(self.tfds_dir and self.tfds_dir.is_dir() and self.builder().is_prepared())
@@ -272,46 +278,41 @@ class _Place:
 # ---------------------------------------------------------------------------------- through TFDS
 
 
-def _build(place, source, scratch, progress):
+def _build(place, source, progress):
     """Let TFDS build the place's data from local archives, drawn archives or a download."""
-    dataset = place.dataset
-    counts, paths = dataset.splits, None
-    _require_room(place, source is None and not dataset.embedded)
+    dataset, counts, paths = place.dataset, place.dataset.splits, None
+    if place.verified:
+        _require_room(place, counts, download=source is None and not dataset.embedded)
     if source is not None:
         wanted = archives.archives_of(dataset.image_size)
         if place.verified:
             paths = archives.verify(source, wanted, progress)
         else:
-            paths, counts = archives.check_layout(
-                source, wanted, dataset.image_size, dataset.num_classes, progress
-            )
-    if place.built() and (source is None or place.verified):
+            classes, size = dataset.num_classes, dataset.image_size
+            paths, counts = archives.check_layout(source, wanted, size, classes, progress)
+            _require_room(place, counts, download=False)
+    if place.verified and place.built():
         return
-    if dataset.embedded:
-        paths = shapes.write(scratch)
     from .sources import imagenet_resized
 
-    imagenet_resized.build(
-        place.builder(),
-        paths,
-        total=sum(counts.values()),
-        overwrite=not place.verified,
-        progress=progress,
-    )
+    options = dict(total=sum(counts.values()), overwrite=not place.verified, progress=progress)
+    with tempfile.TemporaryDirectory() as scratch:
+        if dataset.embedded:
+            paths = shapes.write(Path(scratch))
+        imagenet_resized.build(place.builder(), paths, **options)
 
 
-def _require_room(place, download):
+def _require_room(place, counts, download):
     """Room for the packed pictures and for TFDS' copy of them, and for its archives if it fetches.
 
-    Neither copy nor archives are larger than the raw pixels. How many unverified pictures there
-    are is not known yet: those the packer checks.
+    Neither the copy nor the archives are larger than the raw pixels.
     """
-    if not place.verified:
-        return
-    raw = sum(place.dataset.splits.values()) * place.dataset.image_size**2 * 3
-    tfds = 0 if place.built() else raw * (2 if download else 1)
-    what = f"preparing {place.dataset.name} ({raw:,} bytes packed, {tfds:,} for TFDS)"
-    stores.require_space(place.packed_dir, raw + tfds, what)
+    pixels = sum(counts.values()) * place.dataset.image_size**2 * 3
+    packed = 0 if place.packed() else pixels
+    tfds = 0 if place.verified and place.built() else pixels * (2 if download else 1)
+    what = f"preparing {place.dataset.name} ({packed:,} bytes packed, {tfds:,} for TFDS)"
+    same_disk = place.packed_dir.is_relative_to(place.data_dir)
+    stores.require_space(place.packed_dir, packed + tfds if same_disk else packed, what)
     stores.require_space(place.data_dir, tfds, what)
 
 
@@ -360,6 +361,7 @@ def _prepare_tiny(dataset, data_dir, cache_dir, source, allow_unverified, progre
                 "tiny-imagenet-200.zip, or --allow-unverified to use other pictures in its layout"
             )
         place = _Place(dataset, data_dir, cache_dir, verified=not unexpected)
+        place.clear()
         return {
             split: stores.write_store(
                 place.folder(split),

@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -226,6 +227,13 @@ def require_space(folder, needed, purpose):
         )
 
 
+def remove_store(path):
+    """Delete a store, its meta.json first, so that a part of it is never taken for a store."""
+    path = Path(path)
+    (path / "meta.json").unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def remove_leftovers(path):
     """Delete half-written copies of the store `path` whose writers no longer live here."""
     import psutil
@@ -401,7 +409,7 @@ def _stored_sums(store):
     try:
         with np.load(store.path / "moments.npz", allow_pickle=False) as saved:
             return int(saved["count"]), saved["sums"], saved["squares"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise _damaged(store.path / "moments.npz", f"cannot be read ({error})") from None
 
 
