@@ -42,7 +42,7 @@ def choose_backend(name=None):
         if find_spec(name) is None:
             raise UserError(f"backend {name} is not installed; `pip install {name}` provides it")
         os.environ["KERAS_BACKEND"] = name
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return name
 
 

@@ -108,6 +108,13 @@ class ResultSection(Section):
     note: str | None = None
     source: str | None = None
 
+    @property
+    def accuracy(self):
+        """Top-1 in percent, from whichever of accuracy and error is given."""
+        if self.top1 is None and self.top1_error is not None:
+            return round(100 - self.top1_error, 2)
+        return self.top1
+
 
 class Recipe(Section):
     """A validated recipe. Attributes are the tables of the TOML file."""
@@ -156,6 +163,17 @@ class Recipe(Section):
     @property
     def _is_plateau(self):
         return self.schedule.name == "plateau"
+
+    def summary(self):
+        """What a listing shows: plain values."""
+        options = " ".join(f"{key}={value}" for key, value in self.model.options.items())
+        return {
+            "model": f"{self.model.name} {options}".strip(),
+            "dataset": self.data.dataset,
+            "epochs": self.train.epochs,
+            "published_top1": self.reference and self.reference.accuracy,
+            "measured_top1": {backend: r.accuracy for backend, r in self.measured.items()} or None,
+        }
 
     def to_toml(self):
         """The resolved recipe as TOML text: `fit --recipe` on it repeats the run."""

@@ -1,7 +1,7 @@
 """tf.data pipelines: the order and draws of an epoch -> gather -> augment -> batches.
 
-`TrainingStream` feeds `Model.fit` epoch after epoch, from any step of any epoch; `evaluation_batches`
-yields every image of a selection once. Both feed TensorFlow and JAX alike.
+`TrainingStream` feeds `Model.fit` epoch after epoch, from any step of any epoch;
+`evaluation_batches` yields every image of a selection once. Both feed TensorFlow and JAX alike.
 """
 
 import threading
@@ -91,12 +91,13 @@ class TrainingStream:
 
     def _remaining_steps(self):
         """Pairs (epoch, step) from where the iteration begins."""
-        epoch, first = tf.numpy_function(lambda: np.array(self._begin, "int64"), [], tf.int64)[:2]
+        begin = tf.numpy_function(lambda: np.array(self._begin, "int64"), [], tf.int64)
+        epoch, first = begin[0], begin[1]
         steps = tf.data.Dataset.range(first, self.steps_per_epoch)
         return steps.map(lambda step: tf.stack([epoch, step]))
 
     def _load(self, epoch_and_step):
-        draw_types = [array.dtype for array in self._flat_draws(0, slice(0, 1))]
+        draw_types = [array.dtype for array in self._flat_draws(self._begin[0], slice(0, 1))]
         images, labels, mirrored, *draws = tf.numpy_function(
             self._gather, [epoch_and_step], [tf.uint8, tf.int32, tf.bool, *draw_types]
         )
@@ -127,7 +128,7 @@ class TrainingStream:
         return [array[samples] for step in draws for array in step.values()]
 
     def _draw_names(self):
-        return [list(step) for step in self._cached_epoch(0)[2]]
+        return [list(step) for step in self._cached_epoch(self._begin[0])[2]]
 
     def _cached_epoch(self, epoch):
         with self._lock:

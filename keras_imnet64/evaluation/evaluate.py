@@ -1,12 +1,18 @@
 """Scoring: every image of a selection exactly once, under any batch size and device count."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 
+from keras_imnet64.backend import take_devices
+from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.pipeline import evaluation_batches
 from keras_imnet64.data.selection import select
 from keras_imnet64.errors import UserError
 from keras_imnet64.evaluation.metrics import accuracy_metrics, cross_entropy
+from keras_imnet64.models.ship import load_model, model_info
+from keras_imnet64.runs import open_run
 
 BATCH_SIZE = 256
 
@@ -84,3 +90,51 @@ def select_for(info, store, path):
             f"{info['wnids'][0]}, ..., the data {store.wnids[0]}, ..."
         )
     return select(store, info["wnids"])
+
+
+def evaluate(
+    run_or_model,
+    *,
+    dataset=None,
+    split="validation",
+    data_dir=None,
+    cache_dir=None,
+    devices=None,
+    pack_progress=None,
+):
+    """Score a run's model.keras or any `.keras` file on a split of a data set.
+
+    Args:
+        run_or_model: a run folder or a model file.
+        dataset: default: the one that the model was trained on.
+        split: "train" or "validation".
+        devices: what `take_devices` gave; None takes all.
+
+    Returns:
+        dict: top1, top5 (percent), loss (nats), count, classes compared, dataset, split, verified.
+
+    Raises:
+        UserError: the file is no model, or does not fit the data.
+    """
+    path = Path(run_or_model)
+    path = open_run(path).model if path.is_dir() else path
+    info = model_info(path)
+    dataset = dataset or info.get("dataset")
+    if not dataset:
+        raise UserError(f"{path} does not say what it was trained on; name a --dataset")
+    devices = devices or take_devices()
+    where = {"data_dir": data_dir, "cache_dir": cache_dir, "progress": pack_progress}
+    store = open_dataset(dataset, split, **where)
+    selection = select_for(info, store, path)
+    with devices.scope():
+        model = load_model(path)
+        check_model_fits(model, selection, path)
+        compile_for_scoring(model)
+        result = score(model, selection, BATCH_SIZE // devices.count * devices.count)
+    return result | {
+        "classes": len(set(selection.wnids) & set(store.wnids)),
+        "dataset": dataset,
+        "split": split,
+        "verified": bool(store.verified),
+        "model": str(path),
+    }

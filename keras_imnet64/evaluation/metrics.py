@@ -1,4 +1,4 @@
-"""Top-k and cross-entropy, the same on every backend: what training shows and evaluation reports."""
+"""Top-k and cross-entropy, the same on every backend, for training and evaluation."""
 
 import keras
 from keras import ops

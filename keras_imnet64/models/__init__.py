@@ -14,7 +14,7 @@ REQUIRED = object()
 
 @dataclass(frozen=True)
 class Model:
-    """A row of the table: the module that builds the network and its options with their defaults."""
+    """A row of the table: the module that builds the network, its options and their defaults."""
 
     module: str
     options: dict

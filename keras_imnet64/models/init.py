@@ -35,6 +35,11 @@ def initialize(model, seed):
             variable.assign(
                 draw(_initializer(layer, variable), variable.shape, seed, variable.path)
             )
+    seed_generators(model, seed)
+
+
+def seed_generators(model, seed):
+    """Seed dropout and stochastic depth by variable path, so that a run repeats."""
     for variable in model.variables:
         if variable.name == "seed_generator_state":
             bits = generator(seed, stable_path(variable)).integers(2**31, dtype="uint32")
@@ -91,7 +96,7 @@ def _variance_scaling(initializer, shape, rng):
 
 
 def fans(shape):
-    """(fan_in, fan_out) of a kernel [..., in, out], as Keras counts them; a vector's are its length."""
+    """(fan_in, fan_out) of a kernel [..., in, out] as Keras counts; a vector's are its length."""
     if len(shape) < 2:
         return (math.prod(shape),) * 2
     receptive_field = math.prod(shape[:-2])

@@ -14,7 +14,7 @@ def pixels(image_size):
 
 
 def normalize(x, normalization):
-    """(pixels / 255 - mean) / std in float32 under every dtype policy, stored in the model's config."""
+    """(pixels / 255 - mean) / std, float32 under every policy; the numbers are in the config."""
     if normalization == "imagenet":
         normalization = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     mean = np.asarray(normalization["mean"], "float64") * 255

@@ -9,7 +9,6 @@ import os
 import zipfile
 from pathlib import Path
 
-
 from keras_imnet64.errors import UserError
 from keras_imnet64.models.paths import by_path
 
@@ -17,7 +16,7 @@ INFO_MEMBER = "imnet64.json"
 
 
 def plain_twin(model):
-    """The same network with float32 layers and no synchronised normalisation, freshly initialised."""
+    """The same network, fresh, with float32 layers and no synchronised normalisation."""
     import keras
 
     def plain(layer):
@@ -30,10 +29,8 @@ def plain_twin(model):
 
 
 def fill(plain, model, averages=()):
-    """Give `plain` the weights of `model`, by path; those of `averages` {path: variable} go first."""
+    """Give `plain` the weights of `model` by path, or those of `averages` {path: variable}."""
     from keras import ops
-
-    from keras_imnet64.models.paths import by_path
 
     averages = dict(averages)
     source = by_path(model.variables)
@@ -61,7 +58,7 @@ def ship(plain, path, info):
 
 
 def model_info(path):
-    """What a `.keras` file of ours says about itself; {} for one from elsewhere. Imports no Keras."""
+    """What a `.keras` file of ours says about itself; {} for others. Imports no Keras."""
     try:
         with zipfile.ZipFile(path) as archive:
             if INFO_MEMBER not in archive.namelist():
@@ -93,8 +90,6 @@ def warm_start(model, path):
         UserError: if nothing matches.
     """
     from keras import ops
-
-    from keras_imnet64.models.paths import by_path
 
     source = by_path(load_model(path).variables)
     skipped, matched = [], 0

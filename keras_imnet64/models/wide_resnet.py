@@ -1,8 +1,8 @@
 """Wide residual networks WRN-N-k as trained on ImageNet16/32/64 (arXiv:1707.08819).
 
 The reference is the authors' Lasagne script (PatrykChrabaszcz/Imagenet32_Scripts), which differs
-from Zagoruyko's Lua network: the stem has its own BN and ReLU, projections take the raw block input,
-and the second convolution of every block has a bias.
+from Zagoruyko's Lua network: the stem has its own BN and ReLU, projections take the raw block
+input, and the second convolution of every block has a bias.
 """
 
 import math
@@ -117,12 +117,13 @@ def stage_filters(stage, width):
 
 def num_stages(image_size):
     """1 + log2(image_size / 8): each stage but the first halves the map, and the last is 8x8."""
-    if image_size < LAST_MAP or LAST_MAP * 2 ** int(math.log2(image_size / LAST_MAP)) != image_size:
+    stages = 1 + round(math.log2(max(1, image_size / LAST_MAP)))
+    if image_size != LAST_MAP * 2 ** (stages - 1):
         raise UserError(
-            f"wide_resnet works at 8, 16, 32, 64 or 128 pixels per side, where its last map is 8x8; "
-            f"received image size {image_size}"
+            f"wide_resnet works at 8, 16, 32, 64, 128, ... pixels per side, where its last map is "
+            f"8x8; received image size {image_size}, the nearest is {LAST_MAP * 2 ** (stages - 1)}"
         )
-    return 1 + int(math.log2(image_size / LAST_MAP))
+    return stages
 
 
 def num_blocks(depth, stages, image_size):

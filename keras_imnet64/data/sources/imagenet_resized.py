@@ -107,7 +107,7 @@ def build(builder, paths=None, *, total=None, overwrite=False, progress=None):
         builder._generate_examples = _counted(builder, total, progress)
     modes = tfds.GenerateMode
     config = tfds.download.DownloadConfig(
-        try_download_gcs=paths is None,
+        try_download_gcs=False,  # a ready-made copy would come without the archives' checksums
         download_mode=modes.REUSE_CACHE_IF_EXISTS if overwrite else modes.REUSE_DATASET_IF_EXISTS,
     )
     try:

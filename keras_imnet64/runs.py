@@ -1,0 +1,124 @@
+"""A run's folder: what lies in it, who may write into it, and that nothing is half-written."""
+
+import csv
+import fcntl
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from keras_imnet64.errors import UserError
+
+DEFAULT_ROOT = Path("saved_models")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths and contents of a run folder."""
+
+    path: Path
+
+    recipe_file = property(lambda self: self.path / "recipe.toml")
+    environment_file = property(lambda self: self.path / "environment.json")
+    history_file = property(lambda self: self.path / "history.csv")
+    metrics_file = property(lambda self: self.path / "metrics.json")
+    classes_file = property(lambda self: self.path / "classes.txt")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    logs = property(lambda self: self.path / "logs")
+    best = property(lambda self: self.path / "best.keras")
+    model = property(lambda self: self.path / "model.keras")
+
+    @property
+    def is_finished(self):
+        return self.metrics_file.is_file()
+
+    @property
+    def metrics(self):
+        """Final scores: dict, see `fit`."""
+        return json.loads(self.metrics_file.read_text("utf-8"))
+
+    @property
+    def environment(self):
+        """The data's identity and the processes that trained, see `fit`."""
+        return json.loads(self.environment_file.read_text("utf-8"))
+
+    @property
+    def history(self):
+        """One dict of text per epoch, the columns of history.csv."""
+        with open(self.history_file, encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+
+def open_run(path):
+    """The run in a folder that exists."""
+    run = Run(Path(path))
+    if not run.recipe_file.is_file():
+        raise UserError(f"{path} is not a run folder: it has no recipe.toml")
+    return run
+
+
+def create_run(path):
+    """The folder of a run, made if need be."""
+    run = Run(Path(path))
+    try:
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the run folder {path} cannot be made: {error.strerror}") from error
+    return run
+
+
+def set_aside(path):
+    """Rename a run folder to <name>.1, .2, ... so that another can take its place."""
+    path = Path(path)
+    number = 1
+    while (target := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    path.rename(target)
+    return target
+
+
+def lock(run):
+    """Hold the folder for this process until it ends; UserError if another one trains into it.
+
+    The open file is the lock: closing it gives the folder back.
+    """
+    file = open(run.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise UserError(
+            f"another process (pid {holder}) is training into {run.path}; wait for it, or give "
+            "this run a folder of its own with --name"
+        ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def write_atomic(path, content):
+    """Write bytes or text so that the file holds the old content or the new one, never a part."""
+    path = Path(path)
+    content = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.writing")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path, content):
+    write_atomic(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_csv(path, columns, rows):
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())

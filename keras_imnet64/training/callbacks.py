@@ -1,0 +1,189 @@
+"""Around Keras' loop: where it begins, what an epoch's end decides, how a signal stops it."""
+
+import contextlib
+import math
+import signal
+import threading
+
+import keras
+from keras import ops
+
+from keras_imnet64.errors import RunFailed
+from keras_imnet64.evaluation.evaluate import score
+from keras_imnet64.models.ship import fill, ship
+from keras_imnet64.runs import write_csv
+from keras_imnet64.training.optim import averaged_weights
+from keras_imnet64.training.progress import say
+from keras_imnet64.training.state import read_state, save_checkpoint, write_state
+
+COLUMNS = (
+    *("epoch", "step", "learning_rate", "loss", "top1", "top5"),
+    *("val_loss", "val_top1", "val_top5", "images_per_second", "seconds"),
+)
+
+
+class StopRequest:
+    """Notes the first SIGINT or SIGTERM, so that the step is finished; a second ends all."""
+
+    def __init__(self):
+        self.requested = False
+        self.model = None
+
+    @contextlib.contextmanager
+    def listening(self):
+        """Handle the signals within; only the main thread can, elsewhere they are left alone."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number, frame):
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        if self.model is not None:
+            self.model.stop_training = True
+        say("stopping after this step; once more stops at once")
+
+
+class Position(keras.callbacks.Callback):
+    """Begins each epoch at the right step, and knows how many steps of it are done."""
+
+    def __init__(self, stream, progress_bar, stop, *, epoch, step, metrics, metric_state):
+        super().__init__()
+        self.stream, self.progress_bar, self.stop = stream, progress_bar, stop
+        self.first_epoch, self.first_step = epoch, step
+        self.metrics, self.metric_state = metrics, metric_state
+        self.step = step
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.step = self.first_step if epoch == self.first_epoch else 0
+        if self.step:  # Keras has just reset the metrics
+            write_state(self.metrics, self.metric_state, "the checkpoint")
+        self.stream.begin(epoch, self.step)
+        self.progress_bar.begin(epoch, self.step)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Counted here because overriding on_train_batch_end would make Keras wait for each step.
+        # Keras also begins the step at which it finds a resumed epoch's data at an end.
+        self.step = min(self.step + 1, self.stream.steps_per_epoch)
+        if self.stop.requested:
+            self.model.stop_training = True
+
+
+class EpochEnd(keras.callbacks.Callback):
+    """Validates, records, ships the best, lowers the rate, stops early, writes the checkpoint."""
+
+    def __init__(self, run, recipe, *, plain, validation, variables, position, info, progress):
+        """
+        Args:
+            plain: compiled float32 twin that is validated and shipped.
+            validation: `Selection`.
+            variables: {path: variable} of all state.
+            info: what goes into the model files.
+            progress: JSON-able record of the run: epoch, step, history, best, wait counters.
+        """
+        super().__init__()
+        self.run, self.recipe, self.plain, self.validation = run, recipe, plain, validation
+        self.variables, self.position, self.info = variables, position, info
+        self.progress = progress
+
+    def on_train_begin(self, logs=None):
+        import tensorflow as tf
+
+        self.writer = tf.summary.create_file_writer(str(self.run.logs))
+        if not any(self.run.checkpoints.iterdir()):
+            self.save(self.progress["epoch"], self.progress["step"])
+
+    def on_epoch_end(self, epoch, logs=None):
+        bar = self.position.progress_bar
+        seconds, images_per_second = bar.end()
+        if bar.bad_step:
+            self._fail(f"the loss is not finite at step {bar.bad_step} of epoch {epoch + 1}")
+        if self.position.stop.requested and self.position.step < bar.steps_per_epoch:
+            self.save(epoch, self.position.step)
+            return
+        row = self._row(epoch, logs, seconds, images_per_second)
+        self.progress["history"].append(row)
+        self._choose_best(epoch, row["val_top1"])
+        self._lower_rate(row["val_loss"])
+        self.save(epoch + 1, 0)
+        self._record(row)
+
+    def save(self, epoch, step):
+        """Checkpoint everything; training goes on at this step of this epoch."""
+        self.progress |= {"epoch": epoch, "step": step}
+        save_checkpoint(self.run.checkpoints, read_state(self.variables), self.progress)
+
+    def _row(self, epoch, logs, seconds, images_per_second):
+        fill(self.plain, self.model, averaged_weights(self.model.optimizer))
+        scores = score(self.plain, self.validation)
+        if not math.isfinite(scores["loss"]):
+            self._fail(f"the loss is not finite after the last step of epoch {epoch + 1}")
+        optimizer = self.model.optimizer
+        return {
+            "epoch": epoch + 1,
+            "step": int(ops.convert_to_numpy(optimizer.iterations)),
+            "learning_rate": float(ops.convert_to_numpy(optimizer.learning_rate)),
+            "loss": float(logs["loss"]),
+            "top1": 100 * float(logs["top1"]),
+            "top5": 100 * float(logs["top5"]),
+            **{f"val_{name}": scores[name] for name in ("loss", "top1", "top5")},
+            "images_per_second": round(images_per_second, 1),
+            "seconds": round(seconds, 1),
+        }
+
+    def _choose_best(self, epoch, top1):
+        """Ship the best epoch so far, where images were kept aside to choose by."""
+        if self.recipe.selection == "none":
+            return
+        best = self.progress["best"]
+        if best is None or top1 > best["val_top1"]:
+            self.progress["best"] = {"epoch": epoch + 1, "val_top1": top1}
+            ship(self.plain, self.run.best, self.info | {"epoch": epoch + 1})
+        patience = self.recipe.train.early_stopping
+        if patience and epoch + 1 - self.progress["best"]["epoch"] >= patience:
+            say(f"stopping early: no better val_top1 for {patience} epochs")
+            self.progress["stopped_early"] = True
+            self.model.stop_training = True
+
+    def _lower_rate(self, val_loss):
+        """The plateau schedule: lower the rate's scale after `patience` epochs without gain."""
+        if self.recipe.schedule.name != "plateau":
+            return
+        schedule, plateau = self.model.optimizer._learning_rate.options, self.progress["plateau"]
+        if plateau["best"] is None or val_loss < plateau["best"] - schedule["min_delta"]:
+            plateau |= {"best": val_loss, "wait": 0}
+        else:
+            plateau["wait"] += 1
+        if plateau["wait"] >= schedule["patience"]:
+            plateau |= {"scale": plateau["scale"] * schedule["factor"], "wait": 0}
+            self.model.optimizer.learning_rate_scale.assign(plateau["scale"])
+        self.progress["plateau"] = plateau
+
+    def _record(self, row):
+        import tensorflow as tf
+
+        write_csv(self.run.history_file, COLUMNS, self.progress["history"])
+        with self.writer.as_default(step=row["step"]):
+            for name in COLUMNS[2:]:
+                tf.summary.scalar(name, row[name])
+        self.writer.flush()
+        say(
+            f"epoch {row['epoch']}/{self.recipe.train.epochs}  loss {row['loss']:.3f}"
+            f"  top1 {row['top1']:.2f}  top5 {row['top5']:.2f}  val_loss {row['val_loss']:.3f}"
+            f"  val_top1 {row['val_top1']:.2f}  val_top5 {row['val_top5']:.2f}"
+            f"  lr {row['learning_rate']:.3g}  {row['images_per_second']:.0f} images/s"
+            f"  {row['seconds']:.0f} s"
+        )
+
+    def _fail(self, what):
+        raise RunFailed(
+            f"{what}; the last good state is in {self.run.checkpoints}: lower "
+            "optimizer.learning_rate or set optimizer.clip_norm in a new run"
+        )

@@ -1,0 +1,435 @@
+"""The hub: from a recipe to a trained, shipped and scored model. Reads top to bottom.
+
+    recipe -> data -> model -> Model.fit with a checkpoint each epoch -> ship -> score the file
+
+The same call on a run folder that is not finished goes on from its newest checkpoint.
+"""
+
+import shutil
+import sys
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import keras
+import numpy as np
+
+from keras_imnet64.backend import take_devices
+from keras_imnet64.data.augment import check_augment
+from keras_imnet64.data.datasets import open_dataset
+from keras_imnet64.data.pipeline import TrainingStream
+from keras_imnet64.data.selection import Selection, first_classes, select, split_holdout
+from keras_imnet64.errors import RunFailed, Stopped, UserError
+from keras_imnet64.evaluation.evaluate import BATCH_SIZE, compile_for_scoring, score
+from keras_imnet64.evaluation.metrics import accuracy_metrics
+from keras_imnet64.models import build_model
+from keras_imnet64.models.init import initialize, seed_generators
+from keras_imnet64.models.ship import fill, load_model, plain_twin, ship, warm_start
+from keras_imnet64.recipe import difference, load_recipe
+from keras_imnet64.runs import create_run, lock, set_aside, write_atomic, write_json
+from keras_imnet64.training.callbacks import EpochEnd, Position, StopRequest
+from keras_imnet64.training.loss import CrossEntropy, add_l2
+from keras_imnet64.training.optim import averaged_weights, make_optimizer, make_schedule
+from keras_imnet64.training.parallel import jit_compile, set_batch_norm
+from keras_imnet64.training.progress import Progress, say
+from keras_imnet64.training.state import (
+    list_checkpoints,
+    load_checkpoint,
+    variables_by_path,
+    write_state,
+)
+
+
+def fit(
+    recipe,
+    out_dir,
+    *,
+    model=None,
+    callbacks=(),
+    data_dir=None,
+    cache_dir=None,
+    devices=None,
+    fresh=False,
+    pack_progress=None,
+):
+    """Train a recipe into a run folder, or go on with the run that is there.
+
+    Args:
+        recipe: a `Recipe`.
+        out_dir: the run folder.
+        model: a functional Keras model of your own, pixels [B, H, W, 3] -> logits [B, K], in place
+            of the recipe's; it is trained from the weights it has.
+        callbacks: Keras callbacks of your own, called after ours.
+        data_dir, cache_dir: where data sets and their stores lie, see `datasets.open_dataset`.
+        devices: what `take_devices` gave; None takes all.
+        fresh: begin anew; a run that is in the folder is renamed and kept.
+        pack_progress: called as (description, done, total) while a data set is packed.
+
+    Returns:
+        Run: with `metrics` and `history`.
+
+    Raises:
+        UserError: the recipe cannot be trained here; nothing was written but the run folder.
+        RunFailed: not finite, out of memory.
+        Stopped: a signal came; the state is saved and the same call goes on.
+    """
+    devices = devices or take_devices()
+    devices.check_batch_size(recipe.data.batch_size // recipe.train.accumulate_steps)
+    run, run_lock = claim(recipe, out_dir, fresh)
+    stop = StopRequest()
+    with run_lock, stop.listening(), devices.scope():
+        data = load_data(recipe, data_dir, cache_dir, pack_progress)
+        stream = make_stream(recipe, data)
+        model = make_model(recipe, data, model)
+        plain = plain_twin(model)
+        compile_for_scoring(plain)
+        metrics = compile_for_training(model, recipe, stream, devices)
+        variables = variables_by_path(model, metrics)
+        progress = resume(run, variables)
+        introduce(recipe, data, model, devices, stream, progress)
+        write_environment(run, data, devices, progress)
+
+        info = model_info_of(recipe, data)
+        bar = Progress(
+            epochs=recipe.train.epochs,
+            steps_per_epoch=stream.steps_per_epoch,
+            batch_size=stream.batch_size,
+            rate_at=rate_at(model.optimizer, stream, recipe, progress),
+        )
+        position = Position(
+            stream,
+            bar,
+            stop,
+            epoch=progress["epoch"],
+            step=progress["step"],
+            metrics={p: v for p, v in variables.items() if p.startswith("metrics/")},
+            metric_state=progress.pop("metric_state", {}),
+        )
+        epoch_end = EpochEnd(
+            run,
+            recipe,
+            plain=plain,
+            validation=data.validation,
+            variables=variables,
+            position=position,
+            info=info,
+            progress=progress,
+        )
+        stop.model = model
+        train(model, stream, recipe, progress, [position, epoch_end, *callbacks, bar])
+        if stop.requested:
+            raise Stopped(
+                f"stopped at epoch {progress['epoch'] + 1}, step {progress['step']}; the state is "
+                f"saved in {run.path}, and the same command goes on from there"
+            )
+        finish(run, recipe, data, devices, model, plain, info, progress)
+    return run
+
+
+def claim(recipe, out_dir, fresh):
+    """The run folder and a lock on it, or UserError if what it holds is something else."""
+    run = create_run(out_dir)
+    run_lock = lock(run)
+    if not run.recipe_file.exists():
+        write_atomic(run.recipe_file, recipe.to_toml())
+        return run, run_lock
+    if fresh:
+        aside = set_aside(run.path)
+        say(f"the run that was in {run.path} is kept as {aside}")
+        return claim(recipe, out_dir, fresh=False)
+    changes = difference(load_recipe(run.recipe_file), recipe)
+    if changes:
+        raise UserError(
+            f"{run.path} holds a run of another recipe ({'; '.join(changes[:4])}): give this one "
+            "another --name, or begin anew with --fresh"
+        )
+    if run.is_finished:
+        raise UserError(
+            f"the run in {run.path} is finished and is never overwritten: give another --name, or "
+            "begin anew with --fresh, which keeps the old one under another name"
+        )
+    return run, run_lock
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a run: to train on, to validate epochs on, and to score the result on."""
+
+    train: Selection
+    validation: Selection  # the holdout where there is one, else `final`
+    final: Selection
+    mean_image: np.ndarray  # float32 [H, W, 3], 0..255
+    channel_mean: np.ndarray
+    channel_std: np.ndarray
+
+    @property
+    def num_classes(self):
+        return self.train.num_classes
+
+    @property
+    def image_size(self):
+        return self.train.image_size
+
+
+def load_data(recipe, data_dir=None, cache_dir=None, pack_progress=None):
+    """Open both splits of the recipe's data set and choose the images that it uses."""
+    where = {"data_dir": data_dir, "cache_dir": cache_dir, "progress": pack_progress}
+    stores = [
+        open_dataset(recipe.data.dataset, split, in_memory=recipe.data.in_memory, **where)
+        for split in ("train", "validation")
+    ]
+    classes = recipe.data.classes
+    wnids = first_classes(stores[0], classes) if classes else None
+    train, final = (select(store, wnids) for store in stores)
+    validation = final
+    if recipe.data.holdout:
+        train, validation = split_holdout(train, recipe.data.holdout)
+    if recipe.selection == "validation":
+        validation = final
+    moments = train.moments()
+    return Data(
+        train, validation, final, moments.mean_image, moments.channel_mean, moments.channel_std
+    )
+
+
+def make_stream(recipe, data):
+    """The training batches: a batch of the recipe, or the parts that are accumulated to one."""
+    parts = recipe.train.accumulate_steps
+    samples = len(data.train) * (2 if recipe.data.mirror == "both" else 1)
+    steps = recipe.data.steps_per_epoch or samples // recipe.data.batch_size
+    if not steps:
+        raise UserError(
+            f"data.batch_size must be at most {samples}, the samples of an epoch; "
+            f"received {recipe.data.batch_size}"
+        )
+    return TrainingStream(
+        data.train,
+        batch_size=recipe.data.batch_size // parts,
+        seed=recipe.train.seed,
+        mirror=recipe.data.mirror,
+        augmentation=[check_augment(section.op, section.options) for section in recipe.augment],
+        steps_per_epoch=steps * parts,
+        mean_image=np.round(data.mean_image).astype("uint8"),
+    )
+
+
+def make_model(recipe, data, own=None):
+    """The training model with its initial weights."""
+    if own is not None:
+        seed_generators(own, recipe.train.seed)
+        return own
+    model = build_model(
+        recipe.model.name,
+        image_size=data.image_size,
+        num_classes=data.num_classes,
+        normalization=resolve_normalization(recipe.model.normalization, data),
+        dtype=recipe.train.dtype,
+        **recipe.model.options,
+    )
+    initialize(model, recipe.train.seed)
+    if recipe.train.initial_weights:
+        for skipped in warm_start(model, recipe.train.initial_weights):
+            say(f"not taken from {recipe.train.initial_weights}: {skipped}")
+    return model
+
+
+def resolve_normalization(normalization, data):
+    """A recipe's word as numbers on the 0..1 scale, measured on the training images."""
+    if normalization == "mean_image":
+        return {"mean": data.mean_image / 255, "std": 1.0}
+    if normalization == "dataset":
+        return {"mean": data.channel_mean / 255, "std": data.channel_std / 255}
+    return normalization if normalization == "imagenet" else normalization.model_dump()
+
+
+def compile_for_training(model, recipe, stream, devices):
+    """Optimizer, loss, metrics and compiler; returns the metrics whose state is the run's."""
+    set_batch_norm(model, recipe.train.batch_norm, devices)
+    if recipe.loss.l2:
+        add_l2(model, recipe.loss.l2)
+    parts = recipe.train.accumulate_steps
+    schedule = make_schedule(
+        recipe.schedule.name,
+        learning_rate=recipe.optimizer.learning_rate,
+        steps_per_epoch=stream.steps_per_epoch // parts,
+        num_epochs=recipe.train.epochs,
+        warmup_epochs=recipe.schedule.warmup_epochs,
+        **recipe.schedule.options,
+    )
+    optimizer = make_optimizer(
+        recipe.optimizer.name,
+        schedule,
+        weight_decay=recipe.optimizer.weight_decay,
+        clip_norm=recipe.optimizer.clip_norm,
+        ema=recipe.train.ema or None,
+        accumulate_steps=parts,
+        **recipe.optimizer.options,
+    )
+    accuracies = accuracy_metrics()
+    model.compile(
+        optimizer,
+        CrossEntropy(recipe.loss.label_smoothing),
+        metrics=accuracies,
+        jit_compile=jit_compile(recipe.train.xla, devices),
+    )
+    optimizer.build(model.trainable_variables)
+    return [model._loss_tracker, *accuracies]
+
+
+def resume(run, variables):
+    """Fill the variables from the newest checkpoint, if any; returns the run's progress."""
+    checkpoints = list_checkpoints(run.checkpoints)
+    if not checkpoints:
+        plateau = {"best": None, "wait": 0, "scale": 1.0}
+        return {"epoch": 0, "step": 0, "history": [], "best": None, "plateau": plateau}
+    state, progress = load_checkpoint(checkpoints[-1])
+    write_state(variables, state, checkpoints[-1])
+    progress["metric_state"] = {p: a for p, a in state.items() if p.startswith("metrics/")}
+    say(f"going on from {checkpoints[-1]}")
+    return progress
+
+
+def train(model, stream, recipe, progress, callbacks):
+    """Keras' loop, from where the run is to its last epoch."""
+    if progress["epoch"] >= recipe.train.epochs or progress.get("stopped_early"):
+        return
+    try:
+        with warnings.catch_warnings():
+            # A resumed epoch ends before its full number of steps, as it should.
+            warnings.filterwarnings("ignore", message="Your input ran out of data")
+            model.fit(
+                stream.dataset(),
+                initial_epoch=progress["epoch"],
+                epochs=recipe.train.epochs,
+                callbacks=callbacks,
+                verbose=0,
+            )
+    except Exception as error:  # every backend has its own type for it
+        if not is_out_of_memory(error):
+            raise
+        parts = recipe.train.accumulate_steps * 2
+        raise RunFailed(
+            f"out of memory at {stream.batch_size} images per step: "
+            f"--set train.accumulate_steps={parts} computes the same batch in {parts} parts"
+        ) from error
+
+
+def is_out_of_memory(error):
+    text = f"{type(error).__name__} {error}".lower()
+    signs = ("resource_exhausted", "resourceexhausted", "out of memory", "memoryerror")
+    return any(sign in text for sign in signs)
+
+
+def finish(run, recipe, data, devices, model, plain, info, progress):
+    """Ship the last weights, score the files as anyone would load them, and write metrics.json."""
+    fill(plain, model, averaged_weights(model.optimizer))
+    epochs = len(progress["history"])
+    ship(plain, run.model, info | {"epoch": epochs})
+    best = progress["best"]
+    if best is None:
+        shutil.copyfile(run.model, run.best)
+        best = {"epoch": epochs}
+    metrics = {
+        "recipe": recipe.name,
+        "backend": devices.backend,
+        "dataset": data.final.store.dataset,
+        "split": data.final.store.split,
+        "verified": bool(data.final.store.verified and data.train.store.verified),
+        "selected_on": recipe.selection,
+        "epochs": epochs,
+        "seconds": round(sum(row["seconds"] for row in progress["history"]), 1),
+        "model.keras": score_file(run.model, data.final, devices),
+        "best.keras": score_file(run.best, data.final, devices) | best,
+    }
+    write_atomic(run.classes_file, "".join(f"{n}\n" for n in data.final.class_names))
+    write_json(run.metrics_file, metrics)
+    shown = metrics["model.keras"]
+    say(
+        f"{run.model}: top1 {shown['top1']:.2f} %, top5 {shown['top5']:.2f} %, loss "
+        f"{shown['loss']:.4f} on all {shown['count']} images of {metrics['dataset']} "
+        f"{metrics['split']}{'' if metrics['verified'] else ' (NOT VERIFIED data)'}, from the file"
+    )
+
+
+def score_file(path, selection, devices):
+    model = load_model(path)
+    compile_for_scoring(model)
+    return score(model, selection, scoring_batch_size(devices))
+
+
+def scoring_batch_size(devices):
+    return BATCH_SIZE // devices.count * devices.count
+
+
+def rate_at(optimizer, stream, recipe, progress):
+    """(epoch, step) -> learning rate, without touching variables that a step may hold."""
+    parts = recipe.train.accumulate_steps
+
+    def rate(epoch, step):
+        update = (epoch * stream.steps_per_epoch + step) // parts
+        return float(optimizer._learning_rate(update)) * progress["plateau"]["scale"]
+
+    return rate
+
+
+def introduce(recipe, data, model, devices, stream, progress):
+    """Say what is about to happen: model, data and its state, devices, steps."""
+    options = " ".join(f"{k}={v}" for k, v in recipe.model.options.items())
+    count = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    store, parts = data.train.store, recipe.train.accumulate_steps
+    held_out = f" + {len(data.validation)} held out" if recipe.data.holdout else ""
+    state = "verified" if store.verified else "NOT VERIFIED: not to be called by the set's name"
+    say(f"recipe   {recipe.name}")
+    say(f"model    {recipe.model.name} {options}: {count:,} parameters")
+    say(
+        f"data     {store.dataset}: {len(data.train):,}{held_out} train, {len(data.final):,} "
+        f"validation, {data.num_classes} classes of {data.image_size} px, {state}"
+    )
+    say(
+        f"devices  {devices.backend} {version(devices.backend)} on {', '.join(devices.names)}, "
+        f"{recipe.train.dtype}, Keras {keras.__version__}"
+    )
+    say(
+        f"steps    {stream.steps_per_epoch // parts:,} x {recipe.train.epochs} epochs of "
+        f"{recipe.data.batch_size} images" + (f" in {parts} parts" if parts > 1 else "")
+    )
+    if progress["epoch"] or progress["step"]:
+        say(f"         from epoch {progress['epoch'] + 1}, step {progress['step']}")
+
+
+def write_environment(run, data, devices, progress):
+    """environment.json: the data's identity, and one entry for each process that trained."""
+    packages = ("keras", "tensorflow", "jax", "tensorflow-datasets", "numpy", "keras-imnet64")
+    entry = {
+        "from_epoch": progress["epoch"],
+        "from_step": progress["step"],
+        "backend": devices.backend,
+        "devices": list(devices.names),
+        "python": sys.version.split()[0],
+        "versions": {name: version(name) for name in packages},
+    }
+    earlier = []
+    if run.environment_file.exists():
+        earlier = run.environment["processes"]
+    stores = {"train": data.train.store, "validation": data.final.store}
+    write_json(
+        run.environment_file,
+        {
+            "dataset": data.train.store.dataset,
+            "verified": {split: bool(store.verified) for split, store in stores.items()},
+            "digest": {split: store.digest for split, store in stores.items()},
+            "processes": [*earlier, entry],
+        },
+    )
+
+
+def model_info_of(recipe, data):
+    """What a model file says about itself, see `models.ship.model_info`."""
+    return {
+        "wnids": data.train.wnids,
+        "class_names": data.train.class_names,
+        "image_size": data.image_size,
+        "dataset": data.train.store.dataset,
+        "verified": bool(data.train.store.verified),
+        "recipe": recipe.model_dump(exclude_none=True, exclude={"reference", "measured"}),
+    }

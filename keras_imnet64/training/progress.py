@@ -1,0 +1,107 @@
+"""What a run shows while it trains: a bar on a terminal, plain lines elsewhere."""
+
+import math
+import threading
+import time
+
+import keras
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+
+PLAIN_SECONDS = 30  # between two lines where there is no terminal
+console = Console(stderr=True, highlight=False)
+
+
+def say(text):
+    """One line for the person who watches, on standard error."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+class Progress(keras.callbacks.Callback):
+    """Follows every step without holding it up, shows it, and notices a loss that is not finite.
+
+    Keras runs `async_safe` callbacks beside the training step, so reading the loss does not wait
+    for the device. Losses are running means over the epoch, as Keras gives them: once one is not
+    finite, it stays so, and `bad_step` is the first.
+    """
+
+    async_safe = True
+
+    def __init__(self, *, epochs, steps_per_epoch, batch_size, rate_at):
+        """`rate_at(epoch, step)` -> learning rate; `batch_size` images per step."""
+        super().__init__()
+        self.epochs, self.steps_per_epoch, self.batch_size = epochs, steps_per_epoch, batch_size
+        self.rate_at = rate_at
+        self.bad_step = None
+        self._lock = threading.Lock()
+        self._bar = None
+
+    def begin(self, epoch, step):
+        """An epoch begins at this step; called before its first step."""
+        self.epoch, self.first, self.seen = epoch, step, step
+        self.started = self.first_done = time.monotonic()
+        self.last_line = time.monotonic()
+        if console.is_terminal:
+            self._bar = Bar(
+                TextColumn("epoch {task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[shown]}"),
+                console=console,
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(
+                f"{epoch + 1}/{self.epochs}", total=self.steps_per_epoch, completed=step, shown=""
+            )
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self.first + batch + 1
+        with self._lock:
+            if not math.isfinite(logs["loss"]):
+                self.bad_step = min(step, self.bad_step or step)
+                self.model.stop_training = True
+            if step <= self.seen:
+                return  # a later step was quicker
+            if self.seen == self.first:
+                self.first_done = time.monotonic()  # the first step compiles
+            self.seen = step
+            self._show(logs)
+
+    def _show(self, logs):
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.seen, shown=self._line(logs))
+        elif time.monotonic() - self.last_line > PLAIN_SECONDS:
+            self.last_line = time.monotonic()
+            where = f"epoch {self.epoch + 1}/{self.epochs} step {self.seen}/{self.steps_per_epoch}"
+            say(f"{where}  {self._line(logs)}")
+
+    def _line(self, logs):
+        steps = self.seen - self.first - 1
+        per_step = (time.monotonic() - self.first_done) / steps if steps else 0.0
+        epoch_left = per_step * (self.steps_per_epoch - self.seen)
+        run_left = epoch_left + per_step * self.steps_per_epoch * (self.epochs - self.epoch - 1)
+        speed = self.batch_size / per_step if per_step else 0.0
+        return (
+            f"loss {logs['loss']:.3f}  top1 {100 * logs['top1']:.1f}  top5 {100 * logs['top5']:.1f}"
+            f"  lr {self.rate_at(self.epoch, self.seen):.3g}  {speed:.0f} images/s"
+            f"  left {duration(epoch_left)}, run {duration(run_left)}"
+        )
+
+    def end(self):
+        """The epoch is over; returns (seconds, images per second without the first step)."""
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        steps = self.seen - self.first - 1
+        measured = now - self.first_done
+        return now - self.started, self.batch_size * steps / measured if steps > 0 else 0.0
+
+
+def duration(seconds):
+    """4:05 or 3:04:05."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

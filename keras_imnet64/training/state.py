@@ -1,0 +1,91 @@
+"""All state of a training run as a flat mapping from variable path to array, and its files.
+
+The format is the same for every backend: a safetensors file with one tensor for each variable of
+the model (seed generators included), the optimizer and the metrics, and the run's progress (where
+it is, history, best score) as JSON in the header. One file, renamed into place, so that a
+checkpoint that exists is whole.
+"""
+
+import json
+import re
+
+import numpy as np
+from keras import ops
+
+from keras_imnet64.errors import UserError
+from keras_imnet64.models.paths import by_path
+from keras_imnet64.runs import write_atomic
+
+KEPT = 2  # checkpoints that always exist, once there are so many
+NAME = "epoch-{epoch:04d}-step-{step:07d}.safetensors"
+PATTERN = re.compile(r"epoch-(\d{4,})-step-(\d{7,})\.safetensors")
+
+
+def variables_by_path(model, metrics):
+    """{"model/...": v, "optimizer/...": v, "metrics/...": v} of a compiled model.
+
+    Args:
+        metrics: the model's metrics; their variables exist from the start, which those that Keras
+            lists before the first step do not.
+    """
+    variables = {f"model/{path}": v for path, v in by_path(model.variables).items()}
+    variables |= {v.path: v for v in model.optimizer.variables}
+    for metric in metrics:
+        variables |= {f"metrics/{metric.name}/{v.name}": v for v in metric.variables}
+    return variables
+
+
+def read_state(variables):
+    """{path: NumPy array}."""
+    return {path: np.asarray(ops.convert_to_numpy(v)) for path, v in variables.items()}
+
+
+def write_state(variables, state, source):
+    """Assign a state to the variables of its paths; UserError if the two do not match."""
+    missing = sorted(set(variables) ^ set(state))
+    wrong = [p for p in variables if p in state and tuple(variables[p].shape) != state[p].shape]
+    if missing or wrong:
+        raise UserError(
+            f"{source} does not fit this network: {(missing + wrong)[0]} and "
+            f"{len(missing + wrong) - 1} more differ; was it written by another recipe?"
+        )
+    for path, variable in variables.items():
+        variable.assign(state[path].astype(variable.dtype))
+
+
+def save_checkpoint(folder, state, progress):
+    """Write a checkpoint, whole or not at all, and remove all but the last two.
+
+    Args:
+        folder: the run's `checkpoints`.
+        state: {path: array}.
+        progress: JSON-able dict with at least "epoch" and "step", where training goes on.
+    """
+    from safetensors.numpy import save
+
+    path = folder / NAME.format(**progress)
+    state = {name: np.ascontiguousarray(array) for name, array in state.items()}
+    write_atomic(path, save(state, metadata={"progress": json.dumps(progress)}))
+    for old in list_checkpoints(folder)[:-KEPT]:
+        old.unlink()
+    return path
+
+
+def list_checkpoints(folder):
+    """Checkpoint files, oldest first by where training goes on from them."""
+    found = [path for path in folder.glob("*.safetensors") if PATTERN.fullmatch(path.name)]
+    return sorted(found, key=lambda path: [int(n) for n in PATTERN.fullmatch(path.name).groups()])
+
+
+def load_checkpoint(path):
+    """(state {path: array}, progress dict) of a checkpoint file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            progress = json.loads(file.metadata()["progress"])
+            return {name: file.get_tensor(name) for name in file.keys()}, progress  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the checkpoint {path} is damaged ({error}); remove it to go on from the one before"
+        ) from error

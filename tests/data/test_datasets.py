@@ -1,0 +1,77 @@
+"""The table of data sets: names, messages, and what can be said before anything is prepared."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keras_imnet64.data import datasets
+from keras_imnet64.errors import UserError
+
+
+def test_the_table_has_the_promised_sets():
+    assert list(datasets.DATASETS) == [
+        "imagenet_resized/64x64",
+        "imagenet_resized/32x32",
+        "imagenet_resized/16x16",
+        "imagenet_resized/8x8",
+        "shapes",
+        "tiny_imagenet",
+    ]
+
+
+@pytest.mark.parametrize("name", datasets.DATASETS)
+def test_every_set_has_its_facts_before_it_is_prepared(name, tmp_path):
+    row = datasets.find_dataset(name)
+    assert set(row.splits) == {"train", "validation"} and row.description.endswith(".")
+    report = json.loads(json.dumps(datasets.info(name, data_dir=tmp_path)))
+    assert report["name"] == name and report["classes"] == row.num_classes
+    assert report["splits"] == row.splits and report["image_size"] == row.image_size
+    assert report["state"] == "not prepared" and report["verified"] is None
+    assert report["digest"] == {} and report["store_bytes"] == report["tfds_bytes"] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [n for n, d in datasets.DATASETS.items() if not d.embedded])
+def test_opening_what_is_not_prepared_names_the_command(name, tmp_path):
+    with pytest.raises(UserError, match=f"`python cli.py data prepare {name} --source "):
+        datasets.open_dataset(name, "train", data_dir=tmp_path)
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(UserError, match=r'"imagenet_resized/46x46": did you mean "imagenet_resi'):
+        datasets.find_dataset("imagenet_resized/46x46")
+    with pytest.raises(UserError, match='no split "val": .*validation'):
+        datasets.open_dataset("shapes", "val")
+
+
+def test_options_that_contradict_the_set_are_refused(tmp_path):
+    with pytest.raises(UserError, match="takes no --source"):
+        datasets.prepare("shapes", source=tmp_path, data_dir=tmp_path)
+    with pytest.raises(UserError, match="needs --source"):
+        datasets.prepare("imagenet_resized/8x8", allow_unverified=True, data_dir=tmp_path)
+
+
+def test_data_dir_follows_tfds(monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", "/elsewhere")
+    assert datasets.default_data_dir() == Path("/elsewhere")
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    assert datasets.default_data_dir() == Path.home() / "tensorflow_datasets"
+
+
+def test_room_for_imagenet64_is_checked_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.stores.shutil, "disk_usage", lambda _: type("U", (), {"free": 9}))
+    with pytest.raises(UserError, match=r"imagenet_resized/64x64 .* needs [\d,]+ bytes .* 9 are"):
+        datasets.prepare("imagenet_resized/64x64", source=tmp_path, data_dir=tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_table_is_read_without_heavy_imports():
+    code = (
+        "import sys, keras_imnet64.data.datasets as d; d.info('imagenet_resized/64x64');"
+        "print(sorted({'tensorflow', 'tensorflow_datasets', 'keras', 'jax'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr

@@ -1,0 +1,186 @@
+"""Tiny ImageNet's layout, from a zip and from a folder, on three classes drawn here."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_imnet64.data import datasets
+from keras_imnet64.data.sources import tiny_imagenet
+from keras_imnet64.errors import UserError
+
+ROOT = "tiny-imagenet-200/"
+WNIDS = ["n02124075", "n01443537", "n04067472"]  # not sorted, like the real file
+SORTED = ["n01443537", "n02124075", "n04067472"]
+COLOURS = {"n01443537": (200, 30, 30), "n02124075": (30, 200, 30), "n04067472": (30, 30, 200)}
+TRAIN_0 = f"{ROOT}train/n01443537/images/n01443537_0.JPEG"
+
+
+def jpeg(colour, size=(64, 64), mode="RGB"):
+    content = io.BytesIO()
+    Image.new(mode, size, colour).save(content, "JPEG", quality=95)
+    return content.getvalue()
+
+
+def layout():
+    """{name: bytes}: two training pictures and one validation picture per class."""
+    files = {
+        "wnids.txt": "\n".join(WNIDS) + "\n",
+        "words.txt": "n01443537\tgoldfish, Carassius auratus\nn02124075\tEgyptian cat\n"
+        "n04067472\treel\nn00001740\tentity\n",
+        "val/val_annotations.txt": "".join(
+            f"val_{i}.JPEG\t{wnid}\t0\t0\t63\t63\n" for i, wnid in enumerate(WNIDS)
+        ),
+    }
+    files = {ROOT + name: text.encode() for name, text in files.items()}
+    for i, wnid in enumerate(WNIDS):
+        files[f"{ROOT}val/images/val_{i}.JPEG"] = jpeg(COLOURS[wnid])
+        for k in (0, 1):
+            files[f"{ROOT}train/{wnid}/images/{wnid}_{k}.JPEG"] = jpeg(COLOURS[wnid])
+        files[f"{ROOT}train/{wnid}/{wnid}_boxes.txt"] = b"boxes are not read"
+    return files
+
+
+def write_zip(path, files):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def write_folder(path, files):
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def three_classes(monkeypatch):
+    """Let the expected counts be those of the little layout."""
+    for name, value in {"NUM_CLASSES": 3, "NUM_TRAIN": 6, "NUM_VALIDATION": 3}.items():
+        monkeypatch.setattr(tiny_imagenet, name, value)
+
+
+def prepare(source, data_dir, **options):
+    return datasets.prepare("tiny_imagenet", source=source, data_dir=data_dir, **options)
+
+
+def test_labels_follow_sorted_wnids_and_pictures_their_files(tmp_path):
+    stores = prepare(write_zip(tmp_path / "tiny.zip", layout()), tmp_path / "data")
+    train, validation = stores["train"], stores["validation"]
+    assert train.verified
+    assert train.wnids == SORTED and train.class_names == ["goldfish", "Egyptian cat", "reel"]
+    assert train.labels.tolist() == [0, 0, 1, 1, 2, 2]  # in sorted order of their paths
+    assert validation.labels.tolist() == [1, 0, 2]  # in the order of val_annotations.txt
+    for store in stores.values():
+        for image, label in zip(store.images, store.labels, strict=True):
+            np.testing.assert_allclose(image[30, 30], COLOURS[SORTED[label]], atol=3)
+
+
+def test_zip_folder_and_what_holds_them_give_the_same_store(tmp_path):
+    archive = write_zip(tmp_path / "tiny.zip", layout())
+    folder = write_folder(tmp_path / "above", layout())
+    holder = tmp_path / "holder"
+    holder.mkdir()
+    write_zip(holder / "tiny-imagenet-200.zip", layout())
+    sources = [archive, folder, folder / "tiny-imagenet-200", holder]
+    results = [prepare(s, tmp_path / f"data{i}") for i, s in enumerate(sources)]
+    assert len({r["train"].digest for r in results}) == 1
+    assert len({r["validation"].digest for r in results}) == 1
+
+
+def test_nothing_is_unpacked(tmp_path):
+    prepare(write_zip(tmp_path / "tiny.zip", layout()), tmp_path / "data")
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["packed"]
+    assert {p.name for p in tmp_path.iterdir()} == {"tiny.zip", "data"}
+
+
+def test_a_prepared_set_opens_without_its_source(tmp_path):
+    source = write_zip(tmp_path / "tiny.zip", layout())
+    digest = prepare(source, tmp_path / "data")["train"].digest
+    source.unlink()
+    opened = datasets.open_dataset("tiny_imagenet", "train", data_dir=tmp_path / "data")
+    assert opened.digest == digest
+    assert prepare(None, tmp_path / "data")["train"].digest == digest
+
+
+def test_greyscale_becomes_rgb(tmp_path):
+    files = layout() | {TRAIN_0: jpeg(120, mode="L")}
+    stores = prepare(write_zip(tmp_path / "tiny.zip", files), tmp_path / "data")
+    assert stores["train"].images[0, 5, 5].tolist() == [120, 120, 120]
+
+
+def without(name):
+    return {key: content for key, content in layout().items() if key != ROOT + name}
+
+
+def annotated(text):
+    return layout() | {f"{ROOT}val/val_annotations.txt": text}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (without("wnids.txt"), "has no wnids.txt"),
+        (without("words.txt"), "tiny-imagenet-200/words.txt is missing"),
+        (without("val/val_annotations.txt"), "val/val_annotations.txt is missing"),
+        (without("val/images/val_2.JPEG"), "val/images/val_2.JPEG is missing"),
+        (annotated(b"val_0.JPEG\tn09999999\t0\t0\t1\t1\n"), 'the class "n09999999"'),
+        (annotated(b"val_0.JPEG\n"), 'gives val_0.JPEG the class ""'),
+        (without("train/n01443537/images/n01443537_1.JPEG"), "train has 1 pictures of n01443537"),
+        (layout() | {TRAIN_0: jpeg(0)[:-300]}, f"{TRAIN_0} is not a whole picture"),
+        (layout() | {TRAIN_0: b"no picture"}, f"{TRAIN_0} is not a whole picture"),
+        (layout() | {TRAIN_0: jpeg(0, (63, 64))}, f"{TRAIN_0} is 63 x 64 pixels"),
+        (layout() | {f"{ROOT}wnids.txt": b"n01443537\n"}, "of a class that wnids.txt does not"),
+        (layout() | {f"{ROOT}wnids.txt": b"n01443537\nn01443537\n"}, "must list each class id"),
+        (layout() | {"../outside": b""}, 'points outside it: "../outside"'),
+        (layout() | {"/etc/outside": b""}, 'points outside it: "/etc/outside"'),
+    ],
+)
+def test_what_is_missing_or_damaged_is_named(tmp_path, files, message):
+    source = write_zip(tmp_path / "tiny.zip", files)
+    with pytest.raises(UserError) as refusal:
+        prepare(source, tmp_path / "data")
+    assert message in str(refusal.value) and "tiny.zip" in str(refusal.value)
+    assert not list((tmp_path / "data").rglob("meta.json"))
+
+
+def test_a_damaged_zip_member_is_named(tmp_path):
+    source = write_zip(tmp_path / "tiny.zip", layout())
+    content = source.read_bytes()
+    at = content.index(TRAIN_0.encode()) + len(TRAIN_0) + 200
+    source.write_bytes(content[:at] + bytes([content[at] ^ 255]) + content[at + 1 :])
+    with pytest.raises(UserError, match=r"n01443537_0\.JPEG is damaged \(Bad CRC-32"):
+        prepare(source, tmp_path / "data")
+
+
+@pytest.mark.parametrize("make", [lambda p: p / "nowhere", lambda p: p])
+def test_a_source_that_is_not_there(tmp_path, make):
+    with pytest.raises(UserError, match=r"--source must be tiny-imagenet-200\.zip"):
+        prepare(make(tmp_path), tmp_path / "data")
+
+
+def test_a_source_is_needed(tmp_path):
+    with pytest.raises(UserError, match="data prepare tiny_imagenet --source"):
+        prepare(None, tmp_path / "data")
+
+
+def test_a_zip_that_is_none(tmp_path):
+    (tmp_path / "tiny.zip").write_bytes(b"no zip")
+    with pytest.raises(UserError, match=r"tiny\.zip is not a whole zip archive"):
+        prepare(tmp_path / "tiny.zip", tmp_path / "data")
+
+
+def test_other_pictures_in_the_layout_need_leave_and_get_their_own_place(tmp_path):
+    files = {name.replace("n04067472", "n99999999"): c for name, c in layout().items()}
+    for name in ("wnids.txt", "val/val_annotations.txt"):
+        files[ROOT + name] = files[ROOT + name].replace(b"n04067472", b"n99999999")
+    source = write_zip(tmp_path / "tiny.zip", files)
+    with pytest.raises(UserError, match=r"class n99999999 is not one of .*--allow-unverified"):
+        prepare(source, tmp_path / "data")
+    store = prepare(source, tmp_path / "data", allow_unverified=True)["train"]
+    assert not store.verified and store.class_names[2] == "n99999999"
+    assert store.path.parent.name == "tiny_imagenet-unverified"
