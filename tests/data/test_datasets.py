@@ -43,7 +43,7 @@ def test_opening_what_is_not_prepared_names_the_command(name, tmp_path):
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(UserError, match=r'"imagenet_resized/46x46": did you mean "imagenet_resi'):
         datasets.find_dataset("imagenet_resized/46x46")
-    with pytest.raises(UserError, match='no split "val": .*validation'):
+    with pytest.raises(UserError, match=r'no split "val": .*validation'):
         datasets.open_dataset("shapes", "val")
 
 
