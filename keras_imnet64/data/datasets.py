@@ -7,7 +7,7 @@ class here that turns it into batches. Reading a store is the business of `store
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError, nearest
@@ -32,6 +32,7 @@ class Dataset:
             the pictures do not come through TFDS.
         resize_filter: how the pictures were made small, for pictures that join them later.
         embedded: whether it can be made on the spot, with nothing to download.
+        source_hint: what stands after --source in a message.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Dataset:
     unverified_builder: str = ""
     resize_filter: str = "box"
     embedded: bool = False
-    source_hint: str = field(default="DIR")
+    source_hint: str = "DIR"
 
 
 def _imagenet_labels():
@@ -168,15 +169,12 @@ def open_dataset(name, split, *, data_dir=None, cache_dir=None, in_memory="auto"
     if split not in dataset.splits:
         raise UserError(f'{name} has no split "{split}": {nearest(split, dataset.splits)}')
     places = [_Place(dataset, data_dir, cache_dir, verified) for verified in (True, False)]
-    for place in places:
-        if stores.is_store(place.folder(split)):
-            return stores.open_store(place.folder(split), in_memory)
-    if dataset.embedded and not places[0].built():
+    if dataset.embedded and not places[0].ready():
         prepare(name, data_dir=data_dir, cache_dir=cache_dir, progress=progress)
-        return stores.open_store(places[0].folder(split), in_memory)
     for place in places:
-        if place.built():
-            _pack_tfds(place, split, progress)
+        if place.ready():  # both splits of one place: verified and unverified never mix
+            if not stores.is_store(place.folder(split)):
+                _pack_tfds(place, split, progress)
             return stores.open_store(place.folder(split), in_memory)
     raise UserError(
         f"{name} is not prepared in {places[0].data_dir}: run "
@@ -195,8 +193,7 @@ def info(name, *, data_dir=None, cache_dir=None):
     """
     dataset = find_dataset(name)
     places = [_Place(dataset, data_dir, cache_dir, verified) for verified in (True, False)]
-    present = [place for place in places if place.packed()]
-    present += [place for place in places if place.built()]
+    present = [place for place in places if place.ready()]
     place = present[0] if present else places[0]
     opened = place.open() if place.packed() else {}
     state = "packed" if opened else "built by TFDS, not packed" if present else "not prepared"
@@ -255,6 +252,10 @@ class _Place:
 
     def packed(self):
         return all(stores.is_store(self.folder(split)) for split in self.dataset.splits)
+
+    def ready(self):
+        """Whether both splits are packed, or can be from what TFDS has."""
+        return self.packed() or self.built()
 
     def open(self):
         return {s: stores.open_store(self.folder(s), "never") for s in self.dataset.splits}

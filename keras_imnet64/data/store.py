@@ -146,7 +146,7 @@ def write_store(
         }
         _write_json(temporary / "meta.json", meta)
         temporary.chmod(0o755)
-        _publish(temporary, path)
+        _publish(temporary, path, digest)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return open_store(path, in_memory="never")
@@ -200,10 +200,11 @@ class _Packer:
             )
         if done + len(images) > self.count:
             raise UserError(f"{self.what} holds more than the {self.count:,} pictures announced")
-        if len(labels) and not 0 <= min(labels) <= max(labels) < self.num_classes:
+        low, high = np.min(labels), np.max(labels)
+        if low < 0 or high >= self.num_classes:
             raise UserError(
                 f"labels of {self.what} must lie in 0..{self.num_classes - 1}; received "
-                f"{min(labels)}..{max(labels)}"
+                f"{low}..{high}"
             )
         return images
 
@@ -261,15 +262,28 @@ def _sync(file):
     os.fsync(file.fileno())
 
 
-def _publish(temporary, path):
-    """Give the finished folder its name; an older store steps aside and is deleted."""
+def _publish(temporary, path, digest):
+    """Give the finished folder its name.
+
+    Of two processes that pack the same pictures, the first wins and the second keeps its result;
+    an older store of other pictures steps aside and is deleted.
+    """
     _sync_folder(temporary)
+    if is_store(path) and _has_digest(path, digest):
+        return
     old = temporary.with_name(temporary.name + "-old")
     if path.exists():
         path.rename(old)
     temporary.rename(path)
     _sync_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _has_digest(path, digest):
+    try:
+        return open_store(path, in_memory="never").digest == digest
+    except UserError:
+        return False
 
 
 def _sync_folder(path):

@@ -302,6 +302,7 @@ def train(model, stream, recipe, progress, callbacks):
                 initial_epoch=progress["epoch"],
                 epochs=recipe.train.epochs,
                 callbacks=callbacks,
+                shuffle=False,  # the stream is in its order already
                 verbose=0,
             )
     except Exception as error:  # every backend has its own type for it

@@ -261,6 +261,8 @@ def test_verified_pictures_are_preferred(published, source, tmp_path):
     assert not datasets.open_dataset(NAME, "train", data_dir=tmp_path / "data").verified
     prepare(source, tmp_path)
     assert datasets.open_dataset(NAME, "train", data_dir=tmp_path / "data").verified
+    shutil.rmtree(tmp_path / "data" / "packed" / "imagenet_resized_8x8")
+    assert datasets.open_dataset(NAME, "train", data_dir=tmp_path / "data").verified
 
 
 def damaged_npz():

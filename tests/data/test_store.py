@@ -97,6 +97,16 @@ def test_a_new_store_replaces_the_old_one(packed):
     assert [p.name for p in packed.parent.iterdir()] == ["train"]
 
 
+def test_the_same_pictures_packed_twice_are_kept_once(packed):
+    before = (packed / "images.npy").stat().st_ino
+    write(packed, *pictures())
+    assert (packed / "images.npy").stat().st_ino == before
+    assert [p.name for p in packed.parent.iterdir()] == ["train"]
+    cut_short(packed)
+    write(packed, *pictures())
+    np.testing.assert_array_equal(stores.open_store(packed).images, pictures()[0])
+
+
 def test_a_writer_that_fails_leaves_nothing(tmp_path):
     images, labels = pictures()
 

@@ -184,3 +184,12 @@ def test_other_pictures_in_the_layout_need_leave_and_get_their_own_place(tmp_pat
     store = prepare(source, tmp_path / "data", allow_unverified=True)["train"]
     assert not store.verified and store.class_names[2] == "n99999999"
     assert store.path.parent.name == "tiny_imagenet-unverified"
+
+
+def test_a_preparation_broken_off_between_the_splits_is_not_opened(tmp_path):
+    """Training pictures come first; the damaged validation picture ends the work after them."""
+    files = layout() | {f"{ROOT}val/images/val_1.JPEG": b"no picture"}
+    with pytest.raises(UserError, match=r"val_1\.JPEG is not a whole picture"):
+        prepare(write_zip(tmp_path / "tiny.zip", files), tmp_path / "data")
+    with pytest.raises(UserError, match="tiny_imagenet is not prepared"):
+        datasets.open_dataset("tiny_imagenet", "train", data_dir=tmp_path / "data")

@@ -103,7 +103,8 @@ def build(builder, paths=None, *, total=None, overwrite=False, progress=None):
         builder._make_download_manager = lambda download_dir, **_: LocalArchives(
             paths, download_dir or builder.data_dir_root / "downloads"
         )
-    if progress:
+    ours = progress is not None and paths is not None  # a download shows TFDS' own bars
+    if ours:
         builder._generate_examples = _counted(builder, total, progress)
     modes = tfds.GenerateMode
     config = tfds.download.DownloadConfig(
@@ -111,7 +112,7 @@ def build(builder, paths=None, *, total=None, overwrite=False, progress=None):
         download_mode=modes.REUSE_CACHE_IF_EXISTS if overwrite else modes.REUSE_DATASET_IF_EXISTS,
     )
     try:
-        with _quiet(enabled=progress is not None):
+        with _quiet(enabled=ours):
             builder.download_and_prepare(download_config=config)
     except Exception as error:  # TFDS raises what its many parts raise
         reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]

@@ -37,7 +37,7 @@ class _Zip:
             raise UserError(f"{path} is not a whole zip archive ({error})") from None
         self._names = [i.filename for i in self._archive.infolist() if not i.is_dir()]
         for name in self._names:
-            if name.startswith(("/", "\\")) or ".." in PurePosixPath(name).parts or ":" in name:
+            if name.startswith(("/", "\\")) or ".." in PurePosixPath(name).parts:
                 self._archive.close()
                 raise UserError(f'{path} holds a member that points outside it: "{name}"')
 

@@ -1,0 +1,140 @@
+"""Streams of batches: resumable at any step, each image once, the same as the plain functions."""
+
+import numpy as np
+import pytest
+
+from keras_imnet64.data.augment import check_augment
+from keras_imnet64.data.pipeline import TrainingStream, evaluation_batches
+from keras_imnet64.data.selection import first_classes, select, split_holdout
+from keras_imnet64.data.store import RawStore
+from keras_imnet64.errors import UserError
+
+
+def tiny_store(count=50, size=4, classes=5):
+    """Image i is filled with i, so that a batch tells which images it holds."""
+    images = np.broadcast_to(
+        np.arange(count, dtype="uint8")[:, None, None, None], (count, size, size, 3)
+    )
+    wnids = [f"n{9 - k}" for k in range(classes)]
+    meta = {
+        "wnids": wnids,
+        "class_names": [w.upper() for w in wnids],
+        "image_size": size,
+        "dataset": "tiny",
+        "split": "train",
+        "verified": True,
+    }
+    return RawStore(
+        None, meta, np.ascontiguousarray(images), np.arange(count, dtype="int32") % classes
+    )
+
+
+def stream(**options):
+    options = {"batch_size": 8, "mirror": "random"} | options
+    return TrainingStream(select(tiny_store()), **options)
+
+
+def read(batches):
+    return [(images.copy(), labels.copy()) for images, labels in batches.as_numpy_iterator()]
+
+
+def test_an_epoch_has_the_whole_batches_and_no_image_twice():
+    batches = read(stream().dataset())
+    assert [len(labels) for _, labels in batches] == [8] * 6
+    seen = np.concatenate([images[:, 0, 0, 0] for images, _ in batches])
+    assert len(set(seen.tolist())) == 48
+    assert all((images[:, 0, 0, 0] % 5 == labels).all() for images, labels in batches)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_the_stream_from_a_step_is_the_tail_of_the_whole(step):
+    crops = [check_augment("pad_crop", {"padding": 2})]
+    data = stream(augmentation=crops, seed=3)
+    batches = data.dataset()
+    data.begin(2)
+    whole = read(batches)
+    data.begin(2, step)
+    tail = read(batches)
+    assert len(tail) == 6 - step
+    for (a, la), (b, lb) in zip(whole[step:], tail, strict=True):
+        assert np.array_equal(a, b)
+        assert np.array_equal(la, lb)
+
+
+def test_starting_late_reads_nothing_that_came_before():
+    data = stream()
+    read_images = []
+    gather = data.selection.gather
+    object.__setattr__(data.selection, "gather", lambda i: read_images.extend(i) or gather(i))
+    data.begin(0, 5)
+    read(data.dataset())
+    assert len(read_images) == 8
+
+
+def test_tf_data_gives_what_the_plain_functions_give():
+    data = stream(augmentation=[check_augment("pad_crop", {"padding": 1, "fill": "reflect"})])
+    for step, (images, labels) in enumerate(read(data.dataset())):
+        plain_images, plain_labels = data.batch(0, step)
+        assert np.array_equal(images, plain_images)
+        assert np.array_equal(labels, plain_labels)
+
+
+def test_epochs_differ():
+    data = stream()
+    batches = data.dataset()
+    first = read(batches)
+    data.begin(1)
+    assert not np.array_equal(first[0][0], read(batches)[0][0])
+
+
+def test_mirror_both_doubles_the_epoch():
+    assert stream(mirror="both").steps_per_epoch == 12
+
+
+def test_steps_per_epoch_ends_an_epoch_early():
+    assert len(read(stream(steps_per_epoch=2).dataset())) == 2
+    with pytest.raises(UserError, match="at most 6"):
+        stream(steps_per_epoch=7)
+
+
+def test_a_batch_larger_than_the_set_is_refused():
+    with pytest.raises(UserError, match="at most 50"):
+        stream(batch_size=51)
+
+
+@pytest.mark.parametrize("batch_size", [7, 25, 50, 64])
+def test_evaluation_gives_every_image_weight_one_once(batch_size):
+    batches = list(evaluation_batches(select(tiny_store()), batch_size).as_numpy_iterator())
+    assert all(len(images) == batch_size for images, _, _ in batches)
+    images, labels, weights = (np.concatenate(part) for part in zip(*batches, strict=True))
+    real = weights == 1
+    assert sorted(images[real, 0, 0, 0].tolist()) == list(range(50))
+    assert (weights[~real] == 0).all()
+    assert (labels[real] == images[real, 0, 0, 0] % 5).all()
+
+
+def test_first_classes_are_relabelled_in_sorted_order():
+    store = tiny_store()  # wnids n9, n8, n7, n6, n5 in label order
+    chosen = select(store, first_classes(store, 2))
+    assert chosen.wnids == ["n5", "n6"]
+    assert chosen.class_names == ["N5", "N6"]
+    images, labels = chosen.gather(np.arange(len(chosen)))
+    assert len(chosen) == 20
+    assert {
+        (int(i) % 5, int(label)) for i, label in zip(images[:, 0, 0, 0], labels, strict=True)
+    } == {
+        (4, 0),
+        (3, 1),
+    }
+
+
+def test_holdout_and_train_share_no_image():
+    train, held_out = split_holdout(select(tiny_store()), 10)
+    ids = [
+        set(part.gather(np.arange(len(part)))[0][:, 0, 0, 0].tolist()) for part in (train, held_out)
+    ]
+    assert len(ids[0]) == 40
+    assert len(ids[1]) == 10
+    assert not ids[0] & ids[1]
+    with pytest.raises(UserError, match="at most 49"):
+        split_holdout(select(tiny_store()), 50)
