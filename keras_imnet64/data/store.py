@@ -146,7 +146,7 @@ def write_store(
         }
         _write_json(temporary / "meta.json", meta)
         temporary.chmod(0o755)
-        _publish(temporary, path, digest)
+        _publish(temporary, path, meta)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return open_store(path, in_memory="never")
@@ -262,14 +262,14 @@ def _sync(file):
     os.fsync(file.fileno())
 
 
-def _publish(temporary, path, digest):
+def _publish(temporary, path, meta):
     """Give the finished folder its name.
 
     Of two processes that pack the same pictures, the first wins and the second keeps its result;
     an older store of other pictures steps aside and is deleted.
     """
     _sync_folder(temporary)
-    if is_store(path) and _has_digest(path, digest):
+    if is_store(path) and _holds(path, meta):
         return
     old = temporary.with_name(temporary.name + "-old")
     if path.exists():
@@ -279,9 +279,9 @@ def _publish(temporary, path, digest):
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _has_digest(path, digest):
+def _holds(path, meta):
     try:
-        return open_store(path, in_memory="never").digest == digest
+        return open_store(path, in_memory="never").meta == meta
     except UserError:
         return False
 
