@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import RunFailed, UserError
 
 KIND = "raw"
 FORMAT_VERSION = 1
@@ -117,15 +117,14 @@ def write_store(
         RawStore: the new store, memory-mapped.
 
     Raises:
-        UserError: the disk has no room, or the stream does not hold what was announced.
+        UserError: the disk has no room, the folder cannot be written, or the stream does not hold
+            what was announced.
+        RunFailed: writing broke off.
     """
     path = Path(path)
     needed = count * image_size * image_size * 3 + SLACK_BYTES
     require_space(path.parent, needed, f"packing {dataset} {split}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path)
-    prefix = f".{path.name}.writing-{socket.gethostname()}-{os.getpid()}-"
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+    temporary = _temporary_sibling(path)
     try:
         packer = _Packer(temporary, f"{dataset} {split}", count, image_size, len(wnids))
         digest = packer.write(batches, progress)
@@ -147,9 +146,28 @@ def write_store(
         _write_json(temporary / "meta.json", meta)
         temporary.chmod(0o755)
         _publish(temporary, path, meta)
+    except OSError as error:
+        raise RunFailed(
+            f"packing {dataset} {split} into {path} failed and left nothing behind ({error}); "
+            "mend that and run the same command again"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return open_store(path, in_memory="never")
+
+
+def _temporary_sibling(path):
+    """A new folder beside `path` whose name tells who writes it."""
+    prefix = f".{path.name}.writing-{socket.gethostname()}-{os.getpid()}-"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+    except OSError as error:
+        raise UserError(
+            f"cannot write below {path.parent} ({error.strerror}); "
+            "choose another folder with --cache-dir or --data-dir"
+        ) from None
 
 
 class _Packer:

@@ -151,6 +151,17 @@ def test_a_build_killed_half_way_does_not_count_and_is_done_again(published, sou
     assert len(prepare(source, tmp_path)["train"]) == 5
 
 
+def test_a_damaged_tfrecord_is_named(published, source, tmp_path):
+    prepare(source, tmp_path)
+    shutil.rmtree(tmp_path / "data" / "packed")
+    [record] = (tmp_path / "data").rglob("*train.tfrecord*")
+    content = bytearray(record.read_bytes())
+    content[40] ^= 255
+    record.write_bytes(content)
+    with pytest.raises(UserError, match=r"8x8.* is damaged \(DataLossError while reading train\)"):
+        datasets.open_dataset(NAME, "train", data_dir=tmp_path / "data")
+
+
 def test_tfds_data_of_another_size_is_not_taken_for_imagenet(
     published, source, tmp_path, monkeypatch
 ):

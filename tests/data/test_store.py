@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from keras_imnet64.data import store as stores
-from keras_imnet64.errors import UserError
+from keras_imnet64.errors import RunFailed, UserError
 
 COUNT, SIZE = 11, 4
 
@@ -112,9 +113,9 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
 
     def broken():
         yield images[:4], labels[:4]
-        raise OSError("the source broke off")
+        raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="broke off"):
+    with pytest.raises(RunFailed, match=r"packing toy train .* No space left on device"):
         stores.write_store(
             tmp_path / "train",
             broken(),
@@ -128,6 +129,29 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
             verified=True,
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_killed_half_way_leaves_no_store_and_is_tidied_up(tmp_path):
+    code = """
+import os, signal, sys, numpy as np
+from keras_imnet64.data.store import write_store
+def batches():
+    yield np.zeros((2, 4, 4, 3), np.uint8), [0, 0]
+    os.kill(os.getpid(), signal.SIGKILL)
+write_store(sys.argv[1], batches(), dataset="toy", split="train", count=4, image_size=4,
+            wnids=["a"], class_names=["a"], source="", verified=True)
+"""
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "train")])
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1 and not stores.is_store(tmp_path / "train")
+    write(tmp_path / "train", *pictures())
+    assert [p.name for p in tmp_path.iterdir()] == ["train"]
+
+
+def test_a_folder_that_cannot_be_written_is_the_users_to_mend(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match=r"cannot write below .*file.*--cache-dir"):
+        write(tmp_path / "file" / "packed" / "train", *pictures())
 
 
 def test_leftovers_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path):

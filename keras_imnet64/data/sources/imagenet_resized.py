@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import tqdm_utils
 from tensorflow_datasets.datasets.imagenet_resized import imagenet_resized_dataset_builder
@@ -157,9 +158,18 @@ def read(builder, split):
 
     Yields:
         (uint8 [B, s, s, 3], int64 labels [B] from 0), B at most 512.
+
+    Raises:
+        UserError: a record is damaged.
     """
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     dataset = builder.as_dataset(
         split=split, shuffle_files=False, as_supervised=True, read_config=config
     )
-    yield from tfds.as_numpy(dataset.batch(READ_BATCH, num_parallel_calls=2).prefetch(2))
+    try:
+        yield from tfds.as_numpy(dataset.batch(READ_BATCH, num_parallel_calls=2).prefetch(2))
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"{builder.data_path} is damaged ({type(error).__name__} while reading {split}): "
+            "delete that folder and prepare the data again"
+        ) from error
