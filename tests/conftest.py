@@ -4,3 +4,67 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+
+from keras_imnet64.data.store import write_store
+from keras_imnet64.recipe import check_recipe
+
+WNIDS = [f"n{number:08}" for number in range(30, 20, -1)]  # as in ImageNet64, not in sorted order
+
+
+def learnable_pictures(count, size, seed):
+    """Pictures of 10 classes told apart by the brightness of their halves, with noise."""
+    labels = np.arange(count) % 10
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 60, (count, size, size, 3))
+    images[:, : size // 2] += (labels * 20)[:, None, None, None]
+    return images.astype("uint8"), labels
+
+
+def write_pictures(data_dir, size=16, train=96, validation=40, wnids=WNIDS):
+    """Stand-in stores for imagenet_resized, in the place of unverified data."""
+    for seed, (split, count) in enumerate({"train": train, "validation": validation}.items()):
+        folder = data_dir / "packed" / f"imagenet_resized_{size}x{size}-unverified" / split
+        write_store(
+            folder,
+            [learnable_pictures(count, size, seed)],
+            dataset=f"imagenet_resized/{size}x{size}",
+            split=split,
+            count=count,
+            image_size=size,
+            wnids=wnids,
+            class_names=[f"class {wnid[-2:]}" for wnid in wnids],
+            source="drawn by the tests",
+            verified=False,
+        )
+    return data_dir
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A data folder with 96 + 40 pictures of 16 pixels in 10 classes."""
+    return write_pictures(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def small_recipe():
+    """A recipe of 3 epochs of 6 steps at 16 pixels; sections are merged into it."""
+
+    def make(**sections):
+        content = {
+            "name": "small",
+            "model": {"name": "wide_resnet", "depth": 8, "width": 0.5, "normalization": "dataset"},
+            "data": {"dataset": "imagenet_resized/16x16", "batch_size": 16},
+            "augment": [{"op": "pad_crop", "padding": 2, "fill": "mean"}],
+            "loss": {"l2": 1e-4},
+            "optimizer": {"name": "sgd", "learning_rate": 0.05},
+            "schedule": {"name": "cosine"},
+            "train": {"epochs": 3},
+        }
+        for name, values in sections.items():
+            content[name] = content[name] | values if isinstance(values, dict) else values
+        return check_recipe(content)
+
+    return make

@@ -79,8 +79,8 @@ class TrainingStream:
         steps = tf.data.Dataset.range(1).flat_map(lambda _: self._remaining_steps())
         batches = steps.map(self._load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         batches = without_autoshard(batches.prefetch(tf.data.AUTOTUNE))
-        # Keras takes an epoch's length from the cardinality. Left unknown it would take the steps
-        # that remain in a resumed epoch for the length of all later ones.
+        # Keras takes an epoch's length from the cardinality. Left unknown it would find the end by
+        # asking for one batch too many, and take a resumed epoch's steps for the length of all.
         batches.cardinality = lambda: self.steps_per_epoch
         return batches
 

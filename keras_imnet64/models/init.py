@@ -11,7 +11,7 @@ import numpy as np
 from keras import initializers
 
 from keras_imnet64.errors import UserError
-from keras_imnet64.models.paths import stable_path
+from keras_imnet64.models.paths import by_path
 
 # Standard deviation of a unit normal cut at two; Keras divides by it to restore the variance.
 TRUNCATED_STD = 0.87962566103423978
@@ -40,9 +40,9 @@ def initialize(model, seed):
 
 def seed_generators(model, seed):
     """Seed dropout and stochastic depth by variable path, so that a run repeats."""
-    for variable in model.variables:
+    for path, variable in by_path(model).items():
         if variable.name == "seed_generator_state":
-            bits = generator(seed, stable_path(variable)).integers(2**31, dtype="uint32")
+            bits = generator(seed, path).integers(2**31, dtype="uint32")
             variable.assign(np.array([bits, 0], "uint32"))
 
 

@@ -33,10 +33,9 @@ def fill(plain, model, averages=()):
     from keras import ops
 
     averages = dict(averages)
-    source = by_path(model.variables)
-    for path, variable in by_path(plain.variables).items():
-        if variable.name != "seed_generator_state":
-            variable.assign(ops.convert_to_numpy(averages.get(path, source[path])))
+    source = by_path(model)
+    for path, variable in by_path(plain).items():
+        variable.assign(ops.convert_to_numpy(averages.get(path, source[path])))
 
 
 def ship(plain, path, info):
@@ -91,9 +90,9 @@ def warm_start(model, path):
     """
     from keras import ops
 
-    source = by_path(load_model(path).variables)
+    source = by_path(load_model(path))
     skipped, matched = [], 0
-    for name, variable in by_path(model.variables).items():
+    for name, variable in by_path(model).items():
         if variable.name == "seed_generator_state":
             continue
         if name in source and tuple(source[name].shape) == tuple(variable.shape):

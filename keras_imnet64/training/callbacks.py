@@ -70,10 +70,20 @@ class Position(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         # Counted here because overriding on_train_batch_end would make Keras wait for each step.
-        # Keras also begins the step at which it finds a resumed epoch's data at an end.
-        self.step = min(self.step + 1, self.stream.steps_per_epoch)
-        if self.stop.requested:
-            self.model.stop_training = True
+        self.step += 1
+        if self.stop.requested or self.is_epoch_done:
+            self.model.stop_training = True  # Keras leaves the epoch after this step
+
+    def on_epoch_end(self, epoch, logs=None):
+        # Only now has the last step of a resumed epoch, which has fewer, ended it. Letting Keras
+        # ask for one more would end it too, but TensorFlow then still runs those parts of a step
+        # that need no data, such as counting it.
+        if self.is_epoch_done:
+            self.model.stop_training = self.stop.requested
+
+    @property
+    def is_epoch_done(self):
+        return self.step == self.stream.steps_per_epoch
 
 
 class EpochEnd(keras.callbacks.Callback):
@@ -105,7 +115,7 @@ class EpochEnd(keras.callbacks.Callback):
         seconds, images_per_second = bar.end()
         if bar.bad_step:
             self._fail(f"the loss is not finite at step {bar.bad_step} of epoch {epoch + 1}")
-        if self.position.stop.requested and self.position.step < bar.steps_per_epoch:
+        if not self.position.is_epoch_done:  # a signal, or a callback of the user's
             self.save(epoch, self.position.step)
             return
         row = self._row(epoch, logs, seconds, images_per_second)

@@ -7,7 +7,6 @@ The same call on a run folder that is not finished goes on from its newest check
 
 import shutil
 import sys
-import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -117,7 +116,7 @@ def fit(
         )
         stop.model = model
         train(model, stream, recipe, progress, [position, epoch_end, *callbacks, bar])
-        if stop.requested:
+        if stop.requested or progress["step"]:
             raise Stopped(
                 f"stopped at epoch {progress['epoch'] + 1}, step {progress['step']}; the state is "
                 f"saved in {run.path}, and the same command goes on from there"
@@ -294,17 +293,14 @@ def train(model, stream, recipe, progress, callbacks):
     if progress["epoch"] >= recipe.train.epochs or progress.get("stopped_early"):
         return
     try:
-        with warnings.catch_warnings():
-            # A resumed epoch ends before its full number of steps, as it should.
-            warnings.filterwarnings("ignore", message="Your input ran out of data")
-            model.fit(
-                stream.dataset(),
-                initial_epoch=progress["epoch"],
-                epochs=recipe.train.epochs,
-                callbacks=callbacks,
-                shuffle=False,  # the stream is in its order already
-                verbose=0,
-            )
+        model.fit(
+            stream.dataset(),
+            initial_epoch=progress["epoch"],
+            epochs=recipe.train.epochs,
+            callbacks=callbacks,
+            shuffle=False,  # the stream is in its order already
+            verbose=0,
+        )
     except Exception as error:  # every backend has its own type for it
         if not is_out_of_memory(error):
             raise

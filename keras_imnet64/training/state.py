@@ -28,7 +28,7 @@ def variables_by_path(model, metrics):
         metrics: the model's metrics; their variables exist from the start, which those that Keras
             lists before the first step do not.
     """
-    variables = {f"model/{path}": v for path, v in by_path(model.variables).items()}
+    variables = {f"model/{path}": v for path, v in by_path(model).items()}
     variables |= {v.path: v for v in model.optimizer.variables}
     for metric in metrics:
         variables |= {f"metrics/{metric.name}/{v.name}": v for v in metric.variables}
@@ -64,7 +64,7 @@ def save_checkpoint(folder, state, progress):
     from safetensors.numpy import save
 
     path = folder / NAME.format(**progress)
-    state = {name: np.ascontiguousarray(array) for name, array in state.items()}
+    state = {name: np.asarray(array, order="C") for name, array in state.items()}
     write_atomic(path, save(state, metadata={"progress": json.dumps(progress)}))
     for old in list_checkpoints(folder)[:-KEPT]:
         old.unlink()

@@ -1,0 +1,230 @@
+"""The whole path from a recipe to files: what a user finds afterwards, and what stops a run."""
+
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+from keras_imnet64.errors import RunFailed, Stopped, UserError
+from keras_imnet64.evaluation.evaluate import evaluate
+from keras_imnet64.models import build_model
+from keras_imnet64.models.ship import load_model, model_info
+from keras_imnet64.training.fit import fit
+from keras_imnet64.training.state import list_checkpoints, load_checkpoint
+
+pytestmark = pytest.mark.backend
+
+
+class SignalAt(keras.callbacks.Callback):
+    """Sends this process a signal in a step, as a scheduler or Ctrl-C would."""
+
+    def __init__(self, epoch, step, number=signal.SIGINT):
+        super().__init__()
+        self.at, self.number, self.epoch = (epoch, step), number, None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch) == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+def weights(path):
+    return [keras.ops.convert_to_numpy(v) for v in load_model(path).variables]
+
+
+def test_a_run_leaves_what_the_readme_promises(small_recipe, data_dir, tmp_path):
+    recipe = small_recipe(data={"holdout": 16}, train={"epochs": 5})
+    run = fit(recipe, tmp_path / "run", data_dir=data_dir)
+    names = {path.name for path in run.path.iterdir()}
+    files = {"recipe.toml", "environment.json", "history.csv", "metrics.json", "classes.txt"}
+    assert files | {"checkpoints", "best.keras", "model.keras", "logs"} <= names
+    assert [row["epoch"] for row in run.history] == ["1", "2", "3", "4", "5"]
+    assert [row["step"] for row in run.history] == ["5", "10", "15", "20", "25"]
+    metrics = run.metrics
+    assert metrics["verified"] is False
+    assert metrics["dataset"] == "imagenet_resized/16x16"
+    assert metrics["model.keras"]["count"] == 40  # 40 pictures in batches of 256
+    assert metrics["model.keras"]["top1"] > 30  # chance is 10
+    best = max(run.history, key=lambda row: float(row["val_top1"]))
+    assert metrics["best.keras"]["val_top1"] == pytest.approx(float(best["val_top1"]))
+    assert run.environment["verified"] == {"train": False, "validation": False}
+    assert run.classes_file.read_text().splitlines()[0] == "class 30"
+    assert list(run.logs.glob("events*"))
+
+
+def test_scores_are_those_of_the_file_computed_by_hand(small_recipe, data_dir, tmp_path):
+    run = fit(small_recipe(), tmp_path / "run", data_dir=data_dir)
+    from keras_imnet64.data.datasets import open_dataset
+
+    store = open_dataset("imagenet_resized/16x16", "validation", data_dir=data_dir)
+    logits = load_model(run.model).predict(store.images, verbose=0).astype("float64")
+    log_softmax = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    order = np.argsort(-logits, axis=1)
+    expected = {
+        "top1": 100 * np.mean(order[:, 0] == store.labels),
+        "top5": 100 * np.mean((order[:, :5] == store.labels[:, None]).any(1)),
+        "loss": -np.mean(log_softmax[np.arange(40), store.labels]),
+        "count": 40,
+    }
+    assert run.metrics["model.keras"] == pytest.approx(expected, rel=1e-5)
+    scored = evaluate(run.path, data_dir=data_dir)
+    assert {key: scored[key] for key in expected} == pytest.approx(expected, rel=1e-5)
+    assert run.best.read_bytes() == run.model.read_bytes()  # nothing kept aside to choose by
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_ends_with_the_bits_of_a_straight_one(
+    number, small_recipe, data_dir, tmp_path
+):
+    recipe = small_recipe(
+        model={"dropout": 0.2},
+        data={"mirror": "random", "holdout": 16},
+        train={"ema": 0.9},
+    )
+    straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
+    with pytest.raises(Stopped, match="epoch 2, step 3"):
+        fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[SignalAt(1, 2, number)])
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    run = fit(recipe, tmp_path / "run", data_dir=data_dir)
+    for a, b in zip(weights(straight.model), weights(run.model), strict=True):
+        assert np.array_equal(a, b)
+    measured = {"images_per_second", "seconds"}
+    for a, b in zip(straight.history, run.history, strict=True):
+        assert {k: a[k] for k in a if k not in measured} == {
+            k: b[k] for k in a if k not in measured
+        }
+    states = [load_checkpoint(list_checkpoints(r.checkpoints)[-1])[0] for r in (straight, run)]
+    assert all(np.array_equal(states[0][k], states[1][k]) for k in states[0])
+    assert [p["from_step"] for p in run.environment["processes"]] == [0, 3]
+
+
+def test_a_finished_run_is_never_overwritten(small_recipe, data_dir, tmp_path):
+    recipe = small_recipe(train={"epochs": 1})
+    run = fit(recipe, tmp_path / "run", data_dir=data_dir)
+    before = run.model.read_bytes()
+    with pytest.raises(UserError, match="finished and is never overwritten"):
+        fit(recipe, tmp_path / "run", data_dir=data_dir)
+    with pytest.raises(UserError, match="train.epochs: 1 -> 2"):
+        fit(small_recipe(train={"epochs": 2}), tmp_path / "run", data_dir=data_dir)
+    fit(recipe, tmp_path / "run", data_dir=data_dir, fresh=True)
+    assert (tmp_path / "run.1" / "model.keras").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step(small_recipe, data_dir, tmp_path):
+    """Step 1 is finite; its update throws the weights to 1e30, so step 2 is not."""
+    recipe = small_recipe(optimizer={"learning_rate": 1e30}, schedule={"name": "constant"})
+    with pytest.raises(RunFailed, match="not finite at step 2 of epoch 1"):
+        fit(recipe, tmp_path / "run", data_dir=data_dir)
+    kept = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert [path.name for path in kept] == ["epoch-0000-step-0000000.safetensors"]
+    state, _ = load_checkpoint(kept[0])
+    assert all(np.isfinite(array).all() for array in state.values())
+
+
+def test_out_of_memory_names_the_remedy(small_recipe, data_dir, tmp_path):
+    class Full(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+
+    with pytest.raises(RunFailed, match="--set train.accumulate_steps=2"):
+        fit(small_recipe(), tmp_path / "run", data_dir=data_dir, callbacks=[Full()])
+
+
+def test_fine_tuning_takes_all_but_the_head(small_recipe, data_dir, tmp_path, capsys):
+    first = fit(small_recipe(train={"epochs": 1}), tmp_path / "first", data_dir=data_dir)
+    taken = {"initial_weights": str(first.model), "epochs": 1}
+    recipe = small_recipe(
+        train=taken, data={"classes": 4}, optimizer={"learning_rate": 1e-30}, loss={"l2": 0.0}
+    )
+    second = fit(recipe, tmp_path / "second", data_dir=data_dir)
+    shown = capsys.readouterr().err
+    assert "logits/kernel: (16, 4) here, (16, 10) in the file" in shown
+    assert "stem_conv" not in shown
+    old, new = load_model(first.model), load_model(second.model)
+    stems = [keras.ops.convert_to_numpy(m.get_layer("stem_conv").kernel) for m in (old, new)]
+    assert np.array_equal(*stems)
+    assert model_info(second.model)["wnids"] == ["n00000021", "n00000022", "n00000023", "n00000024"]
+
+
+def test_early_stopping_and_plateau(small_recipe, data_dir, tmp_path):
+    recipe = small_recipe(
+        data={"holdout": 16},
+        optimizer={"learning_rate": 1e-30},  # nothing ever gets better
+        schedule={"name": "plateau", "patience": 1, "factor": 0.5},
+        loss={"l2": 0.0},
+        train={"epochs": 9, "early_stopping": 3},
+    )
+    run = fit(recipe, tmp_path / "run", data_dir=data_dir)
+    rates = [float(row["learning_rate"]) / 1e-30 for row in run.history]
+    assert len(rates) == 4  # the first is the best, three bring nothing
+    assert min(rates) < 0.6
+    assert run.metrics["best.keras"]["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"optimizer": {"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.05}},
+        {"optimizer": {"name": "muon", "learning_rate": 0.003, "clip_norm": 1.0}},
+        {
+            "train": {"epochs": 4, "accumulate_steps": 2, "ema": 0.5},
+            "loss": {"label_smoothing": 0.1},
+        },
+        {"train": {"epochs": 4, "dtype": "mixed_bfloat16"}, "data": {"mirror": "both"}},
+        {"schedule": {"name": "one_cycle"}},
+    ],
+    ids=["adamw", "muon", "accumulation", "bfloat16", "one_cycle"],
+)
+def test_training_learns_with(sections, small_recipe, data_dir, tmp_path):
+    """Each way of training brings the loss down and ships a float32 model."""
+    run = fit(small_recipe(**({"train": {"epochs": 4}} | sections)), tmp_path, data_dir=data_dir)
+    losses = [float(row["loss"]) for row in run.history]
+    assert losses[-1] < losses[0] - 0.1
+    model = load_model(run.model)
+    assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+
+
+def test_own_model_and_callbacks(small_recipe, data_dir, tmp_path):
+    inputs = keras.Input((16, 16, 3), name="pixels")
+    x = keras.layers.Rescaling(1 / 255, name="scale")(inputs)
+    x = keras.layers.Flatten(name="flat")(x)
+    model = keras.Model(inputs, keras.layers.Dense(10, name="logits")(x))
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    run = fit(small_recipe(), tmp_path, model=model, callbacks=[watch], data_dir=data_dir)
+    assert seen == [0, 1, 2]
+    assert [layer.name for layer in load_model(run.model).layers][-1] == "logits"
+
+
+def test_xla_off_is_refused_where_it_cannot_be(small_recipe, data_dir, tmp_path):
+    recipe = small_recipe(train={"xla": "off", "epochs": 1})
+    if keras.config.backend() == "jax":
+        with pytest.raises(UserError, match="always compiles"):
+            fit(recipe, tmp_path, data_dir=data_dir)
+    else:
+        fit(recipe, tmp_path, data_dir=data_dir)
+
+
+def test_evaluate_matches_classes_by_id(small_recipe, data_dir, tmp_path):
+    """A model of the first four ids in sorted order, which the data set has as labels 9, 8, 7, 6."""
+    run = fit(small_recipe(data={"classes": 4}), tmp_path, data_dir=data_dir)
+    scored = evaluate(run.model, data_dir=data_dir)
+    assert scored["count"] == 16
+    assert scored["classes"] == 4
+    assert scored["top1"] == pytest.approx(run.metrics["model.keras"]["top1"])
+
+
+def test_evaluate_refuses_what_does_not_fit(small_recipe, data_dir, tmp_path):
+    model = build_model("wide_resnet", image_size=32, num_classes=10, depth=10, width=0.5)
+    model.save(tmp_path / "other.keras")
+    with pytest.raises(UserError, match="name a --dataset"):
+        evaluate(tmp_path / "other.keras", data_dir=data_dir)
+    with pytest.raises(UserError, match=r"takes pictures of \(32, 32, 3\)"):
+        evaluate(tmp_path / "other.keras", dataset="imagenet_resized/16x16", data_dir=data_dir)
+    (tmp_path / "broken.keras").write_bytes(b"not a zip")
+    with pytest.raises(UserError, match=r"is not a \.keras file"):
+        evaluate(tmp_path / "broken.keras", data_dir=data_dir)
