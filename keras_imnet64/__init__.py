@@ -1,3 +1,31 @@
-"""Train, prove and ship image classifiers for small-resolution ImageNet, on TensorFlow or JAX."""
+"""Train, prove and ship image classifiers for small-resolution ImageNet, on TensorFlow or JAX.
+
+The names below are imported when they are first used, so that importing the package costs nothing
+and the backend can still be chosen.
+"""
+
+from importlib import import_module
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "list_recipes": "keras_imnet64.recipe",
+    "load_recipe": "keras_imnet64.recipe",
+    "list_models": "keras_imnet64.models",
+    "build_model": "keras_imnet64.models",
+    "model_info": "keras_imnet64.models.ship",
+    "fit": "keras_imnet64.training.fit",
+    "evaluate": "keras_imnet64.evaluation.evaluate",
+    "UserError": "keras_imnet64.errors",
+}
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__():
+    return sorted([*globals(), *_PUBLIC])

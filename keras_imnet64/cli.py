@@ -70,7 +70,13 @@ def json_option(command):
 @click.option("--recipe", required=True, help="A shipped recipe's name or a TOML file's path.")
 @click.option("--name", help="Run folder below saved_models/; default <recipe>-<backend>.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder anywhere.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A line of TOML.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A line of TOML over the recipe's, such as train.epochs=2; may be given again.",
+)
 @click.option("--fresh", is_flag=True, help="Begin anew; the old run is kept under another name.")
 @device_options
 @data_options
@@ -88,9 +94,12 @@ def fit(
     cache_dir,
     as_json,
 ):
-    """Train a recipe; the same command goes on with a run that was interrupted.
+    """Train a recipe, or go on with a run that was interrupted.
 
-    Example: python cli.py fit --recipe wrn36_5 --set data.batch_size=256 --backend jax
+    The same command goes on from the newest checkpoint; a finished run is never overwritten.
+
+    \b
+    Example: python cli.py fit --recipe wrn36_5 --set train.seed=1 --name second
     """
     from keras_imnet64.backend import choose_backend, take_devices
     from keras_imnet64.recipe import load_recipe
@@ -117,16 +126,19 @@ def fit(
 
 @cli.command()
 @click.argument("run_or_model", type=click.Path(exists=True, path_type=Path))
-@click.option("--dataset", help="Default: the one that the model was trained on.")
-@click.option("--split", default="validation", show_default=True)
+@click.option("--dataset", help="Default: the one it was trained on.")
+@click.option("--split", default="validation", show_default=True, help="Or train.")
 @device_options
 @data_options
 @json_option
 def evaluate(
     run_or_model, dataset, split, backend, devices, virtual_devices, data_dir, cache_dir, as_json
 ):
-    """Score a run's model.keras, or any .keras file, on every image of a split once.
+    """Score a model on every image of a split once.
 
+    RUN_OR_MODEL is a run folder, whose model.keras is taken, or any .keras file.
+
+    \b
     Example: python cli.py evaluate saved_models/demo-jax --backend tensorflow
     """
     from keras_imnet64.backend import choose_backend, take_devices
@@ -150,7 +162,10 @@ def evaluate(
 
 @cli.group()
 def data():
-    """Prepare and look at data sets."""
+    """Prepare and look at data sets.
+
+    Example: python cli.py data info shapes
+    """
 
 
 @data.command()
@@ -166,7 +181,10 @@ def data():
 def prepare(dataset, source, allow_unverified, data_dir, cache_dir, as_json):
     """Build a data set and pack it for training.
 
-    Example: python cli.py data prepare imagenet_resized/64x64 --source ~/archives
+    Without --source TFDS downloads it; `shapes` is drawn on the spot.
+
+    \b
+    Example: python cli.py data prepare imagenet_resized/64x64 --source ARCHIVES
     """
     from keras_imnet64.backend import choose_backend
     from keras_imnet64.data import datasets
@@ -189,7 +207,7 @@ def prepare(dataset, source, allow_unverified, data_dir, cache_dir, as_json):
 @data_options
 @json_option
 def data_info(dataset, data_dir, cache_dir, as_json):
-    """Splits, counts, classes, digest, verified or not, and disk use of a data set.
+    """Show a data set's splits, classes, digest, state and disk use.
 
     Example: python cli.py data info tiny_imagenet
     """

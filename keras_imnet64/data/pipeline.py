@@ -81,7 +81,7 @@ class TrainingStream:
         batches = without_autoshard(batches.prefetch(tf.data.AUTOTUNE))
         # Keras takes an epoch's length from the cardinality. Left unknown it would find the end by
         # asking for one batch too many, and take a resumed epoch's steps for the length of all.
-        batches.cardinality = lambda: self.steps_per_epoch
+        batches.cardinality = lambda: tf.constant(self.steps_per_epoch, "int64")
         return batches
 
     def batch(self, epoch, step):

@@ -17,21 +17,26 @@ from keras_imnet64.runs import open_run
 BATCH_SIZE = 256
 
 
-def compile_for_scoring(model):
-    """Compile a model so that `score` can run it again and again without compiling anew."""
+def make_scorer(model):
+    """A compiled model that shares the layers of `model`, for `score` to run again and again.
+
+    The model itself stays uncompiled, so that nothing of ours is written into its file.
+    """
+    scorer = keras.Model(model.inputs, model.outputs)
     loss = keras.metrics.MeanMetricWrapper(cross_entropy, "cross_entropy")
-    model.compile(
+    scorer.compile(
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         weighted_metrics=[loss, *accuracy_metrics()],
         jit_compile=keras.config.backend() == "jax",
     )
+    return scorer
 
 
-def score(model, selection, batch_size=BATCH_SIZE):
+def score(scorer, selection, batch_size=BATCH_SIZE):
     """Top-1, top-5 and cross-entropy over all images of a selection.
 
     Args:
-        model: compiled with `compile_for_scoring`: pixels [B, H, W, 3] -> logits [B, K].
+        scorer: what `make_scorer` made of a model, pixels [B, H, W, 3] -> logits [B, K].
         selection: a `Selection` whose labels are the model's classes.
         batch_size: over all devices, which must divide it.
 
@@ -42,8 +47,8 @@ def score(model, selection, batch_size=BATCH_SIZE):
         RuntimeError: if the weights that were summed are not one for each image.
     """
     batches = evaluation_batches(selection, batch_size)
-    result = model.evaluate(batches, verbose=0, return_dict=True)
-    counted = _weight_summed(model)
+    result = scorer.evaluate(batches, verbose=0, return_dict=True)
+    counted = _weight_summed(scorer)
     if counted != len(selection):
         raise RuntimeError(f"scored {counted} images of {len(selection)}")
     return {
@@ -54,9 +59,14 @@ def score(model, selection, batch_size=BATCH_SIZE):
     }
 
 
-def _weight_summed(model):
+def scoring_batch_size(devices):
+    """The largest batch size up to BATCH_SIZE that the devices divide."""
+    return BATCH_SIZE // devices.count * devices.count
+
+
+def _weight_summed(scorer):
     """The sum of the images' weights in the last evaluation, from the metric's own count."""
-    metrics = [m for group in model.metrics for m in getattr(group, "metrics", [group])]
+    metrics = [m for group in scorer.metrics for m in getattr(group, "metrics", [group])]
     top1 = next(metric for metric in metrics if metric.name == "top1")
     return round(float(np.asarray(keras.ops.convert_to_numpy(top1.count))))
 
@@ -129,8 +139,7 @@ def evaluate(
     with devices.scope():
         model = load_model(path)
         check_model_fits(model, selection, path)
-        compile_for_scoring(model)
-        result = score(model, selection, BATCH_SIZE // devices.count * devices.count)
+        result = score(make_scorer(model), selection, scoring_batch_size(devices))
     return result | {
         "classes": len(set(selection.wnids) & set(store.wnids)),
         "dataset": dataset,

@@ -35,7 +35,8 @@ def fill(plain, model, averages=()):
     averages = dict(averages)
     source = by_path(model)
     for path, variable in by_path(plain).items():
-        variable.assign(ops.convert_to_numpy(averages.get(path, source[path])))
+        if variable.name != "seed_generator_state":  # a model file holds none
+            variable.assign(ops.convert_to_numpy(averages.get(path, source[path])))
 
 
 def ship(plain, path, info):

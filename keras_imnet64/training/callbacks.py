@@ -89,17 +89,32 @@ class Position(keras.callbacks.Callback):
 class EpochEnd(keras.callbacks.Callback):
     """Validates, records, ships the best, lowers the rate, stops early, writes the checkpoint."""
 
-    def __init__(self, run, recipe, *, plain, validation, variables, position, info, progress):
+    def __init__(
+        self,
+        run,
+        recipe,
+        *,
+        plain,
+        scorer,
+        validation,
+        scoring_batch_size,
+        variables,
+        position,
+        info,
+        progress,
+    ):
         """
         Args:
-            plain: compiled float32 twin that is validated and shipped.
+            plain: float32 twin of the training model, which is filled, scored and shipped.
+            scorer: `make_scorer(plain)`.
             validation: `Selection`.
             variables: {path: variable} of all state.
             info: what goes into the model files.
-            progress: JSON-able record of the run: epoch, step, history, best, wait counters.
+            progress: JSON-able record of the run: epoch, step, history, best, plateau.
         """
         super().__init__()
-        self.run, self.recipe, self.plain, self.validation = run, recipe, plain, validation
+        self.run, self.recipe, self.plain, self.scorer = run, recipe, plain, scorer
+        self.validation, self.scoring_batch_size = validation, scoring_batch_size
         self.variables, self.position, self.info = variables, position, info
         self.progress = progress
 
@@ -132,7 +147,7 @@ class EpochEnd(keras.callbacks.Callback):
 
     def _row(self, epoch, logs, seconds, images_per_second):
         fill(self.plain, self.model, averaged_weights(self.model.optimizer))
-        scores = score(self.plain, self.validation)
+        scores = score(self.scorer, self.validation, self.scoring_batch_size)
         if not math.isfinite(scores["loss"]):
             self._fail(f"the loss is not finite after the last step of epoch {epoch + 1}")
         optimizer = self.model.optimizer

@@ -19,7 +19,7 @@ from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.pipeline import TrainingStream
 from keras_imnet64.data.selection import Selection, first_classes, select, split_holdout
 from keras_imnet64.errors import RunFailed, Stopped, UserError
-from keras_imnet64.evaluation.evaluate import BATCH_SIZE, compile_for_scoring, score
+from keras_imnet64.evaluation.evaluate import make_scorer, score, scoring_batch_size
 from keras_imnet64.evaluation.metrics import accuracy_metrics
 from keras_imnet64.models import build_model
 from keras_imnet64.models.init import initialize, seed_generators
@@ -81,7 +81,6 @@ def fit(
         stream = make_stream(recipe, data)
         model = make_model(recipe, data, model)
         plain = plain_twin(model)
-        compile_for_scoring(plain)
         metrics = compile_for_training(model, recipe, stream, devices)
         variables = variables_by_path(model, metrics)
         progress = resume(run, variables)
@@ -108,7 +107,9 @@ def fit(
             run,
             recipe,
             plain=plain,
+            scorer=make_scorer(plain),
             validation=data.validation,
+            scoring_batch_size=scoring_batch_size(devices),
             variables=variables,
             position=position,
             info=info,
@@ -349,13 +350,7 @@ def finish(run, recipe, data, devices, model, plain, info, progress):
 
 
 def score_file(path, selection, devices):
-    model = load_model(path)
-    compile_for_scoring(model)
-    return score(model, selection, scoring_batch_size(devices))
-
-
-def scoring_batch_size(devices):
-    return BATCH_SIZE // devices.count * devices.count
+    return score(make_scorer(load_model(path)), selection, scoring_batch_size(devices))
 
 
 def rate_at(optimizer, stream, recipe, progress):

@@ -33,7 +33,7 @@ class SignalAt(keras.callbacks.Callback):
 
 
 def weights(path):
-    return [keras.ops.convert_to_numpy(v) for v in load_model(path).variables]
+    return [keras.ops.convert_to_numpy(v) for v in load_model(path).weights]
 
 
 def test_a_run_leaves_what_the_readme_promises(small_recipe, data_dir, tmp_path):

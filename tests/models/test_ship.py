@@ -1,0 +1,118 @@
+"""Promise 2 for real: our files are plain Keras, on every backend, without this package."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_imnet64.errors import UserError
+from keras_imnet64.models import build_model
+from keras_imnet64.models.init import initialize
+from keras_imnet64.models.ship import fill, load_model, model_info, plain_twin, ship
+from keras_imnet64.training.fit import fit
+
+CHILD = Path(__file__).with_name("load_plainly.py")
+
+
+def load_plainly(backend, inputs, paths, environment=None):
+    """What a process without this package computes under `backend`."""
+    child = subprocess.run(
+        [sys.executable, CHILD, inputs, *paths],
+        env=os.environ | {"KERAS_BACKEND": backend} | (environment or {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr[-5000:]
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+@pytest.mark.backend
+def test_a_process_without_this_package_computes_the_same_logits(small_recipe, data_dir, tmp_path):
+    """Files of a float32 and a bfloat16 run, under TensorFlow and JAX, fed uint8 and floats."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), "uint8")
+    np.savez(tmp_path / "inputs.npz", pixels=pixels)
+    expected = {}
+    for dtype in ("float32", "mixed_bfloat16"):
+        recipe = small_recipe(model={"normalization": "mean_image"}, train={"dtype": dtype})
+        run = fit(recipe, tmp_path / dtype, data_dir=data_dir)
+        expected[str(run.model)] = load_model(run.model).predict(pixels, verbose=0)
+    for backend in ("tensorflow", "jax"):
+        found = load_plainly(backend, tmp_path / "inputs.npz", list(expected))["logits"]
+        for path, logits in expected.items():
+            for output in found[path]:
+                np.testing.assert_allclose(output, logits, rtol=0, atol=1e-5 * abs(logits).max())
+
+
+def test_a_file_is_made_of_keras_own_layers_in_float32(tmp_path):
+    model = wrn(dtype="mixed_bfloat16")
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
+    plain = plain_twin(model)
+    fill(plain, model)
+    ship(plain, tmp_path / "model.keras", {"wnids": ["n1"]})
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        config = archive.read("config.json").decode()
+    assert "keras_imnet64" not in config
+    assert "bfloat16" not in config
+    assert '"synchronized": true' not in config
+    assert "Lambda" not in config
+    modules = {layer["module"] for layer in json.loads(config)["config"]["layers"]}
+    assert modules == {"keras.layers"}
+    assert model_info(tmp_path / "model.keras") == {"wnids": ["n1"]}
+
+
+def test_the_plain_model_computes_what_the_training_model_does():
+    model = wrn(dropout=0.5)
+    initialize(model, 0)
+    plain = plain_twin(model)
+    fill(plain, model)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), "uint8")
+    np.testing.assert_array_equal(
+        plain.predict(pixels, verbose=0), model.predict(pixels, verbose=0)
+    )
+
+
+def test_averages_take_the_place_of_weights():
+    model = wrn()
+    initialize(model, 0)
+    plain = plain_twin(model)
+    bias = model.get_layer("logits").bias
+    fill(plain, model, {"logits/bias": np.full(bias.shape, 3.0, "float32")})
+    np.testing.assert_array_equal(plain.get_layer("logits").get_weights()[1], 3.0)
+    np.testing.assert_array_equal(
+        plain.get_layer("stem_conv").get_weights()[0], model.get_layer("stem_conv").get_weights()[0]
+    )
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "model.keras"
+    ship(wrn(), path, {})
+    before = path.read_bytes()
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        ship(wrn(), path, {})
+    assert path.read_bytes() == before
+
+
+def test_model_info_of_other_files(tmp_path):
+    wrn().save(tmp_path / "other.keras")
+    assert model_info(tmp_path / "other.keras") == {}
+    (tmp_path / "no.keras").write_text("no")
+    with pytest.raises(UserError, match=r"not a \.keras file"):
+        model_info(tmp_path / "no.keras")
+
+
+def wrn(**options):
+    return build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=0.5, **options)

@@ -1,0 +1,91 @@
+"""Two virtual devices against one: the same losses, other images on each; what is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_imnet64.backend import Devices, _choose
+from keras_imnet64.errors import UserError
+from keras_imnet64.models import build_model
+from keras_imnet64.training.parallel import jit_compile, set_batch_norm
+
+SCRIPT = Path(__file__).with_name("two_devices.py")
+
+
+def run_on(count, data_dir, tmp_path):
+    command = [sys.executable, SCRIPT, str(count), data_dir, tmp_path / f"run{count}"]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr[-5000:]
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+@pytest.mark.backend
+def test_two_devices_give_one_devices_losses(data_dir, tmp_path):
+    """Ten steps of a WRN with global BN, L2, label smoothing, clipping that bites, and EMA."""
+    one, two = run_on(1, data_dir, tmp_path), run_on(2, data_dir, tmp_path)
+    assert len(two["devices"]) == 2
+    assert len(one["losses"]) == 10
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
+    first, second = two["received"]
+    assert len(first) == len(second) == 8
+    assert not set(first) & set(second)
+    assert sorted(first + second) == sorted(one["received"][0])
+    assert two["metrics"]["count"] == 40  # every image once, though 2 x 128 divide no 40
+    assert two["evaluated"] == pytest.approx(two["metrics"])
+    assert two["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("devices", "chosen"), [(None, [0, 1, 2, 3]), ("2", [0, 1]), ("0,2", [0, 2]), ("3,", [3])]
+)
+def test_devices_by_count_or_by_list(devices, chosen):
+    assert _choose(devices, 4) == chosen
+
+
+@pytest.mark.parametrize("devices", ["5", "0,4", "two", "0", "-1", "1,1", ""])
+def test_devices_that_are_not_there_are_refused(devices):
+    with pytest.raises(UserError, match="--devices"):
+        _choose(devices, 4)
+
+
+def several(backend):
+    return Devices(backend, "gpu", ("gpu:0", "gpu:1"), strategy=object())
+
+
+def test_batch_size_must_be_divided_by_the_devices():
+    several("jax").check_batch_size(128)
+    with pytest.raises(UserError, match="nearest below that works is 126"):
+        several("jax").check_batch_size(127)
+
+
+def test_xla_auto_is_on_for_one_gpu_only():
+    one_gpu, cpu = (
+        Devices("tensorflow", "gpu", ("GPU:0",)),
+        Devices("tensorflow", "cpu", ("CPU:0",)),
+    )
+    assert jit_compile("auto", one_gpu) is True
+    assert jit_compile("auto", cpu) is False
+    assert jit_compile("on", cpu) is True
+    assert jit_compile("auto", several("tensorflow")) is False
+    with pytest.raises(UserError, match='train.xla = "on" does not work'):
+        jit_compile("on", several("tensorflow"))
+    with pytest.raises(UserError, match='train.xla = "off" does not exist'):
+        jit_compile("off", several("jax"))
+
+
+def test_only_the_training_model_synchronises_its_normalisation():
+    model = build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=0.5)
+    norms = [v for v in model.layers if isinstance(v, keras.layers.BatchNormalization)]
+    set_batch_norm(model, "global", Devices("tensorflow", "cpu", ("CPU:0",)))
+    assert not any(norm.synchronized for norm in norms)
+    set_batch_norm(model, "per_device", several("tensorflow"))
+    assert not any(norm.synchronized for norm in norms)
+    set_batch_norm(model, "global", several("tensorflow"))
+    assert all(norm.synchronized for norm in norms)
+    with pytest.raises(UserError, match="per_device"):
+        set_batch_norm(model, "per_device", several("jax"))

@@ -1,0 +1,85 @@
+"""Child of test_parallel.py: ten steps of a WRN on N virtual devices, as JSON on standard output.
+
+Usage: python two_devices.py NUM_DEVICES DATA_DIR RUN_DIR
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from keras_imnet64.backend import choose_backend, take_devices
+
+choose_backend()
+devices = take_devices(virtual=int(sys.argv[1]))
+
+import keras  # noqa: E402: after the devices are taken
+
+from keras_imnet64.evaluation.evaluate import evaluate  # noqa: E402
+from keras_imnet64.recipe import check_recipe  # noqa: E402
+from keras_imnet64.training import fit as hub  # noqa: E402
+
+RECIPE = {
+    "name": "parallel",
+    "model": {"name": "wide_resnet", "depth": 8, "width": 0.5},
+    "data": {"dataset": "imagenet_resized/16x16", "batch_size": 16, "steps_per_epoch": 5},
+    "augment": [{"op": "pad_crop", "padding": 2}],
+    "loss": {"l2": 5e-3, "label_smoothing": 0.1},
+    "optimizer": {"name": "sgd", "learning_rate": 0.05, "clip_norm": 1.0},
+    "train": {"epochs": 2, "ema": 0.9},
+}
+
+
+class Losses(keras.callbacks.Callback):
+    """The loss of each step, from Keras' running mean over the epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.losses, self.total = [], 0.0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.total = 0.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        total = logs["loss"] * (batch + 1)
+        self.losses.append(total - self.total)
+        self.total = total
+
+
+def images_on_each_device(stream):
+    """What each device receives of the first batch, as sums of pixels of each image."""
+    batches = stream.dataset()
+    if devices.backend == "tensorflow":
+        if devices.strategy is None:
+            parts = [next(iter(batches))[0]]
+        else:
+            first = next(iter(devices.strategy.experimental_distribute_dataset(batches)))
+            parts = devices.strategy.experimental_local_results(first[0])
+    else:
+        from keras.src.backend.jax.trainer import _distribute_data
+
+        placed = _distribute_data(next(iter(batches.as_numpy_iterator()))[0])
+        parts = [shard.data for shard in placed.addressable_shards]
+    return [np.asarray(part).astype(int).sum((1, 2, 3)).tolist() for part in parts]
+
+
+recipe = check_recipe(RECIPE)
+data_dir, run_dir = Path(sys.argv[2]), Path(sys.argv[3])
+losses = Losses()
+with devices.scope():
+    stream = hub.make_stream(recipe, hub.load_data(recipe, data_dir))
+    received = images_on_each_device(stream)
+run = hub.fit(recipe, run_dir, data_dir=data_dir, devices=devices, callbacks=[losses])
+scored = evaluate(run.path, data_dir=data_dir, devices=devices)
+print(
+    json.dumps(
+        {
+            "devices": list(devices.names),
+            "losses": losses.losses,
+            "received": received,
+            "metrics": run.metrics["model.keras"],
+            "evaluated": {key: scored[key] for key in run.metrics["model.keras"]},
+        }
+    )
+)
