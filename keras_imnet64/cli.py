@@ -46,7 +46,7 @@ def data_options(command):
     return click.option(
         "--cache-dir",
         type=click.Path(file_okay=False, path_type=Path),
-        help="Where packed stores lie; default <data-dir>/packed.",
+        help="Packed stores lie in its folder packed; default the data dir.",
     )(command)
 
 
@@ -54,7 +54,7 @@ def device_options(command):
     command = click.option(
         "--virtual-devices", type=int, help="Split the CPU into so many devices, to try them out."
     )(command)
-    command = click.option("--devices", help="How many (2) or which (0,2); default all.")(command)
+    command = click.option("--devices", help="How many (2) or which (0,2 or 2,); default all.")(command)
     return click.option(
         "--backend", help="tensorflow, jax or torch; default KERAS_BACKEND, then keras.json."
     )(command)
@@ -127,7 +127,7 @@ def fit(
 @cli.command()
 @click.argument("run_or_model", type=click.Path(exists=True, path_type=Path))
 @click.option("--dataset", help="Default: the one it was trained on.")
-@click.option("--split", default="validation", show_default=True, help="Or train.")
+@click.option("--split", default="validation", show_default=True, help="train or validation.")
 @device_options
 @data_options
 @json_option
