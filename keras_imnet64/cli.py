@@ -54,7 +54,7 @@ def device_options(command):
     command = click.option(
         "--virtual-devices", type=int, help="Split the CPU into so many devices, to try them out."
     )(command)
-    command = click.option("--devices", help="How many (2) or which (0,2 or 2,); default all.")(command)
+    command = click.option("--devices", help="How many (2) or which (0,2); default all.")(command)
     return click.option(
         "--backend", help="tensorflow, jax or torch; default KERAS_BACKEND, then keras.json."
     )(command)
