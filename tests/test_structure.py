@@ -1,0 +1,121 @@
+"""Which way imports flow, what the command line loads, and that every file says what it owns."""
+
+import ast
+import subprocess
+import sys
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = "keras_imnet64"
+# A part imports from rows below its own. Parts of one row never see each other.
+ROWS = (
+    {"cli"},
+    {"training"},
+    {"evaluation"},
+    {"recipe"},
+    {"data", "models", "runs", "backend", "bars"},
+    {"errors", "__init__"},
+)
+ROW_OF = {part: number for number, row in enumerate(ROWS) for part in row}
+
+
+def modules():
+    """{dotted name: file} of the package."""
+    files = sorted((ROOT / PACKAGE).rglob("*.py"))
+    assert len(files) > 20
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
+
+
+def imports(module, source):
+    """Dotted names of what a module imports from the package, inside functions too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            # Of a package, `module` ends in "__init__", so that one dot means the package itself.
+            base = resolve_name("." * node.level + (node.module or ""), module.rpartition(".")[0])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def part(name):
+    """ "data" of keras_imnet64.data.store.RawStore; names of the package itself: "__init__"."""
+    first = name.split(".")[1]
+    inside = (ROOT / PACKAGE / first).is_dir() or (ROOT / PACKAGE / f"{first}.py").is_file()
+    return first if inside else "__init__"
+
+
+def wrong_imports(module, source):
+    """Imports that do not point downward."""
+    here = part(module)
+    there = [name for name in imports(module, source) if name.split(".")[0] == PACKAGE]
+    return [n for n in there if part(n) != here and ROW_OF[part(n)] <= ROW_OF[here]]
+
+
+def test_every_part_has_its_row():
+    assert {part(module) for module in modules()} <= set(ROW_OF), "name new parts in ROWS"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_point_downward(module):
+    assert wrong_imports(module, modules()[module].read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("keras_imnet64.data.order", "from keras_imnet64.recipe import load_recipe"),
+        ("keras_imnet64.data.order", "def f():\n    from ..models import init"),
+        ("keras_imnet64.data.__init__", "from .. import recipe"),
+        ("keras_imnet64.models.init", "import keras_imnet64.data.store"),
+        ("keras_imnet64.runs", "from . import backend"),
+        ("keras_imnet64.evaluation.metrics", "from keras_imnet64.training import fit"),
+        ("keras_imnet64.errors", "from keras_imnet64.recipe import Recipe"),
+    ],
+)
+def test_an_import_that_points_upward_is_seen(module, source):
+    assert len(wrong_imports(module, source)) == 1
+
+
+def test_only_the_command_line_draws_bars_for_packing():
+    users = {
+        module
+        for module, file in modules().items()
+        if any(part(n) == "bars" for n in imports(module, file.read_text()) if PACKAGE in n)
+    }
+    assert users == {f"{PACKAGE}.cli"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import keras_imnet64.cli",
+        "import sys; sys.argv = ['cli.py', 'fit', '--help']; import keras_imnet64.cli as c; c.main()",
+        "from keras_imnet64.recipe import list_recipes, load_recipe; load_recipe('demo')",
+        "from keras_imnet64 import model_info, list_models; list_models()",
+    ],
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(statement):
+    heavy = {"keras", "tensorflow", "jax", "torch", "tensorflow_datasets", "sklearn"}
+    if "cli" in statement:  # --help answers at once
+        heavy |= {"pydantic", "numpy", "rich", "PIL"}
+    code = f"{statement}\nimport sys\nprint(sorted({heavy!r} & set(sys.modules)))"
+    child = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_file_says_what_it_is():
+    files = [*(ROOT / PACKAGE).rglob("*.py"), *(ROOT / "tests").rglob("*.py"), ROOT / "cli.py"]
+    trees = {file: ast.parse(file.read_text()) for file in files}
+    silent = [
+        str(file) for file, tree in trees.items() if tree.body and not ast.get_docstring(tree)
+    ]
+    assert silent == []
+    recipes = list((ROOT / "recipes").glob("*.toml"))
+    assert recipes
+    assert [str(file) for file in recipes if not file.read_text().startswith("# ")] == []
