@@ -1,4 +1,4 @@
-"""The suite runs under TensorFlow; tests marked `backend` run again under JAX (test_backends.py)."""
+"""The suite runs under TensorFlow; test_backends.py runs those marked `backend` under JAX too."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Every shipped recipe: built at full size, and two real steps at reduced width on stand-in data."""
+"""Every shipped recipe: built at full size, and two real steps of a narrow one on stand-ins."""
 
 import keras
 import numpy as np

@@ -69,7 +69,7 @@ def test_biases_are_the_second_convolutions_and_the_dense_layers():
 def test_projections_take_the_raw_block_input():
     model = wrn()
     first = model.get_layer("stage1_block1_shortcut").input._keras_history[0]
-    second = model.get_layer("stage2_block1_shortcut").input._keras_history[0]
+    second = model.get_layer("stage2_block1_shortcut_pick").input._keras_history[0]
     assert first.name == "stem_relu"
     assert second.name == "stage1_block4_add"
 
@@ -82,7 +82,7 @@ def test_maps_halve_down_to_eight_and_named_layers_exist():
 
 
 def test_strided_convolutions_pad_on_both_sides():
-    """A 3x3 stride-2 kernel of ones at the first output sees 2x2 pixels, with "same" it sees 3x3."""
+    """At the first output a stride-2 kernel of ones sees 2x2 pixels; with "same" it sees 3x3."""
     from keras_imnet64.models.wide_resnet import conv3x3
 
     inputs = keras.Input((4, 4, 1))
@@ -90,6 +90,16 @@ def test_strided_convolutions_pad_on_both_sides():
     model.get_layer("c").set_weights([np.ones((3, 3, 1, 1), "float32")])
     out = model.predict(np.ones((1, 4, 4, 1), "float32"), verbose=0)[0, :, :, 0]
     assert out.tolist() == [[4, 6], [6, 9]]
+
+
+def test_strided_projections_take_every_second_pixel_from_the_first():
+    from keras_imnet64.models.wide_resnet import conv1x1
+
+    inputs = keras.Input((4, 4, 1))
+    model = keras.Model(inputs, conv1x1(inputs, 1, stride=2, name="c"))
+    model.get_layer("c").set_weights([np.full((1, 1, 1, 1), 2, "float32")])
+    out = model.predict(np.arange(16, dtype="float32").reshape(1, 4, 4, 1), verbose=0)[0, :, :, 0]
+    assert out.tolist() == [[0, 4], [16, 20]]
 
 
 def test_batch_norm_has_the_scripts_constants():

@@ -108,7 +108,7 @@ def test_a_finished_run_is_never_overwritten(small_recipe, data_dir, tmp_path):
     before = run.model.read_bytes()
     with pytest.raises(UserError, match="finished and is never overwritten"):
         fit(recipe, tmp_path / "run", data_dir=data_dir)
-    with pytest.raises(UserError, match="train.epochs: 1 -> 2"):
+    with pytest.raises(UserError, match=r"train\.epochs: 1 -> 2"):
         fit(small_recipe(train={"epochs": 2}), tmp_path / "run", data_dir=data_dir)
     fit(recipe, tmp_path / "run", data_dir=data_dir, fresh=True)
     assert (tmp_path / "run.1" / "model.keras").read_bytes() == before
@@ -130,7 +130,7 @@ def test_out_of_memory_names_the_remedy(small_recipe, data_dir, tmp_path):
         def on_train_batch_begin(self, batch, logs=None):
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
 
-    with pytest.raises(RunFailed, match="--set train.accumulate_steps=2"):
+    with pytest.raises(RunFailed, match=r"--set train\.accumulate_steps=2"):
         fit(small_recipe(), tmp_path / "run", data_dir=data_dir, callbacks=[Full()])
 
 
@@ -210,7 +210,7 @@ def test_xla_off_is_refused_where_it_cannot_be(small_recipe, data_dir, tmp_path)
 
 
 def test_evaluate_matches_classes_by_id(small_recipe, data_dir, tmp_path):
-    """A model of the first four ids in sorted order, which the data set has as labels 9, 8, 7, 6."""
+    """A model of the first four ids in sorted order: labels 9, 8, 7, 6 of the data set."""
     run = fit(small_recipe(data={"classes": 4}), tmp_path, data_dir=data_dir)
     scored = evaluate(run.model, data_dir=data_dir)
     assert scored["count"] == 16

@@ -72,9 +72,9 @@ def test_xla_auto_is_on_for_one_gpu_only():
     assert jit_compile("auto", cpu) is False
     assert jit_compile("on", cpu) is True
     assert jit_compile("auto", several("tensorflow")) is False
-    with pytest.raises(UserError, match='train.xla = "on" does not work'):
+    with pytest.raises(UserError, match=r'train\.xla = "on" does not work'):
         jit_compile("on", several("tensorflow"))
-    with pytest.raises(UserError, match='train.xla = "off" does not exist'):
+    with pytest.raises(UserError, match=r'train\.xla = "off" does not exist'):
         jit_compile("off", several("jax"))
 
 

@@ -14,7 +14,7 @@ from keras_imnet64.backend import choose_backend, take_devices
 choose_backend()
 devices = take_devices(virtual=int(sys.argv[1]))
 
-import keras  # noqa: E402: after the devices are taken
+import keras  # noqa: E402
 
 from keras_imnet64.evaluation.evaluate import evaluate  # noqa: E402
 from keras_imnet64.recipe import check_recipe  # noqa: E402

@@ -1,0 +1,256 @@
+"""The command line as users meet it: help, output, exit statuses, and the README's word on it."""
+
+import ast
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import keras_imnet64
+from keras_imnet64.cli import cli, main
+from keras_imnet64.data.datasets import DATASETS
+from keras_imnet64.errors import RunFailed, Stopped
+from keras_imnet64.recipe import list_recipes, load_recipe
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def all_commands(group=cli, path=()):
+    """[("fit",), ("data",), ("data", "prepare"), ...]."""
+    found = []
+    for name, command in group.commands.items():
+        found.append((*path, name))
+        if isinstance(command, click.Group):
+            found += all_commands(command, (*path, name))
+    return found
+
+
+def help_of(path):
+    result = CliRunner().invoke(cli, [*path, "--help"])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def command_lines(text):
+    """Argument lists of what follows `cli.py` in a text, up to the line's or the code's end."""
+    lines = re.findall(r"cli\.py ([^`\n#>]+)", text)
+    return [arguments for line in lines if (arguments := shlex.split(line)) and "..." not in line]
+
+
+def assert_is_understood(arguments):
+    """The words name a command that exists and options that it has."""
+    command = cli
+    words = list(arguments)
+    while isinstance(command, click.Group) and words and words[0] in command.commands:
+        command = command.commands[words.pop(0)]
+    assert command is not cli, arguments
+    known = {o for p in command.params for o in p.opts} | {"--help"}
+    assert {word for word in words if word.startswith("--")} <= known, arguments
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """run("data", "info", "shapes") -> (exit status, standard output, standard error)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code
+        output = capsys.readouterr()
+        return status, output.out, output.err
+
+    return run
+
+
+# -------------------------------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("path", [(), *all_commands()], ids=" ".join)
+def test_help_has_an_example_that_works(path):
+    text = help_of(path)
+    (example,) = [line for line in text.splitlines() if line.strip().startswith("Example: ")]
+    (arguments,) = command_lines(example)
+    assert tuple(arguments[: len(path)]) == path
+    assert_is_understood(arguments)
+
+
+@pytest.mark.parametrize("path", all_commands(), ids=" ".join)
+def test_help_explains_every_option(path):
+    command = cli
+    for name in path:
+        command = command.commands[name]
+    options = [p for p in command.params if isinstance(p, click.Option)]
+    assert [option.name for option in options if not option.help] == []
+
+
+def test_no_summary_is_cut_short():
+    for path in [(), ("data",), ("recipes",)]:
+        summaries = help_of(path).partition("Commands:")[2]
+        assert summaries
+        assert "..." not in summaries
+
+
+# ------------------------------------------------------------------------------------------ README
+
+
+@pytest.mark.parametrize("path", all_commands(), ids=" ".join)
+def test_the_readme_mentions_every_command(path):
+    words = [tuple(arguments[: len(path)]) for arguments in command_lines(README)]
+    assert path in words
+
+
+def test_the_readmes_commands_are_understood():
+    lines = command_lines(README)
+    assert len(lines) > 8
+    for arguments in lines:
+        assert_is_understood(arguments)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_the_readme_has_each_recipe_with_its_data_and_its_published_errors(name):
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{name}`")]
+    recipe = load_recipe(name)
+    assert f"`{recipe.data.dataset}`" in row
+    assert f"WRN-{recipe.model.options['depth']}-{recipe.model.options['width']}," in row
+    assert f"| {recipe.train.epochs} |" in row
+    published = recipe.reference
+    errors = f"{published.top1_error:.2f} / {published.top5_error:.2f}" if published else "none"
+    assert f"| {errors} |" in row
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_readme_says_where_each_data_set_comes_from(name):
+    section = README.partition("## Getting the data")[2].partition("\n## ")[0]
+    assert f"`{name.removeprefix('imagenet_resized')}`" in section or f"`{name}`" in section
+
+
+def test_the_readmes_python_uses_names_that_exist():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    nodes = [node for block in blocks for node in ast.walk(ast.parse(block))]
+    imports = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.module == "keras_imnet64"]
+    assert imports
+    for alias in (alias for node in imports for alias in node.names):
+        assert alias.name in keras_imnet64.__all__
+
+
+def test_ci_runs_the_readmes_own_test_command():
+    (pattern,) = re.findall(r"grep --max-count=1 '(.*?)'", (ROOT / ".ci" / "run").read_text())
+    (command,) = re.findall(pattern, README, re.MULTILINE)
+    make, install, tests = command.split(" && ")
+    assert make == "python3 -m venv .venv"
+    assert install == '.venv/bin/pip install -c constraints.txt -e ".[test]"'
+    assert tests == ".venv/bin/python -m pytest"
+
+
+# ----------------------------------------------------------------------------------- what is shown
+
+
+def test_recipes_as_json_is_one_line_with_all_of_them(run):
+    status, out, err = run("recipes", "--json")
+    assert (status, err, out.count("\n")) == (0, "", 1)
+    listed = json.loads(out)
+    assert list(listed) == list_recipes()
+    assert listed["wrn36_5"]["published_top1"] == pytest.approx(67.66)
+
+
+def test_recipes_lists_one_line_each(run):
+    status, out, _ = run("recipes")
+    assert status == 0
+    for name in list_recipes():
+        assert re.search(rf"^{name}\b", out, re.MULTILINE)
+
+
+def test_recipes_show_prints_the_file(run):
+    status, out, _ = run("recipes", "show", "demo")
+    assert (status, out) == (0, (ROOT / "recipes" / "demo.toml").read_text())
+
+
+def test_data_info_of_what_is_not_prepared(run, tmp_path):
+    status, out, err = run("data", "info", "tiny_imagenet", "--data-dir", tmp_path, "--json")
+    assert (status, err, out.count("\n")) == (0, "", 1)
+    info = json.loads(out)
+    assert (info["state"], info["verified"], info["store_bytes"]) == ("not prepared", None, 0)
+    assert info["splits"] == {"train": 100_000, "validation": 10_000}
+    assert list(tmp_path.iterdir()) == []
+
+
+# --------------------------------------------------------------------------------- users' mistakes
+
+
+def _train(*_, **__):
+    raise AssertionError("a mistake was not noticed: training would begin")
+
+
+REFUSES_TO_TRAIN = SimpleNamespace(fit=_train)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("fit --recipe demmo", 'did you mean "demo"?'),
+        ("fit --recipe nowhere/mine.toml", "nowhere/mine.toml does not exist"),
+        ("fit --recipe demo --set train.epochs", "--set takes key=value"),
+        ("fit --recipe demo --set train.epoch=3", 'did you mean "epochs"?'),
+        ("fit --recipe demo --backend tensorflw", "tensorflw"),
+        ("fit --recipe demo --devices 99", '--devices "99" asks for more than the'),
+        ("fit --recipe demo --devices two", 'such as 0,2; received "two"'),
+        ("fit --recipe demo --virtual-devices 65", "must be 1 to 64; received 65"),
+        ("recipes show demmo", 'did you mean "demo"?'),
+        ("data info tinyimagenet", 'did you mean "tiny_imagenet"?'),
+        ("data prepare shapes --source .", "takes no --source"),
+        ("data prepare imagenet_resized/64x64 --allow-unverified", "needs --source"),
+        ("evaluate . --dataset shapes", "is not a run folder"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_status_2(run, arguments, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setitem(sys.modules, "keras_imnet64.training.fit", REFUSES_TO_TRAIN)
+    status, out, err = run(*arguments.split())
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"Error: [^\n]+\n", err), err
+    assert sentence in err
+    assert list(tmp_path.iterdir()) == []  # a refusal leaves nothing behind
+
+
+def test_data_that_is_not_prepared_is_refused_with_the_command_that_prepares_it(run, tmp_path):
+    places = ("--data-dir", tmp_path / "data", "--out", tmp_path / "run")
+    status, out, err = run("fit", "--recipe", "tiny20_wrn", *places)
+    assert (status, out) == (2, "")
+    assert err.startswith("Error: ") and err.count("\n") == 1
+    (command,) = command_lines(err)
+    assert command[:3] == ["data", "prepare", "tiny_imagenet"]
+    assert_is_understood(command)
+
+
+@pytest.mark.parametrize("arguments", ["fitt", "data infos", "fit", "fit --recipe", "recipes shw"])
+def test_a_line_that_is_no_command_gets_status_2(run, arguments):
+    status, out, err = run(*arguments.split())
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].startswith("Error: ")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(RunFailed("disk full"), 1), (Stopped("stopped at step 3"), 75), (KeyboardInterrupt(), 130)],
+)
+def test_the_other_exit_statuses(run, monkeypatch, error, expected):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("keras_imnet64.recipe.find_recipe", fail)
+    status, out, err = run("recipes", "show", "demo")
+    assert (status, out) == (expected, "")
+    assert str(error) in err
+    assert f"| {expected} |" in README
