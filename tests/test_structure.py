@@ -92,7 +92,7 @@ def test_only_the_command_line_draws_bars_for_packing():
     "statement",
     [
         "import keras_imnet64.cli",
-        "import sys; sys.argv = ['cli.py', 'fit', '--help']; import keras_imnet64.cli as c; c.main()",
+        "import sys; sys.argv[1:] = ['fit', '--help']; import keras_imnet64.cli as c; c.main()",
         "from keras_imnet64.recipe import list_recipes, load_recipe; load_recipe('demo')",
         "from keras_imnet64 import model_info, list_models; list_models()",
     ],
