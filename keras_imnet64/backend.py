@@ -7,6 +7,7 @@ JAX. TensorFlow spans the devices of one machine with MirroredStrategy, JAX with
 import contextlib
 import os
 import sys
+import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -44,6 +45,28 @@ def choose_backend(name=None):
         os.environ["KERAS_BACKEND"] = name
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return name
+
+
+def import_tensorflow():
+    """Load TensorFlow, which tf.data needs under every backend, without its chatter.
+
+    It writes to standard error before its own log level counts; that is shown if loading fails.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    sys.stderr.flush()
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as chatter:
+        os.dup2(chatter.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            chatter.seek(0)
+            os.write(before, chatter.read())
+            raise
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
 
 
 @dataclass(frozen=True)
@@ -85,10 +108,11 @@ def take_devices(devices=None, virtual=None):
     Raises:
         UserError: for devices that are not there, or when the backend cannot span several.
     """
+    import_tensorflow()
     import keras
 
     backend = keras.config.backend()
-    if virtual and not 1 <= virtual <= 64:
+    if virtual is not None and not 1 <= virtual <= 64:
         raise UserError(f"--virtual-devices must be 1 to 64; received {virtual}")
     take = {"tensorflow": _take_tensorflow, "jax": _take_jax, "torch": _take_torch}
     return take[backend](devices, virtual)

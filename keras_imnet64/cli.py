@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from keras_imnet64 import __version__
-from keras_imnet64.errors import EXIT_STOPPED_AT_ONCE, UserError
+from keras_imnet64.errors import EXIT_RUN_FAILED, EXIT_STOPPED_AT_ONCE, UserError
 
 
 def main():
@@ -24,6 +24,9 @@ def main():
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except OSError as error:  # standard output that cannot be written, a disk that fills
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(EXIT_RUN_FAILED)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(EXIT_STOPPED_AT_ONCE)
 
@@ -186,10 +189,11 @@ def prepare(dataset, source, allow_unverified, data_dir, cache_dir, as_json):
     \b
     Example: python cli.py data prepare imagenet_resized/64x64 --source ARCHIVES
     """
-    from keras_imnet64.backend import choose_backend
+    from keras_imnet64.backend import choose_backend, import_tensorflow
     from keras_imnet64.data import datasets
 
     choose_backend()
+    import_tensorflow()
     with packing_bar() as progress:
         datasets.prepare(
             dataset,

@@ -6,7 +6,7 @@ the networks, optimizers and augmentations accept is owned by their tables.
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,13 +25,13 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 class Section(BaseModel):
     """A table of a recipe: strict types, no unknown keys, never changed once read."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class OpenSection(Section):
     """A table with a `name` and the options of what it names, which the named thing checks."""
 
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
 
     @property
     def options(self):
@@ -119,7 +119,7 @@ class ResultSection(Section):
 class Recipe(Section):
     """A validated recipe. Attributes are the tables of the TOML file."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]  # of its run folder too
     model: ModelSection
     data: DataSection
     augment: list[AugmentSection] = []
@@ -212,8 +212,10 @@ def load_recipe(name_or_path, overrides=()):
         content = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"recipe {path} cannot be read as TOML: {error}") from error
+    changes = {}
     for line in overrides:
-        merge(content, parse_override(line))
+        merge(changes, parse_override(line))
+    override(content, changes)
     content.setdefault("name", path.stem)
     return check_recipe(content)
 
@@ -240,7 +242,7 @@ def find_recipe(name_or_path):
     if path.suffix == ".toml" or "/" in text:
         if path.is_file():
             return path
-        raise UserError(f"recipe file {path} does not exist; give a path to a TOML file")
+        raise UserError(f"{path} is not a file; --recipe takes a name or the path of a TOML file")
     raise UserError(f'recipe "{text}" is not known; {nearest(text, list_recipes())}')
 
 
@@ -248,7 +250,7 @@ def parse_override(line):
     """{"optimizer": {"learning_rate": 0.05}} from "optimizer.learning_rate=0.05"."""
     key, equals, value = line.partition("=")
     try:
-        if not equals:
+        if not equals or "\n" in line:
             raise ValueError
         return tomllib.loads(f"{key.strip()} = {value.strip()}")
     except ValueError:
@@ -256,6 +258,16 @@ def parse_override(line):
             f"--set takes key=value in TOML, such as optimizer.learning_rate=0.05 "
             f"or 'model.name=\"wide_resnet\"'; received {line!r}"
         ) from None
+
+
+def override(content, changes):
+    """Put `changes` into `content`; another model, optimizer or schedule drops the old options."""
+    for table, section in NAMED.items():
+        old, new = content.get(table), changes.get(table)
+        both = isinstance(old, dict) and isinstance(new, dict)
+        if both and new.get("name", old.get("name")) != old.get("name"):
+            content[table] = {k: v for k, v in old.items() if k in section.model_fields}
+    merge(content, changes)
 
 
 def merge(content, changes):
@@ -286,6 +298,7 @@ def _flatten(table, prefix=""):
     return flat
 
 
+NAMED = {"model": ModelSection, "optimizer": OptimizerSection, "schedule": ScheduleSection}
 EXPECTED = {
     "int_type": "a whole number",
     "float_type": "a number",
@@ -299,12 +312,13 @@ EXPECTED = {
 
 def _sentence(error: dict[str, Any]):
     """One of pydantic's errors as a sentence of ours."""
-    where, received = ".".join(str(part) for part in error["loc"]), error["input"]
+    location = [part for part in error["loc"] if not _is_of_a_union(part)]
+    where, received = ".".join(str(part) for part in location), error["input"]
     kind, context = error["type"], error.get("ctx", {})
     if kind == "missing":
         return f"{where} is missing"
     if kind == "extra_forbidden":
-        return f"{where} is not a known key; {nearest(error['loc'][-1], _keys_at(error['loc']))}"
+        return f"{where} is not a known key; {nearest(location[-1], _keys_at(location))}"
     if kind == "literal_error":
         expected = f"one of {context['expected']}"
     elif kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
@@ -314,16 +328,26 @@ def _sentence(error: dict[str, Any]):
     return f"{where} must be {expected}; received {_toml_value(received)}"
 
 
+def _is_of_a_union(part):
+    """Whether pydantic put this part there to say which of several types it tried."""
+    return isinstance(part, str) and ("[" in part or part == "ChannelNormalization")
+
+
 def _keys_at(location):
     """The keys that are known in the table where an unknown one was found."""
     section = Recipe
     for part in location[:-1]:
-        field = section.model_fields.get(part) if isinstance(part, str) else None
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return ResultSection.model_fields if "measured" in location else Recipe.model_fields
-        section = annotation
+        if part in section.model_fields:
+            section = _section_in(section.model_fields[part].annotation) or section
     return section.model_fields
+
+
+def _section_in(annotation):
+    """The Section among the types of an annotation such as `Section | None`; None if none is."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    found = (_section_in(part) for part in get_args(annotation))
+    return next((section for section in found if section), None)
 
 
 def _toml_value(value):

@@ -1,5 +1,6 @@
 """A run's folder: what lies in it, who may write into it, and that nothing is half-written."""
 
+import contextlib
 import csv
 import fcntl
 import io
@@ -25,6 +26,7 @@ class Run:
     metrics_file = property(lambda self: self.path / "metrics.json")
     classes_file = property(lambda self: self.path / "classes.txt")
     checkpoints = property(lambda self: self.path / "checkpoints")
+    lock_file = property(lambda self: self.path / ".lock")
     logs = property(lambda self: self.path / "logs")
     best = property(lambda self: self.path / "best.keras")
     model = property(lambda self: self.path / "model.keras")
@@ -63,9 +65,18 @@ def create_run(path):
     run = Run(Path(path))
     try:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
+        run.lock_file.touch()
     except OSError as error:
-        raise UserError(f"the run folder {path} cannot be made: {error.strerror}") from error
+        raise UserError(f"{path} cannot be used as a run folder: {error.strerror}") from error
     return run
+
+
+def remove_unstarted(run):
+    """Take away the folder of a run that was refused before it began, if it holds nothing else."""
+    with contextlib.suppress(OSError):
+        run.lock_file.unlink(missing_ok=True)
+        run.checkpoints.rmdir()
+        run.path.rmdir()
 
 
 def set_aside(path):
@@ -83,7 +94,7 @@ def lock(run):
 
     The open file is the lock: closing it gives the folder back.
     """
-    file = open(run.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115
+    file = open(run.lock_file, "a+", encoding="utf-8")  # noqa: SIM115
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -67,6 +67,14 @@ def test_override_is_a_line_of_toml():
     assert recipe.schedule.options["epochs"] == [1, 2]
 
 
+def test_another_optimizer_drops_the_old_ones_options():
+    recipe = load_recipe("demo", ['optimizer.name="adamw"', "optimizer.beta_1=0.8"])
+    assert recipe.optimizer.options == {"beta_1": 0.8}
+    assert recipe.optimizer.learning_rate == load_recipe("demo").optimizer.learning_rate
+    same = load_recipe("demo", ['optimizer={name="sgd", momentum=0.5}'])
+    assert same.optimizer.options == {"momentum": 0.5, "nesterov": True}
+
+
 def test_difference_names_what_changed():
     old, new = load_recipe("demo"), load_recipe("demo", ["train.epochs=1", "data.classes=3"])
     assert difference(old, new) == [
@@ -106,13 +114,20 @@ def test_recipes_do_not_change_once_read():
         ({"schedule": {"name": "plateau"}}, "set data.holdout"),
         ({"loss": {"l2": -1.0}}, "loss.l2 must be greater than or equal to 0"),
         ({"optimizer": {"learning_rate": "fast"}}, 'must be a number; received "fast"'),
+        (
+            {"optimizer": {"learning_rate": float("inf")}},
+            "optimizer.learning_rate must be a finite",
+        ),
+        ({"reference": {"top1_eror": 1.0}}, 'did you mean "top1_error"'),
+        ({"model": {"normalization": "imagnet"}}, "model.normalization must be one of 'imagenet'"),
+        ({"name": "../up"}, "name must"),
     ],
 )
 def test_each_mistake_gets_one_sentence(sections, message):
     with pytest.raises(UserError) as error:
         check_recipe(minimal(**sections))
     assert message in str(error.value)
-    assert str(error.value).startswith("recipe mine: ")
+    assert str(error.value).startswith("recipe ")
     assert "\n" not in str(error.value)
 
 
@@ -127,7 +142,8 @@ def test_missing_key_is_named():
     ("name", "overrides", "message"),
     [
         ("demmo", [], 'did you mean "demo"'),
-        ("./nowhere.toml", [], "does not exist"),
+        ("./nowhere.toml", [], "is not a file"),
+        ("demo", ["train.epochs=2\nmodel.depth=20"], "--set takes key=value"),
         ("demo", ["train.epochs"], "--set takes key=value"),
         ("demo", ["model.name=wide_resnet"], "--set takes key=value"),
     ],

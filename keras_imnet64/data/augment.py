@@ -75,12 +75,16 @@ class Op:
     draw: Callable
     apply: Callable
     options: dict
-    check: Callable = lambda **options: None
+    check: Callable = lambda image_size, **options: None
 
 
-def _check_pad_crop(*, padding, fill):
+def _check_pad_crop(image_size, *, padding, fill):
     if not isinstance(padding, int) or isinstance(padding, bool) or padding < 0:
         raise UserError(f"augment.padding must be a whole number of pixels; received {padding!r}")
+    if image_size and padding >= image_size:
+        raise UserError(
+            f"augment.padding must be below the image size of {image_size}; received {padding}"
+        )
     if fill not in FILLS:
         raise UserError(f'augment.fill "{fill}" is not known; {nearest(fill, FILLS)}')
 
@@ -104,8 +108,11 @@ class Step:
         return OPS[self.op].apply(images, draws, mean_image, **self.options)
 
 
-def check_augment(op, options):
-    """The `Step` of a recipe's [[augment]] table, defaults filled in; UserError if it is wrong."""
+def check_augment(op, options, image_size=None):
+    """The `Step` of a recipe's [[augment]] table, defaults filled in; UserError if it is wrong.
+
+    What depends on the pictures' size is checked where it is given.
+    """
     if op not in OPS:
         raise UserError(f'augment.op "{op}" is not known; {nearest(op, OPS)}')
     row = OPS[op]
@@ -115,5 +122,5 @@ def check_augment(op, options):
                 f'augment.{option} is not an option of "{op}"; {nearest(option, row.options)}'
             )
     options = row.options | options
-    row.check(**options)
+    row.check(image_size, **options)
     return Step(op, options)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from keras_imnet64.backend import take_devices
 from keras_imnet64.data.datasets import open_dataset
@@ -48,27 +47,29 @@ def score(scorer, selection, batch_size=BATCH_SIZE):
     """
     batches = evaluation_batches(selection, batch_size)
     result = scorer.evaluate(batches, verbose=0, return_dict=True)
-    counted = _weight_summed(scorer)
+    metrics = {m.name: m for group in scorer.metrics for m in getattr(group, "metrics", [group])}
+    counted = round(float(keras.ops.convert_to_numpy(metrics["top1"].count)))
     if counted != len(selection):
         raise RuntimeError(f"scored {counted} images of {len(selection)}")
     return {
-        "top1": 100 * float(result["top1"]),
-        "top5": 100 * float(result["top5"]),
+        "top1": 100 * round(result["top1"] * counted) / counted,  # a whole number of images
+        "top5": 100 * round(result["top5"] * counted) / counted,
         "loss": float(result["cross_entropy"]),
         "count": counted,
     }
 
 
+def finished_model(run_path):
+    """The model file of a run, or UserError if the run has not come so far."""
+    run = open_run(run_path)
+    if not run.model.is_file():
+        raise UserError(f"the run in {run_path} is not finished: fit again to go on with it")
+    return run.model
+
+
 def scoring_batch_size(devices):
     """The largest batch size up to BATCH_SIZE that the devices divide."""
     return BATCH_SIZE // devices.count * devices.count
-
-
-def _weight_summed(scorer):
-    """The sum of the images' weights in the last evaluation, from the metric's own count."""
-    metrics = [m for group in scorer.metrics for m in getattr(group, "metrics", [group])]
-    top1 = next(metric for metric in metrics if metric.name == "top1")
-    return round(float(np.asarray(keras.ops.convert_to_numpy(top1.count))))
 
 
 def check_model_fits(model, selection, path):
@@ -127,7 +128,7 @@ def evaluate(
         UserError: the file is no model, or does not fit the data.
     """
     path = Path(run_or_model)
-    path = open_run(path).model if path.is_dir() else path
+    path = finished_model(path) if path.is_dir() else path
     info = model_info(path)
     dataset = dataset or info.get("dataset")
     if not dataset:

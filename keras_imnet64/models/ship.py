@@ -13,6 +13,15 @@ from keras_imnet64.errors import UserError
 from keras_imnet64.models.paths import by_path
 
 INFO_MEMBER = "imnet64.json"
+LOWEST_KERAS = "3.4.1"  # the first version that loads our files, held by a slow test
+NEWER_DEFAULTS = {  # what later versions write into a config, and earlier ones refuse to read
+    "quantization_config": None,
+    "input_axes": None,
+    "output_axes": None,
+    "renorm": False,
+    "renorm_clipping": None,
+    "renorm_momentum": 0.99,
+}
 
 
 def plain_twin(model):
@@ -48,13 +57,36 @@ def ship(plain, path, info):
         info: what `model_info` is to return: wnids, class_names, recipe, ...
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.writing.keras")
-    plain.save(temporary)
-    with zipfile.ZipFile(temporary, "a") as archive:
-        archive.writestr(INFO_MEMBER, json.dumps(info))
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    saved = path.with_name(f".{path.stem}.saved.keras")
+    whole = path.with_name(f".{path.stem}.whole.keras")
+    try:
+        plain.save(saved)
+        with zipfile.ZipFile(saved) as source, zipfile.ZipFile(whole, "w") as target:
+            for member in source.infolist():
+                content = source.read(member)
+                if member.filename == "config.json":
+                    content = json.dumps(without_newer_defaults(json.loads(content)))
+                target.writestr(member, content)
+            target.writestr(INFO_MEMBER, json.dumps(info))
+        with open(whole, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(whole, path)
+    finally:
+        saved.unlink(missing_ok=True)
+        whole.unlink(missing_ok=True)
+
+
+def without_newer_defaults(config):
+    """A Keras config without the settings unknown to LOWEST_KERAS, where they do nothing."""
+    if isinstance(config, list):
+        return [without_newer_defaults(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: without_newer_defaults(value)
+        for key, value in config.items()
+        if key not in NEWER_DEFAULTS or value != NEWER_DEFAULTS[key]
+    }
 
 
 def model_info(path):

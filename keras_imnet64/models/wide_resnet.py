@@ -34,6 +34,8 @@ def build(*, image_size, num_classes, normalization, depth, width, dropout=0.0):
     Raises:
         UserError: if the size has no whole number of stages, the depth no whole number of blocks.
     """
+    if not 0 <= dropout < 1:
+        raise UserError(f"model.dropout must be at least 0 and below 1; received {dropout}")
     stages = num_stages(image_size)
     blocks = num_blocks(depth, stages, image_size)
     filters = [stage_filters(stage, width) for stage in range(1, stages + 1)]

@@ -5,6 +5,7 @@
 The same call on a run folder that is not finished goes on from its newest checkpoint.
 """
 
+import contextlib
 import shutil
 import sys
 from dataclasses import dataclass
@@ -25,7 +26,14 @@ from keras_imnet64.models import build_model
 from keras_imnet64.models.init import initialize, seed_generators
 from keras_imnet64.models.ship import fill, load_model, plain_twin, ship, warm_start
 from keras_imnet64.recipe import difference, load_recipe
-from keras_imnet64.runs import create_run, lock, set_aside, write_atomic, write_json
+from keras_imnet64.runs import (
+    create_run,
+    lock,
+    remove_unstarted,
+    set_aside,
+    write_atomic,
+    write_json,
+)
 from keras_imnet64.training.callbacks import EpochEnd, Position, StopRequest
 from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import averaged_weights, make_optimizer, make_schedule
@@ -76,7 +84,7 @@ def fit(
     devices.check_batch_size(recipe.data.batch_size // recipe.train.accumulate_steps)
     run, run_lock = claim(recipe, out_dir, fresh)
     stop = StopRequest()
-    with run_lock, stop.listening(), devices.scope():
+    with run_lock, stop.listening(), sentences(run), devices.scope():
         data = load_data(recipe, data_dir, cache_dir, pack_progress)
         stream = make_stream(recipe, data)
         model = make_model(recipe, data, model)
@@ -85,6 +93,7 @@ def fit(
         variables = variables_by_path(model, metrics)
         progress = resume(run, variables)
         introduce(recipe, data, model, devices, stream, progress)
+        write_atomic(run.recipe_file, recipe.to_toml())  # the run has begun
         write_environment(run, data, devices, progress)
 
         info = model_info_of(recipe, data)
@@ -131,7 +140,6 @@ def claim(recipe, out_dir, fresh):
     run = create_run(out_dir)
     run_lock = lock(run)
     if not run.recipe_file.exists():
-        write_atomic(run.recipe_file, recipe.to_toml())
         return run, run_lock
     if fresh:
         aside = set_aside(run.path)
@@ -149,6 +157,22 @@ def claim(recipe, out_dir, fresh):
             "begin anew with --fresh, which keeps the old one under another name"
         )
     return run, run_lock
+
+
+@contextlib.contextmanager
+def sentences(run):
+    """Turn what the machine runs out of into a sentence; leave no folder of a run never begun."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise RunFailed(
+            f"{error.strerror or error}{where}; what {run.path} held before is intact, and the "
+            "same command goes on from it"
+        ) from error
+    finally:
+        if not run.recipe_file.exists():
+            remove_unstarted(run)
 
 
 @dataclass(frozen=True)
@@ -207,7 +231,10 @@ def make_stream(recipe, data):
         batch_size=recipe.data.batch_size // parts,
         seed=recipe.train.seed,
         mirror=recipe.data.mirror,
-        augmentation=[check_augment(section.op, section.options) for section in recipe.augment],
+        augmentation=[
+            check_augment(section.op, section.options, data.image_size)
+            for section in recipe.augment
+        ],
         steps_per_epoch=steps * parts,
         mean_image=np.round(data.mean_image).astype("uint8"),
     )

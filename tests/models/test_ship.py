@@ -14,7 +14,7 @@ import pytest
 from keras_imnet64.errors import UserError
 from keras_imnet64.models import build_model
 from keras_imnet64.models.init import initialize
-from keras_imnet64.models.ship import fill, load_model, model_info, plain_twin, ship
+from keras_imnet64.models.ship import LOWEST_KERAS, fill, load_model, model_info, plain_twin, ship
 from keras_imnet64.training.fit import fit
 
 CHILD = Path(__file__).with_name("load_plainly.py")
@@ -104,6 +104,29 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         ship(wrn(), path, {})
     assert path.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_lowest_keras_that_we_state_loads_our_files(tmp_path):
+    """Needs a package index: installs that version beside the tested one."""
+    model = wrn(dropout=0.1, normalization={"mean": np.full((16, 16, 3), 0.4), "std": 1.0})
+    initialize(model, 0)
+    plain = plain_twin(model)
+    fill(plain, model)
+    path = tmp_path / "model.keras"
+    ship(plain, path, {})
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), "uint8")
+    np.savez(tmp_path / "inputs.npz", pixels=pixels)
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site]
+    subprocess.run([*install, f"keras=={LOWEST_KERAS}"], check=True)
+    found = load_plainly(
+        "tensorflow", tmp_path / "inputs.npz", [str(path)], {"PYTHONPATH": str(site)}
+    )
+    assert found["keras"] == LOWEST_KERAS
+    expected = plain.predict(pixels, verbose=0)
+    for output in found["logits"][str(path)]:
+        np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5 * abs(expected).max())
 
 
 def test_model_info_of_other_files(tmp_path):

@@ -11,8 +11,9 @@ from keras_imnet64.errors import RunFailed, Stopped, UserError
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.models import build_model
 from keras_imnet64.models.ship import load_model, model_info
+from keras_imnet64.runs import create_run, lock
 from keras_imnet64.training.fit import fit
-from keras_imnet64.training.state import list_checkpoints, load_checkpoint
+from keras_imnet64.training.state import list_checkpoints, load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.backend
 
@@ -112,6 +113,44 @@ def test_a_finished_run_is_never_overwritten(small_recipe, data_dir, tmp_path):
         fit(small_recipe(train={"epochs": 2}), tmp_path / "run", data_dir=data_dir)
     fit(recipe, tmp_path / "run", data_dir=data_dir, fresh=True)
     assert (tmp_path / "run.1" / "model.keras").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": {"dataset": "imagenet_resized/8x8"}}, "data prepare imagenet_resized/8x8"),
+        ({"optimizer": {"name": "sdg"}}, 'did you mean "sgd"'),
+        ({"model": {"depth": 9}}, "the nearest that fits is 8"),
+        ({"model": {"dropout": 1.5}}, "model.dropout must be at least 0"),
+        ({"schedule": {"warmup_epochs": 9}}, "warmup_epochs must be"),
+        ({"augment": [{"op": "pad_crop", "padding": 16}]}, "padding must be below the image size"),
+        ({"train": {"initial_weights": "nowhere.keras"}}, "nowhere.keras cannot be loaded"),
+        ({"data": {"batch_size": 97}}, "data.batch_size must be at most 96"),
+    ],
+)
+def test_a_refused_run_leaves_no_folder(sections, message, small_recipe, data_dir, tmp_path):
+    with pytest.raises(UserError, match=message):
+        fit(small_recipe(**sections), tmp_path / "run", data_dir=data_dir)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_do_not_train_into_one_folder(small_recipe, data_dir, tmp_path):
+    with lock(create_run(tmp_path / "run")), pytest.raises(UserError, match="another process"):
+        fit(small_recipe(), tmp_path / "run", data_dir=data_dir)
+
+
+def test_a_full_disk_is_one_sentence_and_the_checkpoints_stay(
+    small_recipe, data_dir, tmp_path, monkeypatch
+):
+    def full(folder, state, progress):
+        if progress["epoch"] == 2:
+            raise OSError(28, "No space left on device")
+        return save_checkpoint(folder, state, progress)
+
+    monkeypatch.setattr("keras_imnet64.training.callbacks.save_checkpoint", full)
+    with pytest.raises(RunFailed, match=r"No space left on device; what .* held before is intact"):
+        fit(small_recipe(), tmp_path / "run", data_dir=data_dir)
+    assert load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])[1]["epoch"] == 1
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_step(small_recipe, data_dir, tmp_path):
@@ -221,6 +260,8 @@ def test_evaluate_matches_classes_by_id(small_recipe, data_dir, tmp_path):
 def test_evaluate_refuses_what_does_not_fit(small_recipe, data_dir, tmp_path):
     model = build_model("wide_resnet", image_size=32, num_classes=10, depth=10, width=0.5)
     model.save(tmp_path / "other.keras")
+    with pytest.raises(UserError, match="is not a run folder"):
+        evaluate(tmp_path, data_dir=data_dir)
     with pytest.raises(UserError, match="name a --dataset"):
         evaluate(tmp_path / "other.keras", data_dir=data_dir)
     with pytest.raises(UserError, match=r"takes pictures of \(32, 32, 3\)"):

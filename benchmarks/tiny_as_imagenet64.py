@@ -1,0 +1,50 @@
+"""Write Tiny ImageNet's pictures as archives in ImageNet64's official layout and label order.
+
+Real pictures of the real size for trying the 64-pixel recipes without ImageNet64 itself. Every
+picture keeps its own class among the 1000. Prepare Tiny ImageNet first; then:
+
+    python benchmarks/tiny_as_imagenet64.py OUT_DIR --train 20000 --validation 128
+    python cli.py data prepare imagenet_resized/64x64 --source OUT_DIR --allow-unverified
+    python cli.py fit --recipe wrn36_5 --set data.steps_per_epoch=10 --set train.epochs=1
+"""
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from keras_imnet64.data.datasets import open_dataset
+from keras_imnet64.data.order import generator
+from keras_imnet64.data.sources.archives import imagenet_wnids, write_archives
+
+
+@click.command()
+@click.argument("out_dir", type=click.Path(path_type=Path))
+@click.option("--train", default=20_000, show_default=True, help="Training pictures.")
+@click.option("--validation", default=2_000, show_default=True, help="Validation pictures.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where Tiny ImageNet is packed.")
+def main(out_dir, train, validation, data_dir):
+    out_dir.mkdir(parents=True, exist_ok=True)
+    parts = [out_dir / f"Imagenet64_train_part{number}_npz.zip" for number in (1, 2)]
+    write_archives(
+        parts,
+        out_dir / "Imagenet64_val_npz.zip",
+        pictures("train", train, data_dir),
+        pictures("validation", validation, data_dir),
+        num_batches=10,
+    )
+    for path in sorted(out_dir.iterdir()):
+        click.echo(f"{path}  {path.stat().st_size:,} bytes")
+
+
+def pictures(split, count, data_dir):
+    """`count` pictures, the same each time, with labels in ImageNet64's order."""
+    store = open_dataset("tiny_imagenet", split, data_dir=data_dir, in_memory="never")
+    label_of = {wnid: label for label, wnid in enumerate(imagenet_wnids())}
+    positions = generator(0, 0, split).permutation(len(store))[:count]
+    images, labels = store.gather(positions)
+    return images, np.array([label_of[store.wnids[label]] for label in labels])
+
+
+if __name__ == "__main__":
+    main()
