@@ -38,13 +38,18 @@ def weights(path):
 
 
 def test_a_run_leaves_what_the_readme_promises(small_recipe, data_dir, tmp_path):
-    recipe = small_recipe(data={"holdout": 16}, train={"epochs": 5})
+    recipe = small_recipe(
+        model={"width": 1},
+        data={"holdout": 16},
+        optimizer={"learning_rate": 0.1},
+        train={"epochs": 8},
+    )
     run = fit(recipe, tmp_path / "run", data_dir=data_dir)
     names = {path.name for path in run.path.iterdir()}
     files = {"recipe.toml", "environment.json", "history.csv", "metrics.json", "classes.txt"}
     assert files | {"checkpoints", "best.keras", "model.keras", "logs"} <= names
-    assert [row["epoch"] for row in run.history] == ["1", "2", "3", "4", "5"]
-    assert [row["step"] for row in run.history] == ["5", "10", "15", "20", "25"]
+    assert [row["epoch"] for row in run.history] == [str(epoch) for epoch in range(1, 9)]
+    assert [row["step"] for row in run.history] == [str(5 * epoch) for epoch in range(1, 9)]
     metrics = run.metrics
     assert metrics["verified"] is False
     assert metrics["dataset"] == "imagenet_resized/16x16"
@@ -122,7 +127,7 @@ def test_a_finished_run_is_never_overwritten(small_recipe, data_dir, tmp_path):
         ({"optimizer": {"name": "sdg"}}, 'did you mean "sgd"'),
         ({"model": {"depth": 9}}, "the nearest that fits is 8"),
         ({"model": {"dropout": 1.5}}, "model.dropout must be at least 0"),
-        ({"schedule": {"warmup_epochs": 9}}, "warmup_epochs must be"),
+        ({"schedule": {"warmup_epochs": 9}}, "warmup_epochs must lie below"),
         ({"augment": [{"op": "pad_crop", "padding": 16}]}, "padding must be below the image size"),
         ({"train": {"initial_weights": "nowhere.keras"}}, "nowhere.keras cannot be loaded"),
         ({"data": {"batch_size": 97}}, "data.batch_size must be at most 96"),
