@@ -266,4 +266,6 @@ def show(result, as_json):
 
 
 def _text(value):
+    if value is None:
+        return "-"
     return f"{value:.4f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

@@ -79,6 +79,14 @@ def remove_unstarted(run):
         run.path.rmdir()
 
 
+def remove_leftovers(run):
+    """Delete what writers that were killed have left half-written."""
+    for folder in (run.path, run.checkpoints):
+        for path in folder.glob(".*"):
+            if path != run.lock_file and path.is_file():
+                path.unlink()
+
+
 def set_aside(path):
     """Rename a run folder to <name>.1, .2, ... so that another can take its place."""
     path = Path(path)

@@ -14,7 +14,7 @@ from keras_imnet64.models.ship import fill, ship
 from keras_imnet64.runs import write_csv
 from keras_imnet64.training.optim import averaged_weights
 from keras_imnet64.training.progress import say
-from keras_imnet64.training.state import read_state, save_checkpoint, write_state
+from keras_imnet64.training.state import list_checkpoints, read_state, save_checkpoint, write_state
 
 COLUMNS = (
     *("epoch", "step", "learning_rate", "loss", "top1", "top5"),
@@ -122,7 +122,7 @@ class EpochEnd(keras.callbacks.Callback):
         import tensorflow as tf
 
         self.writer = tf.summary.create_file_writer(str(self.run.logs))
-        if not any(self.run.checkpoints.iterdir()):
+        if not list_checkpoints(self.run.checkpoints):
             self.save(self.progress["epoch"], self.progress["step"])
 
     def on_epoch_end(self, epoch, logs=None):

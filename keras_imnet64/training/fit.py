@@ -29,6 +29,7 @@ from keras_imnet64.recipe import difference, load_recipe
 from keras_imnet64.runs import (
     create_run,
     lock,
+    remove_leftovers,
     remove_unstarted,
     set_aside,
     write_atomic,
@@ -84,7 +85,7 @@ def fit(
     devices.check_batch_size(recipe.data.batch_size // recipe.train.accumulate_steps)
     run, run_lock = claim(recipe, out_dir, fresh)
     stop = StopRequest()
-    with run_lock, stop.listening(), sentences(run), devices.scope():
+    with run_lock, sentences(run), devices.scope():
         data = load_data(recipe, data_dir, cache_dir, pack_progress)
         stream = make_stream(recipe, data)
         model = make_model(recipe, data, model)
@@ -125,7 +126,8 @@ def fit(
             progress=progress,
         )
         stop.model = model
-        train(model, stream, recipe, progress, [position, epoch_end, *callbacks, bar])
+        with stop.listening():
+            train(model, stream, recipe, progress, [position, epoch_end, *callbacks, bar])
         if stop.requested or progress["step"]:
             raise Stopped(
                 f"stopped at epoch {progress['epoch'] + 1}, step {progress['step']}; the state is "
@@ -139,6 +141,7 @@ def claim(recipe, out_dir, fresh):
     """The run folder and a lock on it, or UserError if what it holds is something else."""
     run = create_run(out_dir)
     run_lock = lock(run)
+    remove_leftovers(run)
     if not run.recipe_file.exists():
         return run, run_lock
     if fresh:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.backend
 class SignalAt(keras.callbacks.Callback):
     """Sends this process a signal in a step, as a scheduler or Ctrl-C would."""
 
-    def __init__(self, epoch, step, number=signal.SIGINT):
+    def __init__(self, epoch, step, number=signal.SIGTERM):
         super().__init__()
         self.at, self.number, self.epoch = (epoch, step), number, None
 
@@ -82,9 +82,21 @@ def test_scores_are_those_of_the_file_computed_by_hand(small_recipe, data_dir, t
     assert run.best.read_bytes() == run.model.read_bytes()  # nothing kept aside to choose by
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_ends_with_the_bits_of_a_straight_one(
-    number, small_recipe, data_dir, tmp_path
+class CrashAt(SignalAt):
+    """Ends training as an error of anyone's would, with nothing saved since the last epoch."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch) == self.at:
+            raise RuntimeError("crash")
+
+
+@pytest.mark.parametrize(
+    ("interruption", "error", "from_step"),
+    [(SignalAt(1, 2, signal.SIGTERM), Stopped, 3), (CrashAt(1, 2), RuntimeError, 0)],
+    ids=["signal", "crash"],
+)
+def test_an_interrupted_run_ends_with_the_bits_of_a_straight_one(
+    interruption, error, from_step, small_recipe, data_dir, tmp_path
 ):
     recipe = small_recipe(
         model={"dropout": 0.2},
@@ -92,8 +104,9 @@ def test_a_stopped_run_ends_with_the_bits_of_a_straight_one(
         train={"ema": 0.9},
     )
     straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
-    with pytest.raises(Stopped, match="epoch 2, step 3"):
-        fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[SignalAt(1, 2, number)])
+    with pytest.raises(error, match="epoch 2, step 3" if error is Stopped else "crash"):
+        fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[interruption])
+    (tmp_path / "run" / "checkpoints" / ".half.writing").write_bytes(b"killed here")
     assert not (tmp_path / "run" / "metrics.json").exists()
     run = fit(recipe, tmp_path / "run", data_dir=data_dir)
     for a, b in zip(weights(straight.model), weights(run.model), strict=True):
@@ -105,7 +118,8 @@ def test_a_stopped_run_ends_with_the_bits_of_a_straight_one(
         }
     states = [load_checkpoint(list_checkpoints(r.checkpoints)[-1])[0] for r in (straight, run)]
     assert all(np.array_equal(states[0][k], states[1][k]) for k in states[0])
-    assert [p["from_step"] for p in run.environment["processes"]] == [0, 3]
+    assert [p["from_step"] for p in run.environment["processes"]] == [0, from_step]
+    assert not list(run.path.rglob("*.writing"))
 
 
 def test_a_finished_run_is_never_overwritten(small_recipe, data_dir, tmp_path):
