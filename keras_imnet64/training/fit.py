@@ -313,8 +313,11 @@ def resume(run, variables):
         plateau = {"best": None, "wait": 0, "scale": 1.0}
         return {"epoch": 0, "step": 0, "history": [], "best": None, "plateau": plateau}
     state, progress = load_checkpoint(checkpoints[-1])
-    write_state(variables, state, checkpoints[-1])
-    progress["metric_state"] = {p: a for p, a in state.items() if p.startswith("metrics/")}
+    metric_state = {p: a for p, a in state.items() if p.startswith("metrics/")}
+    if not progress["step"]:  # between epochs; Keras would reset only the metrics it has built
+        metric_state = {path: np.zeros_like(array) for path, array in metric_state.items()}
+    write_state(variables, state | metric_state, checkpoints[-1])
+    progress["metric_state"] = metric_state
     say(f"going on from {checkpoints[-1]}")
     return progress
 
