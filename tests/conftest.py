@@ -1,9 +1,15 @@
 """The suite runs under TensorFlow; test_backends.py runs those marked `backend` under JAX too."""
 
 import os
+import tempfile
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Small networks are compiled again and again; a cache of this run's own saves JAX most of it.
+CACHE = tempfile.TemporaryDirectory(prefix="jax-cache-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import numpy as np
 import pytest

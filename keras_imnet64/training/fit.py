@@ -356,10 +356,12 @@ def finish(run, recipe, data, devices, model, plain, info, progress):
     fill(plain, model, averaged_weights(model.optimizer))
     epochs = len(progress["history"])
     ship(plain, run.model, info | {"epoch": epochs})
-    best = progress["best"]
-    if best is None:
+    model_score = score_file(run.model, data.final, devices)
+    if progress["best"] is None:
         shutil.copyfile(run.model, run.best)
-        best = {"epoch": epochs}
+        best_score = model_score | {"epoch": epochs}
+    else:
+        best_score = score_file(run.best, data.final, devices) | progress["best"]
     metrics = {
         "recipe": recipe.name,
         "backend": devices.backend,
@@ -369,15 +371,14 @@ def finish(run, recipe, data, devices, model, plain, info, progress):
         "selected_on": recipe.selection,
         "epochs": epochs,
         "seconds": round(sum(row["seconds"] for row in progress["history"]), 1),
-        "model.keras": score_file(run.model, data.final, devices),
-        "best.keras": score_file(run.best, data.final, devices) | best,
+        "model.keras": model_score,
+        "best.keras": best_score,
     }
     write_atomic(run.classes_file, "".join(f"{n}\n" for n in data.final.class_names))
     write_json(run.metrics_file, metrics)
-    shown = metrics["model.keras"]
     say(
-        f"{run.model}: top1 {shown['top1']:.2f} %, top5 {shown['top5']:.2f} %, loss "
-        f"{shown['loss']:.4f} on all {shown['count']} images of {metrics['dataset']} "
+        f"{run.model}: top1 {model_score['top1']:.2f} %, top5 {model_score['top5']:.2f} %, loss "
+        f"{model_score['loss']:.4f} on all {model_score['count']} images of {metrics['dataset']} "
         f"{metrics['split']}{'' if metrics['verified'] else ' (NOT VERIFIED data)'}, from the file"
     )
 

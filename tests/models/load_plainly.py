@@ -19,7 +19,7 @@ class Absent:
 
 
 sys.meta_path.insert(0, Absent())
-import keras  # noqa: E402
+import keras
 
 pixels = np.load(sys.argv[1])["pixels"]
 logits = {}

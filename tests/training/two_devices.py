@@ -14,11 +14,11 @@ from keras_imnet64.backend import choose_backend, take_devices
 choose_backend()
 devices = take_devices(virtual=int(sys.argv[1]))
 
-import keras  # noqa: E402
+import keras
 
-from keras_imnet64.evaluation.evaluate import evaluate  # noqa: E402
-from keras_imnet64.recipe import check_recipe  # noqa: E402
-from keras_imnet64.training import fit as hub  # noqa: E402
+from keras_imnet64.evaluation.evaluate import evaluate
+from keras_imnet64.recipe import check_recipe
+from keras_imnet64.training import fit as hub
 
 RECIPE = {
     "name": "parallel",
