@@ -15,6 +15,7 @@ _PUBLIC = {
     "build_model": "keras_imnet64.models",
     "model_info": "keras_imnet64.models.ship",
     "fit": "keras_imnet64.training.fit",
+    "take_devices": "keras_imnet64.backend",
     "evaluate": "keras_imnet64.evaluation.evaluate",
     "UserError": "keras_imnet64.errors",
 }

@@ -115,6 +115,8 @@ def take_devices(devices=None, virtual=None):
     if virtual is not None and not 1 <= virtual <= 64:
         raise UserError(f"--virtual-devices must be 1 to 64; received {virtual}")
     take = {"tensorflow": _take_tensorflow, "jax": _take_jax, "torch": _take_torch}
+    if backend not in take:
+        raise UserError(f"Keras' backend is {backend}; choose one of {', '.join(take)}")
     return take[backend](devices, virtual)
 
 
@@ -125,6 +127,7 @@ def _take_tensorflow(devices, virtual):
     physical = tf.config.list_physical_devices(kind.upper())
     with _before_initialisation("TensorFlow"):
         if virtual:
+            tf.config.set_visible_devices([], "GPU")
             parts = [tf.config.LogicalDeviceConfiguration()] * virtual
             tf.config.set_logical_device_configuration(physical[0], parts)
             chosen = _choose(devices, virtual)

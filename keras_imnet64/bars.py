@@ -13,26 +13,36 @@ class CallBar:
 
     def __init__(self):
         self.console = Console(stderr=True, highlight=False)
-        self.bars = {}
+        self.progress, self.bars = None, {}
 
     def __enter__(self):
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:.0f} %"),
-        )
-        self.progress = Progress(*columns, TimeRemainingColumn(), console=self.console)
-        if self.console.is_terminal:
-            self.progress.start()
         return self
 
     def __exit__(self, *error):
-        if self.console.is_terminal:
-            self.progress.stop()
+        self._stop()
 
     def __call__(self, description, done, total):
         if description not in self.bars:
-            self.bars[description] = self.progress.add_task(description, total=total)
-            if not self.console.is_terminal:
-                self.console.print(f"{description} ...", markup=False)
-        self.progress.update(self.bars[description], completed=done, total=total)
+            self._begin(description, total)
+        if self.progress is not None and self.bars[description] is not None:
+            self.progress.update(self.bars[description], completed=done, total=total)
+            if self.progress.finished:
+                self._stop()  # the screen belongs to others now
+
+    def _begin(self, description, total):
+        self.bars[description] = None
+        if not self.console.is_terminal:
+            self.console.print(f"{description} ...", markup=False)
+            return
+        if self.progress is None:
+            text, percent = TextColumn("{task.description}"), TextColumn("{task.percentage:.0f} %")
+            columns = (text, BarColumn(), percent, TimeRemainingColumn())
+            self.progress = Progress(*columns, console=self.console)
+            self.progress.start()
+        self.bars[description] = self.progress.add_task(description, total=total)
+
+    def _stop(self):
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+            self.bars = dict.fromkeys(self.bars)

@@ -5,6 +5,7 @@ Exit status: see `errors`.
 """
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from keras_imnet64.errors import EXIT_RUN_FAILED, EXIT_STOPPED_AT_ONCE, UserErro
 
 def main():
     """Run a command; a user's mistake becomes one sentence and an exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # while training: see StopRequest
     try:
         cli(standalone_mode=False)
     except UserError as error:
@@ -109,6 +111,8 @@ def fit(
 
     choose_backend(backend)
     recipe = load_recipe(recipe, overrides)
+    if name and Path(name).name != name:
+        raise UserError(f'--name is one folder below saved_models; received "{name}", see --out')
     taken = take_devices(devices, virtual_devices)
     from keras_imnet64.runs import DEFAULT_ROOT
     from keras_imnet64.training.fit import fit as train

@@ -4,11 +4,12 @@ This file owns the schema, where recipes are found, how they are loaded, overrid
 the networks, optimizers and augmentations accept is owned by their tables.
 """
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from keras_imnet64.data.augment import check_augment
 from keras_imnet64.data.datasets import find_dataset
@@ -32,6 +33,13 @@ class OpenSection(Section):
     """A table with a `name` and the options of what it names, which the named thing checks."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _options_are_finite(self):
+        for key, value in self.options.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{key} must be a finite number")
+        return self
 
     @property
     def options(self):
@@ -141,6 +149,11 @@ class Recipe(Section):
             raise UserError(
                 f"data.classes must be at most {dataset.num_classes}, the classes of "
                 f"{dataset.name}; received {self.data.classes}"
+            )
+        if self.data.holdout and self.train.select_on == "validation":
+            raise UserError(
+                'train.select_on = "validation" leaves data.holdout unused; '
+                f"received both, with data.holdout = {self.data.holdout}"
             )
         if self.data.batch_size % self.train.accumulate_steps:
             raise UserError(
@@ -321,6 +334,8 @@ def _sentence(error: dict[str, Any]):
         return f"{where} is not a known key; {nearest(location[-1], _keys_at(location))}"
     if kind == "literal_error":
         expected = f"one of {context['expected']}"
+    elif kind == "value_error":
+        return f"{where}: {context['error']}; received {_toml_value(received)}"
     elif kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         expected = error["msg"].removeprefix("Input should be ")
     else:

@@ -1,6 +1,5 @@
 """A run's folder: what lies in it, who may write into it, and that nothing is half-written."""
 
-import contextlib
 import csv
 import fcntl
 import io
@@ -60,36 +59,33 @@ def open_run(path):
     return run
 
 
+def check_folder(path):
+    """Refuse a folder that holds something else than a run."""
+    run = Run(Path(path))
+    if run.path.exists() and not run.path.is_dir():
+        raise UserError(f"the run folder {path} is a file; choose another --name or --out")
+    ours = {run.lock_file, run.checkpoints}
+    if run.path.is_dir() and not run.recipe_file.exists() and set(run.path.iterdir()) - ours:
+        raise UserError(f"{path} is not empty and holds no run; choose another --name or --out")
+    return run
+
+
 def create_run(path):
-    """The folder of a run, made if need be."""
+    """The folder of a run, made if need be, and cleared of what killed writers have left."""
     run = Run(Path(path))
     try:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         run.lock_file.touch()
     except OSError as error:
         raise UserError(f"{path} cannot be used as a run folder: {error.strerror}") from error
+    for leftover in (*run.path.glob(".*.writing*"), *run.checkpoints.glob(".*.writing*")):
+        leftover.unlink()
     return run
-
-
-def remove_unstarted(run):
-    """Take away the folder of a run that was refused before it began, if it holds nothing else."""
-    with contextlib.suppress(OSError):
-        run.lock_file.unlink(missing_ok=True)
-        run.checkpoints.rmdir()
-        run.path.rmdir()
-
-
-def remove_leftovers(run):
-    """Delete what writers that were killed have left half-written."""
-    for folder in (run.path, run.checkpoints):
-        for path in folder.glob(".*"):
-            if path != run.lock_file and path.is_file():
-                path.unlink()
 
 
 def set_aside(path):
     """Rename a run folder to <name>.1, .2, ... so that another can take its place."""
-    path = Path(path)
+    path = Path(path).resolve()
     number = 1
     while (target := path.with_name(f"{path.name}.{number}")).exists():
         number += 1
@@ -129,6 +125,16 @@ def write_atomic(path, content):
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path):
+    """Make renames in a folder outlast a power cut."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def write_json(path, content):

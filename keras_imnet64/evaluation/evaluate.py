@@ -122,7 +122,8 @@ def evaluate(
         devices: what `take_devices` gave; None takes all.
 
     Returns:
-        dict: top1, top5 (percent), loss (nats), count, classes compared, dataset, split, verified.
+        dict: top1, top5 (percent), loss (nats), count, classes compared and whether they were
+        matched by class id or, for a file without ids, by position; dataset, split, verified.
 
     Raises:
         UserError: the file is no model, or does not fit the data.
@@ -142,6 +143,7 @@ def evaluate(
         check_model_fits(model, selection, path)
         result = score(make_scorer(model), selection, scoring_batch_size(devices))
     return result | {
+        "matched_by": "class id" if info.get("wnids") else "position",
         "classes": len(set(selection.wnids) & set(store.wnids)),
         "dataset": dataset,
         "split": split,

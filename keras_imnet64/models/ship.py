@@ -29,6 +29,8 @@ def plain_twin(model):
     import keras
 
     def plain(layer):
+        if isinstance(layer, keras.Model):
+            return plain_twin(layer)
         config = layer.get_config() | {"dtype": "float32"}
         if isinstance(layer, keras.layers.BatchNormalization):
             config["synchronized"] = False
@@ -57,8 +59,8 @@ def ship(plain, path, info):
         info: what `model_info` is to return: wnids, class_names, recipe, ...
     """
     path = Path(path)
-    saved = path.with_name(f".{path.stem}.saved.keras")
-    whole = path.with_name(f".{path.stem}.whole.keras")
+    saved = path.with_name(f".{path.stem}.writing.saved.keras")
+    whole = path.with_name(f".{path.stem}.writing.whole.keras")
     try:
         plain.save(saved)
         with zipfile.ZipFile(saved) as source, zipfile.ZipFile(whole, "w") as target:
@@ -111,8 +113,15 @@ def load_model(path):
         raise UserError(f"{path} cannot be loaded as a Keras model: {reason}") from error
 
 
-def warm_start(model, path):
+def warm_start(model, path, wnids):
     """Fill `model` from a `.keras` file by layer path, for fine-tuning.
+
+    The head `logits` is taken only where the file names the same class ids in the same order.
+
+    Args:
+        model: a network of ours.
+        path: the `.keras` file.
+        wnids: class ids of the model's logits.
 
     Returns:
         list of str: the variables that the file lacks or holds in another shape, such as a head
@@ -124,11 +133,14 @@ def warm_start(model, path):
     from keras import ops
 
     source = by_path(load_model(path))
+    other_classes = model_info(path).get("wnids", wnids) != wnids
     skipped, matched = [], 0
     for name, variable in by_path(model).items():
         if variable.name == "seed_generator_state":
             continue
-        if name in source and tuple(source[name].shape) == tuple(variable.shape):
+        if other_classes and name.startswith("logits/"):
+            skipped.append(f"{name}: the file has other classes")
+        elif name in source and tuple(source[name].shape) == tuple(variable.shape):
             variable.assign(ops.convert_to_numpy(source[name]))
             matched += 1
         else:

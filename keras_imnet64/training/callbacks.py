@@ -154,14 +154,19 @@ class EpochEnd(keras.callbacks.Callback):
         return {
             "epoch": epoch + 1,
             "step": int(ops.convert_to_numpy(optimizer.iterations)),
-            "learning_rate": float(ops.convert_to_numpy(optimizer.learning_rate)),
+            "learning_rate": self._rate_used(optimizer),
             "loss": float(logs["loss"]),
-            "top1": 100 * float(logs["top1"]),
-            "top5": 100 * float(logs["top5"]),
+            "top1": round(100 * float(logs["top1"]), 4),
+            "top5": round(100 * float(logs["top5"]), 4),
             **{f"val_{name}": scores[name] for name in ("loss", "top1", "top5")},
             "images_per_second": round(images_per_second, 1),
             "seconds": round(seconds, 1),
         }
+
+    def _rate_used(self, optimizer):
+        """The rate of the epoch's last update; `optimizer.learning_rate` is that of the next."""
+        updates = int(ops.convert_to_numpy(optimizer.iterations))
+        return float(optimizer._learning_rate(updates - 1)) * self.progress["plateau"]["scale"]
 
     def _choose_best(self, epoch, top1):
         """Ship the best epoch so far, where images were kept aside to choose by."""

@@ -6,10 +6,10 @@ The same call on a run folder that is not finished goes on from its newest check
 """
 
 import contextlib
-import shutil
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -20,22 +20,28 @@ from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.pipeline import TrainingStream
 from keras_imnet64.data.selection import Selection, first_classes, select, split_holdout
 from keras_imnet64.errors import RunFailed, Stopped, UserError
-from keras_imnet64.evaluation.evaluate import make_scorer, score, scoring_batch_size
+from keras_imnet64.evaluation.evaluate import (
+    check_model_fits,
+    make_scorer,
+    score,
+    scoring_batch_size,
+)
 from keras_imnet64.evaluation.metrics import accuracy_metrics
 from keras_imnet64.models import build_model
 from keras_imnet64.models.init import initialize, seed_generators
 from keras_imnet64.models.ship import fill, load_model, plain_twin, ship, warm_start
 from keras_imnet64.recipe import difference, load_recipe
 from keras_imnet64.runs import (
+    Run,
+    check_folder,
     create_run,
     lock,
-    remove_leftovers,
-    remove_unstarted,
     set_aside,
     write_atomic,
+    write_csv,
     write_json,
 )
-from keras_imnet64.training.callbacks import EpochEnd, Position, StopRequest
+from keras_imnet64.training.callbacks import COLUMNS, EpochEnd, Position, StopRequest
 from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import averaged_weights, make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
@@ -66,8 +72,9 @@ def fit(
         recipe: a `Recipe`.
         out_dir: the run folder.
         model: a functional Keras model of your own, pixels [B, H, W, 3] -> logits [B, K], in place
-            of the recipe's; it is trained from the weights it has.
-        callbacks: Keras callbacks of your own, called after ours.
+            of the recipe's; it is trained from the weights it has. On several devices build it
+            within `devices.scope()`.
+        callbacks: Keras callbacks of your own, called after ours; validation is in `history`.
         data_dir, cache_dir: where data sets and their stores lie, see `datasets.open_dataset`.
         devices: what `take_devices` gave; None takes all.
         fresh: begin anew; a run that is in the folder is renamed and kept.
@@ -77,27 +84,35 @@ def fit(
         Run: with `metrics` and `history`.
 
     Raises:
-        UserError: the recipe cannot be trained here; nothing was written but the run folder.
-        RunFailed: not finite, out of memory.
+        UserError: the recipe cannot be trained here.
+        RunFailed: the loss is not finite; memory or disk ran out.
         Stopped: a signal came; the state is saved and the same call goes on.
     """
+    check_run(recipe, out_dir, fresh)
+    check_training(recipe)
     devices = devices or take_devices()
-    devices.check_batch_size(recipe.data.batch_size // recipe.train.accumulate_steps)
-    run, run_lock = claim(recipe, out_dir, fresh)
-    stop = StopRequest()
-    with run_lock, sentences(run), devices.scope():
+    parts = recipe.train.accumulate_steps
+    devices.check_batch_size(
+        recipe.data.batch_size // parts,
+        "data.batch_size / train.accumulate_steps" if parts > 1 else "data.batch_size",
+    )
+    with sentences(out_dir), contextlib.ExitStack() as stack:
+        stack.enter_context(devices.scope())
         data = load_data(recipe, data_dir, cache_dir, pack_progress)
         stream = make_stream(recipe, data)
-        model = make_model(recipe, data, model)
+        model = make_model(recipe, data, model, warm=fresh or not has_begun(out_dir))
         plain = plain_twin(model)
         metrics = compile_for_training(model, recipe, stream, devices)
         variables = variables_by_path(model, metrics)
+
+        run = claim(recipe, out_dir, fresh, stack)
         progress = resume(run, variables)
+        check_same_data(run, data)
         introduce(recipe, data, model, devices, stream, progress)
-        write_atomic(run.recipe_file, recipe.to_toml())  # the run has begun
         write_environment(run, data, devices, progress)
 
         info = model_info_of(recipe, data)
+        stop = StopRequest()
         bar = Progress(
             epochs=recipe.train.epochs,
             steps_per_epoch=stream.steps_per_epoch,
@@ -129,25 +144,26 @@ def fit(
         with stop.listening():
             train(model, stream, recipe, progress, [position, epoch_end, *callbacks, bar])
         if stop.requested or progress["step"]:
+            done = f"in epoch {progress['epoch'] + 1} after {progress['step']} steps"
+            if not progress["step"]:
+                done = f"after epoch {progress['epoch']}"
             raise Stopped(
-                f"stopped at epoch {progress['epoch'] + 1}, step {progress['step']}; the state is "
-                f"saved in {run.path}, and the same command goes on from there"
+                f"stopped {done}; the state is saved in {run.path}, and the same command goes on "
+                "from there"
             )
         finish(run, recipe, data, devices, model, plain, info, progress)
     return run
 
 
-def claim(recipe, out_dir, fresh):
-    """The run folder and a lock on it, or UserError if what it holds is something else."""
-    run = create_run(out_dir)
-    run_lock = lock(run)
-    remove_leftovers(run)
-    if not run.recipe_file.exists():
-        return run, run_lock
-    if fresh:
-        aside = set_aside(run.path)
-        say(f"the run that was in {run.path} is kept as {aside}")
-        return claim(recipe, out_dir, fresh=False)
+def has_begun(out_dir):
+    return Run(Path(out_dir)).recipe_file.exists()
+
+
+def check_run(recipe, out_dir, fresh):
+    """Refuse, before any work, a folder that this recipe cannot train into. Touches nothing."""
+    run = check_folder(out_dir)
+    if fresh or not has_begun(out_dir):
+        return
     changes = difference(load_recipe(run.recipe_file), recipe)
     if changes:
         raise UserError(
@@ -159,23 +175,52 @@ def claim(recipe, out_dir, fresh):
             f"the run in {run.path} is finished and is never overwritten: give another --name, or "
             "begin anew with --fresh, which keeps the old one under another name"
         )
-    return run, run_lock
+
+
+def check_training(recipe):
+    """Refuse, before any data is read, an optimizer or schedule that does not work."""
+    make_optimizer_of(recipe, steps_per_epoch=1)
+
+
+def claim(recipe, out_dir, fresh, stack):
+    """The run folder, locked until `stack` ends, with the recipe in it."""
+    if fresh and has_begun(out_dir):
+        lock(create_run(out_dir)).close()  # nobody trains into it
+        say(f"the run that was in {out_dir} is kept as {set_aside(out_dir)}")
+    run = create_run(out_dir)
+    stack.enter_context(lock(run))
+    write_atomic(run.recipe_file, recipe.to_toml())
+    return run
+
+
+def check_same_data(run, data):
+    """A run goes on with the pictures that it was begun with, or not at all."""
+    if not run.environment_file.exists():
+        return
+    begun = run.environment["digest"]
+    changed = [split for split, digest in digests(data).items() if digest != begun[split]]
+    if changed:
+        raise UserError(
+            f"{run.path} was begun with other {changed[0]} pictures than those that are here as "
+            f"{run.environment['dataset']}: bring those back, or begin anew with --fresh"
+        )
+
+
+def digests(data):
+    return {"train": data.train.store.digest, "validation": data.final.store.digest}
 
 
 @contextlib.contextmanager
-def sentences(run):
-    """Turn what the machine runs out of into a sentence; leave no folder of a run never begun."""
+def sentences(out_dir):
+    """Turn a full disk and its like into a sentence."""
     try:
         yield
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise RunFailed(
-            f"{error.strerror or error}{where}; what {run.path} held before is intact, and the "
-            "same command goes on from it"
+            f"{error.strerror or error}{where}; what {out_dir} held before is intact, and the same "
+            "command goes on from it"
         ) from error
-    finally:
-        if not run.recipe_file.exists():
-            remove_unstarted(run)
 
 
 @dataclass(frozen=True)
@@ -223,11 +268,17 @@ def make_stream(recipe, data):
     """The training batches: a batch of the recipe, or the parts that are accumulated to one."""
     parts = recipe.train.accumulate_steps
     samples = len(data.train) * (2 if recipe.data.mirror == "both" else 1)
-    steps = recipe.data.steps_per_epoch or samples // recipe.data.batch_size
-    if not steps:
+    whole = samples // recipe.data.batch_size
+    steps = recipe.data.steps_per_epoch or whole
+    if not whole:
         raise UserError(
             f"data.batch_size must be at most {samples}, the samples of an epoch; "
             f"received {recipe.data.batch_size}"
+        )
+    if steps > whole:
+        raise UserError(
+            f"data.steps_per_epoch must be at most {whole}, the whole batches of an epoch; "
+            f"received {steps}"
         )
     return TrainingStream(
         data.train,
@@ -243,9 +294,10 @@ def make_stream(recipe, data):
     )
 
 
-def make_model(recipe, data, own=None):
-    """The training model with its initial weights."""
+def make_model(recipe, data, own=None, warm=True):
+    """The training model with its initial weights; `warm`: those of a file, if the recipe says."""
     if own is not None:
+        check_model_fits(own, data.train, "your model")
         seed_generators(own, recipe.train.seed)
         return own
     model = build_model(
@@ -257,8 +309,8 @@ def make_model(recipe, data, own=None):
         **recipe.model.options,
     )
     initialize(model, recipe.train.seed)
-    if recipe.train.initial_weights:
-        for skipped in warm_start(model, recipe.train.initial_weights):
+    if recipe.train.initial_weights and warm:
+        for skipped in warm_start(model, recipe.train.initial_weights, data.train.wnids):
             say(f"not taken from {recipe.train.initial_weights}: {skipped}")
     return model
 
@@ -277,24 +329,8 @@ def compile_for_training(model, recipe, stream, devices):
     set_batch_norm(model, recipe.train.batch_norm, devices)
     if recipe.loss.l2:
         add_l2(model, recipe.loss.l2)
-    parts = recipe.train.accumulate_steps
-    schedule = make_schedule(
-        recipe.schedule.name,
-        learning_rate=recipe.optimizer.learning_rate,
-        steps_per_epoch=stream.steps_per_epoch // parts,
-        num_epochs=recipe.train.epochs,
-        warmup_epochs=recipe.schedule.warmup_epochs,
-        **recipe.schedule.options,
-    )
-    optimizer = make_optimizer(
-        recipe.optimizer.name,
-        schedule,
-        weight_decay=recipe.optimizer.weight_decay,
-        clip_norm=recipe.optimizer.clip_norm,
-        ema=recipe.train.ema or None,
-        accumulate_steps=parts,
-        **recipe.optimizer.options,
-    )
+    steps = stream.steps_per_epoch // recipe.train.accumulate_steps
+    optimizer = make_optimizer_of(recipe, steps)
     accuracies = accuracy_metrics()
     model.compile(
         optimizer,
@@ -304,6 +340,26 @@ def compile_for_training(model, recipe, stream, devices):
     )
     optimizer.build(model.trainable_variables)
     return [model._loss_tracker, *accuracies]
+
+
+def make_optimizer_of(recipe, steps_per_epoch):
+    schedule = make_schedule(
+        recipe.schedule.name,
+        learning_rate=recipe.optimizer.learning_rate,
+        steps_per_epoch=steps_per_epoch,
+        num_epochs=recipe.train.epochs,
+        warmup_epochs=recipe.schedule.warmup_epochs,
+        **recipe.schedule.options,
+    )
+    return make_optimizer(
+        recipe.optimizer.name,
+        schedule,
+        weight_decay=recipe.optimizer.weight_decay,
+        clip_norm=recipe.optimizer.clip_norm,
+        ema=recipe.train.ema or None,
+        accumulate_steps=recipe.train.accumulate_steps,
+        **recipe.optimizer.options,
+    )
 
 
 def resume(run, variables):
@@ -338,11 +394,22 @@ def train(model, stream, recipe, progress, callbacks):
     except Exception as error:  # every backend has its own type for it
         if not is_out_of_memory(error):
             raise
-        parts = recipe.train.accumulate_steps * 2
-        raise RunFailed(
-            f"out of memory at {stream.batch_size} images per step: "
-            f"--set train.accumulate_steps={parts} computes the same batch in {parts} parts"
-        ) from error
+        raise RunFailed(out_of_memory(recipe)) from error
+    finally:
+        callbacks[-1].close()
+
+
+def out_of_memory(recipe):
+    """What to do about it, in a sentence whose command works."""
+    batch_size, parts = recipe.data.batch_size, recipe.train.accumulate_steps
+    more = next((n for n in range(parts + 1, batch_size + 1) if batch_size % n == 0), None)
+    remedy = "set a smaller data.batch_size"
+    if more:
+        remedy = (
+            f"--fresh --set train.accumulate_steps={more} computes the same batch in {more} parts "
+            "(each with batch statistics of its own; not with tensorflow on several devices)"
+        )
+    return f"out of memory at {batch_size // parts} images per step: {remedy}"
 
 
 def is_out_of_memory(error):
@@ -358,7 +425,7 @@ def finish(run, recipe, data, devices, model, plain, info, progress):
     ship(plain, run.model, info | {"epoch": epochs})
     model_score = score_file(run.model, data.final, devices)
     if progress["best"] is None:
-        shutil.copyfile(run.model, run.best)
+        write_atomic(run.best, run.model.read_bytes())
         best_score = model_score | {"epoch": epochs}
     else:
         best_score = score_file(run.best, data.final, devices) | progress["best"]
@@ -374,6 +441,7 @@ def finish(run, recipe, data, devices, model, plain, info, progress):
         "model.keras": model_score,
         "best.keras": best_score,
     }
+    write_csv(run.history_file, COLUMNS, progress["history"])
     write_atomic(run.classes_file, "".join(f"{n}\n" for n in data.final.class_names))
     write_json(run.metrics_file, metrics)
     say(
@@ -443,7 +511,7 @@ def write_environment(run, data, devices, progress):
         {
             "dataset": data.train.store.dataset,
             "verified": {split: bool(store.verified) for split, store in stores.items()},
-            "digest": {split: store.digest for split, store in stores.items()},
+            "digest": digests(data),
             "processes": [*earlier, entry],
         },
     )

@@ -98,7 +98,7 @@ def make_optimizer(
             name="optimizer",
             **options,
         )
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise UserError(f"optimizer {name}: {error}") from error
 
 
@@ -333,7 +333,15 @@ def _check_nothing(**options):
     pass
 
 
+def _check_plateau(factor, patience, min_delta, **others):
+    _require(0 < factor < 1, "schedule plateau: factor must lie between 0 and 1", factor)
+    _require(patience >= 1, "schedule plateau: patience must be 1 or more epochs", patience)
+    _require(min_delta >= 0, "schedule plateau: min_delta must be 0 or above", min_delta)
+
+
 def _check_step(epochs, factor, **others):
+    numbers = all(isinstance(e, int | float) and not isinstance(e, bool) for e in epochs)
+    _require(numbers, "schedule step: epochs must be a list of numbers", epochs)
     increasing = all(0 < a < b for a, b in zip(epochs, epochs[1:] + [math.inf], strict=True))
     _require(epochs and increasing, "schedule step: epochs must be an increasing list", epochs)
     _require(factor > 0, "schedule step: factor must be above 0", factor)
@@ -435,5 +443,7 @@ SCHEDULES = {
         _check_one_cycle,
     ),
     # Constant here; the options are for the callback that lowers `learning_rate_scale`.
-    "plateau": ScheduleRow(_constant, {"factor": 0.1, "patience": 10, "min_delta": 0.0}),
+    "plateau": ScheduleRow(
+        _constant, {"factor": 0.1, "patience": 10, "min_delta": 0.0}, _check_plateau
+    ),
 }

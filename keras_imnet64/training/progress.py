@@ -89,12 +89,16 @@ class Progress(keras.callbacks.Callback):
             f"  left {duration(epoch_left)}, run {duration(run_left)}"
         )
 
-    def end(self):
-        """The epoch is over; returns (seconds, images per second without the first step)."""
-        now = time.monotonic()
+    def close(self):
+        """Take the bar off the screen."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def end(self):
+        """The epoch is over; returns (seconds, images per second without the first step)."""
+        now = time.monotonic()
+        self.close()
         steps = self.seen - self.first - 1
         measured = now - self.first_done
         return now - self.started, self.batch_size * steps / measured if steps > 0 else 0.0

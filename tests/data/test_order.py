@@ -8,6 +8,10 @@ from keras_imnet64.data.order import epoch_draws, epoch_order, holdout_positions
 ORDER = [3, 4, 7, 8, 5, 0, 2, 6, 9, 1]
 MIRRORED = [0, 1, 0, 1, 1, 1, 1, 1, 0, 0]
 
+TOP = [0, 5, 7, 7, 7, 2]
+LEFT = [0, 1, 0, 8, 4, 0]
+HELD_OUT = [8, 10, 13]
+
 
 def test_every_image_once():
     images, mirrored = epoch_order(1000, "random", seed=0, epoch=0)
@@ -41,6 +45,14 @@ def test_frozen_order():
     images, mirrored = epoch_order(10, "random", seed=3, epoch=5)
     assert images.tolist() == ORDER
     assert mirrored.astype(int).tolist() == MIRRORED
+
+
+def test_frozen_draws_and_holdout():
+    """As above: a run that goes on, and runs that are compared, need these numbers to stay."""
+    draws = epoch_draws([check_augment("pad_crop", {"padding": 4})], 6, seed=3, epoch=5)[0]
+    assert draws["top"].tolist() == TOP
+    assert draws["left"].tolist() == LEFT
+    assert holdout_positions(20, 3)[1].tolist() == HELD_OUT
 
 
 def test_two_operations_of_a_kind_draw_apart():

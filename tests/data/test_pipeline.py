@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from keras_imnet64.data.augment import check_augment
+from keras_imnet64.data.order import epoch_draws, epoch_order
 from keras_imnet64.data.pipeline import TrainingStream, evaluation_batches
 from keras_imnet64.data.selection import first_classes, select, split_holdout
 from keras_imnet64.data.store import RawStore
@@ -71,12 +72,25 @@ def test_starting_late_reads_nothing_that_came_before():
     assert len(read_images) == 8
 
 
-def test_tf_data_gives_what_the_plain_functions_give():
-    data = stream(augmentation=[check_augment("pad_crop", {"padding": 1, "fill": "reflect"})])
+def test_the_stream_is_order_draws_mirror_and_crop_written_out():
+    """Every batch against slices of the mirrored, padded pictures that the draws point to."""
+    store = tiny_store()
+    store.images = np.random.default_rng(0).integers(0, 256, store.images.shape, "uint8")
+    crop = check_augment("pad_crop", {"padding": 2, "fill": "zero"})
+    data = TrainingStream(select(store), batch_size=8, seed=5, mirror="random", augmentation=[crop])
+    order, mirrored = epoch_order(50, "random", 5, 1)
+    draws = epoch_draws([crop], 50, 5, 1)[0]
+    data.begin(1)
     for step, (images, labels) in enumerate(read(data.dataset())):
-        plain_images, plain_labels = data.batch(0, step)
-        assert np.array_equal(images, plain_images)
-        assert np.array_equal(labels, plain_labels)
+        for row, sample in enumerate(range(step * 8, step * 8 + 8)):
+            image = store.images[order[sample]]
+            image = image[:, ::-1] if mirrored[sample] else image
+            padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+            top, left = draws["top"][sample], draws["left"][sample]
+            assert np.array_equal(images[row], padded[top : top + 4, left : left + 4])
+            assert labels[row] == store.labels[order[sample]]
+    assert mirrored[:48].any()
+    assert not mirrored[:48].all()
 
 
 def test_epochs_differ():

@@ -6,6 +6,7 @@ import signal
 import keras
 import numpy as np
 import pytest
+from conftest import WNIDS, write_pictures
 
 from keras_imnet64.errors import RunFailed, Stopped, UserError
 from keras_imnet64.evaluation.evaluate import evaluate
@@ -82,6 +83,10 @@ def test_scores_are_those_of_the_file_computed_by_hand(small_recipe, data_dir, t
     assert run.best.read_bytes() == run.model.read_bytes()  # nothing kept aside to choose by
 
 
+# Half a cosine from 0.05 over 15 updates, at the last one of each epoch: updates 4, 9 and 14.
+RATES = [0.025 * (1 + np.cos(np.pi * update / 15)) for update in (4, 9, 14)]
+
+
 class CrashAt(SignalAt):
     """Ends training as an error of anyone's would, with nothing saved since the last epoch."""
 
@@ -104,11 +109,12 @@ def test_an_interrupted_run_ends_with_the_bits_of_a_straight_one(
         train={"ema": 0.9},
     )
     straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
-    with pytest.raises(error, match="epoch 2, step 3" if error is Stopped else "crash"):
+    with pytest.raises(error, match="in epoch 2 after 3 steps" if error is Stopped else "crash"):
         fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[interruption])
     (tmp_path / "run" / "checkpoints" / ".half.writing").write_bytes(b"killed here")
     assert not (tmp_path / "run" / "metrics.json").exists()
     run = fit(recipe, tmp_path / "run", data_dir=data_dir)
+    assert [float(r["learning_rate"]) for r in run.history] == pytest.approx(RATES, rel=1e-4)
     for a, b in zip(weights(straight.model), weights(run.model), strict=True):
         assert np.array_equal(a, b)
     measured = {"images_per_second", "seconds"}
@@ -153,6 +159,37 @@ def test_a_refused_run_leaves_no_folder(sections, message, small_recipe, data_di
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_that_holds_something_else_is_left_alone(small_recipe, data_dir, tmp_path):
+    (tmp_path / ".bashrc").write_text("mine")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        fit(small_recipe(), tmp_path, data_dir=data_dir)
+    assert [path.name for path in tmp_path.iterdir()] == [".bashrc"]
+
+
+def test_a_run_does_not_go_on_with_other_pictures(small_recipe, data_dir, tmp_path):
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(small_recipe(), tmp_path / "run", data_dir=data_dir, callbacks=[CrashAt(1, 2)])
+    other = write_pictures(tmp_path / "other", train=97)
+    with pytest.raises(UserError, match="was begun with other train pictures"):
+        fit(small_recipe(), tmp_path / "run", data_dir=other)
+
+
+def test_a_head_of_as_many_other_classes_is_made_anew(small_recipe, data_dir, tmp_path, capsys):
+    first = fit(small_recipe(train={"epochs": 1}), tmp_path / "first", data_dir=data_dir)
+    other = write_pictures(tmp_path / "other", wnids=WNIDS[::-1])
+    recipe = small_recipe(train={"epochs": 1, "initial_weights": str(first.model)})
+    fit(recipe, tmp_path / "second", data_dir=other)
+    shown = capsys.readouterr().err
+    assert "logits/kernel: the file has other classes" in shown
+    assert "stem_conv" not in shown
+
+
+def test_an_own_model_must_fit_the_data(small_recipe, data_dir, tmp_path):
+    model = build_model("wide_resnet", image_size=16, num_classes=5, depth=8, width=1)
+    with pytest.raises(UserError, match="needs one logit for each of 10 classes"):
+        fit(small_recipe(), tmp_path / "run", model=model, data_dir=data_dir)
+
+
 def test_two_processes_do_not_train_into_one_folder(small_recipe, data_dir, tmp_path):
     with lock(create_run(tmp_path / "run")), pytest.raises(UserError, match="another process"):
         fit(small_recipe(), tmp_path / "run", data_dir=data_dir)
@@ -188,7 +225,7 @@ def test_out_of_memory_names_the_remedy(small_recipe, data_dir, tmp_path):
         def on_train_batch_begin(self, batch, logs=None):
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
 
-    with pytest.raises(RunFailed, match=r"--set train\.accumulate_steps=2"):
+    with pytest.raises(RunFailed, match=r"--fresh --set train\.accumulate_steps=2"):
         fit(small_recipe(), tmp_path / "run", data_dir=data_dir, callbacks=[Full()])
 
 

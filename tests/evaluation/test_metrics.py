@@ -1,0 +1,38 @@
+"""Top-k by hand, with ties and with logits that are not numbers."""
+
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_imnet64.evaluation.metrics import cross_entropy, in_top_k
+
+pytestmark = pytest.mark.backend
+
+
+@pytest.mark.parametrize(
+    ("logits", "label", "rank"),
+    [
+        ([3.0, 2.0, 1.0, 0.0], 0, 1),
+        ([3.0, 2.0, 1.0, 0.0], 2, 3),
+        ([1.0, 1.0, 1.0, 1.0], 0, 1),  # equal logits rank by position,
+        ([1.0, 1.0, 1.0, 1.0], 3, 4),  # so that saying nothing is no success
+        ([0.0, 2.0, 2.0, 1.0], 2, 2),
+    ],
+)
+def test_rank_of_the_label(logits, label, rank):
+    logits = np.array([logits], "float32")
+    found = [float(in_top_k(np.array([label]), logits, k)[0]) for k in (1, 2, 3, 4)]
+    assert found == [float(k >= rank) for k in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_logit_that_is_no_number_never_counts(label):
+    logits = np.array([[np.nan, 1.0, 0.0]], "float32")
+    assert float(in_top_k(np.array([label]), np.full((1, 3), np.nan, "float32"), 1)[0]) == 0
+    assert float(in_top_k(np.array([0]), logits, 2)[0]) == 0
+
+
+def test_cross_entropy_by_hand():
+    logits = np.log(np.array([[0.2, 0.8]], "float32")) + 5
+    found = ops.convert_to_numpy(cross_entropy(np.array([1]), logits))
+    np.testing.assert_allclose(found, [-np.log(0.8)], rtol=1e-5)

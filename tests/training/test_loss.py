@@ -1,0 +1,37 @@
+"""What training minimises, against values worked by hand."""
+
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_imnet64.models import build_model
+from keras_imnet64.models.init import initialize
+from keras_imnet64.training.loss import CrossEntropy, add_l2
+
+LOGITS = np.log(np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]], "float32"))
+
+
+@pytest.mark.backend
+def test_cross_entropy_with_label_smoothing_by_hand():
+    """Targets for s = 0.3 and K = 3: 0.8 for the label, 0.1 for the others."""
+    labels = np.array([0, 2])
+    plain = -(np.log(0.7) + np.log(0.5)) / 2
+    assert float(CrossEntropy()(labels, LOGITS)) == pytest.approx(plain, rel=1e-5)
+    first = -(0.8 * np.log(0.7) + 0.1 * np.log(0.2) + 0.1 * np.log(0.1))
+    second = -(0.1 * np.log(0.25) + 0.1 * np.log(0.25) + 0.8 * np.log(0.5))
+    smoothed = float(CrossEntropy(0.3)(labels, LOGITS))
+    assert smoothed == pytest.approx((first + second) / 2, rel=1e-5)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_l2_is_the_sum_of_squares_of_kernels_and_gammas_without_a_half(dtype):
+    model = build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=1, dtype=dtype)
+    initialize(model, 0)
+    add_l2(model, 0.01)
+    decayed = [v for v in model.trainable_variables if v.name in ("kernel", "gamma")]
+    spared = {v.name for v in model.trainable_variables} - {"kernel", "gamma"}
+    assert spared == {"bias", "beta"}
+    expected = 0.01 * sum(np.square(ops.convert_to_numpy(v)).sum() for v in decayed)
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
+    assert len(model.losses) == len(decayed)
