@@ -237,7 +237,7 @@ def test_fine_tuning_takes_all_but_the_head(small_recipe, data_dir, tmp_path, ca
     )
     second = fit(recipe, tmp_path / "second", data_dir=data_dir)
     shown = capsys.readouterr().err
-    assert "logits/kernel: (16, 4) here, (16, 10) in the file" in shown
+    assert "logits/kernel: the file has other classes" in shown
     assert "stem_conv" not in shown
     old, new = load_model(first.model), load_model(second.model)
     stems = [keras.ops.convert_to_numpy(m.get_layer("stem_conv").kernel) for m in (old, new)]
