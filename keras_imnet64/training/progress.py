@@ -6,8 +6,9 @@ import time
 
 import keras
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 PLAIN_SECONDS = 30  # between two lines where there is no terminal
 console = Console(stderr=True, highlight=False)
@@ -43,17 +44,12 @@ class Progress(keras.callbacks.Callback):
         self.started = self.first_done = time.monotonic()
         self.last_line = time.monotonic()
         if console.is_terminal:
-            self._bar = Bar(
-                TextColumn("epoch {task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[shown]}"),
-                console=console,
-                transient=True,
-            )
+            one_line = TextColumn("{task.description}", table_column=Column(no_wrap=True))
+            columns = [BarColumn(bar_width=10 if console.width < 120 else 30), one_line]
+            self._bar = Bar(*columns, console=console, transient=True)
             self._bar.start()
             self._task = self._bar.add_task(
-                f"{epoch + 1}/{self.epochs}", total=self.steps_per_epoch, completed=step, shown=""
+                self._where(), total=self.steps_per_epoch, completed=step
             )
 
     def on_train_batch_end(self, batch, logs=None):
@@ -71,11 +67,14 @@ class Progress(keras.callbacks.Callback):
 
     def _show(self, logs):
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.seen, shown=self._line(logs))
+            line = f"{self._where()}  {self._line(logs)}"
+            self._bar.update(self._task, completed=self.seen, description=line)
         elif time.monotonic() - self.last_line > PLAIN_SECONDS:
             self.last_line = time.monotonic()
-            where = f"epoch {self.epoch + 1}/{self.epochs} step {self.seen}/{self.steps_per_epoch}"
-            say(f"{where}  {self._line(logs)}")
+            say(f"{self._where()}  {self._line(logs)}")
+
+    def _where(self):
+        return f"epoch {self.epoch + 1}/{self.epochs} {self.seen}/{self.steps_per_epoch}"
 
     def _line(self, logs):
         steps = self.seen - self.first - 1
@@ -84,9 +83,9 @@ class Progress(keras.callbacks.Callback):
         run_left = epoch_left + per_step * self.steps_per_epoch * (self.epochs - self.epoch - 1)
         speed = self.batch_size / per_step if per_step else 0.0
         return (
-            f"loss {logs['loss']:.3f}  top1 {100 * logs['top1']:.1f}  top5 {100 * logs['top5']:.1f}"
-            f"  lr {self.rate_at(self.epoch, self.seen):.3g}  {speed:.0f} images/s"
-            f"  left {duration(epoch_left)}, run {duration(run_left)}"
+            f"loss {logs['loss']:.3f} top1 {100 * logs['top1']:.1f} top5 {100 * logs['top5']:.1f}"
+            f" lr {self.rate_at(self.epoch, self.seen):.2g} {speed:.0f} images/s"
+            f" left {duration(epoch_left)}, run {duration(run_left)}"
         )
 
     def close(self):
