@@ -37,13 +37,13 @@ def first_loss(name, data_dir):
     choose_backend()
     devices = take_devices()
     from keras_imnet64.recipe import load_recipe
-    from keras_imnet64.training import fit as hub
+    from keras_imnet64.training import build
 
     recipe = load_recipe(name, ["data.steps_per_epoch=1"])  # fits a small stand-in set too
-    data = hub.load_data(recipe, data_dir)
-    stream = hub.make_stream(recipe, data)
-    model = hub.make_model(recipe, data)
-    hub.compile_for_training(model, recipe, stream, devices)
+    data = build.load_data(recipe, data_dir)
+    stream = build.make_stream(recipe, data)
+    model = build.make_model(recipe, data)
+    build.compile_for_training(model, recipe, stream, devices)
     images, labels = stream.batch(epoch=0, step=0)
     return float(model.train_on_batch(images, labels)[0])
 

@@ -4,7 +4,9 @@ To add a data set, add its row to DATASETS; a new kind of source is a module in 
 class here that turns it into batches. Reading a store is the business of `store`.
 """
 
+import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,8 +146,10 @@ def prepare(
     _build(place, source, progress)
     if place.verified and place.packed():  # the same pictures, as their archives have shown
         return place.open()
-    place.clear()
-    return {split: _pack_tfds(place, split, progress) for split in dataset.splits}
+    with place.replaced() as folder:
+        for split in dataset.splits:
+            _pack_tfds(place, split, progress, folder / split)
+    return place.open()
 
 
 def open_dataset(name, split, *, data_dir=None, cache_dir=None, in_memory="auto", progress=None):
@@ -174,7 +178,7 @@ def open_dataset(name, split, *, data_dir=None, cache_dir=None, in_memory="auto"
     for place in places:
         if place.ready():  # both splits of one place: verified and unverified never mix
             if not stores.is_store(place.folder(split)):
-                _pack_tfds(place, split, progress)
+                _pack_tfds(place, split, progress, place.folder(split))
             return stores.open_store(place.folder(split), in_memory)
     raise UserError(
         f"{name} is not prepared in {places[0].data_dir}: run "
@@ -260,9 +264,22 @@ class _Place:
     def open(self):
         return {s: stores.open_store(self.folder(s), "never") for s in self.dataset.splits}
 
-    def clear(self):
-        for split in self.dataset.splits:
-            stores.remove_store(self.folder(split))
+    @contextlib.contextmanager
+    def replaced(self):
+        """A folder to pack all splits into, which takes the place of the old ones at the end.
+
+        If packing fails the old ones stay, so that splits of two origins never lie side by side.
+        """
+        incoming = stores.temporary_sibling(self.packed_dir)
+        try:
+            yield incoming
+            incoming.chmod(0o755)
+            for split in self.dataset.splits:
+                stores.remove_store(self.folder(split))
+            shutil.rmtree(self.packed_dir, ignore_errors=True)
+            incoming.rename(self.packed_dir)
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
 
     def built(self):
         """Whether TFDS has it; TensorFlow is loaded only where there is something to look at."""
@@ -317,8 +334,8 @@ def _require_room(place, counts, download):
     stores.require_space(place.data_dir, tfds, what)
 
 
-def _pack_tfds(place, split, progress):
-    """Pack one split of what TFDS built, in TFDS' reading order."""
+def _pack_tfds(place, split, progress, folder):
+    """Pack one split of what TFDS built into `folder`, in TFDS' reading order."""
     from .sources import imagenet_resized
 
     dataset, builder = place.dataset, place.builder()
@@ -330,7 +347,7 @@ def _pack_tfds(place, split, progress):
         )
     wnids, names = dataset.labels()
     return stores.write_store(
-        place.folder(split),
+        folder,
         imagenet_resized.read(builder, split),
         dataset=dataset.name,
         split=split,
@@ -362,20 +379,19 @@ def _prepare_tiny(dataset, data_dir, cache_dir, source, allow_unverified, progre
                 "tiny-imagenet-200.zip, or --allow-unverified to use other pictures in its layout"
             )
         place = _Place(dataset, data_dir, cache_dir, verified=not unexpected)
-        place.clear()
-        return {
-            split: stores.write_store(
-                place.folder(split),
-                tiny_imagenet.read(tree, listing.files[split], listing.labels[split]),
-                dataset=dataset.name,
-                split=split,
-                count=len(listing.files[split]),
-                image_size=dataset.image_size,
-                wnids=listing.wnids,
-                class_names=listing.class_names,
-                source=f"file:{Path(source).name}",
-                verified=place.verified,
-                progress=progress,
-            )
-            for split in dataset.splits
-        }
+        with place.replaced() as folder:
+            for split in dataset.splits:
+                stores.write_store(
+                    folder / split,
+                    tiny_imagenet.read(tree, listing.files[split], listing.labels[split]),
+                    dataset=dataset.name,
+                    split=split,
+                    count=len(listing.files[split]),
+                    image_size=dataset.image_size,
+                    wnids=listing.wnids,
+                    class_names=listing.class_names,
+                    source=f"file:{Path(source).name}",
+                    verified=place.verified,
+                    progress=progress,
+                )
+    return place.open()

@@ -124,7 +124,7 @@ def write_store(
     path = Path(path)
     needed = count * image_size * image_size * 3 + SLACK_BYTES
     require_space(path.parent, needed, f"packing {dataset} {split}")
-    temporary = _temporary_sibling(path)
+    temporary = temporary_sibling(path)
     try:
         packer = _Packer(temporary, f"{dataset} {split}", count, image_size, len(wnids))
         digest = packer.write(batches, progress)
@@ -156,7 +156,7 @@ def write_store(
     return open_store(path, in_memory="never")
 
 
-def _temporary_sibling(path):
+def temporary_sibling(path):
     """A new folder beside `path` whose name tells who writes it."""
     prefix = f".{path.name}.writing-{socket.gethostname()}-{os.getpid()}-"
     try:

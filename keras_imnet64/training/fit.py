@@ -2,56 +2,42 @@
 
     recipe -> data -> model -> Model.fit with a checkpoint each epoch -> ship -> score the file
 
-The same call on a run folder that is not finished goes on from its newest checkpoint.
+The same call on a run folder that is not finished goes on from its newest checkpoint. How the parts
+are built is told in `build`, what may happen in a run folder in `folder`.
 """
 
 import contextlib
-import sys
-from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import keras
 import numpy as np
 
 from keras_imnet64.backend import take_devices
-from keras_imnet64.data.augment import check_augment
-from keras_imnet64.data.datasets import open_dataset
-from keras_imnet64.data.pipeline import TrainingStream
-from keras_imnet64.data.selection import Selection, first_classes, select, split_holdout
-from keras_imnet64.errors import RunFailed, Stopped, UserError
-from keras_imnet64.evaluation.evaluate import (
-    check_model_fits,
-    make_scorer,
-    score,
-    scoring_batch_size,
-)
-from keras_imnet64.evaluation.metrics import accuracy_metrics
-from keras_imnet64.models import build_model
-from keras_imnet64.models.init import initialize, seed_generators
-from keras_imnet64.models.ship import fill, load_model, plain_twin, ship, warm_start
-from keras_imnet64.recipe import difference, load_recipe
-from keras_imnet64.runs import (
-    Run,
-    check_folder,
-    create_run,
-    lock,
-    set_aside,
-    write_atomic,
-    write_csv,
-    write_json,
+from keras_imnet64.errors import RunFailed, Stopped
+from keras_imnet64.evaluation.evaluate import make_scorer, score, scoring_batch_size
+from keras_imnet64.models.ship import fill, load_model, plain_twin, ship
+from keras_imnet64.runs import write_atomic, write_csv, write_json
+from keras_imnet64.training.build import (
+    check_training,
+    compile_for_training,
+    load_data,
+    make_model,
+    make_stream,
+    model_info_of,
 )
 from keras_imnet64.training.callbacks import COLUMNS, EpochEnd, Position, StopRequest
-from keras_imnet64.training.loss import CrossEntropy, add_l2
-from keras_imnet64.training.optim import averaged_weights, make_optimizer, make_schedule
-from keras_imnet64.training.parallel import jit_compile, set_batch_norm
-from keras_imnet64.training.progress import Progress, say
-from keras_imnet64.training.state import (
-    list_checkpoints,
-    load_checkpoint,
-    variables_by_path,
-    write_state,
+from keras_imnet64.training.folder import (
+    check_run,
+    check_same_data,
+    claim,
+    has_begun,
+    resume,
+    sentences,
+    write_environment,
 )
+from keras_imnet64.training.optim import averaged_weights
+from keras_imnet64.training.progress import Progress, say
+from keras_imnet64.training.state import variables_by_path
 
 
 def fit(
@@ -153,229 +139,6 @@ def fit(
             )
         finish(run, recipe, data, devices, model, plain, info, progress)
     return run
-
-
-def has_begun(out_dir):
-    return Run(Path(out_dir)).recipe_file.exists()
-
-
-def check_run(recipe, out_dir, fresh):
-    """Refuse, before any work, a folder that this recipe cannot train into. Touches nothing."""
-    run = check_folder(out_dir)
-    if fresh or not has_begun(out_dir):
-        return
-    changes = difference(load_recipe(run.recipe_file), recipe)
-    if changes:
-        raise UserError(
-            f"{run.path} holds a run of another recipe ({'; '.join(changes[:4])}): give this one "
-            "another --name, or begin anew with --fresh"
-        )
-    if run.is_finished:
-        raise UserError(
-            f"the run in {run.path} is finished and is never overwritten: give another --name, or "
-            "begin anew with --fresh, which keeps the old one under another name"
-        )
-
-
-def check_training(recipe):
-    """Refuse, before any data is read, an optimizer or schedule that does not work."""
-    make_optimizer_of(recipe, steps_per_epoch=1)
-
-
-def claim(recipe, out_dir, fresh, stack):
-    """The run folder, locked until `stack` ends, with the recipe in it."""
-    if fresh and has_begun(out_dir):
-        lock(create_run(out_dir)).close()  # nobody trains into it
-        say(f"the run that was in {out_dir} is kept as {set_aside(out_dir)}")
-    run = create_run(out_dir)
-    stack.enter_context(lock(run))
-    write_atomic(run.recipe_file, recipe.to_toml())
-    return run
-
-
-def check_same_data(run, data):
-    """A run goes on with the pictures that it was begun with, or not at all."""
-    if not run.environment_file.exists():
-        return
-    begun = run.environment["digest"]
-    changed = [split for split, digest in digests(data).items() if digest != begun[split]]
-    if changed:
-        raise UserError(
-            f"{run.path} was begun with other {changed[0]} pictures than those that are here as "
-            f"{run.environment['dataset']}: bring those back, or begin anew with --fresh"
-        )
-
-
-def digests(data):
-    return {"train": data.train.store.digest, "validation": data.final.store.digest}
-
-
-@contextlib.contextmanager
-def sentences(out_dir):
-    """Turn a full disk and its like into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        raise RunFailed(
-            f"{error.strerror or error}{where}; what {out_dir} held before is intact, and the same "
-            "command goes on from it"
-        ) from error
-
-
-@dataclass(frozen=True)
-class Data:
-    """The images of a run: to train on, to validate epochs on, and to score the result on."""
-
-    train: Selection
-    validation: Selection  # the holdout where there is one, else `final`
-    final: Selection
-    mean_image: np.ndarray  # float32 [H, W, 3], 0..255
-    channel_mean: np.ndarray
-    channel_std: np.ndarray
-
-    @property
-    def num_classes(self):
-        return self.train.num_classes
-
-    @property
-    def image_size(self):
-        return self.train.image_size
-
-
-def load_data(recipe, data_dir=None, cache_dir=None, pack_progress=None):
-    """Open both splits of the recipe's data set and choose the images that it uses."""
-    where = {"data_dir": data_dir, "cache_dir": cache_dir, "progress": pack_progress}
-    stores = [
-        open_dataset(recipe.data.dataset, split, in_memory=recipe.data.in_memory, **where)
-        for split in ("train", "validation")
-    ]
-    classes = recipe.data.classes
-    wnids = first_classes(stores[0], classes) if classes else None
-    train, final = (select(store, wnids) for store in stores)
-    validation = final
-    if recipe.data.holdout:
-        train, validation = split_holdout(train, recipe.data.holdout)
-    if recipe.selection == "validation":
-        validation = final
-    moments = train.moments()
-    return Data(
-        train, validation, final, moments.mean_image, moments.channel_mean, moments.channel_std
-    )
-
-
-def make_stream(recipe, data):
-    """The training batches: a batch of the recipe, or the parts that are accumulated to one."""
-    parts = recipe.train.accumulate_steps
-    samples = len(data.train) * (2 if recipe.data.mirror == "both" else 1)
-    whole = samples // recipe.data.batch_size
-    steps = recipe.data.steps_per_epoch or whole
-    if not whole:
-        raise UserError(
-            f"data.batch_size must be at most {samples}, the samples of an epoch; "
-            f"received {recipe.data.batch_size}"
-        )
-    if steps > whole:
-        raise UserError(
-            f"data.steps_per_epoch must be at most {whole}, the whole batches of an epoch; "
-            f"received {steps}"
-        )
-    return TrainingStream(
-        data.train,
-        batch_size=recipe.data.batch_size // parts,
-        seed=recipe.train.seed,
-        mirror=recipe.data.mirror,
-        augmentation=[
-            check_augment(section.op, section.options, data.image_size)
-            for section in recipe.augment
-        ],
-        steps_per_epoch=steps * parts,
-        mean_image=np.round(data.mean_image).astype("uint8"),
-    )
-
-
-def make_model(recipe, data, own=None, warm=True):
-    """The training model with its initial weights; `warm`: those of a file, if the recipe says."""
-    if own is not None:
-        check_model_fits(own, data.train, "your model")
-        seed_generators(own, recipe.train.seed)
-        return own
-    model = build_model(
-        recipe.model.name,
-        image_size=data.image_size,
-        num_classes=data.num_classes,
-        normalization=resolve_normalization(recipe.model.normalization, data),
-        dtype=recipe.train.dtype,
-        **recipe.model.options,
-    )
-    initialize(model, recipe.train.seed)
-    if recipe.train.initial_weights and warm:
-        for skipped in warm_start(model, recipe.train.initial_weights, data.train.wnids):
-            say(f"not taken from {recipe.train.initial_weights}: {skipped}")
-    return model
-
-
-def resolve_normalization(normalization, data):
-    """A recipe's word as numbers on the 0..1 scale, measured on the training images."""
-    if normalization == "mean_image":
-        return {"mean": data.mean_image / 255, "std": 1.0}
-    if normalization == "dataset":
-        return {"mean": data.channel_mean / 255, "std": data.channel_std / 255}
-    return normalization if normalization == "imagenet" else normalization.model_dump()
-
-
-def compile_for_training(model, recipe, stream, devices):
-    """Optimizer, loss, metrics and compiler; returns the metrics whose state is the run's."""
-    set_batch_norm(model, recipe.train.batch_norm, devices)
-    if recipe.loss.l2:
-        add_l2(model, recipe.loss.l2)
-    steps = stream.steps_per_epoch // recipe.train.accumulate_steps
-    optimizer = make_optimizer_of(recipe, steps)
-    accuracies = accuracy_metrics()
-    model.compile(
-        optimizer,
-        CrossEntropy(recipe.loss.label_smoothing),
-        metrics=accuracies,
-        jit_compile=jit_compile(recipe.train.xla, devices),
-    )
-    optimizer.build(model.trainable_variables)
-    return [model._loss_tracker, *accuracies]
-
-
-def make_optimizer_of(recipe, steps_per_epoch):
-    schedule = make_schedule(
-        recipe.schedule.name,
-        learning_rate=recipe.optimizer.learning_rate,
-        steps_per_epoch=steps_per_epoch,
-        num_epochs=recipe.train.epochs,
-        warmup_epochs=recipe.schedule.warmup_epochs,
-        **recipe.schedule.options,
-    )
-    return make_optimizer(
-        recipe.optimizer.name,
-        schedule,
-        weight_decay=recipe.optimizer.weight_decay,
-        clip_norm=recipe.optimizer.clip_norm,
-        ema=recipe.train.ema or None,
-        accumulate_steps=recipe.train.accumulate_steps,
-        **recipe.optimizer.options,
-    )
-
-
-def resume(run, variables):
-    """Fill the variables from the newest checkpoint, if any; returns the run's progress."""
-    checkpoints = list_checkpoints(run.checkpoints)
-    if not checkpoints:
-        plateau = {"best": None, "wait": 0, "scale": 1.0}
-        return {"epoch": 0, "step": 0, "history": [], "best": None, "plateau": plateau}
-    state, progress = load_checkpoint(checkpoints[-1])
-    metric_state = {p: a for p, a in state.items() if p.startswith("metrics/")}
-    if not progress["step"]:  # between epochs; Keras would reset only the metrics it has built
-        metric_state = {path: np.zeros_like(array) for path, array in metric_state.items()}
-    write_state(variables, state | metric_state, checkpoints[-1])
-    progress["metric_state"] = metric_state
-    say(f"going on from {checkpoints[-1]}")
-    return progress
 
 
 def train(model, stream, recipe, progress, callbacks):
@@ -489,41 +252,3 @@ def introduce(recipe, data, model, devices, stream, progress):
     )
     if progress["epoch"] or progress["step"]:
         say(f"         from epoch {progress['epoch'] + 1}, step {progress['step']}")
-
-
-def write_environment(run, data, devices, progress):
-    """environment.json: the data's identity, and one entry for each process that trained."""
-    packages = ("keras", "tensorflow", "jax", "tensorflow-datasets", "numpy", "keras-imnet64")
-    entry = {
-        "from_epoch": progress["epoch"],
-        "from_step": progress["step"],
-        "backend": devices.backend,
-        "devices": list(devices.names),
-        "python": sys.version.split()[0],
-        "versions": {name: version(name) for name in packages},
-    }
-    earlier = []
-    if run.environment_file.exists():
-        earlier = run.environment["processes"]
-    stores = {"train": data.train.store, "validation": data.final.store}
-    write_json(
-        run.environment_file,
-        {
-            "dataset": data.train.store.dataset,
-            "verified": {split: bool(store.verified) for split, store in stores.items()},
-            "digest": digests(data),
-            "processes": [*earlier, entry],
-        },
-    )
-
-
-def model_info_of(recipe, data):
-    """What a model file says about itself, see `models.ship.model_info`."""
-    return {
-        "wnids": data.train.wnids,
-        "class_names": data.train.class_names,
-        "image_size": data.image_size,
-        "dataset": data.train.store.dataset,
-        "verified": bool(data.train.store.verified),
-        "recipe": recipe.model_dump(exclude_none=True, exclude={"reference", "measured"}),
-    }

@@ -193,3 +193,14 @@ def test_a_preparation_broken_off_between_the_splits_is_not_opened(tmp_path):
         prepare(write_zip(tmp_path / "tiny.zip", files), tmp_path / "data")
     with pytest.raises(UserError, match="tiny_imagenet is not prepared"):
         datasets.open_dataset("tiny_imagenet", "train", data_dir=tmp_path / "data")
+
+
+def test_a_preparation_that_fails_keeps_the_set_that_was_there(tmp_path):
+    before = prepare(write_zip(tmp_path / "tiny.zip", layout()), tmp_path / "data")
+    files = layout() | {f"{ROOT}val/images/val_2.JPEG": b"not a picture", TRAIN_0: jpeg((1, 2, 3))}
+    with pytest.raises(UserError, match=r"val_2\.JPEG"):
+        prepare(write_zip(tmp_path / "broken.zip", files), tmp_path / "data")
+    for split, store in before.items():
+        kept = datasets.open_dataset("tiny_imagenet", split, data_dir=tmp_path / "data")
+        assert kept.digest == store.digest
+    assert [p.name for p in (tmp_path / "data" / "packed").iterdir()] == ["tiny_imagenet"]

@@ -1,0 +1,127 @@
+"""Whose run folder it is: what may begin or go on in it, with which recipe, pictures and state."""
+
+import contextlib
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from keras_imnet64.errors import RunFailed, UserError
+from keras_imnet64.recipe import difference, load_recipe
+from keras_imnet64.runs import (
+    Run,
+    check_folder,
+    create_run,
+    lock,
+    set_aside,
+    write_atomic,
+    write_json,
+)
+from keras_imnet64.training.progress import say
+from keras_imnet64.training.state import list_checkpoints, load_checkpoint, write_state
+
+
+def has_begun(out_dir):
+    return Run(Path(out_dir)).recipe_file.exists()
+
+
+def check_run(recipe, out_dir, fresh):
+    """Refuse, before any work, a folder that this recipe cannot train into. Touches nothing."""
+    run = check_folder(out_dir)
+    if fresh or not has_begun(out_dir):
+        return
+    changes = difference(load_recipe(run.recipe_file), recipe)
+    if changes:
+        raise UserError(
+            f"{run.path} holds a run of another recipe ({'; '.join(changes[:4])}): give this one "
+            "another --name, or begin anew with --fresh"
+        )
+    if run.is_finished:
+        raise UserError(
+            f"the run in {run.path} is finished and is never overwritten: give another --name, or "
+            "begin anew with --fresh, which keeps the old one under another name"
+        )
+
+
+def claim(recipe, out_dir, fresh, stack):
+    """The run folder, locked until `stack` ends, with the recipe in it."""
+    if fresh and has_begun(out_dir):
+        lock(create_run(out_dir)).close()  # nobody trains into it
+        say(f"the run that was in {out_dir} is kept as {set_aside(out_dir)}")
+    run = create_run(out_dir)
+    stack.enter_context(lock(run))
+    write_atomic(run.recipe_file, recipe.to_toml())
+    return run
+
+
+def check_same_data(run, data):
+    """A run goes on with the pictures that it was begun with, or not at all."""
+    if not run.environment_file.exists():
+        return
+    begun = run.environment["digest"]
+    changed = [split for split, digest in digests(data).items() if digest != begun[split]]
+    if changed:
+        raise UserError(
+            f"{run.path} was begun with other {changed[0]} pictures than those that are here as "
+            f"{run.environment['dataset']}: bring those back, or begin anew with --fresh"
+        )
+
+
+def resume(run, variables):
+    """Fill the variables from the newest checkpoint, if any; returns the run's progress."""
+    checkpoints = list_checkpoints(run.checkpoints)
+    if not checkpoints:
+        plateau = {"best": None, "wait": 0, "scale": 1.0}
+        return {"epoch": 0, "step": 0, "history": [], "best": None, "plateau": plateau}
+    state, progress = load_checkpoint(checkpoints[-1])
+    metric_state = {p: a for p, a in state.items() if p.startswith("metrics/")}
+    if not progress["step"]:  # between epochs; Keras would reset only the metrics it has built
+        metric_state = {path: np.zeros_like(array) for path, array in metric_state.items()}
+    write_state(variables, state | metric_state, checkpoints[-1])
+    progress["metric_state"] = metric_state
+    say(f"going on from {checkpoints[-1]}")
+    return progress
+
+
+def write_environment(run, data, devices, progress):
+    """environment.json: the data's identity, and one entry for each process that trained."""
+    packages = ("keras", "tensorflow", "jax", "tensorflow-datasets", "numpy", "keras-imnet64")
+    entry = {
+        "from_epoch": progress["epoch"],
+        "from_step": progress["step"],
+        "backend": devices.backend,
+        "devices": list(devices.names),
+        "python": sys.version.split()[0],
+        "versions": {name: version(name) for name in packages},
+    }
+    earlier = []
+    if run.environment_file.exists():
+        earlier = run.environment["processes"]
+    stores = {"train": data.train.store, "validation": data.final.store}
+    write_json(
+        run.environment_file,
+        {
+            "dataset": data.train.store.dataset,
+            "verified": {split: bool(store.verified) for split, store in stores.items()},
+            "digest": digests(data),
+            "processes": [*earlier, entry],
+        },
+    )
+
+
+def digests(data):
+    return {"train": data.train.store.digest, "validation": data.final.store.digest}
+
+
+@contextlib.contextmanager
+def sentences(out_dir):
+    """Turn a full disk and its like into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise RunFailed(
+            f"{error.strerror or error}{where}; what {out_dir} held before is intact, and the same "
+            "command goes on from it"
+        ) from error
