@@ -5,10 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 
-
-@pytest.mark.skipif(os.environ.get("KERAS_BACKEND") == "jax", reason="this is the child")
 def test_backend_tests_pass_under_jax():
     child = subprocess.run(
         [

@@ -83,6 +83,7 @@ def test_scores_are_those_of_the_file_computed_by_hand(small_recipe, data_dir, t
     assert run.best.read_bytes() == run.model.read_bytes()  # nothing kept aside to choose by
 
 
+MEASURED = {"images_per_second", "seconds"}
 # Half a cosine from 0.05 over 15 updates, at the last one of each epoch: updates 4, 9 and 14.
 RATES = [0.025 * (1 + np.cos(np.pi * update / 15)) for update in (4, 9, 14)]
 
@@ -93,6 +94,20 @@ class CrashAt(SignalAt):
     def on_train_batch_begin(self, batch, logs=None):
         if (self.epoch, batch) == self.at:
             raise RuntimeError("crash")
+
+
+def same_end(straight, run):
+    """Whether two runs ended with the same bits: weights, all state, and history but for times."""
+    for a, b in zip(weights(straight.model), weights(run.model), strict=True):
+        assert np.array_equal(a, b)
+    for a, b in zip(straight.history, run.history, strict=True):
+        assert {k: a[k] for k in a if k not in MEASURED} == {
+            k: b[k] for k in b if k not in MEASURED
+        }
+    ends = [load_checkpoint(list_checkpoints(r.checkpoints)[-1]) for r in (straight, run)]
+    assert all(np.array_equal(ends[0][0][k], ends[1][0][k]) for k in ends[0][0] | ends[1][0])
+    assert ends[0][1]["best"] == ends[1][1]["best"]
+    assert ends[0][1]["plateau"] == ends[1][1]["plateau"]
 
 
 @pytest.mark.parametrize(
@@ -115,17 +130,41 @@ def test_an_interrupted_run_ends_with_the_bits_of_a_straight_one(
     assert not (tmp_path / "run" / "metrics.json").exists()
     run = fit(recipe, tmp_path / "run", data_dir=data_dir)
     assert [float(r["learning_rate"]) for r in run.history] == pytest.approx(RATES, rel=1e-4)
-    for a, b in zip(weights(straight.model), weights(run.model), strict=True):
-        assert np.array_equal(a, b)
-    measured = {"images_per_second", "seconds"}
-    for a, b in zip(straight.history, run.history, strict=True):
-        assert {k: a[k] for k in a if k not in measured} == {
-            k: b[k] for k in a if k not in measured
-        }
-    states = [load_checkpoint(list_checkpoints(r.checkpoints)[-1])[0] for r in (straight, run)]
-    assert all(np.array_equal(states[0][k], states[1][k]) for k in states[0])
+    same_end(straight, run)
     assert [p["from_step"] for p in run.environment["processes"]] == [0, from_step]
     assert not list(run.path.rglob("*.writing"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [(0, 0), (1, 1), (1, 4), (2, 4)], ids=str)
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"optimizer": {"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.05}},
+        {"optimizer": {"name": "muon", "learning_rate": 0.003}, "train": {"ema": 0.5}},
+        {"train": {"dtype": "mixed_bfloat16"}, "data": {"mirror": "both", "steps_per_epoch": 5}},
+        {
+            "train": {"accumulate_steps": 2},
+            "data": {"steps_per_epoch": 5},
+            "model": {"dropout": 0.3},
+        },
+        {
+            "optimizer": {"learning_rate": 1e-3},
+            "schedule": {"name": "plateau", "patience": 1, "factor": 0.5},
+            "train": {"early_stopping": 2},
+        },
+    ],
+    ids=["adamw", "muon-ema", "bfloat16-both", "accumulation-dropout", "plateau"],
+)
+def test_interrupted_anywhere_with_anything(sections, at, number, small_recipe, data_dir, tmp_path):
+    """First step, mid-epoch, an epoch's last step, the run's last step; each way of training."""
+    sections = sections | {"data": {"holdout": 16} | sections.get("data", {})}
+    recipe = small_recipe(**sections)
+    straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
+    with pytest.raises(Stopped):
+        fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[SignalAt(*at, number)])
+    same_end(straight, fit(recipe, tmp_path / "run", data_dir=data_dir))
 
 
 def test_a_finished_run_is_never_overwritten(small_recipe, data_dir, tmp_path):
