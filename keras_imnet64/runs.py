@@ -71,16 +71,20 @@ def check_folder(path):
 
 
 def create_run(path):
-    """The folder of a run, made if need be, and cleared of what killed writers have left."""
+    """The folder of a run, made if need be."""
     run = Run(Path(path))
     try:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         run.lock_file.touch()
     except OSError as error:
         raise UserError(f"{path} cannot be used as a run folder: {error.strerror}") from error
+    return run
+
+
+def remove_leftovers(run):
+    """Delete what killed writers have left half-written; only for who holds the lock."""
     for leftover in (*run.path.glob(".*.writing*"), *run.checkpoints.glob(".*.writing*")):
         leftover.unlink()
-    return run
 
 
 def set_aside(path):

@@ -75,7 +75,6 @@ def fit(
         Stopped: a signal came; the state is saved and the same call goes on.
     """
     check_run(recipe, out_dir, fresh)
-    check_training(recipe)
     devices = devices or take_devices()
     parts = recipe.train.accumulate_steps
     devices.check_batch_size(
@@ -84,6 +83,7 @@ def fit(
     )
     with sentences(out_dir), contextlib.ExitStack() as stack:
         stack.enter_context(devices.scope())
+        check_training(recipe)
         data = load_data(recipe, data_dir, cache_dir, pack_progress)
         stream = make_stream(recipe, data)
         model = make_model(recipe, data, model, warm=fresh or not has_begun(out_dir))

@@ -14,6 +14,7 @@ from keras_imnet64.runs import (
     check_folder,
     create_run,
     lock,
+    remove_leftovers,
     set_aside,
     write_atomic,
     write_json,
@@ -51,6 +52,8 @@ def claim(recipe, out_dir, fresh, stack):
         say(f"the run that was in {out_dir} is kept as {set_aside(out_dir)}")
     run = create_run(out_dir)
     stack.enter_context(lock(run))
+    check_run(recipe, out_dir, fresh=False)  # another process may have finished it meanwhile
+    remove_leftovers(run)
     write_atomic(run.recipe_file, recipe.to_toml())
     return run
 

@@ -13,6 +13,7 @@ from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.models import build_model
 from keras_imnet64.models.ship import load_model, model_info
 from keras_imnet64.runs import create_run, lock
+from keras_imnet64.training.build import load_data
 from keras_imnet64.training.fit import fit
 from keras_imnet64.training.state import list_checkpoints, load_checkpoint, save_checkpoint
 
@@ -230,8 +231,40 @@ def test_an_own_model_must_fit_the_data(small_recipe, data_dir, tmp_path):
 
 
 def test_two_processes_do_not_train_into_one_folder(small_recipe, data_dir, tmp_path):
-    with lock(create_run(tmp_path / "run")), pytest.raises(UserError, match="another process"):
+    """The second is refused, and leaves alone what the first is just writing."""
+    run = create_run(tmp_path / "run")
+    half_written = run.checkpoints / ".epoch.writing"
+    with lock(run), pytest.raises(UserError, match="another process"):
+        half_written.write_bytes(b"the first process's")
         fit(small_recipe(), tmp_path / "run", data_dir=data_dir)
+    assert half_written.exists()
+
+
+def test_a_run_that_another_process_has_just_finished_is_not_overwritten(
+    small_recipe, data_dir, tmp_path, monkeypatch
+):
+    """It is unfinished when this call begins and finished when the folder becomes free."""
+    recipe = small_recipe(train={"epochs": 1})
+
+    def finish_meanwhile(*arguments):
+        monkeypatch.setattr("keras_imnet64.training.fit.load_data", load_data)
+        fit(recipe, tmp_path / "run", data_dir=data_dir)
+        return load_data(*arguments)
+
+    monkeypatch.setattr("keras_imnet64.training.fit.load_data", finish_meanwhile)
+    with pytest.raises(UserError, match="finished and is never overwritten"):
+        fit(recipe, tmp_path / "run", data_dir=data_dir)
+
+
+def test_devices_are_taken_before_anything_uses_them(small_recipe, tmp_path, monkeypatch):
+    """An optimizer's variables would start TensorFlow, whose GPUs can then not be chosen."""
+
+    def refuse():
+        raise UserError("devices come first")
+
+    monkeypatch.setattr("keras_imnet64.training.fit.take_devices", refuse)
+    with pytest.raises(UserError, match="devices come first"):
+        fit(small_recipe(optimizer={"name": "sdg"}), tmp_path / "run")
 
 
 def test_a_full_disk_is_one_sentence_and_the_checkpoints_stay(
