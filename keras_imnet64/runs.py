@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keras_imnet64.errors import UserError
+from keras_imnet64.files import write_atomic
 
 DEFAULT_ROOT = Path("saved_models")
 
@@ -117,28 +118,6 @@ def lock(run):
     file.write(str(os.getpid()))
     file.flush()
     return file
-
-
-def write_atomic(path, content):
-    """Write bytes or text so that the file holds the old content or the new one, never a part."""
-    path = Path(path)
-    content = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.writing")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(path):
-    """Make renames in a folder outlast a power cut."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def write_json(path, content):

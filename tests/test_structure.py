@@ -17,7 +17,7 @@ ROWS = (
     {"evaluation"},
     {"recipe"},
     {"data", "models", "runs", "backend", "bars"},
-    {"errors", "__init__"},
+    {"errors", "files", "__init__"},
 )
 ROW_OF = {part: number for number, row in enumerate(ROWS) for part in row}
 

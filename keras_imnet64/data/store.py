@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import RunFailed, UserError
+from ..files import sync_folder
 
 KIND = "raw"
 FORMAT_VERSION = 1
@@ -286,14 +287,14 @@ def _publish(temporary, path, meta):
     Of two processes that pack the same pictures, the first wins and the second keeps its result;
     an older store of other pictures steps aside and is deleted.
     """
-    _sync_folder(temporary)
+    sync_folder(temporary)
     if is_store(path) and _holds(path, meta):
         return
     old = temporary.with_name(temporary.name + "-old")
     if path.exists():
         path.rename(old)
     temporary.rename(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -302,14 +303,6 @@ def _holds(path, meta):
         return open_store(path, in_memory="never").meta == meta
     except UserError:
         return False
-
-
-def _sync_folder(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ---------------------------------------------------------------------------------------- reading

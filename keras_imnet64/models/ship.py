@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 from keras_imnet64.errors import UserError
+from keras_imnet64.files import sync_folder
 from keras_imnet64.models.paths import by_path
 
 INFO_MEMBER = "imnet64.json"
@@ -73,6 +74,7 @@ def ship(plain, path, info):
         with open(whole, "rb") as file:
             os.fsync(file.fileno())
         os.replace(whole, path)
+        sync_folder(path.parent)
     finally:
         saved.unlink(missing_ok=True)
         whole.unlink(missing_ok=True)

@@ -15,8 +15,9 @@ import numpy as np
 from keras_imnet64.backend import take_devices
 from keras_imnet64.errors import RunFailed, Stopped
 from keras_imnet64.evaluation.evaluate import make_scorer, score, scoring_batch_size
+from keras_imnet64.files import write_atomic
 from keras_imnet64.models.ship import fill, load_model, plain_twin, ship
-from keras_imnet64.runs import write_atomic, write_csv, write_json
+from keras_imnet64.runs import write_csv, write_json
 from keras_imnet64.training.build import (
     check_training,
     compile_for_training,

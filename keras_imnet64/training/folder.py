@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_imnet64.errors import RunFailed, UserError
+from keras_imnet64.files import write_atomic
 from keras_imnet64.recipe import difference, load_recipe
 from keras_imnet64.runs import (
     Run,
@@ -16,7 +17,6 @@ from keras_imnet64.runs import (
     lock,
     remove_leftovers,
     set_aside,
-    write_atomic,
     write_json,
 )
 from keras_imnet64.training.progress import say

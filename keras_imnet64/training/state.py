@@ -13,8 +13,8 @@ import numpy as np
 from keras import ops
 
 from keras_imnet64.errors import UserError
+from keras_imnet64.files import write_atomic
 from keras_imnet64.models.paths import by_path
-from keras_imnet64.runs import write_atomic
 
 KEPT = 2  # checkpoints that always exist, once there are so many
 NAME = "epoch-{epoch:04d}-step-{step:07d}.safetensors"
