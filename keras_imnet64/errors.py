@@ -37,3 +37,11 @@ def nearest(name, known):
     if close:
         return f'did you mean "{close[0]}"?'
     return "known: " + ", ".join(sorted(known))
+
+
+def printable(text):
+    """Text for a terminal: what would move its cursor or colour it is shown as an escape.
+
+    Names of files and classes come from anywhere; a line break among them would forge a line.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

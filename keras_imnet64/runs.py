@@ -60,6 +60,23 @@ def open_run(path):
     return run
 
 
+def model_file(run_or_model):
+    """The model file of a run folder that has one, or the path of a file as it is.
+
+    Raises:
+        UserError: there is no such thing, the folder is no run, or the run has not come so far.
+    """
+    path = Path(run_or_model).expanduser()
+    if not path.exists():
+        raise UserError(f"{path} does not exist; a run folder or a .keras file is needed")
+    if not path.is_dir():
+        return path
+    run = open_run(path)
+    if not run.model.is_file():
+        raise UserError(f"the run in {path} is not finished: fit again to go on with it")
+    return run.model
+
+
 def check_folder(path):
     """Refuse a folder that holds something else than a run."""
     run = Run(Path(path))

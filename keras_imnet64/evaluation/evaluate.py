@@ -1,7 +1,5 @@
 """Scoring: every image of a selection exactly once, under any batch size and device count."""
 
-from pathlib import Path
-
 import keras
 
 from keras_imnet64.backend import take_devices
@@ -11,7 +9,7 @@ from keras_imnet64.data.selection import select
 from keras_imnet64.errors import UserError
 from keras_imnet64.evaluation.metrics import accuracy_metrics, cross_entropy
 from keras_imnet64.models.ship import load_model, model_info
-from keras_imnet64.runs import open_run
+from keras_imnet64.runs import model_file
 
 BATCH_SIZE = 256
 
@@ -57,14 +55,6 @@ def score(scorer, selection, batch_size=BATCH_SIZE):
         "loss": float(result["cross_entropy"]),
         "count": counted,
     }
-
-
-def finished_model(run_path):
-    """The model file of a run, or UserError if the run has not come so far."""
-    run = open_run(run_path)
-    if not run.model.is_file():
-        raise UserError(f"the run in {run_path} is not finished: fit again to go on with it")
-    return run.model
 
 
 def scoring_batch_size(devices):
@@ -128,8 +118,7 @@ def evaluate(
     Raises:
         UserError: the file is no model, or does not fit the data.
     """
-    path = Path(run_or_model)
-    path = finished_model(path) if path.is_dir() else path
+    path = model_file(run_or_model)
     info = model_info(path)
     dataset = dataset or info.get("dataset")
     if not dataset:
