@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from keras_imnet64.data.augment import check_augment
 from keras_imnet64.data.datasets import find_dataset
+from keras_imnet64.data.layers import check_layer_name
 from keras_imnet64.errors import UserError, nearest
 from keras_imnet64.models import find_model
 
@@ -70,7 +71,14 @@ class DataSection(Section):
 
 
 class AugmentSection(OpenSection):
-    op: str
+    op: str | None = None  # of ours, or
+    layer: str | None = None  # the public name of a Keras or KerasCV preprocessing layer
+
+    @model_validator(mode="after")
+    def _names_one(self):
+        if (self.op is None) == (self.layer is None):
+            raise ValueError("a step has either op or layer")
+        return self
 
 
 class LossSection(Section):
@@ -144,7 +152,10 @@ class Recipe(Section):
         row.check_options(self.model.name, self.model.options)
         dataset = find_dataset(self.data.dataset)
         for section in self.augment:
-            check_augment(section.op, section.options)
+            if section.layer:
+                check_layer_name(section.layer)
+            else:
+                check_augment(section.op, section.options)
         if self.data.classes and self.data.classes > dataset.num_classes:
             raise UserError(
                 f"data.classes must be at most {dataset.num_classes}, the classes of "

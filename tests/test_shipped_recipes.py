@@ -13,7 +13,9 @@ from keras_imnet64.training.fit import fit
 PARAMETERS = {
     "demo": 308_874,
     "tiny20_wrn": 310_164,
+    "tiny20_wrn_cutout": 310_164,
     "wrn36_5": 37_638_264,
+    "wrn36_5_modern": 37_638_264,
     "wrn36_2": 6_185_784,
     "wrn28_10": 37_118_264,
     "wrn28_2": 1_596_216,

@@ -2,7 +2,8 @@
 
 Each operation is a draw function (a few numbers per image, from a NumPy generator) and an apply
 function (TensorFlow, so that the same pixels come out eagerly and in tf.data), side by side, and a
-row in the table at the end.
+row in the table at the end. Layers of Keras and KerasCV, which draw for themselves, are the
+business of `layers`.
 """
 
 from collections.abc import Callable
@@ -100,6 +101,7 @@ class Step:
 
     op: str
     options: dict
+    is_exact = True  # the same pixels from the same seed; `layers.LayerStep` is not
 
     def draw(self, rng, num_samples):
         return OPS[self.op].draw(rng, num_samples, **self.options)

@@ -23,7 +23,8 @@ class TrainingStream:
         batch_size: images per step, over all devices.
         seed: of the data's order and draws.
         mirror: "none", "random" or "both", see `order.epoch_order`.
-        augmentation: list of `augment.Step`, applied after the mirror in this order.
+        augmentation: list of `augment.Step` or `layers.LayerStep`, applied in this order after the
+            mirror.
         steps_per_epoch: stop an epoch there; default all whole batches. The samples of a last part
             batch are left out, other ones each epoch.
         mean_image: uint8 [H, W, 3], what fill "mean" fills with.
@@ -66,6 +67,11 @@ class TrainingStream:
                 f"received {limit}"
             )
         return limit or whole
+
+    @property
+    def inexact_steps(self):
+        """Steps of the augmentation whose draws are not ours."""
+        return [step for step in self.augmentation if not step.is_exact]
 
     def begin(self, epoch, step=0):
         """Say which epoch the next iteration of the data set runs through, and from which step."""

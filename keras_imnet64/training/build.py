@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_imnet64.data.augment import check_augment
 from keras_imnet64.data.datasets import find_dataset, open_dataset
+from keras_imnet64.data.layers import LayerStep
 from keras_imnet64.data.pipeline import TrainingStream
 from keras_imnet64.data.selection import Selection, first_classes, select, split_holdout
 from keras_imnet64.errors import UserError
@@ -82,13 +83,23 @@ def make_stream(recipe, data):
         batch_size=recipe.data.batch_size // parts,
         seed=recipe.train.seed,
         mirror=recipe.data.mirror,
-        augmentation=[
-            check_augment(section.op, section.options, data.image_size)
-            for section in recipe.augment
-        ],
+        augmentation=make_augmentation(recipe, data.image_size),
         steps_per_epoch=steps * parts,
         mean_image=np.round(data.mean_image).astype("uint8"),
     )
+
+
+def make_augmentation(recipe, image_size):
+    """The steps of a recipe's [[augment]] tables, checked; layers are made and tried."""
+    steps = []
+    for index, section in enumerate(recipe.augment):
+        if section.layer:
+            seed = recipe.train.seed + index  # two alike draw apart
+            steps.append(LayerStep(section.layer, section.options, image_size, seed))
+            steps[-1].check()
+        else:
+            steps.append(check_augment(section.op, section.options, image_size))
+    return steps
 
 
 def make_model(recipe, data, own=None, warm=True):

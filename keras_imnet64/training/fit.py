@@ -83,10 +83,10 @@ def fit(
         "data.batch_size / train.accumulate_steps" if parts > 1 else "data.batch_size",
     )
     with sentences(out_dir), contextlib.ExitStack() as stack:
-        stack.enter_context(devices.scope())
         check_training(recipe)
         data = load_data(recipe, data_dir, cache_dir, pack_progress)
         stream = make_stream(recipe, data)
+        stack.enter_context(devices.scope())
         model = make_model(recipe, data, model, warm=fresh or not has_begun(out_dir))
         plain = plain_twin(model)
         metrics = compile_for_training(model, recipe, stream, devices)
@@ -96,7 +96,7 @@ def fit(
         progress = resume(run, variables)
         check_same_data(run, data)
         introduce(recipe, data, model, devices, stream, progress)
-        write_environment(run, data, devices, progress)
+        write_environment(run, data, stream, devices, progress)
 
         info = model_info_of(recipe, data)
         stop = StopRequest()
@@ -251,5 +251,10 @@ def introduce(recipe, data, model, devices, stream, progress):
         f"steps    {stream.steps_per_epoch // parts:,} x {recipe.train.epochs} epochs of "
         f"{recipe.data.batch_size} images" + (f" in {parts} parts" if parts > 1 else "")
     )
+    for step in stream.inexact_steps:
+        say(
+            f"augment  {step.op} draws its own random numbers: this run cannot be repeated, nor "
+            "resumed, to the bit"
+        )
     if progress["epoch"] or progress["step"]:
         say(f"         from epoch {progress['epoch'] + 1}, step {progress['step']}")

@@ -87,7 +87,7 @@ def resume(run, variables):
     return progress
 
 
-def write_environment(run, data, devices, progress):
+def write_environment(run, data, stream, devices, progress):
     """environment.json: the data's identity, and one entry for each process that trained."""
     packages = ("keras", "tensorflow", "jax", "tensorflow-datasets", "numpy", "keras-imnet64")
     entry = {
@@ -108,6 +108,7 @@ def write_environment(run, data, devices, progress):
             "dataset": data.train.store.dataset,
             "verified": {split: bool(store.verified) for split, store in stores.items()},
             "digest": digests(data),
+            "exactly_resumable": not stream.inexact_steps,
             "processes": [*earlier, entry],
         },
     )
