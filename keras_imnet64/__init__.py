@@ -17,6 +17,7 @@ _PUBLIC = {
     "fit": "keras_imnet64.training.fit",
     "take_devices": "keras_imnet64.backend",
     "evaluate": "keras_imnet64.evaluation.evaluate",
+    "predict": "keras_imnet64.evaluation.predict",
     "UserError": "keras_imnet64.errors",
 }
 __all__ = [*_PUBLIC, "__version__"]

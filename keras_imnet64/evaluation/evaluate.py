@@ -7,6 +7,7 @@ from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.pipeline import evaluation_batches
 from keras_imnet64.data.selection import select
 from keras_imnet64.errors import UserError
+from keras_imnet64.evaluation import per_class as classwise
 from keras_imnet64.evaluation.metrics import accuracy_metrics, cross_entropy
 from keras_imnet64.models.ship import load_model, model_info
 from keras_imnet64.runs import model_file
@@ -14,16 +15,19 @@ from keras_imnet64.runs import model_file
 BATCH_SIZE = 256
 
 
-def make_scorer(model):
+def make_scorer(model, extra_metrics=()):
     """A compiled model that shares the layers of `model`, for `score` to run again and again.
 
     The model itself stays uncompiled, so that nothing of ours is written into its file.
+
+    Args:
+        extra_metrics: Keras metrics that see the same labels, logits and weights.
     """
     scorer = keras.Model(model.inputs, model.outputs)
     loss = keras.metrics.MeanMetricWrapper(cross_entropy, "cross_entropy")
     scorer.compile(
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        weighted_metrics=[loss, *accuracy_metrics()],
+        weighted_metrics=[loss, *accuracy_metrics(), *extra_metrics],
         jit_compile=keras.config.backend() == "jax",
     )
     return scorer
@@ -102,6 +106,7 @@ def evaluate(
     cache_dir=None,
     devices=None,
     pack_progress=None,
+    per_class=None,
 ):
     """Score a run's model.keras or any `.keras` file on a split of a data set.
 
@@ -110,15 +115,19 @@ def evaluate(
         dataset: default: the one that the model was trained on.
         split: "train" or "validation".
         devices: what `take_devices` gave; None takes all.
+        per_class: a CSV file to write, with the scores of each class; see `per_class.COLUMNS`.
 
     Returns:
         dict: top1, top5 (percent), loss (nats), count, classes compared and whether they were
-        matched by class id or, for a file without ids, by position; dataset, split, verified.
+        matched by class id or, for a file without ids, by position; dataset, split, verified. With
+        `per_class` also balanced_top1 (percent) and most_confused, see `per_class`.
 
     Raises:
-        UserError: the file is no model, or does not fit the data.
+        UserError: the file is no model, does not fit the data, or the CSV cannot be written there.
     """
     path = model_file(run_or_model)
+    if per_class:
+        classwise.check_output(per_class, path)
     info = model_info(path)
     dataset = dataset or info.get("dataset")
     if not dataset:
@@ -130,7 +139,11 @@ def evaluate(
     with devices.scope():
         model = load_model(path)
         check_model_fits(model, selection, path)
-        result = score(make_scorer(model), selection, scoring_batch_size(devices))
+        confusion = [classwise.ConfusionMatrix(selection.num_classes)] if per_class else []
+        scorer = make_scorer(model, confusion)
+        result = score(scorer, selection, scoring_batch_size(devices))
+        if per_class:
+            result |= classwise.report(*confusion, selection, per_class)
     return result | {
         "matched_by": "class id" if info.get("wnids") else "position",
         "classes": len(set(selection.wnids) & set(store.wnids)),

@@ -23,7 +23,8 @@ def in_top_k(labels, logits, k):
     before = ops.logical_and(ops.equal(logits, own), ops.less(positions, labels))
     above = ops.logical_not(ops.less_equal(logits, own))
     rank = ops.sum(ops.cast(ops.logical_or(before, above), "int32"), axis=-1)
-    return ops.cast(rank < k, "float32")
+    is_number = ops.logical_not(ops.isnan(own[:, 0]))  # else its rank is K, which may be below k
+    return ops.cast(ops.logical_and(rank < k, is_number), "float32")
 
 
 def cross_entropy(labels, logits):

@@ -30,6 +30,8 @@ def test_a_logit_that_is_no_number_never_counts(label):
     logits = np.array([[np.nan, 1.0, 0.0]], "float32")
     assert float(in_top_k(np.array([label]), np.full((1, 3), np.nan, "float32"), 1)[0]) == 0
     assert float(in_top_k(np.array([0]), logits, 2)[0]) == 0
+    assert float(in_top_k(np.array([0]), logits, 5)[0]) == 0  # nor where k is all classes and more
+    assert float(in_top_k(np.array([1]), logits, 5)[0]) == 1
 
 
 def test_cross_entropy_by_hand():

@@ -1,0 +1,207 @@
+"""What a model sees in picture files of any size: its likeliest classes for each of them.
+
+Only the pixels of two batches are held at a time, however many files there are.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import keras
+import numpy as np
+
+from keras_imnet64.backend import take_devices
+from keras_imnet64.errors import RunFailed, UserError, printable
+from keras_imnet64.evaluation.evaluate import scoring_batch_size
+from keras_imnet64.evaluation.pictures import check_filter, find_pictures, read_picture
+from keras_imnet64.evaluation.tables import csv_text
+from keras_imnet64.models.ship import load_model, model_info
+from keras_imnet64.runs import model_file
+
+COLUMNS = ("file", "rank", "class_id", "class_name", "probability")
+MAX_READERS = 8  # threads; each may hold a picture of its full size
+
+
+def predict(run_or_model, pictures, *, top=5, devices=None, skip_corrupt=False):
+    """The likeliest classes of pictures, by a run's model.keras or any `.keras` file.
+
+    Pictures are made small as the model's data set was, see `pictures.read_picture`.
+
+    Args:
+        run_or_model: a run folder or a model file, whose outputs are logits.
+        pictures: files and folders of pictures, one or several.
+        top: classes for each picture, at least 1; all of them where the model has fewer.
+        devices: what `take_devices` gave; None takes all.
+        skip_corrupt: go on past files that cannot be read, and list them.
+
+    Returns:
+        dict, fit for JSON: model; verified, as for `evaluate` (None if the file does not say);
+        pictures, a list of {file, top}, where top is a list of {class_id, class_name, probability}
+        (softmax in float32, likeliest first, equals in label order); skipped, a list of
+        {file, reason}. A file without class ids has None, and names such as "class 17".
+
+    Raises:
+        UserError: no pictures, one that cannot be read, or a model that takes no pictures.
+        RunFailed: the model's outputs are not finite.
+    """
+    _check_top(top)
+    path = model_file(run_or_model)
+    info = model_info(path)
+    resize_filter = info.get("resize_filter", "box")
+    check_filter(resize_filter)
+    files = find_pictures(pictures)
+    devices = devices or take_devices()
+    found, skipped = [], []
+    with devices.scope():
+        model = load_model(path)
+        image_size, classes = _image_size(model, info, path), _classes(model, info, path)
+        predictor = _make_predictor(model)
+        batch_size = _batch_size(len(files), devices)
+        for read, failed in _batches(files, batch_size, image_size, resize_filter, skip_corrupt):
+            skipped += failed
+            logits = _logits(predictor, read, batch_size, path) if read else []
+            found += [
+                {"file": str(file), "top": _likeliest(row, classes, top)}
+                for (file, _), row in zip(read, logits, strict=True)
+            ]
+    if not found:
+        raise UserError(f"none of {len(files)} pictures could be read: {skipped[0]['reason']}")
+    verified = info.get("verified")
+    return {"model": str(path), "verified": verified, "pictures": found, "skipped": skipped}
+
+
+def as_rows(result):
+    """What `predict` returned as one dict of COLUMNS for each picture and class, rank from 1."""
+    return [
+        {"file": picture["file"], "rank": rank, **entry}
+        for picture in result["pictures"]
+        for rank, entry in enumerate(picture["top"], start=1)
+    ]
+
+
+def as_csv(result):
+    """`as_rows` as CSV text, see `tables.csv_text`."""
+    return csv_text(COLUMNS, as_rows(result))
+
+
+# ----------------------------------------------------------------------------- what the model takes
+
+
+def _check_top(top):
+    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+        raise UserError(f"--top must be a positive whole number; received {top!r}")
+
+
+def _shape(tensors):
+    """The shape of a model's only input or output; None where it has several, or none yet."""
+    return tuple(tensors[0].shape) if tensors and len(tensors) == 1 else None
+
+
+def _image_size(model, info, path):
+    """S of a model for pictures [B, S, S, 3], from its file where its input leaves it open."""
+    shape = _shape(getattr(model, "inputs", None))
+    if shape == (None, None, None, 3):
+        size = info.get("image_size")
+        if not isinstance(size, int) or size < 1:
+            raise UserError(
+                f"{path} takes pictures of any size and does not say which it was trained on; "
+                "a model with a fixed input size is needed"
+            )
+        return size
+    if shape is None or len(shape) != 4 or shape != (None, shape[1], shape[1], 3):
+        raise UserError(f"{path} takes inputs of shape {shape}; (None, S, S, 3) is needed")
+    return shape[1]
+
+
+def _classes(model, info, path):
+    """(class id, class name) of each of the model's outputs."""
+    shape = _shape(getattr(model, "outputs", None))
+    if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
+        raise UserError(
+            f"{path} has outputs of shape {shape}; (None, K), a logit for each class, is needed"
+        )
+    ids = info.get("wnids") or [None] * shape[1]
+    names = info.get("class_names") or [
+        f"class {label}" if wnid is None else wnid for label, wnid in enumerate(ids)
+    ]
+    if not len(ids) == len(names) == shape[1]:
+        raise UserError(
+            f"{path} has {shape[1]} outputs, {len(ids)} class ids and {len(names)} class names; "
+            "there must be as many of each"
+        )
+    return list(zip(ids, names, strict=True))
+
+
+# ---------------------------------------------------------------------------------- batch by batch
+
+
+def _batch_size(num_pictures, devices):
+    """That of `evaluate`, or less for few pictures: rows that fill up a batch cost as much."""
+    whole = -(-num_pictures // devices.count) * devices.count
+    return min(scoring_batch_size(devices), whole)
+
+
+def _make_predictor(model):
+    """A compiled model that shares the layers of `model`, as `evaluate.make_scorer` makes one."""
+    predictor = keras.Model(model.inputs, model.outputs)
+    predictor.compile(jit_compile=keras.config.backend() == "jax")
+    return predictor
+
+
+def _batches(files, batch_size, image_size, resize_filter, skip_corrupt):
+    """Read pictures in threads, one batch ahead of the model.
+
+    Yields:
+        ([(file, uint8 [S, S, 3])], [{file, reason}]) of at most `batch_size` files together.
+    """
+    pool = ThreadPoolExecutor(min(MAX_READERS, os.cpu_count() or 1))
+
+    def submit(start):
+        part = files[start : start + batch_size]
+        return [(f, pool.submit(read_picture, f, image_size, resize_filter)) for f in part]
+
+    try:
+        ahead = submit(0)
+        for start in range(batch_size, len(files) + batch_size, batch_size):
+            current, ahead = ahead, submit(start)
+            yield _collect(current, skip_corrupt)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _collect(reading, skip_corrupt):
+    read, failed = [], []
+    for file, future in reading:
+        try:
+            read.append((file, future.result()))
+        except UserError as error:
+            if not skip_corrupt:
+                raise UserError(f"{error}; --skip-corrupt goes on without such files") from error
+            failed.append({"file": str(file), "reason": str(error)})
+    return read, failed
+
+
+def _logits(predictor, read, batch_size, path):
+    """float32 [B, K] of the pictures of a batch, filled up so that its shape is always the same."""
+    pixels = np.zeros((batch_size, *read[0][1].shape), "uint8")
+    pixels[: len(read)] = [picture for _, picture in read]
+    outputs = predictor.predict(pixels, batch_size=batch_size, verbose=0)
+    logits = np.asarray(outputs[: len(read)], "float32")
+    finite = np.isfinite(logits).all(axis=1)
+    if not finite.all():
+        file = read[int(finite.argmin())][0]
+        raise RunFailed(f"{path} gives logits that are not finite for {printable(file)}")
+    return logits
+
+
+def _likeliest(logits, classes, top):
+    """The entries of the largest logits, with their softmax in float32."""
+    powers = np.exp(logits - logits.max())
+    probabilities = powers / powers.sum()
+    return [
+        {
+            "class_id": classes[label][0],
+            "class_name": classes[label][1],
+            "probability": float(probabilities[label]),
+        }
+        for label in np.argsort(-logits, kind="stable")[:top]
+    ]

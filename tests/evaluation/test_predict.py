@@ -1,0 +1,251 @@
+"""Pictures of all sizes through a model file: the same numbers as Keras gives for the same pixels.
+
+Models here are a global pooling and a Dense layer, so that logits can be worked by hand.
+"""
+
+import csv
+import io
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_imnet64 import predict
+from keras_imnet64.errors import RunFailed, UserError
+from keras_imnet64.evaluation import predict as module
+from keras_imnet64.evaluation.pictures import read_picture
+from keras_imnet64.models.ship import load_model, ship
+
+pytestmark = pytest.mark.backend
+SIZE, CLASSES = 8, 7
+INFO = {
+    "wnids": [f"n{label}" for label in range(CLASSES)],
+    "class_names": [f"name {label}" for label in range(CLASSES)],
+    "image_size": SIZE,
+    "resize_filter": "box",
+    "verified": True,
+}
+
+
+def write_model(path, info=INFO, shape=(SIZE, SIZE, 3), classes=CLASSES, weights=None):
+    """Mean colour -> logits; weights of kernel and bias as given, or random ones."""
+    inputs = keras.Input(shape)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    outputs = keras.layers.Dense(classes, name="logits")(x)
+    model = keras.Model(inputs, outputs)
+    rng = np.random.default_rng(0)
+    weights = weights or [rng.normal(0, 9, (shape[-1], classes)), np.zeros(classes)]
+    model.get_layer("logits").set_weights([np.array(array) for array in weights])
+    ship(model, path, info)
+    return path
+
+
+@pytest.fixture
+def model(tmp_path):
+    return write_model(tmp_path / "model.keras")
+
+
+def write_pictures(folder, count, start=0):
+    """Pictures of changing sizes."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(start)
+    for number in range(start, start + count):
+        size = (*rng.integers(3, 20, 2), 3)
+        pixels = rng.integers(0, 256, 3) + rng.integers(-9, 9, size)
+        Image.fromarray(pixels.clip(0, 255).astype("uint8")).save(folder / f"{number:04}.png")
+    return sorted(folder.iterdir())
+
+
+def ids(picture):
+    return [entry["class_id"] for entry in picture["top"]]
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def test_top5_is_the_softmax_of_what_keras_predicts(model, tmp_path):
+    files = write_pictures(tmp_path / "pictures", 12)
+    result = predict(model, tmp_path / "pictures")
+    pixels = np.stack([read_picture(file, SIZE) for file in files])
+    expected = softmax(load_model(model).predict(pixels, verbose=0))
+    assert [p["file"] for p in result["pictures"]] == [str(file) for file in files]
+    for found, row in zip(result["pictures"], expected, strict=True):
+        best = np.argsort(-row)[:5]
+        assert ids(found) == [f"n{label}" for label in best]
+        assert [entry["class_name"] for entry in found["top"]] == [f"name {b}" for b in best]
+        probabilities = [entry["probability"] for entry in found["top"]]
+        np.testing.assert_allclose(probabilities, row[best], rtol=1e-5)
+    assert len({tuple(ids(p)) for p in result["pictures"]}) > 1
+    assert (result["model"], result["verified"], result["skipped"]) == (str(model), True, [])
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_by_hand(tmp_path):
+    """Logits are red, green and blue as log 2 each: red 1, green 1, blue 0 give 2/5, 2/5, 1/5."""
+    weights = [np.eye(3) * np.log(2), np.zeros(3)]
+    path = write_model(tmp_path / "model.keras", info={}, classes=3, weights=weights)
+    Image.new("RGB", (5, 9), (255, 255, 0)).save(tmp_path / "yellow.png")
+    (found,) = predict(path, tmp_path / "yellow.png", top=9)["pictures"]
+    assert [(e["class_id"], e["class_name"]) for e in found["top"]] == [
+        (None, "class 0"),  # equal to class 1, and before it
+        (None, "class 1"),
+        (None, "class 2"),
+    ]
+    probabilities = [entry["probability"] for entry in found["top"]]
+    np.testing.assert_allclose(probabilities, [0.4, 0.4, 0.2], rtol=1e-6)
+
+
+def test_300_pictures_in_batches_are_those_one_by_one(model, tmp_path):
+    files = write_pictures(tmp_path / "pictures", 300)  # more than a batch of 256
+    together = predict(model, tmp_path / "pictures")["pictures"]
+    assert [p["file"] for p in together] == [str(file) for file in files]
+    for number in (0, 1, 255, 256, 299):
+        (alone,) = predict(model, files[number])["pictures"]
+        assert ids(alone) == ids(together[number])
+        assert [e["probability"] for e in alone["top"]] == pytest.approx(
+            [e["probability"] for e in together[number]["top"]], rel=1e-5
+        )
+
+
+def test_files_and_folders_mixed(model, tmp_path):
+    first, second = write_pictures(tmp_path / "a", 2)
+    write_pictures(tmp_path / "b", 2, start=5)
+    result = predict(model, [second, tmp_path / "b", str(first)], top=1)
+    names = [os.path.relpath(p["file"], tmp_path) for p in result["pictures"]]
+    assert names == ["a/0001.png", "b/0005.png", "b/0006.png", "a/0000.png"]
+    assert all(len(p["top"]) == 1 for p in result["pictures"])
+
+
+def test_files_that_cannot_be_read_are_listed_or_end_it(model, tmp_path):
+    folder = tmp_path / "pictures"
+    write_pictures(folder, 3)
+    (folder / "0001.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"0001\.png is not a picture .*; --skip-corrupt"):
+        predict(model, folder)
+    result = predict(model, folder, skip_corrupt=True)
+    assert [p["file"][-8:] for p in result["pictures"]] == ["0000.png", "0002.png"]
+    (skipped,) = result["skipped"]
+    assert skipped["file"] == str(folder / "0001.png")
+    assert "is not a picture" in skipped["reason"]
+    (alone,) = predict(model, folder / "0002.png")["pictures"]
+    assert ids(result["pictures"][1]) == ids(alone)  # what follows a gap keeps its numbers
+    with pytest.raises(UserError, match="none of 1 pictures could be read"):
+        predict(model, folder / "0001.png", skip_corrupt=True)
+
+
+def test_a_batch_of_nothing_but_damaged_files(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "scoring_batch_size", lambda devices: 2)
+    files = write_pictures(tmp_path / "pictures", 5)
+    for file in files[2:4]:
+        file.write_bytes(b"")
+    result = predict(model, files, skip_corrupt=True)
+    assert [p["file"] for p in result["pictures"]] == [str(files[n]) for n in (0, 1, 4)]
+    assert [s["file"] for s in result["skipped"]] == [str(files[n]) for n in (2, 3)]
+
+
+def test_pixels_of_two_batches_at_most_are_held(tmp_path, monkeypatch):
+    files = write_pictures(tmp_path / "pictures", 40)
+    read = []
+    monkeypatch.setattr(
+        module, "read_picture", lambda file, *how: read.append(file) or read_picture(file, *how)
+    )
+    taken = 0
+    for batch, _ in module._batches(files, 4, SIZE, "box", skip_corrupt=False):
+        taken += len(batch)
+        assert len(read) <= taken + 4
+    assert taken == 40
+
+
+def test_pictures_are_made_small_as_the_models_data_was(tmp_path):
+    """One bright column: the mean sees it, and the nearest pixel does not."""
+    pixels = np.zeros((8, 8, 3), "uint8")
+    pixels[:, 0] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    weights = [np.full((3, 2), 1 / 3) * [1, 0], [0, 0.1]]  # logits: brightness, 0.1
+    first = {}
+    for name in ("box", "nearest"):
+        info = {"resize_filter": name, "wnids": ["bright", "dark"]}
+        path = write_model(tmp_path / f"{name}.keras", info, (2, 2, 3), 2, weights)
+        first[name] = ids(predict(path, tmp_path / "a.png")["pictures"][0])[0]
+    assert first == {"box": "bright", "nearest": "dark"}
+
+
+def test_a_model_for_any_size_says_in_its_file_which_it_was_trained_on(tmp_path):
+    write_pictures(tmp_path / "pictures", 2)
+    sized = write_model(tmp_path / "a.keras", shape=(None, None, 3))
+    fixed = write_model(tmp_path / "b.keras")
+    assert (
+        predict(sized, tmp_path / "pictures")["pictures"]
+        == predict(fixed, tmp_path / "pictures")["pictures"]
+    )
+    silent = write_model(tmp_path / "c.keras", info={}, shape=(None, None, 3))
+    with pytest.raises(UserError, match="does not say which it was trained on"):
+        predict(silent, tmp_path / "pictures")
+
+
+@pytest.mark.parametrize("top", [0, -1, 1.5, True, "5"])
+def test_top_is_a_positive_whole_number(model, tmp_path, top):
+    with pytest.raises(UserError, match="--top must be a positive whole number; received"):
+        predict(model, write_pictures(tmp_path / "pictures", 1), top=top)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shape": (SIZE, SIZE, 1)}, r"inputs of shape \(None, 8, 8, 1\)"),
+        ({"shape": (SIZE, 6, 3)}, r"inputs of shape \(None, 8, 6, 3\)"),
+        ({"shape": (None, 8, 3)}, r"inputs of shape \(None, None, 8, 3\)"),
+        ({"info": INFO | {"wnids": ["n1"]}}, "7 outputs, 1 class ids and 7 class names"),
+        ({"info": INFO | {"resize_filter": "magic"}}, 'no resize filter "magic"'),
+    ],
+)
+def test_models_that_take_no_pictures_are_refused(tmp_path, options, message):
+    path = write_model(tmp_path / "model.keras", **options)
+    with pytest.raises(UserError, match=message):
+        predict(path, write_pictures(tmp_path / "pictures", 1))
+
+
+def test_models_with_other_inputs_and_outputs_are_refused(tmp_path):
+    files = write_pictures(tmp_path / "pictures", 1)
+    one, two = keras.Input((SIZE, SIZE, 3)), keras.Input((SIZE, SIZE, 3))
+    vector = keras.layers.Flatten()(one)
+    models = {
+        r"outputs of shape \(None, 8, 8, 3\)": keras.Model(one, keras.layers.ReLU()(one)),
+        "outputs of shape None": keras.Model(one, [vector, vector]),
+        "inputs of shape None": keras.Model([one, two], keras.layers.Add()([one, two])),
+        "takes inputs of shape None": keras.Sequential([keras.layers.Dense(3)]),
+    }
+    for message, model in models.items():
+        model.save(tmp_path / "model.keras")
+        with pytest.raises(UserError, match=message):
+            predict(tmp_path / "model.keras", files)
+
+
+def test_logits_that_are_not_finite_end_it(tmp_path):
+    weights = [np.zeros((3, 2)), [0, np.inf]]
+    path = write_model(tmp_path / "model.keras", info={}, classes=2, weights=weights)
+    with pytest.raises(RunFailed, match=r"not finite for .*0000\.png"):
+        predict(path, write_pictures(tmp_path / "pictures", 2))
+
+
+def test_rows_for_a_table(model, tmp_path):
+    """Commas, quotes and line breaks stay in their field; bytes that are no UTF-8 are escaped."""
+    names = ["plain.png", 'a, "b".png', "line\nbreak\r.png", os.fsdecode(b"caf\xe9.png")]
+    for name in names:
+        Image.new("RGB", (4, 4), "red").save(tmp_path / name, "png")
+    result = predict(model, [tmp_path / name for name in names], top=2)
+    json.dumps(result)
+    rows = list(csv.DictReader(io.StringIO(module.as_csv(result), newline="")))
+    read_back = [os.path.basename(row["file"]) for row in rows[::2]]
+    assert read_back == [*names[:3], r"caf\udce9.png"]
+    assert [row["rank"] for row in rows] == ["1", "2"] * 4
+    best = result["pictures"][0]["top"][0]
+    assert rows[0]["class_id"] == best["class_id"]
+    assert rows[0]["class_name"] == best["class_name"]
+    assert float(rows[0]["probability"]) == best["probability"]
+    assert list(rows[0]) == list(module.COLUMNS)
