@@ -1,0 +1,82 @@
+"""What a recipe's network costs: parameters and multiply-accumulates, at once for shipped recipes.
+
+Their costs stand in `recipes/costs.json`, so that a listing builds nothing and needs no Keras.
+After adding or changing a recipe, `python -m keras_imnet64.recipe_costs` writes that table anew; a
+test builds every network and holds it true. How costs are counted is the business of `models.macs`.
+"""
+
+import json
+from functools import cache
+
+from keras_imnet64.data.datasets import find_dataset
+from keras_imnet64.files import write_atomic
+from keras_imnet64.models import build_model, find_model
+from keras_imnet64.quiet import import_tensorflow
+from keras_imnet64.recipe import list_recipes, load_recipe, recipes_dir
+
+
+def costs_of(recipe):
+    """Costs of a recipe's network at its data set's image size and number of classes.
+
+    A network that a shipped recipe has too is looked up; any other is built, which imports Keras.
+
+    Returns:
+        {"parameters": int, "macs": int}: trainable parameters, multiply-accumulates per picture.
+
+    Raises:
+        UserError: the network cannot be built so.
+    """
+    known = _known().get(_network(recipe))
+    return dict(known) if known else measure(recipe)
+
+
+def measure(recipe):
+    """The same, counted in the network itself."""
+    import_tensorflow()  # Keras would load it, with its chatter
+    from keras_imnet64.models.macs import count_macs, count_parameters
+
+    dataset = find_dataset(recipe.data.dataset)
+    model = build_model(
+        recipe.model.name,
+        image_size=dataset.image_size,
+        num_classes=recipe.data.classes or dataset.num_classes,
+        **recipe.model.options,
+    )
+    return {"parameters": count_parameters(model), "macs": count_macs(model)}
+
+
+def table_file():
+    return recipes_dir() / "costs.json"
+
+
+def read_table():
+    """{recipe name: costs} as checked in."""
+    return json.loads(table_file().read_text("utf-8"))
+
+
+def write_table():
+    """Measure every shipped recipe and write the table, a row per line."""
+    rows = {name: json.dumps(measure(load_recipe(name))) for name in list_recipes()}
+    lines = [f"  {json.dumps(name)}: {row}" for name, row in rows.items()]
+    write_atomic(table_file(), "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+@cache
+def _known():
+    """{network: costs} of the shipped recipes that the table has."""
+    table = read_table()
+    shipped = {name: load_recipe(name) for name in list_recipes() if name in table}
+    return {_network(recipe): table[name] for name, recipe in shipped.items()}
+
+
+def _network(recipe):
+    """What the costs depend on, as text; an option at its default is the same as none."""
+    dataset = find_dataset(recipe.data.dataset)
+    options = find_model(recipe.model.name).options | recipe.model.options
+    classes = recipe.data.classes or dataset.num_classes
+    return json.dumps([recipe.model.name, options, dataset.image_size, classes], sort_keys=True)
+
+
+if __name__ == "__main__":
+    write_table()
+    print(f"{table_file()} has the costs of {len(read_table())} recipes")
