@@ -37,11 +37,11 @@ def first_loss(name, data_dir):
     choose_backend()
     devices = take_devices()
     from keras_imnet64.recipe import load_recipe
-    from keras_imnet64.training import build
+    from keras_imnet64.training import build, feed
 
     recipe = load_recipe(name, ["data.steps_per_epoch=1"])  # fits a small stand-in set too
-    data = build.load_data(recipe, data_dir)
-    stream = build.make_stream(recipe, data)
+    data = feed.load_data(recipe, data_dir)
+    stream = feed.make_stream(recipe, data)
     model = build.make_model(recipe, data)
     build.compile_for_training(model, recipe, stream, devices)
     images, labels = stream.batch(epoch=0, step=0)

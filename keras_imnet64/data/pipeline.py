@@ -91,9 +91,20 @@ class TrainingStream:
         return batches
 
     def batch(self, epoch, step):
-        """(images, labels) of one step as NumPy arrays, without tf.data: for previews and tests."""
+        """(images, labels) of one step as NumPy arrays, without tf.data."""
         images, labels = self._load((epoch, step))
         return images.numpy(), labels.numpy()
+
+    def stages(self, epoch, step):
+        """What becomes of the pictures of one step, operation by operation.
+
+        Returns:
+            ([(name, uint8 [B, H, W, 3]), ...], labels int32 [B]): "stored" first; the last is what
+            the model is fed.
+        """
+        images, labels, mirrored, draws = self._read((epoch, step))
+        stages = self._stages(images, mirrored, draws)
+        return [(name, images.numpy()) for name, images in stages], labels.numpy()
 
     def _remaining_steps(self):
         """Pairs (epoch, step) from where the iteration begins."""
@@ -103,6 +114,12 @@ class TrainingStream:
         return steps.map(lambda step: tf.stack([epoch, step]))
 
     def _load(self, epoch_and_step):
+        images, labels, mirrored, draws = self._read(epoch_and_step)
+        *_, (_, images) = self._stages(images, mirrored, draws)
+        return images, labels
+
+    def _read(self, epoch_and_step):
+        """Stored pictures of one step, and what is drawn for them."""
         draw_types = [array.dtype for array in self._flat_draws(self._begin[0], slice(0, 1))]
         images, labels, mirrored, *draws = tf.numpy_function(
             self._gather, [epoch_and_step], [tf.uint8, tf.int32, tf.bool, *draw_types]
@@ -111,15 +128,18 @@ class TrainingStream:
         images.set_shape((self.batch_size, size, size, 3))
         for tensor in (labels, mirrored, *draws):
             tensor.set_shape((self.batch_size,))
+        return images, labels, mirrored, draws
+
+    def _stages(self, images, mirrored, draws):
+        """(name, images) from the stored pictures to those that the model is fed."""
+        yield "stored", images
         if self.mirror != "none":
             images = mirror(images, mirrored)
-        return self._augment(images, draws), labels
-
-    def _augment(self, images, draws):
+            yield "mirror", images
         draws = iter(draws)
         for step, names in zip(self.augmentation, self._draw_names(), strict=True):
             images = step.apply(images, {name: next(draws) for name in names}, self.mean_image)
-        return images
+            yield step.op, images
 
     def _gather(self, epoch_and_step):
         """NumPy: images, labels and draws of one step."""

@@ -1,15 +1,6 @@
-"""From a recipe to the things it names: its images, batches, network, optimizer, compiled model."""
+"""From a recipe to its network, optimizer and compiled model; its images are told in `feed`."""
 
-from dataclasses import dataclass
-
-import numpy as np
-
-from keras_imnet64.data.augment import check_augment
-from keras_imnet64.data.datasets import find_dataset, open_dataset
-from keras_imnet64.data.layers import LayerStep
-from keras_imnet64.data.pipeline import TrainingStream
-from keras_imnet64.data.selection import Selection, first_classes, select, split_holdout
-from keras_imnet64.errors import UserError
+from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.evaluation.evaluate import check_model_fits
 from keras_imnet64.evaluation.metrics import accuracy_metrics
 from keras_imnet64.models import build_model
@@ -19,87 +10,6 @@ from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
 from keras_imnet64.training.progress import say
-
-
-@dataclass(frozen=True)
-class Data:
-    """The images of a run: to train on, to validate epochs on, and to score the result on."""
-
-    train: Selection
-    validation: Selection  # the holdout where there is one, else `final`
-    final: Selection
-    mean_image: np.ndarray  # float32 [H, W, 3], 0..255
-    channel_mean: np.ndarray
-    channel_std: np.ndarray
-
-    @property
-    def num_classes(self):
-        return self.train.num_classes
-
-    @property
-    def image_size(self):
-        return self.train.image_size
-
-
-def load_data(recipe, data_dir=None, cache_dir=None, pack_progress=None):
-    """Open both splits of the recipe's data set and choose the images that it uses."""
-    where = {"data_dir": data_dir, "cache_dir": cache_dir, "progress": pack_progress}
-    stores = [
-        open_dataset(recipe.data.dataset, split, in_memory=recipe.data.in_memory, **where)
-        for split in ("train", "validation")
-    ]
-    classes = recipe.data.classes
-    wnids = first_classes(stores[0], classes) if classes else None
-    train, final = (select(store, wnids) for store in stores)
-    validation = final
-    if recipe.data.holdout:
-        train, validation = split_holdout(train, recipe.data.holdout)
-    if recipe.selection == "validation":
-        validation = final
-    moments = train.moments()
-    return Data(
-        train, validation, final, moments.mean_image, moments.channel_mean, moments.channel_std
-    )
-
-
-def make_stream(recipe, data):
-    """The training batches: a batch of the recipe, or the parts that are accumulated to one."""
-    parts = recipe.train.accumulate_steps
-    samples = len(data.train) * (2 if recipe.data.mirror == "both" else 1)
-    whole = samples // recipe.data.batch_size
-    steps = recipe.data.steps_per_epoch or whole
-    if not whole:
-        raise UserError(
-            f"data.batch_size must be at most {samples}, the samples of an epoch; "
-            f"received {recipe.data.batch_size}"
-        )
-    if steps > whole:
-        raise UserError(
-            f"data.steps_per_epoch must be at most {whole}, the whole batches of an epoch; "
-            f"received {steps}"
-        )
-    return TrainingStream(
-        data.train,
-        batch_size=recipe.data.batch_size // parts,
-        seed=recipe.train.seed,
-        mirror=recipe.data.mirror,
-        augmentation=make_augmentation(recipe, data.image_size),
-        steps_per_epoch=steps * parts,
-        mean_image=np.round(data.mean_image).astype("uint8"),
-    )
-
-
-def make_augmentation(recipe, image_size):
-    """The steps of a recipe's [[augment]] tables, checked; layers are made and tried."""
-    steps = []
-    for index, section in enumerate(recipe.augment):
-        if section.layer:
-            seed = recipe.train.seed + index  # two alike draw apart
-            steps.append(LayerStep(section.layer, section.options, image_size, seed))
-            steps[-1].check()
-        else:
-            steps.append(check_augment(section.op, section.options, image_size))
-    return steps
 
 
 def make_model(recipe, data, own=None, warm=True):

@@ -2,8 +2,9 @@
 
     recipe -> data -> model -> Model.fit with a checkpoint each epoch -> ship -> score the file
 
-The same call on a run folder that is not finished goes on from its newest checkpoint. How the parts
-are built is told in `build`, what may happen in a run folder in `folder`.
+The same call on a run folder that is not finished goes on from its newest checkpoint. Which images
+are read is told in `feed`, how the parts are built in `build`, what may happen in a run folder in
+`folder`.
 """
 
 import contextlib
@@ -21,12 +22,11 @@ from keras_imnet64.runs import write_csv, write_json
 from keras_imnet64.training.build import (
     check_training,
     compile_for_training,
-    load_data,
     make_model,
-    make_stream,
     model_info_of,
 )
 from keras_imnet64.training.callbacks import COLUMNS, EpochEnd, Position, StopRequest
+from keras_imnet64.training.feed import load_data, make_stream
 from keras_imnet64.training.folder import (
     check_run,
     check_same_data,

@@ -13,7 +13,7 @@ from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.models import build_model
 from keras_imnet64.models.ship import load_model, model_info
 from keras_imnet64.runs import create_run, lock
-from keras_imnet64.training.build import load_data
+from keras_imnet64.training.feed import load_data
 from keras_imnet64.training.fit import fit
 from keras_imnet64.training.state import list_checkpoints, load_checkpoint, save_checkpoint
 

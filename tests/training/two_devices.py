@@ -18,7 +18,7 @@ import keras
 
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.recipe import check_recipe
-from keras_imnet64.training import build
+from keras_imnet64.training import feed
 from keras_imnet64.training.fit import fit
 
 RECIPE = {
@@ -69,7 +69,7 @@ recipe = check_recipe(RECIPE)
 data_dir, run_dir = Path(sys.argv[2]), Path(sys.argv[3])
 losses = Losses()
 with devices.scope():
-    stream = build.make_stream(recipe, build.load_data(recipe, data_dir))
+    stream = feed.make_stream(recipe, feed.load_data(recipe, data_dir))
     received = images_on_each_device(stream)
 run = fit(recipe, run_dir, data_dir=data_dir, devices=devices, callbacks=[losses])
 scored = evaluate(run.path, data_dir=data_dir, devices=devices)

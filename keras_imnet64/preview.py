@@ -1,0 +1,155 @@
+"""A contact sheet of what a recipe feeds its model, by picture or operation by operation."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from keras_imnet64.errors import UserError, printable
+from keras_imnet64.files import write_atomic
+from keras_imnet64.training.feed import load_data, make_stream
+
+CELL = 128  # pixels per side that pictures are enlarged to, by a whole factor
+MARGIN = 12
+LINE = 20  # pixels of a line of text
+COLUMNS = 8
+BACKGROUND, INK = (250, 250, 250), (20, 20, 20)
+
+
+def preview(
+    recipe,
+    out,
+    *,
+    steps=False,
+    num_pictures=None,
+    epoch=1,
+    data_dir=None,
+    cache_dir=None,
+    pack_progress=None,
+):
+    """Draw the first pictures of an epoch as the model is fed them, with their class names.
+
+    Args:
+        recipe: a `Recipe`.
+        out: the PNG file to write.
+        steps: a row for each picture with what each operation makes of it, side by side.
+        num_pictures: how many, at most a batch; default 32, with `steps` 8.
+        epoch: from 1; each has an order and draws of its own.
+        data_dir, cache_dir, pack_progress: as for `fit`.
+
+    Returns:
+        dict: out, pictures, stages (their names), dataset, verified, width and height in pixels.
+
+    Raises:
+        UserError: the recipe or its data does not work, or the file cannot be written.
+    """
+    out = Path(out)
+    if out.suffix.lower() != ".png" or out.is_dir() or not out.parent.is_dir():
+        raise UserError(f"--out must be a .png file in a folder that exists; received {out}")
+    if epoch < 1 or (num_pictures is not None and num_pictures < 1):
+        raise UserError(
+            f"--epoch and --pictures must be 1 or more; received {epoch} and {num_pictures}"
+        )
+    data = load_data(recipe, data_dir, cache_dir, pack_progress)
+    stream = make_stream(recipe, data)
+    stages, labels = _first_pictures(stream, epoch - 1, num_pictures or (8 if steps else 32))
+    names = [data.train.class_names[label] for label in labels]
+    store = data.train.store
+    title = f"{recipe.name}: {store.dataset}, epoch {epoch}"
+    if not store.verified:
+        title += ", NOT VERIFIED data"
+    draw = steps_sheet if steps else pictures_sheet
+    sheet = draw(stages, names, title)
+    content = io.BytesIO()
+    sheet.save(content, "png")
+    try:
+        write_atomic(out, content.getvalue())
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from error
+    return {
+        "out": str(out),
+        "pictures": len(names),
+        "stages": [name for name, _ in stages],
+        "dataset": store.dataset,
+        "verified": bool(store.verified),
+        "width": sheet.width,
+        "height": sheet.height,
+    }
+
+
+def _first_pictures(stream, epoch, count):
+    """Stages and labels of an epoch's first pictures, which may span several batches."""
+    count = min(count, stream.steps_per_epoch * stream.batch_size)
+    stream.begin(epoch)
+    parts = [stream.stages(epoch, step) for step in range(-(-count // stream.batch_size))]
+    labels = np.concatenate([labels for _, labels in parts])[:count]
+    stages = [
+        (name, np.concatenate([stages[index][1] for stages, _ in parts])[:count])
+        for index, (name, _) in enumerate(parts[0][0])
+    ]
+    return stages, labels
+
+
+def pictures_sheet(stages, names, title):
+    """What the model is fed, each picture above its class name. PIL.Image."""
+    _, images = stages[-1]
+    columns = min(COLUMNS, len(images))
+    sheet = _Sheet(columns, -(-len(images) // columns), images.shape[1], title, caption_lines=1)
+    for index, (image, name) in enumerate(zip(images, names, strict=True)):
+        row, column = divmod(index, columns)
+        sheet.paste(image, row, column)
+        sheet.write(name, row, column, below=True)
+    return sheet.image
+
+
+def steps_sheet(stages, names, title):
+    """A row for each picture, a column for each operation, named above the first row. PIL.Image."""
+    images = stages[0][1]
+    sheet = _Sheet(len(stages), len(images), images.shape[1], title, caption_lines=1, head_lines=1)
+    for column, (stage, images) in enumerate(stages):
+        sheet.write(stage.rpartition(".")[2], 0, column, below=False)
+        for row, image in enumerate(images):
+            sheet.paste(image, row, column)
+    for row, name in enumerate(names):
+        sheet.write(name, row, 0, below=True)
+    return sheet.image
+
+
+class _Sheet:
+    """A page of cells, each with room for captions."""
+
+    def __init__(self, columns, rows, image_size, title, *, caption_lines, head_lines=0):
+        self.factor = max(1, CELL // image_size)
+        self.side = image_size * self.factor
+        self.width, self.height = self.side + MARGIN, self.side + caption_lines * LINE + MARGIN
+        self.top = MARGIN + LINE + MARGIN + head_lines * LINE
+        self.font = ImageFont.load_default(size=14)
+        text_width = int(self.font.getlength(title)) + 2 * MARGIN
+        size = (max(MARGIN + columns * self.width, text_width), self.top + rows * self.height)
+        self.image = Image.new("RGB", size, BACKGROUND)
+        self.pen = ImageDraw.Draw(self.image)
+        self.pen.text((MARGIN, MARGIN), printable(title), INK, self.font)
+
+    def corner(self, row, column):
+        return MARGIN + column * self.width, self.top + row * self.height
+
+    def paste(self, pixels, row, column):
+        """uint8 [H, W, 3], each pixel enlarged to a square."""
+        pixels = pixels.repeat(self.factor, axis=0).repeat(self.factor, axis=1)
+        self.image.paste(Image.fromarray(pixels), self.corner(row, column))
+
+    def write(self, text, row, column, *, below):
+        """A line as wide as the cell, under it or above it."""
+        left, top = self.corner(row, column)
+        self.pen.text(
+            (left, top + self.side + 2 if below else top - LINE), self._fitted(text), INK, self.font
+        )
+
+    def _fitted(self, text):
+        """The text, or as much of it as fits, with an ellipsis."""
+        text = whole = printable(text)
+        while self.font.getlength(text) > self.side and text:
+            whole = whole[:-1]
+            text = whole + "…"
+        return text
