@@ -7,12 +7,12 @@ JAX. TensorFlow spans the devices of one machine with MirroredStrategy, JAX with
 import contextlib
 import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 from keras_imnet64.errors import UserError, nearest
+from keras_imnet64.quiet import import_tensorflow
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
@@ -43,30 +43,7 @@ def choose_backend(name=None):
         if find_spec(name) is None:
             raise UserError(f"backend {name} is not installed; `pip install {name}` provides it")
         os.environ["KERAS_BACKEND"] = name
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return name
-
-
-def import_tensorflow():
-    """Load TensorFlow, which tf.data needs under every backend, without its chatter.
-
-    It writes to standard error before its own log level counts; that is shown if loading fails.
-    """
-    if "tensorflow" in sys.modules:
-        return
-    sys.stderr.flush()
-    before = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
-        os.dup2(chatter.fileno(), 2)
-        try:
-            import tensorflow  # noqa: F401
-        except BaseException:
-            chatter.seek(0)
-            os.write(before, chatter.read())
-            raise
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
 
 
 @dataclass(frozen=True)
@@ -134,9 +111,15 @@ def _take_tensorflow(devices, virtual):
             names = [f"CPU:{index}" for index in chosen]
         elif kind == "gpu":
             chosen = _choose(devices, len(physical))
-            tf.config.set_visible_devices([physical[index] for index in chosen], "GPU")
-            for index in chosen:
-                tf.config.experimental.set_memory_growth(physical[index], True)
+            try:
+                tf.config.set_visible_devices([physical[index] for index in chosen], "GPU")
+                for index in chosen:
+                    tf.config.experimental.set_memory_growth(physical[index], True)
+            except RuntimeError:
+                if devices is not None:
+                    raise
+                # A notebook has used TensorFlow already: its devices are taken as they are.
+                chosen = tf.config.list_logical_devices("GPU")
             names = [f"GPU:{position}" for position in range(len(chosen))]
         else:
             names = ["CPU:0" for _ in _choose(devices, 1)]

@@ -13,11 +13,12 @@ PACKAGE = "keras_imnet64"
 # A part imports from rows below its own. Parts of one row never see each other.
 ROWS = (
     {"cli"},
+    {"doctor", "export", "listing", "preview"},
     {"training"},
-    {"evaluation"},
+    {"evaluation", "recipe_costs"},
     {"recipe"},
-    {"data", "models", "runs", "backend", "bars"},
-    {"errors", "files", "__init__"},
+    {"data", "models", "runs", "backend", "bars", "output"},
+    {"errors", "files", "quiet", "zips", "__init__"},
 )
 ROW_OF = {part: number for number, row in enumerate(ROWS) for part in row}
 
