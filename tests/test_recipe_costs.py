@@ -44,7 +44,12 @@ def test_published_figures():
     assert round(table["wrn36_5"]["macs"] / 1e9, 3) == 7.054
     assert round(table["wrn28_10"]["macs"] / 1e9, 3) == 5.244
     assert round(table["wrn20_10"]["macs"] / 1e9, 3) == 0.866
-    assert table["wrn28_2"]["parameters"] == 1_596_216
+    parameters = {name: row["parameters"] for name, row in table.items()}
+    assert parameters["wrn36_5"] == 37_638_264
+    assert parameters["wrn36_2"] == 6_185_784
+    assert parameters["wrn28_10"] == 37_118_264
+    assert parameters["wrn28_2"] == 1_596_216
+    assert parameters["wrn20_10"] == 8_932_664
 
 
 @pytest.mark.parametrize(
