@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from keras_imnet64.errors import UserError, nearest
+from keras_imnet64.files import check_fields, expand, read_json
 from keras_imnet64.quiet import import_tensorflow
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -26,8 +27,11 @@ def choose_backend(name=None):
         str: the backend, or None where keras.json decides.
 
     Raises:
-        UserError: for a backend that is not known, not installed, or comes too late.
+        UserError: for a backend that is not known, not installed, or comes too late, and for a
+            keras.json that Keras would break on.
     """
+    if name and name not in BACKENDS:
+        raise UserError(f'backend "{name}" is not known; {nearest(name, BACKENDS)}')
     if "keras" in sys.modules:
         current = sys.modules["keras"].config.backend()
         if name and name != current:
@@ -37,6 +41,7 @@ def choose_backend(name=None):
             )
         return current
     name = name or os.environ.get("KERAS_BACKEND")
+    _check_keras_json(name)
     if name:
         if name not in BACKENDS:
             raise UserError(f'backend "{name}" is not known; {nearest(name, BACKENDS)}')
@@ -44,6 +49,24 @@ def choose_backend(name=None):
             raise UserError(f"backend {name} is not installed; `pip install {name}` provides it")
         os.environ["KERAS_BACKEND"] = name
     return name
+
+
+def _check_keras_json(name):
+    """Refuse settings that end the import of Keras, or that our networks do not work with."""
+    folder = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
+    file = expand(os.path.join(folder, "keras.json"))
+    fields = {
+        "floatx": lambda value: value in ("float16", "bfloat16", "float32", "float64"),
+        "epsilon": float,
+        "image_data_format": lambda value: value == "channels_last",
+    }
+    if name is None:
+        fields["backend"] = lambda value: value in BACKENDS and find_spec(value) is not None
+    try:
+        if os.path.exists(file):
+            check_fields(read_json(file), fields, required=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} does not work for Keras ({error}): mend or delete it") from None
 
 
 @dataclass(frozen=True)
@@ -107,10 +130,10 @@ def _take_tensorflow(devices, virtual):
             tf.config.set_visible_devices([], "GPU")
             parts = [tf.config.LogicalDeviceConfiguration()] * virtual
             tf.config.set_logical_device_configuration(physical[0], parts)
-            chosen = _choose(devices, virtual)
+            chosen = _choose(devices, virtual, "CPU")
             names = [f"CPU:{index}" for index in chosen]
         elif kind == "gpu":
-            chosen = _choose(devices, len(physical))
+            chosen = _choose(devices, len(physical), "GPU")
             try:
                 tf.config.set_visible_devices([physical[index] for index in chosen], "GPU")
                 for index in chosen:
@@ -122,7 +145,7 @@ def _take_tensorflow(devices, virtual):
                 chosen = tf.config.list_logical_devices("GPU")
             names = [f"GPU:{position}" for position in range(len(chosen))]
         else:
-            names = ["CPU:0" for _ in _choose(devices, 1)]
+            names = ["CPU:0" for _ in _choose(devices, 1, "CPU")]
     strategy = tf.distribute.MirroredStrategy(names) if len(names) > 1 else None
     return Devices("tensorflow", kind, tuple(names), strategy)
 
@@ -139,8 +162,8 @@ def _take_jax(devices, virtual):
             jax.config.update("jax_platforms", "cpu")
             jax.config.update("jax_num_cpu_devices", virtual)
     present = jax.local_devices()
-    chosen = [present[index] for index in _choose(devices, len(present))]
-    kind = chosen[0].platform
+    kind = present[0].platform
+    chosen = [present[index] for index in _choose(devices, len(present), kind)]
     names = tuple(f"{kind}:{device.id}" for device in chosen)
     if len(chosen) == 1:
         jax.config.update("jax_default_device", chosen[0])
@@ -157,7 +180,7 @@ def _take_torch(devices, virtual):
     return Devices("torch", "gpu" if torch.cuda.is_available() else "cpu", ("default",))
 
 
-def _choose(devices, present):
+def _choose(devices, present, kind="device"):
     """Indices of the devices asked for, out of so many."""
     if devices is None:
         return list(range(present))
@@ -165,7 +188,7 @@ def _choose(devices, present):
         if "," in str(devices):
             chosen = [int(part) for part in str(devices).split(",") if part.strip()]
         else:
-            chosen = list(range(int(devices)))
+            chosen = list(range(min(int(devices), present + 1)))
     except ValueError:
         chosen = []
     if not chosen or len(set(chosen)) < len(chosen):
@@ -173,7 +196,10 @@ def _choose(devices, present):
             f'--devices takes a count such as 2, or a list such as 0,2; received "{devices}"'
         )
     if not all(0 <= index < present for index in chosen):
-        raise UserError(f'--devices "{devices}" asks for more than the {present} that are here')
+        here = ", ".join(f"{kind}:{index}" for index in range(present))
+        raise UserError(
+            f'--devices "{devices}" asks for more than the {present} that are here: {here}'
+        )
     return chosen
 
 

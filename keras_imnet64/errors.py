@@ -6,15 +6,21 @@ EXIT_USER_ERROR = 2
 EXIT_STOPPED_STATE_SAVED = 75
 EXIT_STOPPED_AT_ONCE = 130
 
+MOST_CHARACTERS = 1500  # of a message: three archives with their digests fit
+
 
 class UserError(Exception):
     """A mistake that the person at the keyboard can mend.
 
     Its message is one sentence: what was wrong, what was received, what would work. The command
-    line prints it without a traceback and exits with `exit_status`.
+    line prints it without a traceback and exits with `exit_status`. Whatever it quotes, it stays
+    one line that fits a screen.
     """
 
     exit_status = EXIT_USER_ERROR
+
+    def __init__(self, message):
+        super().__init__(shortened(printable(message), MOST_CHARACTERS))
 
 
 class RunFailed(UserError):
@@ -45,3 +51,17 @@ def printable(text):
     Names of files and classes come from anywhere; a line break among them would forge a line.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def shortened(text, most):
+    """Text of at most so many characters: its beginning and its end, where a remedy stands."""
+    if len(text) <= most:
+        return text
+    end = most // 3
+    return f"{text[: most - end - 5]} ... {text[-end:]}"
+
+
+def reason(error, most=200):
+    """What a library's exception says, as part of a line; its type where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return shortened(printable(text), most)

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from keras_imnet64.errors import UserError, printable
-from keras_imnet64.files import write_atomic
+from keras_imnet64.files import denied, write_atomic
 from keras_imnet64.training.feed import load_data, make_stream
 
 CELL = 128  # pixels per side that pictures are enlarged to, by a whole factor
@@ -66,7 +66,7 @@ def preview(
     try:
         write_atomic(out, content.getvalue())
     except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from error
+        raise UserError(f"{out} cannot be written: {denied(error, out)}") from error
     return {
         "out": str(out),
         "pictures": len(names),

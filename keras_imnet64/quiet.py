@@ -11,7 +11,7 @@ import tempfile
 import warnings
 
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
-LIBRARIES = ("absl", "jax", "tensorflow", "h5py", "matplotlib", "PIL")
+LIBRARIES = ("absl", "jax", "tensorflow", "h5py", "PIL")
 
 
 def show_everything():

@@ -5,20 +5,37 @@ the networks, optimizers and augmentations accept is owned by their tables.
 """
 
 import math
+import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from keras_imnet64.data.augment import check_augment
 from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.data.layers import check_layer_name
-from keras_imnet64.errors import UserError, nearest
+from keras_imnet64.errors import UserError, nearest, reason
+from keras_imnet64.files import depth, expand, read_small
 from keras_imnet64.models import find_model
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(gt=0)]
+FILE_BYTES = 2**20  # ours have 2 KB
+MOST_PARTS = 16  # of a dotted key, and tables and lists within each other
+KEY_FORBIDS = set("[]#\r")  # the line is one key and one value, not a table or a comment
+_PART = r"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
+DEEP_KEY = re.compile(rf"(?<![\w-])(?:{_PART}){{{MOST_PARTS}}}")  # tomllib would take hours
+
+Count = Annotated[int, Field(ge=0, le=10**9)]  # what is made of them fits 32 bits
+Positive = Annotated[int, Field(gt=0, le=10**9)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -34,13 +51,6 @@ class OpenSection(Section):
     """A table with a `name` and the options of what it names, which the named thing checks."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _options_are_finite(self):
-        for key, value in self.options.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{key} must be a finite number")
-        return self
 
     @property
     def options(self):
@@ -132,10 +142,20 @@ class ResultSection(Section):
         return self.top1
 
 
+def _folder_name(name):
+    fits = name.isprintable() and 0 < len(name.encode()) <= 100
+    if not fits or name.startswith((".", "-", " ")) or set(name) & set("/\\"):
+        raise PydanticCustomError(
+            "folder_name",
+            "a folder's name: at most 100 printable characters, no slash, no dot or dash in front",
+        )
+    return name
+
+
 class Recipe(Section):
     """A validated recipe. Attributes are the tables of the TOML file."""
 
-    name: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]  # of its run folder too
+    name: Annotated[str, AfterValidator(_folder_name)]  # of its run folder too
     model: ModelSection
     data: DataSection
     augment: list[AugmentSection] = []
@@ -188,17 +208,6 @@ class Recipe(Section):
     def _is_plateau(self):
         return self.schedule.name == "plateau"
 
-    def summary(self):
-        """What a listing shows: plain values."""
-        options = " ".join(f"{key}={value}" for key, value in self.model.options.items())
-        return {
-            "model": f"{self.model.name} {options}".strip(),
-            "dataset": self.data.dataset,
-            "epochs": self.train.epochs,
-            "published_top1": self.reference and self.reference.accuracy,
-            "measured_top1": {backend: r.accuracy for backend, r in self.measured.items()} or None,
-        }
-
     def to_toml(self):
         """The resolved recipe as TOML text: `fit --recipe` on it repeats the run."""
         import tomli_w
@@ -233,9 +242,9 @@ def load_recipe(name_or_path, overrides=()):
     """
     path = find_recipe(name_or_path)
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"recipe {path} cannot be read as TOML: {error}") from error
+        content = parse_toml(read_small(path, FILE_BYTES).decode("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"recipe {path} cannot be read as TOML: {reason(error)}") from error
     changes = {}
     for line in overrides:
         merge(changes, parse_override(line))
@@ -244,10 +253,21 @@ def load_recipe(name_or_path, overrides=()):
     return check_recipe(content)
 
 
+def parse_toml(text):
+    """Nested plain values; ValueError for what is no TOML, or too deep to be handled."""
+    if DEEP_KEY.search(text):
+        raise ValueError(f"a key has more than {MOST_PARTS} parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def check_recipe(content):
     """A Recipe from nested plain values, or UserError."""
     name = content.get("name")
     try:
+        _check_values(content)
         recipe = Recipe.model_validate(content)
         recipe.check()
     except ValidationError as error:
@@ -257,14 +277,44 @@ def check_recipe(content):
     return recipe
 
 
+def _check_values(content):
+    """Refuse values that no key of a recipe takes, wherever they are."""
+    if depth(content) > MOST_PARTS:
+        raise UserError(f"it must have at most {MOST_PARTS} tables within each other")
+    waiting = [("", content)]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{where}.{key}".lstrip("."), inner) for key, inner in value.items()]
+            value = "".join(map(str, value))
+        elif isinstance(value, list):
+            waiting += [(where, inner) for inner in value]
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise UserError(f"{where} must be a number of at most 63 bits; received a longer one")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{where} must be a finite number; received {value}")
+        if isinstance(value, str) and not _is_text(value):
+            raise UserError(f"{where} must be text in UTF-8 without NUL; received {value!r}")
+        if not isinstance(value, str | int | float | list | None):
+            kind = type(value).__name__
+            raise UserError(f"{where} must be a number, text, list or table; received a {kind}")
+
+
+def _is_text(value):
+    try:
+        return "\0" not in value.encode().decode()
+    except UnicodeEncodeError:  # half a character, from a command line that is not UTF-8
+        return False
+
+
 def find_recipe(name_or_path):
     """The file of a shipped recipe's name or a path."""
     text = str(name_or_path)
     if text in list_recipes():
         return recipes_dir() / f"{text}.toml"
-    path = Path(text).expanduser()
+    path = expand(text)
     if path.suffix == ".toml" or "/" in text:
-        if path.is_file():
+        if os.path.exists(path) and not os.path.isdir(path):
             return path
         raise UserError(f"{path} is not a file; --recipe takes a name or the path of a TOML file")
     raise UserError(f'recipe "{text}" is not known; {nearest(text, list_recipes())}')
@@ -274,9 +324,9 @@ def parse_override(line):
     """{"optimizer": {"learning_rate": 0.05}} from "optimizer.learning_rate=0.05"."""
     key, equals, value = line.partition("=")
     try:
-        if not equals or "\n" in line:
+        if not equals or KEY_FORBIDS & set(key) or "\n" in line:
             raise ValueError
-        return tomllib.loads(f"{key.strip()} = {value.strip()}")
+        return parse_toml(f"{key.strip()} = {value.strip()}")
     except ValueError:
         raise UserError(
             f"--set takes key=value in TOML, such as optimizer.learning_rate=0.05 "
@@ -336,7 +386,7 @@ EXPECTED = {
 
 def _sentence(error: dict[str, Any]):
     """One of pydantic's errors as a sentence of ours."""
-    location = [part for part in error["loc"] if not _is_of_a_union(part)]
+    location = [part for part in error["loc"] if not _is_of_a_union(part)] or error["loc"]
     where, received = ".".join(str(part) for part in location), error["input"]
     kind, context = error["type"], error.get("ctx", {})
     if kind == "missing":

@@ -8,10 +8,24 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_imnet64.errors import UserError
-from keras_imnet64.files import write_atomic
+from keras_imnet64.errors import UserError, reason
+from keras_imnet64.files import (
+    check_fields,
+    check_writable,
+    denied,
+    expand,
+    read_json,
+    read_small,
+    write_atomic,
+)
 
 DEFAULT_ROOT = Path("saved_models")
+HISTORY_BYTES = 2**26  # 200 bytes per epoch
+ENVIRONMENT = {
+    "dataset": str,
+    "digest": lambda value: isinstance(value, dict) and {"train", "validation"} <= value.keys(),
+    "processes": list,
+}
 
 
 @dataclass(frozen=True)
@@ -38,24 +52,42 @@ class Run:
     @property
     def metrics(self):
         """Final scores: dict, see `fit`."""
-        return json.loads(self.metrics_file.read_text("utf-8"))
+        return self._read_json(self.metrics_file, {"model.keras": dict, "best.keras": dict})
 
     @property
     def environment(self):
         """The data's identity and the processes that trained, see `fit`."""
-        return json.loads(self.environment_file.read_text("utf-8"))
+        return self._read_json(self.environment_file, ENVIRONMENT)
 
     @property
     def history(self):
         """One dict of text per epoch, the columns of history.csv."""
-        with open(self.history_file, encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            text = read_small(self.history_file, HISTORY_BYTES).decode()
+            return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        except (OSError, ValueError, csv.Error) as error:
+            raise _damaged(self.history_file, error) from error
+
+    def _read_json(self, file, fields):
+        try:
+            content = read_json(file)
+            check_fields(content, fields)
+        except (OSError, ValueError) as error:
+            raise _damaged(file, error) from error
+        return content
+
+
+def _damaged(file, error):
+    return UserError(
+        f"{file} is missing or damaged ({reason(error)}): bring it back, or train this run again "
+        "with --fresh"
+    )
 
 
 def open_run(path):
     """The run in a folder that exists."""
     run = Run(Path(path))
-    if not run.recipe_file.is_file():
+    if not os.path.isfile(run.recipe_file):
         raise UserError(f"{path} is not a run folder: it has no recipe.toml")
     return run
 
@@ -66,10 +98,10 @@ def model_file(run_or_model):
     Raises:
         UserError: there is no such thing, the folder is no run, or the run has not come so far.
     """
-    path = Path(run_or_model).expanduser()
-    if not path.exists():
+    path = expand(run_or_model)
+    if not os.path.exists(path):
         raise UserError(f"{path} does not exist; a run folder or a .keras file is needed")
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return path
     run = open_run(path)
     if not run.model.is_file():
@@ -80,8 +112,12 @@ def model_file(run_or_model):
 def check_folder(path):
     """Refuse a folder that holds something else than a run."""
     run = Run(Path(path))
-    if run.path.exists() and not run.path.is_dir():
+    if os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"the run folder {path} is a file; choose another --name or --out")
+    try:
+        check_writable(path)
+    except (OSError, ValueError) as error:
+        raise _unusable(path, error) from None
     ours = {run.lock_file, run.checkpoints}
     if run.path.is_dir() and not run.recipe_file.exists() and set(run.path.iterdir()) - ours:
         raise UserError(f"{path} is not empty and holds no run; choose another --name or --out")
@@ -94,9 +130,16 @@ def create_run(path):
     try:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         run.lock_file.touch()
-    except OSError as error:
-        raise UserError(f"{path} cannot be used as a run folder: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise _unusable(path, error) from error
     return run
+
+
+def _unusable(path, error):
+    return UserError(
+        f"{path} cannot be used as a run folder ({denied(error, path)}); choose another --name or "
+        "--out"
+    )
 
 
 def remove_leftovers(run):
@@ -111,7 +154,11 @@ def set_aside(path):
     number = 1
     while (target := path.with_name(f"{path.name}.{number}")).exists():
         number += 1
-    path.rename(target)
+    try:
+        path.rename(target)
+    except OSError as error:
+        why = denied(error, path.parent)
+        raise UserError(f"{path} cannot be renamed to {target} ({why}), as --fresh asks") from error
     return target
 
 

@@ -1,6 +1,7 @@
 """The suite runs under TensorFlow; test_backends.py runs those marked `backend` under JAX too."""
 
 import os
+import sys
 import tempfile
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -14,6 +15,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 import numpy as np
 import pytest
 
+from keras_imnet64.cli import main
+from keras_imnet64.data.datasets import prepare
 from keras_imnet64.data.store import write_store
 from keras_imnet64.recipe import check_recipe
 
@@ -52,6 +55,31 @@ def write_pictures(data_dir, size=16, train=96, validation=40, wnids=WNIDS):
 def data_dir(tmp_path_factory):
     """A data folder with 96 + 40 pictures of 16 pixels in 10 classes."""
     return write_pictures(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def shapes_dir(tmp_path_factory):
+    """A data folder with the drawn shapes, 4,000 + 1,000 pictures of 64 pixels."""
+    folder = tmp_path_factory.mktemp("shapes")
+    prepare("shapes", data_dir=folder)
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """run("data", "info", "shapes") -> (exit status, standard output, standard error)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code
+        output = capsys.readouterr()
+        return status, output.out, output.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

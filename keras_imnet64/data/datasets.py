@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError, nearest
+from ..errors import RunFailed, UserError, nearest
+from ..files import denied, expand
+from ..quiet import import_tensorflow
 from . import store as stores
 from .sources import archives, shapes, tiny_imagenet
 
@@ -106,11 +108,19 @@ def find_dataset(name):
 
 def default_data_dir():
     """TFDS' own convention: `TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return expand(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def prepare(
-    name, *, data_dir=None, cache_dir=None, source=None, allow_unverified=False, progress=None
+    name,
+    *,
+    data_dir=None,
+    cache_dir=None,
+    source=None,
+    allow_unverified=False,
+    skip_corrupt=False,
+    skipped=None,
+    progress=None,
 ):
     """Make a data set ready: build it through TFDS (or read its zip), then pack both splits.
 
@@ -123,13 +133,17 @@ def prepare(
         source: folder with the published archives, or for `tiny_imagenet` its zip or folder;
             None downloads through TFDS, or draws `shapes`.
         allow_unverified: take pictures that are not the published ones, into a place of their own.
+        skip_corrupt: leave out damaged pictures of `tiny_imagenet`; what is left is not the
+            published set, so it goes into the place of unverified ones.
+        skipped: a list that receives (name, reason) of each picture that was left out.
         progress: called as `progress(description, done, total)`.
 
     Returns:
         dict[str, RawStore]: the stores by split, memory-mapped.
 
     Raises:
-        UserError: unknown name, wrong or missing archives, no room, a failed download.
+        UserError: unknown name, wrong or missing archives, damaged pictures, no room, a failed
+            download, or another process of this machine is preparing the same set.
     """
     dataset = find_dataset(name)
     place = _Place(dataset, data_dir, cache_dir, verified=True)
@@ -137,12 +151,24 @@ def prepare(
         raise UserError("--allow-unverified needs --source, the pictures to take")
     if source is not None and dataset.embedded:
         raise UserError(f"{name} is drawn on the spot: it takes no --source; received {source}")
+    if skip_corrupt and dataset.embedded:
+        raise UserError(f"{name} is drawn on the spot: it has nothing for --skip-corrupt to leave")
+    if skip_corrupt and dataset.name != "tiny_imagenet":
+        raise UserError(
+            f"--skip-corrupt works for tiny_imagenet, which has a file for each picture; those of "
+            f"{name} hold many, so fetch a damaged one again"
+        )
     if source is None and place.packed():
         return place.open()
-    if dataset.name == "tiny_imagenet":
-        return _prepare_tiny(dataset, data_dir, cache_dir, source, allow_unverified, progress)
     if allow_unverified:
         place = _Place(dataset, data_dir, cache_dir, verified=False)
+    place.refuse_if_being_packed()
+    if dataset.name == "tiny_imagenet":
+        where = (dataset, data_dir, cache_dir, source)
+        opened, damaged = _prepare_tiny(*where, allow_unverified, skip_corrupt, progress)
+        if skipped is not None:
+            skipped += damaged
+        return opened
     _build(place, source, progress)
     if place.verified and place.packed():  # the same pictures, as their archives have shown
         return place.open()
@@ -173,11 +199,15 @@ def open_dataset(name, split, *, data_dir=None, cache_dir=None, in_memory="auto"
     if split not in dataset.splits:
         raise UserError(f'{name} has no split "{split}": {nearest(split, dataset.splits)}')
     places = [_Place(dataset, data_dir, cache_dir, verified) for verified in (True, False)]
+    if not any(place.ready() for place in places):
+        for place in places:
+            place.refuse_if_being_packed()
     if dataset.embedded and not places[0].ready():
         prepare(name, data_dir=data_dir, cache_dir=cache_dir, progress=progress)
     for place in places:
         if place.ready():  # both splits of one place: verified and unverified never mix
             if not stores.is_store(place.folder(split)):
+                place.refuse_if_being_packed()
                 _pack_tfds(place, split, progress, place.folder(split))
             return stores.open_store(place.folder(split), in_memory)
     raise UserError(
@@ -237,8 +267,8 @@ class _Place:
 
     def __init__(self, dataset, data_dir, cache_dir, verified):
         self.dataset, self.verified = dataset, verified
-        self.data_dir = Path(data_dir).expanduser() if data_dir else default_data_dir()
-        cache_dir = Path(cache_dir).expanduser() if cache_dir else self.data_dir
+        self.data_dir = expand(data_dir) if data_dir else default_data_dir()
+        cache_dir = expand(cache_dir) if cache_dir else self.data_dir
         folder = dataset.name.replace("/", "_") + ("" if verified else SUFFIX)
         self.packed_dir = cache_dir / "packed" / folder
         self.builder_name = dataset.builder if verified else dataset.unverified_builder
@@ -272,20 +302,40 @@ class _Place:
         """
         incoming = stores.temporary_sibling(self.packed_dir)
         try:
+            self.refuse_if_being_packed()
             yield incoming
+            self._take_in(incoming)
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
+
+    def _take_in(self, incoming):
+        try:
             incoming.chmod(0o755)
             for split in self.dataset.splits:
                 stores.remove_store(self.folder(split))
             shutil.rmtree(self.packed_dir, ignore_errors=True)
             incoming.rename(self.packed_dir)
-        finally:
-            shutil.rmtree(incoming, ignore_errors=True)
+        except OSError as error:
+            raise RunFailed(
+                f"{self.dataset.name} is packed but cannot take its place {self.packed_dir} "
+                f"({denied(error, self.packed_dir)}); mend that and run the same command again"
+            ) from error
+
+    def refuse_if_being_packed(self):
+        """Two processes that pack the same set would only take its place from one another."""
+        for path in (self.packed_dir, *map(self.folder, self.dataset.splits)):
+            if pid := stores.other_writer(path):
+                raise UserError(
+                    f"process {pid} is packing {self.dataset.name} into {self.packed_dir}: wait "
+                    "until it is done, then run the same command again"
+                )
 
     def built(self):
         """Whether TFDS has it; TensorFlow is loaded only where there is something to look at."""
         return bool(self.tfds_dir and self.tfds_dir.is_dir() and self.builder().is_prepared())
 
     def builder(self):
+        import_tensorflow()
         from .sources import imagenet_resized
 
         return imagenet_resized.builder_of(
@@ -364,7 +414,8 @@ def _pack_tfds(place, split, progress, folder):
 # ---------------------------------------------------------------------------------- tiny_imagenet
 
 
-def _prepare_tiny(dataset, data_dir, cache_dir, source, allow_unverified, progress):
+def _prepare_tiny(dataset, data_dir, cache_dir, source, allow_unverified, skip_corrupt, progress):
+    """The stores by split, and (name, reason) of each picture that was left out."""
     if source is None:
         raise UserError(
             "tiny_imagenet is read from its zip or folder: pass it with --source, as in "
@@ -378,7 +429,10 @@ def _prepare_tiny(dataset, data_dir, cache_dir, source, allow_unverified, progre
                 f"{source} is not Tiny ImageNet: {unexpected}; pass the usual "
                 "tiny-imagenet-200.zip, or --allow-unverified to use other pictures in its layout"
             )
-        place = _Place(dataset, data_dir, cache_dir, verified=not unexpected)
+        damaged = []
+        if skip_corrupt:
+            listing, damaged = tiny_imagenet.without_damaged(tree, listing, progress)
+        place = _Place(dataset, data_dir, cache_dir, verified=not (unexpected or damaged))
         with place.replaced() as folder:
             for split in dataset.splits:
                 stores.write_store(
@@ -394,4 +448,4 @@ def _prepare_tiny(dataset, data_dir, cache_dir, source, allow_unverified, progre
                     verified=place.verified,
                     progress=progress,
                 )
-    return place.open()
+    return place.open(), damaged

@@ -6,6 +6,7 @@ renamed in one step, so that a store that exists is whole. Where the pictures co
 business of `sources`; which store belongs to which data set, that of `datasets`.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -18,14 +19,39 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import RunFailed, UserError
-from ..files import sync_folder
+from ..errors import RunFailed, UserError, reason
+from ..files import (
+    check_fields,
+    check_writable,
+    denied,
+    is_count,
+    is_texts,
+    read_json,
+    sync_folder,
+)
+from ..zips import read_npz
 
 KIND = "raw"
 FORMAT_VERSION = 1
 IN_MEMORY = ("auto", "always", "never")
+INT64 = np.dtype(np.int64)
 CHUNK = 512  # images summed at once: 512 * 255**2 fits uint32
+CLOCK_SECONDS = 5  # between the clocks of processes and of files
 SLACK_BYTES = 16 * 2**20  # labels, sums, meta.json and file system blocks
+ARRAYS = {"images.npy", "labels.npy", "moments.npz"}
+META = {
+    "dataset": str,
+    "source": str,
+    "verified": bool,
+    "split": str,
+    "count": lambda value: is_count(value) and value > 0,
+    "image_size": lambda value: is_count(value) and value > 0,
+    "class_counts": lambda value: isinstance(value, list) and all(map(is_count, value)),
+    "wnids": is_texts,
+    "class_names": is_texts,
+    "digest": str,
+    "bytes": lambda value: isinstance(value, dict) and value.keys() == ARRAYS,
+}
 
 
 class RawStore:
@@ -164,11 +190,15 @@ def temporary_sibling(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path)
         return Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-    except OSError as error:
-        raise UserError(
-            f"cannot write below {path.parent} ({error.strerror}); "
-            "choose another folder with --cache-dir or --data-dir"
-        ) from None
+    except (OSError, ValueError) as error:
+        raise _not_writable(path.parent, error) from None
+
+
+def _not_writable(folder, error):
+    return UserError(
+        f"cannot write below {folder} ({denied(error, folder)}); "
+        "choose another folder with --cache-dir or --data-dir"
+    )
 
 
 class _Packer:
@@ -235,11 +265,12 @@ def require_space(folder, needed, purpose):
     """Refuse work that will not fit on the disk of `folder` (which need not exist yet).
 
     Raises:
-        UserError: states the bytes needed and free.
+        UserError: states the bytes needed and free, or why the folder cannot be written.
     """
-    folder = Path(folder).absolute()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
+    try:
+        free = shutil.disk_usage(check_writable(folder)).free
+    except (OSError, ValueError) as error:
+        raise _not_writable(folder, error) from None
     if free < needed:
         raise UserError(
             f"{purpose} needs {needed:,} bytes in {folder}, where {free:,} are free; "
@@ -256,13 +287,40 @@ def remove_store(path):
 
 def remove_leftovers(path):
     """Delete half-written copies of the store `path` whose writers no longer live here."""
+    for folder, pid in _half_written(path):
+        if not _is_writing(folder, pid):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def other_writer(path):
+    """The id of another living process of this machine that writes `path`; None if there is none.
+
+    Of several processes that ask after they have made their `temporary_sibling`, at most one is
+    told that it is alone.
+    """
+    pids = [pid for folder, pid in _half_written(path) if _is_writing(folder, pid)]
+    return next((pid for pid in pids if pid != os.getpid()), None)
+
+
+def _half_written(path):
+    """(folder, process id) of each copy of `path` that was begun on this machine."""
+    prefix = f".{path.name}.writing-{socket.gethostname()}-"
+    for folder in path.parent.glob(f"{glob.escape(prefix)}*"):
+        pid = folder.name.removeprefix(prefix).split("-")[0]
+        if pid.isdecimal():
+            yield folder, int(pid)
+
+
+def _is_writing(folder, pid):
+    """Whether the process lives, and is not a later one that got the number of a dead writer."""
     import psutil
 
-    prefix = f".{path.name}.writing-{socket.gethostname()}-"
-    for folder in path.parent.glob(f".{path.name}.writing-*"):
-        pid = folder.name.removeprefix(prefix).split("-")[0]
-        if folder.name.startswith(prefix) and pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+    try:
+        return psutil.Process(pid).create_time() <= folder.stat().st_mtime + CLOCK_SECONDS
+    except psutil.AccessDenied:
+        return True
+    except (psutil.Error, OSError, OverflowError):
+        return False
 
 
 def _write_header(file, shape):
@@ -328,23 +386,23 @@ def open_store(path, in_memory="auto"):
     meta = _read_meta(path)
     for name, size in meta["bytes"].items():
         _check_size(path / name, size)
-    images = _load_array(path / "images.npy", "r", np.uint8, _images_shape(meta))
-    labels = _load_array(path / "labels.npy", None, np.int32, (meta["count"],))
-    if np.bincount(labels, minlength=len(meta["wnids"])).tolist() != meta["class_counts"]:
+    images = _map_array(path / "images.npy", np.uint8, _images_shape(meta))
+    labels = np.array(_map_array(path / "labels.npy", np.int32, (meta["count"],)))
+    if _class_counts(labels, len(meta["wnids"])) != meta["class_counts"]:
         raise _damaged(path / "labels.npy", "holds other labels than meta.json counts")
     if in_memory == "always" or (in_memory == "auto" and _fits_in_memory(images.nbytes)):
         images = np.array(images)
-    return RawStore(path, meta, np.asarray(images), np.asarray(labels))
+    return RawStore(path, meta, np.asarray(images), labels)
 
 
 def is_store(path):
     """Whether a whole store lies at `path` (its files are checked only by `open_store`)."""
-    return (Path(path) / "meta.json").is_file()
+    return os.path.isfile(Path(path) / "meta.json")
 
 
 def _read_meta(path):
     try:
-        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+        meta = read_json(path / "meta.json")
     except FileNotFoundError:
         raise UserError(f"{path} is not a packed data set: it has no meta.json") from None
     except (OSError, ValueError) as error:
@@ -355,6 +413,13 @@ def _read_meta(path):
             path / "meta.json",
             f"has kind and format version {found} where ({KIND!r}, {FORMAT_VERSION}) is readable",
         )
+    try:
+        check_fields(meta, META)
+    except ValueError as error:
+        raise _damaged(path / "meta.json", f"cannot be used: {error}") from None
+    wnids = meta["wnids"]
+    if not len(wnids) == len(set(wnids)) == len(meta["class_names"]) == len(meta["class_counts"]):
+        raise _damaged(path / "meta.json", "does not have one id, name and count for each class")
     return meta
 
 
@@ -367,21 +432,28 @@ def _check_size(file, size):
     if actual is None:
         raise _damaged(file, "is missing")
     if actual != size:
-        raise _damaged(file, f"has {actual:,} bytes where meta.json says {size:,}")
+        raise _damaged(file, f"has {actual:,} bytes where meta.json says {size}")
 
 
-def _load_array(file, mmap_mode, dtype, shape):
+def _map_array(file, dtype, shape):
     try:
-        array = np.load(file, mmap_mode=mmap_mode, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise _damaged(file, f"cannot be read ({error})") from None
-    if array.dtype != dtype or array.shape != shape:
+        array = np.lib.format.open_memmap(file, mode="r")
+    except Exception as error:  # NumPy reads the header as Python: any error of a tokenizer
+        raise _damaged(file, f"cannot be read ({reason(error)})") from None
+    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
         raise _damaged(
             file,
             f"holds {array.dtype} {list(array.shape)} where meta.json says "
             f"{np.dtype(dtype)} {list(shape)}",
         )
     return array
+
+
+def _class_counts(labels, num_classes):
+    """Labels in each class; None where one is of no class."""
+    if labels.min() < 0 or labels.max() >= num_classes:
+        return None
+    return np.bincount(labels, minlength=num_classes).tolist()
 
 
 def _damaged(file, what):
@@ -431,11 +503,25 @@ def moments(store, positions=None):
 def _stored_sums(store):
     if store.path is None:
         return _sums(store, np.arange(len(store)))
+    file = store.path / "moments.npz"
     try:
-        with np.load(store.path / "moments.npz", allow_pickle=False) as saved:
-            return int(saved["count"]), saved["sums"], saved["squares"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise _damaged(store.path / "moments.npz", f"cannot be read ({error})") from None
+        saved = read_npz(file, ("count", "sums", "squares"))
+    except zipfile.BadZipFile as error:
+        raise _damaged(file, f"cannot be read ({reason(error)})") from None
+    count, sums, squares = saved.values()
+    shape = store.images.shape[1:]
+    shapes = [array.shape for array in saved.values()]
+    if shapes != [(), shape, shape] or {array.dtype for array in saved.values()} != {INT64}:
+        raise _damaged(file, f"does not hold a count and int64 sums of {list(shape)}")
+    if count != len(store) or not _are_moments(count, sums, squares):
+        raise _damaged(file, f"does not hold the sums of {len(store):,} pictures")
+    return len(store), sums, squares
+
+
+def _are_moments(count, sums, squares):
+    """Whether pixels 0..255 can have these sums: 0 <= x <= x * x <= 255 * x for each of them."""
+    in_range = (sums >= 0) & (squares >= sums) & (sums <= 255 * count) & (squares <= 255 * sums)
+    return in_range.all()
 
 
 def _sums(store, positions):

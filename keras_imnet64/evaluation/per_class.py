@@ -13,7 +13,7 @@ from keras import ops
 from keras_imnet64.errors import UserError, printable
 from keras_imnet64.evaluation.metrics import in_top_k
 from keras_imnet64.evaluation.tables import csv_text
-from keras_imnet64.files import write_atomic
+from keras_imnet64.files import denied, write_atomic
 
 COLUMNS = (
     "class_id",
@@ -177,8 +177,8 @@ def check_output(path, model_path):
             pass
     except OSError as error:
         raise UserError(
-            f"{printable(path)} cannot be written: {error.strerror}; choose a folder that exists "
-            "and can be written to"
+            f"{printable(path)} cannot be written ({denied(error, path)}); choose a folder that "
+            "exists and can be written to"
         ) from error
 
 

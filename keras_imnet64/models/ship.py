@@ -9,12 +9,24 @@ import os
 import zipfile
 from pathlib import Path
 
-from keras_imnet64.errors import UserError
-from keras_imnet64.files import sync_folder
+from keras_imnet64.errors import UserError, reason
+from keras_imnet64.files import check_fields, is_count, is_texts, parse_json, sync_folder
 from keras_imnet64.models.paths import by_path
+from keras_imnet64.zips import TEXT_BYTES, open_zip, read_member
 
 INFO_MEMBER = "imnet64.json"
 LOWEST_KERAS = "3.4.1"  # the first version that loads our files, held by a slow test
+INFO = {  # of the fields that are there
+    "wnids": is_texts,
+    "class_names": is_texts,
+    "image_size": is_count,
+    "dataset": str,
+    "resize_filter": str,
+    "verified": bool,
+    "recipe": dict,
+}
+KERAS_LOADS = ("keras", "builtins", "keras_cv", "keras_hub")
+RUNS_CODE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper")
 NEWER_DEFAULTS = {  # what later versions write into a config, and earlier ones refuse to read
     "quantization_config": None,
     "input_axes": None,
@@ -96,23 +108,69 @@ def without_newer_defaults(config):
 def model_info(path):
     """What a `.keras` file of ours says about itself; {} for others. Imports no Keras."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             if INFO_MEMBER not in archive.namelist():
                 return {}
-            return json.loads(archive.read(INFO_MEMBER))
+            info = parse_json(read_member(archive, INFO_MEMBER, TEXT_BYTES))
+            check_fields(info, INFO, required=False)
     except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise UserError(f"{path} is not a .keras file: {error}") from error
+        raise UserError(f"{path} is not a .keras file: {reason(error)}") from error
+    return info
 
 
 def load_model(path):
-    """Load any `.keras` file for scoring, in safe mode."""
+    """Load any `.keras` file for scoring, in safe mode.
+
+    Raises:
+        UserError: it is no such file, is damaged, or needs code that is not Keras'.
+    """
     import keras
 
     try:
-        return keras.saving.load_model(path, compile=False)
+        _check_layers(_read_config(path))
+        model = keras.saving.load_model(path, compile=False)
+        if not isinstance(model, keras.Model):
+            raise UserError(f"holds a {type(model).__name__}, which is not a model")
+        return model
+    except UserError as error:
+        raise UserError(f"{path} {error}") from None
     except Exception as error:  # Keras raises many kinds for files that are not what they should be
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} cannot be loaded as a Keras model: {reason}") from error
+        raise UserError(f"{path} cannot be loaded as a Keras model: {reason(error)}") from error
+
+
+def _read_config(path):
+    if Path(path).suffix != ".keras" or Path(path).is_dir():
+        raise UserError("is not a .keras file: its name must end in .keras")
+    with open_zip(path) as archive:
+        if "config.json" not in archive.namelist():
+            raise UserError("is a zip, but not a .keras file: it has no config.json")
+        return parse_json(read_member(archive, "config.json", TEXT_BYTES))
+
+
+def _check_layers(config):
+    """Refuse what Keras cannot load, or would have to run code for, before Keras looks at it."""
+    from keras.saving import get_registered_object
+
+    waiting = [config]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += part
+        if not isinstance(part, dict):
+            continue
+        waiting += part.values()
+        name, module = part.get("class_name"), part.get("module")
+        if name in RUNS_CODE:
+            raise UserError(
+                f"has a {name} layer, which runs code from the file: such models are not loaded"
+            )
+        package = module.split(".")[0] if isinstance(module, str) else "keras"
+        registered = get_registered_object(str(part.get("registered_name")))
+        if package not in KERAS_LOADS and registered is None:
+            raise UserError(
+                f"needs the package {package} for its {name}: in Python, import what registers it "
+                "with Keras first"
+            )
 
 
 def warm_start(model, path, wnids):

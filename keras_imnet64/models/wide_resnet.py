@@ -15,6 +15,7 @@ from keras_imnet64.errors import UserError
 from keras_imnet64.models.parts import classifier, normalize, pixels
 
 LAST_MAP = 8  # pixels per side of the last feature map, at every image size
+DEEPEST, WIDEST = 1204, 100  # a network beyond them would be built for hours
 
 
 def build(*, image_size, num_classes, normalization, depth, width, dropout=0.0):
@@ -120,8 +121,10 @@ def batch_norm(x, name):
 
 
 def stage_filters(stage, width):
+    if not 0 < width <= WIDEST:
+        raise UserError(f"model.width must be above 0 and at most {WIDEST}; received {width}")
     filters = 16 * 2 ** (stage - 1) * width
-    if width <= 0 or filters != int(filters):
+    if filters != int(filters):
         raise UserError(
             f"model.width must give whole numbers of filters (16, 32, ... times width); "
             f"received {width}; 0.5, 1, 2, 5 and 10 are the paper's"
@@ -142,6 +145,8 @@ def num_stages(image_size):
 
 def num_blocks(depth, stages, image_size):
     """Blocks per stage of a network of this depth: (N - 4) / (2 * stages)."""
+    if not 0 < depth <= DEEPEST:
+        raise UserError(f"model.depth must be above 0 and at most {DEEPEST}; received {depth}")
     blocks = max(1, round((depth - 4) / (2 * stages)))
     fits = 4 + 2 * blocks * stages
     if depth != fits:

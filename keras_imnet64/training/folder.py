@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_imnet64.errors import RunFailed, UserError
-from keras_imnet64.files import write_atomic
+from keras_imnet64.files import denied, write_atomic
 from keras_imnet64.recipe import difference, load_recipe
 from keras_imnet64.runs import (
     Run,
@@ -125,7 +125,8 @@ def sentences(out_dir):
         yield
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
+        why = denied(error, error.filename or out_dir)
         raise RunFailed(
-            f"{error.strerror or error}{where}; what {out_dir} held before is intact, and the same "
-            "command goes on from it"
+            f"{why}{where}; what {out_dir} held before is intact, and the same command goes on "
+            "from it"
         ) from error

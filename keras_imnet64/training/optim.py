@@ -12,11 +12,14 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import keras
 from keras import ops
 
 from keras_imnet64.errors import UserError, nearest
+
+LARGEST = 1e30  # of any number here: float32 holds its multiples
 
 
 def make_schedule(
@@ -43,11 +46,14 @@ def make_schedule(
         UserError: for an unknown name or option, or a value out of range.
     """
     options = _checked_options("schedule", name, SCHEDULES, options)
-    _require(learning_rate > 0, "learning_rate must be above 0", learning_rate)
+    in_range = 0 < learning_rate <= LARGEST
+    _require(in_range, f"learning_rate must be above 0, at most {LARGEST}", learning_rate)
     _require(steps_per_epoch > 0, "steps_per_epoch must be above 0", steps_per_epoch)
     _require(num_epochs > 0, "the run's epochs must be above 0", num_epochs)
     fits = 0 <= warmup_epochs < num_epochs
     _require(fits, f"warmup_epochs must lie below the run's {num_epochs} epochs", warmup_epochs)
+    num_steps = num_epochs * steps_per_epoch
+    _require(num_steps < 2**31, "the run must have fewer than 2^31 steps", num_steps)
     SCHEDULES[name].check(warmup_epochs=warmup_epochs, **options)
     return Schedule(name, learning_rate, steps_per_epoch, num_epochs, warmup_epochs, options)
 
@@ -79,8 +85,11 @@ def make_optimizer(
             tf.distribute strategy.
     """
     options = _checked_options("optimizer", name, OPTIMIZERS, options)
-    _require(weight_decay >= 0, "weight_decay must be 0 or above", weight_decay)
-    _require(clip_norm is None or clip_norm > 0, "clip_norm must be above 0", clip_norm)
+    _check_ranges(name, options)
+    in_range = 0 <= weight_decay <= LARGEST
+    _require(in_range, f"weight_decay must lie in 0..{LARGEST}", weight_decay)
+    in_range = clip_norm is None or 0 < clip_norm <= LARGEST
+    _require(in_range, f"clip_norm must be above 0, at most {LARGEST}", clip_norm)
     _require(ema is None or 0 < ema < 1, "ema must lie between 0 and 1, such as 0.9999", ema)
     whole = isinstance(accumulate_steps, int) and accumulate_steps >= 1
     _require(whole, "accumulate_steps must be a whole number from 1", accumulate_steps)
@@ -98,7 +107,7 @@ def make_optimizer(
             name="optimizer",
             **options,
         )
-    except (ValueError, re.error) as error:
+    except ValueError as error:
         raise UserError(f"optimizer {name}: {error}") from error
 
 
@@ -265,7 +274,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def step_at(self, epoch):
         """The step with which (fractional) `epoch` begins: a whole number."""
-        return round(epoch * self.steps_per_epoch)
+        return min(round(epoch * self.steps_per_epoch), 2**31 - 1)
 
     def __call__(self, step):
         step = ops.cast(step, "int32")
@@ -342,9 +351,9 @@ def _check_plateau(factor, patience, min_delta, **others):
 def _check_step(epochs, factor, **others):
     numbers = all(isinstance(e, int | float) and not isinstance(e, bool) for e in epochs)
     _require(numbers, "schedule step: epochs must be a list of numbers", epochs)
-    increasing = all(0 < a < b for a, b in zip(epochs, epochs[1:] + [math.inf], strict=True))
-    _require(epochs and increasing, "schedule step: epochs must be an increasing list", epochs)
-    _require(factor > 0, "schedule step: factor must be above 0", factor)
+    increasing = epochs and epochs[0] > 0 and all(a < b for a, b in pairwise(epochs))
+    _require(increasing, "schedule step: epochs must be an increasing list", epochs)
+    _require(0 < factor <= 1, "schedule step: factor must be above 0 and at most 1", factor)
 
 
 def _check_cosine(final_factor, final_learning_rate, **others):
@@ -352,6 +361,9 @@ def _check_cosine(final_factor, final_learning_rate, **others):
     message = "schedule cosine: give final_factor or final_learning_rate, not both"
     _require(not both, message, (final_factor, final_learning_rate))
     _require(0 <= final_factor <= 1, "schedule cosine: final_factor must lie in 0..1", final_factor)
+    in_range = final_learning_rate is None or final_learning_rate >= 0
+    message = "schedule cosine: final_learning_rate must be 0 or above"
+    _require(in_range, message, final_learning_rate)
 
 
 def _check_one_cycle(warmup_epochs, div_factor, final_div_factor, warmup_fraction):
@@ -365,6 +377,32 @@ def _check_one_cycle(warmup_epochs, div_factor, final_div_factor, warmup_fractio
     factors = (div_factor, final_div_factor)
     message = "schedule one_cycle: div_factor and final_div_factor must be 1 or above"
     _require(min(factors) >= 1, message, factors)
+
+
+def _check_ranges(name, options):
+    """The options of all optimizers that bear these names."""
+    for key in ("momentum", "beta_1", "beta_2", "adam_beta_1", "adam_beta_2"):
+        in_range = 0 <= options.get(key, 0) < 1
+        _require(in_range, f"optimizer {name}: {key} must be at least 0, below 1", options.get(key))
+    for key in ("epsilon", "rms_rate", "adam_lr_ratio"):
+        in_range = options.get(key, 1) > 0
+        _require(in_range, f"optimizer {name}: {key} must be above 0", options.get(key))
+    steps = options.get("ns_steps", 1)
+    whole = isinstance(steps, int) and 1 <= steps <= 100
+    _require(whole, f"optimizer {name}: ns_steps must be a whole number from 1 to 100", steps)
+    for pattern in options.get("exclude_layers", []):
+        _require(
+            _is_pattern(pattern),
+            f"optimizer {name}: exclude_layers must be a list of regular expressions",
+            repr(pattern),
+        )
+
+
+def _is_pattern(text):
+    try:
+        return isinstance(text, str) and re.compile(text) is not None
+    except (re.error, OverflowError, RecursionError):
+        return False
 
 
 def _require(condition, sentence, received):
@@ -381,17 +419,19 @@ def _checked_options(kind, name, table, options):
         if key not in known:
             remedy = nearest(key, known) if known else "it takes none"
             raise UserError(f'{kind} {name} has no option "{key}"; {remedy}')
-        wanted = _kind(known[key])
-        right = value is known[key] or (value is not None and _kind(value) == wanted)
+        wanted = _kind(0.0 if known[key] is None else known[key])
+        right = value is known[key] or _kind(value) == wanted
         _require(right, f"{kind} {name}: {key} must be a {wanted}", repr(value))
+        fits = wanted != "number" or value is None or abs(value) <= LARGEST
+        _require(fits, f"{kind} {name}: {key} must be a number up to {LARGEST}", value)
     merged = known | options
     return {k: float(v) if isinstance(known[k], float) else v for k, v in merged.items()}
 
 
 def _kind(value):
-    """What to call a value in a message; None stands for a number that is not set."""
-    kinds = {bool: "true or false", list: "list", tuple: "list", str: "word"}
-    return kinds.get(type(value), "number")
+    """What to call a value in a message."""
+    kinds = {int: "number", float: "number", bool: "true or false", list: "list", str: "word"}
+    return kinds.get(type(value), type(value).__name__)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@ it is, history, best score) as JSON in the header. One file, renamed into place,
 checkpoint that exists is whole.
 """
 
+import hashlib
 import json
 import re
 
 import numpy as np
 from keras import ops
 
-from keras_imnet64.errors import UserError
-from keras_imnet64.files import write_atomic
+from keras_imnet64.errors import UserError, reason
+from keras_imnet64.files import check_fields, parse_json, write_atomic
 from keras_imnet64.models.paths import by_path
 
 KEPT = 2  # checkpoints that always exist, once there are so many
@@ -65,7 +66,9 @@ def save_checkpoint(folder, state, progress):
 
     path = folder / NAME.format(**progress)
     state = {name: np.asarray(array, order="C") for name, array in state.items()}
-    write_atomic(path, save(state, metadata={"progress": json.dumps(progress)}))
+    text = json.dumps(progress)
+    metadata = {"progress": text, "sha256": _digest(state, text)}
+    write_atomic(path, save(state, metadata=metadata))
     for old in list_checkpoints(folder)[:-KEPT]:
         old.unlink()
     return path
@@ -78,14 +81,28 @@ def list_checkpoints(folder):
 
 
 def load_checkpoint(path):
-    """(state {path: array}, progress dict) of a checkpoint file."""
+    """(state {path: array}, progress dict) of a checkpoint file; UserError if it is not whole."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "numpy") as file:
-            progress = json.loads(file.metadata()["progress"])
-            return {name: file.get_tensor(name) for name in file.keys()}, progress  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            metadata = file.metadata() or {}
+            check_fields(metadata, {"progress": str, "sha256": str})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if _digest(state, metadata["progress"]) != metadata["sha256"]:
+            raise ValueError("it is not what was saved")
+        return state, parse_json(metadata["progress"])
+    except (SafetensorError, OSError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"the checkpoint {path} is damaged ({error}); remove it to go on from the one before"
+            f"the checkpoint {path} is damaged ({reason(error)}); remove it to go on from the one "
+            "before"
         ) from error
+
+
+def _digest(state, progress):
+    """SHA-256 (hex) of what a checkpoint holds; safetensors has no sum of its own."""
+    sha = hashlib.sha256(progress.encode())
+    for name, array in sorted(state.items()):
+        sha.update(f"{name} {array.dtype} {array.shape}".encode())
+        sha.update(np.asarray(array, order="C").data)
+    return sha.hexdigest()

@@ -12,7 +12,7 @@ import pytest
 
 from keras_imnet64.data import datasets
 from keras_imnet64.data.sources import archives
-from keras_imnet64.errors import UserError
+from keras_imnet64.errors import RunFailed, UserError
 
 NAME = "imagenet_resized/8x8"
 TRAIN_ZIP, VAL_ZIP = "Imagenet8_train_npz.zip", "Imagenet8_val_npz.zip"
@@ -182,6 +182,17 @@ def test_a_download_that_fails_names_the_way_by_hand(published, tmp_path, monkey
     monkeypatch.setattr(tfds.download.DownloadManager, "download", refuse)
     with pytest.raises(UserError, match=r"8x8.*ConnectionError: no route to host.*--source"):
         prepare(None, tmp_path)
+
+
+def test_a_disk_that_fills_while_tfds_builds_ends_the_run(published, source, tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device", "train.tfrecord")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", refuse)
+    with pytest.raises(RunFailed, match=r"building .* broke off \(OSError: .*No space left"):
+        prepare(source, tmp_path)
 
 
 def remove(folder):

@@ -1,6 +1,10 @@
 """Tiny ImageNet's layout, from a zip and from a folder, on three classes drawn here."""
 
 import io
+import os
+import socket
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -204,3 +208,113 @@ def test_a_preparation_that_fails_keeps_the_set_that_was_there(tmp_path):
         kept = datasets.open_dataset("tiny_imagenet", split, data_dir=tmp_path / "data")
         assert kept.digest == store.digest
     assert [p.name for p in (tmp_path / "data" / "packed").iterdir()] == ["tiny_imagenet"]
+
+
+# ------------------------------------------------------------------------------- damaged pictures
+
+
+def damaged_zip(path, **changes):
+    """A zip with a picture cut short, one of another size and one whose bits are flipped."""
+    damage = {
+        TRAIN_0: jpeg(0)[:-300],
+        f"{ROOT}train/n02124075/images/n02124075_1.JPEG": jpeg(0, (63, 64)),
+    }
+    write_zip(path, layout() | damage | changes)
+    content = path.read_bytes()
+    name = b"n04067472/images/n04067472_0.JPEG"
+    at = content.index(name) + len(name) + 200
+    path.write_bytes(content[:at] + bytes([content[at] ^ 255]) + content[at + 1 :])
+    return path
+
+
+def test_damaged_pictures_can_be_left_out(tmp_path):
+    source, skipped = damaged_zip(tmp_path / "tiny.zip"), []
+    with pytest.raises(UserError, match=r"is not a whole picture .* --skip-corrupt"):
+        prepare(source, tmp_path / "data")
+    stores = prepare(source, tmp_path / "data", skip_corrupt=True, skipped=skipped)
+    assert [name for name, _ in skipped] == [
+        "train/n01443537/images/n01443537_0.JPEG",
+        "train/n02124075/images/n02124075_1.JPEG",
+        "train/n04067472/images/n04067472_0.JPEG",
+    ]
+    whole, size, bits = (reason for _, reason in skipped)
+    assert whole.startswith("is not a whole picture (")
+    assert size == "is 63 x 64 pixels, not 64 x 64"
+    assert bits.startswith("is damaged (Bad CRC-32")
+    assert not stores["train"].verified and stores["train"].path.parent.name.endswith("-unverified")
+    assert stores["train"].labels.tolist() == [0, 1, 2] and len(stores["validation"]) == 3
+    for image, label in zip(stores["train"].images, stores["train"].labels, strict=True):
+        np.testing.assert_allclose(image[30, 30], COLOURS[SORTED[label]], atol=3)
+
+
+def test_where_nothing_is_damaged_nothing_is_left_out(tmp_path):
+    skipped, calls = [], []
+    stores = prepare(
+        write_zip(tmp_path / "tiny.zip", layout()),
+        tmp_path / "data",
+        skip_corrupt=True,
+        skipped=skipped,
+        progress=lambda *call: calls.append(call),
+    )
+    assert skipped == [] and stores["train"].verified
+    assert ("checking train", 6, 6) in calls and ("checking validation", 3, 3) in calls
+
+
+def test_a_class_without_any_whole_picture_is_refused(tmp_path):
+    source = damaged_zip(tmp_path / "tiny.zip", **{TRAIN_0.replace("_0", "_1"): b"no picture"})
+    with pytest.raises(UserError, match="no whole picture of n01443537 in train"):
+        prepare(source, tmp_path / "data", skip_corrupt=True)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("shapes", "on the spot"), ("imagenet_resized/64x64", "fetch a damaged")]
+)
+def test_other_sets_have_no_pictures_to_leave_out(name, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        datasets.prepare(name, data_dir=tmp_path, skip_corrupt=True)
+
+
+# ------------------------------------------------------------------------------- another process
+
+
+@pytest.fixture
+def other_process():
+    """A process that lives while the test does."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.stdin.close()
+
+
+def begun_by(pid, packed):
+    """The folder that a process makes while it packs."""
+    folder = packed / f".tiny_imagenet.writing-{socket.gethostname()}-{pid}-x"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_a_set_that_another_process_packs_is_waited_for(tmp_path, other_process):
+    source = write_zip(tmp_path / "tiny.zip", layout())
+    folder = begun_by(other_process.pid, tmp_path / "data" / "packed")
+    sentence = f"process {other_process.pid} is packing tiny_imagenet into .*: wait until it is"
+    with pytest.raises(UserError, match=sentence):
+        datasets.open_dataset("tiny_imagenet", "train", data_dir=tmp_path / "data")
+    with pytest.raises(UserError, match=sentence):
+        prepare(source, tmp_path / "data")
+    assert folder.is_dir() and len(list(folder.parent.iterdir())) == 1
+    folder.rmdir()
+    assert len(prepare(source, tmp_path / "data")["train"]) == 6
+    begun_by(other_process.pid, tmp_path / "data" / "packed")  # no matter to who only reads
+    datasets.open_dataset("tiny_imagenet", "train", data_dir=tmp_path / "data")
+
+
+def test_dead_processes_and_later_ones_of_their_number_are_not_waited_for(tmp_path, other_process):
+    begun_by(os.getpid(), tmp_path / "data" / "packed")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    begun_by(dead.pid, tmp_path / "data" / "packed")
+    long_ago = begun_by(other_process.pid, tmp_path / "data" / "packed")
+    os.utime(long_ago, (1e9, 1e9))
+    with pytest.raises(UserError, match="tiny_imagenet is not prepared"):
+        datasets.open_dataset("tiny_imagenet", "train", data_dir=tmp_path / "data")
+    prepare(write_zip(tmp_path / "tiny.zip", layout()), tmp_path / "data")

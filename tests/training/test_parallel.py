@@ -89,3 +89,8 @@ def test_only_the_training_model_synchronises_its_normalisation():
     assert all(norm.synchronized for norm in norms)
     with pytest.raises(UserError, match="per_device"):
         set_batch_norm(model, "per_device", several("jax"))
+
+
+def test_a_device_too_many_is_answered_with_those_that_are_here():
+    with pytest.raises(UserError, match="the 2 that are here: GPU:0, GPU:1"):
+        _choose("99999999999", 2, "GPU")

@@ -10,6 +10,7 @@ import ast
 import hashlib
 import importlib.util
 import io
+import os
 import re
 import zipfile
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import UserError
+from ...errors import UserError, reason
+from ...files import expand
+from ...zips import open_zip, read_member, read_npz
 
 MEMBERS = {
     "train": re.compile(r"train_data_batch_\d+\.npz"),
@@ -131,8 +134,8 @@ def verify(folder, archives, progress=None):
 
 
 def _present(folder, archives):
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
+    folder = expand(folder)
+    if not os.path.isdir(folder):
         raise UserError(f"--source must be a folder that holds the archives; received {folder}")
     paths = {a.file_name: folder / a.file_name for a in archives}
     missing = [name for name, path in paths.items() if not path.is_file()]
@@ -196,7 +199,7 @@ def check_layout(folder, archives, image_size, num_classes, progress=None):
 def _members(path, split):
     """(name, bytes) of each npz of one archive, which must hold nothing else."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
             for info in infos:
                 if not MEMBERS[split].fullmatch(info.filename):
@@ -204,23 +207,24 @@ def _members(path, split):
                         f'{path} holds "{info.filename}" where the layout has '
                         f"{MEMBERS[split].pattern}"
                     )
-                yield info.filename, archive.read(info)
+                yield info.filename, read_member(archive, info.filename)
             if not infos:
                 raise UserError(f"{path} holds no pictures: the zip is empty")
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{path} is not a whole zip archive ({error})") from None
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is not a whole zip archive ({reason(error)})") from None
 
 
 def _check_npz(where, content, image_size, num_classes):
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            data, labels = np.asarray(arrays["data"]), np.asarray(arrays["labels"])
-    except KeyError as error:
-        raise UserError(f"{where} must hold data and labels; {error}") from None
-    except Exception as error:  # damaged zips raise zlib.error, ValueError, BadZipFile, OSError ...
-        raise UserError(f"{where} is damaged and cannot be read ({error})") from None
+        data, labels = read_npz(io.BytesIO(content), ("data", "labels")).values()
+    except zipfile.BadZipFile as error:
+        raise UserError(
+            f"{where} is damaged or another thing ({reason(error)}); it must hold data and labels"
+        ) from None
+    if labels.ndim != 1:
+        raise UserError(f"{where} must hold a list of labels; received {list(labels.shape)}")
     expected = (len(labels), 3 * image_size**2)
-    if data.dtype != np.uint8 or data.shape != expected or labels.ndim != 1:
+    if data.dtype != np.uint8 or data.shape != expected:
         raise UserError(
             f"{where} must hold data uint8 {list(expected)}, one row per label; "
             f"received {data.dtype} {list(data.shape)}"

@@ -7,7 +7,9 @@ machine, hence the names. Importing this module imports TensorFlow Datasets.
 """
 
 import contextlib
+import errno
 import io
+import os
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,7 +19,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import tqdm_utils
 from tensorflow_datasets.datasets.imagenet_resized import imagenet_resized_dataset_builder
 
-from ...errors import UserError
+from ...errors import RunFailed, UserError, reason
 from . import shapes
 
 READ_BATCH = 512  # pictures
@@ -99,6 +101,7 @@ def build(builder, paths=None, *, total=None, overwrite=False, progress=None):
 
     Raises:
         UserError: the download failed, or an archive could not be read.
+        RunFailed: the disk is full.
     """
     if paths is not None:
         builder._make_download_manager = lambda download_dir, **_: LocalArchives(
@@ -116,12 +119,17 @@ def build(builder, paths=None, *, total=None, overwrite=False, progress=None):
         with _quiet(enabled=ours):
             builder.download_and_prepare(download_config=config)
     except Exception as error:  # TFDS raises what its many parts raise
-        reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+        why = f"{type(error).__name__}: {reason(error)}"
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise RunFailed(
+                f"building {builder.name} in {builder.data_path} broke off ({why}); free some "
+                "space and run the same command again"
+            ) from error
         if paths is not None:
             files = ", ".join(map(str, paths.values()))
-            raise UserError(f"building {builder.name} from {files} failed: {reason}") from error
+            raise UserError(f"building {builder.name} from {files} failed: {why}") from error
         raise UserError(
-            f"downloading {builder.info.full_name} failed ({reason}); fetch its archives by hand "
+            f"downloading {builder.info.full_name} failed ({why}); fetch its archives by hand "
             "and pass their folder with --source"
         ) from error
 

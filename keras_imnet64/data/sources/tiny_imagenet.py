@@ -7,22 +7,33 @@ Layout: `wnids.txt`, `words.txt`, `train/<wnid>/images/*.JPEG`, `val/images/*.JP
 import io
 import os
 import zipfile
-import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 import numpy as np
 
-from ...errors import UserError
+from ...errors import UserError, reason
+from ...files import expand, read_small
+from ...zips import TEXT_BYTES, open_zip, read_member
 
 IMAGE_SIZE = 64
 NUM_CLASSES = 200
 NUM_TRAIN = 100_000
 NUM_VALIDATION = 10_000
 READ_BATCH = 512  # pictures
+LEAVE_OUT = "fetch it again, or leave out such pictures with --skip-corrupt"
+FORMATS = ("JPEG", "PNG")  # others of Pillow's start programs, for PostScript say
 FOLDER, ZIP = "tiny-imagenet-200", "tiny-imagenet-200.zip"
+
+
+class Damaged(UserError):
+    """A file that is not whole, or a picture of another size: `fault` says which."""
+
+    def __init__(self, where, fault, remedy="fetch it again"):
+        super().__init__(f"{where} {fault}: {remedy}")
+        self.fault = fault
 
 
 # ------------------------------------------------------------------------------- a zip or a folder
@@ -32,20 +43,16 @@ class _Zip:
     def __init__(self, path):
         self.path = path
         try:
-            self._archive = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is not a whole zip archive ({error})") from None
+            self._archive = open_zip(path)
+        except zipfile.BadZipFile as error:
+            raise UserError(f"{path} is not a whole zip archive ({reason(error)})") from None
         self._names = [i.filename for i in self._archive.infolist() if not i.is_dir()]
-        for name in self._names:
-            if name.startswith(("/", "\\")) or ".." in PurePosixPath(name).parts:
-                self._archive.close()
-                raise UserError(f'{path} holds a member that points outside it: "{name}"')
 
     def names(self):
         return self._names
 
     def read(self, name):
-        return self._archive.read(name)
+        return read_member(self._archive, name, TEXT_BYTES)
 
     def close(self):
         self._archive.close()
@@ -60,7 +67,7 @@ class _Folder:
         return [file.relative_to(self.path).as_posix() for file in found]
 
     def read(self, name):
-        return (self.path / name).read_bytes()
+        return read_small(self.path / name, TEXT_BYTES)
 
     def close(self):
         pass
@@ -86,8 +93,8 @@ class Tree:
             raise UserError(f"{self.where} is not complete: {self._root}{name} is missing")
         try:
             return self._holder.read(self._root + name)
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise UserError(f"{self.where}: {self._root}{name} is damaged ({error})") from None
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise Damaged(self.full_name(name), f"is damaged ({reason(error)})") from None
 
     def full_name(self, name):
         return f"{self.where}: {self._root}{name}"
@@ -103,16 +110,15 @@ def open_tree(source):
     """Open the zip, the folder, or a folder that holds either.
 
     Raises:
-        UserError: there is no such thing, or a zip member has an absolute or climbing path.
+        UserError: there is no such thing, or it is a zip that is not safe to read.
     """
-    source = Path(source).expanduser()
-    if source.is_file():
+    source = expand(source)
+    if os.path.isfile(source):
         return Tree(_Zip(source))
-    if (source / "wnids.txt").is_file():
-        return Tree(_Folder(source))
-    if (source / FOLDER / "wnids.txt").is_file():
-        return Tree(_Folder(source / FOLDER))
-    if (source / ZIP).is_file():
+    for folder in (source, source / FOLDER):
+        if os.path.isfile(folder / "wnids.txt"):
+            return Tree(_Folder(folder))
+    if os.path.isfile(source / ZIP):
         return Tree(_Zip(source / ZIP))
     raise UserError(
         f"--source must be {ZIP}, the folder {FOLDER}, or a folder that holds one of them; "
@@ -228,25 +234,74 @@ def read(tree, files, labels):
     Raises:
         UserError: a picture is damaged or of another size.
     """
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with _threads() as pool:
         for start in range(0, len(files), READ_BATCH):
             part = slice(start, start + READ_BATCH)
             pictures = list(pool.map(lambda name: _decode(tree, name), files[part]))
             yield np.stack(pictures), labels[part]
 
 
+def without_damaged(tree, listing, progress=None):
+    """The listing without the pictures that cannot be read; every one is decoded to know.
+
+    Returns:
+        (Listing, [(name, what is wrong with it), ...]).
+
+    Raises:
+        UserError: a class loses all its pictures of a split.
+    """
+    files, labels, damaged = {}, {}, []
+    for split, names in listing.files.items():
+        whole = np.ones(len(names), bool)
+        with _threads() as pool:
+            for i, fault in enumerate(pool.map(lambda name: _fault(tree, name), names)):
+                if fault:
+                    whole[i] = False
+                    damaged.append((names[i], fault))
+                if progress and ((i + 1) % READ_BATCH == 0 or i + 1 == len(names)):
+                    progress(f"checking {split}", i + 1, len(names))
+        labels[split] = listing.labels[split][whole]
+        files[split] = [name for name, is_whole in zip(names, whole, strict=True) if is_whole]
+        lost = set(listing.labels[split]) - set(labels[split])
+        if lost:
+            raise UserError(
+                f"{tree.where} has no whole picture of {listing.wnids[min(lost)]} in {split}, even "
+                "with --skip-corrupt: fetch it again"
+            )
+    return replace(listing, files=files, labels=labels), damaged
+
+
+def _threads():
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+
+
+def _fault(tree, name):
+    """What is wrong with a picture, in words; None where nothing is."""
+    try:
+        _decode(tree, name)
+    except Damaged as error:
+        return error.fault
+    return None
+
+
 def _decode(tree, name):
+    try:
+        return _pixels(tree.read(name))
+    except Damaged as error:
+        raise Damaged(tree.full_name(name), error.fault, LEAVE_OUT) from None
+    except ValueError as error:
+        raise Damaged(tree.full_name(name), str(error), LEAVE_OUT) from None
+
+
+def _pixels(content):
+    """uint8 [64, 64, 3]; ValueError with what is wrong."""
     from PIL import Image
 
-    content = tree.read(name)
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            pixels = np.asarray(picture.convert("RGB"))  # some are greyscale
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            size = picture.size
+            if size == (IMAGE_SIZE, IMAGE_SIZE):  # judged before anything is decoded
+                return np.asarray(picture.convert("RGB"))  # some are greyscale
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise UserError(f"{tree.full_name(name)} is not a whole picture ({error})") from None
-    if pixels.shape != (IMAGE_SIZE, IMAGE_SIZE, 3):
-        height, width, _ = pixels.shape
-        raise UserError(
-            f"{tree.full_name(name)} is {width} x {height} pixels, not {IMAGE_SIZE} x {IMAGE_SIZE}"
-        )
-    return pixels
+        raise ValueError(f"is not a whole picture ({reason(error)})") from None
+    raise ValueError(f"is {size[0]} x {size[1]} pixels, not {IMAGE_SIZE} x {IMAGE_SIZE}")

@@ -1,0 +1,132 @@
+"""Where results go: a folder that cannot take them is refused in one line, before any work."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from keras_imnet64.data import store as stores
+from keras_imnet64.errors import UserError
+from keras_imnet64.runs import Run, check_folder, create_run, open_run, set_aside
+
+TOO_LONG = "x" * 300
+
+
+def write_store(path):
+    stores.write_store(
+        path,
+        [],
+        dataset="toy",
+        split="train",
+        count=1,
+        image_size=4,
+        wnids=["a"],
+        class_names=["ant"],
+        source="",
+        verified=False,
+    )
+
+
+@pytest.mark.parametrize("use", [check_folder, create_run])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        (TOO_LONG, "File name too long"),
+        ("nul\0byte", "embedded null byte"),
+        ("file/below", "Not a directory"),
+        ("\udcff" * 200, "File name too long"),
+    ],
+)
+def test_a_run_folder_that_cannot_be(use, name, why, tmp_path):
+    (tmp_path / "file").write_text("")
+    if name[0] == "\udcff":
+        os.mkdir(tmp_path / "\udcff")  # a name that is not UTF-8 works
+        name = name * 2
+    with pytest.raises(UserError, match=f"cannot be used as a run folder .*{why}.*--out") as error:
+        use(tmp_path / name)
+    assert str(error.value).isprintable()
+    assert "file" not in name or (tmp_path / "file").read_text() == ""
+
+
+def test_a_file_is_no_run_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file; choose another --name or --out"):
+        check_folder(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        (TOO_LONG, "File name too long"),
+        ("nul\0byte", "embedded null byte"),
+        ("file", "Not a directory"),
+    ],
+)
+def test_a_data_folder_that_cannot_be(name, why, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=f"cannot write below .*{why}.*--cache-dir"):
+        write_store(tmp_path / name / "train")
+
+
+@pytest.mark.parametrize("name", [TOO_LONG, "nul\0byte", "nowhere"])
+def test_what_is_not_there_is_no_run(name, tmp_path):
+    with pytest.raises(UserError, match="is not a run folder"):
+        open_run(tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(
+    "call",
+    [
+        "check_folder(folder)",
+        "check_folder(folder + '/run')",
+        "create_run(folder + '/below/run')",
+        "require_space(folder, 1, 'it')",
+        "temporary_sibling(Path(folder) / 'train')",
+    ],
+)
+def test_a_folder_of_another_user_is_said_to_be_theirs(call):
+    code = f"""
+import os, sys
+from pathlib import Path
+from keras_imnet64.data.store import require_space, temporary_sibling
+from keras_imnet64.errors import UserError
+from keras_imnet64.runs import check_folder, create_run
+folder = sys.argv[1]
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+try:
+    {call}
+except UserError as error:
+    print(error)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        child = subprocess.run(
+            [sys.executable, "-c", code, folder], capture_output=True, text=True, check=False
+        )
+        assert (child.returncode, child.stderr) == (0, "")
+        sentence = f"Permission denied: {folder} belongs to user root"
+        assert sentence in child.stdout and child.stdout.count("\n") == 1
+        assert os.listdir(folder) == []
+
+
+def test_a_run_that_cannot_be_renamed_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(UserError, match=r"run cannot be renamed to .*run\.1 .*--fresh"):
+        set_aside(tmp_path / "run")
+
+
+def test_damaged_files_say_what_to_do(tmp_path):
+    (tmp_path / "metrics.json").write_text("[]")
+    with pytest.raises(UserError, match=r"metrics\.json is missing or damaged .*not a JSON object"):
+        _ = Run(tmp_path).metrics
+    with pytest.raises(UserError, match=r"environment\.json is missing or damaged .*No such file"):
+        _ = Run(tmp_path).environment
