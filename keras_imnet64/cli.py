@@ -328,7 +328,7 @@ def predict(
     for skipped in result["skipped"]:
         click.echo(printable(f"skipped {skipped['file']}: {skipped['reason']}"), err=True)
     if as_csv:
-        click.echo(csv_of(result), nl=False)
+        sys.stdout.write(csv_of(result))  # as it is: click.echo would take escapes from names
     elif as_json:
         show(result, as_json)
     else:

@@ -1,7 +1,10 @@
 """The command line as users meet it: help, output, exit statuses, and the README's word on it."""
 
 import ast
+import csv
+import io
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -10,13 +13,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import click
+import numpy as np
 import pytest
+from click.shell_completion import BashComplete
 from click.testing import CliRunner
+from conftest import WNIDS
+from PIL import Image
 
 import keras_imnet64
-from keras_imnet64.cli import cli, main
+from keras_imnet64.cli import cli
 from keras_imnet64.data.datasets import DATASETS
 from keras_imnet64.errors import RunFailed, Stopped
+from keras_imnet64.models import build_model
+from keras_imnet64.models.init import initialize
+from keras_imnet64.models.ship import ship
 from keras_imnet64.recipe import list_recipes, load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -54,23 +64,6 @@ def assert_is_understood(arguments):
     assert command is not cli, arguments
     known = {o for p in command.params for o in p.opts} | {"--help"}
     assert {word for word in words if word.startswith("--")} <= known, arguments
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """run("data", "info", "shapes") -> (exit status, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code
-        output = capsys.readouterr()
-        return status, output.out, output.err
-
-    return run
 
 
 # -------------------------------------------------------------------------------------------- help
@@ -300,3 +293,168 @@ def test_the_other_exit_statuses(run, monkeypatch, error, expected):
     assert (status, out) == (expected, "")
     assert str(error) in err
     assert f"| {expected} |" in README
+
+
+# ------------------------------------------------------------------- predict, evaluate, export, ...
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model file of 10 classes at 16 pixels, as of the pictures in `data_dir`; not trained."""
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    network = build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=0.5)
+    initialize(network, 0)
+    names = [f"class {wnid[-2:]}" for wnid in WNIDS]
+    names[3] = "a\x1b[31m, \nred cat"
+    info = {"wnids": WNIDS, "class_names": names, "dataset": "imagenet_resized/16x16"}
+    ship(network, path, info)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.jpg"):
+        Image.fromarray(rng.integers(0, 256, (40, 30, 3), "uint8")).save(folder / name)
+    return folder
+
+
+def test_predict_in_its_three_forms(run, model, pictures):
+    status, out, err = run("predict", model, pictures, "--json", "--top", 10)
+    assert (status, err, out.count("\n")) == (0, "", 1)
+    first, second = json.loads(out)["pictures"]
+    assert (first["file"], second["file"]) == (str(pictures / "a.png"), str(pictures / "b.jpg"))
+    assert sum(guess["probability"] for guess in first["top"]) == pytest.approx(1, abs=1e-5)
+    assert sorted(guess["class_id"] for guess in first["top"]) == sorted(WNIDS)
+
+    status, out, err = run("predict", model, pictures, "--csv", "--top", 10)
+    assert (status, err) == (0, "")
+    rows = list(csv.DictReader(io.StringIO(out, newline="")))
+    assert [row["class_id"] for row in rows[:10]] == [g["class_id"] for g in first["top"]]
+    assert "a\x1b[31m, \nred cat" in {row["class_name"] for row in rows}
+
+    status, out, _ = run("predict", model, pictures, "--top", 10)
+    lines = out.splitlines()
+    assert (status, len(lines), lines[0], lines[11]) == (
+        0,
+        22,
+        str(pictures / "a.png"),
+        str(pictures / "b.jpg"),
+    )
+    assert r"a\x1b[31m, \nred cat (n00000027)" in out
+
+
+def test_predict_lists_what_it_skipped(run, model, pictures, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff no more")
+    status, out, err = run("predict", model, broken, pictures, "--skip-corrupt", "--json")
+    assert status == 0
+    assert [entry["file"] for entry in json.loads(out)["skipped"]] == [str(broken)]
+    assert err.startswith(f"skipped {broken}: ") and err.count("\n") == 1
+
+
+def test_evaluate_per_class(run, model, data_dir, tmp_path):
+    table = tmp_path / "classes.csv"
+    arguments = ("evaluate", model, "--data-dir", data_dir, "--per-class", table)
+    status, out, _ = run(*arguments, "--json")
+    result = json.loads(out)
+    assert (status, result["count"]) == (0, 40)
+    with open(table, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class_id"] for row in rows] == WNIDS
+    assert sum(int(row["count"]) for row in rows) == 40
+    assert np.mean([float(row["top1"]) for row in rows]) == pytest.approx(result["balanced_top1"])
+    (worst, *_) = result["most_confused"]
+    status, out, _ = run(*arguments)
+    assert status == 0
+    row = [line for line in out.splitlines() if line.endswith(f" {worst['share']:g}")]
+    assert row and row[0].startswith(worst["class_name"])
+
+
+def test_doctor_ends_with_status_1_where_something_is_wrong(run, monkeypatch):
+    for problems, expected in (([], 0), ([{"what": "no disk", "mend": "buy one"}], 1)):
+        report = {"problems": problems}
+        monkeypatch.setattr("keras_imnet64.doctor.examine", lambda report=report, **_: report)
+        status, out, _ = run("doctor", "--json")
+        assert (status, json.loads(out)) == (expected, report)
+
+
+def test_prepare_lists_what_it_skipped(run, tmp_path, monkeypatch):
+    def prepare(*_, skipped, skip_corrupt, **__):
+        assert skip_corrupt
+        skipped.append(("train/a\x1b.JPEG", "is not a whole picture"))
+
+    monkeypatch.setattr("keras_imnet64.data.datasets.prepare", prepare)
+    arguments = ("--data-dir", tmp_path, "--skip-corrupt", "--json")
+    status, out, err = run("data", "prepare", "tiny_imagenet", *arguments)
+    assert (status, json.loads(out)["name"]) == (0, "tiny_imagenet")
+    assert err == "skipped train/a\\x1b.JPEG: is not a whole picture\n"
+
+
+# -------------------------------------------------------------------------- messages and completion
+
+
+@pytest.mark.parametrize(("options", "quiet"), [([], True), (["-v"], False)])
+def test_other_libraries_speak_only_when_asked(model, pictures, options, quiet):
+    child = subprocess.run(
+        [sys.executable, ROOT / "cli.py", "predict", model, pictures, "--json", *options],
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(child.stdout)["pictures"]
+    assert (child.stderr == "") == quiet
+    assert ("oneDNN" in child.stderr) != quiet
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("ev", "evaluate"),
+        ("data p", "preview"),
+        ("fit --rec", "--recipe"),
+        ("fit --recipe wrn36", "wrn36_5_modern"),
+        ("data info tiny", "tiny_imagenet"),
+        ("evaluate run --backend j", "jax"),
+        ("export run --format s", "saved_model"),
+        ("recipes show de", "demo"),
+    ],
+)
+def test_the_shell_completes(words, expected):
+    complete = BashComplete(cli, {}, "keras-imnet64", "_KERAS_IMNET64_COMPLETE")
+    *args, incomplete = words.split()
+    assert expected in [item.value for item in complete.get_completions(args, incomplete)]
+
+
+def test_a_file_is_offered_where_no_recipe_fits():
+    complete = BashComplete(cli, {}, "keras-imnet64", "_KERAS_IMNET64_COMPLETE")
+    (item,) = complete.get_completions(["fit", "--recipe"], "./mi")
+    assert item.type == "file"
+
+
+def test_the_console_script_completes_as_the_readme_says():
+    (line,) = re.findall(r'eval "\$\((.*)\)"', README)
+    name, command = line.split(" ")
+    variable, wanted = name.split("=")
+    child = subprocess.run(
+        [Path(sys.executable).parent / command],
+        env=os.environ | {variable: wanted},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"complete -o nosort -F _keras_imnet64_completion {command}" in child.stdout
+
+
+def test_output_that_nobody_reads_is_no_error(tmp_path):
+    child = subprocess.run(
+        f"set -o pipefail; {sys.executable} {ROOT / 'cli.py'} recipes show demo | true",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.stderr == ""

@@ -11,6 +11,7 @@ from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.recipe import check_recipe, list_recipes, load_recipe
 from keras_imnet64.training.fit import fit
 
+
 @pytest.mark.backend
 @pytest.mark.parametrize("name", list_recipes())
 def test_two_real_steps(name, tmp_path):

@@ -1,0 +1,531 @@
+"""Every mistake of one long list: its sentence, its exit status, and nothing left behind.
+
+Each row of the table arranges a mistake in a folder of its own and gives the command line. The
+command must end with the row's status and one line on standard error that says so, print nothing
+else, and leave the folder as it was.
+"""
+
+import fcntl
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from conftest import write_pictures
+from PIL import Image
+
+from keras_imnet64 import export, preview  # noqa: F401 (a user that we become may not read them)
+from keras_imnet64.backend import Devices
+from keras_imnet64.data.sources.archives import write_archives
+from keras_imnet64.models import build_model
+from keras_imnet64.models.ship import ship
+
+FIT = "fit --recipe small.toml --out run"
+EVALUATE = "evaluate {} --dataset imagenet_resized/16x16"
+MISTAKES = {}
+
+
+def mistake(sentence, status=2, command=None):
+    """Enter a function `place -> command line` into the table; it may return None for `command`."""
+
+    def enter(arrange):
+        MISTAKES[arrange.__name__] = (arrange, command, sentence, status)
+        return arrange
+
+    return enter
+
+
+def simply(name, command, sentence, status=2):
+    """Enter a mistake that lies in the command line alone."""
+    MISTAKES[name] = (lambda place: None, command, sentence, status)
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory, small_recipe):
+    """What mistakes are made of: data, a recipe, a model file, a picture."""
+    folder = tmp_path_factory.mktemp("material")
+    write_pictures(folder / "data")
+    (folder / "small.toml").write_text(small_recipe().to_toml())
+    model = build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=0.5)
+    ship(model, folder / "model.keras", {"dataset": "imagenet_resized/16x16"})
+    Image.new("RGB", (20, 20), "red").save(folder / "red.jpg")
+    return folder
+
+
+@pytest.fixture
+def place(material, monkeypatch):
+    """A folder with the material, to be in and to make a mistake in; open to every user."""
+    path = Path(tempfile.mkdtemp(prefix="mistake-")).resolve()
+    shutil.copytree(material, path, dirs_exist_ok=True)
+    path.chmod(0o755)
+    monkeypatch.chdir(path)
+    monkeypatch.setenv("TFDS_DATA_DIR", "data")
+    store = path / "data" / "packed" / "imagenet_resized_16x16-unverified" / "train"
+    place = SimpleNamespace(path=path, store=store, patch=monkeypatch, at_end=[])
+    yield place
+    for undo in place.at_end:
+        undo()
+    monkeypatch.chdir("/")
+    shutil.rmtree(path)
+
+
+def contents(folder):
+    """{name: bytes, or None for what is no file} of everything below."""
+    found = sorted(folder.rglob("*"))
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in found}
+
+
+def test_each_mistake(name, place, run):
+    arrange, command, sentence, status = MISTAKES[name]
+    command = arrange(place) or command
+    before = contents(place.path)
+    found, out, err = run(*command.split())
+    assert (found, out) == (status, ""), err
+    *progress, line = err.splitlines()
+    assert all(re.fullmatch(r"(packing|checking|looking at) .*\.\.\.", p) for p in progress), err
+    assert line.startswith("Error: ")
+    assert re.search(sentence, line), line
+    assert len(line) < 600
+    assert contents(place.path) == before
+
+
+def pytest_generate_tests(metafunc):
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", MISTAKES)
+
+
+# ------------------------------------------------------------------------------- names and numbers
+
+simply("recipe", "fit --recipe demmo", r'did you mean "demo"\?')
+simply("key", f"{FIT} --set train.epoch=3", r'did you mean "epochs"\?')
+simply("section", f"{FIT} --set trian.epochs=3", r'did you mean "train"\?')
+simply("model", f'{FIT} --set model.name="wide_resnt"', r'did you mean "wide_resnet"\?')
+simply("model_option", f"{FIT} --set model.dept=8", r'did you mean "depth"\?')
+simply("dataset", f'{FIT} --set data.dataset="tiny_imagenett"', r'did you mean "tiny_imagenet"\?')
+simply("split", "evaluate model.keras --split test", r'no split "test"')
+simply("optimizer", f'{FIT} --set optimizer.name="adamv"', r'did you mean "adamw"\?')
+simply("schedule", f'{FIT} --set schedule.name="cosin"', r'did you mean "cosine"\?')
+simply("operation", f'{FIT} --set augment=[{{op="pad_crp"}}]', r'did you mean "pad_crop"\?')
+simply(
+    "layer",
+    f'{FIT} --set augment=[{{layer="keras.layers.RandomFlp"}}]',
+    r'did you mean "RandomFlip"\?',
+)
+simply("layer_of_code", f'{FIT} --set augment=[{{layer="os.system"}}]', "public name of a Keras")
+simply("backend", f"{FIT} --backend tensorflw", r'did you mean "tensorflow"\?')
+simply("devices", f"{FIT} --devices 99", r'"99" asks for more than the 1 that (is|are) here')
+simply("format", "export model.keras --format savedmodel", r'did you mean "saved_model"\?')
+simply("command", "evalute model.keras", "Did you mean 'evaluate'")
+simply("option", "predict model.keras red.jpg --topp 3", "No such option '?--topp'?")
+simply("no_argument", "predict model.keras", "Missing argument 'IMAGE...'")
+simply("text_for_a_number", f'{FIT} --set train.epochs="3"', 'whole number; received "3"')
+simply("flag_for_a_number", f"{FIT} --set train.epochs=true", "whole number; received True")
+simply("too_small", f"{FIT} --set data.batch_size=0", "greater than 0; received 0")
+simply("too_large", f"{FIT} --set loss.label_smoothing=1.5", "less than 1; received 1.5")
+simply("not_finite", f"{FIT} --set optimizer.learning_rate=inf", "finite")
+simply("huge_number", f"{FIT} --set train.seed=1{'0' * 30}", "train.seed must be")
+simply("top", "predict model.keras red.jpg --top 0", "--top must be a positive")
+simply("no_equals", f"{FIT} --set train.epochs", "--set takes key=value")
+simply("not_toml", f"{FIT} --set model.name=wide_resnet", "--set takes key=value")
+simply("batch_size", f"{FIT} --set data.batch_size=97", "at most 96.*received 97")
+simply("steps", f"{FIT} --set data.steps_per_epoch=7", "at most 6.*received 7")
+simply("classes", f"{FIT} --set data.classes=2000", "at most 1000")
+simply("holdout", f"{FIT} --set data.holdout=96", "must leave images to train on")
+simply("depth", f"{FIT} --set model.depth=9", "depth")
+simply("run_name", "fit --recipe small.toml --name ../up", "one folder below saved_models")
+simply("preview_out", "data preview --recipe small.toml --out sheet.gif", r"must be a \.png file")
+
+
+@mistake("divisible by the 3 devices; received 16, the nearest below that works is 15", command=FIT)
+def batch_that_the_devices_do_not_divide(place):
+    three = Devices("tensorflow", "cpu", ("CPU:0", "CPU:1", "CPU:2"))
+    place.patch.setattr("keras_imnet64.backend.take_devices", lambda *_: three)
+
+
+@mistake("backend torch is not installed; `pip install torch`", command=f"{FIT} --backend torch")
+def backend_that_is_not_installed(place):
+    place.patch.delitem(sys.modules, "keras")
+    place.patch.setattr("keras_imnet64.backend.find_spec", lambda name: None)
+
+
+# ----------------------------------------------------------------------------------- data and files
+
+simply(
+    "data_missing",
+    "fit --recipe tiny20_wrn --out run",
+    r"is not prepared in .*`python cli.py data prepare tiny_imagenet --source",
+)
+simply("source_missing", "data prepare tiny_imagenet --source nowhere.zip", "nowhere.zip")
+simply("archives_missing", "data prepare imagenet_resized/8x8 --source .", "is missing")
+simply("skip_corrupt", "data prepare shapes --skip-corrupt", "nothing for --skip-corrupt")
+simply("no_picture", "predict model.keras small.toml", "small.toml")
+simply("no_such_picture", "predict model.keras nowhere.jpg", "nowhere.jpg")
+simply("no_pictures", "predict model.keras data", "no pictures|no picture")
+simply("two_forms", "predict model.keras red.jpg --csv --json", "give one")
+simply("per_class_folder", EVALUATE.format("model.keras") + " --per-class data", "is a folder")
+simply("per_class_nowhere", EVALUATE.format("model.keras") + " --per-class a/b.csv", "a/b.csv")
+
+
+def archives(place, **changes):
+    """Archives of 8 pixels in the official layout, unverified; {file name: bytes} put over them."""
+    folder = place.path / "archives"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    part = rng.integers(0, 256, (4, 8, 8, 3), "uint8"), np.arange(4)
+    train, validation = folder / "Imagenet8_train_npz.zip", folder / "Imagenet8_val_npz.zip"
+    write_archives([train], validation, part, part)
+    return folder, train, validation
+
+
+def npz(**arrays):
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def rewritten(archive, member, content, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(archive, "w", method) as file:
+        file.writestr(member, content)
+
+
+PREPARE_8 = "data prepare imagenet_resized/8x8 --source archives --allow-unverified"
+
+
+@mistake("Imagenet8_train_npz.zip is not a whole zip", command=PREPARE_8)
+def archive_cut_short(place):
+    _, train, _ = archives(place)
+    train.write_bytes(train.read_bytes()[:-100])
+
+
+@mistake("Imagenet8_val_npz.zip.*val_data.npz.* damaged|not a whole", command=PREPARE_8)
+def npz_damaged(place):
+    *_, validation = archives(place)
+    rewritten(validation, "val_data.npz", b"PK\x03\x04 and then nothing")
+
+
+@mistake("labels 1..1000; received 1..1001", command=PREPARE_8)
+def label_out_of_range(place):
+    *_, validation = archives(place)
+    content = npz(data=np.zeros((2, 192), "uint8"), labels=np.array([1, 1001]))
+    rewritten(validation, "val_data.npz", content)
+
+
+@mistake("val_data.npz|val_npz", command=PREPARE_8)
+def npz_with_a_pickle(place):
+    *_, validation = archives(place)
+    objects = np.array([print, print], object)
+    rewritten(validation, "val_data.npz", npz(data=np.zeros((2, 192), "uint8"), labels=objects))
+
+
+@mistake("Imagenet8_val_npz.zip", command=PREPARE_8)
+def bomb_in_an_archive(place):
+    *_, validation = archives(place)
+    rewritten(validation, "val_data.npz", bytes(100 * 2**20))
+
+
+@mistake("are not the published ones", command=PREPARE_8.removesuffix(" --allow-unverified"))
+def archives_of_something_else(place):
+    archives(place)
+
+
+def tiny(place, **files):
+    """A folder in Tiny ImageNet's layout with one class; files put over it."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "green").save(buffer, "JPEG")
+    content = {
+        "wnids.txt": b"n01443537\n",
+        "words.txt": b"n01443537\tgoldfish\n",
+        "val/val_annotations.txt": b"val_0.JPEG\tn01443537\t0\t0\t9\t9\n",
+        "val/images/val_0.JPEG": buffer.getvalue(),
+        "train/n01443537/images/n01443537_0.JPEG": buffer.getvalue(),
+        "train/n01443537/images/n01443537_1.JPEG": buffer.getvalue(),
+    }
+    with zipfile.ZipFile(place.path / "tiny.zip", "w") as archive:
+        for name, data in (content | files).items():
+            archive.writestr(name, data)
+
+
+PREPARE_TINY = "data prepare tiny_imagenet --source tiny.zip --allow-unverified"
+TRAIN_1 = "train/n01443537/images/n01443537_1.JPEG"
+
+
+@mistake(f"{TRAIN_1} .*--skip-corrupt", command=PREPARE_TINY)
+def jpeg_damaged(place):
+    tiny(place, **{TRAIN_1: b"\xff\xd8 no picture"})
+
+
+@mistake(f"{TRAIN_1} is 65 x 64 pixels", command=PREPARE_TINY)
+def jpeg_of_another_size(place):
+    buffer = io.BytesIO()
+    Image.new("RGB", (65, 64)).save(buffer, "JPEG")
+    tiny(place, **{TRAIN_1: buffer.getvalue()})
+
+
+@mistake("points outside it|climbing|outside", command=PREPARE_TINY)
+def zip_that_climbs(place):
+    tiny(place, **{"../../evil.JPEG": b"x"})
+
+
+@mistake("is not Tiny ImageNet", command=PREPARE_TINY.removesuffix(" --allow-unverified"))
+def zip_of_something_else(place):
+    tiny(place)
+
+
+@mistake("broken.jpg.*--skip-corrupt", command="predict model.keras red.jpg broken.jpg")
+def picture_cut_short(place):
+    (place.path / "broken.jpg").write_bytes((place.path / "red.jpg").read_bytes()[:300])
+
+
+@mistake("bomb.png.*3,600,000,000 pixels|bomb.png", command="predict model.keras bomb.png")
+def picture_that_is_a_bomb(place):
+    content = io.BytesIO()
+    Image.new("1", (60000, 10)).save(content, "PNG")
+    png = bytearray(content.getvalue())
+    png[20:24] = (60000).to_bytes(4, "big")
+    (place.path / "bomb.png").write_bytes(png)
+
+
+# ----------------------------------------------------------------------------------------- a store
+
+
+def edit_meta(place, **fields):
+    file = place.store / "meta.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+@mistake("format version", command=FIT)
+def store_of_another_version(place):
+    edit_meta(place, format_version=99)
+
+
+@mistake(r"images.npy has [\d,]+ bytes where meta.json says", command=FIT)
+def store_cut_short(place):
+    os.truncate(place.store / "images.npy", 5000)
+
+
+@mistake("labels.npy holds other labels than meta.json counts", command=FIT)
+def store_that_contradicts_itself(place):
+    counts = json.loads((place.store / "meta.json").read_text())["class_counts"]
+    edit_meta(place, class_counts=counts[::-1][:-1] + [counts[0] + 1])
+
+
+@mistake("labels.npy", command=FIT)
+def store_with_a_label_out_of_range(place):
+    labels = np.load(place.store / "labels.npy")
+    labels[0] = -1
+    np.save(place.store / "labels.npy", labels)
+
+
+@mistake(r"process \d+ is packing", command=FIT)
+def store_that_is_being_written(place):
+    shutil.rmtree(place.store.parent)
+    sleeper = subprocess.Popen(["sleep", "600"])
+    place.at_end.append(sleeper.kill)
+    name = f".imagenet_resized_16x16-unverified.writing-{os.uname().nodename}-{sleeper.pid}-abc"
+    (place.store.parent.parent / name).mkdir()
+
+
+# ----------------------------------------------------------------------------------- a run's folder
+
+
+@mistake("is a file; choose another", command=FIT)
+def run_folder_that_is_a_file(place):
+    (place.path / "run").write_text("")
+
+
+@mistake("is not empty and holds no run", command=FIT)
+def run_folder_of_something_else(place):
+    (place.path / "run").mkdir()
+    (place.path / "run" / "thesis.tex").write_text("")
+
+
+@mistake(r"another recipe \(train.epochs: 5 -> 3\)", command=FIT)
+def run_folder_of_another_recipe(place):
+    (place.path / "run").mkdir()
+    text = (place.path / "small.toml").read_text().replace("epochs = 3", "epochs = 5")
+    (place.path / "run" / "recipe.toml").write_text(text)
+
+
+@mistake("is finished and is never overwritten", command=FIT)
+def run_that_is_finished(place):
+    (place.path / "run").mkdir()
+    shutil.copy("small.toml", "run/recipe.toml")
+    (place.path / "run" / "metrics.json").write_text("{}")
+
+
+@mistake(r"another process \(pid 4711\) is training into run", command=FIT)
+def run_that_another_process_trains(place):
+    (place.path / "run" / "checkpoints").mkdir(parents=True)
+    file = open(place.path / "run" / ".lock", "w")  # noqa: SIM115
+    file.write("4711")
+    file.flush()
+    fcntl.flock(file, fcntl.LOCK_EX)
+    place.at_end.append(file.close)
+
+
+@mistake("cannot be used as a run folder", command="fit --recipe small.toml --out small.toml/run")
+def run_folder_below_a_file(place):
+    pass
+
+
+@mistake("not finished", command="evaluate run")
+def run_that_is_not_finished(place):
+    (place.path / "run").mkdir()
+    shutil.copy("small.toml", "run/recipe.toml")
+
+
+@mistake(
+    "exists and is never overwritten", command="export model.keras --format keras --out old.keras"
+)
+def export_over_a_file(place):
+    shutil.copy("model.keras", "old.keras")
+
+
+# -------------------------------------------------------------------- folders of others, full disks
+
+
+def frozen(place):
+    """A folder that cannot be written to, for the commands of the table below."""
+    tiny(place)
+    (place.path / "frozen").mkdir(mode=0o555)
+    if os.geteuid() == 0:  # whom no permission stops
+        os.seteuid(65534)
+        place.at_end.insert(0, lambda: os.seteuid(0))
+
+
+DENIED = "Permission denied.*frozen belongs to user "
+for what, command in {
+    "run": "fit --recipe small.toml --out frozen/run",
+    "data_set": "data prepare tiny_imagenet --source tiny.zip --allow-unverified --data-dir frozen",
+    "sheet": "data preview --recipe small.toml --out frozen/sheet.png",
+    "table": EVALUATE.format("model.keras") + " --per-class frozen/classes.csv",
+    "export": "export model.keras --format keras --out frozen/exported.keras",
+}.items():
+    MISTAKES[f"read_only_folder_for_a_{what}"] = (frozen, command, DENIED, 2)
+
+
+@mistake("run.*Permission denied.*belongs to user ", command=FIT)
+def run_of_another_user(place):
+    (place.path / "run" / "checkpoints").mkdir(parents=True)
+    shutil.copy("small.toml", "run/recipe.toml")
+    (place.path / "run" / ".lock").touch(mode=0o444)
+    frozen(place)
+
+
+@mistake("needs [0-9,]+ bytes.*where [0-9,]+ are free", command="data prepare shapes --data-dir d")
+def disk_without_room_for_data(place):
+    usage = shutil.disk_usage("/")._replace(free=2**20)
+    place.patch.setattr("keras_imnet64.data.store.shutil.disk_usage", lambda folder: usage)
+
+
+@pytest.fixture
+def small_disk(place):
+    """A file system of 100 kB, and the means to enlarge it."""
+    folder = place.path / "disk"
+    folder.mkdir()
+
+    def mount(options):
+        words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        return subprocess.run(words, check=False, capture_output=True).returncode == 0
+
+    if shutil.which("mount") is None or not mount("size=100k"):
+        pytest.skip("mounting a small file system is not allowed here")
+    place.at_end.append(lambda: subprocess.run(["umount", str(folder)], check=True))
+    return SimpleNamespace(path=folder, enlarge=lambda: mount("remount,size=50m"))
+
+
+def test_a_disk_that_fills_stops_a_run_which_goes_on_once_there_is_room(small_disk, run):
+    command = f"{FIT} --out disk/run --json".split()
+    status, out, err = run(*command)
+    assert (status, out) == (1, "")
+    assert re.search("^Error: No space left on device.*goes on from it$", err, re.MULTILINE)
+    assert "Traceback" not in err
+    assert small_disk.enlarge()
+    status, out, _ = run(*command)
+    assert (status, json.loads(out)["epochs"]) == (0, 3)
+    assert not list(small_disk.path.rglob("*.writing*"))
+
+
+def test_a_disk_that_fills_leaves_nothing_of_an_export(small_disk, run):
+    command = "export model.keras --format saved_model --out disk/served"
+    status, out, err = run(*command.split())
+    assert (status, out) == (1, "")
+    assert re.search("^Error: exporting .*No space left on device", err, re.MULTILINE)
+    assert list(small_disk.path.iterdir()) == []
+
+
+# -------------------------------------------------------------------------------------- model files
+
+simply("no_such_model", "predict nowhere.keras red.jpg", "nowhere.keras does not exist")
+simply("folder_that_is_no_run", "evaluate data", "is not a run folder")
+
+
+@mistake(
+    r"model.keras takes pictures of \(16, 16, 3\)",
+    command="evaluate model.keras --dataset imagenet_resized/32x32",
+)
+def model_of_another_size(place):
+    write_pictures(place.path / "data", size=32)
+
+
+@mistake("other.keras is not a .keras file", command=EVALUATE.format("other.keras"))
+def file_that_is_no_model(place):
+    (place.path / "other.keras").write_text("no model")
+
+
+@mistake("model.keras is not a .keras file", command="export model.keras --format saved_model")
+def model_cut_short(place):
+    os.truncate("model.keras", 4000)
+
+
+@mistake("lambda.keras has a Lambda layer", command="predict lambda.keras red.jpg")
+def model_with_a_lambda(place):
+    layers = [keras.Input((16, 16, 3)), keras.layers.Lambda(lambda x: x[:, 0, 0])]
+    keras.Sequential(layers).save("lambda.keras")
+
+
+@mistake("other.keras needs the package someones", command=EVALUATE.format("other.keras"))
+def model_of_another_package(place):
+    with zipfile.ZipFile("model.keras") as old, zipfile.ZipFile("other.keras", "w") as new:
+        for member in old.namelist():
+            content = old.read(member)
+            if member == "config.json":
+                config = json.loads(content)
+                config["config"]["layers"][1] |= {"module": "someones.layers", "class_name": "Blur"}
+                content = json.dumps(config)
+            new.writestr(member, content)
+
+
+@mistake("none.keras", command=f'{FIT} --set train.initial_weights="none.keras"')
+def initial_weights_that_are_not_there(place):
+    pass
+
+
+# ------------------------------------------------------------------------------------- recipe files
+
+
+def recipe_file(name, content, sentence):
+    def arrange(place):
+        (place.path / "bad.toml").write_bytes(content)
+
+    MISTAKES[name] = (arrange, "fit --recipe bad.toml --out run", sentence, 2)
+
+
+recipe_file("recipe_of_bytes", bytes(range(256)), "cannot be read as TOML")
+recipe_file("recipe_in_latin1", "name = 'é'".encode("latin-1"), "cannot be read as TOML")
+recipe_file("recipe_that_is_huge", b"#" * 2**21, "2,097,152 bytes")
+recipe_file("recipe_of_lists", b"a = " + b"[" * 5000 + b"]" * 5000, "nested|deep")
+recipe_file("recipe_of_tables", b"a" + b".a" * 5000 + b" = 1", "more than 16 parts")
+recipe_file("recipe_with_a_giant_number", b"seed = " + b"9" * 5000, "cannot be read as TOML")
+simply("recipe_that_is_a_folder", "fit --recipe ./data", "is not a file")
+simply("recipe_that_never_ends", "fit --recipe /dev/zero", "is not a regular file")

@@ -1,0 +1,90 @@
+"""What the README shows works as shown: the first steps, then its Python, in one folder."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from first_steps import README, commands, newcomer, run, settle
+
+from keras_imnet64.recipe import list_recipes
+
+TEXT = README.read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+SHORTER = " --set train.epochs=1 --set schedule.warmup_epochs=0.0"
+
+
+def first_steps(folder, data_dir, shorten):
+    """Run the transcript's commands in order; (folder, environment, {command: what it printed})."""
+    settle(folder)
+    environment = newcomer(folder, data_dir)
+    printed = {}
+    for command in commands(TEXT):
+        shorter = SHORTER if shorten and " fit " in command else ""
+        printed[command] = run(command + shorter, folder, environment)
+    return SimpleNamespace(path=folder, environment=environment, printed=printed)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, shapes_dir):
+    """A newcomer's folder after the transcript; training is one epoch there, all else as shown."""
+    return first_steps(tmp_path_factory.mktemp("newcomer"), shapes_dir, shorten=True)
+
+
+def printed_by(place, words):
+    (found,) = [text for command, text in place.printed.items() if words in command]
+    return found
+
+
+def test_the_transcript_shows_each_of_the_commands_of_the_first_week():
+    shown = " ".join(commands(TEXT))
+    for words in ("doctor", "recipes", "data preview", "fit", "evaluate", "predict", "export"):
+        assert f"cli.py {words} " in f"{shown} ", words
+
+
+def test_the_machine_and_the_recipes_are_shown(place):
+    assert "keras" in printed_by(place, "doctor")
+    for name in list_recipes():
+        assert re.search(rf"^{name} ", printed_by(place, "cli.py recipes"), re.MULTILINE)
+
+
+def test_the_steps_leave_their_files(place):
+    run_folder = place.path / "saved_models" / "demo-tensorflow"
+    assert (place.path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((run_folder / "metrics.json").read_text())["model.keras"]["count"] == 1000
+    with open(place.path / "classes.csv", encoding="utf-8", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 10
+    assert (run_folder / "saved_model" / "saved_model.pb").is_file()
+
+
+def test_predict_names_five_classes_with_probabilities(place):
+    lines = printed_by(place, "cli.py predict").splitlines()
+    guesses = [re.fullmatch(r" *(\d+\.\d\d) %  \w+", line) for line in lines[1:]]
+    assert len(guesses) == 5
+    percent = [float(guess[1]) for guess in guesses]
+    assert percent == sorted(percent, reverse=True)
+    assert sum(percent) <= 100.03
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON)))
+def test_each_python_example_runs(place, number):
+    child = subprocess.run(
+        [sys.executable, "-c", PYTHON[number]],
+        cwd=place.path,
+        env=place.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_the_transcript_in_full(tmp_path):
+    """With no data prepared and nothing shortened; the demo learns its shapes."""
+    place = first_steps(tmp_path, None, shorten=False)
+    (top1,) = re.findall(r"^model\.keras +top1 ([\d.]+)", printed_by(place, " fit "), re.MULTILINE)
+    assert float(top1) > 90
