@@ -471,7 +471,7 @@ simply("folder_that_is_no_run", "evaluate data", "is not a run folder")
 
 
 @mistake(
-    r"model.keras takes pictures of \(16, 16, 3\)",
+    r"model.keras takes pictures of 16 x 16",
     command="evaluate model.keras --dataset imagenet_resized/32x32",
 )
 def model_of_another_size(place):

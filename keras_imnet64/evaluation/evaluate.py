@@ -9,6 +9,7 @@ from keras_imnet64.data.selection import select
 from keras_imnet64.errors import UserError
 from keras_imnet64.evaluation import per_class as classwise
 from keras_imnet64.evaluation.metrics import accuracy_metrics, cross_entropy
+from keras_imnet64.models.contract import contract_of
 from keras_imnet64.models.ship import load_model, model_info
 from keras_imnet64.runs import model_file
 
@@ -66,18 +67,16 @@ def scoring_batch_size(devices):
     return BATCH_SIZE // devices.count * devices.count
 
 
-def check_model_fits(model, selection, path):
+def check_model_fits(model, selection, who):
     """Refuse, in a sentence, a model that cannot be scored on these images."""
-    size, classes = selection.image_size, selection.num_classes
-    if model.input_shape[1:] not in [(size, size, 3), (None, None, 3)]:
+    height, width, classes = contract_of(model, who)
+    size, data = selection.image_size, selection.store.dataset
+    if (height, width) not in [(size, size), (None, None)]:
+        raise UserError(f"{who} takes pictures of {height} x {width}; {data} has {size} x {size}")
+    if classes != selection.num_classes:
         raise UserError(
-            f"{path} takes pictures of {model.input_shape[1:]}; {selection.store.dataset} has "
-            f"({size}, {size}, 3)"
-        )
-    if model.output_shape != (None, classes):
-        raise UserError(
-            f"{path} has outputs of shape {model.output_shape[1:]}; {selection.store.dataset} "
-            f"needs one logit for each of {classes} classes"
+            f"{who} gives {classes} logits; {data} needs one for each of {selection.num_classes} "
+            "classes"
         )
 
 

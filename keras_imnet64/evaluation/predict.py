@@ -10,10 +10,11 @@ import keras
 import numpy as np
 
 from keras_imnet64.backend import take_devices
-from keras_imnet64.errors import RunFailed, UserError, printable
+from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.evaluation.evaluate import scoring_batch_size
 from keras_imnet64.evaluation.pictures import check_filter, find_pictures, read_picture
 from keras_imnet64.evaluation.tables import csv_text
+from keras_imnet64.models.contract import contract_of, names_of
 from keras_imnet64.models.ship import load_model, model_info
 from keras_imnet64.runs import model_file
 
@@ -53,7 +54,7 @@ def predict(run_or_model, pictures, *, top=5, devices=None, skip_corrupt=False):
     found, skipped = [], []
     with devices.scope():
         model = load_model(path)
-        image_size, classes = _image_size(model, info, path), _classes(model, info, path)
+        image_size, classes = _size_and_classes(model, info, path)
         predictor = _make_predictor(model)
         batch_size = _batch_size(len(files), devices)
         for read, failed in _batches(files, batch_size, image_size, resize_filter, skip_corrupt):
@@ -91,44 +92,20 @@ def _check_top(top):
         raise UserError(f"--top must be a positive whole number; received {top!r}")
 
 
-def _shape(tensors):
-    """The shape of a model's only input or output; None where it has several, or none yet."""
-    return tuple(tensors[0].shape) if tensors and len(tensors) == 1 else None
-
-
-def _image_size(model, info, path):
-    """S of a model for pictures [B, S, S, 3], from its file where its input leaves it open."""
-    shape = _shape(getattr(model, "inputs", None))
-    if shape == (None, None, None, 3):
-        size = info.get("image_size")
-        if not isinstance(size, int) or size < 1:
-            raise UserError(
-                f"{path} takes pictures of any size and does not say which it was trained on; "
-                "a model with a fixed input size is needed"
-            )
-        return size
-    if shape is None or len(shape) != 4 or shape != (None, shape[1], shape[1], 3):
-        raise UserError(f"{path} takes inputs of shape {shape}; (None, S, S, 3) is needed")
-    return shape[1]
-
-
-def _classes(model, info, path):
-    """(class id, class name) of each of the model's outputs."""
-    shape = _shape(getattr(model, "outputs", None))
-    if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
+def _size_and_classes(model, info, path):
+    """The side of the pictures, from the file where the model leaves it open; [(id, name)]."""
+    height, width, num_classes = contract_of(model, path)
+    if height != width:
+        raise UserError(f"{path} takes pictures of {height} x {width}; square ones are needed")
+    size = height or info.get("image_size")
+    if not size:
         raise UserError(
-            f"{path} has outputs of shape {shape}; (None, K), a logit for each class, is needed"
+            f"{path} takes pictures of any size and does not say which it was trained on; a model "
+            "with a fixed input size is needed"
         )
-    ids = info.get("wnids") or [None] * shape[1]
-    names = info.get("class_names") or [
-        f"class {label}" if wnid is None else wnid for label, wnid in enumerate(ids)
-    ]
-    if not len(ids) == len(names) == shape[1]:
-        raise UserError(
-            f"{path} has {shape[1]} outputs, {len(ids)} class ids and {len(names)} class names; "
-            "there must be as many of each"
-        )
-    return list(zip(ids, names, strict=True))
+    ids, names = names_of(info, num_classes, path)
+    names = names or ids or [f"class {label}" for label in range(num_classes)]
+    return size, list(zip(ids or [None] * num_classes, names, strict=True))
 
 
 # ---------------------------------------------------------------------------------- batch by batch
@@ -189,7 +166,7 @@ def _logits(predictor, read, batch_size, path):
     finite = np.isfinite(logits).all(axis=1)
     if not finite.all():
         file = read[int(finite.argmin())][0]
-        raise RunFailed(f"{path} gives logits that are not finite for {printable(file)}")
+        raise RunFailed(f"{path} gives logits that are not finite for {file}")
     return logits
 
 

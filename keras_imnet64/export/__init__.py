@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_imnet64.errors import RunFailed, UserError, nearest, printable
+from keras_imnet64.errors import RunFailed, UserError, nearest
 from keras_imnet64.evaluation.pictures import find_pictures
 from keras_imnet64.export.formats import FORMATS
 from keras_imnet64.files import denied, expand, sync_folder
@@ -224,10 +224,9 @@ def in_child(step, work, doing):
 
 
 def died(child, doing):
-    """The error for a child that said nothing; the end of what it wrote is shown."""
-    written = (child.stderr or b"").decode(errors="replace").strip().splitlines()[-20:]
-    print(*map(printable, written), sep="\n", file=sys.stderr)
-    reason = written[-1] if written else f"exit status {child.returncode}"
+    """The error for a child that said nothing: the last line that it wrote."""
+    written = (child.stderr or b"").decode(errors="replace").strip().splitlines()
+    why = written[-1] if written else f"exit status {child.returncode}"
     if child.returncode < 0:
-        reason = f"signal {-child.returncode} killed it, as happens where memory runs out"
-    return RunFailed(f"{doing} broke off: {reason}")
+        why = f"signal {-child.returncode} killed it, as happens where memory runs out"
+    return RunFailed(f"{doing} broke off: {why}; -v shows what it wrote")

@@ -6,15 +6,23 @@ computes of them. They are told what to do, and tell what became of it, through 
 
 import json
 import sys
+import traceback
 import zipfile
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from keras_imnet64.errors import RunFailed, UserError
+from keras_imnet64.data import datasets
+from keras_imnet64.data.sources import shapes
+from keras_imnet64.errors import RunFailed, UserError, reason
+from keras_imnet64.evaluation.pictures import read_picture
 from keras_imnet64.export.formats import FORMATS
+from keras_imnet64.files import write_atomic
+from keras_imnet64.models.contract import contract_of, names_of
 from keras_imnet64.models.ship import load_model, model_info
+from keras_imnet64.quiet import import_tensorflow, quiet_libraries
 
 NUM_PICTURES = 64  # of a data set, or drawn
 MOST_GIVEN = 1024  # of the caller's pictures, spread evenly
@@ -24,13 +32,19 @@ LOW_PRECISION = ("mixed_bfloat16", "mixed_float16", "bfloat16", "float16")
 
 def main(step, work):
     """Entry of a child: the outcome goes into a file, an error as its sentence."""
+    quiet_libraries()
+    import_tensorflow()
     work = Path(work)
     request = json.loads((work / "request.json").read_text())
     try:
         outcome = {"result": {"make": make, "run": run}[step](work, request)}
     except UserError as error:
         outcome = {"error": str(error), "failed": isinstance(error, RunFailed)}
-    (work / f"{step}.json").write_text(json.dumps(outcome))
+    except Exception as error:  # TensorFlow and Keras raise what they like, also for a full disk
+        traceback.print_exc()  # seen with -v
+        why = f"{type(error).__name__}: {reason(error)}"
+        outcome = {"error": f"exporting {request['source']} broke off: {why}", "failed": True}
+    write_atomic(work / f"{step}.json", json.dumps(outcome))
 
 
 def make(work, request):
@@ -38,15 +52,15 @@ def make(work, request):
     source, format = request["source"], request["format"]
     info = model_info(source)
     model = load_in_float32(source, work)
-    check_contract(model, info, source)
-    images, where = choose_pictures(model, info, request)
+    height, width, num_classes = contract_of(model, source)
+    _, names = names_of(info, num_classes, source)
+    images, where = choose_pictures(height, width, info, request)
     # At least three, so that batches of one and of more are run.
     several = np.resize(images, (max(3, len(images)), *images.shape[1:]))
     np.save(work / "pictures.npy", several)
     np.save(work / "reference.npy", in_batches(plainly(model), several))
     row = FORMATS[format]
     row.write(model, info, work / row.default_name)
-    names = info.get("class_names")
     return {"pictures": len(images), "source": where, "classes": len(names) if names else None}
 
 
@@ -75,14 +89,15 @@ def in_batches(serve, images):
 def load_in_float32(path, work):
     """The model of a file; where layers compute in less than float32, the same ones in float32."""
     model, twin = load_model(path), work / "float32.keras"
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(twin, "w") as target:
+    with zipfile.ZipFile(path) as source:
         config = json.loads(source.read("config.json"))
         plain = in_float32(config)
         if plain == config:
             return model
-        for member in source.namelist():
-            content = json.dumps(plain) if member == "config.json" else source.read(member)
-            target.writestr(member, content)
+        with zipfile.ZipFile(twin, "w") as target:
+            for member in source.namelist():
+                content = json.dumps(plain) if member == "config.json" else source.read(member)
+                target.writestr(member, content)
     return load_model(twin)
 
 
@@ -99,33 +114,6 @@ def in_float32(config):
     return config | ({"synchronized": False} if "synchronized" in config else {})
 
 
-def check_contract(model, info, path):
-    """Refuse, in a sentence, what does not take pictures or does not give one logit per class."""
-    inputs, outputs = (
-        [tuple(tensor.shape) for tensor in getattr(model, side, None) or []]
-        for side in ("inputs", "outputs")
-    )
-    if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0][0] or inputs[0][3] != 3:
-        raise UserError(
-            f"{path} takes {_shapes(inputs)}; one input of pictures [None, H, W, 3], in "
-            "batches of any size, can be exported"
-        )
-    if len(outputs) != 1 or len(outputs[0]) != 2 or outputs[0][0] or not outputs[0][1]:
-        raise UserError(
-            f"{path} gives {_shapes(outputs)}; one output of logits [None, K] can be exported"
-        )
-    names = info.get("class_names")
-    if names and len(names) != outputs[0][1]:
-        raise UserError(
-            f"{path} names {len(names)} classes and has {outputs[0][1]} logits; "
-            "the names must be those of the logits"
-        )
-
-
-def _shapes(shapes):
-    return " and ".join(str(list(shape)) for shape in shapes) or "nothing that it states"
-
-
 # ------------------------------------------------------------------------------------ real pictures
 
 
@@ -133,46 +121,41 @@ def _spread(count, wanted):
     return np.linspace(0, count - 1, min(count, wanted)).astype(int)
 
 
-def choose_pictures(model, info, request):
+def choose_pictures(height, width, info, request):
     """(uint8 [N, H, W, 3] of the model's size, where they come from, in words)."""
     size = info.get("image_size") or 64
-    height, width = (side or size for side in model.inputs[0].shape[1:3])
+    height, width = height or size, width or size
     if request["pictures"]:
-        from keras_imnet64.evaluation.pictures import read_picture
-
-        how = (max(height, width), info.get("resize_filter", "box"))
         files = request["pictures"]
         files = [files[position] for position in _spread(len(files), MOST_GIVEN)]
+        how = (max(height, width), info.get("resize_filter", "box"))
         images = [read_picture(file, *how) for file in files]
         return _resized(images, height, width), "the pictures given"
-    try:
-        where = {key: request[key] for key in ("data_dir", "cache_dir")}
-        return validation_pictures(info.get("dataset"), height, width, where)
-    except UserError as reason:
-        from keras_imnet64.data.sources import shapes
-
+    where = {key: request[key] for key in ("data_dir", "cache_dir")}
+    lacking = why_not(info.get("dataset"), height, width, where)
+    if lacking:
         images, _ = shapes.draw("validation")
-        return _resized(images[:NUM_PICTURES], height, width), f"drawn pictures: {reason}"
+        return _resized(images[:NUM_PICTURES], height, width), f"drawn pictures: {lacking}"
+    store = datasets.open_dataset(info["dataset"], "validation", in_memory="never", **where)
+    return store.gather(_spread(len(store), NUM_PICTURES))[0], f"{info['dataset']} validation"
 
 
-def validation_pictures(dataset, height, width, where):
-    """Some pictures of a data set that is packed here, spread evenly; UserError if it is not."""
-    from keras_imnet64.data import datasets
-
+def why_not(dataset, height, width, where):
+    """Why pictures of a data set cannot be taken, in words; None where they can."""
     if not dataset:
-        raise UserError("the model does not say what it was trained on")
-    if datasets.info(dataset, **where)["state"] != "packed":
-        raise UserError(f"the data set {dataset} is not packed here")
-    store = datasets.open_dataset(dataset, "validation", in_memory="never", **where)
-    side = store.image_size
+        return "the model does not say what it was trained on"
+    if dataset not in datasets.DATASETS:
+        return f"the data set {dataset} is not one of ours"
+    known = datasets.info(dataset, **where)
+    side = known["image_size"]
+    if known["state"] != "packed":
+        return f"the data set {dataset} is not packed here"
     if (height, width) != (side, side):
-        raise UserError(f"pictures of {dataset} have {side} x {side} pixels, others than the model")
-    return store.gather(_spread(len(store), NUM_PICTURES))[0], f"{dataset} validation"
+        return f"pictures of {dataset} have {side} x {side} pixels, others than the model"
+    return None
 
 
 def _resized(images, height, width):
-    from PIL import Image
-
     box = Image.Resampling.BOX
     return np.stack([Image.fromarray(image).resize((width, height), box) for image in images])
 

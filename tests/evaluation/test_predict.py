@@ -197,10 +197,10 @@ def test_top_is_a_positive_whole_number(model, tmp_path, top):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shape": (SIZE, SIZE, 1)}, r"inputs of shape \(None, 8, 8, 1\)"),
-        ({"shape": (SIZE, 6, 3)}, r"inputs of shape \(None, 8, 6, 3\)"),
-        ({"shape": (None, 8, 3)}, r"inputs of shape \(None, None, 8, 3\)"),
-        ({"info": INFO | {"wnids": ["n1"]}}, "7 outputs, 1 class ids and 7 class names"),
+        ({"shape": (SIZE, SIZE, 1)}, r"takes \[None, 8, 8, 1\]"),
+        ({"shape": (SIZE, 6, 3)}, "takes pictures of 8 x 6; square"),
+        ({"shape": (None, 8, 3)}, "takes pictures of None x 8; square"),
+        ({"info": INFO | {"wnids": ["n1"]}}, "has 7 logits and states 1 class ids"),
         ({"info": INFO | {"resize_filter": "magic"}}, 'no resize filter "magic"'),
     ],
 )
@@ -213,12 +213,12 @@ def test_models_that_take_no_pictures_are_refused(tmp_path, options, message):
 def test_models_with_other_inputs_and_outputs_are_refused(tmp_path):
     files = write_pictures(tmp_path / "pictures", 1)
     one, two = keras.Input((SIZE, SIZE, 3)), keras.Input((SIZE, SIZE, 3))
-    vector = keras.layers.Flatten()(one)
+    vector, both = keras.layers.Flatten()(one), keras.layers.Add()([one, two])
     models = {
-        r"outputs of shape \(None, 8, 8, 3\)": keras.Model(one, keras.layers.ReLU()(one)),
-        "outputs of shape None": keras.Model(one, [vector, vector]),
-        "inputs of shape None": keras.Model([one, two], keras.layers.Add()([one, two])),
-        "takes inputs of shape None": keras.Sequential([keras.layers.Dense(3)]),
+        r"gives \[None, 8, 8, 3\]": keras.Model(one, keras.layers.ReLU()(one)),
+        r"gives \[None, 192\] and \[None, 192\]": keras.Model(one, [vector, vector]),
+        r"takes \[None, 8, 8, 3\] and \[None, 8, 8, 3\]": keras.Model([one, two], both),
+        "takes nothing that it states": keras.Sequential([keras.layers.Dense(3)]),
     }
     for message, model in models.items():
         model.save(tmp_path / "model.keras")
