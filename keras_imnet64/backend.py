@@ -5,14 +5,16 @@ JAX. TensorFlow spans the devices of one machine with MirroredStrategy, JAX with
 """
 
 import contextlib
+import json
 import os
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-from keras_imnet64.errors import UserError, nearest
-from keras_imnet64.files import check_fields, expand, read_json
+from keras_imnet64.errors import UserError, nearest, reason, shortened
+from keras_imnet64.files import JSON_BYTES, denied, expand, parse_json, read_small
 from keras_imnet64.quiet import import_tensorflow
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -40,33 +42,94 @@ def choose_backend(name=None):
                 f"start a new process with KERAS_BACKEND={name}"
             )
         return current
+    check_keras_json()
     name = name or os.environ.get("KERAS_BACKEND")
-    _check_keras_json(name)
     if name:
-        if name not in BACKENDS:
-            raise UserError(f'backend "{name}" is not known; {nearest(name, BACKENDS)}')
-        if find_spec(name) is None:
-            raise UserError(f"backend {name} is not installed; `pip install {name}` provides it")
+        _check_installed(name)
         os.environ["KERAS_BACKEND"] = name
-    return name
+        return name
+    settings = keras_settings()
+    _check_installed(settings.content.get("backend", "tensorflow"), f" that {settings.path} names")
+    return None
 
 
-def _check_keras_json(name):
-    """Refuse settings that end the import of Keras, or that our networks do not work with."""
-    folder = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
-    file = expand(os.path.join(folder, "keras.json"))
-    fields = {
-        "floatx": lambda value: value in ("float16", "bfloat16", "float32", "float64"),
-        "epsilon": float,
-        "image_data_format": lambda value: value == "channels_last",
-    }
-    if name is None:
-        fields["backend"] = lambda value: value in BACKENDS and find_spec(value) is not None
+def _check_installed(name, named_by=""):
+    if name not in BACKENDS:
+        raise UserError(f'backend "{name}"{named_by} is not known; {nearest(name, BACKENDS)}')
+    if find_spec(name) is None:
+        raise UserError(
+            f"backend {name}{named_by} is not installed; `pip install {name}` provides it"
+        )
+
+
+@dataclass(frozen=True)
+class KerasSettings:
+    """What keras.json says."""
+
+    path: Path
+    exists: bool
+    content: dict  # empty where it is not there, or is no JSON object
+    fault: str | None  # a sentence: why Keras, or our networks, would not work with it
+
+
+def keras_settings():
+    """Keras' own settings, from where its import will take them; whatever lies there is survived.
+
+    The backend is not judged beyond its type: a variable or an option may overrule it.
+    """
+    home = os.environ.get("KERAS_HOME")  # the rule of keras/src/backend/config.py, an empty one too
+    if home is None:
+        base = os.path.expanduser("~")
+        home = os.path.join(base if os.access(base, os.W_OK) else "/tmp", ".keras")
+    path = expand(os.path.join(home, "keras.json"))
+    if not os.path.exists(path):
+        return KerasSettings(path, False, {}, None)
+    content = {}
     try:
-        if os.path.exists(file):
-            check_fields(read_json(file), fields, required=False)
+        # As text, because Keras passes over a file that begins with a byte order mark.
+        content = parse_json(read_small(path, JSON_BYTES).decode())
+        _check_settings(content)
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} does not work for Keras ({error}): mend or delete it") from None
+        wrong = reason(denied(error, path))
+        content = content if isinstance(content, dict) else {}
+        return KerasSettings(path, True, content, f"{path} does not work for Keras: {wrong}")
+    return KerasSettings(path, True, content, None)
+
+
+def _check_settings(content):
+    """Refuse what ends the import of Keras, or what our networks do not work with."""
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")
+    for key, (is_right, words) in SETTINGS.items():
+        if key in content and not is_right(content[key]):
+            received = shortened(json.dumps(content[key]), 60)
+            raise ValueError(f'its "{key}" must be {words}; received {received}')
+
+
+SETTINGS = {  # {key: (whether a value is right, which are)}; `set_floatx` takes bfloat16 as well
+    "backend": (lambda value: isinstance(value, str) and value, f"one of {', '.join(BACKENDS)}"),
+    "floatx": (
+        lambda value: value in ("float16", "float32", "float64"),
+        '"float16", "float32" or "float64"',
+    ),
+    "epsilon": (
+        lambda value: isinstance(value, float) and 0 < value < 1,
+        "a fraction between 0 and 1, such as 1e-07",
+    ),
+    "image_data_format": (lambda value: value == "channels_last", '"channels_last"'),
+    "nnx_enabled": (lambda value: not value or find_spec("flax"), "false without flax installed"),
+}
+
+
+def check_keras_json():
+    """Refuse a keras.json that the import of Keras would break on.
+
+    Raises:
+        UserError: says what is wrong with it.
+    """
+    fault = keras_settings().fault
+    if fault:
+        raise UserError(f"{fault}: mend or delete it")
 
 
 @dataclass(frozen=True)

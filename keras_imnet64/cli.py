@@ -13,13 +13,18 @@ import click
 
 from keras_imnet64 import __version__
 from keras_imnet64.errors import EXIT_RUN_FAILED, EXIT_STOPPED_AT_ONCE, UserError, printable
-from keras_imnet64.output import show, show_table
+from keras_imnet64.files import expand
+from keras_imnet64.output import show, show_table, write_text
 from keras_imnet64.quiet import quiet_libraries, show_everything
 
 
 def main():
     """Run a command; a user's mistake becomes one sentence and an exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # while training: see StopRequest
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a closed terminal, without nohup
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (closed, as by >&-)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # an ASCII terminal, a name that is not
@@ -36,7 +41,7 @@ def main():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_RUN_FAILED)
     except OSError as error:  # standard output that cannot be written, a disk that fills
-        end(error, EXIT_RUN_FAILED)
+        end(f"{error.filename or 'output'}: {error.strerror or error}", EXIT_RUN_FAILED)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(EXIT_STOPPED_AT_ONCE)
     if status:
@@ -54,8 +59,8 @@ def program_name():
     return f"python {name}" if name.endswith(".py") else name
 
 
-class Command(click.Command):
-    """A command that keeps other libraries quiet, unless -v is given."""
+class Quiet:
+    """What commands and groups share: other libraries are quiet, unless -v is given."""
 
     def __init__(self, *args, params=None, **kwargs):
         verbose = click.Option(
@@ -73,9 +78,11 @@ class Command(click.Command):
         return super().invoke(context)
 
 
-class Group(click.Group):
-    """A group of such commands and groups."""
+class Command(Quiet, click.Command):
+    pass
 
+
+class Group(Quiet, click.Group):
     command_class = Command
     group_class = type
 
@@ -130,7 +137,16 @@ def _formats():
     return list(FORMATS)
 
 
-FILE = click.Path(path_type=Path)
+class UserPath(click.Path):
+    """A path as typed, with ~ for a home."""
+
+    def convert(self, value, param, ctx):
+        if not str(value):
+            self.fail("a path cannot be empty", param, ctx)
+        return expand(super().convert(value, param, ctx))
+
+
+FILE = UserPath(path_type=Path)
 
 
 def recipe_option(command):
@@ -212,11 +228,11 @@ def fit(
     Example: python cli.py fit --recipe wrn36_5 --set train.seed=1 --name second
     """
     from keras_imnet64.backend import choose_backend, take_devices
-    from keras_imnet64.recipe import load_recipe
+    from keras_imnet64.recipe import is_folder_name, load_recipe
 
     choose_backend(backend)
     recipe = load_recipe(recipe, overrides)
-    if name is not None and (Path(name).name != name or not name.isprintable()):
+    if name is not None and not is_folder_name(name):
         raise UserError(f'--name is one folder below saved_models; received "{name}", see --out')
     taken = take_devices(devices, virtual_devices)
     from keras_imnet64.runs import DEFAULT_ROOT
@@ -326,9 +342,9 @@ def predict(
 
     result = guess(run_or_model, images, top=top, devices=taken, skip_corrupt=skip_corrupt)
     for skipped in result["skipped"]:
-        click.echo(printable(f"skipped {skipped['file']}: {skipped['reason']}"), err=True)
+        click.echo(f"skipped: {skipped['reason']}", err=True)
     if as_csv:
-        sys.stdout.write(csv_of(result))  # as it is: click.echo would take escapes from names
+        write_text(csv_of(result))
     elif as_json:
         show(result, as_json)
     else:
@@ -372,8 +388,10 @@ def export(run_or_model, format_name, out, images, data_dir, cache_dir, as_json)
     \b
     Example: python cli.py export saved_models/demo-jax --format saved_model
     """
+    from keras_imnet64.backend import check_keras_json
     from keras_imnet64.export import export as write
 
+    check_keras_json()
     result = write(
         run_or_model,
         format_name,
@@ -382,6 +400,8 @@ def export(run_or_model, format_name, out, images, data_dir, cache_dir, as_json)
         data_dir=data_dir,
         cache_dir=cache_dir,
     )
+    if not result["compared"]["real"]:
+        click.echo("Compared on drawn pictures; --image names real ones.", err=True)
     show(result, as_json)
 
 
@@ -432,8 +452,11 @@ def prepare(dataset, source, allow_unverified, skip_corrupt, data_dir, cache_dir
             progress=progress,
         )
     for name, reason in skipped:
-        click.echo(printable(f"skipped {name}: {reason}"), err=True)
-    show(datasets.info(dataset, data_dir=data_dir, cache_dir=cache_dir), as_json)
+        click.echo(printable(f"skipped: {name} {reason}"), err=True)
+    result = datasets.info(dataset, data_dir=data_dir, cache_dir=cache_dir)
+    if as_json:
+        result["skipped"] = [{"file": name, "reason": reason} for name, reason in skipped]
+    show(result, as_json)
 
 
 @data.command("info")
@@ -498,6 +521,7 @@ def recipes(context, as_json):
     Example: python cli.py recipes show wrn36_5
     """
     if context.invoked_subcommand is not None:
+        context.obj = as_json  # `recipes --json show NAME` is meant as it reads
         return
     from keras_imnet64.listing import COLUMNS, facts, row
     from keras_imnet64.recipe import list_recipes, load_recipe
@@ -512,7 +536,8 @@ def recipes(context, as_json):
 @recipes.command("show")
 @click.argument("recipe", shell_complete=completing(_recipes))
 @json_option
-def show_recipe(recipe, as_json):
+@click.pass_obj
+def show_recipe(json_before, recipe, as_json):
     """Print a recipe, with its size and results as comments.
 
     What is printed is a recipe too; RECIPE is a shipped one's name or a TOML file's path.
@@ -523,13 +548,13 @@ def show_recipe(recipe, as_json):
     from keras_imnet64.recipe import find_recipe, load_recipe
 
     loaded = load_recipe(recipe)
-    if as_json:
-        show(facts(loaded) | {"settings": loaded.model_dump(exclude_none=True)}, as_json)
+    if as_json or json_before:
+        show(facts(loaded) | {"settings": loaded.model_dump(exclude_none=True)}, True)
         return
     for line in in_words(facts(loaded)):
         click.echo(f"# {printable(line)}")
     click.echo()
-    click.echo(find_recipe(recipe).read_text("utf-8"), nl=False)
+    write_text(find_recipe(recipe).read_text("utf-8-sig"))
 
 
 @cli.command()

@@ -1,10 +1,12 @@
 """Files of the disk: written so that nothing is ever half there, read so that nothing can hang.
 
 What is wrong with a file that is read is a ValueError or an OSError, which `denied` explains.
+Folders to make several files in are the business of `workdirs`.
 """
 
-import contextlib
+import csv
 import errno
+import io
 import json
 import os
 import stat
@@ -20,14 +22,51 @@ def write_atomic(path, content):
     content = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.writing")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "wb", opener=_no_link) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            sync_file(file)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)  # a part of it would keep a full disk full
     sync_folder(path.parent)
+
+
+def _no_link(path, flags):
+    """Open what is to be written, unless somebody has put a link in its place."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def write_json(path, content):
+    write_atomic(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_csv(path, columns, rows):
+    write_atomic(path, csv_text(columns, rows))
+
+
+def csv_text(columns, rows):
+    """Rows of dicts as CSV that any reader takes, whatever the names in them.
+
+    All text below the header is quoted, so that a line break or a comma in a name stays in its
+    field; bytes of file names that are no UTF-8 are written as escapes, such as \\udcff.
+
+    Args:
+        columns: our own plain words, which head the table as they are.
+
+    Returns:
+        str: with "\\n" at line ends.
+    """
+    text = io.StringIO()
+    text.write(",".join(columns) + "\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerows(rows)
+    return text.getvalue().encode(errors="backslashreplace").decode()
+
+
+def sync_file(file):
+    """Make what was written into an open file outlast a power cut."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def sync_folder(path):
@@ -107,17 +146,23 @@ def expand(path):
     return Path(os.path.expanduser(path))
 
 
-def check_writable(path):
+def check_writable(path, must_exist=False):
     """Raise the OSError that making or filling the folder `path` would end in, if it is clear now.
+
+    Args:
+        must_exist: whether nobody will make the folder, so that it must be there.
 
     Returns:
         Path: the folder itself, or the nearest above it that exists.
     """
-    with contextlib.suppress(FileNotFoundError):
+    try:
         os.scandir(path).close()
+    except FileNotFoundError:
+        if must_exist:
+            raise
     path = Path(path).absolute()
     existing = next(folder for folder in (path, *path.parents) if os.path.isdir(folder))
-    if not os.access(existing, os.W_OK | os.X_OK):
+    if not _may(existing, os.W_OK | os.X_OK):
         read_only = os.statvfs(existing).f_flag & os.ST_RDONLY
         number = errno.EROFS if read_only else errno.EACCES
         raise OSError(number, os.strerror(number), str(existing))
@@ -131,11 +176,16 @@ def denied(error, path):
         return text
     for folder in (Path(path).absolute(), *Path(path).absolute().parents):
         try:
-            if not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            if not _may(folder, os.W_OK):
                 return f"{text}: {folder} belongs to user {_owner(folder)}"
         except OSError:
             continue
     return text
+
+
+def _may(path, mode):
+    """`os.access` for the user that this process acts as, which need not be who started it."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _owner(path):

@@ -26,11 +26,10 @@ def facts(recipe):
         published (all of [reference]), measured_top1 and measured by backend.
     """
     dataset = find_dataset(recipe.data.dataset)
-    options = " ".join(f"{key}={value}" for key, value in recipe.model.options.items())
     published, measured = recipe.reference, recipe.measured
     return {
         "recipe": recipe.name,
-        "model": f"{recipe.model.name} {options}".strip(),
+        "model": recipe.model.in_words,
         "dataset": dataset.name,
         "image_size": dataset.image_size,
         "classes": recipe.data.classes or dataset.num_classes,

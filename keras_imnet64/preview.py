@@ -7,13 +7,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from keras_imnet64.errors import UserError, printable
-from keras_imnet64.files import denied, write_atomic
+from keras_imnet64.files import write_atomic
+from keras_imnet64.output import check_output_file
 from keras_imnet64.training.feed import load_data, make_stream
 
 CELL = 128  # pixels per side that pictures are enlarged to, by a whole factor
 MARGIN = 12
 LINE = 20  # pixels of a line of text
 COLUMNS = 8
+MOST_PICTURES = 1024  # a sheet of some 50 megapixels
 BACKGROUND, INK = (250, 250, 250), (20, 20, 20)
 
 
@@ -34,7 +36,7 @@ def preview(
         recipe: a `Recipe`.
         out: the PNG file to write.
         steps: a row for each picture with what each operation makes of it, side by side.
-        num_pictures: how many, at most a batch; default 32, with `steps` 8.
+        num_pictures: how many, at most MOST_PICTURES; default 32, with `steps` 8.
         epoch: from 1; each has an order and draws of its own.
         data_dir, cache_dir, pack_progress: as for `fit`.
 
@@ -45,12 +47,11 @@ def preview(
         UserError: the recipe or its data does not work, or the file cannot be written.
     """
     out = Path(out)
-    if out.suffix.lower() != ".png" or out.is_dir() or not out.parent.is_dir():
-        raise UserError(f"--out must be a .png file in a folder that exists; received {out}")
-    if epoch < 1 or (num_pictures is not None and num_pictures < 1):
-        raise UserError(
-            f"--epoch and --pictures must be 1 or more; received {epoch} and {num_pictures}"
-        )
+    check_output_file(out, ".png")
+    if epoch < 1:
+        raise UserError(f"--epoch must be 1 or more; received {epoch}")
+    if num_pictures is not None and not 1 <= num_pictures <= MOST_PICTURES:
+        raise UserError(f"--pictures must be 1 to {MOST_PICTURES}; received {num_pictures}")
     data = load_data(recipe, data_dir, cache_dir, pack_progress)
     stream = make_stream(recipe, data)
     stages, labels = _first_pictures(stream, epoch - 1, num_pictures or (8 if steps else 32))
@@ -63,10 +64,7 @@ def preview(
     sheet = draw(stages, names, title)
     content = io.BytesIO()
     sheet.save(content, "png")
-    try:
-        write_atomic(out, content.getvalue())
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {denied(error, out)}") from error
+    write_atomic(out, content.getvalue())
     return {
         "out": str(out),
         "pictures": len(names),
@@ -95,7 +93,7 @@ def pictures_sheet(stages, names, title):
     """What the model is fed, each picture above its class name. PIL.Image."""
     _, images = stages[-1]
     columns = min(COLUMNS, len(images))
-    sheet = _Sheet(columns, -(-len(images) // columns), images.shape[1], title, caption_lines=1)
+    sheet = _Sheet(columns, -(-len(images) // columns), images.shape[1], title)
     for index, (image, name) in enumerate(zip(images, names, strict=True)):
         row, column = divmod(index, columns)
         sheet.paste(image, row, column)
@@ -106,7 +104,7 @@ def pictures_sheet(stages, names, title):
 def steps_sheet(stages, names, title):
     """A row for each picture, a column for each operation, named above the first row. PIL.Image."""
     images = stages[0][1]
-    sheet = _Sheet(len(stages), len(images), images.shape[1], title, caption_lines=1, head_lines=1)
+    sheet = _Sheet(len(stages), len(images), images.shape[1], title, head_lines=1)
     for column, (stage, images) in enumerate(stages):
         sheet.write(stage.rpartition(".")[2], 0, column, below=False)
         for row, image in enumerate(images):
@@ -117,12 +115,12 @@ def steps_sheet(stages, names, title):
 
 
 class _Sheet:
-    """A page of cells, each with room for captions."""
+    """A page of cells, each with room for a line below it."""
 
-    def __init__(self, columns, rows, image_size, title, *, caption_lines, head_lines=0):
+    def __init__(self, columns, rows, image_size, title, *, head_lines=0):
         self.factor = max(1, CELL // image_size)
         self.side = image_size * self.factor
-        self.width, self.height = self.side + MARGIN, self.side + caption_lines * LINE + MARGIN
+        self.width, self.height = self.side + MARGIN, self.side + LINE + MARGIN
         self.top = MARGIN + LINE + MARGIN + head_lines * LINE
         self.font = ImageFont.load_default(size=14)
         text_width = int(self.font.getlength(title)) + 2 * MARGIN

@@ -50,7 +50,7 @@ def import_tensorflow():
         os.dup2(chatter.fileno(), 2)
         try:
             import tensorflow  # noqa: F401
-        except BaseException:
+        except Exception:  # not for Ctrl-C
             chatter.seek(0)
             os.write(before, chatter.read())
             raise

@@ -69,6 +69,11 @@ class ModelSection(OpenSection):
     # mean_image: per pixel and channel, no division; dataset: mean and std per channel.
     normalization: Literal["imagenet", "mean_image", "dataset"] | ChannelNormalization = "imagenet"
 
+    @property
+    def in_words(self):
+        """Name and options, as listings and the first lines of a run have them."""
+        return " ".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+
 
 class DataSection(Section):
     dataset: str
@@ -142,9 +147,14 @@ class ResultSection(Section):
         return self.top1
 
 
-def _folder_name(name):
+def is_folder_name(name):
+    """Whether a run's folder can have this name."""
     fits = name.isprintable() and 0 < len(name.encode()) <= 100
-    if not fits or name.startswith((".", "-", " ")) or set(name) & set("/\\"):
+    return fits and not name.startswith((".", "-", " ")) and not set(name) & set("/\\")
+
+
+def _folder_name(name):
+    if not is_folder_name(name):
         raise PydanticCustomError(
             "folder_name",
             "a folder's name: at most 100 printable characters, no slash, no dot or dash in front",

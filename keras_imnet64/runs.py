@@ -3,7 +3,6 @@
 import csv
 import fcntl
 import io
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from keras_imnet64.files import (
     expand,
     read_json,
     read_small,
-    write_atomic,
 )
 
 DEFAULT_ROOT = Path("saved_models")
@@ -182,15 +180,3 @@ def lock(run):
     file.write(str(os.getpid()))
     file.flush()
     return file
-
-
-def write_json(path, content):
-    write_atomic(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_csv(path, columns, rows):
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())

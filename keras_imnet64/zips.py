@@ -30,8 +30,8 @@ def open_zip(file):
 
     Raises:
         zipfile.BadZipFile: it is no zip, or it has a member of a doubled, absolute or climbing
-            name, an encrypted one, one packed by a rare method, or one that would grow beyond
-            measure.
+            name, an encrypted one, one packed by a rare method, or members that would grow beyond
+            measure, one by one or together.
     """
     with _as_bad_zip():
         if isinstance(file, str | Path) and not stat.S_ISREG(os.stat(file).st_mode):
@@ -73,15 +73,27 @@ def _judge(archive):
     if doubled:
         raise zipfile.BadZipFile(f'it has two members of the name "{doubled[0]}"')
     for info in infos:
-        name, size, packed = info.filename, info.file_size, info.compress_size
+        name = info.filename
         if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
             raise zipfile.BadZipFile(f'it has a member that points outside it: "{name}"')
         if info.flag_bits & ENCRYPTED:
             raise zipfile.BadZipFile(f"{name} is encrypted")
         if info.compress_type not in METHODS:
             raise zipfile.BadZipFile(f"{name} is packed by a method other than deflate")
-        if size > BOMB_BYTES and size > BOMB_RATIO * min(packed, archive_bytes):
-            raise zipfile.BadZipFile(f"{name} would grow from {packed:,} to {size:,} bytes")
+    _judge_growth(infos, archive_bytes)
+
+
+def _judge_growth(infos, archive_bytes):
+    """Refuse members that swell to more than BOMB_BYTES, be it one or many together."""
+    swollen = [i for i in infos if i.file_size > BOMB_RATIO * min(i.compress_size, archive_bytes)]
+    if sum(info.file_size for info in infos) > BOMB_RATIO * archive_bytes:
+        swollen = infos  # few bytes may be listed as many members
+    size = sum(info.file_size for info in swollen)
+    if size > BOMB_BYTES:
+        packed = min(sum(info.compress_size for info in swollen), archive_bytes)
+        name = max(swollen, key=lambda info: info.file_size).filename
+        what = name if len(swollen) == 1 else f"{name} with {len(swollen) - 1:,} other members"
+        raise zipfile.BadZipFile(f"{what} would grow from {packed:,} to {size:,} bytes")
 
 
 def _read_array(archive, name):

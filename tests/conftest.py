@@ -1,8 +1,10 @@
 """The suite runs under TensorFlow; test_backends.py runs those marked `backend` under JAX too."""
 
 import os
+import struct
 import sys
 import tempfile
+import zlib
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -17,7 +19,7 @@ import pytest
 
 from keras_imnet64.cli import main
 from keras_imnet64.data.datasets import prepare
-from keras_imnet64.data.store import write_store
+from keras_imnet64.data.packing import write_store
 from keras_imnet64.recipe import check_recipe
 
 WNIDS = [f"n{number:08}" for number in range(30, 20, -1)]  # as in ImageNet64, not in sorted order
@@ -49,6 +51,17 @@ def write_pictures(data_dir, size=16, train=96, validation=40, wnids=WNIDS):
             verified=False,
         )
     return data_dir
+
+
+def png_that_claims(width, height):
+    """A PNG of a few bytes whose header states a size."""
+
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
 @pytest.fixture(scope="session")

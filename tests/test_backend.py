@@ -1,27 +1,51 @@
-"""Which backend is chosen, and what is said where none can be."""
+"""Which backend is chosen, which settings of Keras are refused, and what is said."""
 
 import os
+import runpy
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import keras
 import pytest
+
+from keras_imnet64 import backend
+from keras_imnet64.backend import check_keras_json, keras_settings
+from keras_imnet64.errors import UserError
+
+
+@pytest.fixture
+def keras_json(tmp_path, monkeypatch):
+    """The file that Keras would read, which is not there yet."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    return tmp_path / "keras.json"
+
+
+@pytest.fixture
+def keras_config(monkeypatch):
+    """keras_config() -> the names of keras/src/backend/config.py, run once more."""
+    export = SimpleNamespace(keras_export=lambda names: lambda function: function)
+    monkeypatch.setitem(sys.modules, "keras.src.api_export", export)
+    monkeypatch.setattr(os, "makedirs", lambda path: None)
+    file = Path(keras.__file__).parent / "src" / "backend" / "config.py"
+    return lambda: runpy.run_path(str(file))
 
 
 @pytest.mark.parametrize(
     ("settings", "environment", "message"),
     [
         ("{", {}, "keras.json does not work for Keras"),
-        ('{"floatx": "float17"}', {}, 'its "floatx" is wrong): mend or delete it'),
-        ('{"image_data_format": "channels_first"}', {}, '"image_data_format" is wrong'),
-        ('{"backend": "theano"}', {}, 'its "backend" is wrong'),
-        ("[]", {}, "it is not a JSON object"),
+        ('{"backend": "theano"}', {}, "keras.json names is not known"),
+        ('{"backend": "tensorflw"}', {}, 'did you mean "tensorflow"?'),
+        ('{"floatx": "bfloat16"}', {"KERAS_BACKEND": "jax"}, 'received "bfloat16"'),
         ("{}", {"KERAS_BACKEND": "tensorflw"}, 'did you mean "tensorflow"?'),
         ('{"backend": "theano"}', {"KERAS_BACKEND": "jax"}, ""),
         ('{"backend": "jax", "floatx": "float32"}', {}, ""),
     ],
 )
-def test_settings_that_keras_would_break_on(settings, environment, message, tmp_path):
-    (tmp_path / "keras.json").write_text(settings)
+def test_a_choice_that_keras_would_break_on(settings, environment, message, keras_json):
+    keras_json.write_text(settings)
     code = (
         "from keras_imnet64.backend import choose_backend; from keras_imnet64.errors import *\n"
         "try: choose_backend()\nexcept UserError as error: print(error)"
@@ -29,9 +53,93 @@ def test_settings_that_keras_would_break_on(settings, environment, message, tmp_
     others = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
     child = subprocess.run(
         [sys.executable, "-c", code],
-        env=others | {"KERAS_HOME": str(tmp_path)} | environment,
+        env=others | environment,
         capture_output=True,
         text=True,
         check=True,
     )
     assert message in child.stdout and child.stdout.count("\n") == bool(message)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", "it is not a JSON object"),
+        ("[" * 100_000, "nested too deeply"),
+        ("\ufeff{}", "BOM"),  # Keras would pass over what such a file says
+        ('{"floatx": "float17"}', '"float64"; received "float17"'),
+        ('{"floatx": "bfloat16"}', '"float64"; received "bfloat16"'),
+        ('{"floatx": ["float32"]}', 'received ["float32"]'),
+        ('{"epsilon": 1}', "received 1:"),
+        ('{"epsilon": NaN}', "received NaN:"),
+        ('{"image_data_format": "channels_first"}', 'must be "channels_last"; received'),
+        ('{"nnx_enabled": true}', "false without flax"),
+        ('{"backend": null}', "received null"),
+        ('{"floatx": "' + "\\n" * 9999 + '"}', "..."),
+    ],
+)
+def test_settings_that_are_refused(settings, message, keras_json, monkeypatch):
+    monkeypatch.setattr(backend, "find_spec", lambda name: None)
+    keras_json.write_text(settings)
+    with pytest.raises(UserError) as refusal:
+        check_keras_json()
+    assert str(refusal.value).startswith(f"{keras_json} does not work for Keras: ")
+    assert str(refusal.value).endswith(": mend or delete it")
+    assert message in str(refusal.value) and len(str(refusal.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        '{"floatx": "bfloat16"}',
+        '{"floatx": "float16"}',
+        '{"floatx": "float64"}',
+        '{"epsilon": 1}',
+        '{"epsilon": 1e-5}',
+        "[]",
+    ],
+)
+def test_keras_refuses_the_same(settings, keras_json, keras_config):
+    keras_json.write_text(settings)
+    if keras_settings().fault is None:
+        keras_config()
+    else:
+        with pytest.raises((ValueError, AttributeError)):
+            keras_config()
+
+
+def test_settings_that_are_no_file_are_refused_and_not_waited_for(keras_json):
+    os.mkfifo(keras_json)
+    assert "not a regular file" in keras_settings().fault
+    keras_json.unlink()
+    keras_json.mkdir()
+    assert "not a regular file" in keras_settings().fault
+
+
+def test_settings_that_are_right_and_settings_that_are_not_there(keras_json):
+    settings = keras_settings()
+    assert (settings.path, settings.exists, settings.content) == (keras_json, False, {})
+    keras_json.write_text('{"floatx": "float32", "epsilon": 1e-07, "backend": "jax", "more": 1}')
+    check_keras_json()
+    settings = keras_settings()
+    assert settings.exists and settings.content["backend"] == "jax" and settings.fault is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({"KERAS_HOME": "{}/own"}, "{}/own/keras.json"),
+        ({"KERAS_HOME": "~/own", "HOME": "{}"}, "{}/own/keras.json"),
+        ({"KERAS_HOME": ""}, "keras.json"),  # of the working folder
+        ({"HOME": "{}"}, "{}/.keras/keras.json"),
+        ({"HOME": "{}/none"}, "/tmp/.keras/keras.json"),  # a home that cannot be written
+    ],
+)
+def test_settings_lie_where_keras_looks(environment, place, tmp_path, monkeypatch, keras_config):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value.format(tmp_path))
+    assert keras_settings().path == Path(place.format(tmp_path))
+    assert keras_config()["_config_path"] == place.format(tmp_path)

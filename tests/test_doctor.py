@@ -22,7 +22,7 @@ ROOMY = {
     "gpus": [],
     "gpu_error": None,
 }
-ABSENT = {"exists": False, "path": "/home/me/.keras/keras.json"}
+ABSENT = {"exists": False, "fault": None, "path": "/home/me/.keras/keras.json"}
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +176,12 @@ def test_an_unknown_backend_in_the_environment(problems, monkeypatch):
     [
         ('{"backend": "tensorflw"}', 'which is not known; did you mean "tensorflow"?', "set "),
         ('{"backend": "torch"}', "names the backend torch, which is not installed", "[torch]"),
-        ('{"backend": ', "cannot be read: Expecting value", "rm "),
-        ('["jax"]', "cannot be read: it holds no object", "rm "),
-        ('{"image_data_format": "channels_first"}', "networks here are channels_last", "set "),
+        ('{"backend": ', "does not work for Keras: Expecting value", "mv "),
+        ('["jax"]', "does not work for Keras: it is not a JSON object", "mv "),
+        ("[" * 100_000, "nested too deeply", "mv "),
+        ('{"image_data_format": "channels_first"}', 'must be "channels_last"', "mv "),
+        ('{"floatx": "bfloat16"}', 'received "bfloat16"', "mv "),
+        ('{"epsilon": 1}', '"epsilon" must be', "mv "),
     ],
 )
 def test_a_keras_json_that_is_wrong(problems, examined, monkeypatch, tmp_path, text, what, mend):
@@ -192,6 +195,14 @@ def test_a_keras_json_that_is_wrong(problems, examined, monkeypatch, tmp_path, t
     found = the_only(problems(**changes, backends=backends))
     assert what in found[0] and str(tmp_path / "keras.json") in found[0]
     assert mend in found[1]
+
+
+def test_backends_are_tried_without_a_keras_json_that_is_wrong(monkeypatch, tmp_path):
+    """Else a backend would seem not to compute, and to need another installation."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    (tmp_path / "keras.json").write_text('{"floatx": "bfloat16"}')
+    row = trials.examine_backend("jax", facts.read_keras_json())
+    assert row["computes"] and row["error"] is None
 
 
 def test_a_keras_json_that_is_right_and_one_that_the_environment_overrules(monkeypatch, tmp_path):
@@ -217,10 +228,9 @@ NESTED = "Traceback (most recent call last):\nImportError: no libcudart\n\nSee t
         ("import os; os.kill(os.getpid(), 11)", "does not import: it was ended by signal 11"),
         (f"raise ImportError({NESTED!r})", "does not import: ImportError: no libcudart"),
         ("raise SystemExit(3)", "does not import: it ended with status 3"),
-        ("__version__ = '0'", "imports but does not compute: AttributeError: module 'jax'"),
     ],
 )
-def test_a_backend_that_fails(problems, examined, module, source, what):
+def test_a_backend_that_does_not_import(problems, examined, module, source, what):
     module("jax", source)
     row = trials.examine_backend("jax", ABSENT)
     found, mend = the_only(problems(backends=examined["backends"] | {"jax": row}))
@@ -229,10 +239,47 @@ def test_a_backend_that_fails(problems, examined, module, source, what):
     assert any("fails: " in line for line in lines(examined | {"backends": {"jax": row}}))
 
 
-def test_a_backend_that_hangs(module, monkeypatch):
+def test_a_backend_that_hangs(problems, examined, module, monkeypatch):
     monkeypatch.setattr(trials, "PROBE_SECONDS", 0.5)
     module("jax", "import time; time.sleep(60)")
-    assert trials.examine_backend("jax", ABSENT)["error"] == "no answer within 0.5 seconds"
+    row = trials.examine_backend("jax", ABSENT)
+    assert row["error"] == "no answer within 0.5 seconds"
+    _, mend = the_only(problems(backends=examined["backends"] | {"jax": row}))
+    assert mend == "examine again when the machine has less to do: python cli.py doctor"
+
+
+IMPORTS = "import os; __version__ = '0'; "
+FULL = "jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory while trying to allocate"
+BUSY = "InternalError: CUDA_ERROR_DEVICE_UNAVAILABLE: all devices are busy or unavailable"
+
+
+@pytest.mark.parametrize(
+    ("source", "what", "mend"),
+    [
+        ("", "AttributeError: module 'jax'", "see the whole message: KERAS_BACKEND=jax python -c "),
+        ("local_devices = lambda: os.kill(os.getpid(), 11)", "by signal 11", "examine again when "),
+        ("local_devices = lambda: os.kill(os.getpid(), 9)", "by signal 9", "end other programs"),
+        (f"local_devices = lambda: exit({FULL!r})", "Out of memory", "end other programs"),
+    ],
+)
+def test_a_backend_that_imports_and_fails_is_not_reinstalled(
+    problems, examined, module, source, what, mend
+):
+    module("jax", IMPORTS + source)
+    row = trials.examine_backend("jax", ABSENT)
+    found, advice = the_only(problems(backends=examined["backends"] | {"jax": row}))
+    assert found.startswith("jax imports but does not compute: ") and what in found
+    assert advice.startswith(mend) and "pip install" not in advice
+
+
+@pytest.mark.parametrize("error", [FULL, BUSY, "it was ended by signal 9 (Killed)"])
+@pytest.mark.parametrize("imports", [True, False])
+def test_a_gpu_that_others_hold_is_theirs_to_give_back(problems, examined, error, imports):
+    row = examined["backends"]["jax"] | {"computes": False, "imports": imports, "error": error}
+    machine = ROOMY | {"gpus": [{"name": "NVIDIA H200", "memory_bytes": 143771 * 2**20}]}
+    gpu = {"tensorflow": examined["backends"]["tensorflow"] | {"devices": ["GPU:0"]}}
+    _, mend = the_only(problems(machine=machine, backends=gpu | {"jax": row}))
+    assert "nvidia-smi lists them" in mend and "CUDA_VISIBLE_DEVICES" in mend
 
 
 def test_a_wrong_result_is_seen(module):
@@ -352,6 +399,15 @@ def test_folders_that_cannot_be_written(problems, tmp_path):
     what, mend = the_only(problems(disk=facts.disk(tmp_path, data)))
     assert "the folder for cache" in what and "--cache-dir" in mend
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_runs_land_in_saved_models_which_must_be_writable(problems, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert problems(disk=facts.disk(tmp_path)) == []  # it is made in a folder that can be written
+    (tmp_path / "saved_models").write_text("in the way")
+    what, mend = the_only(problems(disk=facts.disk(tmp_path)))
+    assert what == f"the folder for runs, {tmp_path}/saved_models, cannot be written"
+    assert "fit --out" in mend
 
 
 def test_little_room_is_said_once_per_disk(problems, tmp_path, monkeypatch):

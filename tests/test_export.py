@@ -317,7 +317,7 @@ def test_places_and_formats_that_do_not_work(folder, tmp_path):
         export(tmp_path / "nothing", "keras")
 
 
-def test_a_killed_child_is_a_sentence_and_leaves_nothing(folder, tmp_path, monkeypatch, capfd):
+def test_a_killed_child_is_a_sentence_and_leaves_nothing(folder, tmp_path, monkeypatch):
     python = tmp_path / "python"
     monkeypatch.setattr(sys, "executable", str(python))
     for script, message in [
@@ -328,7 +328,6 @@ def test_a_killed_child_is_a_sentence_and_leaves_nothing(folder, tmp_path, monke
         python.chmod(0o755)
         with pytest.raises(RunFailed, match=message):
             export(folder / "small.keras", "keras", out=tmp_path / "new" / "out.keras")
-    assert "before" in capfd.readouterr().err
     assert beside(tmp_path) == ["python"]
 
 
@@ -338,7 +337,7 @@ def test_working_folders_of_the_dead_are_swept(tmp_path):
     with module.working_folder(target) as work:
         ended = subprocess.Popen([sys.executable, "-c", ""])
         ended.wait()
-        dead = work.with_name(work.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
+        dead = work.with_name(work.name.replace(f"@{os.getpid()}@", f"@{ended.pid}@"))
         other = dead.with_name(dead.name.replace("out", "other"))
         dead.mkdir()
         other.mkdir()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_imnet64.data import store as stores
+from keras_imnet64.data import packing
 from keras_imnet64.errors import UserError
 from keras_imnet64.runs import Run, check_folder, create_run, open_run, set_aside
 
@@ -16,7 +16,7 @@ TOO_LONG = "x" * 300
 
 
 def write_store(path):
-    stores.write_store(
+    packing.write_store(
         path,
         [],
         dataset="toy",
@@ -78,6 +78,7 @@ def test_what_is_not_there_is_no_run(name, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("become", ["setuid", "seteuid"])  # for good, or as a program of many users
 @pytest.mark.parametrize(
     "call",
     [
@@ -85,20 +86,20 @@ def test_what_is_not_there_is_no_run(name, tmp_path):
         "check_folder(folder + '/run')",
         "create_run(folder + '/below/run')",
         "require_space(folder, 1, 'it')",
-        "temporary_sibling(Path(folder) / 'train')",
+        "working_folder(Path(folder) / 'train').__enter__()",
     ],
 )
-def test_a_folder_of_another_user_is_said_to_be_theirs(call):
+def test_a_folder_of_another_user_is_said_to_be_theirs(call, become):
     code = f"""
 import os, sys
 from pathlib import Path
-from keras_imnet64.data.store import require_space, temporary_sibling
+from keras_imnet64.data.packing import require_space, working_folder
 from keras_imnet64.errors import UserError
 from keras_imnet64.runs import check_folder, create_run
 folder = sys.argv[1]
 os.setgroups([])
-os.setgid(65534)
-os.setuid(65534)
+os.setegid(65534)
+os.{become}(65534)
 try:
     {call}
 except UserError as error:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_imnet64.output import show, show_table, text_of
+from keras_imnet64.errors import UserError
+from keras_imnet64.output import check_output_file, show, show_table, text_of
 
 ROOT = Path(__file__).parent.parent
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-9]|4[0-9]|9[0-9])[0-9;]*m")
@@ -90,3 +91,31 @@ def test_names_cannot_move_the_cursor_or_forge_a_line(capsys):
 )
 def test_values_as_people_read_them(value, text):
     assert text_of(value) == text
+
+
+def test_what_is_no_plain_file_is_not_replaced(tmp_path):
+    """As root a device would be renamed away; through a link another file would be."""
+    (tmp_path / "folder.csv").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "nowhere")
+    for name in ("folder.csv", "pipe.csv", "link.csv"):
+        with pytest.raises(UserError, match="is not a plain file"):
+            check_output_file(tmp_path / name, ".csv")
+    for path in ("/dev/null", tmp_path / "recipe.toml"):
+        with pytest.raises(UserError, match=r"name ends in \.csv"):
+            check_output_file(path, ".csv")
+    (tmp_path / "old.csv").write_text("")
+    check_output_file(tmp_path / "old.csv", ".csv")
+    check_output_file(tmp_path / "new.csv", ".csv")
+
+
+def test_a_table_that_is_too_wide_for_a_terminal_becomes_blocks():
+    """At 80 columns no name and no number is split."""
+    shown = on_a_terminal("from keras_imnet64.cli import cli; cli(['recipes'])", NO_COLOR="1")
+    assert "recipe         tiny20_wrn_cutout\r\n" in shown
+    assert "parameters     37,638,264\r\n" in shown
+
+
+def test_numbers_that_json_lacks_are_null(capsys):
+    show({"loss": float("nan"), "pairs": [{"share": float("inf")}]}, as_json=True)
+    assert capsys.readouterr().out == '{"loss": null, "pairs": [{"share": null}]}\n'

@@ -78,10 +78,14 @@ def test_the_stages_are_what_the_operations_do(recipe, data_dir):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"out": "sheet.jpg"}, r"must be a \.png file"),
-        ({"out": "nowhere/sheet.png"}, "in a folder that exists"),
-        ({"epoch": 0}, "must be 1 or more"),
-        ({"num_pictures": 0}, "must be 1 or more"),
+        ({"out": "sheet.jpg"}, r"must be a file whose name ends in \.png"),
+        (
+            {"out": "nowhere/sheet.png"},
+            "cannot be written: No such file or directory; choose a folder that exists",
+        ),
+        ({"epoch": 0}, "--epoch must be 1 or more"),
+        ({"num_pictures": 0}, "--pictures must be 1 to 1024; received 0"),
+        ({"num_pictures": 1025}, "--pictures must be 1 to 1024; received 1025"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(recipe, data_dir, tmp_path, options, sentence):

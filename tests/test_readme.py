@@ -7,31 +7,31 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import first_steps as steps
 import pytest
-from first_steps import README, commands, newcomer, run, settle
 
 from keras_imnet64.recipe import list_recipes
 
-TEXT = README.read_text()
+TEXT = steps.README.read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 SHORTER = " --set train.epochs=1 --set schedule.warmup_epochs=0.0"
 
 
-def first_steps(folder, data_dir, shorten):
+def walk(folder, data_dir, shorten):
     """Run the transcript's commands in order; (folder, environment, {command: what it printed})."""
-    settle(folder)
-    environment = newcomer(folder, data_dir)
+    steps.settle(folder)
+    environment = steps.newcomer(folder, data_dir)
     printed = {}
-    for command in commands(TEXT):
+    for command in steps.commands(TEXT):
         shorter = SHORTER if shorten and " fit " in command else ""
-        printed[command] = run(command + shorter, folder, environment)
+        printed[command] = steps.run(command + shorter, folder, environment)
     return SimpleNamespace(path=folder, environment=environment, printed=printed)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, shapes_dir):
     """A newcomer's folder after the transcript; training is one epoch there, all else as shown."""
-    return first_steps(tmp_path_factory.mktemp("newcomer"), shapes_dir, shorten=True)
+    return walk(tmp_path_factory.mktemp("newcomer"), shapes_dir, shorten=True)
 
 
 def printed_by(place, words):
@@ -40,9 +40,16 @@ def printed_by(place, words):
 
 
 def test_the_transcript_shows_each_of_the_commands_of_the_first_week():
-    shown = " ".join(commands(TEXT))
+    shown = " ".join(steps.commands(TEXT))
     for words in ("doctor", "recipes", "data preview", "fit", "evaluate", "predict", "export"):
         assert f"cli.py {words} " in f"{shown} ", words
+
+
+def test_the_recipes_are_shown_as_they_are_now(run):
+    """The transcript is stale when the listing has changed."""
+    _, out, _ = run("recipes")
+    for line in out.splitlines():
+        assert line.rstrip() in TEXT
 
 
 def test_the_machine_and_the_recipes_are_shown(place):
@@ -52,7 +59,7 @@ def test_the_machine_and_the_recipes_are_shown(place):
 
 
 def test_the_steps_leave_their_files(place):
-    run_folder = place.path / "saved_models" / "demo-tensorflow"
+    run_folder = place.path / "saved_models" / "first"
     assert (place.path / "sheet.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((run_folder / "metrics.json").read_text())["model.keras"]["count"] == 1000
     with open(place.path / "classes.csv", encoding="utf-8", newline="") as file:
@@ -85,6 +92,6 @@ def test_each_python_example_runs(place, number):
 @pytest.mark.slow
 def test_the_transcript_in_full(tmp_path):
     """With no data prepared and nothing shortened; the demo learns its shapes."""
-    place = first_steps(tmp_path, None, shorten=False)
+    place = walk(tmp_path, None, shorten=False)
     (top1,) = re.findall(r"^model\.keras +top1 ([\d.]+)", printed_by(place, " fit "), re.MULTILINE)
     assert float(top1) > 90

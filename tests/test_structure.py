@@ -18,7 +18,7 @@ ROWS = (
     {"evaluation", "recipe_costs"},
     {"recipe"},
     {"data", "models", "runs", "backend", "bars", "output"},
-    {"errors", "files", "quiet", "zips", "__init__"},
+    {"errors", "files", "quiet", "workdirs", "zips", "__init__"},
 )
 ROW_OF = {part: number for number, row in enumerate(ROWS) for part in row}
 

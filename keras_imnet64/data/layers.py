@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 
-from keras_imnet64.errors import UserError, nearest
+from keras_imnet64.errors import UserError, nearest, reason
 
 MIXING = ("CutMix", "FourierMix", "MixUp", "Mosaic")  # change labels too
 PUBLIC_NAME = re.compile(r"(keras|keras_cv)\.layers\.[A-Za-z]\w*")
+BOLD = re.compile(r"\x1b\[1m(.+?)\x1b\[0m", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -43,20 +44,25 @@ class LayerStep:
 
     @cached_property
     def _apply(self):
-        """The layer within a TensorFlow graph, where it works under any backend."""
+        """The layer within a TensorFlow graph, where it works under any backend.
+
+        Its state lies on the CPU, where tf.data runs, and not on the GPU of the training.
+        """
         import tensorflow as tf
 
-        layer = make_layer(self.op, self.options, self.seed)
+        with tf.device("CPU:0"):
+            layer = make_layer(self.op, self.options, self.seed)
 
-        @tf.function(reduce_retracing=True)
+        @tf.function  # traced for each batch size: not every layer works without knowing it
         def apply(images):
-            augmented = tf.cast(layer(tf.cast(images, "float32"), training=True), "float32")
-            return tf.cast(tf.round(tf.clip_by_value(augmented, 0, 255)), "uint8")
+            with tf.device("CPU:0"):
+                augmented = tf.cast(layer(tf.cast(images, "float32"), training=True), "float32")
+                return tf.cast(tf.round(tf.clip_by_value(augmented, 0, 255)), "uint8")
 
         return apply
 
     def check(self):
-        """Make the layer, outside of tf.data's graph, and try it on two pictures.
+        """Make the layer, outside of tf.data's graph, and try it within one on two pictures.
 
         Raises:
             UserError: it fails on them, or returns something else than pictures of their size.
@@ -64,10 +70,11 @@ class LayerStep:
         import tensorflow as tf
 
         shape = (2, self.image_size, self.image_size, 3)
+        apply = self._apply
         try:
-            returned = tuple(self._apply(tf.zeros(shape, "uint8")).shape)
-        except UserError:
-            raise
+            with tf.device("CPU:0"):  # a layer may make its state when it is first called
+                pictures = tf.data.Dataset.from_tensors(tf.zeros(shape, "uint8"))
+                returned = tuple(pictures.map(apply).get_single_element().shape)
         except Exception as error:  # layers raise what they like
             raise _refused(self.op, error) from error
         if returned != shape:
@@ -95,10 +102,10 @@ def make_layer(name, options, seed):
     check_layer_name(name)
     library, _, class_name = name.split(".")
     try:
-        known = _preprocessing_layers(library)
+        known = preprocessing_layers(library)
     except ImportError as error:
         raise UserError(
-            f"augment.layer {name} needs {library}, which cannot be imported ({error}); "
+            f"augment.layer {name} needs {library}, which cannot be imported ({reason(error)}); "
             f"`pip install {library.replace('_', '-')}` provides it"
         ) from error
     if class_name in MIXING:
@@ -108,8 +115,9 @@ def make_layer(name, options, seed):
             f"augment.layer {name} is not an image preprocessing layer; "
             f"{nearest(class_name, known)}"
         )
+    _check_options(name, options)
     takes = inspect.signature(known[class_name].__init__).parameters
-    defaults = {"value_range": (0, 255), "seed": seed}
+    defaults = {"value_range": (0, 255), "seed": 1 + seed}  # KerasCV takes a seed of 0 for none
     defaults = {key: value for key, value in defaults.items() if key in takes}
     try:
         return known[class_name](**defaults | options)
@@ -117,17 +125,35 @@ def make_layer(name, options, seed):
         raise _refused(name, error) from error
 
 
-def _preprocessing_layers(library):
-    """{class name: class} of the library's layers that change images."""
+def _check_options(name, options):
+    """Refuse tables: Keras makes objects of any of its classes of them, of code in a Lambda too."""
+    for key, value in options.items():
+        values = [value]
+        while values:
+            value = values.pop()
+            if isinstance(value, dict):
+                raise UserError(
+                    f"augment.layer {name}: {key} is a table: layers here take numbers, texts, "
+                    "booleans and lists of these"
+                )
+            values += value if isinstance(value, list | tuple) else []
+
+
+def preprocessing_layers(library):
+    """{class name: class} of the public layers of keras or keras_cv that change images."""
     layers = import_module(f"{library}.layers")
     if library == "keras_cv":
         kinds = (layers.BaseImageAugmentationLayer, layers.VectorizedBaseImageAugmentationLayer)
-    else:  # the base class has no public name of its own
-        kinds = (layers.RandomBrightness.__mro__[1],)
+    else:  # the base class has no public name: it is found among those of one of its layers
+        bases = {cls.__name__: cls for cls in layers.RandomBrightness.__mro__}
+        kinds = (bases["BaseImagePreprocessingLayer"],)
     public = inspect.getmembers(layers, inspect.isclass)
     return {name: cls for name, cls in public if issubclass(cls, kinds) and cls not in kinds}
 
 
 def _refused(name, error):
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return UserError(f"augment.layer {name} does not work with these options: {lines[0]}")
+    while str(error).startswith("in user code:") and error.__context__:
+        error = error.__context__  # TensorFlow puts its own file names before what the layer says
+    said = BOLD.search(str(error))  # and Keras puts the arguments after it
+    said = reason(said[1] if said else error)
+    return UserError(f"augment.layer {name} does not work with these options: {said}")

@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from keras_imnet64.data.moments import moments
 from keras_imnet64.data.order import holdout_positions
-from keras_imnet64.data.store import RawStore, moments
+from keras_imnet64.data.store import RawStore
 from keras_imnet64.errors import UserError
 
 

@@ -1,7 +1,6 @@
 """Facts about the installation and the machine, read in this process: nothing here can crash it."""
 
 import contextlib
-import json
 import math
 import os
 import platform
@@ -13,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from keras_imnet64 import __version__
+from keras_imnet64.backend import SETTINGS, keras_settings
 from keras_imnet64.errors import UserError, reason
 from keras_imnet64.runs import DEFAULT_ROOT
 
@@ -64,25 +64,10 @@ def _version(name):
 
 
 def read_keras_json():
-    """Keras' own settings: {"path", "exists", "backend", "image_data_format", "error"}."""
-    home = os.environ.get("KERAS_HOME")
-    if home is None:  # as keras.src.backend.config has it
-        base = os.path.expanduser("~")
-        home = os.path.join(base if os.access(base, os.W_OK) else "/tmp", ".keras")
-    path = Path(os.path.expanduser(os.path.join(home, "keras.json")))
-    found = {"path": str(path), "exists": False, "error": None}
-    content = {}
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        found["exists"] = True
-        if not isinstance(content, dict):
-            raise ValueError("it holds no object")
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError) as error:
-        found |= {"exists": True, "error": reason(error)}
-        content = {}
-    return found | {key: content.get(key) for key in ("backend", "image_data_format")}
+    """Keras' own settings: {"path", "exists", "fault"} and each of SETTINGS, None if not set."""
+    found = keras_settings()
+    values = {key: found.content.get(key) for key in SETTINGS}
+    return {"path": str(found.path), "exists": found.exists, "fault": found.fault} | values
 
 
 def chosen_backend(keras_json):
@@ -187,7 +172,7 @@ def disk(data_dir=None, cache_dir=None):
     places = {
         "data": data_dir,
         "cache": cache_dir,
-        "runs": DEFAULT_ROOT.parent,
+        "runs": DEFAULT_ROOT,
         "temporary files": _temporary_folder(),
     }
     return [_place(what, path) for what, path in places.items() if path]

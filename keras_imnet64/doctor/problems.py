@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import shlex
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from keras_imnet64.backend import BACKENDS
 from keras_imnet64.doctor.facts import DISTRIBUTION
 from keras_imnet64.doctor.text import gigabytes
+from keras_imnet64.doctor.trials import BY_SIGNAL, NO_ANSWER
 from keras_imnet64.errors import nearest
 
 LEAST_DISK = 10**9  # bytes; a checkpoint of wrn36_5, weights and momentum, has 0.3e9
@@ -47,17 +49,43 @@ def _of_backends(report):
     for name, row in report["backends"].items():
         if row["installed"] and row["error"]:
             does = "imports but does not compute" if row["imports"] else "does not import"
-            yield f"{name} {does}: {row['error']}", _pip(f"--force-reinstall {name}")
+            yield f"{name} {does}: {row['error']}", _mend_of(name, row, report["machine"]["gpus"])
+
+
+def _mend_of(backend, row, gpus):
+    """Another installation only for a backend that does not load: else others are in its way."""
+    error = row["error"]
+    if LACKS_MEMORY.search(error):
+        return OTHERS_ON_GPU if gpus else "end other programs, then examine again"
+    if error.startswith(NO_ANSWER):
+        return "examine again when the machine has less to do: python cli.py doctor"
+    if not row["imports"]:
+        return _pip(f"--force-reinstall {backend}")
+    if error.startswith(BY_SIGNAL):
+        return "examine again when no other program is running: python cli.py doctor"
+    code = shlex.quote("import keras; print(keras.ops.ones(1))")
+    return f"see the whole message: KERAS_BACKEND={backend} python -c {code}"
+
+
+# What the system, TensorFlow, JAX and PyTorch say; a GPU without free memory gives no handle to
+# cuDNN and cuBLAS.
+LACKS_MEMORY = re.compile(
+    rf"{BY_SIGNAL} 9\b|out of memory|\bOOM\b|RESOURCE_?EXHAUSTED|MemoryError|bad_alloc"
+    r"|busy or unavailable|DEVICE_UNAVAILABLE|DNN library initialization failed"
+    r"|CU(DNN|BLAS)_STATUS_(NOT_INITIALIZED|ALLOC_FAILED)",
+    re.IGNORECASE,
+)
+OTHERS_ON_GPU = (
+    "other processes hold the memory, nvidia-smi lists them: end them or wait, or choose another "
+    "GPU with CUDA_VISIBLE_DEVICES"
+)
 
 
 def _of_keras_json(report):
-    found, path = report["keras_json"], shlex.quote(report["keras_json"]["path"])
-    order = found["image_data_format"]
-    if found["error"]:
-        yield f"{path}, the settings of Keras, cannot be read: {found['error']}", f"rm {path}"
-    elif order not in (None, "channels_last"):
-        what = f'{path} sets image_data_format to "{order}"; the networks here are channels_last'
-        yield what, f'set image_data_format to "channels_last" in {path}'
+    found = report["keras_json"]
+    if found["fault"]:
+        aside = shlex.join(["mv", found["path"], f"{found['path']}.wrong"])
+        yield found["fault"], f"correct it, or put it aside: {aside}"
 
 
 def _of_choice(report):

@@ -15,11 +15,13 @@ from pathlib import Path
 from keras_imnet64.errors import UserError, reason
 
 PROBE_SECONDS = 120  # a backend that is loaded from a slow network disk takes a while
+NO_ANSWER = "no answer within"  # these begin an error, and `problems` tells them apart
+BY_SIGNAL = "it was ended by signal"
 PACKAGE_PARENT = Path(__file__).parent.parent.parent
 
 
 def examine_backend(name, keras_json):
-    """Whether a backend imports and computes, in a process of its own.
+    """Whether a backend imports and computes, in a process of its own, whatever keras.json says.
 
     Returns:
         {"installed": False}, or {"installed": True, "imports": bool, "computes": bool, "version",
@@ -33,8 +35,8 @@ def examine_backend(name, keras_json):
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # leave the memory to whoever is training
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
-    if not keras_json["exists"]:
-        environment["KERAS_HOME"] = os.devnull  # where Keras cannot leave one
+    if keras_json["fault"] or not keras_json["exists"]:
+        environment["KERAS_HOME"] = os.devnull  # Keras takes its defaults, and cannot leave a file
     begin = time.perf_counter()
     found, error = _in_a_process_of_its_own("try_backend", name, environment=environment)
     return {
@@ -113,10 +115,10 @@ def print_datasets(data_dir, cache_dir):
 def _known(info, data_dir, cache_dir):
     """The row of a data set from what `data info` tells."""
     size = info["store_bytes"] + info["tfds_bytes"]
-    half = info["state"] == "not prepared" and size
+    half = info["state"] == "half there"
     where = cache_dir if cache_dir and info["store_bytes"] else data_dir
     return {
-        "state": "half there" if half else info["state"],
+        "state": info["state"],
         "verified": info["verified"],
         "splits": info["splits"],
         "bytes": size,
@@ -156,7 +158,7 @@ def _in_a_process_of_its_own(function, *arguments, environment=None):
     except subprocess.TimeoutExpired as expired:
         output = expired.stdout or b""  # bytes in spite of text=True
         output = output if isinstance(output, str) else output.decode(errors="replace")
-        error = f"no answer within {PROBE_SECONDS} seconds"
+        error = f"{NO_ANSWER} {PROBE_SECONDS} seconds"
     except OSError as failure:
         output, error = "", reason(failure)
     return _union_of_objects(output), error
@@ -168,7 +170,7 @@ def _last_words(child):
         return None
     if child.returncode < 0:
         number = -child.returncode
-        return f"it was ended by signal {number} ({signal.strsignal(number)})"
+        return f"{BY_SIGNAL} {number} ({signal.strsignal(number)})"
     said = [line.strip() for line in child.stderr.splitlines() if line.strip()]
     errors = [line for line in said if re.match(r"[\w.]*(Error|Exception)\b", line)]
     # TensorFlow's last line is advice, the one with the reason stands above it.

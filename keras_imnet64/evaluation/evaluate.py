@@ -1,16 +1,19 @@
 """Scoring: every image of a selection exactly once, under any batch size and device count."""
 
+import math
+
 import keras
 
 from keras_imnet64.backend import take_devices
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.pipeline import evaluation_batches
 from keras_imnet64.data.selection import select
-from keras_imnet64.errors import UserError
+from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.evaluation import per_class as classwise
 from keras_imnet64.evaluation.metrics import accuracy_metrics, cross_entropy
-from keras_imnet64.models.contract import contract_of
+from keras_imnet64.models.contract import contract_of, names_of, with_logits
 from keras_imnet64.models.ship import load_model, model_info
+from keras_imnet64.output import check_output_file
 from keras_imnet64.runs import model_file
 
 BATCH_SIZE = 256
@@ -123,10 +126,11 @@ def evaluate(
 
     Raises:
         UserError: the file is no model, does not fit the data, or the CSV cannot be written there.
+        RunFailed: its logits are not finite.
     """
     path = model_file(run_or_model)
     if per_class:
-        classwise.check_output(per_class, path)
+        check_output_file(per_class, ".csv")
     info = model_info(path)
     dataset = dataset or info.get("dataset")
     if not dataset:
@@ -137,10 +141,14 @@ def evaluate(
     selection = select_for(info, store, path)
     with devices.scope():
         model = load_model(path)
+        names_of(info, contract_of(model, path)[2], path)
         check_model_fits(model, selection, path)
+        model = with_logits(model)
         confusion = [classwise.ConfusionMatrix(selection.num_classes)] if per_class else []
         scorer = make_scorer(model, confusion)
         result = score(scorer, selection, scoring_batch_size(devices))
+        if not math.isfinite(result["loss"]):
+            raise RunFailed(f"{path} gives logits that are not finite")
         if per_class:
             result |= classwise.report(*confusion, selection, per_class)
     return result | {

@@ -3,17 +3,12 @@
 The metric counts while `evaluate` scores, so that every image is scored once for all numbers.
 """
 
-import tempfile
-from pathlib import Path
-
 import keras
 import numpy as np
 from keras import ops
 
-from keras_imnet64.errors import UserError, printable
 from keras_imnet64.evaluation.metrics import in_top_k
-from keras_imnet64.evaluation.tables import csv_text
-from keras_imnet64.files import denied, write_atomic
+from keras_imnet64.files import write_csv
 
 COLUMNS = (
     "class_id",
@@ -36,7 +31,7 @@ def report(confusion, selection, path):
     """
     matrix, top5 = confusion.numbers()
     names = selection.wnids, selection.class_names
-    write_atomic(path, csv_text(COLUMNS, class_rows(matrix, top5, *names)))
+    write_csv(path, COLUMNS, class_rows(matrix, top5, *names))
     return {
         "balanced_top1": balanced_top1(matrix),
         "most_confused": most_confused(matrix, *names),
@@ -163,23 +158,6 @@ def most_confused(matrix, wnids, class_names):
         for label, other in found
         if pairs[label, other]
     ]
-
-
-def check_output(path, model_path):
-    """Refuse, before any work, a file that could not be written at its end, or is the model."""
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{printable(path)} is a folder; the table of classes is one file")
-    if path.exists() and path.samefile(model_path):
-        raise UserError(f"{printable(path)} is the model; the table of classes needs another file")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"{printable(path)} cannot be written ({denied(error, path)}); choose a folder that "
-            "exists and can be written to"
-        ) from error
 
 
 def _without_itself(counts, label):

@@ -10,11 +10,11 @@ import keras
 import numpy as np
 
 from keras_imnet64.backend import take_devices
-from keras_imnet64.errors import RunFailed, UserError
+from keras_imnet64.errors import RunFailed, UserError, reason
 from keras_imnet64.evaluation.evaluate import scoring_batch_size
 from keras_imnet64.evaluation.pictures import check_filter, find_pictures, read_picture
-from keras_imnet64.evaluation.tables import csv_text
-from keras_imnet64.models.contract import contract_of, names_of
+from keras_imnet64.files import csv_text
+from keras_imnet64.models.contract import contract_of, names_of, with_logits
 from keras_imnet64.models.ship import load_model, model_info
 from keras_imnet64.runs import model_file
 
@@ -28,7 +28,7 @@ def predict(run_or_model, pictures, *, top=5, devices=None, skip_corrupt=False):
     Pictures are made small as the model's data set was, see `pictures.read_picture`.
 
     Args:
-        run_or_model: a run folder or a model file, whose outputs are logits.
+        run_or_model: a run folder or a model file, with or without a softmax at its end.
         pictures: files and folders of pictures, one or several.
         top: classes for each picture, at least 1; all of them where the model has fewer.
         devices: what `take_devices` gave; None takes all.
@@ -55,7 +55,7 @@ def predict(run_or_model, pictures, *, top=5, devices=None, skip_corrupt=False):
     with devices.scope():
         model = load_model(path)
         image_size, classes = _size_and_classes(model, info, path)
-        predictor = _make_predictor(model)
+        predictor = _make_predictor(with_logits(model))
         batch_size = _batch_size(len(files), devices)
         for read, failed in _batches(files, batch_size, image_size, resize_filter, skip_corrupt):
             skipped += failed
@@ -80,7 +80,7 @@ def as_rows(result):
 
 
 def as_csv(result):
-    """`as_rows` as CSV text, see `tables.csv_text`."""
+    """`as_rows` as CSV text, see `files.csv_text`."""
     return csv_text(COLUMNS, as_rows(result))
 
 
@@ -161,7 +161,13 @@ def _logits(predictor, read, batch_size, path):
     """float32 [B, K] of the pictures of a batch, filled up so that its shape is always the same."""
     pixels = np.zeros((batch_size, *read[0][1].shape), "uint8")
     pixels[: len(read)] = [picture for _, picture in read]
-    outputs = predictor.predict(pixels, batch_size=batch_size, verbose=0)
+    try:
+        outputs = predictor.predict(pixels, batch_size=batch_size, verbose=0)
+    except Exception as error:  # what backends raise of a model that cannot be applied
+        size = pixels.shape[1]
+        raise RunFailed(
+            f"{path} cannot be applied to pictures of {size} x {size}: {reason(error)}"
+        ) from error
     logits = np.asarray(outputs[: len(read)], "float32")
     finite = np.isfinite(logits).all(axis=1)
     if not finite.all():

@@ -16,10 +16,8 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +28,7 @@ from keras_imnet64.export.formats import FORMATS
 from keras_imnet64.files import denied, expand, sync_folder
 from keras_imnet64.models.ship import model_info
 from keras_imnet64.runs import model_file
+from keras_imnet64.workdirs import new_beside
 
 TOLERANCE = 1e-4  # of the scale, which is the largest |logit| of the model
 TIE = 1e-5  # of the scale: logits this close may change places by rounding
@@ -48,7 +47,8 @@ def export(run_or_model, format, *, out=None, pictures=None, data_dir=None, cach
 
     Returns:
         dict, fit for JSON: model, format, path, bytes, classes (how many names travel with it, None
-        if the file has none), compared: see `compare`, and pictures (count) and source (in words).
+        if the file has none), compared: see `compare`, and pictures (count), source (in words) and
+        real (False for drawn ones).
 
     Raises:
         UserError: no such format, not a classifier of pictures, or the target is there already.
@@ -81,7 +81,7 @@ def export(run_or_model, format, *, out=None, pictures=None, data_dir=None, cach
         "path": str(target),
         "bytes": size,
         "classes": made["classes"],
-        "compared": {"pictures": made["pictures"], "source": made["source"]} | compared,
+        "compared": {key: made[key] for key in ("pictures", "source", "real")} | compared,
     }
 
 
@@ -153,10 +153,8 @@ def refuse_existing(target):
 def working_folder(target):
     """A folder beside the target, or where its missing parents will be made; deleted at the end."""
     beside = next(parent for parent in target.absolute().parents if parent.exists())
-    prefix = f".{target.name}.exporting-{socket.gethostname()}-"
     try:
-        remove_abandoned(beside, prefix)
-        work = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=beside))
+        work = new_beside(beside / target.name, "exporting")
     except OSError as error:
         raise UserError(
             f"cannot write into {beside} ({denied(error, beside)}); name another place with --out"
@@ -169,21 +167,6 @@ def working_folder(target):
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def remove_abandoned(beside, prefix):
-    """Delete the working folders of processes that were killed."""
-    import psutil
-
-    for folder in beside.iterdir():
-        pid = folder.name.removeprefix(prefix).split("-")[0]
-        if folder.name.startswith(prefix) and pid.isdecimal():
-            try:  # a later process may have got the number
-                lives = psutil.Process(int(pid)).create_time() <= folder.stat().st_mtime + 1
-            except (psutil.NoSuchProcess, OSError, OverflowError):
-                lives = False
-            if not lives:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(artefact, target):

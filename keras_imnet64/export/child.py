@@ -27,6 +27,7 @@ from keras_imnet64.quiet import import_tensorflow, quiet_libraries
 NUM_PICTURES = 64  # of a data set, or drawn
 MOST_GIVEN = 1024  # of the caller's pictures, spread evenly
 BATCH_SIZE = 32
+DRAWN = "drawn pictures"
 LOW_PRECISION = ("mixed_bfloat16", "mixed_float16", "bfloat16", "float16")
 
 
@@ -61,7 +62,12 @@ def make(work, request):
     np.save(work / "reference.npy", in_batches(plainly(model), several))
     row = FORMATS[format]
     row.write(model, info, work / row.default_name)
-    return {"pictures": len(images), "source": where, "classes": len(names) if names else None}
+    return {
+        "pictures": len(images),
+        "source": where,
+        "real": not where.startswith(DRAWN),
+        "classes": len(names) if names else None,
+    }
 
 
 def run(work, request):
@@ -135,7 +141,7 @@ def choose_pictures(height, width, info, request):
     lacking = why_not(info.get("dataset"), height, width, where)
     if lacking:
         images, _ = shapes.draw("validation")
-        return _resized(images[:NUM_PICTURES], height, width), f"drawn pictures: {lacking}"
+        return _resized(images[:NUM_PICTURES], height, width), f"{DRAWN}: {lacking}"
     store = datasets.open_dataset(info["dataset"], "validation", in_memory="never", **where)
     return store.gather(_spread(len(store), NUM_PICTURES))[0], f"{info['dataset']} validation"
 

@@ -17,14 +17,20 @@ def contract_of(model, who):
         UserError: it does not take pictures [B, H, W, 3] alone, or not give logits [B, K] alone.
     """
     inputs, outputs = shapes_of(model, "inputs"), shapes_of(model, "outputs")
+    if not inputs or not outputs:
+        raise UserError(
+            f"{who} does not state what it takes and gives; a functional model is needed, or a "
+            "sequential one that begins with keras.Input"
+        )
     if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0][0] or inputs[0][3] != 3:
         raise UserError(
             f"{who} takes {in_words(inputs)}; one input of pictures [None, H, W, 3], in batches of "
             "any size, is needed"
         )
-    if len(outputs) != 1 or len(outputs[0]) != 2 or outputs[0][0] or not outputs[0][1]:
+    if len(outputs) != 1 or len(outputs[0]) != 2 or outputs[0][0] or (outputs[0][1] or 0) < 2:
         raise UserError(
-            f"{who} gives {in_words(outputs)}; one output of logits [None, K] is needed"
+            f"{who} gives {in_words(outputs)}; one output of logits [None, K], of two classes or "
+            "more, is needed"
         )
     return (*inputs[0][1:3], outputs[0][1])
 
@@ -55,4 +61,27 @@ def shapes_of(model, side):
 
 
 def in_words(shapes):
-    return " and ".join(str(list(shape)) for shape in shapes) or "nothing that it states"
+    return " and ".join(str(list(shape)) for shape in shapes)
+
+
+def ends_in_softmax(model):
+    """Whether a classifier gives probabilities and not logits."""
+    import keras
+
+    last = model.outputs[0]._keras_history.operation
+    return getattr(last, "activation", None) is keras.activations.softmax or isinstance(
+        last, keras.layers.Softmax
+    )
+
+
+def with_logits(model):
+    """The classifier without the softmax at its end, if it has one; it shares all layers."""
+    import keras
+
+    if not ends_in_softmax(model):
+        return model
+    last = model.outputs[0]._keras_history.operation
+    if isinstance(last, keras.layers.Softmax | keras.layers.Activation):
+        return keras.Model(model.inputs, last.input)
+    last.activation = keras.activations.linear
+    return model

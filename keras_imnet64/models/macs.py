@@ -10,6 +10,8 @@ import math
 
 import keras
 from keras import layers
+
+# The operations of a graph, as kinds to be told apart, have no public names.
 from keras.src.ops import nn, numpy
 from keras.src.ops.function import Function
 

@@ -16,13 +16,15 @@ from keras_imnet64.zips import TEXT_BYTES, open_zip, read_member
 
 INFO_MEMBER = "imnet64.json"
 LOWEST_KERAS = "3.4.1"  # the first version that loads our files, held by a slow test
+MOST_PIXELS = 4096  # per side
 INFO = {  # of the fields that are there
-    "wnids": is_texts,
+    "wnids": lambda ids: is_texts(ids) and len(set(ids)) == len(ids),
     "class_names": is_texts,
-    "image_size": is_count,
+    "image_size": lambda size: is_count(size) and 1 <= size <= MOST_PIXELS,
     "dataset": str,
     "resize_filter": str,
     "verified": bool,
+    "own_model": bool,
     "recipe": dict,
 }
 KERAS_LOADS = ("keras", "builtins", "keras_cv", "keras_hub")
@@ -49,7 +51,11 @@ def plain_twin(model):
             config["synchronized"] = False
         return type(layer).from_config(config)
 
-    return keras.models.clone_model(model, clone_function=plain)
+    compiled, model.compiled = model.compiled, False  # else Keras compiles the copy alike
+    try:
+        return keras.models.clone_model(model, clone_function=plain)
+    finally:
+        model.compiled = compiled
 
 
 def fill(plain, model, averages=()):
@@ -127,7 +133,10 @@ def load_model(path):
     import keras
 
     try:
-        _check_layers(_read_config(path))
+        config = _read_config(path)
+        if isinstance(config, dict):
+            config.pop("compile_config", None)  # which is not loaded
+        _check_layers(config)
         model = keras.saving.load_model(path, compile=False)
         if not isinstance(model, keras.Model):
             raise UserError(f"holds a {type(model).__name__}, which is not a model")
@@ -136,6 +145,28 @@ def load_model(path):
         raise UserError(f"{path} {error}") from None
     except Exception as error:  # Keras raises many kinds for files that are not what they should be
         raise UserError(f"{path} cannot be loaded as a Keras model: {reason(error)}") from error
+
+
+def check_loads_anywhere(model, who):
+    """Refuse a model whose file Keras alone could not load in another process.
+
+    Raises:
+        UserError: it has a layer that is not Keras' own, or one with code, or cannot be copied.
+    """
+    from keras.saving import serialize_keras_object
+
+    try:
+        _check_layers(serialize_keras_object(model), registered=False)
+        fill(plain_twin(model), model)
+    except UserError as error:
+        raise UserError(f"{who} {error}") from None
+    except KeyError as error:
+        raise UserError(
+            f"{who} uses the layer of {error} at two places, inside a model within it too: give "
+            "each place a layer of its own"
+        ) from None
+    except Exception as error:  # layers raise what they like
+        raise UserError(f"{who} cannot be copied into a file: {reason(error)}") from error
 
 
 def _read_config(path):
@@ -147,8 +178,12 @@ def _read_config(path):
         return parse_json(read_member(archive, "config.json", TEXT_BYTES))
 
 
-def _check_layers(config):
-    """Refuse what Keras cannot load, or would have to run code for, before Keras looks at it."""
+def _check_layers(config, registered=True):
+    """Refuse what Keras cannot load, or would have to run code for, before Keras looks at it.
+
+    With `registered` False also what only a process can load that has registered it; what a model
+    was compiled with is left out then, as `plain_twin` leaves it out.
+    """
     from keras.saving import get_registered_object
 
     waiting = [config]
@@ -158,15 +193,21 @@ def _check_layers(config):
             waiting += part
         if not isinstance(part, dict):
             continue
-        waiting += part.values()
+        waiting += [value for key, value in part.items() if registered or key != "compile_config"]
         name, module = part.get("class_name"), part.get("module")
         if name in RUNS_CODE:
             raise UserError(
                 f"has a {name} layer, which runs code from the file: such models are not loaded"
             )
         package = module.split(".")[0] if isinstance(module, str) else "keras"
-        registered = get_registered_object(str(part.get("registered_name")))
-        if package not in KERAS_LOADS and registered is None:
+        if package in KERAS_LOADS:
+            continue
+        if not registered:
+            raise UserError(
+                f"has {name} of {package}; its file is to be loaded by Keras alone, so it must be "
+                "made of Keras' own layers and operations"
+            )
+        if get_registered_object(str(part.get("registered_name"))) is None:
             raise UserError(
                 f"needs the package {package} for its {name}: in Python, import what registers it "
                 "with Keras first"
@@ -192,6 +233,8 @@ def warm_start(model, path, wnids):
     """
     from keras import ops
 
+    if not Path(path).is_file():
+        raise UserError(f"train.initial_weights: {path} is not a file; a .keras file is needed")
     source = by_path(load_model(path))
     other_classes = model_info(path).get("wnids", wnids) != wnids
     skipped, matched = [], 0

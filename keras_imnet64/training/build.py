@@ -1,11 +1,13 @@
 """From a recipe to its network, optimizer and compiled model; its images are told in `feed`."""
 
 from keras_imnet64.data.datasets import find_dataset
+from keras_imnet64.errors import UserError
 from keras_imnet64.evaluation.evaluate import check_model_fits
 from keras_imnet64.evaluation.metrics import accuracy_metrics
 from keras_imnet64.models import build_model
+from keras_imnet64.models.contract import ends_in_softmax
 from keras_imnet64.models.init import initialize, seed_generators
-from keras_imnet64.models.ship import warm_start
+from keras_imnet64.models.ship import check_loads_anywhere, warm_start
 from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
@@ -16,6 +18,9 @@ def make_model(recipe, data, own=None, warm=True):
     """The training model with its initial weights; `warm`: those of a file, if the recipe says."""
     if own is not None:
         check_model_fits(own, data.train, "your model")
+        check_loads_anywhere(own, "your model")
+        if ends_in_softmax(own):
+            raise UserError("your model ends in a softmax; the loss takes logits: leave it out")
         seed_generators(own, recipe.train.seed)
         return own
     model = build_model(
@@ -85,8 +90,11 @@ def check_training(recipe):
     make_optimizer_of(recipe, steps_per_epoch=1)
 
 
-def model_info_of(recipe, data):
-    """What a model file says about itself, see `models.ship.model_info`."""
+def model_info_of(recipe, data, own):
+    """What a model file says about itself, see `models.ship.model_info`.
+
+    `own`: the network is the caller's, and not the one that the recipe names.
+    """
     return {
         "wnids": data.train.wnids,
         "class_names": data.train.class_names,
@@ -94,5 +102,6 @@ def model_info_of(recipe, data):
         "dataset": data.train.store.dataset,
         "resize_filter": find_dataset(data.train.store.dataset).resize_filter,
         "verified": bool(data.train.store.verified),
+        "own_model": own,
         "recipe": recipe.model_dump(exclude_none=True, exclude={"reference", "measured"}),
     }

@@ -10,8 +10,8 @@ from keras import ops
 
 from keras_imnet64.errors import RunFailed
 from keras_imnet64.evaluation.evaluate import score
+from keras_imnet64.files import write_csv
 from keras_imnet64.models.ship import fill, ship
-from keras_imnet64.runs import write_csv
 from keras_imnet64.training.optim import averaged_weights
 from keras_imnet64.training.progress import say
 from keras_imnet64.training.state import list_checkpoints, read_state, save_checkpoint, write_state

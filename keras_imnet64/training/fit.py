@@ -11,14 +11,14 @@ import contextlib
 from importlib.metadata import version
 
 import keras
-import numpy as np
 
 from keras_imnet64.backend import take_devices
 from keras_imnet64.errors import RunFailed, Stopped
 from keras_imnet64.evaluation.evaluate import make_scorer, score, scoring_batch_size
-from keras_imnet64.files import write_atomic
+from keras_imnet64.files import write_atomic, write_csv, write_json
+from keras_imnet64.models.macs import count_parameters
 from keras_imnet64.models.ship import fill, load_model, plain_twin, ship
-from keras_imnet64.runs import write_csv, write_json
+from keras_imnet64.recipe import Recipe, load_recipe
 from keras_imnet64.training.build import (
     check_training,
     compile_for_training,
@@ -56,11 +56,11 @@ def fit(
     """Train a recipe into a run folder, or go on with the run that is there.
 
     Args:
-        recipe: a `Recipe`.
+        recipe: a `Recipe`, or the name or path of one.
         out_dir: the run folder.
-        model: a functional Keras model of your own, pixels [B, H, W, 3] -> logits [B, K], in place
-            of the recipe's; it is trained from the weights it has. On several devices build it
-            within `devices.scope()`.
+        model: a functional or sequential Keras model of your own, of Keras' own layers, pixels
+            [B, H, W, 3] -> logits [B, K], in place of the recipe's; it is trained from the weights
+            it has. On several devices build it within `devices.scope()`.
         callbacks: Keras callbacks of your own, called after ours; validation is in `history`.
         data_dir, cache_dir: where data sets and their stores lie, see `datasets.open_dataset`.
         devices: what `take_devices` gave; None takes all.
@@ -75,7 +75,9 @@ def fit(
         RunFailed: the loss is not finite; memory or disk ran out.
         Stopped: a signal came; the state is saved and the same call goes on.
     """
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     check_run(recipe, out_dir, fresh)
+    own = model is not None
     devices = devices or take_devices()
     parts = recipe.train.accumulate_steps
     devices.check_batch_size(
@@ -95,10 +97,10 @@ def fit(
         run = claim(recipe, out_dir, fresh, stack)
         progress = resume(run, variables)
         check_same_data(run, data)
-        introduce(recipe, data, model, devices, stream, progress)
-        write_environment(run, data, stream, devices, progress)
+        introduce(recipe, data, model, own, devices, stream, progress)
+        write_environment(run, data, own, stream, devices, progress)
 
-        info = model_info_of(recipe, data)
+        info = model_info_of(recipe, data, own)
         stop = StopRequest()
         bar = Progress(
             epochs=recipe.train.epochs,
@@ -129,7 +131,7 @@ def fit(
         )
         stop.model = model
         with stop.listening():
-            train(model, stream, recipe, progress, [position, epoch_end, *callbacks, bar])
+            train(model, stream, recipe, progress, [position, epoch_end, *(callbacks or ()), bar])
         if stop.requested or progress["step"]:
             done = f"in epoch {progress['epoch'] + 1} after {progress['step']} steps"
             if not progress["step"]:
@@ -230,15 +232,14 @@ def rate_at(optimizer, stream, recipe, progress):
     return rate
 
 
-def introduce(recipe, data, model, devices, stream, progress):
+def introduce(recipe, data, model, own, devices, stream, progress):
     """Say what is about to happen: model, data and its state, devices, steps."""
-    options = " ".join(f"{k}={v}" for k, v in recipe.model.options.items())
-    count = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    name = f"{model.name}, your own" if own else recipe.model.in_words
     store, parts = data.train.store, recipe.train.accumulate_steps
     held_out = f" + {len(data.validation)} held out" if recipe.data.holdout else ""
     state = "verified" if store.verified else "NOT VERIFIED: not to be called by the set's name"
     say(f"recipe   {recipe.name}")
-    say(f"model    {recipe.model.name} {options}: {count:,} parameters")
+    say(f"model    {name}: {count_parameters(model):,} parameters")
     say(
         f"data     {store.dataset}: {len(data.train):,}{held_out} train, {len(data.final):,} "
         f"validation, {data.num_classes} classes of {data.image_size} px, {state}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_imnet64.errors import RunFailed, UserError
-from keras_imnet64.files import denied, write_atomic
+from keras_imnet64.files import denied, write_atomic, write_json
 from keras_imnet64.recipe import difference, load_recipe
 from keras_imnet64.runs import (
     Run,
@@ -17,7 +17,6 @@ from keras_imnet64.runs import (
     lock,
     remove_leftovers,
     set_aside,
-    write_json,
 )
 from keras_imnet64.training.progress import say
 from keras_imnet64.training.state import list_checkpoints, load_checkpoint, write_state
@@ -87,7 +86,7 @@ def resume(run, variables):
     return progress
 
 
-def write_environment(run, data, stream, devices, progress):
+def write_environment(run, data, own_model, stream, devices, progress):
     """environment.json: the data's identity, and one entry for each process that trained."""
     packages = ("keras", "tensorflow", "jax", "tensorflow-datasets", "numpy", "keras-imnet64")
     entry = {
@@ -108,6 +107,7 @@ def write_environment(run, data, stream, devices, progress):
             "dataset": data.train.store.dataset,
             "verified": {split: bool(store.verified) for split, store in stores.items()},
             "digest": digests(data),
+            "own_model": own_model,
             "exactly_resumable": not stream.inexact_steps,
             "processes": [*earlier, entry],
         },

@@ -79,13 +79,17 @@ class Progress(keras.callbacks.Callback):
     def _line(self, logs):
         steps = self.seen - self.first - 1
         per_step = (time.monotonic() - self.first_done) / steps if steps else 0.0
+        line = (
+            f"loss {logs['loss']:.3f} top1 {100 * logs['top1']:.1f} top5 {100 * logs['top5']:.1f}"
+            f" lr {self.rate_at(self.epoch, self.seen):.2g}"
+        )
+        if not per_step:
+            return line  # the first step compiles: no speed is known yet
         epoch_left = per_step * (self.steps_per_epoch - self.seen)
         run_left = epoch_left + per_step * self.steps_per_epoch * (self.epochs - self.epoch - 1)
-        speed = self.batch_size / per_step if per_step else 0.0
         return (
-            f"loss {logs['loss']:.3f} top1 {100 * logs['top1']:.1f} top5 {100 * logs['top5']:.1f}"
-            f" lr {self.rate_at(self.epoch, self.seen):.2g} {speed:.0f} images/s"
-            f" left {duration(epoch_left)}, run {duration(run_left)}"
+            f"{line} {self.batch_size / per_step:.0f} images/s left {duration(epoch_left)}, run "
+            f"{duration(run_left)}"
         )
 
     def close(self):

@@ -48,7 +48,8 @@ def write_state(variables, state, source):
     if missing or wrong:
         raise UserError(
             f"{source} does not fit this network: {(missing + wrong)[0]} and "
-            f"{len(missing + wrong) - 1} more differ; was it written by another recipe?"
+            f"{len(missing + wrong) - 1} more differ; was it written by another recipe, or by a "
+            "model of your own without names for its layers, which Keras numbers on in a process?"
         )
     for path, variable in variables.items():
         variable.assign(state[path].astype(variable.dtype))

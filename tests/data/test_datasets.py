@@ -6,9 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from toys import pictures, write
 
 from keras_imnet64.data import datasets
 from keras_imnet64.errors import UserError
+
+
+@pytest.fixture
+def packed(tmp_path):
+    return write(tmp_path / "train", *pictures()).path
 
 
 def test_the_table_has_the_promised_sets():
@@ -62,10 +68,21 @@ def test_data_dir_follows_tfds(monkeypatch):
 
 
 def test_room_for_imagenet64_is_checked_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.stores.shutil, "disk_usage", lambda _: type("U", (), {"free": 9}))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("U", (), {"free": 9}))
     with pytest.raises(UserError, match=r"imagenet_resized/64x64 .* needs [\d,]+ bytes .* 9 are"):
         datasets.prepare("imagenet_resized/64x64", source=tmp_path, data_dir=tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("place", ["shapes", "shapes-unverified"])
+def test_a_set_that_is_half_there_is_said_to_be(packed, tmp_path, place):
+    (tmp_path / "packed" / place).mkdir(parents=True)
+    packed.rename(tmp_path / "packed" / place / "train")
+    report = datasets.info("shapes", data_dir=tmp_path)
+    assert (report["state"], report["verified"], report["digest"]) == ("half there", None, {})
+    assert report["location"] == str(tmp_path / "packed" / place)
+    files = (tmp_path / "packed" / place / "train").iterdir()
+    assert report["store_bytes"] == sum(file.stat().st_size for file in files) > 0
 
 
 def test_the_table_is_read_without_heavy_imports():

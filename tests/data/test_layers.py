@@ -1,10 +1,14 @@
 """Layers of Keras and KerasCV in an augmentation: which are taken, and what comes out of them."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_imnet64.data.layers import LayerStep
+from keras_imnet64.data.layers import LayerStep, preprocessing_layers
 from keras_imnet64.errors import UserError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), "uint8")
@@ -46,6 +50,88 @@ def test_cutout_fills_squares_and_leaves_the_rest():
     assert ((cut.sum(axis=(1, 2)) > 0) & (cut.sum(axis=(1, 2)) <= 8 * 8)).all()
 
 
+def test_a_layer_sees_how_many_pictures_there_are(monkeypatch):
+    """Tried on two and then given four, it is not traced for any number."""
+    seen = []
+
+    def layer(images, training):
+        seen.append(tuple(images.shape))
+        return images
+
+    monkeypatch.setattr("keras_imnet64.data.layers.make_layer", lambda *_: layer)
+    step = checked("keras_cv.layers.RandomCutout")
+    pictures = tf.data.Dataset.from_tensors(PICTURES)
+    pictures.map(lambda images: step.apply(images, {}, None))
+    assert seen == [(2, 16, 16, 3), (4, 16, 16, 3)]
+
+
+# CPU:1 stands for the GPU on which TensorFlow puts whatever is not told where to be.
+STATE_LIES_ON_THE_CPU = """
+import sys
+import tensorflow as tf
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from keras_imnet64.data.layers import LayerStep
+with tf.device("CPU:1"):
+    tf.random.get_global_generator()  # what a layer of KerasCV would share that has no seed
+    for name in sys.argv[1:]:
+        step = LayerStep(name, {"factor": 0.5}, image_size=16)
+        step.check()
+        pictures = tf.TensorSpec((2, 16, 16, 3), "uint8")
+        taken = step._apply.get_concrete_function(pictures).captured_inputs
+        print(name, *{tensor.device[-5:] for tensor in taken if tensor.dtype == tf.resource})
+"""
+
+
+@pytest.mark.backend
+def test_the_state_of_a_layer_lies_on_the_cpu_where_tf_data_runs():
+    names = [
+        f"{lib}.layers.Random{op}" for lib in ("keras", "keras_cv") for op in ("Rotation", "Hue")
+    ]
+    child = subprocess.run(
+        [sys.executable, "-c", STATE_LIES_ON_THE_CPU, *names],
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.split("\n")[:-1] == [f"{name} CPU:0" for name in names]
+
+
+def test_the_layers_that_are_taken():
+    """They are told by base classes, one of which has no public name."""
+    known = preprocessing_layers("keras")
+    assert {"RandomBrightness", "RandomRotation", "Resizing", "RandAugment"} <= set(known)
+    assert not {"Dense", "Lambda", "TFSMLayer", "Pipeline", "Layer", "Normalization"} & set(known)
+    known = preprocessing_layers("keras_cv")
+    assert {"RandomCutout", "Solarization", "RandomApply"} <= set(known)
+    assert "BaseImageAugmentationLayer" not in known
+
+
+OBJECT = {"class_name": "Lambda", "config": {"function": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("keras_cv.layers.RandomApply", {"layer": OBJECT}),
+        ("keras_cv.layers.RandomChoice", {"layers": [OBJECT]}),
+        ("keras_cv.layers.RandomHue", {"factor": OBJECT}),
+        ("keras.layers.RandomBrightness", {"factor": 0.1, "activity_regularizer": OBJECT}),
+        ("keras.layers.RandomBrightness", {"factor": 0.1, "dtype": [[OBJECT]]}),
+    ],
+)
+def test_an_option_that_keras_would_make_an_object_of_is_refused(name, options, monkeypatch):
+    def make(*args, **kwargs):
+        raise AssertionError("an object was made")
+
+    monkeypatch.setattr("keras.src.saving.serialization_lib.deserialize_keras_object", make)
+    monkeypatch.setattr("keras.utils.deserialize_keras_object", make)
+    with pytest.raises(UserError, match=f"{list(options)[-1]} is a table: .* take numbers, texts"):
+        checked(name, **options)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
@@ -57,6 +143,7 @@ def test_cutout_fills_squares_and_leaves_the_rest():
         ("keras.layers.MixUp", {}, "mixes labels"),
         ("keras_cv.layers.RandomCutout", {"size": 3}, "does not work with these options"),
         ("keras.layers.RandomBrightness", {"factor": "bright"}, "does not work with these options"),
+        ("keras_cv.layers.Rescaling", {"scale": [1.0, 2.0]}, "options: Dimensions must be equal"),
         ("keras_cv.layers.Resizing", {"height": 8, "width": 8}, r"returned \[8, 8, 3\]"),
     ],
 )

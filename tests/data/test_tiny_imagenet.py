@@ -136,7 +136,7 @@ def annotated(text):
         (annotated(b"val_0.JPEG\n"), 'gives val_0.JPEG the class ""'),
         (without("train/n01443537/images/n01443537_1.JPEG"), "train has 1 pictures of n01443537"),
         (layout() | {TRAIN_0: jpeg(0)[:-300]}, f"{TRAIN_0} is not a whole picture"),
-        (layout() | {TRAIN_0: b"no picture"}, f"{TRAIN_0} is not a whole picture"),
+        (layout() | {TRAIN_0: b"no picture"}, f"{TRAIN_0} is not a picture"),
         (layout() | {TRAIN_0: jpeg(0, (63, 64))}, f"{TRAIN_0} is 63 x 64 pixels"),
         (layout() | {f"{ROOT}wnids.txt": b"n01443537\n"}, "of a class that wnids.txt does not"),
         (layout() | {f"{ROOT}wnids.txt": b"n01443537\nn01443537\n"}, "must list each class id"),
@@ -193,7 +193,7 @@ def test_other_pictures_in_the_layout_need_leave_and_get_their_own_place(tmp_pat
 def test_a_preparation_broken_off_between_the_splits_is_not_opened(tmp_path):
     """Training pictures come first; the damaged validation picture ends the work after them."""
     files = layout() | {f"{ROOT}val/images/val_1.JPEG": b"no picture"}
-    with pytest.raises(UserError, match=r"val_1\.JPEG is not a whole picture"):
+    with pytest.raises(UserError, match=r"val_1\.JPEG is not a picture"):
         prepare(write_zip(tmp_path / "tiny.zip", files), tmp_path / "data")
     with pytest.raises(UserError, match="tiny_imagenet is not prepared"):
         datasets.open_dataset("tiny_imagenet", "train", data_dir=tmp_path / "data")
@@ -288,7 +288,7 @@ def other_process():
 
 def begun_by(pid, packed):
     """The folder that a process makes while it packs."""
-    folder = packed / f".tiny_imagenet.writing-{socket.gethostname()}-{pid}-x"
+    folder = packed / f".tiny_imagenet.writing@{socket.gethostname()}@{pid}@x"
     folder.mkdir(parents=True)
     return folder
 

@@ -176,8 +176,8 @@ def test_an_evaluation_beside_numpy(model, store, data_dir, tmp_path):
     ("name", "message"),
     [
         ("nowhere/classes.csv", "cannot be written: No such file"),
-        ("", "is a folder"),
-        ("model.keras", "is the model"),
+        ("x" * 300 + ".csv", "must have a name of at most 200 bytes"),
+        ("model.keras", r"must be a file whose name ends in \.csv"),
         ("model.keras/classes.csv", "cannot be written: Not a directory"),
     ],
 )

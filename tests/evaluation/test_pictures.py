@@ -1,12 +1,11 @@
 """Pictures of every kind that people have, worked by hand; and files that are none."""
 
 import os
-import struct
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from conftest import png_that_claims
 from PIL import Image
 
 from keras_imnet64.errors import UserError
@@ -21,17 +20,6 @@ def write(path, picture, **options):
         picture = Image.fromarray(np.asarray(picture))
     picture.save(path, **options)
     return path
-
-
-def png_that_claims(width, height):
-    """A PNG of a few bytes whose header states a size."""
-
-    def chunk(kind, content):
-        body = kind + content
-        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
 # --------------------------------------------------------------------------------------- read

@@ -218,7 +218,7 @@ def test_models_with_other_inputs_and_outputs_are_refused(tmp_path):
         r"gives \[None, 8, 8, 3\]": keras.Model(one, keras.layers.ReLU()(one)),
         r"gives \[None, 192\] and \[None, 192\]": keras.Model(one, [vector, vector]),
         r"takes \[None, 8, 8, 3\] and \[None, 8, 8, 3\]": keras.Model([one, two], both),
-        "takes nothing that it states": keras.Sequential([keras.layers.Dense(3)]),
+        "does not state what it takes": keras.Sequential([keras.layers.Dense(3)]),
     }
     for message, model in models.items():
         model.save(tmp_path / "model.keras")
@@ -249,3 +249,28 @@ def test_rows_for_a_table(model, tmp_path):
     assert rows[0]["class_name"] == best["class_name"]
     assert float(rows[0]["probability"]) == best["probability"]
     assert list(rows[0]) == list(module.COLUMNS)
+
+
+@pytest.mark.backend
+def test_a_softmax_at_the_end_is_taken_for_what_it_is(tmp_path):
+    """The same probabilities and scores, whether a file ends in logits, softmax or its layer."""
+    pixels = keras.Input((SIZE, SIZE, 3))
+    flat, dense = keras.layers.Flatten(), keras.layers.Dense(4)
+    logits = dense(flat(keras.layers.Rescaling(1 / 255)(pixels)))
+    inside = keras.layers.Dense(4, activation="softmax")
+    probabilities = inside(flat(keras.layers.Rescaling(1 / 255)(pixels)))
+    inside.set_weights(dense.get_weights())
+    models = {
+        "logits": keras.Model(pixels, logits),
+        "layer": keras.Model(pixels, keras.layers.Softmax()(logits)),
+        "activation": keras.Model(pixels, keras.layers.Activation("softmax")(logits)),
+        "inside": keras.Model(pixels, probabilities),
+    }
+    files, found = write_pictures(tmp_path / "pictures", 3), {}
+    for name, model in models.items():
+        model.save(tmp_path / f"{name}.keras")
+        result = predict(tmp_path / f"{name}.keras", files, top=4)
+        found[name] = [guess["probability"] for p in result["pictures"] for guess in p["top"]]
+    for name in models:
+        np.testing.assert_allclose(found[name], found["logits"], rtol=1e-5)
+    assert max(found["logits"]) > 0.3

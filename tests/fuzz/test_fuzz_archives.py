@@ -80,6 +80,7 @@ def labelled(labels):
 
 WHOLE = zipped({"val_data.npz": npz(**GOOD)})
 BOMB = zipped({"val_data.npz": bytes(80 * 2**20)})
+BOMBS = zipped({"val_data.npz": bytes(40 * 2**20), "more.npz": bytes(40 * 2**20)})
 
 
 @pytest.mark.parametrize(
@@ -93,6 +94,7 @@ BOMB = zipped({"val_data.npz": bytes(80 * 2**20)})
         (altered(WHOLE, method=14), "method other than deflate"),
         (altered(WHOLE, method=99), "method other than deflate"),
         (BOMB, "would grow from"),
+        (BOMBS, "with 1 other members would grow from"),
         (altered(WHOLE, size=2**32 - 2), "would grow from"),
         (zipped({"val_data.npz": zipped({"data.npy": bytes(80 * 2**20)})}), "would grow from"),
         (zipped({"val_data.npz": WHOLE}), "data.npy is missing"),

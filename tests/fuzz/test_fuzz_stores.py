@@ -10,6 +10,8 @@ from fuzzing import RunsCode, announced, damage, edited, fuzz, npy, npz, works_o
 from hypothesis import given
 
 from keras_imnet64.data import store as stores
+from keras_imnet64.data.moments import moments
+from keras_imnet64.data.packing import write_store
 from keras_imnet64.errors import UserError
 
 COUNT, SIZE = 7, 4
@@ -19,7 +21,7 @@ COUNT, SIZE = 7, 4
 def packed(tmp_path_factory):
     images = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 3), "uint8")
     path = tmp_path_factory.mktemp("packed") / "train"
-    stores.write_store(
+    write_store(
         path,
         [(images, np.arange(COUNT) % 3)],
         dataset="toy",
@@ -45,7 +47,7 @@ def read_store(path):
         images, labels = store.gather([len(store) - 1, 0])
         assert images.dtype == np.uint8 and labels.min() >= 0 and labels.max() < len(store.wnids)
         for positions in (None, [0]):
-            assert np.isfinite(stores.moments(store, positions).channel_std).all()
+            assert np.isfinite(moments(store, positions).channel_std).all()
 
 
 def copy_of(packed, spare, **files):
@@ -121,7 +123,7 @@ SUMS = dict(count=np.int64(COUNT), sums=np.ones((4, 4, 3), "i8"), squares=np.one
 def test_a_store_that_contradicts_itself(file, content, message, packed, spare):
     path = with_sizes(copy_of(packed, spare, **{file: content}))
     with pytest.raises(UserError) as refusal:
-        stores.moments(stores.open_store(path))
+        moments(stores.open_store(path))
     assert message in str(refusal.value) and "prepare the data again" in str(refusal.value)
 
 
@@ -134,5 +136,5 @@ def test_no_array_of_a_store_runs_code(packed, spare, tmp_path):
     }.items():
         path = with_sizes(copy_of(packed, spare, **{file: content}))
         with pytest.raises(UserError):
-            stores.moments(stores.open_store(path))
+            moments(stores.open_store(path))
     assert not (tmp_path / "marker").exists()

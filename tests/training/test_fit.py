@@ -226,7 +226,7 @@ def test_a_head_of_as_many_other_classes_is_made_anew(small_recipe, data_dir, tm
 
 def test_an_own_model_must_fit_the_data(small_recipe, data_dir, tmp_path):
     model = build_model("wide_resnet", image_size=16, num_classes=5, depth=8, width=1)
-    with pytest.raises(UserError, match="needs one logit for each of 10 classes"):
+    with pytest.raises(UserError, match="needs one for each of 10 classes"):
         fit(small_recipe(), tmp_path / "run", model=model, data_dir=data_dir)
 
 
@@ -397,3 +397,90 @@ def test_evaluate_refuses_what_does_not_fit(small_recipe, data_dir, tmp_path):
     (tmp_path / "broken.keras").write_bytes(b"not a zip")
     with pytest.raises(UserError, match=r"is not a \.keras file"):
         evaluate(tmp_path / "broken.keras", data_dir=data_dir)
+
+
+class Blur(keras.layers.Layer):
+    """A layer that only this process knows."""
+
+    def call(self, x):
+        return x
+
+
+class Subclassed(keras.Model):
+    def call(self, x):
+        return x
+
+
+def shared_inside():
+    """A layer that stands both inside a model within the model and beside it."""
+    pixels, conv = keras.Input((16, 16, 3)), keras.layers.Conv2D(3, 3, padding="same")
+    inner = keras.Sequential([keras.Input((16, 16, 3)), conv])
+    pool = keras.layers.GlobalAveragePooling2D()(conv(inner(pixels)))
+    return keras.Model(pixels, keras.layers.Dense(10)(pool))
+
+
+def own_models():
+    pixels = keras.Input((16, 16, 3))
+    pool, logits = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10)
+    flat = keras.layers.Lambda(lambda x: x[:, 0, 0])
+    return {
+        "your model has Blur of test_fit": keras.Model(pixels, logits(pool(Blur()(pixels)))),
+        "your model has a Lambda layer": keras.Model(pixels, keras.layers.Dense(10)(flat(pixels))),
+        "your model does not state what it takes": Subclassed(),
+        "your model does not state": keras.Sequential([keras.layers.Flatten()]),
+        "your model uses the layer of .* at two places": shared_inside(),
+        "your model ends in a softmax": keras.Sequential(
+            [pixels, keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
+        ),
+        r"your model gives \[None, 3\] and \[None, 3\]": keras.Model(
+            pixels, [pool(pixels), keras.layers.GlobalMaxPooling2D()(pixels)]
+        ),
+        "gives 3 logits; imagenet_resized/16x16 needs one for each of 10": keras.Model(
+            pixels, pool(pixels)
+        ),
+    }
+
+
+@pytest.mark.backend
+def test_an_own_model_that_could_not_ship_is_refused_before_training(
+    small_recipe, data_dir, tmp_path
+):
+    for message, model in own_models().items():
+        with pytest.raises(UserError, match=message):
+            fit(small_recipe(), tmp_path / "run", model=model, data_dir=data_dir)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.backend
+def test_a_model_trains_on_in_another_run(small_recipe, data_dir, tmp_path):
+    """As in a notebook: the same model object again, from the weights that it has."""
+    pixels, scale = keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 255)
+    flat = [keras.Input((16, 16, 3)), scale, keras.layers.Flatten()]
+    inner = keras.Sequential(flat)
+    for model in (
+        keras.Sequential([*flat, keras.layers.Dense(10)]),
+        keras.Model(pixels, keras.layers.Dense(10)(inner(pixels))),
+    ):
+        recipe = small_recipe(train={"epochs": 1})
+        first = fit(recipe, tmp_path / f"{model.name}-1", model=model, data_dir=data_dir)
+        second = fit(recipe, tmp_path / f"{model.name}-2", model=model, data_dir=data_dir)
+        assert float(second.history[0]["loss"]) < float(first.history[0]["loss"])
+        pictures = np.zeros((2, 16, 16, 3), "uint8")
+        loaded = load_model(second.model).predict(pictures, verbose=0)
+        np.testing.assert_allclose(loaded, model.predict(pictures, verbose=0), rtol=1e-5)
+
+
+def test_a_recipe_may_be_named(data_dir, tmp_path):
+    with pytest.raises(UserError, match='did you mean "demo"'):
+        fit("demmo", tmp_path / "run", data_dir=data_dir)
+
+
+def test_a_run_says_that_its_model_was_ones_own(small_recipe, data_dir, tmp_path, capsys):
+    model = keras.Sequential(
+        [keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(10)], name="flat"
+    )
+    run = fit(small_recipe(), tmp_path / "mine", model=model, data_dir=data_dir)
+    assert "model    flat, your own: 7,690 parameters" in capsys.readouterr().err
+    assert run.environment["own_model"] is model_info(run.model)["own_model"] is True
+    other = fit(small_recipe(train={"epochs": 1}), tmp_path / "other", data_dir=data_dir)
+    assert other.environment["own_model"] is model_info(other.model)["own_model"] is False

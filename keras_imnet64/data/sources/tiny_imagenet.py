@@ -295,13 +295,15 @@ def _decode(tree, name):
 
 def _pixels(content):
     """uint8 [64, 64, 3]; ValueError with what is wrong."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             size = picture.size
             if size == (IMAGE_SIZE, IMAGE_SIZE):  # judged before anything is decoded
                 return np.asarray(picture.convert("RGB"))  # some are greyscale
+    except UnidentifiedImageError:
+        raise ValueError("is not a picture") from None
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise ValueError(f"is not a whole picture ({reason(error)})") from None
     raise ValueError(f"is {size[0]} x {size[1]} pixels, not {IMAGE_SIZE} x {IMAGE_SIZE}")

@@ -1,0 +1,161 @@
+"""The ways from a source to packed stores: through TFDS, or straight from files of pictures.
+
+The rows of `datasets.DATASETS` name theirs. What the sources look like is told in `sources`, where
+the results lie in `places`, and how they are written in `packing`.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from . import packing
+from .places import Place
+from .sources import archives, shapes, tiny_imagenet
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `datasets.prepare` was asked for; see there.
+
+    Attributes:
+        verified, unverified: the two places of the data set.
+        skipped: receives (name, reason) of each picture that is left out.
+    """
+
+    verified: Place
+    unverified: Place
+    source: str | Path | None
+    allow_unverified: bool
+    skip_corrupt: bool
+    skipped: list
+    progress: Callable | None
+
+
+# ---------------------------------------------------------------------------------- through TFDS
+
+
+def through_tfds(request):
+    """Let TFDS build the data, then pack its splits. Returns the stores by split."""
+    place = request.unverified if request.allow_unverified else request.verified
+    _build(place, request.source, request.progress)
+    if place.verified and place.packed():  # the same pictures, as their archives have shown
+        return place.open()
+    with place.replaced() as folder:
+        for split in place.dataset.splits:
+            pack_tfds(place, split, request.progress, folder / split)
+    return place.open()
+
+
+def _build(place, source, progress):
+    """Let TFDS build the place's data from local archives, drawn archives or a download."""
+    dataset, counts, paths = place.dataset, place.dataset.splits, None
+    if place.verified:
+        _require_room(place, counts, download=source is None and not dataset.embedded)
+    if source is not None:
+        wanted = archives.archives_of(dataset.image_size)
+        if place.verified:
+            paths = archives.verify(source, wanted, progress)
+        else:
+            classes, size = dataset.num_classes, dataset.image_size
+            paths, counts = archives.check_layout(source, wanted, size, classes, progress)
+            _require_room(place, counts, download=False)
+    if place.verified and place.built():
+        return
+    from .sources import imagenet_resized
+
+    options = dict(total=sum(counts.values()), overwrite=not place.verified, progress=progress)
+    with tempfile.TemporaryDirectory() as scratch:
+        if dataset.embedded:
+            paths = shapes.write(Path(scratch))
+        imagenet_resized.build(place.builder(), paths, **options)
+
+
+def _require_room(place, counts, download):
+    """Room for the packed pictures and for TFDS' copy of them, and for its archives if it fetches.
+
+    Neither the copy nor the archives are larger than the raw pixels.
+    """
+    pixels = sum(counts.values()) * place.dataset.image_size**2 * 3
+    packed = 0 if place.packed() else pixels
+    tfds = 0 if place.verified and place.built() else pixels * (2 if download else 1)
+    what = f"preparing {place.dataset.name} ({packed:,} bytes packed, {tfds:,} for TFDS)"
+    same_disk = place.packed_dir.is_relative_to(place.data_dir)
+    packing.require_space(place.packed_dir, packed + tfds if same_disk else packed, what)
+    packing.require_space(place.data_dir, tfds, what)
+
+
+def pack_tfds(place, split, progress, folder):
+    """Pack one split of what TFDS built into `folder`, in TFDS' reading order."""
+    from .sources import imagenet_resized
+
+    dataset, builder = place.dataset, place.builder()
+    count = builder.info.splits[split].num_examples
+    if place.verified and count != dataset.splits[split]:
+        raise UserError(
+            f"{place.tfds_dir} holds {count:,} pictures of {split} where {dataset.name} has "
+            f"{dataset.splits[split]:,}: it is something else, move it away and prepare again"
+        )
+    wnids, names = dataset.labels()
+    return packing.write_store(
+        folder,
+        imagenet_resized.read(builder, split),
+        dataset=dataset.name,
+        split=split,
+        count=count,
+        image_size=dataset.image_size,
+        wnids=wnids,
+        class_names=names,
+        source=f"tfds:{builder.info.full_name}",
+        verified=place.verified,
+        progress=progress,
+    )
+
+
+# ------------------------------------------------------------------------- a file for each picture
+
+
+def from_picture_files(request):
+    """Pack Tiny ImageNet straight from its zip or folder. Returns the stores by split.
+
+    Which of the two places they go into shows only when the pictures are listed.
+    """
+    if request.source is None:
+        raise UserError(
+            "tiny_imagenet is read from its zip or folder: pass it with --source, as in "
+            "`python cli.py data prepare tiny_imagenet --source tiny-imagenet-200.zip`"
+        )
+    with tiny_imagenet.open_tree(request.source) as tree:
+        listing = tiny_imagenet.read_listing(tree)
+        unexpected = listing.unexpected(archives.imagenet_wnids())
+        if unexpected and not request.allow_unverified:
+            raise UserError(
+                f"{request.source} is not Tiny ImageNet: {unexpected}; pass the usual "
+                "tiny-imagenet-200.zip, or --allow-unverified to use other pictures in its layout"
+            )
+        damaged = []
+        if request.skip_corrupt:
+            listing, damaged = tiny_imagenet.without_damaged(tree, listing, request.progress)
+        place = request.unverified if unexpected or damaged else request.verified
+        with place.replaced() as folder:
+            for split in place.dataset.splits:
+                _pack_files(place, split, tree, listing, request, folder / split)
+    request.skipped.extend(damaged)
+    return place.open()
+
+
+def _pack_files(place, split, tree, listing, request, folder):
+    packing.write_store(
+        folder,
+        tiny_imagenet.read(tree, listing.files[split], listing.labels[split]),
+        dataset=place.dataset.name,
+        split=split,
+        count=len(listing.files[split]),
+        image_size=place.dataset.image_size,
+        wnids=listing.wnids,
+        class_names=listing.class_names,
+        source=f"file:{Path(request.source).name}",
+        verified=place.verified,
+        progress=request.progress,
+    )
