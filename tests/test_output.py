@@ -15,7 +15,7 @@ from keras_imnet64.output import check_output_file, show, show_table, text_of
 ROOT = Path(__file__).parent.parent
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-9]|4[0-9]|9[0-9])[0-9;]*m")
 BAR = """
-from keras_imnet64.cli import packing_bar
+from keras_imnet64.cli.frame import packing_bar
 with packing_bar() as progress:
     for done in range(5):
         progress("packing", done, 5)

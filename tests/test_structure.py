@@ -86,7 +86,7 @@ def test_only_the_command_line_draws_bars_for_packing():
         for module, file in modules().items()
         if any(part(n) == "bars" for n in imports(module, file.read_text()) if PACKAGE in n)
     }
-    assert users == {f"{PACKAGE}.cli"}
+    assert users == {f"{PACKAGE}.cli.frame"}
 
 
 @pytest.mark.parametrize(

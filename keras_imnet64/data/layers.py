@@ -120,9 +120,14 @@ def make_layer(name, options, seed):
     defaults = {"value_range": (0, 255), "seed": 1 + seed}  # KerasCV takes a seed of 0 for none
     defaults = {key: value for key, value in defaults.items() if key in takes}
     try:
-        return known[class_name](**defaults | options)
+        return known[class_name](**defaults | {k: _as_tuple(v) for k, v in options.items()})
     except Exception as error:  # layers raise what they like
         raise _refused(name, error) from error
+
+
+def _as_tuple(value):
+    """TOML has lists only, and some layers insist on tuples."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def _check_options(name, options):

@@ -48,7 +48,7 @@ def export(run_or_model, format, *, out=None, pictures=None, data_dir=None, cach
     Returns:
         dict, fit for JSON: model, format, path, bytes, classes (how many names travel with it, None
         if the file has none), compared: see `compare`, and pictures (count), source (in words) and
-        real (False for drawn ones).
+        stand_in (whether they are drawn in place of its data).
 
     Raises:
         UserError: no such format, not a classifier of pictures, or the target is there already.
@@ -81,7 +81,7 @@ def export(run_or_model, format, *, out=None, pictures=None, data_dir=None, cach
         "path": str(target),
         "bytes": size,
         "classes": made["classes"],
-        "compared": {key: made[key] for key in ("pictures", "source", "real")} | compared,
+        "compared": {key: made[key] for key in ("pictures", "source", "stand_in")} | compared,
     }
 
 

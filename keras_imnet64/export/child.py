@@ -65,7 +65,7 @@ def make(work, request):
     return {
         "pictures": len(images),
         "source": where,
-        "real": not where.startswith(DRAWN),
+        "stand_in": where.startswith(DRAWN),
         "classes": len(names) if names else None,
     }
 

@@ -1,0 +1,117 @@
+"""Commands for data sets: data prepare, data info, data preview."""
+
+import click
+
+from keras_imnet64.cli.frame import (
+    FILE,
+    cli,
+    completing,
+    data_options,
+    dataset_names,
+    json_option,
+    packing_bar,
+    recipe_option,
+)
+from keras_imnet64.errors import printable
+from keras_imnet64.output import show
+
+
+@cli.group()
+def data():
+    """Prepare and look at data sets.
+
+    Example: python cli.py data info shapes
+    """
+
+
+@data.command()
+@click.argument("dataset", shell_complete=completing(dataset_names))
+@click.option(
+    "--source",
+    type=FILE,
+    help="Archives on disk: a folder with the official ones, or tiny-imagenet-200.zip.",
+)
+@click.option("--allow-unverified", is_flag=True, help="Take other archives in that layout.")
+@click.option("--skip-corrupt", is_flag=True, help="List damaged pictures and leave them out.")
+@data_options
+@json_option
+def prepare(dataset, source, allow_unverified, skip_corrupt, data_dir, cache_dir, as_json):
+    """Build a data set and pack it for training.
+
+    Without --source TFDS downloads it; `shapes` is drawn on the spot.
+
+    \b
+    Example: python cli.py data prepare imagenet_resized/64x64 --source ARCHIVES
+    """
+    from keras_imnet64.data import datasets
+    from keras_imnet64.quiet import import_tensorflow
+
+    import_tensorflow()
+    skipped = []
+    with packing_bar() as progress:
+        datasets.prepare(
+            dataset,
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            source=source,
+            allow_unverified=allow_unverified,
+            skip_corrupt=skip_corrupt,
+            skipped=skipped,
+            progress=progress,
+        )
+    for name, reason in skipped:
+        click.echo(printable(f"skipped: {name} {reason}"), err=True)
+    result = datasets.info(dataset, data_dir=data_dir, cache_dir=cache_dir)
+    if as_json:
+        result["skipped"] = [{"file": name, "reason": reason} for name, reason in skipped]
+    show(result, as_json)
+
+
+@data.command("info")
+@click.argument("dataset", shell_complete=completing(dataset_names))
+@data_options
+@json_option
+def data_info(dataset, data_dir, cache_dir, as_json):
+    """Show a data set's splits, classes, digest, state and disk use.
+
+    Example: python cli.py data info tiny_imagenet
+    """
+    from keras_imnet64.data import datasets
+
+    show(datasets.info(dataset, data_dir=data_dir, cache_dir=cache_dir), as_json)
+
+
+@data.command()
+@recipe_option
+@click.option("--out", type=FILE, required=True, help="The PNG file to write.")
+@click.option("--steps", is_flag=True, help="Show each operation side by side.")
+@click.option("--pictures", type=int, help="How many; default 32, with --steps 8.")
+@click.option("--epoch", default=1, show_default=True, help="Each epoch draws anew.")
+@data_options
+@json_option
+def preview(recipe, overrides, out, steps, pictures, epoch, data_dir, cache_dir, as_json):
+    """Draw what a recipe feeds its model, with class names.
+
+    Example: python cli.py data preview --recipe demo --out sheet.png --steps
+    """
+    from keras_imnet64.backend import choose_backend
+    from keras_imnet64.quiet import import_tensorflow
+    from keras_imnet64.recipe import load_recipe
+
+    choose_backend()
+    recipe = load_recipe(recipe, overrides)
+    import_tensorflow()
+    from keras_imnet64.preview import preview as draw
+
+    with packing_bar() as progress:
+        result = draw(
+            recipe,
+            out,
+            steps=steps,
+            num_pictures=pictures,
+            epoch=epoch,
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            pack_progress=progress,
+        )
+    show(result, as_json)

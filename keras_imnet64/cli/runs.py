@@ -1,0 +1,229 @@
+"""Commands that train a model and use it: fit, evaluate, predict, export."""
+
+import click
+
+from keras_imnet64.cli.frame import (
+    FILE,
+    cli,
+    completing,
+    data_options,
+    dataset_names,
+    device_options,
+    json_option,
+    packing_bar,
+    recipe_option,
+)
+from keras_imnet64.errors import UserError, printable
+from keras_imnet64.output import show, show_table, write_text
+
+
+def format_names():
+    from keras_imnet64.export import FORMATS
+
+    return list(FORMATS)
+
+
+@cli.command()
+@recipe_option
+@click.option("--name", help="Run folder below saved_models/; default <recipe>-<backend>.")
+@click.option("--out", type=FILE, help="Run folder anywhere.")
+@click.option("--fresh", is_flag=True, help="Begin anew; the old run is kept under another name.")
+@device_options
+@data_options
+@json_option
+def fit(
+    recipe,
+    overrides,
+    name,
+    out,
+    fresh,
+    backend,
+    devices,
+    virtual_devices,
+    data_dir,
+    cache_dir,
+    as_json,
+):
+    """Train a recipe, or go on with a run that was interrupted.
+
+    The same command goes on from the newest checkpoint; a finished run is never overwritten.
+
+    \b
+    Example: python cli.py fit --recipe wrn36_5 --set train.seed=1 --name second
+    """
+    from keras_imnet64.backend import choose_backend, take_devices
+    from keras_imnet64.recipe import is_folder_name, load_recipe
+
+    choose_backend(backend)
+    recipe = load_recipe(recipe, overrides)
+    if name is not None and not is_folder_name(name):
+        raise UserError(f'--name is one folder below saved_models; received "{name}", see --out')
+    taken = take_devices(devices, virtual_devices)
+    from keras_imnet64.runs import DEFAULT_ROOT
+    from keras_imnet64.training.fit import fit as train
+
+    out = out or DEFAULT_ROOT / (name or f"{recipe.name}-{taken.backend}")
+    with packing_bar() as progress:
+        run = train(
+            recipe,
+            out,
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            devices=taken,
+            fresh=fresh,
+            pack_progress=progress,
+        )
+    show({"run": str(run.path), **run.metrics}, as_json)
+
+
+@cli.command()
+@click.argument("run_or_model", type=FILE)
+@click.option(
+    "--dataset",
+    shell_complete=completing(dataset_names),
+    help="Default: the one it was trained on.",
+)
+@click.option("--split", default="validation", show_default=True, help="train or validation.")
+@click.option(
+    "--per-class",
+    type=FILE,
+    metavar="CSV",
+    help="Write a row for each class there, and show which classes are taken for which.",
+)
+@device_options
+@data_options
+@json_option
+def evaluate(
+    run_or_model,
+    dataset,
+    split,
+    per_class,
+    backend,
+    devices,
+    virtual_devices,
+    data_dir,
+    cache_dir,
+    as_json,
+):
+    """Score a model on every image of a split once.
+
+    RUN_OR_MODEL is a run folder, whose model.keras is taken, or any .keras file.
+
+    \b
+    Example: python cli.py evaluate saved_models/demo-jax --per-class classes.csv
+    """
+    from keras_imnet64.backend import choose_backend, take_devices
+
+    choose_backend(backend)
+    taken = take_devices(devices, virtual_devices)
+    from keras_imnet64.evaluation.evaluate import evaluate as score
+
+    with packing_bar() as progress:
+        result = score(
+            run_or_model,
+            dataset=dataset,
+            split=split,
+            per_class=per_class,
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            devices=taken,
+            pack_progress=progress,
+        )
+    confused = [] if as_json else result.pop("most_confused", [])
+    show(result, as_json)
+    if confused:
+        columns = {"class_name": "class", "taken_for_name": "taken for", "count": "pictures"}
+        show_table(confused, columns | {"share": "% of the class"})
+
+
+@cli.command()
+@click.argument("run_or_model", type=FILE)
+@click.argument("images", type=FILE, nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--top", default=5, show_default=True, help="How many classes for each picture.")
+@click.option("--skip-corrupt", is_flag=True, help="List pictures that cannot be read, and go on.")
+@click.option("--csv", "as_csv", is_flag=True, help="A row for each picture and class.")
+@device_options
+@json_option
+def predict(
+    run_or_model, images, top, skip_corrupt, as_csv, backend, devices, virtual_devices, as_json
+):
+    """Say what is on pictures: the most probable classes of each.
+
+    RUN_OR_MODEL is a run folder or a .keras file; IMAGE is a file of any kind that Pillow reads, or
+    a folder of such files. Pictures are made as small as those that the model was trained on.
+
+    \b
+    Example: python cli.py predict saved_models/demo-tensorflow cat.jpg holiday/
+    """
+    from keras_imnet64.backend import choose_backend, take_devices
+
+    if as_csv and as_json:
+        raise UserError("--csv and --json are two forms of the same result; give one")
+    choose_backend(backend)
+    taken = take_devices(devices, virtual_devices)
+    from keras_imnet64.evaluation.predict import as_csv as csv_of
+    from keras_imnet64.evaluation.predict import predict as guess
+
+    result = guess(run_or_model, images, top=top, devices=taken, skip_corrupt=skip_corrupt)
+    for skipped in result["skipped"]:
+        click.echo(f"skipped: {skipped['reason']}", err=True)
+    if as_csv:
+        write_text(csv_of(result))
+    elif as_json:
+        show(result, as_json)
+    else:
+        show_predictions(result)
+
+
+def show_predictions(result):
+    for picture in result["pictures"]:
+        click.echo(printable(picture["file"]))
+        for guess in picture["top"]:
+            name, wnid = guess["class_name"], guess["class_id"]
+            which = name if wnid in (None, name) else f"{name} ({wnid})"
+            click.echo(f"{100 * guess['probability']:7.2f} %  {printable(which)}")
+
+
+@cli.command()
+@click.argument("run_or_model", type=FILE)
+@click.option(
+    "--format",
+    "format_name",
+    required=True,
+    shell_complete=completing(format_names),
+    help="saved_model or keras.",
+)
+@click.option("--out", type=FILE, help="Default: in the run folder, or beside the file.")
+@click.option(
+    "--image",
+    "images",
+    type=FILE,
+    multiple=True,
+    help="Pictures to compare on (files, folders); default: the model's own data set.",
+)
+@data_options
+@json_option
+def export(run_or_model, format_name, out, images, data_dir, cache_dir, as_json):
+    """Write a model for servers or for plain Keras, proved the same.
+
+    saved_model: a TensorFlow SavedModel whose endpoint `serve` takes uint8 pictures. keras: a plain
+    float32 file without compile state. Either is loaded anew, in another process, and compared.
+
+    \b
+    Example: python cli.py export saved_models/demo-jax --format saved_model
+    """
+    from keras_imnet64.backend import check_keras_json
+    from keras_imnet64.export import export as write
+
+    check_keras_json()
+    result = write(
+        run_or_model,
+        format_name,
+        out=out,
+        pictures=images or None,
+        data_dir=data_dir,
+        cache_dir=cache_dir,
+    )
+    if result["compared"]["stand_in"]:
+        click.echo("Compared on drawn pictures; --image names real ones.", err=True)
+    show(result, as_json)
