@@ -374,6 +374,21 @@ def test_other_libraries_speak_only_when_asked(model, pictures, options, quiet):
 
 
 @pytest.mark.parametrize(
+    ("words", "level"),
+    [("recipes show demo", 40), ("recipes show demo -v", 0), ("-v recipes show demo", 0)],
+)
+def test_loggers_are_set_by_the_command_that_runs(words, level):
+    code = (
+        f"import sys, logging; sys.argv[1:] = {words.split()}; import keras_imnet64.cli as c; "
+        "c.main(); print(logging.getLogger('jax').level)"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert child.stdout.splitlines()[-1] == str(level)
+
+
+@pytest.mark.parametrize(
     ("words", "expected"),
     [
         ("ev", "evaluate"),

@@ -9,8 +9,8 @@ from keras_imnet64.files import expand
 from keras_imnet64.quiet import quiet_libraries, show_everything
 
 
-class Quiet:
-    """What commands and groups share: other libraries are quiet, unless -v is given."""
+class WithVerbose:
+    """What commands and groups share: the option -v."""
 
     def __init__(self, *args, params=None, **kwargs):
         verbose = click.Option(
@@ -23,16 +23,16 @@ class Quiet:
         )
         super().__init__(*args, params=[*(params or []), verbose], **kwargs)
 
+
+class Command(WithVerbose, click.Command):
+    """A command that keeps other libraries quiet, unless -v is given to it or to its group."""
+
     def invoke(self, context):
         quiet_libraries()
         return super().invoke(context)
 
 
-class Command(Quiet, click.Command):
-    pass
-
-
-class Group(Quiet, click.Group):
+class Group(WithVerbose, click.Group):
     command_class = Command
     group_class = type
 
