@@ -28,7 +28,7 @@ NUM_PICTURES = 64  # of a data set, or drawn
 MOST_GIVEN = 1024  # of the caller's pictures, spread evenly
 BATCH_SIZE = 32
 DRAWN = "drawn pictures"
-LOW_PRECISION = ("mixed_bfloat16", "mixed_float16", "bfloat16", "float16")
+OTHER_DTYPES = ("mixed_bfloat16", "mixed_float16", "bfloat16", "float16", "float64")
 
 
 def main(step, work):
@@ -93,7 +93,7 @@ def in_batches(serve, images):
 
 
 def load_in_float32(path, work):
-    """The model of a file; where layers compute in less than float32, the same ones in float32."""
+    """The model of a file; where layers do not compute in float32, the same ones in float32."""
     model, twin = load_model(path), work / "float32.keras"
     with zipfile.ZipFile(path) as source:
         config = json.loads(source.read("config.json"))
@@ -115,7 +115,7 @@ def in_float32(config):
         return config
     config = {key: in_float32(value) for key, value in config.items()}
     for key in ("dtype", "name", "source_name"):  # of inputs, of policies and of quantised policies
-        if config.get(key) in LOW_PRECISION:
+        if config.get(key) in OTHER_DTYPES:
             config[key] = "float32"
     return config | ({"synchronized": False} if "synchronized" in config else {})
 

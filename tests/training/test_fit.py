@@ -189,7 +189,7 @@ def test_a_finished_run_is_never_overwritten(small_recipe, data_dir, tmp_path):
         ({"model": {"dropout": 1.5}}, "model.dropout must be at least 0"),
         ({"schedule": {"warmup_epochs": 9}}, "warmup_epochs must lie below"),
         ({"augment": [{"op": "pad_crop", "padding": 16}]}, "padding must be below the image size"),
-        ({"train": {"initial_weights": "nowhere.keras"}}, "nowhere.keras cannot be loaded"),
+        ({"train": {"initial_weights": "nowhere.keras"}}, "nowhere.keras is not a file"),
         ({"data": {"batch_size": 97}}, "data.batch_size must be at most 96"),
     ],
 )
