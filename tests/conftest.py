@@ -22,6 +22,7 @@ from keras_imnet64.data.datasets import prepare
 from keras_imnet64.data.packing import write_store
 from keras_imnet64.recipe import check_recipe
 
+ON_MACOS = sys.platform == "darwin"  # whose file system takes names in UTF-8 only
 WNIDS = [f"n{number:08}" for number in range(30, 20, -1)]  # as in ImageNet64, not in sorted order
 
 

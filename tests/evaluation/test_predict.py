@@ -11,6 +11,7 @@ import os
 import keras
 import numpy as np
 import pytest
+from conftest import ON_MACOS
 from PIL import Image
 
 from keras_imnet64 import predict
@@ -235,15 +236,16 @@ def test_logits_that_are_not_finite_end_it(tmp_path):
 
 def test_rows_for_a_table(model, tmp_path):
     """Commas, quotes and line breaks stay in their field; bytes that are no UTF-8 are escaped."""
-    names = ["plain.png", 'a, "b".png', "line\nbreak\r.png", os.fsdecode(b"caf\xe9.png")]
+    names = ["plain.png", 'a, "b".png', "line\nbreak\r.png"]
+    names += [] if ON_MACOS else [os.fsdecode(b"caf\xe9.png")]
     for name in names:
         Image.new("RGB", (4, 4), "red").save(tmp_path / name, "png")
     result = predict(model, [tmp_path / name for name in names], top=2)
     json.dumps(result)
     rows = list(csv.DictReader(io.StringIO(module.as_csv(result), newline="")))
     read_back = [os.path.basename(row["file"]) for row in rows[::2]]
-    assert read_back == [*names[:3], r"caf\udce9.png"]
-    assert [row["rank"] for row in rows] == ["1", "2"] * 4
+    assert read_back == [*names[:3], r"caf\udce9.png"][: len(names)]
+    assert [row["rank"] for row in rows] == ["1", "2"] * len(names)
     best = result["pictures"][0]["top"][0]
     assert rows[0]["class_id"] == best["class_id"]
     assert rows[0]["class_name"] == best["class_name"]
