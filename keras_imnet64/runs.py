@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_imnet64.errors import UserError, reason
+from keras_imnet64.errors import UserError, printable, reason
 from keras_imnet64.files import (
     check_fields,
     check_writable,
@@ -88,6 +88,11 @@ def open_run(path):
     if not os.path.isfile(run.recipe_file):
         raise UserError(f"{path} is not a run folder: it has no recipe.toml")
     return run
+
+
+def classes_text(names):
+    """classes.txt: a name on each line, in the order of the logits, its line breaks as escapes."""
+    return "".join(f"{printable(name)}\n" for name in names)
 
 
 def model_file(run_or_model):

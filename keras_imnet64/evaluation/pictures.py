@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from keras_imnet64.errors import UserError, nearest, printable
+from keras_imnet64.errors import UserError, nearest, reason
 
 FILTERS = {
     "box": Image.Resampling.BOX,
@@ -69,14 +69,14 @@ def _pictures_at(path):
         if path.is_dir():
             found = sorted(_pictures_below(path))
         elif path.exists():
-            raise UserError(f"{printable(path)} is neither a file nor a folder of pictures")
+            raise UserError(f"{path} is neither a file nor a folder of pictures")
         else:
-            raise UserError(f"{printable(path)} does not exist; a picture or a folder is needed")
+            raise UserError(f"{path} does not exist; a picture or a folder is needed")
     except OSError as error:
-        raise UserError(f"{printable(path)} cannot be searched: {error.strerror}") from error
+        raise UserError(f"{path} cannot be searched: {error.strerror}") from error
     if not found:
         raise UserError(
-            f"the folder {printable(path)} holds no picture; files such as .png and .jpg are needed"
+            f"the folder {path} holds no picture; files such as .png and .jpg are needed"
         )
     return found
 
@@ -139,7 +139,7 @@ def read_picture(path, image_size, resize_filter="box"):
     path = Path(path)
     try:
         if not path.is_file():  # a pipe would never end
-            raise UserError(f"{printable(path)} is not a file; a picture is needed")
+            raise UserError(f"{path} is not a file; a picture is needed")
         with open(path, "rb") as file, Image.open(file, formats=formats()) as picture:
             _check_size(picture.width * picture.height, path)
             upright = _rgb(_turn_upright(picture), path)
@@ -150,31 +150,25 @@ def read_picture(path, image_size, resize_filter="box"):
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         count = re.search(r"\d+", str(error))  # Pillow says it before it says the limit
         _check_size(int(count[0]) if count else 2 * MAX_PIXELS, path)
-        raise UserError(f"{printable(path)} is refused by Pillow: {_reason(error)}") from error
+        raise UserError(f"{path} is refused by Pillow: {reason(error)}") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{printable(path)} is not a picture of a kind that is known") from error
+        raise UserError(f"{path} is not a picture of a kind that is known") from error
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise UserError(f"{printable(path)} is not a whole picture: {_reason(error)}") from error
+        raise UserError(f"{path} is not a whole picture: {reason(error)}") from error
 
 
 def check_filter(name):
     """Refuse, in a sentence, a filter that is none of FILTERS."""
     if str(name) not in FILTERS:
-        raise UserError(f'there is no resize filter "{printable(name)}": {nearest(name, FILTERS)}')
+        raise UserError(f'there is no resize filter "{name}": {nearest(name, FILTERS)}')
 
 
 def _check_size(num_pixels, path):
     """Before a pixel is decoded: a file of a few bytes can claim any size."""
     if num_pixels > MAX_PIXELS:
         raise UserError(
-            f"{printable(path)} claims {num_pixels:,} pixels; pictures of at most {MAX_PIXELS:,} "
-            "are read"
+            f"{path} claims {num_pixels:,} pixels; pictures of at most {MAX_PIXELS:,} are read"
         )
-
-
-def _reason(error):
-    lines = str(error).strip().splitlines()
-    return printable(lines[0]).rstrip(".") if lines else type(error).__name__
 
 
 def _turn_upright(picture):
@@ -191,7 +185,7 @@ def _rgb(picture, path):
         return _grey_of_16_bits(picture, path)
     if picture.mode == "F":
         raise UserError(
-            f"{printable(path)} holds floating-point numbers, whose white is unknown; "
+            f"{path} holds floating-point numbers, whose white is unknown; "
             "8 or 16 bits per channel are needed"
         )
     if not picture.has_transparency_data:
@@ -207,7 +201,7 @@ def _grey_of_16_bits(picture, path):
     values = np.asarray(picture)
     if values.min() < 0 or values.max() >= len(EIGHT_BITS):
         raise UserError(
-            f"{printable(path)} holds 32-bit numbers from {values.min()} to {values.max()}; "
+            f"{path} holds 32-bit numbers from {values.min()} to {values.max()}; "
             "8 or 16 bits per channel are needed"
         )
     grey = EIGHT_BITS[values]

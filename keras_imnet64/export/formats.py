@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keras_imnet64.errors import printable
 from keras_imnet64.models.ship import ship
+from keras_imnet64.runs import classes_text
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ def write_saved_model(model, info, path):
         extra.mkdir()
         (extra / "imnet64.json").write_text(json.dumps(info, indent=2), "utf-8")
     if info.get("class_names"):
-        lines = [f"{printable(name)}\n" for name in info["class_names"]]
-        (extra / "classes.txt").write_text("".join(lines), "utf-8")
+        (extra / "classes.txt").write_text(classes_text(info["class_names"]), "utf-8")
 
 
 def load_saved_model(path):

@@ -19,6 +19,7 @@ from keras_imnet64.files import write_atomic, write_csv, write_json
 from keras_imnet64.models.macs import count_parameters
 from keras_imnet64.models.ship import fill, load_model, plain_twin, ship
 from keras_imnet64.recipe import Recipe, load_recipe
+from keras_imnet64.runs import classes_text
 from keras_imnet64.training.build import (
     check_training,
     compile_for_training,
@@ -208,7 +209,7 @@ def finish(run, recipe, data, devices, model, plain, info, progress):
         "best.keras": best_score,
     }
     write_csv(run.history_file, COLUMNS, progress["history"])
-    write_atomic(run.classes_file, "".join(f"{n}\n" for n in data.final.class_names))
+    write_atomic(run.classes_file, classes_text(data.final.class_names))
     write_json(run.metrics_file, metrics)
     say(
         f"{run.model}: top1 {model_score['top1']:.2f} %, top5 {model_score['top5']:.2f} %, loss "
