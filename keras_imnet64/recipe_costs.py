@@ -72,7 +72,7 @@ def _known():
 def _network(recipe):
     """What the costs depend on, as text; an option at its default is the same as none."""
     dataset = find_dataset(recipe.data.dataset)
-    options = find_model(recipe.model.name).options | recipe.model.options
+    options = find_model(recipe.model.name).defaults | recipe.model.options
     classes = recipe.data.classes or dataset.num_classes
     return json.dumps([recipe.model.name, options, dataset.image_size, classes], sort_keys=True)
 

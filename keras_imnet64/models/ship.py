@@ -46,7 +46,9 @@ def plain_twin(model):
     def plain(layer):
         if isinstance(layer, keras.Model):
             return plain_twin(layer)
-        config = layer.get_config() | {"dtype": "float32"}
+        config = layer.get_config()
+        if isinstance(layer, keras.Layer):  # and not an operation of keras.ops
+            config["dtype"] = "float32"
         if isinstance(layer, keras.layers.BatchNormalization):
             config["synchronized"] = False
         return type(layer).from_config(config)

@@ -12,7 +12,7 @@ from keras import layers
 from keras.initializers import GlorotUniform, VarianceScaling
 
 from keras_imnet64.errors import UserError
-from keras_imnet64.models.parts import classifier, normalize, pixels
+from keras_imnet64.models.parts import check_rate, classifier, conv, normalize, pixels
 
 LAST_MAP = 8  # pixels per side of the last feature map, at every image size
 DEEPEST, WIDEST = 1204, 100  # a network beyond them would be built for hours
@@ -35,8 +35,7 @@ def build(*, image_size, num_classes, normalization, depth, width, dropout=0.0):
     Raises:
         UserError: if the size has no whole number of stages, the depth no whole number of blocks.
     """
-    if not 0 <= dropout < 1:
-        raise UserError(f"model.dropout must be at least 0 and below 1; received {dropout}")
+    check_rate("dropout", dropout)
     stages = num_stages(image_size)
     blocks = num_blocks(depth, stages, image_size)
     filters = [stage_filters(stage, width) for stage in range(1, stages + 1)]
@@ -78,37 +77,12 @@ def residual_block(x, filters, *, stride, project, preactivate, dropout, name):
 
 
 def conv3x3(x, filters, stride=1, use_bias=False, name=None):
-    """A 3x3 convolution with symmetric padding; Keras' "same" would pad (0, 1) at stride 2."""
-    padding = "same"
-    if stride > 1:
-        x = layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
-        padding = "valid"
     he_normal = VarianceScaling(2.0, "fan_in", "untruncated_normal")
-    return conv(x, filters, 3, stride, he_normal, padding, use_bias, name)
+    return conv(x, filters, 3, stride, kernel_initializer=he_normal, use_bias=use_bias, name=name)
 
 
 def conv1x1(x, filters, stride, name):
-    """A 1x1 convolution of every stride-th pixel.
-
-    The pixels are picked by a layer of their own: the gradient of a strided 1x1 convolution writes
-    beyond its buffer in TensorFlow 2.21 on AVX-512 CPUs where 16 does not divide the input
-    channels, as with width 0.5 at 64 pixels.
-    """
-    if stride > 1:
-        x = layers.AveragePooling2D(1, stride, name=f"{name}_pick")(x)
-    return conv(x, filters, 1, 1, GlorotUniform(), name=name)
-
-
-def conv(x, filters, size, stride, initializer, padding="valid", use_bias=False, name=None):
-    return layers.Conv2D(
-        filters,
-        size,
-        stride,
-        padding,
-        use_bias=use_bias,
-        kernel_initializer=initializer,
-        name=name,
-    )(x)
+    return conv(x, filters, 1, stride, kernel_initializer=GlorotUniform(), name=name)
 
 
 def bn_relu(x, prefix):

@@ -1,0 +1,195 @@
+"""ResNet-18, -34, -50 and wide ResNet-50-2 as torchvision defines them (models/resnet.py, 0.28).
+
+Residual networks of arXiv:1512.03385 whose bottlenecks stride in their 3x3 convolution; the wide one
+is of arXiv:1605.07146, with twice the channels inside each bottleneck. Their options are timm's
+(models/resnet.py, 1.0.31).
+"""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import layers, ops
+from keras.initializers import VarianceScaling
+
+from keras_imnet64.errors import UserError
+from keras_imnet64.models.parts import (
+    check_rate,
+    classifier,
+    conv,
+    drop_path,
+    max_pool,
+    normalize,
+    pixels,
+    pytorch_uniform,
+)
+
+KAIMING_NORMAL = VarianceScaling(2.0, "fan_out", "untruncated_normal")
+
+
+@dataclass(frozen=True)
+class Stem:
+    size: int
+    stride: int
+    pool: bool
+
+
+STEMS = {
+    "imagenet": Stem(7, 2, pool=True),
+    "small": Stem(3, 1, pool=False),
+    "small_pool": Stem(3, 1, pool=True),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    blocks: tuple  # of each stage
+    bottleneck: bool
+    width: int = 1  # times the channels inside a bottleneck
+
+
+VARIANTS = {
+    "resnet18": Variant((2, 2, 2, 2), bottleneck=False),
+    "resnet34": Variant((3, 4, 6, 3), bottleneck=False),
+    "resnet50": Variant((3, 4, 6, 3), bottleneck=True),
+    "wide_resnet50_2": Variant((3, 4, 6, 3), bottleneck=True, width=2),
+}
+
+
+def build(
+    *,
+    variant,
+    image_size,
+    num_classes,
+    normalization,
+    stem="imagenet",
+    zero_init=False,
+    anti_aliasing=False,
+    drop_path_rate=0.0,
+):
+    """A ResNet of four stages.
+
+    Args:
+        variant: a key of VARIANTS.
+        image_size: pixels per side, any.
+        num_classes: K.
+        normalization: see `build_model`.
+        stem: "imagenet" is 7x7 at stride 2 and a pool; "small" 3x3 at stride 1 and none, for 32
+            pixels and fewer; "small_pool" 3x3 at stride 1 and the pool, for 64.
+        zero_init: begin with the last gamma of every block at 0, so that each is its shortcut.
+        anti_aliasing: blur before every second pixel is taken (arXiv:1904.11486), as timm's
+            `resnetblur50` does; the 7x7 convolution and the projections are left as they are.
+        drop_path_rate: of the last block; it grows with depth from 0.
+
+    Returns:
+        keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
+
+    Raises:
+        UserError: the maps are too small for the blur, or a rate is no rate.
+    """
+    check_rate("drop_path_rate", drop_path_rate)
+    network = VARIANTS[variant]
+    block = bottleneck_block if network.bottleneck else basic_block
+    rates = iter(np.linspace(0, drop_path_rate, sum(network.blocks)).tolist())
+
+    inputs = pixels(image_size)
+    x = normalize(inputs, normalization)
+    x = apply_stem(x, STEMS[stem], anti_aliasing)
+    for stage, num_blocks in enumerate(network.blocks, start=1):
+        for number in range(1, num_blocks + 1):
+            x = block(
+                x,
+                64 * 2 ** (stage - 1),
+                width=network.width,
+                stride=2 if stage > 1 and number == 1 else 1,
+                zero_init=zero_init,
+                anti_aliasing=anti_aliasing,
+                drop_path_rate=next(rates),
+                name=f"stage{stage}_block{number}",
+            )  # [B, H / 2^(stage-1), W / 2^(stage-1), C]
+    x = layers.Identity(name="features")(x)  # [B, H, W, C]
+    fc = pytorch_uniform(x.shape[-1])
+    return keras.Model(inputs, classifier(x, num_classes, fc, fc), name=variant)
+
+
+def apply_stem(x, stem, anti_aliasing=False):
+    """A convolution to 64 channels and, if the stem has one, a 3x3 pool at stride 2."""
+    x = conv(x, 64, stem.size, stem.stride, kernel_initializer=KAIMING_NORMAL, name="stem_conv")
+    x = layers.ReLU(name="stem_relu")(batch_norm(x, "stem_bn"))
+    if stem.pool and anti_aliasing:
+        x = blur(max_pool(x, 3, 1, padding=1, name="stem_pool"), "stem_blur")
+    elif stem.pool:
+        x = max_pool(x, 3, 2, padding=1, name="stem_pool")
+    return x
+
+
+def basic_block(
+    x, channels, *, stride, name, width=1, zero_init=False, anti_aliasing=False, drop_path_rate=0.0
+):
+    """Two 3x3 convolutions, the first strided, added to the shortcut."""
+    shortcut = project(x, channels, stride, name)
+    conv_stride = 1 if anti_aliasing else stride
+    x = conv_bn(x, channels, 3, conv_stride, name=name, number=1)
+    x = layers.ReLU(name=f"{name}_relu1")(x)
+    if conv_stride < stride:
+        x = blur(x, f"{name}_blur")
+    x = conv_bn(x, channels, 3, name=name, number=2, zero_init=zero_init)
+    return add(x, shortcut, drop_path_rate, name)
+
+
+def bottleneck_block(
+    x, channels, *, stride, name, width=1, zero_init=False, anti_aliasing=False, drop_path_rate=0.0
+):
+    """1x1, 3x3 (strided) and 1x1 convolutions to four times the channels, added to the shortcut."""
+    shortcut = project(x, 4 * channels, stride, name)
+    conv_stride = 1 if anti_aliasing else stride
+    x = conv_bn(x, width * channels, 1, name=name, number=1)
+    x = layers.ReLU(name=f"{name}_relu1")(x)
+    x = conv_bn(x, width * channels, 3, conv_stride, name=name, number=2)
+    x = layers.ReLU(name=f"{name}_relu2")(x)
+    if conv_stride < stride:
+        x = blur(x, f"{name}_blur")
+    x = conv_bn(x, 4 * channels, 1, name=name, number=3, zero_init=zero_init)
+    return add(x, shortcut, drop_path_rate, name)
+
+
+def project(x, channels, stride, name):
+    """The shortcut: as it is where shapes agree, else a 1x1 convolution and BN."""
+    if stride == 1 and x.shape[-1] == channels:
+        return x
+    return conv_bn(x, channels, 1, stride, name=f"{name}_shortcut")
+
+
+def conv_bn(x, filters, size, stride=1, *, name, number="", zero_init=False):
+    x = conv(
+        x, filters, size, stride, kernel_initializer=KAIMING_NORMAL, name=f"{name}_conv{number}"
+    )
+    return batch_norm(x, f"{name}_bn{number}", gamma="zeros" if zero_init else "ones")
+
+
+def batch_norm(x, name, gamma="ones"):
+    """PyTorch's defaults; its momentum of 0.1 is what Keras calls 0.9."""
+    return layers.BatchNormalization(
+        momentum=0.9, epsilon=1e-5, gamma_initializer=gamma, name=name
+    )(x)
+
+
+def add(x, shortcut, drop_path_rate, name):
+    x = drop_path(x, drop_path_rate, f"{name}_drop_path")
+    x = layers.Add(name=f"{name}_add")([x, shortcut])
+    return layers.ReLU(name=f"{name}_out")(x)
+
+
+def blur(x, name):
+    """Every second pixel of the picture blurred with [1, 2, 1] / 4 in both directions.
+
+    That filter is the mean of two neighbours, twice: H + 2 with its reflection, H + 1, ceil(H / 2).
+    """
+    if x.shape[1] < 2:
+        raise UserError(
+            "model.anti_aliasing needs maps of at least 2 pixels per side before each stride; "
+            "give larger images or a smaller stem"
+        )
+    x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    x = layers.AveragePooling2D(2, 1, name=f"{name}_1")(x)
+    return layers.AveragePooling2D(2, 2, name=f"{name}_2")(x)
