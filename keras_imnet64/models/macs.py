@@ -7,15 +7,29 @@ zeros of padding count, as is usual.
 
 import inspect
 import math
+from contextlib import contextmanager
 
 import keras
 from keras import layers
 
-# The operations of a graph, as kinds to be told apart, have no public names.
+# The operations of a graph, as kinds to be told apart, have no public names; nor have these scopes.
+from keras.src.backend import StatelessScope
+from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.ops import nn, numpy
 from keras.src.ops.function import Function
 
 from keras_imnet64.errors import UserError
+
+
+@contextmanager
+def without_weights():
+    """What is built within has shapes and no numbers: 1.4 billion parameters take no memory."""
+    waiting = list(get_global_attribute("uninitialized_variables", []))
+    try:
+        with StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        set_global_attribute("uninitialized_variables", waiting)  # else the next scope makes them
 
 
 def count_parameters(model):

@@ -15,13 +15,26 @@ def test_row_is_the_builders_signature(name):
     parameters = inspect.signature(
         import_module(f"keras_imnet64.models.{row.module}").build
     ).parameters.values()
-    common = {"image_size", "num_classes", "normalization"}
+    common = {"image_size", "num_classes", "normalization"} | (
+        {"variant"} if row.variant else set()
+    )
     options = {
         p.name: REQUIRED if p.default is p.empty else p.default
         for p in parameters
         if p.name not in common
     }
-    assert options == row.options
+    assert options == row.defaults
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_texts_of_options_are_the_builders(name):
+    """Every stem of the table is one that the family's file has, and none is left out."""
+    row = MODELS[name]
+    stems = getattr(import_module(f"keras_imnet64.models.{row.module}"), "STEMS", {})
+    if stems or "stem" in row.options:
+        assert all(row.options["stem"].fits(stem) for stem in stems)
+        in_words = row.options["stem"].in_words.removeprefix("one of ").replace('"', "")
+        assert set(in_words.split(", ")) - {"auto"} == set(stems)
 
 
 def test_unknown_name_is_refused_with_the_nearest():
