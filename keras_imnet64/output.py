@@ -42,6 +42,14 @@ def check_output_file(path, suffix):
         raise UserError(f"{path} exists and is not a plain file; name another")
 
 
+def refuse_existing(target):
+    """Refuse a place for a result where something is, be it a broken link."""
+    if os.path.lexists(target):
+        raise UserError(
+            f"{target} exists and is never overwritten: remove it, or name another place with --out"
+        )
+
+
 def show(result, as_json):
     """Print a dict: one line of JSON, or a key and its value on each line."""
     if as_json:

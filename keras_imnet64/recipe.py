@@ -72,7 +72,12 @@ class ModelSection(OpenSection):
     @property
     def in_words(self):
         """Name and options, as listings and the first lines of a run have them."""
-        return " ".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+        words = {True: "true", False: "false"}
+        options = (
+            f"{key}={words[value] if isinstance(value, bool) else value}"
+            for key, value in self.options.items()
+        )
+        return " ".join([self.name, *options])
 
 
 class DataSection(Section):
@@ -281,10 +286,22 @@ def check_recipe(content):
         recipe = Recipe.model_validate(content)
         recipe.check()
     except ValidationError as error:
-        raise UserError(f"recipe {name}: {_sentence(error.errors()[0])}") from error
+        raise UserError(f"recipe {name}: {_sentence(_first(error))}") from error
     except UserError as error:
         raise UserError(f"recipe {name}: {error}") from error
     return recipe
+
+
+def check_model(table):
+    """A ModelSection from the plain values of a recipe's table `model`, or UserError."""
+    try:
+        _check_values({"model": table})
+        section = ModelSection.model_validate(table)
+    except ValidationError as error:
+        first = _first(error)
+        raise UserError(_sentence(first | {"loc": ("model", *first["loc"])})) from error
+    find_model(section.name).check_options(section.name, section.options)
+    return section
 
 
 def _check_values(content):
@@ -392,6 +409,14 @@ EXPECTED = {
     "dict_type": "a table",
     "model_type": "a table",
 }
+
+
+def _first(error):
+    """The first of pydantic's errors; of a table, not that it is none of some words."""
+    return next(
+        (e for e in error.errors() if (e["type"], type(e["input"])) != ("literal_error", dict)),
+        error.errors()[0],
+    )
 
 
 def _sentence(error: dict[str, Any]):

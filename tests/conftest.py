@@ -5,6 +5,7 @@ import struct
 import sys
 import tempfile
 import zlib
+from dataclasses import replace
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -94,6 +95,18 @@ def run(monkeypatch, capsys):
         return status, output.out, output.err
 
     return run
+
+
+@pytest.fixture
+def slim(monkeypatch):
+    """Networks of few blocks and narrow dense layers, so that a step compiles in seconds."""
+    from keras_imnet64.models import alexnet, davit, resnet, vgg
+
+    monkeypatch.setitem(davit.VARIANTS, "davit_tiny", davit.Variant(32, (1, 1, 1, 1)))
+    for name, variant in resnet.VARIANTS.items():
+        monkeypatch.setitem(resnet.VARIANTS, name, replace(variant, blocks=(1, 2, 1, 1)))
+    for family in (alexnet, vgg):
+        monkeypatch.setattr(family, "DENSE_WIDTH", 64)
 
 
 @pytest.fixture(scope="session")

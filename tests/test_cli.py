@@ -114,7 +114,10 @@ def test_the_readme_has_each_recipe_with_its_data_and_its_published_errors(name)
     (row,) = [line for line in README.splitlines() if line.startswith(f"| `{name}`")]
     recipe = load_recipe(name)
     assert f"`{recipe.data.dataset}`" in row
-    assert f"WRN-{recipe.model.options['depth']}-{recipe.model.options['width']}," in row
+    network, options = f"`{recipe.model.name}`", recipe.model.options
+    if recipe.model.name == "wide_resnet":
+        network = f"WRN-{options['depth']}-{options['width']}"
+    assert f"| {network}, " in row
     assert f"| {recipe.train.epochs} |" in row
     published = recipe.reference
     errors = f"{published.top1_error:.2f} / {published.top5_error:.2f}" if published else "none"

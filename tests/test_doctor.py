@@ -146,8 +146,8 @@ def test_a_missing_distribution_is_named(problems, monkeypatch):
 
     monkeypatch.setattr(metadata, "version", version)
     what, mend = the_only(problems(unmet_requirements=facts.unmet_requirements()))
-    assert what == "safetensors: >=0.4 is needed, it is not installed"
-    assert mend.endswith("'safetensors>=0.4'")
+    assert what == "safetensors: >=0.5 is needed, it is not installed"
+    assert mend.endswith("'safetensors>=0.5'")
 
 
 def test_an_installation_without_metadata_is_said(problems, monkeypatch):

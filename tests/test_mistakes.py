@@ -5,10 +5,12 @@ command must end with the row's status and one line on standard error that says 
 else, and leave the folder as it was.
 """
 
+import codecs
 import fcntl
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -22,14 +24,16 @@ import keras
 import numpy as np
 import pytest
 from conftest import png_that_claims, write_pictures
+from foreign_weights import shapes_of, write_zeros
 from PIL import Image
 
-from keras_imnet64 import export, preview  # noqa: F401 (a user that we become may not read them)
+from keras_imnet64 import convert, export, preview  # noqa: F401 (as FIRST_READ)
 from keras_imnet64.backend import Devices
 from keras_imnet64.data.sources.archives import write_archives
 from keras_imnet64.models import build_model
 from keras_imnet64.models.ship import ship
 
+FIRST_READ = codecs.lookup("utf-8-sig")  # a user that we become may not read it later
 FIT = "fit --recipe small.toml --out run"
 EVALUATE = "evaluate {} --dataset imagenet_resized/16x16"
 MISTAKES = {}
@@ -432,6 +436,7 @@ for what, command in {
     "sheet": "data preview --recipe small.toml --out frozen/sheet.png",
     "table": EVALUATE.format("model.keras") + " --per-class frozen/classes.csv",
     "export": "export model.keras --format keras --out frozen/exported.keras",
+    "model": "convert --model resnet18 --weights w.pth --image-size 9 --out frozen/model.keras",
 }.items():
     MISTAKES[f"read_only_folder_for_a_{what}"] = (frozen, command, DENIED, 2)
 
@@ -534,6 +539,134 @@ def model_of_another_package(place):
 )
 def initial_weights_that_are_not_there(place):
     pass
+
+
+# -------------------------------------------------------------------------- weights from elsewhere
+
+CONVERT = "convert --model {} --weights {} --image-size {} --out {}"
+GIVEN = CONVERT.format("resnet18", "w.safetensors", 32, "new.keras")
+
+
+def weights_file(name, sentence, command=GIVEN, of="resnet18", dtype="F16", content=None, **dtypes):
+    """Enter a file of weights that is not what the command takes it for."""
+
+    def arrange(place):
+        if content is None:
+            write_zeros("w.safetensors", shapes_of(*of.split()), dtype, **dtypes)
+        else:
+            (place.path / "w.safetensors").write_bytes(content)
+
+    MISTAKES[name] = (arrange, command, sentence, 2)
+
+
+def header(shape, kind="F32", held=4):
+    """A safetensors file that claims a shape and has so many bytes."""
+    claim = {"dtype": kind, "shape": shape, "data_offsets": [0, 4 * np.prod(shape, dtype=object)]}
+    text = json.dumps({"fc.weight": claim}).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(held)
+
+
+for name, command, sentence in (
+    ("network", CONVERT.format("resnet81", "w.pth", 32, "m.keras"), 'did you mean "resnet18"'),
+    (
+        "network_of_ours_alone",
+        CONVERT.format("tiny_cnn1", "w.pth", 32, "m.keras"),
+        "in neither torchvision nor timm",
+    ),
+    ("no_pixels", CONVERT.format("resnet18", "w.pth", 0, "m.keras"), "1 to 4,096; received 0"),
+    ("fewer_pixels", CONVERT.format("resnet18", "w.pth", -1, "m.keras"), "received -1"),
+    ("many_pixels", CONVERT.format("resnet18", "w.pth", 10**20, "m.keras"), "1 to 4,096"),
+    ("pixels_in_words", CONVERT.format("resnet18", "w.pth", "big", "m.keras"), "valid integer"),
+    ("out", CONVERT.format("resnet18", "w.pth", 32, "m.h5"), r"--out must end in \.keras"),
+    ("out_nowhere", CONVERT.format("resnet18", "w.pth", 32, "a/m.keras"), "choose a folder that"),
+    ("out_that_is_there", CONVERT.format("resnet18", "w.pth", 32, "model.keras"), "never overwr"),
+    ("weights_missing", GIVEN, "w.safetensors cannot be read: No such file"),
+    (
+        "weights_of_keras",
+        CONVERT.format("resnet18", "model.keras", 32, "m.keras"),
+        "model.keras is a model file of Keras already",
+    ),
+    ("weights_of_another_kind", CONVERT.format("resnet18", "w.npz", 32, "m.keras"), "received w.n"),
+    ("weights_classes", f"{GIVEN} --classes imagnet", 'did you mean "imagenet"'),
+    ("weights_option", f'{GIVEN} --set stemm="small"', r'model.stemm is .*did you mean "stem"\?'),
+    ("weights_stem", f'{GIVEN} --set stem="smal"', "model.stem must be one of.*received .smal"),
+    ("weights_name", f'{GIVEN} --set name="vgg16"', 'model.name is not an option of "resnet18"'),
+    ("weights_rate", f"{GIVEN} --set drop_path_rate=inf", "finite number; received inf"),
+    (
+        "weights_mean",
+        f'{GIVEN} --set normalization="mean_image"',
+        "measured on a data set, and the",
+    ),
+    ("weights_std", f"{GIVEN} --set normalization={{mean=[0,0,0],std=[1,1,0]}}", "greater than 0"),
+    ("weights_set", f"{GIVEN} --set stem=small", "--set takes key=value"),
+):
+    simply(f"convert_{name}", command, sentence)
+
+weights_file("weights_empty", "w.safetensors is not a whole safetensors file", content=b"")
+weights_file("weights_of_text", "not a whole safetensors file", content=b"weights: many\n" * 9)
+weights_file("weights_that_claim", "file not fully covered", content=header([10**5, 10**5]))
+weights_file("weights_beyond_count", "not a whole safetensors", content=header([2**40, 2**40]))
+weights_file("weights_cut_short", "not a whole safetensors", content=header([10, 512], held=99))
+weights_file("weights_without_a_network", "no classifier fc.weight", content=header([1]))
+weights_file("weights_of_one_class", "has 1 classes in fc.weight", content=header([1, 1]))
+weights_file(
+    "weights_lacking", "lacks what resnet18 needs: conv1.weight", content=header([2, 2], held=16)
+)
+weights_file(
+    "weights_of_integers", "holds conv1.weight as I64; float64,", **{"conv1.weight": "I64"}
+)
+weights_file(
+    "weights_of_another_network",
+    r"layer1.0.conv1.weight is \[64, 64, 1, 1\], \[64, 64, 3, 3\] here.*--set stem",
+    of="resnet50",
+)
+weights_file("weights_left_over", "has no place for: layer1.2.bn1.bias, .* more", of="resnet34")
+weights_file(
+    "weights_of_another_stem",
+    r"conv1.weight is \[64, 3, 7, 7\], \[64, 3, 3, 3\] here",
+    command=f'{GIVEN} --set stem="small"',
+)
+weights_file(
+    "weights_of_ten_classes", "has 10: leave it out", command=f"{GIVEN} --classes imagenet"
+)
+weights_file(
+    "weights_of_another_map",
+    "does not fit alexnet at 64 pixels: classifier.1.weight .*; image sizes 223 to 254 fit",
+    command=CONVERT.format("alexnet", "w.safetensors", 64, "new.keras"),
+    of="alexnet",
+)
+
+
+@mistake("is damaged: layer1.0.conv1.weight has numbers that are not finite", command=GIVEN)
+def weights_that_are_no_numbers(place):
+    begins = write_zeros("w.safetensors", shapes_of("resnet18"))
+    with open("w.safetensors", "r+b") as file:
+        file.seek(begins["layer1.0.conv1.weight"])
+        file.write(np.float16("nan").tobytes())
+
+
+@mistake("data.safetensors is not a file", command=GIVEN.replace("w.safe", "data.safe"))
+def weights_that_are_a_folder(place):
+    (place.path / "data.safetensors").mkdir()
+
+
+@mistake(
+    "w.pth is read by torch, which is not installed", command=GIVEN.replace("safetensors", "pth")
+)
+def weights_of_torch_without_torch(place):
+    (place.path / "w.pth").write_bytes(b"PK")
+    place.patch.setattr("keras_imnet64.models.tensor_files.find_spec", lambda name: None)
+
+
+@mistake("is not a pickle of tensors alone", command=GIVEN.replace("safetensors", "pth"))
+def weights_with_code(place):
+    pytest.importorskip("torch")
+
+    class Harmful:
+        def __reduce__(self):
+            return open, ("made", "w")
+
+    (place.path / "w.pth").write_bytes(pickle.dumps({"conv1.weight": Harmful()}, 2))
 
 
 # ------------------------------------------------------------------------------------- recipe files

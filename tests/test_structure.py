@@ -13,7 +13,7 @@ PACKAGE = "keras_imnet64"
 # A part imports from rows below its own. Parts of one row never see each other.
 ROWS = (
     {"cli"},
-    {"doctor", "export", "listing", "preview"},
+    {"convert", "doctor", "export", "listing", "preview"},
     {"training"},
     {"evaluation", "recipe_costs"},
     {"recipe"},

@@ -1,4 +1,4 @@
-"""Commands that train a model and use it: fit, evaluate, predict, export."""
+"""Commands that train a model and use it: fit, evaluate, predict, export, convert."""
 
 import click
 
@@ -21,6 +21,18 @@ def format_names():
     from keras_imnet64.export import FORMATS
 
     return list(FORMATS)
+
+
+def convertible_names():
+    from keras_imnet64.models.foreign import NAMINGS
+
+    return list(NAMINGS)
+
+
+def class_orders():
+    from keras_imnet64.convert import CLASSES
+
+    return list(CLASSES)
 
 
 @cli.command()
@@ -226,4 +238,59 @@ def export(run_or_model, format_name, out, images, data_dir, cache_dir, as_json)
     )
     if result["compared"]["stand_in"]:
         click.echo("Compared on drawn pictures; --image names real ones.", err=True)
+    show(result, as_json)
+
+
+@cli.command()
+@click.option(
+    "--model",
+    required=True,
+    shell_complete=completing(convertible_names),
+    help="A network of the resnet, davit, alexnet or vgg family.",
+)
+@click.option(
+    "--weights",
+    type=FILE,
+    required=True,
+    help="A .safetensors file; .pth, .pt and .bin where torch is installed.",
+)
+@click.option("--image-size", type=int, required=True, help="Pixels per side.")
+@click.option("--out", type=FILE, required=True, help="The .keras file to write.")
+@click.option(
+    "--classes",
+    shell_complete=completing(class_orders),
+    help="Name the 1,000 classes: imagenet64 brings them into its order, imagenet leaves theirs.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A line of TOML: an option of the model or normalization; may be given again.",
+)
+@json_option
+def convert(model, weights, image_size, out, classes, settings, as_json):
+    """Make a model of weights from torchvision or timm.
+
+    The file written is as one of ours: predict, evaluate and export take it, and a recipe to go on
+    from it as train.initial_weights.
+
+    \b
+    Example: python cli.py convert --model resnet50 --weights resnet50.safetensors
+        --image-size 64 --classes imagenet64 --out resnet50.keras
+    """
+    from keras_imnet64.backend import choose_backend, take_devices
+
+    choose_backend()
+    take_devices()
+    from keras_imnet64.convert import convert as make
+    from keras_imnet64.convert import settings_of
+
+    result = make(
+        model, weights, image_size=image_size, out=out, classes=classes, **settings_of(settings)
+    )
+    if classes is None:
+        click.echo(
+            "The file names no classes; --classes does, if its rows are ImageNet's.", err=True
+        )
     show(result, as_json)

@@ -27,6 +27,7 @@ from keras_imnet64.evaluation.pictures import find_pictures
 from keras_imnet64.export.formats import FORMATS
 from keras_imnet64.files import denied, expand, sync_folder
 from keras_imnet64.models.ship import model_info
+from keras_imnet64.output import refuse_existing
 from keras_imnet64.runs import model_file
 from keras_imnet64.workdirs import new_beside
 
@@ -141,13 +142,6 @@ def choose_target(run_or_model, source, row, out):
         raise UserError(f"--out must end in {suffix} here; received {target}")
     refuse_existing(target)
     return target
-
-
-def refuse_existing(target):
-    if os.path.lexists(target):
-        raise UserError(
-            f"{target} exists and is never overwritten: remove it, or name another place with --out"
-        )
 
 
 @contextlib.contextmanager

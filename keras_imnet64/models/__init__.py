@@ -47,7 +47,7 @@ def is_number(value):
 
 @dataclass(frozen=True)
 class Model:
-    """A row of the table: the module that builds the network, which of its variants, its options."""
+    """A row of the table: the family's module, which of its variants this is, and its options."""
 
     module: str
     options: dict

@@ -189,23 +189,21 @@ def window_block(x, window, *, name, drop_path_rate=0.0, head_channels=HEAD_CHAN
     """Attention of each token to those of its window, then an MLP."""
 
     def attend(x):
-        _, height, width, channels = x.shape
+        _, height, width, _ = x.shape
         x = pad_to_multiple(x, window, f"{name}_pad")
         padded = x.shape
-        x = windows_of(x, window)  # [B, W, N, C]
-        q, k, v = queries_keys_values(x, name)
+        x = dense(x, 3 * padded[-1], f"{name}_qkv")  # [B, H, W, 3 C]
+        q, k, v = thirds(windows_of(x, window))  # [B, W, N, C] each
         q = split_heads(q, head_channels)  # [B, W, h, N, D]
         k = split_heads(k, head_channels, transpose=True)  # [B, W, h, D, N]
         v = split_heads(v, head_channels)  # [B, W, h, N, D]
         x = mix(q, k, v, head_channels)  # [B, W, h, N, D]
         x = layers.Permute((1, 3, 2, 4))(x)  # [B, W, N, h, D]
-        x = layers.Reshape((-1, window * window, channels))(x)  # [B, W, N, C]
-        x = project(x, name)
         x = map_of(x, window, padded)  # [B, H, W, C]
+        x = dense(x, padded[-1], f"{name}_project")
         if padded[1:3] != (height, width):
-            x = layers.Cropping2D(
-                ((0, padded[1] - height), (0, padded[2] - width)), name=f"{name}_crop"
-            )(x)
+            below, right = padded[1] - height, padded[2] - width
+            x = layers.Cropping2D(((0, below), (0, right)), name=f"{name}_crop")(x)
         return x
 
     return residual_block(x, attend, drop_path_rate, name)
@@ -219,15 +217,15 @@ def channel_block(x, *, name, drop_path_rate=0.0, head_channels=HEAD_CHANNELS):
 
     def attend(x):
         _, height, width, channels = x.shape
-        x = layers.Reshape((1, height * width, channels))(x)  # [B, 1, N, C]
-        q, k, v = queries_keys_values(x, name)
+        x = dense(x, 3 * channels, f"{name}_qkv")  # [B, H, W, 3 C]
+        q, k, v = thirds(windows_of(x, height))  # [B, 1, N, C] each: one window
         q = split_heads(q, head_channels, transpose=True)  # [B, 1, h, D, N]
         k = split_heads(k, head_channels, transpose=True)  # [B, 1, h, D, N]
         v = split_heads(v, head_channels)  # [B, 1, h, N, D]
         x = mix(k, v, q, head_channels)  # [B, 1, h, D, N]
         x = layers.Permute((1, 4, 2, 3))(x)  # [B, 1, N, h, D]
         x = layers.Reshape((height, width, channels))(x)  # [B, H, W, C]
-        return project(x, name)
+        return dense(x, channels, f"{name}_project")
 
     return residual_block(x, attend, drop_path_rate, name)
 
@@ -273,13 +271,14 @@ def mix(a, b, c, head_channels):
     return ops.matmul(layers.Softmax()(scores), c)
 
 
-def queries_keys_values(x, name):
-    """Three tensors like x [B, W, N, C] from one dense layer."""
-    return ops.split(dense(x, 3 * x.shape[-1], f"{name}_qkv"), 3, axis=-1)
+def thirds(x):
+    """Queries, keys and values, [B, W, N, C] each, of [B, W, N, 3 C].
 
-
-def project(x, name):
-    return dense(x, x.shape[-1], f"{name}_project")
+    Cropping2D is the layer that slices; told that channels come first, it slices the last axis.
+    """
+    channels = x.shape[-1] // 3
+    crops = ((0, 2 * channels), (channels, channels), (2 * channels, 0))
+    return [layers.Cropping2D(((0, 0), crop), data_format="channels_first")(x) for crop in crops]
 
 
 def split_heads(x, head_channels, transpose=False):
@@ -300,7 +299,7 @@ def windows_of(x, window):
 
 
 def map_of(x, window, shape):
-    """[B, W, N, C] -> [B, H, W, C], undoes `windows_of`."""
+    """[B, W, N, h, D] -> [B, H, W, C], undoes `windows_of`."""
     _, height, width, channels = shape
     rows, columns = height // window, width // window
     x = layers.Reshape((rows, columns, window, window, channels))(x)
@@ -312,6 +311,10 @@ def map_of(x, window, shape):
 
 
 def dense(x, units, name):
+    """For every pixel of a map. Folded into windows, [B, 1, N, C], it would end some processes:
+
+    TensorFlow 2.21 crashes in the product that Keras 3.4 makes of it, outside XLA on x86.
+    """
     return layers.Dense(units, kernel_initializer=NORMAL, name=name)(x)
 
 

@@ -5,12 +5,15 @@ channel by channel), ours as Keras has them ([h, w, I, O], [I, O], pixel by pixe
 function from the name of our layer to that of their module; NAMINGS has those of each family.
 """
 
+import bisect
+import math
 import re
 from dataclasses import dataclass
 
 import numpy as np
 
 from keras_imnet64.errors import UserError
+from keras_imnet64.models.ship import MOST_PIXELS
 
 THEIR_VARIABLE = {
     "kernel": "weight",
@@ -21,9 +24,12 @@ THEIR_VARIABLE = {
     "moving_variance": "running_var",
 }
 COUNTERS = "num_batches_tracked"  # of training steps: no part of the network
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+MOST_CLASSES = 100_000  # ImageNet-21K has 21,841
 # What a network of theirs is where ours adapts itself to the size of the image.
 AS_PUBLISHED = {"davit": {"stem": "imagenet", "window": 7}, "alexnet": {"stem": "imagenet"}}
 MOST_NAMED = 3  # tensors in a sentence
+OF_ANOTHER = "name the network and the options (--set stem=...) that it was trained with"
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,22 @@ class Tensor:
         name, shape: as in their file.
         variable: keras.Variable.
         to_ours: lays an array [*shape] out as the variable.
+        map: (H, W, C) of the map that a dense layer takes flattened; None for all others.
     """
 
     name: str
     shape: tuple
     variable: object
     to_ours: object
+    map: tuple | None = None
+
+    @property
+    def shapes(self):
+        """Those that it may have: timm writes the dense layers of VGG as convolutions."""
+        if len(self.shape) != 2:
+            return (self.shape,)
+        height, width, channels = self.map or (1, 1, self.shape[1])
+        return self.shape, (self.shape[0], channels, height, width)
 
 
 def fill_from(model, arrays, naming, who):
@@ -47,19 +63,23 @@ def fill_from(model, arrays, naming, who):
 
     Args:
         model: a built network.
-        arrays: {their name: array}; float of any width.
+        arrays: {their name: array, or what NumPy makes one of, with shape and dtype}.
         naming: one of NAMINGS.
         who: what a message calls the file.
 
     Raises:
-        UserError: a tensor is missing, has another shape, is not finite, or has no place here.
+        UserError: a tensor is missing, has another shape, has no place here, is not of floats, or
+            holds numbers that cannot be.
     """
     tensors = tensors_of(model, naming)
     check_fit(model, tensors, arrays, who)
     for tensor in tensors:
-        array = np.asarray(arrays[tensor.name]).astype("float32")
+        with np.errstate(over="ignore"):  # float64 beyond float32 is infinite then
+            array = np.asarray(arrays[tensor.name]).astype("float32")
         if not np.isfinite(array).all():
             raise UserError(f"{who} is damaged: {tensor.name} has numbers that are not finite")
+        if tensor.variable.name == "moving_variance" and array.min() < 0:
+            raise UserError(f"{who} is damaged: {tensor.name} has variances below 0")
         tensor.variable.assign(tensor.to_ours(array))
 
 
@@ -83,14 +103,14 @@ def _tensor(layer, variable, naming):
         axes = (2, 3, 0, 1) if depthwise else (2, 3, 1, 0)  # of theirs, in our order
         theirs = tuple(shape[axes.index(axis)] for axis in range(4))
         return Tensor(name, theirs, variable, lambda array: array.transpose(axes))
-    theirs = shape[::-1]
-    height, width, channels = _flattened_map(layer) or (1, 1, shape[0])
+    theirs, flattened = shape[::-1], _flattened_map(layer)
+    height, width, channels = flattened or (1, 1, shape[0])
 
     def to_ours(array):
         array = array.reshape(-1, channels, height, width)
         return array.transpose(2, 3, 1, 0).reshape(shape)
 
-    return Tensor(name, theirs, variable, to_ours)
+    return Tensor(name, theirs, variable, to_ours, flattened)
 
 
 def _flattened_map(layer):
@@ -106,56 +126,93 @@ def _flattened_map(layer):
 # ------------------------------------------------------------------------------------- what fits
 
 
-def naming_of(name, arrays):
-    """The naming of this network that knows most of a file's tensors.
-
-    Raises:
-        UserError: weights of this network are not known elsewhere.
-    """
-    namings = NAMINGS.get(name)
-    if namings is None:
+def namings_of(name):
+    """The namings of this network; UserError if its weights are not known elsewhere."""
+    if name not in NAMINGS:
         raise UserError(
-            f'weights for "{name}" are in neither torchvision nor timm; those of the resnet, davit, '
-            "alexnet and vgg families are"
+            f'weights for "{name}" are in neither torchvision nor timm; those of the resnet, '
+            "davit, alexnet and vgg families are"
         )
-    return max(namings, key=lambda naming: f"{naming('logits')}.weight" in arrays)
+    return NAMINGS[name]
+
+
+def naming_of(name, arrays):
+    """The naming of this network that knows the classifier of a file."""
+    return max(namings_of(name), key=lambda naming: f"{naming('logits')}.weight" in arrays)
 
 
 def num_classes_of(arrays, naming, who):
     """Rows of the classifier in a file."""
     name = f"{naming('logits')}.weight"
-    if name not in arrays or arrays[name].ndim != 2:
+    if name not in arrays or len(arrays[name].shape) != 2:
         raise UserError(f"{who} has no classifier {name} [classes, features]")
-    return len(arrays[name])
+    num_classes = arrays[name].shape[0]
+    if not 2 <= num_classes <= MOST_CLASSES:
+        raise UserError(
+            f"{who} has {num_classes:,} classes in {name}; 2 to {MOST_CLASSES:,} are needed"
+        )
+    return num_classes
 
 
 def check_fit(model, tensors, arrays, who):
-    """Refuse arrays that are not those of this network, one for one."""
+    """Refuse arrays that are not those of this network, one for one; no number is read."""
     missing = [t for t in tensors if t.name not in arrays]
     if missing:
         raise UserError(
             f"{who} lacks what {model.name} needs: "
-            + _in_words(f"{t.name} {list(t.shape)}" for t in missing)
+            f"{_in_words(f'{t.name} {list(t.shape)}' for t in missing)}; {OF_ANOTHER}"
         )
-    others = [t for t in tensors if not _same_shape(arrays[t.name].shape, t.shape)]
+    others = [t for t in tensors if tuple(arrays[t.name].shape) not in t.shapes]
     if others:
+        theirs = (f"{t.name} is {list(arrays[t.name].shape)}, {list(t.shape)} here" for t in others)
         raise UserError(
             f"{who} does not fit {model.name} at {model.input.shape[1]} pixels: "
-            + _in_words(
-                f"{t.name} is {list(arrays[t.name].shape)}, {list(t.shape)} here" for t in others
-            )
-            + "; another image size or model option (--set stem=...) may fit"
+            f"{_in_words(theirs)}; {_remedy(model, others, arrays)}"
         )
     left = sorted(set(arrays) - {t.name for t in tensors})
     left = [name for name in left if not name.endswith(COUNTERS)]
     if left:
-        raise UserError(f"{who} has what {model.name} has no place for: {_in_words(left)}")
+        raise UserError(
+            f"{who} has what {model.name} has no place for: {_in_words(left)}; {OF_ANOTHER}"
+        )
+    integers = [t.name for t in tensors if str(arrays[t.name].dtype) not in FLOATS]
+    if integers:
+        raise UserError(
+            f"{who} holds {integers[0]} as {arrays[integers[0]].dtype}; {', '.join(FLOATS)} are "
+            "taken"
+        )
 
 
-def _same_shape(theirs, ours):
-    """timm writes the dense layers of VGG as convolutions: [O, C, H, W] for [O, C * H * W]."""
-    flat = (*theirs[:1], int(np.prod(theirs[1:]))) if len(ours) == 2 else theirs
-    return tuple(flat) == ours
+def _remedy(model, others, arrays):
+    """What may make tensors of another shape fit: another image size, or another network."""
+    if len(others) == 1 and others[0].map:
+        sizes = _sizes_that_fit(model, others[0], arrays[others[0].name].shape)
+        if sizes:
+            return f"image sizes {sizes[0]} to {sizes[-1]} fit"
+    return OF_ANOTHER
+
+
+def _sizes_that_fit(model, tensor, shape):
+    """Image sizes whose last map has as many values as a dense layer of theirs takes; a range."""
+    import keras
+
+    from keras_imnet64.models.macs import without_weights
+
+    num_pixels = math.prod(shape[1:]) / tensor.map[2]
+    with without_weights():
+        features = keras.Model(model.input, model.get_layer("features").output)
+        any_size = keras.Input((None, None, 3))
+        features = keras.models.clone_model(features, input_tensors=any_size)
+
+    def num_pixels_at(size):
+        try:
+            return math.prod(features.compute_output_shape((1, size, size, 3))[1:3])
+        except ValueError:  # nothing is left of the map
+            return 0
+
+    sizes = range(1, MOST_PIXELS + 1)  # the map grows with the image
+    first = bisect.bisect_left(sizes, num_pixels, key=num_pixels_at)
+    return sizes[first : bisect.bisect_right(sizes, num_pixels, key=num_pixels_at)]
 
 
 def _in_words(items):

@@ -1,7 +1,7 @@
 """What families share: the layers at both ends of a network, convolutions that pad as PyTorch does.
 
-Every network has the layers `pixels`, `normalization`, `features` (its last map), `pool` (the vector
-[B, D] that the classifier takes) and `logits`.
+Every network has the layers `pixels`, `normalization`, `features` (its last map), `pool` (the
+vector [B, D] that the classifier takes) and `logits`.
 """
 
 import math
@@ -73,10 +73,10 @@ def conv(
     bias_initializer="zeros",
     name,
 ):
-    """A convolution padded alike on all sides, by half its size unless `padding` says otherwise.
+    """A convolution padded alike on all sides; `padding` is half its size unless it is given.
 
-    Keras' "same" would pad (0, 1) at stride 2. The pixels of a strided 1x1 convolution are picked by
-    a layer of their own: its gradient writes beyond its buffer in TensorFlow 2.21 on AVX-512 CPUs
+    Keras' "same" would pad (0, 1) at stride 2. The pixels of a strided 1x1 convolution are picked
+    by a layer of its own: its gradient writes beyond its buffer in TensorFlow 2.21 on AVX-512 CPUs
     where 16 does not divide the input channels, as in WRN-36-0.5.
     """
     padding = size // 2 if padding is None else padding
@@ -105,7 +105,7 @@ def max_pool(x, size, stride, padding=0, *, name):
 
 
 def drop_path(x, rate, name):
-    """Stochastic depth (arXiv:1603.09382): drop a residual branch for whole pictures in training."""
+    """Stochastic depth (arXiv:1603.09382): in training a branch is dropped for whole pictures."""
     if not rate:
         return x
     return layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=name)(x)

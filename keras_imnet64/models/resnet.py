@@ -1,7 +1,7 @@
 """ResNet-18, -34, -50 and wide ResNet-50-2 as torchvision defines them (models/resnet.py, 0.28).
 
-Residual networks of arXiv:1512.03385 whose bottlenecks stride in their 3x3 convolution; the wide one
-is of arXiv:1605.07146, with twice the channels inside each bottleneck. Their options are timm's
+Residual networks of arXiv:1512.03385 whose bottlenecks stride in their 3x3 convolution; the wide
+one is of arXiv:1605.07146, with twice the channels inside each bottleneck. Their options are timm's
 (models/resnet.py, 1.0.31).
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 from keras.initializers import VarianceScaling
 
 from keras_imnet64.errors import UserError
@@ -190,6 +190,18 @@ def blur(x, name):
             "model.anti_aliasing needs maps of at least 2 pixels per side before each stride; "
             "give larger images or a smaller stem"
         )
-    x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    x = reflect(reflect(x, axis=1), axis=2)
     x = layers.AveragePooling2D(2, 1, name=f"{name}_1")(x)
     return layers.AveragePooling2D(2, 2, name=f"{name}_2")(x)
+
+
+def reflect(x, axis):
+    """One pixel more at either end of an axis, the last but one: H -> H + 2 for axis 1."""
+    inner = x.shape[axis] - 2
+
+    def pixel(before, after):
+        crop = [(0, 0), (0, 0)]
+        crop[axis - 1] = (before, after)
+        return layers.Cropping2D(crop)(x)
+
+    return layers.Concatenate(axis)([pixel(1, inner), x, pixel(inner, 1)])

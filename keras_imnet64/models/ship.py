@@ -26,6 +26,10 @@ INFO = {  # of the fields that are there
     "verified": bool,
     "own_model": bool,
     "recipe": dict,
+    "converted_from": lambda source: (
+        isinstance(source, dict)
+        and all(isinstance(source.get(key), str) for key in ("file", "sha256", "model"))
+    ),
 }
 KERAS_LOADS = ("keras", "builtins", "keras_cv", "keras_hub")
 RUNS_CODE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper")
@@ -238,13 +242,14 @@ def warm_start(model, path, wnids):
     if not Path(path).is_file():
         raise UserError(f"train.initial_weights: {path} is not a file; a .keras file is needed")
     source = by_path(load_model(path))
-    other_classes = model_info(path).get("wnids", wnids) != wnids
+    theirs = model_info(path).get("wnids")
+    why = "the file has other classes" if theirs else "the file does not name its classes"
     skipped, matched = [], 0
     for name, variable in by_path(model).items():
         if variable.name == "seed_generator_state":
             continue
-        if other_classes and name.startswith("logits/"):
-            skipped.append(f"{name}: the file has other classes")
+        if theirs != wnids and name.startswith("logits/"):
+            skipped.append(f"{name}: {why}")
         elif name in source and tuple(source[name].shape) == tuple(variable.shape):
             variable.assign(ops.convert_to_numpy(source[name]))
             matched += 1

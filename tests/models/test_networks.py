@@ -3,14 +3,12 @@
 Most are built without weights here; the numbers that come out are the business of `test_golden`.
 """
 
-from dataclasses import replace
-
 import keras
 import numpy as np
 import pytest
 
 from keras_imnet64.errors import UserError
-from keras_imnet64.models import MODELS, alexnet, build_model, davit, resnet, vgg
+from keras_imnet64.models import MODELS, build_model, davit, resnet
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.macs import without_weights
 from keras_imnet64.models.parts import drop_path
@@ -49,17 +47,6 @@ RUN = {
 def network(name, image_size, num_classes=7, **options):
     options = OPTIONS.get(name, {}) | options
     return build_model(name, image_size=image_size, num_classes=num_classes, **options)
-
-
-@pytest.fixture
-def slim(monkeypatch):
-    """Networks with a block of each kind in a stage, and narrow dense layers."""
-    monkeypatch.setitem(davit.VARIANTS, "davit_tiny", davit.Variant(32, (1, 1, 1, 1)))
-    for name in ("resnet18", "resnet50"):
-        variant = replace(resnet.VARIANTS[name], blocks=(1, 2, 1, 1))
-        monkeypatch.setitem(resnet.VARIANTS, name, variant)
-    for family in (alexnet, vgg):
-        monkeypatch.setattr(family, "DENSE_WIDTH", 64)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -165,11 +152,7 @@ def test_a_zero_last_gamma_makes_blocks_their_shortcuts():
 
 def test_drop_path_drops_whole_pictures_and_grows_with_depth():
     model = network("davit_tiny", 16, drop_path_rate=0.1)
-    rates = [
-        (layer.name, layer.rate)
-        for layer in model.layers
-        if isinstance(layer, keras.layers.Dropout)
-    ]
+    dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     # 12 blocks; the first has rate 0 and none, each other has one for attention and one for its MLP
     expected = np.repeat(np.linspace(0, 0.1, 12)[1:], 2)
     np.testing.assert_allclose([layer.rate for layer in dropouts], expected)

@@ -106,27 +106,40 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
+OF_EACH_FAMILY = {  # with every kind of layer and operation that theirs have
+    "wide_resnet": {"depth": 10, "width": 0.5, "dropout": 0.1},
+    "resnet18": {"stem": "small_pool", "anti_aliasing": True, "drop_path_rate": 0.1},
+    "davit_tiny": {"window": 7, "drop_path_rate": 0.1},
+    "alexnet": {},
+    "vgg16_bn": {},
+    "tiny_cnn1": {},
+    "tiny_cnn2": {},
+}
+
+
 @pytest.mark.slow
 def test_the_lowest_keras_that_we_state_loads_our_files(tmp_path):
     """Needs a package index: installs that version beside the tested one."""
-    model = wrn(dropout=0.1, normalization={"mean": np.full((16, 16, 3), 0.4), "std": 1.0})
-    initialize(model, 0)
-    plain = plain_twin(model)
-    fill(plain, model)
-    path = tmp_path / "model.keras"
-    ship(plain, path, {})
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), "uint8")
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), "uint8")
     np.savez(tmp_path / "inputs.npz", pixels=pixels)
+    expected = {}
+    for name, options in OF_EACH_FAMILY.items():
+        model = build_model(name, image_size=32, num_classes=10, **options)
+        initialize(model, 0)
+        plain = plain_twin(model)
+        fill(plain, model)
+        ship(plain, tmp_path / f"{name}.keras", {})
+        expected[str(tmp_path / f"{name}.keras")] = plain.predict(pixels, verbose=0)
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site]
     subprocess.run([*install, f"keras=={LOWEST_KERAS}"], check=True)
     found = load_plainly(
-        "tensorflow", tmp_path / "inputs.npz", [str(path)], {"PYTHONPATH": str(site)}
+        "tensorflow", tmp_path / "inputs.npz", list(expected), {"PYTHONPATH": str(site)}
     )
     assert found["keras"] == LOWEST_KERAS
-    expected = plain.predict(pixels, verbose=0)
-    for output in found["logits"][str(path)]:
-        np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5 * abs(expected).max())
+    for path, logits in expected.items():
+        for output in found["logits"][path]:
+            np.testing.assert_allclose(output, logits, rtol=0, atol=1e-5 * abs(logits).max())
 
 
 def test_model_info_of_other_files(tmp_path):
