@@ -4,12 +4,16 @@ Built without weights, so that the largest costs as little as the smallest. Thos
 residual networks of arXiv:1707.08819 stand in `test_wide_resnet` and below.
 """
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from keras_imnet64.models import MODELS, build_model
 from keras_imnet64.models.macs import count_macs, count_parameters, without_weights
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
 
 # name, image size, classes, options, parameters, billions of MACs as printed (None: not published)
 NETWORKS = [
@@ -134,3 +138,14 @@ def test_what_was_built_without_weights_leaves_nothing_to_be_made():
         pass  # would now make 1.4 billion numbers
     model = build_model("tiny_cnn2", image_size=32, num_classes=10)
     assert model.get_layer("logits").kernel.numpy().any()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_readme_states_what_is_counted(name):
+    (row,) = [line for line in README.splitlines() if re.match(rf"\| `{name}`.* G \|", line)]
+    options = {"depth": 36, "width": 5} if name == "wide_resnet" else {}
+    sizes = (64, 1000) if options else (64, 200) if name.startswith("tiny") else (224, 1000)
+    model = shapes_of(name, *sizes, **options)
+    assert f"| {count_parameters(model):,} | {count_macs(model) / 1e9:.2f} G |" in row
+    own = [option for option in MODELS[name].options if option not in options]
+    assert "the same" in row or all(f"`{option}`" in row for option in own)

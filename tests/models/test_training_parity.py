@@ -17,7 +17,7 @@ from test_golden import lasagne
 from keras_imnet64.models import build_model, davit, foreign, resnet, vgg, wide_resnet
 
 FROZEN = np.load(Path(__file__).parent / "golden" / "training.npz")
-TOLERANCE = 2e-5  # of the largest number of each array; rounding moved them by up to 2e-6
+TOLERANCE = 2e-5  # of the largest number of each array; rounding moved them by up to 3e-6
 PICTURES = 3
 
 
