@@ -42,6 +42,16 @@ RUN = {
     "tiny_cnn1": (16, {}),
     "tiny_cnn2": (32, {}),
 }
+INITIAL_SUMS = {  # of the absolute values of all trainable weights, seed 7
+    "wide_resnet": 803.579302297614,
+    "resnet18": 113247.1346901369,
+    "resnet50": 238301.9171415316,
+    "davit_tiny": 43457.06967964148,
+    "alexnet": 26578.791639033174,
+    "vgg16_bn": 264119.4946633071,
+    "tiny_cnn1": 26255.33652997128,
+    "tiny_cnn2": 16622.719968126188,
+}
 
 
 def network(name, image_size, num_classes=7, **options):
@@ -95,6 +105,19 @@ def test_a_file_gives_the_same_logits_and_bfloat16_nearly(name, tmp_path, slim):
     assert 0 < abs(rounded - logits).max() < 0.1 * scale
     twin = plain_twin(mixed)
     assert {layer.compute_dtype for layer in twin.layers} == {"float32"}
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", RUN)
+def test_initial_weights_are_the_same_on_every_backend(name, slim):
+    """Frozen: the sums were printed by this test under TensorFlow."""
+    size, options = RUN[name]
+    model = network(name, size, **options)
+    initialize(model, 7)
+    weights = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
+    assert float(sum(abs(w).sum(dtype="float64") for w in weights)) == pytest.approx(
+        INITIAL_SUMS[name], rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", RUN)
