@@ -9,7 +9,7 @@ import hashlib
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
 from keras_imnet64.errors import RunFailed, UserError, nearest
 from keras_imnet64.files import denied, expand
-from keras_imnet64.models import build_model, find_model
+from keras_imnet64.models import MOST_PIXELS, build_model, check_whole, find_model
 from keras_imnet64.models.foreign import (
     AS_PUBLISHED,
     check_fit,
@@ -19,7 +19,7 @@ from keras_imnet64.models.foreign import (
     num_classes_of,
     tensors_of,
 )
-from keras_imnet64.models.ship import MOST_PIXELS, ship
+from keras_imnet64.models.ship import ship
 from keras_imnet64.models.tensor_files import read_tensors
 from keras_imnet64.output import check_output_file, refuse_existing
 from keras_imnet64.recipe import check_model, merge, parse_override
@@ -61,7 +61,7 @@ def convert(
         RunFailed: the disk is full; nothing is left.
     """
     network = network_of(name, options or {}, normalization)
-    check_image_size(image_size)
+    check_whole("--image-size", image_size, 1, MOST_PIXELS)
     weights, out = expand(weights), expand(out)
     check_target(out)
     order = class_order(classes)
@@ -139,13 +139,6 @@ def network_of(name, options, normalization):
     if section.normalization != "imagenet":
         normalization = section.normalization.model_dump()
     return AS_PUBLISHED.get(row.module, {}) | options | {"normalization": normalization}
-
-
-def check_image_size(image_size):
-    if type(image_size) is not int or not 1 <= image_size <= MOST_PIXELS:
-        raise UserError(
-            f"--image-size must be a whole number from 1 to {MOST_PIXELS:,}; received {image_size}"
-        )
 
 
 def check_target(out):

@@ -12,36 +12,57 @@ from typing import Any
 from keras_imnet64.errors import UserError, nearest
 
 REQUIRED = object()
+RATE = "a number of at least 0 and below 1"
+MOST_PIXELS = 4096  # per side
+MOST_CLASSES = 100_000  # ImageNet-21K has 21,841
 
 
 @dataclass(frozen=True)
 class Option:
-    """What an option of a network is if it is not given, and what it may be."""
+    """What an option of a network is if it is not given, and what it may be.
+
+    Attributes:
+        default: REQUIRED if there is none.
+        texts: the words that it may be.
+        fits: whether it may be another value; takes the value.
+        in_words: what `fits` asks for.
+    """
 
     default: Any
-    fits: Callable
-    in_words: str
+    texts: tuple = ()
+    fits: Callable = lambda value: False
+    in_words: str = ""
+
+    def check(self, name, value):
+        if value not in self.texts and not self.fits(value):
+            texts = ", ".join(f'"{text}"' for text in self.texts)
+            expected = " or ".join(filter(None, [self.in_words, texts and f"one of {texts}"]))
+            raise UserError(f"{name} must be {expected}; received {value!r}")
 
 
-def number(default=REQUIRED):
-    return Option(default, is_number, "a number")
+def number():
+    return Option(REQUIRED, fits=_is_number, in_words="a number")
+
+
+def rate(default):
+    return Option(default, (), lambda value: _is_number(value) and 0 <= value < 1, RATE)
 
 
 def flag():
-    return Option(False, lambda value: isinstance(value, bool), "true or false")
+    return Option(False, fits=lambda value: isinstance(value, bool), in_words="true or false")
 
 
-def one_of(*texts, or_number=False):
-    """The first text is the default."""
-    in_words = ", ".join(f'"{text}"' for text in texts)
-    return Option(
-        texts[0],
-        lambda value: value in texts or (or_number and is_number(value)),
-        f"a number or {in_words}" if or_number else f"one of {in_words}",
-    )
+def one_of(*texts):
+    """The first is the default."""
+    return Option(texts[0], texts)
 
 
-def is_number(value):
+def auto_or_whole(lowest, highest):
+    fits = lambda value: type(value) is int and lowest <= value <= highest  # noqa: E731
+    return Option("auto", ("auto",), fits, f"a whole number from {lowest} to {highest}")
+
+
+def _is_number(value):
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -64,35 +85,33 @@ class Model:
                 raise UserError(
                     f'model.{option} is not an option of "{name}"; {nearest(option, self.options)}'
                 )
-            if not self.options[option].fits(value):
-                expected = self.options[option].in_words
-                raise UserError(f"model.{option} must be {expected}; received {value!r}")
+            self.options[option].check(f"model.{option}", value)
         missing = [o for o, default in self.defaults.items() if default is REQUIRED]
         missing = [o for o in missing if o not in options]
         if missing:
             raise UserError(f'model "{name}" needs a value for {", ".join(missing)}; received none')
 
     def build(self, **arguments):
-        """The network, by its family's `build`, whose arguments and errors these are."""
+        """The network, by the `build` of its family's module, which takes these arguments."""
         family = import_module(f"keras_imnet64.models.{self.module}")
         which = {"variant": self.variant} if self.variant else {}
         return family.build(**which, **arguments)
 
 
-WIDE_RESNET = {"depth": number(), "width": number(), "dropout": number(0.0)}
+WIDE_RESNET = {"depth": number(), "width": number(), "dropout": rate(0.0)}
 RESNET = {
     "stem": one_of("imagenet", "small", "small_pool"),
     "zero_init": flag(),
     "anti_aliasing": flag(),
-    "drop_path_rate": number(0.0),
+    "drop_path_rate": rate(0.0),
 }
 DAVIT = {
     "stem": one_of("auto", "imagenet", "small", "small_3x3", "full_3x3", "full_15x15"),
-    "window": one_of("auto", or_number=True),
-    "drop_path_rate": number(0.0),
+    "window": auto_or_whole(1, 64),
+    "drop_path_rate": rate(0.0),
 }
-ALEXNET = {"stem": one_of("auto", "imagenet", "small"), "dropout": number(0.5)}
-DROPOUT = {"dropout": number(0.5)}
+ALEXNET = {"stem": one_of("auto", "imagenet", "small"), "dropout": rate(0.5)}
+DROPOUT = {"dropout": rate(0.5)}
 
 MODELS = {
     "wide_resnet": Model("wide_resnet", WIDE_RESNET),
@@ -133,28 +152,41 @@ def build_model(
 
     Args:
         name: one of `list_models()`.
-        image_size: pixels per side.
-        num_classes: K, the number of logits.
+        image_size: pixels per side of the square pictures, 1 to 4,096.
+        num_classes: K, the number of logits, 2 to 100,000.
         normalization: "imagenet", or {"mean": m, "std": s} on the 0..1 pixel scale, each a number,
             a list of three, or an array [H, W, 3]; (pixels / 255 - mean) / std is the first layer.
-        dtype: Keras dtype policy; normalisation and logits are float32 under every policy.
+        dtype: name of a Keras dtype policy, such as "mixed_bfloat16"; normalisation and logits are
+            float32 under every policy.
         options: the network's own, see the table.
 
     Returns:
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
 
     Raises:
-        UserError: if the name, an option or the combination of sizes does not work.
+        UserError: if the name, an option, a size or their combination does not work.
     """
     row = find_model(name)
     row.check_options(name, options)
+    check_whole("image_size", image_size, 1, MOST_PIXELS)
+    check_whole("num_classes", num_classes, 2, MOST_CLASSES)
     import keras
 
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(dtype)
+    try:
+        keras.config.set_dtype_policy(dtype)
+    except ValueError:
+        raise UserError(f"dtype must be the name of a Keras policy; received {dtype!r}") from None
     try:
         return row.build(
             image_size=image_size, num_classes=num_classes, normalization=normalization, **options
         )
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def check_whole(name, value, lowest, highest):
+    if type(value) is not int or not lowest <= value <= highest:
+        raise UserError(
+            f"{name} must be a whole number from {lowest:,} to {highest:,}; received {value!r}"
+        )

@@ -1,26 +1,34 @@
 """AlexNet as torchvision defines it (arXiv:1404.5997), and a smaller stem for smaller pictures.
 
 torchvision averages the last map to 6x6 at every image size. Here the first dense layer is as wide
-as the map: 9,216 inputs at 224 pixels, 1,024 at 112, 256 at 64 (2,304 with the small stem).
+as the map: 9,216 inputs at 224 pixels, 1,024 at 112, with the small stem 2,304 at 64.
 """
+
+from dataclasses import dataclass
 
 import keras
 from keras import layers
 
 from keras_imnet64.models.parts import (
-    check_map,
-    check_rate,
-    conv,
-    logits,
+    check_smallest,
     max_pool,
     normalize,
     pixels,
-    pytorch_uniform,
+    pytorch_conv,
+    pytorch_dense,
+    pytorch_logits,
 )
 
-STEMS = {"imagenet": (11, 4), "small": (5, 2)}  # size, stride; both are padded by 2
-SMALLEST = {"imagenet": 63, "small": 29}  # pixels that leave one of the last map
-CONVS = ((384, 3), (256, 3), (256, 3))  # filters, size of the last three
+
+@dataclass(frozen=True)
+class Stem:
+    size: int
+    stride: int
+    smallest: int  # pixels per side that leave one of the last map
+
+
+STEMS = {"imagenet": Stem(11, 4, 63), "small": Stem(5, 2, 29)}
+AUTO_FROM = 95  # pixels per side of which the first stem leaves 2x2
 DENSE_WIDTH = 4096
 
 
@@ -31,61 +39,38 @@ def build(*, image_size, num_classes, normalization, stem="auto", dropout=0.5):
         image_size: pixels per side, at least 29.
         num_classes: K.
         normalization: see `build_model`.
-        stem: "imagenet" is 11x11 at stride 4, which leaves nothing of 56 pixels; "small" 5x5 at
-            stride 2, which leaves 2x2 of them; "auto" takes the first from 64 pixels on.
+        stem: "imagenet" is 11x11 at stride 4, which leaves 2x2 of 112 pixels and nothing of 56;
+            "small" 5x5 at stride 2, which leaves 3x3 of 64 and 2x2 of 56; "auto" takes the first
+            where it leaves 2x2 or more.
         dropout: rate before the first two dense layers.
 
     Returns:
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
 
     Raises:
-        UserError: the image is too small for the stem, or the rate no rate.
+        UserError: the image is too small for the stem.
     """
-    check_rate("dropout", dropout)
     if stem == "auto":
-        stem = "imagenet" if image_size >= SMALLEST["imagenet"] else "small"
-    check_map(
-        f'alexnet with stem "{stem}"',
-        image_size,
-        last_map=int(image_size >= SMALLEST[stem]),
-        smallest=SMALLEST[stem],
-    )
+        stem = "imagenet" if image_size >= AUTO_FROM else "small"
+    check_smallest(f'alexnet with stem "{stem}"', image_size, STEMS[stem].smallest)
     inputs = pixels(image_size)
     x = normalize(inputs, normalization)
-    x = conv_relu(x, 64, *STEMS[stem], name="conv1")
+    x = conv_relu(x, 64, STEMS[stem].size, STEMS[stem].stride, padding=2, name="conv1")
     x = max_pool(x, 3, 2, name="pool1")
     x = conv_relu(x, 192, 5, name="conv2")
     x = max_pool(x, 3, 2, name="pool2")
-    for number, (filters, size) in enumerate(CONVS, start=3):
-        x = conv_relu(x, filters, size, name=f"conv{number}")
+    x = conv_relu(x, 384, 3, name="conv3")
+    x = conv_relu(x, 256, 3, name="conv4")
+    x = conv_relu(x, 256, 3, name="conv5")
     x = max_pool(x, 3, 2, name="features")
     x = layers.Flatten(name="pool")(x)  # [B, H * W * 256]
     for number in (1, 2):
         if dropout:
             x = layers.Dropout(dropout, name=f"dropout{number}")(x)
-        default = pytorch_uniform(x.shape[-1])
-        x = layers.Dense(
-            DENSE_WIDTH,
-            "relu",
-            kernel_initializer=default,
-            bias_initializer=default,
-            name=f"dense{number}",
-        )(x)
-    default = pytorch_uniform(DENSE_WIDTH)
-    return keras.Model(inputs, logits(x, num_classes, default, default), name="alexnet")
+        x = pytorch_dense(x, DENSE_WIDTH, f"dense{number}", activation="relu")
+    return keras.Model(inputs, pytorch_logits(x, num_classes), name="alexnet")
 
 
-def conv_relu(x, filters, size, stride=1, *, name):
-    default = pytorch_uniform(size * size * x.shape[-1])
-    x = conv(
-        x,
-        filters,
-        size,
-        stride,
-        padding=min(2, size // 2),
-        kernel_initializer=default,
-        use_bias=True,
-        bias_initializer=default,
-        name=name,
-    )
+def conv_relu(x, filters, size, stride=1, *, padding=None, name):
+    x = pytorch_conv(x, filters, size, stride, padding=padding, name=name)
     return layers.ReLU(name=f"{name}_relu")(x)

@@ -1,8 +1,8 @@
 """DaViT, dual attention vision transformers (arXiv:2204.03645), as timm defines them (1.0.31).
 
 Pairs of blocks: the first attends within windows of the map, the second between the channels of the
-whole map. Axes: B pictures, H W the map, C its channels, W windows, N tokens of a window, h heads,
-D channels per head, which are 32.
+whole map. Axes: B pictures, H W the map, C its channels; T windows of N tokens; h heads of D = 32
+channels.
 """
 
 from dataclasses import dataclass
@@ -12,22 +12,17 @@ import numpy as np
 from keras import layers, ops
 from keras.initializers import RandomNormal
 
-from keras_imnet64.errors import UserError
 from keras_imnet64.models.parts import (
-    check_map,
-    check_rate,
-    conv,
+    check_smallest,
     drop_path,
-    logits,
     normalize,
     pixels,
+    pytorch_conv,
     pytorch_uniform,
 )
 
 HEAD_CHANNELS = 32
 MLP_RATIO = 4
-# The reference cuts this normal at +-2, a hundred deviations away.
-NORMAL = RandomNormal(stddev=0.02)
 
 
 @dataclass(frozen=True)
@@ -76,24 +71,25 @@ def build(
 
     Args:
         variant: a key of VARIANTS.
-        image_size: pixels per side, any.
+        image_size: pixels per side, any; at least 9 for stem "full_15x15".
         num_classes: K.
         normalization: see `build_model`.
         stem: "imagenet" is 7x7 at stride 4, as published; "small" 7x7 at stride 2, "small_3x3" 3x3
             at stride 2; "full_3x3" and "full_15x15" keep all pixels, or 56 of 64. "auto" is "small"
             up to 64 pixels, above that "imagenet".
-        window: tokens per side of a window. A number holds in every stage: maps that it does not
-            divide are padded with zeros, which take part in the attention, as in the reference.
+        window: tokens per side of a window, 1 to 64. A number holds in every stage: maps that it
+            does not divide are padded with zeros, which take part in the attention, as in timm.
             "auto" is 7 where 7 divides the first map and else 8, and never more than the map.
-        drop_path_rate: of the last block; it grows with depth from 0. The paper has 0.1 for tiny.
+        drop_path_rate: of the last block; it grows from 0 evenly over all blocks, as in the
+            authors' code (dingmyu/davit), whose train.py has 0.1. In timm both blocks of a pair
+            have one rate.
 
     Returns:
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
 
     Raises:
-        UserError: the image is too small for the stem, or an option is out of range.
+        UserError: the image is too small for the stem.
     """
-    check_rate("drop_path_rate", drop_path_rate)
     network = VARIANTS[variant]
     rates = iter(np.linspace(0, drop_path_rate, 2 * sum(network.pairs)).tolist())
 
@@ -112,17 +108,14 @@ def build(
     x = layers.Identity(name="features")(x)  # [B, H, W, C]
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layer_norm(x, "head_norm")
-    return keras.Model(inputs, logits(x, num_classes, NORMAL), name=variant)
+    x = dense(x, num_classes, "logits", dtype="float32")
+    return keras.Model(inputs, x, name=variant)
 
 
 def window_size(window, first_map, this_map):
     if window == "auto":
         return min(8 if first_map % 7 else 7, this_map)
-    if window != int(window) or not 1 <= window <= 64:
-        raise UserError(
-            f'model.window must be a whole number from 1 to 64, or "auto"; received {window}'
-        )
-    return int(window)
+    return window
 
 
 # ------------------------------------------------------------------------------- between stages
@@ -132,46 +125,18 @@ def apply_stem(x, channels, stem, variant):
     image_size = x.shape[1]
     if stem == "auto":
         stem = "small" if image_size <= 64 else "imagenet"
-    stem_size = STEMS[stem]
-    smallest = max(1, stem_size.size - 2 * stem_size.padding)
-    check_map(
-        f'{variant} with stem "{stem}"',
-        image_size,
-        last_map=int(image_size >= smallest),
-        smallest=smallest,
-    )
-    x = pad_to_multiple(x, stem_size.stride, "stem_pad_to_stride")
-    default = pytorch_uniform(stem_size.size**2 * 3)
-    x = conv(
-        x,
-        channels,
-        stem_size.size,
-        stem_size.stride,
-        padding=stem_size.padding,
-        kernel_initializer=default,
-        use_bias=True,
-        bias_initializer=default,
-        name="stem_conv",
-    )
+    of = STEMS[stem]
+    check_smallest(f'{variant} with stem "{stem}"', image_size, of.size - 2 * of.padding)
+    x = pad_to_multiple(x, of.stride, "stem_pad_to_stride")
+    x = pytorch_conv(x, channels, of.size, of.stride, padding=of.padding, name="stem_conv")
     return layer_norm(x, "stem_norm")
 
 
 def downsample(x, channels, name):
     """Normalise, then a 2x2 convolution at stride 2."""
-    default = pytorch_uniform(2 * 2 * x.shape[-1])
     x = layer_norm(x, f"{name}_norm")
     x = pad_to_multiple(x, 2, f"{name}_pad")
-    return conv(
-        x,
-        channels,
-        2,
-        2,
-        padding=0,
-        kernel_initializer=default,
-        use_bias=True,
-        bias_initializer=default,
-        name=f"{name}_conv",
-    )
+    return pytorch_conv(x, channels, 2, 2, padding=0, name=f"{name}_conv")
 
 
 def pad_to_multiple(x, multiple, name):
@@ -189,18 +154,19 @@ def window_block(x, window, *, name, drop_path_rate=0.0, head_channels=HEAD_CHAN
     """Attention of each token to those of its window, then an MLP."""
 
     def attend(x):
-        _, height, width, _ = x.shape
+        _, height, width, channels = x.shape
         x = pad_to_multiple(x, window, f"{name}_pad")
         padded = x.shape
-        x = dense(x, 3 * padded[-1], f"{name}_qkv")  # [B, H, W, 3 C]
-        q, k, v = thirds(windows_of(x, window))  # [B, W, N, C] each
-        q = split_heads(q, head_channels)  # [B, W, h, N, D]
-        k = split_heads(k, head_channels, transpose=True)  # [B, W, h, D, N]
-        v = split_heads(v, head_channels)  # [B, W, h, N, D]
-        x = mix(q, k, v, head_channels)  # [B, W, h, N, D]
-        x = layers.Permute((1, 3, 2, 4))(x)  # [B, W, N, h, D]
-        x = map_of(x, window, padded)  # [B, H, W, C]
-        x = dense(x, padded[-1], f"{name}_project")
+        x = dense(x, 3 * channels, f"{name}_qkv")  # [B, H, W, 3 C]
+        x = windows_of(x, window, name)  # [B, T, N, 3 C]
+        q, k, v = queries_keys_values(x, name)  # [B, T, N, C] each
+        q = split_heads(q, head_channels, f"{name}_query")  # [B, T, h, N, D]
+        k = split_heads(k, head_channels, f"{name}_key", transpose=True)  # [B, T, h, D, N]
+        v = split_heads(v, head_channels, f"{name}_value")  # [B, T, h, N, D]
+        x = attention(q, k, v, head_channels, name)  # [B, T, h, N, D]
+        x = layers.Permute((1, 3, 2, 4), name=f"{name}_tokens")(x)  # [B, T, N, h, D]
+        x = map_of(x, window, padded[1:3], channels, name)  # [B, H, W, C]
+        x = dense(x, channels, f"{name}_project")
         if padded[1:3] != (height, width):
             below, right = padded[1] - height, padded[2] - width
             x = layers.Cropping2D(((0, below), (0, right)), name=f"{name}_crop")(x)
@@ -218,13 +184,14 @@ def channel_block(x, *, name, drop_path_rate=0.0, head_channels=HEAD_CHANNELS):
     def attend(x):
         _, height, width, channels = x.shape
         x = dense(x, 3 * channels, f"{name}_qkv")  # [B, H, W, 3 C]
-        q, k, v = thirds(windows_of(x, height))  # [B, 1, N, C] each: one window
-        q = split_heads(q, head_channels, transpose=True)  # [B, 1, h, D, N]
-        k = split_heads(k, head_channels, transpose=True)  # [B, 1, h, D, N]
-        v = split_heads(v, head_channels)  # [B, 1, h, N, D]
-        x = mix(k, v, q, head_channels)  # [B, 1, h, D, N]
-        x = layers.Permute((1, 4, 2, 3))(x)  # [B, 1, N, h, D]
-        x = layers.Reshape((height, width, channels))(x)  # [B, H, W, C]
+        x = layers.Reshape((1, height * width, 3 * channels), name=f"{name}_window")(x)
+        q, k, v = queries_keys_values(x, name)  # [B, 1, N, C] each
+        q = split_heads(q, head_channels, f"{name}_query", transpose=True)  # [B, 1, h, D, N]
+        k = split_heads(k, head_channels, f"{name}_key", transpose=True)  # [B, 1, h, D, N]
+        v = split_heads(v, head_channels, f"{name}_value")  # [B, 1, h, N, D]
+        x = attention(k, v, q, head_channels, name)  # [B, 1, h, D, N]
+        x = layers.Permute((1, 4, 2, 3), name=f"{name}_tokens")(x)  # [B, 1, N, h, D]
+        x = layers.Reshape((height, width, channels), name=f"{name}_map")(x)  # [B, H, W, C]
         return dense(x, channels, f"{name}_project")
 
     return residual_block(x, attend, drop_path_rate, name)
@@ -244,12 +211,11 @@ def residual_block(x, attend, drop_path_rate, name):
 
 def encode_position(x, name):
     """A depthwise 3x3 convolution, added: zeros at the border tell where a token is."""
-    default = pytorch_uniform(3 * 3)
     encoding = layers.DepthwiseConv2D(
         3,
         padding="same",
-        depthwise_initializer=default,
-        bias_initializer=default,
+        depthwise_initializer=pytorch_uniform(3 * 3),
+        bias_initializer=pytorch_uniform(3 * 3),
         name=name,
     )(x)
     return layers.Add(name=f"{name}_add")([x, encoding])
@@ -265,57 +231,71 @@ def mlp(x, name):
 # -------------------------------------------------------------------------------------- attention
 
 
-def mix(a, b, c, head_channels):
-    """softmax(a b / sqrt(D)) c, for every head."""
-    scores = ops.matmul(layers.Rescaling(head_channels**-0.5)(a), b)
-    return ops.matmul(layers.Softmax()(scores), c)
+def attention(a, b, c, head_channels, name):
+    """softmax(a b / sqrt(D)) c for every head, the softmax over the last axis of a b."""
+    if b.shape[-1] == 1:  # of one number, which is 1
+        return c
+    a = layers.Rescaling(head_channels**-0.5, name=f"{name}_scale")(a)
+    weights = layers.Softmax(name=f"{name}_softmax")(ops.matmul(a, b))
+    return ops.matmul(weights, c)
 
 
-def thirds(x):
-    """Queries, keys and values, [B, W, N, C] each, of [B, W, N, 3 C].
+def queries_keys_values(x, name):
+    """The three thirds of the last axis: [B, T, N, 3 C] -> [B, T, N, C] each.
 
     Cropping2D is the layer that slices; told that channels come first, it slices the last axis.
     """
     channels = x.shape[-1] // 3
-    crops = ((0, 2 * channels), (channels, channels), (2 * channels, 0))
-    return [layers.Cropping2D(((0, 0), crop), data_format="channels_first")(x) for crop in crops]
+    crops = {
+        "query": (0, 2 * channels),
+        "key": (channels, channels),
+        "value": (2 * channels, 0),
+    }
+    return [
+        layers.Cropping2D(((0, 0), crop), data_format="channels_first", name=f"{name}_{which}")(x)
+        for which, crop in crops.items()
+    ]
 
 
-def split_heads(x, head_channels, transpose=False):
-    """[B, W, N, C] -> [B, W, h, N, D], or [B, W, h, D, N]."""
+def split_heads(x, head_channels, name, transpose=False):
+    """[B, T, N, C] -> [B, T, h, N, D], or [B, T, h, D, N]."""
     _, windows, tokens, channels = x.shape
     heads = channels // head_channels
-    x = layers.Reshape((windows, tokens, heads, head_channels))(x)  # [B, W, N, h, D]
-    return layers.Permute((1, 3, 4, 2) if transpose else (1, 3, 2, 4))(x)
+    x = layers.Reshape((windows, tokens, heads, head_channels), name=f"{name}_split")(x)
+    order = (1, 3, 4, 2) if transpose else (1, 3, 2, 4)
+    return layers.Permute(order, name=f"{name}_heads")(x)
 
 
-def windows_of(x, window):
-    """[B, H, W, C] -> [B, W, N, C], windows row by row."""
+def windows_of(x, window, name):
+    """[B, H, W, C] -> [B, T, N, C], windows row by row."""
     _, height, width, channels = x.shape
     rows, columns = height // window, width // window
-    x = layers.Reshape((rows, window, columns, window, channels))(x)
-    x = layers.Permute((1, 3, 2, 4, 5))(x)  # [B, rows, columns, window, window, C]
-    return layers.Reshape((rows * columns, window * window, channels))(x)
+    x = layers.Reshape((rows, window, columns, window, channels), name=f"{name}_grid")(x)
+    x = layers.Permute((1, 3, 2, 4, 5), name=f"{name}_tiles")(x)
+    # [B, rows, columns, window, window, C]
+    return layers.Reshape((rows * columns, window * window, channels), name=f"{name}_windows")(x)
 
 
-def map_of(x, window, shape):
-    """[B, W, N, h, D] -> [B, H, W, C], undoes `windows_of`."""
-    _, height, width, channels = shape
-    rows, columns = height // window, width // window
-    x = layers.Reshape((rows, columns, window, window, channels))(x)
-    x = layers.Permute((1, 3, 2, 4, 5))(x)  # [B, rows, window, columns, window, C]
-    return layers.Reshape((height, width, channels))(x)
+def map_of(x, window, size, channels, name):
+    """[B, T, N, h, D] -> [B, H, W, C], undoes `windows_of`."""
+    rows, columns = size[0] // window, size[1] // window
+    x = layers.Reshape((rows, columns, window, window, channels), name=f"{name}_tiles_out")(x)
+    x = layers.Permute((1, 3, 2, 4, 5), name=f"{name}_grid_out")(x)
+    # [B, rows, window, columns, window, C]
+    return layers.Reshape((*size, channels), name=f"{name}_map")(x)
 
 
 # ----------------------------------------------------------------------------------------- layers
 
 
-def dense(x, units, name):
-    """For every pixel of a map. Folded into windows, [B, 1, N, C], it would end some processes:
+def dense(x, units, name, **options):
+    """A product for every pixel of a map [B, H, W, C], drawn from N(0, 0.02).
 
-    TensorFlow 2.21 crashes in the product that Keras 3.4 makes of it, outside XLA on x86.
+    The reference cuts this normal at +-2, a hundred deviations away. It multiplies windows; folded
+    to [B, 1, N, C] they crash TensorFlow 2.21 under Keras 3.4, and the numbers are the same.
     """
-    return layers.Dense(units, kernel_initializer=NORMAL, name=name)(x)
+    initializer = RandomNormal(stddev=0.02)
+    return layers.Dense(units, kernel_initializer=initializer, name=name, **options)(x)
 
 
 def layer_norm(x, name):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_imnet64.errors import UserError
-from keras_imnet64.models.ship import MOST_PIXELS
+from keras_imnet64.models import MOST_CLASSES, MOST_PIXELS
 
 THEIR_VARIABLE = {
     "kernel": "weight",
@@ -25,7 +25,6 @@ THEIR_VARIABLE = {
 }
 COUNTERS = "num_batches_tracked"  # of training steps: no part of the network
 FLOATS = ("float64", "float32", "float16", "bfloat16")
-MOST_CLASSES = 100_000  # ImageNet-21K has 21,841
 # What a network of theirs is where ours adapts itself to the size of the image.
 AS_PUBLISHED = {"davit": {"stem": "imagenet", "window": 7}, "alexnet": {"stem": "imagenet"}}
 MOST_NAMED = 3  # tensors in a sentence

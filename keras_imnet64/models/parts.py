@@ -1,7 +1,7 @@
-"""What families share: the layers at both ends of a network, convolutions that pad as PyTorch does.
+"""What families share: the layers at both ends of a network, and layers as PyTorch has them.
 
-Every network has the layers `pixels`, `normalization`, `features` (its last map), `pool` (the
-vector [B, D] that the classifier takes) and `logits`.
+Every network has the layers `pixels`, `normalization`, `features` (its last map), `pool` (that map
+as a vector [B, D], averaged or flattened) and `logits`.
 """
 
 import math
@@ -9,7 +9,7 @@ import math
 import keras
 import numpy as np
 from keras import layers
-from keras.initializers import RandomUniform
+from keras.initializers import RandomUniform, VarianceScaling
 
 from keras_imnet64.errors import UserError
 
@@ -27,28 +27,37 @@ def pixels(image_size):
 
 def normalize(x, normalization):
     """(pixels / 255 - mean) / std, float32 under every policy; the numbers are in the config."""
-    if normalization == "imagenet":
-        normalization = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    mean = np.asarray(normalization["mean"], "float64") * 255
-    std = np.asarray(normalization["std"], "float64") * 255
-    mean, std = np.broadcast_arrays(np.atleast_1d(mean), np.atleast_1d(std))
-    if mean.shape == (1,):
-        mean, std = np.repeat(mean, 3), np.repeat(std, 3)
+    mean, std = mean_and_std(normalization, x.shape[1:])
     axis = (1, 2, 3) if mean.ndim == 3 else -1  # per pixel and channel, or per channel
-    mean, variance = mean.astype("float32"), np.square(std).astype("float32")
+    mean, variance = (mean * 255).astype("float32"), np.square(std * 255).astype("float32")
     return layers.Normalization(
         axis, mean.tolist(), variance.tolist(), dtype="float32", name="normalization"
     )(x)
 
 
+def mean_and_std(normalization, shape):
+    """Two float64 arrays, [3] or [H, W, 3], of what `build_model` takes; UserError else."""
+    if isinstance(normalization, str) and normalization == "imagenet":
+        normalization = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    try:
+        mean, std = (np.asarray(normalization[key], "float64") for key in ("mean", "std"))
+        mean, std = np.broadcast_arrays(mean, std)
+        if mean.ndim < 3:
+            mean, std = (np.broadcast_to(array, (3,)) for array in (mean, std))
+        fits = mean.shape in ((3,), tuple(shape)) and np.isfinite(mean).all() and (std > 0).all()
+    except (KeyError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise UserError(
+            'normalization must be "imagenet" or {"mean": m, "std": s}, each a number, three '
+            f"numbers or an array {list(shape)}, with std above 0; received {normalization!r}"
+        )
+    return mean, std
+
+
 def classifier(x, num_classes, kernel_initializer, bias_initializer="zeros"):
-    """Global average (`pool`) and the dense layer `logits`."""
+    """Global average (`pool`) and the dense layer `logits`, which stays float32."""
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return logits(x, num_classes, kernel_initializer, bias_initializer)
-
-
-def logits(x, num_classes, kernel_initializer, bias_initializer="zeros"):
-    """The last dense layer, which stays float32 under every policy."""
     return layers.Dense(
         num_classes,
         dtype="float32",
@@ -56,6 +65,11 @@ def logits(x, num_classes, kernel_initializer, bias_initializer="zeros"):
         bias_initializer=bias_initializer,
         name="logits",
     )(x)
+
+
+def pytorch_logits(x, num_classes):
+    """The layer `logits`, float32 under every policy."""
+    return pytorch_dense(x, num_classes, "logits", dtype="float32")
 
 
 # ----------------------------------------------------------------------------------- between them
@@ -98,7 +112,7 @@ def conv(
 
 
 def max_pool(x, size, stride, padding=0, *, name):
-    """A maximum over windows that fit; padding with zeros is right behind a ReLU alone."""
+    """A maximum over windows that fit; behind a ReLU zeros pad as well as PyTorch's -inf."""
     if padding:
         x = layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
     return layers.MaxPooling2D(size, stride, name=name)(x)
@@ -111,20 +125,57 @@ def drop_path(x, rate, name):
     return layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=name)(x)
 
 
+# --------------------------------------------------------------------------------- as in PyTorch
+# An initialiser of Keras gives all its variables the same numbers, so each gets one of its own.
+
+
+def pytorch_conv(x, filters, size, stride=1, *, padding=None, name):
+    """A convolution with bias, both drawn as PyTorch does by default."""
+    fan_in = size * size * x.shape[-1]
+    return conv(
+        x,
+        filters,
+        size,
+        stride,
+        padding=padding,
+        kernel_initializer=pytorch_uniform(fan_in),
+        use_bias=True,
+        bias_initializer=pytorch_uniform(fan_in),
+        name=name,
+    )
+
+
+def pytorch_dense(x, units, name, **options):
+    """A dense layer, its kernel and bias drawn as PyTorch does by default."""
+    fan_in = x.shape[-1]
+    return layers.Dense(
+        units,
+        kernel_initializer=pytorch_uniform(fan_in),
+        bias_initializer=pytorch_uniform(fan_in),
+        name=name,
+        **options,
+    )(x)
+
+
+def pytorch_batch_norm(x, name, **options):
+    """Its defaults: epsilon 1e-5, and the momentum of 0.1 that Keras calls 0.9."""
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name, **options)(x)
+
+
 def pytorch_uniform(fan_in):
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for kernels and biases alike."""
     bound = 1 / math.sqrt(fan_in)
     return RandomUniform(-bound, bound)
 
 
-def check_rate(option, rate):
-    if not 0 <= rate < 1:
-        raise UserError(f"model.{option} must be at least 0 and below 1; received {rate}")
+def kaiming_normal():
+    """N(0, 2 / fan_out), torchvision's choice for convolutions before a ReLU."""
+    return VarianceScaling(2.0, "fan_out", "untruncated_normal")
 
 
-def check_map(model, image_size, last_map, smallest):
+def check_smallest(model, image_size, smallest):
     """Refuse an image so small that nothing would be left of the last map."""
-    if last_map < 1:
+    if image_size < smallest:
         raise UserError(
             f"{model} needs at least {smallest} pixels per side, else no pixel of its last map is "
             f"left; received image size {image_size}"

@@ -6,25 +6,24 @@ one is of arXiv:1605.07146, with twice the channels inside each bottleneck. Thei
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import keras
 import numpy as np
 from keras import layers
-from keras.initializers import VarianceScaling
 
 from keras_imnet64.errors import UserError
 from keras_imnet64.models.parts import (
-    check_rate,
     classifier,
     conv,
     drop_path,
+    kaiming_normal,
     max_pool,
     normalize,
     pixels,
+    pytorch_batch_norm,
     pytorch_uniform,
 )
-
-KAIMING_NORMAL = VarianceScaling(2.0, "fan_out", "untruncated_normal")
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def build(
 
     Args:
         variant: a key of VARIANTS.
-        image_size: pixels per side, any.
+        image_size: pixels per side, any; at least 2 before each stride with `anti_aliasing`.
         num_classes: K.
         normalization: see `build_model`.
         stem: "imagenet" is 7x7 at stride 2 and a pool; "small" 3x3 at stride 1 and none, for 32
@@ -85,11 +84,11 @@ def build(
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
 
     Raises:
-        UserError: the maps are too small for the blur, or a rate is no rate.
+        UserError: the maps are too small for the blur.
     """
-    check_rate("drop_path_rate", drop_path_rate)
     network = VARIANTS[variant]
-    block = bottleneck_block if network.bottleneck else basic_block
+    wide = partial(bottleneck_block, width=network.width)
+    block = wide if network.bottleneck else basic_block
     rates = iter(np.linspace(0, drop_path_rate, sum(network.blocks)).tolist())
 
     inputs = pixels(image_size)
@@ -100,7 +99,6 @@ def build(
             x = block(
                 x,
                 64 * 2 ** (stage - 1),
-                width=network.width,
                 stride=2 if stage > 1 and number == 1 else 1,
                 zero_init=zero_init,
                 anti_aliasing=anti_aliasing,
@@ -108,14 +106,15 @@ def build(
                 name=f"stage{stage}_block{number}",
             )  # [B, H / 2^(stage-1), W / 2^(stage-1), C]
     x = layers.Identity(name="features")(x)  # [B, H, W, C]
-    fc = pytorch_uniform(x.shape[-1])
-    return keras.Model(inputs, classifier(x, num_classes, fc, fc), name=variant)
+    fan_in = x.shape[-1]
+    x = classifier(x, num_classes, pytorch_uniform(fan_in), pytorch_uniform(fan_in))
+    return keras.Model(inputs, x, name=variant)
 
 
 def apply_stem(x, stem, anti_aliasing=False):
     """A convolution to 64 channels and, if the stem has one, a 3x3 pool at stride 2."""
-    x = conv(x, 64, stem.size, stem.stride, kernel_initializer=KAIMING_NORMAL, name="stem_conv")
-    x = layers.ReLU(name="stem_relu")(batch_norm(x, "stem_bn"))
+    x = conv(x, 64, stem.size, stem.stride, kernel_initializer=kaiming_normal(), name="stem_conv")
+    x = layers.ReLU(name="stem_relu")(pytorch_batch_norm(x, "stem_bn"))
     if stem.pool and anti_aliasing:
         x = blur(max_pool(x, 3, 1, padding=1, name="stem_pool"), "stem_blur")
     elif stem.pool:
@@ -124,7 +123,7 @@ def apply_stem(x, stem, anti_aliasing=False):
 
 
 def basic_block(
-    x, channels, *, stride, name, width=1, zero_init=False, anti_aliasing=False, drop_path_rate=0.0
+    x, channels, *, stride, name, zero_init=False, anti_aliasing=False, drop_path_rate=0.0
 ):
     """Two 3x3 convolutions, the first strided, added to the shortcut."""
     shortcut = project(x, channels, stride, name)
@@ -161,17 +160,10 @@ def project(x, channels, stride, name):
 
 
 def conv_bn(x, filters, size, stride=1, *, name, number="", zero_init=False):
-    x = conv(
-        x, filters, size, stride, kernel_initializer=KAIMING_NORMAL, name=f"{name}_conv{number}"
-    )
-    return batch_norm(x, f"{name}_bn{number}", gamma="zeros" if zero_init else "ones")
-
-
-def batch_norm(x, name, gamma="ones"):
-    """PyTorch's defaults; its momentum of 0.1 is what Keras calls 0.9."""
-    return layers.BatchNormalization(
-        momentum=0.9, epsilon=1e-5, gamma_initializer=gamma, name=name
-    )(x)
+    initializer = kaiming_normal()
+    x = conv(x, filters, size, stride, kernel_initializer=initializer, name=f"{name}_conv{number}")
+    gamma = "zeros" if zero_init else "ones"
+    return pytorch_batch_norm(x, f"{name}_bn{number}", gamma_initializer=gamma)
 
 
 def add(x, shortcut, drop_path_rate, name):
@@ -190,18 +182,19 @@ def blur(x, name):
             "model.anti_aliasing needs maps of at least 2 pixels per side before each stride; "
             "give larger images or a smaller stem"
         )
-    x = reflect(reflect(x, axis=1), axis=2)
+    x = reflect(reflect(x, 1, f"{name}_rows"), 2, f"{name}_columns")
     x = layers.AveragePooling2D(2, 1, name=f"{name}_1")(x)
     return layers.AveragePooling2D(2, 2, name=f"{name}_2")(x)
 
 
-def reflect(x, axis):
-    """One pixel more at either end of an axis, the last but one: H -> H + 2 for axis 1."""
+def reflect(x, axis, name):
+    """One pixel more at either end of an axis, the last but one there: H -> H + 2 for axis 1."""
     inner = x.shape[axis] - 2
 
-    def pixel(before, after):
+    def only(before, after, which):
         crop = [(0, 0), (0, 0)]
         crop[axis - 1] = (before, after)
-        return layers.Cropping2D(crop)(x)
+        return layers.Cropping2D(crop, name=f"{name}_{which}")(x)
 
-    return layers.Concatenate(axis)([pixel(1, inner), x, pixel(inner, 1)])
+    second, last_but_one = only(1, inner, "second"), only(inner, 1, "last_but_one")
+    return layers.Concatenate(axis, name=name)([second, x, last_but_one])

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from keras_imnet64.errors import UserError, reason
 from keras_imnet64.files import check_fields, is_count, is_texts, parse_json, sync_folder
+from keras_imnet64.models import MOST_PIXELS
 from keras_imnet64.models.paths import by_path
 from keras_imnet64.zips import TEXT_BYTES, open_zip, read_member
 
 INFO_MEMBER = "imnet64.json"
 LOWEST_KERAS = "3.4.1"  # the first version that loads our files, held by a slow test
-MOST_PIXELS = 4096  # per side
 INFO = {  # of the fields that are there
     "wnids": lambda ids: is_texts(ids) and len(set(ids)) == len(ids),
     "class_names": is_texts,

@@ -8,14 +8,14 @@ import keras
 from keras import layers
 
 from keras_imnet64.models.parts import (
-    check_map,
-    check_rate,
-    conv,
-    logits,
+    check_smallest,
     max_pool,
     normalize,
     pixels,
-    pytorch_uniform,
+    pytorch_batch_norm,
+    pytorch_conv,
+    pytorch_dense,
+    pytorch_logits,
 )
 
 
@@ -27,25 +27,24 @@ def build(*, variant, image_size, num_classes, normalization, dropout=0.5):
         image_size: pixels per side; at least 8 for the first, 32 for the second.
         num_classes: K.
         normalization: see `build_model`.
-        dropout: rate before the last dense layer.
+        dropout: rate before the last dense layer. The brief has 0.5 in the second; so has the first
+            here, of which it says nothing.
 
     Returns:
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
 
     Raises:
-        UserError: the image is too small, or the rate no rate.
+        UserError: the image is too small.
     """
-    check_rate("dropout", dropout)
     inputs = pixels(image_size)
     x = normalize(inputs, normalization)
     x = VARIANTS[variant](x, dropout)
-    default = pytorch_uniform(x.shape[-1])
-    return keras.Model(inputs, logits(x, num_classes, default, default), name=variant)
+    return keras.Model(inputs, pytorch_logits(x, num_classes), name=variant)
 
 
 def tiny_cnn1(x, dropout):
     """Pools behind the first four convolutions; the fourth is 2x2, padded by 2: 8 -> 11 -> 5."""
-    check_map("tiny_cnn1", x.shape[1], last_map=x.shape[1] // 8, smallest=8)
+    check_smallest("tiny_cnn1", x.shape[1], 8)
     for number in (1, 2, 3):
         x = conv_bn_relu(x, 128, number)
         x = max_pool(x, 2, 2, name=f"pool{number}")
@@ -54,8 +53,8 @@ def tiny_cnn1(x, dropout):
     x = conv_bn_relu(x, 128, 5)
     x = layers.Identity(name="features")(x)  # [B, 5, 5, 128] of 64 pixels
     x = layers.Flatten(name="pool")(x)  # [B, 3200]
-    x = layers.ReLU(name="dense_relu")(dense(x, 1024))
-    x = batch_norm(x, "dense_bn")
+    x = layers.ReLU(name="dense_relu")(pytorch_dense(x, 1024, "dense"))
+    x = pytorch_batch_norm(x, "dense_bn")
     return layers.Dropout(dropout, name="dropout")(x) if dropout else x
 
 
@@ -63,15 +62,15 @@ def tiny_cnn2(x, dropout):
     """A pool behind every convolution, and a softmax between the dense layers.
 
     The normalisation behind the softmax has no gamma and beta: the brief names it among the layers
-    and counts no parameters for it, and the dense layer that follows can express them.
+    and counts no parameters for it.
     """
-    check_map("tiny_cnn2", x.shape[1], last_map=x.shape[1] // 32, smallest=32)
+    check_smallest("tiny_cnn2", x.shape[1], 32)
     for number, filters in enumerate((64, 128, 128, 128, 128), start=1):
         x = conv_bn_relu(x, filters, number)
         x = max_pool(x, 2, 2, name=f"pool{number}" if number < 5 else "features")
     x = layers.Flatten(name="pool")(x)  # [B, 512] of 64 pixels
-    x = layers.Softmax(name="dense_softmax")(dense(x, 400))
-    x = batch_norm(x, "dense_bn", affine=False)
+    x = layers.Softmax(name="dense_softmax")(pytorch_dense(x, 400, "dense"))
+    x = pytorch_batch_norm(x, "dense_bn", center=False, scale=False)
     return layers.Dropout(dropout, name="dropout")(x) if dropout else x
 
 
@@ -79,28 +78,5 @@ VARIANTS = {"tiny_cnn1": tiny_cnn1, "tiny_cnn2": tiny_cnn2}
 
 
 def conv_bn_relu(x, filters, number, size=5):
-    default = pytorch_uniform(size * size * x.shape[-1])
-    x = conv(
-        x,
-        filters,
-        size,
-        padding=2,
-        kernel_initializer=default,
-        use_bias=True,
-        bias_initializer=default,
-        name=f"conv{number}",
-    )
-    return layers.ReLU(name=f"relu{number}")(batch_norm(x, f"bn{number}"))
-
-
-def batch_norm(x, name, affine=True):
-    return layers.BatchNormalization(
-        momentum=0.9, epsilon=1e-5, center=affine, scale=affine, name=name
-    )(x)
-
-
-def dense(x, units):
-    default = pytorch_uniform(x.shape[-1])
-    return layers.Dense(units, kernel_initializer=default, bias_initializer=default, name="dense")(
-        x
-    )
+    x = pytorch_conv(x, filters, size, padding=2, name=f"conv{number}")
+    return layers.ReLU(name=f"relu{number}")(pytorch_batch_norm(x, f"bn{number}"))

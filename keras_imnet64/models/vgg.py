@@ -6,20 +6,19 @@ as the map: 25,088 inputs at 224 pixels, 4,608 at 112, 2,048 at 64, 512 at 56.
 
 import keras
 from keras import layers
-from keras.initializers import RandomNormal, VarianceScaling
+from keras.initializers import RandomNormal
 
 from keras_imnet64.models.parts import (
-    check_map,
-    check_rate,
+    check_smallest,
     conv,
-    logits,
+    kaiming_normal,
     max_pool,
     normalize,
     pixels,
+    pytorch_batch_norm,
 )
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions; then a pool
-KAIMING_NORMAL = VarianceScaling(2.0, "fan_out", "untruncated_normal")
 DENSE_WIDTH = 4096
 
 
@@ -37,29 +36,30 @@ def build(*, variant, image_size, num_classes, normalization, dropout=0.5):
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
 
     Raises:
-        UserError: the image is too small, or the rate no rate.
+        UserError: the image is too small.
     """
-    check_rate("dropout", dropout)
-    check_map(variant, image_size, last_map=image_size // 32, smallest=32)
+    check_smallest(variant, image_size, 32)
     inputs = pixels(image_size)
     x = normalize(inputs, normalization)
     for stage, (filters, num_convs) in enumerate(STAGES, start=1):
         for number in range(1, num_convs + 1):
             name = f"stage{stage}_conv{number}"
-            x = conv(x, filters, 3, kernel_initializer=KAIMING_NORMAL, use_bias=True, name=name)
+            x = conv(x, filters, 3, kernel_initializer=kaiming_normal(), use_bias=True, name=name)
             if variant == "vgg16_bn":
-                x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
+                x = pytorch_batch_norm(x, f"{name}_bn")
             x = layers.ReLU(name=f"{name}_relu")(x)
         pool = "features" if stage == len(STAGES) else f"stage{stage}_pool"
         x = max_pool(x, 2, 2, name=pool)  # [B, H / 2^stage, W / 2^stage, filters]
     x = layers.Flatten(name="pool")(x)  # [B, H * W * C]
     for number in (1, 2):
-        x = layers.Dense(
-            DENSE_WIDTH,
-            "relu",
-            kernel_initializer=RandomNormal(stddev=0.01),
-            name=f"dense{number}",
-        )(x)
+        x = dense(x, DENSE_WIDTH, f"dense{number}", activation="relu")
         if dropout:
             x = layers.Dropout(dropout, name=f"dropout{number}")(x)
-    return keras.Model(inputs, logits(x, num_classes, RandomNormal(stddev=0.01)), name=variant)
+    x = dense(x, num_classes, "logits", dtype="float32")
+    return keras.Model(inputs, x, name=variant)
+
+
+def dense(x, units, name, **options):
+    return layers.Dense(units, kernel_initializer=RandomNormal(stddev=0.01), name=name, **options)(
+        x
+    )

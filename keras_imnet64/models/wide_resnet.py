@@ -12,7 +12,7 @@ from keras import layers
 from keras.initializers import GlorotUniform, VarianceScaling
 
 from keras_imnet64.errors import UserError
-from keras_imnet64.models.parts import check_rate, classifier, conv, normalize, pixels
+from keras_imnet64.models.parts import classifier, conv, normalize, pixels
 
 LAST_MAP = 8  # pixels per side of the last feature map, at every image size
 DEEPEST, WIDEST = 1204, 100  # a network beyond them would be built for hours
@@ -35,7 +35,6 @@ def build(*, image_size, num_classes, normalization, depth, width, dropout=0.0):
     Raises:
         UserError: if the size has no whole number of stages, the depth no whole number of blocks.
     """
-    check_rate("dropout", dropout)
     stages = num_stages(image_size)
     blocks = num_blocks(depth, stages, image_size)
     filters = [stage_filters(stage, width) for stage in range(1, stages + 1)]

@@ -181,7 +181,7 @@ MUTATIONS = {
     "a maximum in the blur": (RESNET, attribute, "stage2_block1_blur_1", "pool_mode", "max"),
     "an averaging first pool": (ALEXNET, attribute, "pool1", "pool_mode", "average"),
     "an averaging last pool": (ALEXNET, attribute, "features", "pool_mode", "average"),
-    "attention without its scale": (DAVIT, attribute, "rescaling", "scale", 1.0),
+    "attention without its scale": (DAVIT, attribute, "_scale$", "scale", 1.0),
     "the approximate GELU": (DAVIT, attribute, "gelu", "activation", tanh_gelu),
 }
 

@@ -26,7 +26,7 @@ REFUSED = {  # sizes that cannot work
 MAPS = {  # side of the last map, by SIZES that work
     "resnet18": (1, 1, 2, 2, 4, 4, 7),
     "davit_tiny": (1, 2, 4, 4, 4, 4, 7),
-    "alexnet": (1, 2, 1, 2, 3, 6),
+    "alexnet": (1, 2, 3, 2, 3, 6),
     "vgg16": (1, 1, 2, 3, 4, 7),
     "tiny_cnn1": (2, 3, 5, 5, 8, 9, 15),
     "tiny_cnn2": (1, 1, 2, 3, 4, 7),
@@ -260,21 +260,73 @@ def test_layers_of_the_small_networks_stand_in_their_order():
     [
         ("resnet18", 64, {"stem": "smal"}, 'model.stem must be one of "imagenet", "small"'),
         ("resnet18", 64, {"zero_init": 1}, "model.zero_init must be true or false; received 1"),
-        ("resnet18", 64, {"drop_path_rate": 1.0}, "drop_path_rate must be at least 0 and below 1"),
+        ("resnet18", 64, {"drop_path_rate": 1.0}, "drop_path_rate must be a number of at least 0"),
         ("resnet18", 16, {"anti_aliasing": True}, "needs maps of at least 2 pixels"),
         ("resnet18", 64, {"window": 8}, 'model.window is not an option of "resnet18"'),
-        ("davit_tiny", 64, {"window": 0}, "a whole number from 1 to 64"),
+        ("davit_tiny", 64, {"window": 0}, 'a whole number from 1 to 64 or one of "auto"'),
         ("davit_tiny", 64, {"window": 2.5}, "a whole number from 1 to 64"),
-        ("davit_tiny", 64, {"window": "all"}, 'must be a number or "auto"'),
+        ("davit_tiny", 64, {"window": float("nan")}, "a whole number from 1 to 64"),
+        ("davit_tiny", 64, {"window": "all"}, 'or one of "auto"; received'),
+        ("davit_tiny", 64, {"window": True}, "received True"),
         ("alexnet", 56, {"stem": "imagenet"}, "needs at least 63 pixels per side"),
         ("vgg16", 31, {}, "needs at least 32 pixels per side"),
-        ("tiny_cnn2", 64, {"dropout": -0.1}, "dropout must be at least 0 and below 1"),
+        ("tiny_cnn2", 64, {"dropout": -0.1}, "dropout must be a number of at least 0 and below 1"),
+        ("tiny_cnn2", 64, {"dropout": "half"}, "dropout must be a number"),
         ("davit_tiny", 8, {"stem": "full_15x15"}, "needs at least 9 pixels"),
     ],
 )
 def test_what_cannot_work_is_refused(name, size, options, sentence):
     with pytest.raises(UserError, match=sentence):
         network(name, size, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"image_size": "64"}, "image_size must be a whole number from 1 to 4,096; received '64'"),
+        ({"image_size": (32, 48)}, r"image_size must be .* received \(32, 48\)"),
+        ({"image_size": 0}, "image_size must be a whole number from 1"),
+        ({"image_size": True}, "image_size must be .* received True"),
+        ({"num_classes": 1}, "num_classes must be a whole number from 2 to 100,000; received 1"),
+        ({"num_classes": 10.5}, "num_classes must be a whole number"),
+        ({"normalization": "dataset"}, 'normalization must be "imagenet" or'),
+        ({"normalization": {"mean": 0.5}}, "normalization must be"),
+        ({"normalization": {"mean": [0.5, 0.5], "std": 1}}, "normalization must be"),
+        ({"normalization": {"mean": 0.5, "std": 0}}, "with std above 0"),
+        ({"normalization": {"mean": float("nan"), "std": 1}}, "normalization must be"),
+        ({"normalization": {"mean": np.zeros((8, 8, 3)), "std": 1}}, r"an array \[32, 32, 3\]"),
+        ({"dtype": "float33"}, "dtype must be the name of a Keras policy; received 'float33'"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(arguments, sentence):
+    before = keras.config.dtype_policy()
+    with pytest.raises(UserError, match=sentence):
+        build_model("resnet18", **({"image_size": 32, "num_classes": 10} | arguments))
+    assert keras.config.dtype_policy() == before
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_keras_own_initial_weights_differ_everywhere(name, slim):
+    """No initialiser is shared: equal shapes, and a second network, begin with other numbers."""
+    size, options = RUN[name]
+    drawn = [
+        variable.numpy().ravel()
+        for _ in range(2)
+        for variable in network(name, size, **options).trainable_variables
+        if np.std(variable.numpy())
+    ]
+    beginnings = {tuple(array[:8] / abs(array[:8]).max()) for array in drawn}
+    assert len(beginnings) == len(drawn)
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_layers_are_named_alike_each_time(name):
+    size, options = RUN[name]
+    with without_weights():
+        first, second = (network(name, size, **options) for _ in range(2))
+    names = [layer.name for layer in first.layers]
+    assert names == [layer.name for layer in second.layers]
+    assert len(set(names)) == len(names)
 
 
 def test_the_smallest_sizes_that_sentences_name_do_work():
