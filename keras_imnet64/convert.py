@@ -7,7 +7,7 @@ read in `models.tensor_files`. Class ids are never guessed: the caller says whos
 import hashlib
 
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
-from keras_imnet64.errors import RunFailed, UserError, nearest
+from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.files import denied, expand
 from keras_imnet64.models import MOST_PIXELS, build_model, check_whole, find_model
 from keras_imnet64.models.foreign import (
@@ -79,7 +79,13 @@ def convert(
     info = labels(order) | {
         "image_size": image_size,
         "resize_filter": RESIZE_FILTERS.get(find_model(name).module, RESIZE_FILTER),
-        "converted_from": {"file": weights.name, "sha256": sha256_of(weights), "model": name},
+        "converted_from": {
+            "file": weights.name,
+            "sha256": sha256_of(weights),
+            "model": name,
+            "model_options": {k: v for k, v in network.items() if k != "normalization"},
+        },
+        "model_options": {key: value for key, value in network.items() if key != "normalization"},
     }
     write(model, out, info)
     from keras_imnet64.models.macs import count_parameters
@@ -155,8 +161,8 @@ def class_order(classes):
     """Class ids in the order of the logits; None where nothing is said about them."""
     if classes is None:
         return None
-    if classes not in CLASSES:
-        raise UserError(f'there are no classes "{classes}"; {nearest(classes, CLASSES)}')
+    if classes not in tuple(CLASSES):
+        raise UserError(f'--classes must be "imagenet" or "imagenet64"; received {classes!r}')
     return CLASSES[classes]()
 
 

@@ -33,17 +33,24 @@ def costs_of(recipe):
 def measure(recipe):
     """The same, counted in the network itself."""
     import_tensorflow()  # Keras would load it, with its chatter
-    from keras_imnet64.models.macs import count_macs, count_parameters, without_weights
+    from keras_imnet64.models.macs import count_macs, count_parameters
+
+    model = outline_of(recipe)
+    return {"parameters": count_parameters(model), "macs": count_macs(model)}
+
+
+def outline_of(recipe):
+    """The recipe's network with shapes and no numbers; UserError if there is none such."""
+    from keras_imnet64.models.macs import without_weights
 
     dataset = find_dataset(recipe.data.dataset)
     with without_weights():
-        model = build_model(
+        return build_model(
             recipe.model.name,
             image_size=dataset.image_size,
             num_classes=recipe.data.classes or dataset.num_classes,
             **recipe.model.options,
         )
-    return {"parameters": count_parameters(model), "macs": count_macs(model)}
 
 
 def table_file():

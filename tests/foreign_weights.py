@@ -6,7 +6,7 @@ import struct
 
 from keras import ops
 
-from keras_imnet64.models import build_model
+from keras_imnet64.models import MODELS, build_model
 from keras_imnet64.models.foreign import AS_PUBLISHED, NAMINGS, tensors_of
 from keras_imnet64.models.macs import without_weights
 
@@ -15,7 +15,7 @@ BYTES = {"F32": 4, "F16": 2, "I64": 8, "U8": 1}
 
 def shapes_of(name, num_classes=10, **options):
     """{their name: shape} of a network at 224 pixels, with a counter as PyTorch has them."""
-    published = AS_PUBLISHED.get(name, {})
+    published = AS_PUBLISHED.get(MODELS[name].module, {})
     with without_weights():
         model = build_model(name, image_size=224, num_classes=num_classes, **published | options)
         tensors = tensors_of(model, NAMINGS[name][0])

@@ -144,6 +144,7 @@ def test_the_command_says_what_it_did_and_predict_takes_it(run, bfloat16_file, t
         "file": "resnet18.safetensors",
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "model": "resnet18",
+        "model_options": {},
     }
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
     status, shown, _ = run("predict", out, tmp_path / "red.png", "--json")

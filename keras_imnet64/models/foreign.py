@@ -88,7 +88,7 @@ def tensors_of(model, naming):
         _tensor(layer, variable, naming)
         for layer in model.layers
         for variable in layer.weights
-        if variable.name in THEIR_VARIABLE
+        if variable.name != "seed_generator_state"
     ]
 
 

@@ -31,6 +31,7 @@ INFO = {  # of the fields that are there
         and all(isinstance(source.get(key), str) for key in ("file", "sha256", "model"))
     ),
 }
+DIFFERENCES = {"strides", "pool_size", "mean", "variance"}  # that no shape of a weight shows
 KERAS_LOADS = ("keras", "builtins", "keras_cv", "keras_hub")
 RUNS_CODE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper")
 NEWER_DEFAULTS = {  # what later versions write into a config, and earlier ones refuse to read
@@ -231,8 +232,9 @@ def warm_start(model, path, wnids):
         wnids: class ids of the model's logits.
 
     Returns:
-        list of str: the variables that the file lacks or holds in another shape, such as a head
-        for other classes. They keep their fresh values.
+        (skipped, differing), lists of str: the variables that the file lacks or holds in another
+        shape, such as a head for other classes, which keep their fresh values; and the layers that
+        do something else in the file's network, such as another stride, whose weights are taken.
 
     Raises:
         UserError: if nothing matches.
@@ -241,7 +243,8 @@ def warm_start(model, path, wnids):
 
     if not Path(path).is_file():
         raise UserError(f"train.initial_weights: {path} is not a file; a .keras file is needed")
-    source = by_path(load_model(path))
+    loaded = load_model(path)
+    source = by_path(loaded)
     theirs = model_info(path).get("wnids")
     why = "the file has other classes" if theirs else "the file does not name its classes"
     skipped, matched = [], 0
@@ -261,4 +264,20 @@ def warm_start(model, path, wnids):
             f"train.initial_weights: no layer of {path} has the name and shape of one of this "
             f"network; the first that differs is {skipped[0]}"
         )
-    return skipped
+    return skipped, _differing(model, loaded)
+
+
+def _differing(model, loaded):
+    """What layers of the same name do otherwise, though their weights have the same shapes."""
+    ours, theirs = ({x.name: x.get_config() for x in m.layers} for m in (model, loaded))
+    found = []
+    for name in ours.keys() & theirs.keys():
+        for key in DIFFERENCES & ours[name].keys() & theirs[name].keys():
+            both = f"{key} {theirs[name][key]} in the file, {ours[name][key]} here"
+            if ours[name][key] != theirs[name][key]:  # a mean image would fill the screen
+                found.append(f"{name} has {both if len(both) < 60 else f'another {key}'}")
+    ours, theirs = (
+        {name for name in layers if "pool_size" in layers[name]} for layers in (ours, theirs)
+    )
+    found += [f"{name} is in the file alone" for name in theirs - ours]
+    return sorted(found + [f"{name} is here alone" for name in ours - theirs])

@@ -86,7 +86,7 @@ def fit(
         "data.batch_size / train.accumulate_steps" if parts > 1 else "data.batch_size",
     )
     with sentences(out_dir), contextlib.ExitStack() as stack:
-        check_training(recipe)
+        check_training(recipe, own)
         data = load_data(recipe, data_dir, cache_dir, pack_progress)
         stream = make_stream(recipe, data)
         stack.enter_context(devices.scope())

@@ -173,6 +173,18 @@ def test_a_zero_last_gamma_makes_blocks_their_shortcuts():
     assert len(zero) == 16
 
 
+def test_basic_blocks_can_begin_as_their_shortcuts_too():
+    model = network("resnet18", 16, stem="small", zero_init=True)
+    assert not model.get_layer("stage4_block2_bn2").gamma.numpy().any()
+    assert model.get_layer("stage4_block2_bn1").gamma.numpy().all()
+
+
+def test_drop_path_of_a_resnet_grows_from_block_to_block():
+    model = network("resnet18", 16, drop_path_rate=0.7)
+    rates = [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    np.testing.assert_allclose(rates, np.linspace(0.1, 0.7, 7))  # the first of 8 blocks has none
+
+
 def test_drop_path_drops_whole_pictures_and_grows_with_depth():
     model = network("davit_tiny", 16, drop_path_rate=0.1)
     dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
@@ -223,9 +235,8 @@ def test_windows_fit_the_map_unless_a_number_is_given():
         with without_weights():
             model = network("davit_tiny", size, **options)
         tokens = [
-            layer.output.shape[2]
-            for layer in model.layers
-            if layer.name.endswith("window_qkv") and "block1" in layer.name
+            model.get_layer(f"stage{stage}_block1_window_windows").output.shape[2]
+            for stage in (1, 2, 3, 4)
         ]
         return [round(np.sqrt(n)) for n in tokens]
 

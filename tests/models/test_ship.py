@@ -10,11 +10,20 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import WNIDS
 
 from keras_imnet64.errors import UserError
 from keras_imnet64.models import build_model
 from keras_imnet64.models.init import initialize
-from keras_imnet64.models.ship import LOWEST_KERAS, fill, load_model, model_info, plain_twin, ship
+from keras_imnet64.models.ship import (
+    LOWEST_KERAS,
+    fill,
+    load_model,
+    model_info,
+    plain_twin,
+    ship,
+    warm_start,
+)
 from keras_imnet64.training.fit import fit
 
 CHILD = Path(__file__).with_name("load_plainly.py")
@@ -140,6 +149,37 @@ def test_the_lowest_keras_that_we_state_loads_our_files(tmp_path):
     for path, logits in expected.items():
         for output in found["logits"][path]:
             np.testing.assert_allclose(output, logits, rtol=0, atol=1e-5 * abs(logits).max())
+
+
+def test_a_warm_start_names_what_its_layers_did_otherwise(tmp_path):
+    """All shapes agree, yet these are two networks: a quiet loss of accuracy else."""
+
+    def davit(normalization="imagenet", **options):
+        return build_model(
+            "davit_tiny", image_size=16, num_classes=10, normalization=normalization, **options
+        )
+
+    stock, same = davit(stem="imagenet", window=7), davit(stem="imagenet", window=7)
+    ship(stock, tmp_path / "stock.keras", {"wnids": WNIDS})
+    assert warm_start(same, tmp_path / "stock.keras", WNIDS) == ([], [])
+    other = davit({"mean": 0.5, "std": 0.5}, stem="small")
+    skipped, differing = warm_start(other, tmp_path / "stock.keras", WNIDS)
+    assert skipped == []
+    assert differing == [
+        "normalization has another mean",
+        "normalization has another variance",
+        "stem_conv has strides (4, 4) in the file, (2, 2) here",
+    ]
+
+
+def test_a_warm_start_names_a_pool_that_one_of_both_has(tmp_path):
+    networks = {
+        stem: build_model("resnet18", image_size=16, num_classes=10, stem=stem)
+        for stem in ("small", "small_pool")
+    }
+    ship(networks["small_pool"], tmp_path / "pool.keras", {"wnids": WNIDS})
+    _, differing = warm_start(networks["small"], tmp_path / "pool.keras", WNIDS)
+    assert differing == ["stem_pool is in the file alone"]
 
 
 def test_model_info_of_other_files(tmp_path):

@@ -2,7 +2,6 @@
 
 import pickle
 
-import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -19,10 +18,6 @@ def test_safetensors_of_every_width(dtype, tmp_path):
     held = read_tensors(tmp_path / "a.safetensors")["a"]
     assert (held.shape, held.dtype) == ((1, 3), dtype)
     np.testing.assert_array_equal(np.asarray(held).astype("float32"), VALUES)
-
-
-def test_bfloat16_is_the_upper_half_of_float32():
-    assert np.float32(ml_dtypes.bfloat16(3)).view("uint32") >> 16 == 0x4040
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
