@@ -5,10 +5,12 @@ read in `models.tensor_files`. Class ids are never guessed: the caller says whos
 """
 
 import hashlib
+import os
+import shutil
 
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
 from keras_imnet64.errors import RunFailed, UserError
-from keras_imnet64.files import denied, expand
+from keras_imnet64.files import denied, expand, sync_folder
 from keras_imnet64.models import MOST_PIXELS, build_model, check_whole, find_model
 from keras_imnet64.models.foreign import (
     AS_PUBLISHED,
@@ -23,6 +25,7 @@ from keras_imnet64.models.ship import ship
 from keras_imnet64.models.tensor_files import read_tensors
 from keras_imnet64.output import check_output_file, refuse_existing
 from keras_imnet64.recipe import check_model, merge, parse_override
+from keras_imnet64.workdirs import new_beside
 
 CLASSES = {  # the 1,000 class ids in the order of the file that is written
     "imagenet": lambda: sorted(imagenet_wnids()),  # as torchvision and timm have their rows
@@ -193,9 +196,16 @@ def sha256_of(path):
 
 
 def write(model, out, info):
-    refuse_existing(out)  # meanwhile someone else may have converted
+    """Write the file aside, and give it its name if nothing has it by then."""
     try:
-        ship(model, out, info)
+        work = new_beside(out, "converting")
+        try:
+            ship(model, work / out.name, info)
+            refuse_existing(out)
+            os.rename(work / out.name, out)
+            sync_folder(out.parent)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise RunFailed(
             f"writing {out} failed and left nothing behind: {denied(error, out)}"

@@ -408,6 +408,8 @@ EXPECTED = {
     "list_type": "a list",
     "dict_type": "a table",
     "model_type": "a table",
+    "too_short": "three numbers",
+    "too_long": "three numbers",
 }
 
 

@@ -4,6 +4,7 @@ import csv
 import fcntl
 import io
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,7 +149,10 @@ def _unusable(path, error):
 def remove_leftovers(run):
     """Delete what killed writers have left half-written; only for who holds the lock."""
     for leftover in (*run.path.glob(".*.writing*"), *run.checkpoints.glob(".*.writing*")):
-        leftover.unlink()
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 def set_aside(path):

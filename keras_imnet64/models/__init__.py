@@ -140,7 +140,7 @@ def list_models():
 
 def find_model(name):
     """The table's row of this name; UserError with the nearest name if there is none."""
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise UserError(f'model.name "{name}" is not known; {nearest(name, MODELS)}')
     return MODELS[name]
 

@@ -144,7 +144,7 @@ def num_classes_of(arrays, naming, who):
     """Rows of the classifier in a file."""
     name = f"{naming('logits')}.weight"
     if name not in arrays or len(arrays[name].shape) != 2:
-        raise UserError(f"{who} has no classifier {name} [classes, features]")
+        raise UserError(f"{who} has no classifier {name} [classes, features]; {OF_ANOTHER}")
     num_classes = arrays[name].shape[0]
     if not 2 <= num_classes <= MOST_CLASSES:
         raise UserError(
@@ -169,7 +169,8 @@ def check_fit(model, tensors, arrays, who):
             f"{_in_words(theirs)}; {_remedy(model, others, arrays)}"
         )
     left = sorted(set(arrays) - {t.name for t in tensors})
-    left = [name for name in left if not name.endswith(COUNTERS)]
+    counters = {t.name.replace("running_mean", COUNTERS) for t in tensors}
+    left = [name for name in left if name not in counters]
     if left:
         raise UserError(
             f"{who} has what {model.name} has no place for: {_in_words(left)}; {OF_ANOTHER}"

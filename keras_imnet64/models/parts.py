@@ -15,6 +15,7 @@ from keras_imnet64.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+SMALLEST_STD = 1e-6  # on the 0..1 scale; below it float32 gives out
 
 
 # ------------------------------------------------------------------------------------- both ends
@@ -44,13 +45,15 @@ def mean_and_std(normalization, shape):
         mean, std = np.broadcast_arrays(mean, std)
         if mean.ndim < 3:
             mean, std = (np.broadcast_to(array, (3,)) for array in (mean, std))
-        fits = mean.shape in ((3,), tuple(shape)) and np.isfinite(mean).all() and (std > 0).all()
+        usable = (np.abs(mean) <= 1 / SMALLEST_STD) & (std >= SMALLEST_STD) & (std < np.inf)
+        fits = mean.shape in ((3,), tuple(shape)) and usable.all()
     except (KeyError, TypeError, ValueError):
         fits = False
     if not fits:
         raise UserError(
             'normalization must be "imagenet" or {"mean": m, "std": s}, each a number, three '
-            f"numbers or an array {list(shape)}, with std above 0; received {normalization!r}"
+            f"numbers or an array {list(shape)}, std at least {SMALLEST_STD}; received "
+            f"{normalization!r}"
         )
     return mean, std
 

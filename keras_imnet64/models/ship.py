@@ -6,6 +6,7 @@ names, the recipe, and whatever the run states about the model. Keras ignores it
 
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from keras_imnet64.errors import UserError, reason
 from keras_imnet64.files import check_fields, is_count, is_texts, parse_json, sync_folder
 from keras_imnet64.models import MOST_PIXELS
 from keras_imnet64.models.paths import by_path
+from keras_imnet64.workdirs import new_beside
 from keras_imnet64.zips import TEXT_BYTES, open_zip, read_member
 
 INFO_MEMBER = "imnet64.json"
@@ -85,8 +87,8 @@ def ship(plain, path, info):
         info: what `model_info` is to return: wnids, class_names, recipe, ...
     """
     path = Path(path)
-    saved = path.with_name(f".{path.stem}.writing.saved.keras")
-    whole = path.with_name(f".{path.stem}.writing.whole.keras")
+    work = new_beside(path, "writing")
+    saved, whole = work / "saved.keras", work / "whole.keras"
     try:
         plain.save(saved)
         with zipfile.ZipFile(saved) as source, zipfile.ZipFile(whole, "w") as target:
@@ -101,8 +103,7 @@ def ship(plain, path, info):
         os.replace(whole, path)
         sync_folder(path.parent)
     finally:
-        saved.unlink(missing_ok=True)
-        whole.unlink(missing_ok=True)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def without_newer_defaults(config):

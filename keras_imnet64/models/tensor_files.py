@@ -22,6 +22,7 @@ from keras_imnet64.zips import open_zip
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Under which of these a training program puts the tensors, beside its optimizer and its epoch.
 WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")
+MOST_WRAPPED = 4  # times; a pickle can hold itself
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 AVERAGED = "n_averaged"  # how many steps AveragedModel has seen: no part of the network
 
@@ -131,7 +132,9 @@ READERS = {
 
 def _unwrapped(content, path):
     """The tensors by name; UserError where several sets of them lie side by side, or none."""
-    while isinstance(content, dict):
+    for _ in range(MOST_WRAPPED):
+        if not isinstance(content, dict):
+            break
         found = [key for key in WRAPPERS if isinstance(content.get(key), dict)]
         if len(found) > 1:
             raise UserError(
@@ -141,7 +144,10 @@ def _unwrapped(content, path):
         if not found:
             return content
         content = content[found[0]]
-    raise UserError(f"{path} holds a {type(content).__name__}; tensors by name are needed")
+    raise UserError(
+        f"{path} holds a {type(content).__name__} where tensors by name are needed, or wraps them "
+        f"more than {MOST_WRAPPED} times"
+    )
 
 
 def _held(name, tensor, path):
@@ -152,6 +158,8 @@ def _held(name, tensor, path):
             f"{path} holds {name}, a {type(tensor).__name__}; only tensors by name, a state_dict, "
             "are taken"
         )
+    if tensor.is_meta or tensor.is_nested:
+        raise UserError(f"{path} holds {name} without its numbers, or a nest of tensors")
     strided = tensor.layout is torch.strided
     dtype = str(tensor.dtype if strided else tensor.layout).removeprefix("torch.")
     return Held(tuple(tensor.shape), dtype, lambda: tensor.detach().float().numpy())

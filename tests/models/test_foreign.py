@@ -82,3 +82,13 @@ def test_names_are_those_that_torchvision_has():
         "resnet18"
     ).keys()
     assert shapes_of("alexnet", 1000)["classifier.1.weight"] == (4096, 9216)
+
+
+def test_a_counter_of_no_layer_is_left_over():
+    model = small(layers.BatchNormalization(name="bn"), layers.Flatten())
+    arrays = {f"bn.{name}": np.ones(3) for name in ("weight", "bias", "running_mean")}
+    arrays |= {"bn.running_var": np.ones(3), "logits.weight": np.ones((2, 6))}
+    arrays["bn.num_batches_tracked"] = np.array(3)
+    fill_from(model, arrays, own_name, "file")
+    with pytest.raises(UserError, match=r"no place for: hidden\.num_batches_tracked"):
+        fill_from(model, arrays | {"hidden.num_batches_tracked": np.ones(4)}, own_name, "file")

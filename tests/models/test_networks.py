@@ -303,7 +303,7 @@ def test_what_cannot_work_is_refused(name, size, options, sentence):
         ({"normalization": "dataset"}, 'normalization must be "imagenet" or'),
         ({"normalization": {"mean": 0.5}}, "normalization must be"),
         ({"normalization": {"mean": [0.5, 0.5], "std": 1}}, "normalization must be"),
-        ({"normalization": {"mean": 0.5, "std": 0}}, "with std above 0"),
+        ({"normalization": {"mean": 0.5, "std": 0}}, "std at least 1e-06"),
         ({"normalization": {"mean": float("nan"), "std": 1}}, "normalization must be"),
         ({"normalization": {"mean": np.zeros((8, 8, 3)), "std": 1}}, r"an array \[32, 32, 3\]"),
         ({"dtype": "float33"}, "dtype must be the name of a Keras policy; received 'float33'"),

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -149,6 +150,26 @@ def test_the_lowest_keras_that_we_state_loads_our_files(tmp_path):
     for path, logits in expected.items():
         for output in found["logits"][path]:
             np.testing.assert_allclose(output, logits, rtol=0, atol=1e-5 * abs(logits).max())
+
+
+def test_a_link_where_a_file_is_written_leads_nowhere(tmp_path):
+    """Whoever can write into the folder must not choose what our user overwrites."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in (".model.writing.saved.keras", ".model.keras.writing"):
+        (tmp_path / name).symlink_to(victim)
+    ship(wrn(), tmp_path / "model.keras", {})
+    assert victim.read_text() == "precious"
+    assert load_model(tmp_path / "model.keras")
+
+
+def test_two_processes_may_write_one_file(tmp_path):
+    """Each aside, and the later wins: no part of one gets into the other."""
+    model = wrn()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda n: ship(model, tmp_path / "a.keras", {"dataset": str(n)}), range(6)))
+    assert model_info(tmp_path / "a.keras")["dataset"] in set("012345")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.keras"]
 
 
 def test_a_warm_start_names_what_its_layers_did_otherwise(tmp_path):

@@ -89,3 +89,17 @@ def test_damaged_pickles(torch, tmp_path):
         (tmp_path / "a.pth").write_bytes(wrong)
         with pytest.raises(UserError, match=r"a.pth is not a (whole file of torch|pickle of)"):
             read_tensors(tmp_path / "a.pth")
+
+
+def test_a_pickle_that_holds_itself_is_refused(torch, tmp_path):
+    content = {}
+    content["state_dict"] = content
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="wraps them more than 4 times"):
+        read_tensors(tmp_path / "a.pt")
+
+
+def test_tensors_without_numbers_are_refused(torch, tmp_path):
+    torch.save({"a": torch.empty(3, device="meta")}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="holds a without its numbers"):
+        read_tensors(tmp_path / "a.pt")
