@@ -8,7 +8,6 @@ from keras_imnet64.models import build_model
 from keras_imnet64.models.contract import ends_in_softmax
 from keras_imnet64.models.init import initialize, seed_generators
 from keras_imnet64.models.ship import check_loads_anywhere, warm_start
-from keras_imnet64.recipe_costs import outline_of
 from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
@@ -90,11 +89,9 @@ def make_optimizer_of(recipe, steps_per_epoch):
     )
 
 
-def check_training(recipe, own):
-    """Refuse, before any data is read, an optimizer, schedule or network that does not work."""
+def check_training(recipe):
+    """Refuse, before any data is read, an optimizer or schedule that does not work."""
     make_optimizer_of(recipe, steps_per_epoch=1)
-    if not own:
-        outline_of(recipe)
 
 
 def model_info_of(recipe, data, own):

@@ -19,6 +19,7 @@ from keras_imnet64.files import write_atomic, write_csv, write_json
 from keras_imnet64.models.macs import count_parameters
 from keras_imnet64.models.ship import fill, load_model, plain_twin, ship
 from keras_imnet64.recipe import Recipe, load_recipe
+from keras_imnet64.recipe_costs import outline_of
 from keras_imnet64.runs import classes_text
 from keras_imnet64.training.build import (
     check_training,
@@ -86,7 +87,9 @@ def fit(
         "data.batch_size / train.accumulate_steps" if parts > 1 else "data.batch_size",
     )
     with sentences(out_dir), contextlib.ExitStack() as stack:
-        check_training(recipe, own)
+        check_training(recipe)
+        if not own:
+            outline_of(recipe)  # refuses what cannot be built, before any data is read
         data = load_data(recipe, data_dir, cache_dir, pack_progress)
         stream = make_stream(recipe, data)
         stack.enter_context(devices.scope())
