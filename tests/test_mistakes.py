@@ -587,11 +587,11 @@ for name, command, sentence in (
         "model.keras is a model file of Keras already",
     ),
     ("weights_of_another_kind", CONVERT.format("resnet18", "w.npz", 32, "m.keras"), "received w.n"),
-    ("weights_classes", f"{GIVEN} --classes imagnet", 'did you mean "imagenet"'),
+    ("weights_classes", f"{GIVEN} --classes imagnet", '--classes must be "imagenet" or "imagenet64"; received'),
     ("weights_option", f'{GIVEN} --set stemm="small"', r'model.stemm is .*did you mean "stem"\?'),
     ("weights_stem", f'{GIVEN} --set stem="smal"', "model.stem must be one of.*received .smal"),
     ("weights_name", f'{GIVEN} --set name="vgg16"', 'model.name is not an option of "resnet18"'),
-    ("weights_rate", f"{GIVEN} --set drop_path_rate=inf", "finite number; received inf"),
+    ("weights_rate", f"{GIVEN} --set drop_path_rate=inf", "at least 0 and below 1; received inf"),
     (
         "weights_mean",
         f'{GIVEN} --set normalization="mean_image"',

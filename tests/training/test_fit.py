@@ -186,7 +186,7 @@ def test_a_finished_run_is_never_overwritten(small_recipe, data_dir, tmp_path):
         ({"data": {"dataset": "imagenet_resized/8x8"}}, "data prepare imagenet_resized/8x8"),
         ({"optimizer": {"name": "sdg"}}, 'did you mean "sgd"'),
         ({"model": {"depth": 9}}, "the nearest that fits is 8"),
-        ({"model": {"dropout": 1.5}}, "model.dropout must be at least 0"),
+        ({"model": {"dropout": 1.5}}, "model.dropout must be a number of at least 0"),
         ({"schedule": {"warmup_epochs": 9}}, "warmup_epochs must lie below"),
         ({"augment": [{"op": "pad_crop", "padding": 16}]}, "padding must be below the image size"),
         ({"train": {"initial_weights": "nowhere.keras"}}, "nowhere.keras is not a file"),
