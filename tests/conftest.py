@@ -104,7 +104,7 @@ def slim(monkeypatch):
 
     monkeypatch.setitem(davit.VARIANTS, "davit_tiny", davit.Variant(32, (1, 1, 1, 1)))
     for name, variant in resnet.VARIANTS.items():
-        monkeypatch.setitem(resnet.VARIANTS, name, replace(variant, blocks=(1, 2, 1, 1)))
+        monkeypatch.setitem(resnet.VARIANTS, name, replace(variant, blocks=(1, 1, 1, 1), width=1))
     for family in (alexnet, vgg):
         monkeypatch.setattr(family, "DENSE_WIDTH", 64)
 

@@ -44,8 +44,8 @@ RUN = {
 }
 INITIAL_SUMS = {  # of the absolute values of all trainable weights, seed 7
     "wide_resnet": 803.579302297614,
-    "resnet18": 113247.1346901369,
-    "resnet50": 238301.9171415316,
+    "resnet18": 103168.63524385133,
+    "resnet50": 223317.84782633831,
     "davit_tiny": 43457.06967964148,
     "alexnet": 26578.791639033174,
     "vgg16_bn": 264119.4946633071,
