@@ -587,7 +587,7 @@ for name, command, sentence in (
         "model.keras is a model file of Keras already",
     ),
     ("weights_of_another_kind", CONVERT.format("resnet18", "w.npz", 32, "m.keras"), "received w.n"),
-    ("weights_classes", f"{GIVEN} --classes imagnet", '--classes must be "imagenet" or "imagenet64"; received'),
+    ("weights_classes", f"{GIVEN} --classes imagnet", 'be "imagenet" or "imagenet64"; received'),
     ("weights_option", f'{GIVEN} --set stemm="small"', r'model.stemm is .*did you mean "stem"\?'),
     ("weights_stem", f'{GIVEN} --set stem="smal"', "model.stem must be one of.*received .smal"),
     ("weights_name", f'{GIVEN} --set name="vgg16"', 'model.name is not an option of "resnet18"'),
