@@ -2,10 +2,12 @@
 
 import os
 import struct
+import subprocess
 import sys
 import tempfile
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -64,6 +66,20 @@ def png_that_claims(width, height):
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def child_under(backend, *arguments):
+    """(exit status, the end of what it printed) of a child pytest under another backend."""
+    child = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, arguments)],
+        env=os.environ | {"KERAS_BACKEND": backend},
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return child.returncode, child.stdout[-20_000:]
 
 
 @pytest.fixture(scope="session")
