@@ -88,7 +88,6 @@ def convert(
             "model": name,
             "model_options": {k: v for k, v in network.items() if k != "normalization"},
         },
-        "model_options": {key: value for key, value in network.items() if key != "normalization"},
     }
     write(model, out, info)
     from keras_imnet64.models.macs import count_parameters
