@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from keras_imnet64.data.augment import check_augment
+from keras_imnet64.data.augment import OPS, check_augment
 from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.data.layers import check_layer_name
 from keras_imnet64.errors import UserError, nearest, reason
@@ -83,7 +83,8 @@ class ModelSection(OpenSection):
 class DataSection(Section):
     dataset: str
     batch_size: Positive  # global, over all devices
-    mirror: Literal["none", "random", "both"] = "random"  # both: each image and its mirror once
+    # Alternating: mirrored in every other epoch; both: each image and its mirror, in each epoch.
+    mirror: Literal["none", "random", "alternating", "both"] = "random"
     classes: Positive | None = None  # only the first so many class ids in sorted order
     holdout: Count = 0  # images of train kept for model selection
     steps_per_epoch: Positive | None = None  # stop an epoch early; default: all whole batches
@@ -191,6 +192,12 @@ class Recipe(Section):
                 check_layer_name(section.layer)
             else:
                 check_augment(section.op, section.options)
+        for section in self.augment[:-1]:
+            if section.op and OPS[section.op].mixes:
+                raise UserError(
+                    f'augment.op "{section.op}" mixes labels too and must be the last step; '
+                    f"received {self.augment[-1].op or self.augment[-1].layer} after it"
+                )
         if self.data.classes and self.data.classes > dataset.num_classes:
             raise UserError(
                 f"data.classes must be at most {dataset.num_classes}, the classes of "

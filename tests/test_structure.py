@@ -18,6 +18,7 @@ ROWS = (
     {"evaluation", "recipe_costs"},
     {"recipe"},
     {"data", "models", "runs", "backend", "bars", "output"},
+    {"options"},
     {"errors", "files", "quiet", "workdirs", "zips", "__init__"},
 )
 ROW_OF = {part: number for number, row in enumerate(ROWS) for part in row}

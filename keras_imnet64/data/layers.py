@@ -33,8 +33,9 @@ class LayerStep:
     image_size: int
     seed: int = 0
     is_exact = False
+    mixes = False
 
-    def draw(self, rng, num_samples):
+    def draw(self, rng, num_samples, image_size):
         """Nothing: the layer draws when it is called."""
         return {}
 

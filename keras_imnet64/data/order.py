@@ -22,8 +22,9 @@ def epoch_order(num_images, mirror, seed, epoch):
 
     Args:
         num_images: N.
-        mirror: "none", "random" (each image once, mirrored or not with even odds) or "both" (each
-            image and its mirror once: 2N samples).
+        mirror: "none", "random" (each image once, mirrored or not with even odds), "alternating"
+            (each image once, mirrored in every other epoch) or "both" (each image and its mirror
+            once: 2N samples).
 
     Returns:
         (images int64 [M], mirrored bool [M]): sample i of the epoch is image images[i].
@@ -35,21 +36,25 @@ def epoch_order(num_images, mirror, seed, epoch):
     images = rng.permutation(num_images)
     if mirror == "none":
         return images, np.zeros(num_images, bool)
+    if mirror == "alternating":
+        first = generator(seed, 0, "mirror").integers(2, size=num_images, dtype=bool)
+        return images, first[images] ^ bool(epoch % 2)
     return images, generator(seed, epoch, "mirror").integers(2, size=num_images, dtype=bool)
 
 
-def epoch_draws(augmentation, num_samples, seed, epoch):
+def epoch_draws(augmentation, num_samples, image_size, seed, epoch):
     """What every augmentation draws for every sample of an epoch.
 
     Args:
         augmentation: list of `augment.Step`.
         num_samples: M, the length of the epoch's order.
+        image_size: pixels per side.
 
     Returns:
-        list of {name: array [M]}, one for each step of the augmentation.
+        list of {name: array [M, ...]}, one for each step of the augmentation.
     """
     return [
-        step.draw(generator(seed, epoch, f"augment {index} {step.op}"), num_samples)
+        step.draw(generator(seed, epoch, f"augment {index} {step.op}"), num_samples, image_size)
         for index, step in enumerate(augmentation)
     ]
 

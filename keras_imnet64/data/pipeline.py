@@ -10,7 +10,8 @@ from functools import lru_cache
 import numpy as np
 import tensorflow as tf
 
-from keras_imnet64.data.augment import mirror
+from keras_imnet64.data.augment.crops import mirror
+from keras_imnet64.data.augment.mixing import mixed_labels
 from keras_imnet64.data.order import epoch_draws, epoch_order
 from keras_imnet64.errors import UserError
 
@@ -22,7 +23,7 @@ class TrainingStream:
         selection: a `Selection` of N images.
         batch_size: images per step, over all devices.
         seed: of the data's order and draws.
-        mirror: "none", "random" or "both", see `order.epoch_order`.
+        mirror: "none", "random", "alternating" or "both", see `order.epoch_order`.
         augmentation: list of `augment.Step` or `layers.LayerStep`, applied in this order after the
             mirror.
         steps_per_epoch: stop an epoch there; default all whole batches. The samples of a last part
@@ -78,7 +79,10 @@ class TrainingStream:
         self._begin = (epoch, step)
 
     def dataset(self):
-        """tf.data.Dataset of (images uint8 [B, H, W, 3], labels int32 [B]).
+        """tf.data.Dataset of (images uint8 [B, H, W, 3], labels).
+
+        Labels are int32 [B], or float32 [B, 3] where the last step mixes images: two labels and the
+        share of the first, see `augment.mixing`.
 
         An iteration runs from where `begin` said to the end of that epoch.
         """
@@ -116,18 +120,23 @@ class TrainingStream:
     def _load(self, epoch_and_step):
         images, labels, mirrored, draws = self._read(epoch_and_step)
         *_, (_, images) = self._stages(images, mirrored, draws)
+        if self.augmentation and self.augmentation[-1].mixes:
+            labels = mixed_labels(labels, draws[-1])
         return images, labels
 
     def _read(self, epoch_and_step):
-        """Stored pictures of one step, and what is drawn for them."""
-        draw_types = [array.dtype for array in self._flat_draws(self._begin[0], slice(0, 1))]
-        images, labels, mirrored, *draws = tf.numpy_function(
-            self._gather, [epoch_and_step], [tf.uint8, tf.int32, tf.bool, *draw_types]
-        )
+        """Stored pictures of one step and what is drawn for them, a dict for each operation."""
+        draws_like = self._flat_draws(self._begin[0], slice(0, 1))
+        types = [tf.uint8, tf.int32, tf.bool, *(array.dtype for array in draws_like)]
+        images, labels, mirrored, *drawn = tf.numpy_function(self._gather, [epoch_and_step], types)
         size = self.selection.image_size
         images.set_shape((self.batch_size, size, size, 3))
-        for tensor in (labels, mirrored, *draws):
+        for tensor in (labels, mirrored):
             tensor.set_shape((self.batch_size,))
+        for tensor, array in zip(drawn, draws_like, strict=True):
+            tensor.set_shape((self.batch_size, *array.shape[1:]))
+        drawn = iter(drawn)
+        draws = [{name: next(drawn) for name in names} for names in self._draw_names()]
         return images, labels, mirrored, draws
 
     def _stages(self, images, mirrored, draws):
@@ -136,9 +145,8 @@ class TrainingStream:
         if self.mirror != "none":
             images = mirror(images, mirrored)
             yield "mirror", images
-        draws = iter(draws)
-        for step, names in zip(self.augmentation, self._draw_names(), strict=True):
-            images = step.apply(images, {name: next(draws) for name in names}, self.mean_image)
+        for step, drawn in zip(self.augmentation, draws, strict=True):
+            images = step.apply(images, drawn, self.mean_image)
             yield step.op, images
 
     def _gather(self, epoch_and_step):
@@ -162,7 +170,8 @@ class TrainingStream:
 
     def _draw_epoch(self, epoch):
         indices, mirrored = epoch_order(len(self.selection), self.mirror, self.seed, epoch)
-        draws = epoch_draws(self.augmentation, self.num_samples, self.seed, epoch)
+        size = self.selection.image_size
+        draws = epoch_draws(self.augmentation, self.num_samples, size, self.seed, epoch)
         return indices, mirrored, draws
 
 

@@ -33,11 +33,22 @@ def cross_entropy(labels, logits):
 
 
 def top1(labels, logits):
-    return in_top_k(labels, logits, 1)
+    return in_top_k(main_labels(labels), logits, 1)
 
 
 def top5(labels, logits):
-    return in_top_k(labels, logits, 5)
+    return in_top_k(main_labels(labels), logits, 5)
+
+
+def main_labels(labels):
+    """Of mixed images, floats [B, 3] (two labels, the share of the first): those of larger share.
+
+    Integers [B] are what they are.
+    """
+    if len(labels.shape) < 2:
+        return labels
+    first, second, share = (labels[:, column] for column in range(3))
+    return ops.where(share >= 0.5, first, second)
 
 
 def accuracy_metrics():

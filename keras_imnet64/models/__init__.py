@@ -4,66 +4,22 @@ Nothing here imports Keras, so that recipes can be checked and listed at once; `
 the family's file when it is called. A new family is one file with `build(...)` and one row here.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
 
 from keras_imnet64.errors import UserError, nearest
+from keras_imnet64.options import (
+    auto_or_whole,
+    check_options,
+    defaults,
+    flag,
+    number,
+    one_of,
+    rate,
+)
 
-REQUIRED = object()
-RATE = "a number of at least 0 and below 1"
 MOST_PIXELS = 4096  # per side
 MOST_CLASSES = 100_000  # ImageNet-21K has 21,841
-
-
-@dataclass(frozen=True)
-class Option:
-    """What an option of a network is if it is not given, and what it may be.
-
-    Attributes:
-        default: REQUIRED if there is none.
-        texts: the words that it may be.
-        fits: whether it may be another value; takes the value.
-        in_words: what `fits` asks for.
-    """
-
-    default: Any
-    texts: tuple = ()
-    fits: Callable = lambda value: False
-    in_words: str = ""
-
-    def check(self, name, value):
-        if value not in self.texts and not self.fits(value):
-            texts = ", ".join(f'"{text}"' for text in self.texts)
-            expected = " or ".join(filter(None, [self.in_words, texts and f"one of {texts}"]))
-            raise UserError(f"{name} must be {expected}; received {value!r}")
-
-
-def number():
-    return Option(REQUIRED, fits=_is_number, in_words="a number")
-
-
-def rate(default):
-    return Option(default, (), lambda value: _is_number(value) and 0 <= value < 1, RATE)
-
-
-def flag():
-    return Option(False, fits=lambda value: isinstance(value, bool), in_words="true or false")
-
-
-def one_of(*texts):
-    """The first is the default."""
-    return Option(texts[0], texts)
-
-
-def auto_or_whole(lowest, highest):
-    fits = lambda value: type(value) is int and lowest <= value <= highest  # noqa: E731
-    return Option("auto", ("auto",), fits, f"a whole number from {lowest} to {highest}")
-
-
-def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -76,20 +32,11 @@ class Model:
 
     @property
     def defaults(self):
-        return {name: option.default for name, option in self.options.items()}
+        return defaults(self.options)
 
     def check_options(self, name, options):
         """Refuse options that the network does not have, lacks, or that are of another type."""
-        for option, value in options.items():
-            if option not in self.options:
-                raise UserError(
-                    f'model.{option} is not an option of "{name}"; {nearest(option, self.options)}'
-                )
-            self.options[option].check(f"model.{option}", value)
-        missing = [o for o, default in self.defaults.items() if default is REQUIRED]
-        missing = [o for o in missing if o not in options]
-        if missing:
-            raise UserError(f'model "{name}" needs a value for {", ".join(missing)}; received none')
+        check_options("model", name, self.options, options)
 
     def build(self, **arguments):
         """The network, by the `build` of its family's module, which takes these arguments."""

@@ -5,9 +5,10 @@ from keras import ops
 
 
 class CrossEntropy(keras.losses.Loss):
-    """Softmax cross-entropy of integer labels, with label smoothing.
+    """Softmax cross-entropy with label smoothing.
 
-    The target is 1 - s + s/K for the label and s/K for every other class (arXiv:1512.00567).
+    The target is 1 - s + s/K for the label and s/K for every other class (arXiv:1512.00567); of a
+    mixed image, the labels of both in their shares.
     """
 
     def __init__(self, label_smoothing=0.0, **kwargs):
@@ -15,11 +16,29 @@ class CrossEntropy(keras.losses.Loss):
         self.label_smoothing = label_smoothing
 
     def call(self, labels, logits):
-        """labels integers [B], logits float32 [B, K] -> float32 [B]."""
-        labels = ops.one_hot(ops.cast(labels, "int32"), logits.shape[-1])
+        """Cross-entropy of each image.
+
+        Args:
+            labels: integers [B], or floats [B, 3], two labels and the share of the first.
+            logits: float32 [B, K].
+
+        Returns:
+            float32 [B]
+        """
+        num_classes = logits.shape[-1]
+        if len(labels.shape) == 2:
+            first, second, share = (labels[:, column] for column in range(3))
+            first, second = (one_hot(label, num_classes) for label in (first, second))
+            targets = second + share[:, None] * (first - second)
+        else:
+            targets = one_hot(labels, num_classes)
         return keras.losses.categorical_crossentropy(
-            labels, logits, from_logits=True, label_smoothing=self.label_smoothing
+            targets, logits, from_logits=True, label_smoothing=self.label_smoothing
         )
+
+
+def one_hot(labels, num_classes):
+    return ops.one_hot(ops.cast(labels, "int32"), num_classes)
 
 
 def add_l2(model, l2):

@@ -24,6 +24,17 @@ def test_every_image_and_its_mirror_once():
     assert len(set(zip(images.tolist(), mirrored.tolist(), strict=True))) == 200
 
 
+def test_alternating_mirrors_are_those_of_every_other_epoch():
+    def mirrored_images(epoch):
+        images, mirrored = epoch_order(1000, "alternating", seed=0, epoch=epoch)
+        assert sorted(images) == list(range(1000))
+        return set(images[mirrored])
+
+    assert mirrored_images(0) == mirrored_images(2)
+    assert mirrored_images(1) == mirrored_images(5) == set(range(1000)) - mirrored_images(0)
+    assert 400 < len(mirrored_images(0)) < 600
+
+
 def test_without_mirror_nothing_is_mirrored():
     assert not epoch_order(100, "none", seed=0, epoch=0)[1].any()
 
@@ -32,7 +43,7 @@ def test_order_and_draws_repeat_and_differ_by_seed_and_epoch():
     steps = [check_augment("pad_crop", {"padding": 4})]
 
     def everything(seed, epoch):
-        draws = epoch_draws(steps, 50, seed, epoch)[0]
+        draws = epoch_draws(steps, 50, 64, seed, epoch)[0]
         return np.stack([*epoch_order(50, "random", seed, epoch), draws["top"], draws["left"]])
 
     assert np.array_equal(everything(0, 1), everything(0, 1))
@@ -49,7 +60,7 @@ def test_frozen_order():
 
 def test_frozen_draws_and_holdout():
     """As above: a run that goes on, and runs that are compared, need these numbers to stay."""
-    draws = epoch_draws([check_augment("pad_crop", {"padding": 4})], 6, seed=3, epoch=5)[0]
+    draws = epoch_draws([check_augment("pad_crop", {"padding": 4})], 6, 64, seed=3, epoch=5)[0]
     assert draws["top"].tolist() == TOP
     assert draws["left"].tolist() == LEFT
     assert holdout_positions(20, 3)[1].tolist() == HELD_OUT
@@ -57,7 +68,7 @@ def test_frozen_draws_and_holdout():
 
 def test_two_operations_of_a_kind_draw_apart():
     steps = [check_augment("pad_crop", {"padding": 4})] * 2
-    first, second = epoch_draws(steps, 100, 0, 0)
+    first, second = epoch_draws(steps, 100, 64, 0, 0)
     assert not np.array_equal(first["top"], second["top"])
 
 

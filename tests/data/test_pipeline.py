@@ -79,7 +79,7 @@ def test_the_stream_is_order_draws_mirror_and_crop_written_out():
     crop = check_augment("pad_crop", {"padding": 2, "fill": "zero"})
     data = TrainingStream(select(store), batch_size=8, seed=5, mirror="random", augmentation=[crop])
     order, mirrored = epoch_order(50, "random", 5, 1)
-    draws = epoch_draws([crop], 50, 5, 1)[0]
+    draws = epoch_draws([crop], 50, 4, 5, 1)[0]
     data.begin(1)
     for step, (images, labels) in enumerate(read(data.dataset())):
         for row, sample in enumerate(range(step * 8, step * 8 + 8)):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_imnet64.evaluation.metrics import cross_entropy, in_top_k
+from keras_imnet64.evaluation.metrics import cross_entropy, in_top_k, main_labels, top1
 
 pytestmark = pytest.mark.backend
 
@@ -32,6 +32,15 @@ def test_a_logit_that_is_no_number_never_counts(label):
     assert float(in_top_k(np.array([0]), logits, 2)[0]) == 0
     assert float(in_top_k(np.array([0]), logits, 5)[0]) == 0  # nor where k is all classes and more
     assert float(in_top_k(np.array([1]), logits, 5)[0]) == 1
+
+
+def test_a_mixed_image_counts_as_the_one_with_the_larger_share():
+    labels = np.array([[0, 1, 0.6], [0, 1, 0.4], [2, 0, 0.5]], "float32")
+    assert ops.convert_to_numpy(main_labels(labels)).tolist() == [0, 1, 2]
+    logits = np.array([[3, 2, 1], [3, 2, 1], [1, 2, 3]], "float32")
+    assert ops.convert_to_numpy(top1(labels, logits)).tolist() == [1, 0, 1]
+    plain = np.array([0, 1, 2])
+    assert ops.convert_to_numpy(top1(plain, logits)).tolist() == [1, 0, 1]
 
 
 def test_cross_entropy_by_hand():

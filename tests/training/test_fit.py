@@ -343,8 +343,13 @@ def test_early_stopping_and_plateau(small_recipe, data_dir, tmp_path):
         },
         {"train": {"epochs": 4, "dtype": "mixed_bfloat16"}, "data": {"mirror": "both"}},
         {"schedule": {"name": "one_cycle"}},
+        {
+            "augment": [{"op": "trivial_augment"}, {"op": "mixup_or_cutmix", "probability": 0.5}],
+            "data": {"mirror": "alternating"},
+            "train": {"epochs": 8},
+        },
     ],
-    ids=["adamw", "muon", "accumulation", "bfloat16", "one_cycle"],
+    ids=["adamw", "muon", "accumulation", "bfloat16", "one_cycle", "mixing"],
 )
 def test_training_learns_with(sections, small_recipe, data_dir, tmp_path):
     """Each way of training brings the loss down and ships a float32 model."""

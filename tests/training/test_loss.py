@@ -24,6 +24,20 @@ def test_cross_entropy_with_label_smoothing_by_hand():
 
 
 @pytest.mark.backend
+def test_cross_entropy_of_mixed_images_by_hand():
+    """Three quarters of class 0 and one of class 1, for s = 0.3 with 0.1 more for each class."""
+    labels = np.array([[0, 1, 0.75], [2, 2, 0.5]], "float32")
+    first = -(0.75 * np.log(0.7) + 0.25 * np.log(0.2))
+    plain = float(CrossEntropy()(labels, LOGITS))
+    assert plain == pytest.approx((first - np.log(0.5)) / 2, rel=1e-5)
+    smoothed = 0.7 * np.array([0.75, 0.25, 0]) + 0.1
+    first = -(smoothed * np.log([0.7, 0.2, 0.1])).sum()
+    second = -(0.1 * np.log(0.25) + 0.1 * np.log(0.25) + 0.8 * np.log(0.5))
+    value = float(CrossEntropy(0.3)(labels, LOGITS))
+    assert value == pytest.approx((first + second) / 2, rel=1e-5)
+
+
+@pytest.mark.backend
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_l2_is_the_sum_of_squares_of_kernels_and_gammas_without_a_half(dtype):
     model = build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=1, dtype=dtype)

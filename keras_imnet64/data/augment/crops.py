@@ -1,0 +1,198 @@
+"""Which part of a picture is shown: mirrored, padded and cropped, cropped and resized."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+ATTEMPTS = 10  # to find a crop of the drawn shape that fits, as in torchvision
+
+
+def mirror(images, mirrored):
+    """Left-right mirror of the images that are marked.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        mirrored: bool [B].
+    """
+    height, width = images.shape[1:3]
+    rows = tf.reshape(images, (-1, width, 3))  # TensorFlow reverses this shape fast
+    reversed_rows = tf.reshape(tf.reverse(rows, [1]), (-1, height, width, 3))
+    return tf.where(mirrored[:, None, None, None], reversed_rows, images)
+
+
+# -------------------------------------------------------------------------------------- pad_crop
+
+
+def draw_pad_crop(rng, num_samples, image_size, *, padding, fill):
+    """Offsets 0..2*padding, both ends included, for each image and axis."""
+    top, left = rng.integers(0, 2 * padding, (2, num_samples), dtype="int32", endpoint=True)
+    return {"top": top, "left": left}
+
+
+def pad_crop(images, draws, mean_image, *, padding, fill):
+    """Pad on all sides and crop back to the size of the image at the drawn offsets.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        draws: {"top": int32 [B], "left": int32 [B]}, offsets into the padded image.
+        mean_image: uint8 [H, W, 3]; with fill "mean" a pixel from outside the image takes its value
+            at the place where it comes to lie, which `normalization = "mean_image"` makes zero.
+        padding: pixels on each side.
+        fill: "zero", "reflect" (the edge pixel is not repeated) or "mean".
+    """
+    height, width = images.shape[1:3]
+    rows = draws["top"][:, None] - padding + np.arange(height, dtype="int32")  # [B, H]
+    columns = draws["left"][:, None] - padding + np.arange(width, dtype="int32")  # [B, W]
+    cropped = tf.gather(images, _inside(rows, height), axis=1, batch_dims=1)
+    cropped = tf.gather(cropped, _inside(columns, width), axis=2, batch_dims=1)  # [B, H, W, 3]
+    if fill == "reflect":
+        return cropped
+    rows_inside = (rows >= 0) & (rows < height)
+    columns_inside = (columns >= 0) & (columns < width)
+    inside = rows_inside[:, :, None, None] & columns_inside[:, None, :, None]
+    outside = mean_image if fill == "mean" else np.zeros_like(mean_image)
+    return tf.where(inside, cropped, outside)
+
+
+def _inside(index, size):
+    """Indices beyond either end reflected back: -1 -> 1, size -> size - 2."""
+    index = tf.abs(index)
+    return size - 1 - tf.abs(size - 1 - index)
+
+
+# --------------------------------------------------------------------------- random_resized_crop
+
+
+def draw_random_resized_crop(rng, num_samples, image_size, *, scale, ratio, interpolation):
+    """The box that is shown of each picture: {"top", "left", "height", "width": int32 [M]}."""
+    return draw_crops(rng, np.full((num_samples, 2), image_size), scale, ratio)
+
+
+def draw_crops(rng, sizes, scale, ratio):
+    """A box within each picture, of a drawn share and shape.
+
+    Where no drawn box fits, the largest centred one is taken whose shape is within `ratio`
+    (torchvision's RandomResizedCrop).
+
+    Args:
+        sizes: integers [M, 2], height and width of each picture.
+        scale, ratio: [low, high] of the share of the area and of width / height.
+
+    Returns:
+        {"top", "left", "height", "width"}: int32 [M] each.
+    """
+    height, width = sizes.T
+    inner_height = np.where(width < height * ratio[0], np.rint(width / ratio[0]), height)
+    inner_width = np.where(width > height * ratio[1], np.rint(height * ratio[1]), width)
+    top, left = (height - inner_height) // 2, (width - inner_width) // 2
+    boxes = np.stack([top, left, inner_height, inner_width])
+    return draw_boxes(rng, boxes, np.arange(len(sizes)), sizes, scale, ratio, _fits)
+
+
+def _fits(box, picture):
+    return (box > 0) & (box <= picture)
+
+
+def draw_boxes(rng, boxes, chosen, sizes, scale, ratio, fits):
+    """Boxes with a uniform share of the area and a uniform logarithm of width / height.
+
+    What does not fit is drawn again, at most ATTEMPTS times in all.
+
+    Args:
+        boxes: [4, M], top, left, height and width where none is drawn, or none fits.
+        chosen: positions of the pictures for which one is drawn.
+        sizes: integers [M, 2], height and width of each picture.
+        fits: whether a side of a box does; takes those of the boxes and of the pictures.
+
+    Returns:
+        {"top", "left", "height", "width"}: int32 [M] each.
+    """
+    boxes = boxes.astype("int32")
+    for _ in range(ATTEMPTS):
+        picture_height, picture_width = sizes[chosen].T
+        area = picture_height * picture_width * rng.uniform(*scale, len(chosen))
+        shape = np.exp(rng.uniform(*np.log(ratio), len(chosen)))
+        height, width = np.rint(np.sqrt(area / shape)), np.rint(np.sqrt(area * shape))
+        top = np.floor(rng.random(len(chosen)) * (picture_height - height + 1))
+        left = np.floor(rng.random(len(chosen)) * (picture_width - width + 1))
+        found = fits(height, picture_height) & fits(width, picture_width)
+        boxes[:, chosen[found]] = np.stack([top, left, height, width])[:, found]
+        chosen = chosen[~found]
+    return dict(zip(("top", "left", "height", "width"), boxes, strict=True))
+
+
+def random_resized_crop(images, draws, mean_image, *, scale, ratio, interpolation):
+    """Resize the drawn box of each picture to the size of the picture, with antialiasing.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        draws: {"top", "left", "height", "width": int32 [B]}, boxes within the picture.
+        interpolation: a key of FILTERS.
+    """
+    return resized_crop(images, draws, images.shape[1:3], interpolation)
+
+
+def resized_crop(images, boxes, size, interpolation):
+    """The box of each picture, resized to `size` as Pillow does: uint8 [B, *size, 3]."""
+    height, width = images.shape[1:3]
+    rows = _resizing(boxes["top"], boxes["height"], height, size[0], interpolation)
+    columns = _resizing(boxes["left"], boxes["width"], width, size[1], interpolation)
+    x = tf.transpose(tf.cast(images, "float32"), (0, 2, 1, 3))
+    x = tf.matmul(columns, tf.reshape(x, (-1, width, height * 3)))
+    x = tf.transpose(tf.reshape(_rounded(x), (-1, size[1], height, 3)), (0, 2, 1, 3))
+    x = tf.matmul(rows, tf.reshape(x, (-1, height, size[1] * 3)))
+    return tf.cast(tf.reshape(_rounded(x), (-1, *size, 3)), "uint8")
+
+
+def _rounded(x):
+    return tf.round(tf.clip_by_value(x, 0, 255))
+
+
+def _resizing(start, length, size_in, size_out, interpolation):
+    """The linear map [B, size_out, size_in] that resizes the drawn stretch of an axis.
+
+    As Pillow: the filter is as wide as a pixel, of those that are smaller, and sees nothing beyond
+    the stretch.
+    """
+    reach, weight = FILTERS[interpolation]
+    start, length = (tf.cast(x, "float32")[:, None, None] for x in (start, length))
+    factor = length / size_out
+    wide = tf.maximum(factor, 1.0)
+    centres = start + (np.arange(size_out, dtype="float32")[:, None] + 0.5) * factor
+    places = np.arange(size_in, dtype="float32") + 0.5  # [size_in]
+    distance = (places - centres) / wide  # [B, size_out, size_in]
+    inside = (places > start) & (places < start + length) & (tf.abs(distance) < reach)
+    weights = tf.where(inside, weight(distance), 0.0)
+    return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
+
+
+def _box(x):
+    return tf.where((x > -0.5) & (x <= 0.5), 1.0, 0.0)
+
+
+def _triangle(x):
+    return 1.0 - tf.abs(x)
+
+
+def _cubic(x, a=-0.5):
+    x = tf.abs(x)
+    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+    return tf.where(x < 1.0, near, (((x - 5.0) * x + 8.0) * x - 4.0) * a)
+
+
+def _lanczos(x):
+    """sinc(x) sinc(x / 3)."""
+    angle = math.pi * x
+    near_zero = tf.abs(x) < 1e-4
+    angle = tf.where(near_zero, 1.0, angle)
+    value = 3.0 * tf.sin(angle) * tf.sin(angle / 3.0) / (angle * angle)
+    return tf.where(near_zero, 1.0, value)
+
+
+FILTERS = {  # how far each reaches, in pixels, and its weight there, as in Pillow
+    "box": (0.500001, _box),
+    "bilinear": (1.0, _triangle),
+    "bicubic": (2.0, _cubic),
+    "lanczos": (3.0, _lanczos),
+}

@@ -1,0 +1,86 @@
+"""What moves pixels: affine maps of the picture, the same for its three channels.
+
+A map is told backwards, as six numbers (a, b, c, d, e, f): what is seen at (x, y) is taken from
+(a x + b y + c, d x + e y + f). Pixels are squares, the first one from (0, 0) to (1, 1); the maps
+and the choice of nearest and bilinear are torchvision's (transforms/v2/functional/_geometry.py,
+0.28).
+"""
+
+import math
+
+import tensorflow as tf
+
+
+def draw_random_rotation(rng, num_samples, image_size, *, degrees, interpolation, fill):
+    """Angles from -degrees to degrees, float32 [M]."""
+    return {"angle": rng.uniform(-degrees, degrees, num_samples).astype("float32")}
+
+
+def random_rotation(images, draws, mean_image, *, degrees, interpolation, fill):
+    """Turn each picture about its centre, counterclockwise, by the drawn angle in degrees.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        draws: {"angle": float32 [B]}.
+        interpolation: "nearest" or "bilinear".
+        fill: 0..255, of all channels of a pixel from outside the picture.
+    """
+    return warp(images, rotation(images, draws["angle"]), interpolation, fill)
+
+
+def warp(images, maps, interpolation, fill):
+    """uint8 [B, H, W, 3] under the maps, float32 [B, 6]; see the module."""
+    a, b, c, d, e, f = tf.unstack(maps, axis=-1)
+    # The operation counts pixels by their centres.
+    c = c + 0.5 * (a + b) - 0.5
+    f = f + 0.5 * (d + e) - 0.5
+    zeros = tf.zeros_like(a)
+    warped = tf.raw_ops.ImageProjectiveTransformV3(
+        images=images if interpolation == "nearest" else tf.cast(images, "float32"),
+        transforms=tf.stack([a, b, c, d, e, f, zeros, zeros], axis=-1),
+        output_shape=images.shape[1:3],
+        fill_value=float(fill),
+        interpolation=interpolation.upper(),
+        fill_mode="CONSTANT",
+    )
+    if interpolation == "bilinear":
+        warped = tf.cast(tf.round(warped), "uint8")
+    return tf.ensure_shape(warped, (None, *images.shape[1:]))
+
+
+# ------------------------------------------------------------- maps of images [B, H, W, 3], [B, 6]
+
+
+def rotation(images, degrees):
+    """Counterclockwise about the centre."""
+    height, width = images.shape[1:3]
+    angle = degrees * (math.pi / 180)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    x, y = width / 2, height / 2
+    return tf.stack([cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y], axis=-1)
+
+
+def shear_x(images, factors):
+    """Rows move by a factor times their distance from the upper border, to the left."""
+    return _maps(factors, b=factors)
+
+
+def shear_y(images, factors):
+    """Columns move by a factor times their distance from the left border, upward."""
+    return _maps(factors, d=factors)
+
+
+def translation_x(images, distances):
+    """To the right, by so many pixels."""
+    return _maps(distances, c=-distances)
+
+
+def translation_y(images, distances):
+    """Downward, by so many pixels."""
+    return _maps(distances, f=-distances)
+
+
+def _maps(like, b=None, c=None, d=None, f=None):
+    ones, zeros = tf.ones_like(like), tf.zeros_like(like)
+    numbers = [ones, b, c, d, ones, f]
+    return tf.stack([zeros if number is None else number for number in numbers], axis=-1)

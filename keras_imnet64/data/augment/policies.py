@@ -1,0 +1,294 @@
+"""Policies: each image is given transforms drawn from a list, with drawn strengths.
+
+A transform is a row of TRANSFORMS; what a policy draws is, for each image and each of its steps,
+which of them ("which1", ...) and with what number ("value1", ...): degrees, factor, bits, ....
+"""
+
+import numpy as np
+
+from keras_imnet64.data.augment import colour, geometry
+
+GEOMETRY = {
+    "shear_x": geometry.shear_x,
+    "shear_y": geometry.shear_y,
+    "translate_x": geometry.translation_x,
+    "translate_y": geometry.translation_y,
+    "rotate": geometry.rotation,
+}
+FACTORS = {  # 1 + the drawn strength
+    "brightness": colour.brightness,
+    "saturation": colour.saturation,
+    "contrast": colour.contrast,
+    "sharpness": colour.sharpness,
+}
+VALUES = {
+    "posterize": colour.posterize,
+    "solarize": colour.solarize,
+    "solarize_add": colour.solarize_add,
+    "autocontrast": colour.autocontrast,
+    "equalize": colour.equalize,
+    "invert": colour.invert,
+}
+IDENTITY = "identity"
+TRANSFORMS = (IDENTITY, *GEOMETRY, *FACTORS, *VALUES)
+# Of each transform: whether it has either sign, adds 1 to its strength, takes whole pixels.
+IS_SIGNED = np.isin(TRANSFORMS, [*GEOMETRY, *FACTORS])
+IS_FACTOR = np.isin(TRANSFORMS, list(FACTORS))
+IS_SHIFT = np.isin(TRANSFORMS, ["translate_x", "translate_y"])
+NUM_BINS = 31  # strengths of TrivialAugment and RandAugment; AutoAugment has 10
+# The transforms of TrivialAugment and RandAugment.
+COMMON = tuple(name for name in TRANSFORMS if name not in ("solarize_add", "invert"))
+
+
+# ---------------------------------------------------------------------------------------- policies
+
+
+def draw_trivial_augment(rng, num_samples, image_size, *, interpolation, fill):
+    """One of 14 transforms and one of its 31 strengths, both evenly (arXiv:2103.10158, "Wide")."""
+    strengths = _strengths(0.99, 32, 135, 0.99, bits=6, num_bins=NUM_BINS)
+    chosen = rng.integers(len(COMMON), size=num_samples)
+    bins = rng.integers(NUM_BINS, size=num_samples)
+    which = _positions(COMMON)[chosen]
+    return _as_draws([(which, _numbers(rng, which, strengths[which, bins]))])
+
+
+def trivial_augment(images, draws, mean_image, *, interpolation, fill):
+    """TrivialAugmentWide.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        draws: {"which1": int32 [B], "value1": float32 [B]}, see the module.
+        interpolation: "nearest", as in torchvision unless told otherwise, or "bilinear".
+        fill: 0..255, of all channels of a pixel from outside the picture.
+    """
+    return _apply_steps(images, draws, COMMON, interpolation, fill)
+
+
+def draw_rand_augment(rng, num_samples, image_size, *, num_ops, magnitude, interpolation, fill):
+    """For each step one of 14 transforms, evenly, at strength `magnitude` of 0..30."""
+    strengths = _narrow_strengths(image_size, NUM_BINS)
+    steps = []
+    for _ in range(num_ops):
+        which = _positions(COMMON)[rng.integers(len(COMMON), size=num_samples)]
+        steps.append((which, _numbers(rng, which, strengths[which, magnitude])))
+    return _as_draws(steps)
+
+
+def rand_augment(images, draws, mean_image, *, num_ops, magnitude, interpolation, fill):
+    """RandAugment (arXiv:1909.13719) as torchvision has it; see `trivial_augment`."""
+    return _apply_steps(images, draws, COMMON, interpolation, fill)
+
+
+INCREASING = tuple(name for name in TRANSFORMS if name != IDENTITY)
+
+
+def draw_rand_augment_increasing(
+    rng, num_samples, image_size, *, num_ops, magnitude, magnitude_std, probability, **_
+):
+    """For each step, with a probability, one of 15 transforms at a normally distributed strength.
+
+    timm's RandAugment with increasing strengths, there "rand-m9-mstd0.5-inc1"
+    (data/auto_augment.py, 1.0.31). Strengths are 0..10.
+    """
+    steps = []
+    for _ in range(num_ops):
+        which = _positions(INCREASING)[rng.integers(len(INCREASING), size=num_samples)]
+        which = np.where(rng.random(num_samples) <= probability, which, 0)
+        level = np.clip(rng.normal(magnitude, magnitude_std, num_samples), 0, 10) / 10
+        ends = dict(
+            zip(GEOMETRY, (0.3, 0.3, 0.45 * image_size, 0.45 * image_size, 30), strict=True)
+        )
+        ends |= dict.fromkeys(FACTORS, 0.9)
+        strength = np.array([ends.get(name, 0) for name in TRANSFORMS])[which] * level
+        values = _numbers(rng, which, strength, whole_shifts=False)
+        for name, value in (
+            ("posterize", 4 - np.trunc(4 * level)),
+            ("solarize", 256 - np.trunc(256 * level)),
+            ("solarize_add", np.trunc(110 * level)),
+        ):
+            values = np.where(which == TRANSFORMS.index(name), value, values)
+        steps.append((which, values))
+    return _as_draws(steps)
+
+
+def rand_augment_increasing(images, draws, mean_image, *, interpolation, fill, **_):
+    """timm's RandAugment; its geometry is bilinear here, there bilinear or bicubic at random."""
+    return _apply_steps(images, draws, INCREASING, interpolation, fill)
+
+
+def draw_auto_augment(rng, num_samples, image_size, *, policy, interpolation, fill):
+    """One of 25 pairs of transforms, each of the two with its probability and strength."""
+    table = _read_policy(policy)  # [25, 2, 3]
+    pair = table[rng.integers(len(table), size=num_samples)]  # [M, 2, 3]
+    strengths = _narrow_strengths(image_size, num_bins=10)
+    steps = []
+    for step in range(2):
+        which, probability, bins = pair[:, step].T
+        happens = rng.random(num_samples) <= probability
+        which = np.where(happens, which, 0).astype("int32")
+        steps.append((which, _numbers(rng, which, strengths[which, bins.astype("int32")])))
+    return _as_draws(steps)
+
+
+def auto_augment(images, draws, mean_image, *, policy, interpolation, fill):
+    """AutoAugment (arXiv:1805.09501) as torchvision has it; see `trivial_augment`."""
+    return _apply_steps(images, draws, TRANSFORMS, interpolation, fill)
+
+
+# ------------------------------------------------------------------------------------ how to draw
+
+
+def _strengths(shear, shift, degrees, factor, bits, num_bins):
+    """float64 [transforms, num_bins], from weak to strong."""
+    ends = dict(zip(GEOMETRY, (shear, shear, shift, shift, degrees), strict=True))
+    ends |= dict.fromkeys(FACTORS, factor)
+    strengths = {name: np.linspace(0, end, num_bins) for name, end in ends.items()}
+    strengths["posterize"] = 8 - np.rint(np.arange(num_bins) / ((num_bins - 1) / bits))
+    strengths["solarize"] = np.linspace(255, 0, num_bins)
+    return np.stack([strengths.get(name, np.zeros(num_bins)) for name in TRANSFORMS])
+
+
+def _narrow_strengths(image_size, num_bins):
+    return _strengths(0.3, 150 / 331 * image_size, 30, 0.9, bits=4, num_bins=num_bins)
+
+
+def _positions(names):
+    return np.array([TRANSFORMS.index(name) for name in names], "int32")
+
+
+def _numbers(rng, which, strengths, whole_shifts=True):
+    """What transforms are given: a sign is drawn, factors get 1 more, shifts are cut to pixels."""
+    negative = rng.integers(2, size=len(which), dtype=bool)
+    values = np.where(IS_SIGNED[which] & negative, -strengths, strengths) + IS_FACTOR[which]
+    return np.where(IS_SHIFT[which] & whole_shifts, np.trunc(values), values)
+
+
+def _as_draws(steps):
+    draws = {}
+    for number, (which, values) in enumerate(steps, start=1):
+        draws[f"which{number}"] = which.astype("int32")
+        draws[f"value{number}"] = values.astype("float32")
+    return draws
+
+
+# ----------------------------------------------------------------------------------- how to apply
+
+
+def _apply_steps(images, draws, names, interpolation, fill):
+    """The drawn transforms of each image, one step after the other."""
+    operations = {
+        TRANSFORMS.index(name): _operation(name, interpolation, fill)
+        for name in names
+        if name != IDENTITY
+    }
+    for number in range(1, len(draws) // 2 + 1):
+        which, values = draws[f"which{number}"], draws[f"value{number}"]
+        images = colour.apply_each(images, which, values, operations)
+    return images
+
+
+def _operation(name, interpolation, fill):
+    if name in GEOMETRY:
+        return lambda images, values: geometry.warp(
+            images, GEOMETRY[name](images, values), interpolation, fill
+        )
+    return (FACTORS | VALUES)[name]
+
+
+# -------------------------------------------------------------------------------------- AutoAugment
+
+# Transform, probability and strength 0..9; a dash where the transform has no strength.
+POLICIES = {
+    "imagenet": """\
+posterize 0.4 8  rotate 0.6 9
+solarize 0.6 5  autocontrast 0.6 -
+equalize 0.8 -  equalize 0.6 -
+posterize 0.6 7  posterize 0.6 6
+equalize 0.4 -  solarize 0.2 4
+equalize 0.4 -  rotate 0.8 8
+solarize 0.6 3  equalize 0.6 -
+posterize 0.8 5  equalize 1.0 -
+rotate 0.2 3  solarize 0.6 8
+equalize 0.6 -  posterize 0.4 6
+rotate 0.8 8  saturation 0.4 0
+rotate 0.4 9  equalize 0.6 -
+equalize 0.0 -  equalize 0.8 -
+invert 0.6 -  equalize 1.0 -
+saturation 0.6 4  contrast 1.0 8
+rotate 0.8 8  saturation 1.0 2
+saturation 0.8 8  solarize 0.8 7
+sharpness 0.4 7  invert 0.6 -
+shear_x 0.6 5  equalize 1.0 -
+saturation 0.4 0  equalize 0.6 -
+equalize 0.4 -  solarize 0.2 4
+solarize 0.6 5  autocontrast 0.6 -
+invert 0.6 -  equalize 1.0 -
+saturation 0.6 4  contrast 1.0 8
+equalize 0.8 -  equalize 0.6 -""",
+    "cifar10": """\
+invert 0.1 -  contrast 0.2 6
+rotate 0.7 2  translate_x 0.3 9
+sharpness 0.8 1  sharpness 0.9 3
+shear_y 0.5 8  translate_y 0.7 9
+autocontrast 0.5 -  equalize 0.9 -
+shear_y 0.2 7  posterize 0.3 7
+saturation 0.4 3  brightness 0.6 7
+sharpness 0.3 9  brightness 0.7 9
+equalize 0.6 -  equalize 0.5 -
+contrast 0.6 7  sharpness 0.6 5
+saturation 0.7 7  translate_x 0.5 8
+equalize 0.3 -  autocontrast 0.4 -
+translate_y 0.4 3  sharpness 0.2 6
+brightness 0.9 6  saturation 0.2 8
+solarize 0.5 2  invert 0.0 -
+equalize 0.2 -  autocontrast 0.6 -
+equalize 0.2 -  equalize 0.6 -
+saturation 0.9 9  equalize 0.6 -
+autocontrast 0.8 -  solarize 0.2 8
+brightness 0.1 3  saturation 0.7 0
+solarize 0.4 5  autocontrast 0.9 -
+translate_y 0.9 9  translate_y 0.7 9
+autocontrast 0.9 -  solarize 0.8 3
+equalize 0.8 -  invert 0.1 -
+translate_y 0.7 9  autocontrast 0.9 -""",
+    "svhn": """\
+shear_x 0.9 4  invert 0.2 -
+shear_y 0.9 8  invert 0.7 -
+equalize 0.6 -  solarize 0.6 6
+invert 0.9 -  equalize 0.6 -
+equalize 0.6 -  rotate 0.9 3
+shear_x 0.9 4  autocontrast 0.8 -
+shear_y 0.9 8  invert 0.4 -
+shear_y 0.9 5  solarize 0.2 6
+invert 0.9 -  autocontrast 0.8 -
+equalize 0.6 -  rotate 0.9 3
+shear_x 0.9 4  solarize 0.3 3
+shear_y 0.8 8  invert 0.7 -
+equalize 0.9 -  translate_y 0.6 6
+invert 0.9 -  equalize 0.6 -
+contrast 0.3 3  rotate 0.8 4
+invert 0.8 -  translate_y 0.0 2
+shear_y 0.7 6  solarize 0.4 8
+invert 0.6 -  rotate 0.8 4
+shear_y 0.3 7  translate_x 0.9 3
+shear_x 0.1 6  invert 0.6 -
+solarize 0.7 2  translate_y 0.6 7
+shear_y 0.8 4  invert 0.8 -
+shear_x 0.7 9  translate_y 0.8 3
+shear_y 0.8 5  autocontrast 0.7 -
+shear_x 0.7 2  invert 0.1 -""",
+}
+
+
+def _read_policy(policy):
+    """float64 [25, 2, 3]: position in TRANSFORMS, probability, strength."""
+    rows = []
+    for line in POLICIES[policy].split("\n"):
+        words = line.split()
+        rows.append(
+            [
+                [TRANSFORMS.index(name), float(probability), float(strength.replace("-", "0"))]
+                for name, probability, strength in (words[:3], words[3:])
+            ]
+        )
+    return np.array(rows)

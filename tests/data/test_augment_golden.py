@@ -1,0 +1,54 @@
+"""Each transform against torchvision's and timm's on drawn pictures, frozen by `golden/make.py`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_imnet64.data.augment import colour, crops, geometry, policies
+from tests.data.golden import pictures as cases
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "augment.npz")
+COLOURS = [(name, value) for name, values in cases.COLOURS.items() for value in values]
+MAPS = [
+    (name, value, mode)
+    for name, values in cases.MAPS.items()
+    for value in values
+    for mode in ("nearest", "bilinear")
+]
+
+
+BOXES = [(box, name) for box in cases.BOXES for name in cases.FILTERS]
+
+
+def of_all(images, value, dtype="float32"):
+    return np.full(len(images), value, dtype)
+
+
+@pytest.mark.parametrize(("name", "value"), COLOURS)
+def test_arithmetic_is_exact(name, value):
+    images = cases.pictures()
+    changed = np.asarray(getattr(colour, name)(images, of_all(images, value)))
+    assert changed.dtype == np.uint8
+    np.testing.assert_array_equal(changed, GOLDEN[f"{name} {value}"])
+
+
+@pytest.mark.parametrize(("name", "value", "mode"), MAPS)
+def test_maps_are_within_a_grey_level(name, value, mode):
+    images = cases.pictures()
+    maps = policies.GEOMETRY[name](images, of_all(images, value))
+    changed = geometry.warp(images, maps, mode, 0).numpy()
+    difference = np.abs(changed - GOLDEN[f"{name} {value} {mode}"].astype(int))
+    assert difference.mean() < 1
+    assert (difference > 1).mean() < 0.02  # half way between two pixels, nearest is either
+
+
+@pytest.mark.parametrize(("box", "name"), BOXES)
+def test_resized_crops_are_within_a_grey_level(box, name):
+    images = cases.pictures()
+    names = ("top", "left", "height", "width")
+    boxes = {k: of_all(images, v, "int32") for k, v in zip(names, box, strict=True)}
+    changed = crops.resized_crop(images, boxes, cases.RESIZED, name).numpy()
+    difference = np.abs(changed - GOLDEN[f"resized_crop {box} {name}"].astype(int))
+    assert difference.max() <= 1
+    assert difference.mean() < 0.1
