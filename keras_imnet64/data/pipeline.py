@@ -4,8 +4,9 @@
 `evaluation_batches` yields every image of a selection once. Both feed TensorFlow and JAX alike.
 """
 
+import os
 import threading
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +14,10 @@ import tensorflow as tf
 from keras_imnet64.data.augment.crops import mirror
 from keras_imnet64.data.augment.mixing import mixed_labels
 from keras_imnet64.data.order import epoch_draws, epoch_order
+from keras_imnet64.data.store import ALIGNED, aligned_copy
 from keras_imnet64.errors import UserError
+
+PREFETCH = 4  # batches
 
 
 class TrainingStream:
@@ -87,8 +91,7 @@ class TrainingStream:
         An iteration runs from where `begin` said to the end of that epoch.
         """
         steps = tf.data.Dataset.range(1).flat_map(lambda _: self._remaining_steps())
-        batches = steps.map(self._load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        batches = without_autoshard(batches.prefetch(tf.data.AUTOTUNE))
+        batches = with_our_options(in_parallel(steps, self._load).prefetch(PREFETCH))
         # Keras takes an epoch's length from the cardinality. Left unknown it would find the end by
         # asking for one batch too many, and take a resumed epoch's steps for the length of all.
         batches.cardinality = lambda: tf.constant(self.steps_per_epoch, "int64")
@@ -96,8 +99,8 @@ class TrainingStream:
 
     def batch(self, epoch, step):
         """(images, labels) of one step as NumPy arrays, without tf.data."""
-        images, labels = self._load((epoch, step))
-        return images.numpy(), labels.numpy()
+        images, labels = self._load(*self._step(epoch, step))
+        return images.numpy(), np.asarray(labels)
 
     def stages(self, epoch, step):
         """What becomes of the pictures of one step, operation by operation.
@@ -106,41 +109,32 @@ class TrainingStream:
             ([(name, uint8 [B, H, W, 3]), ...], labels int32 [B]): "stored" first; the last is what
             the model is fed.
         """
-        images, labels, mirrored, draws = self._read((epoch, step))
-        stages = self._stages(images, mirrored, draws)
-        return [(name, images.numpy()) for name, images in stages], labels.numpy()
+        positions, labels, mirrored, draws = self._step(epoch, step)
+        stages = self._stages(positions, mirrored, draws)
+        return [(name, images.numpy()) for name, images in stages], labels
 
     def _remaining_steps(self):
-        """Pairs (epoch, step) from where the iteration begins."""
-        begin = tf.numpy_function(lambda: np.array(self._begin, "int64"), [], tf.int64)
-        epoch, first = begin[0], begin[1]
-        steps = tf.data.Dataset.range(first, self.steps_per_epoch)
-        return steps.map(lambda step: tf.stack([epoch, step]))
+        """A data set of what is drawn for each step, from where the iteration begins."""
+        like = self._step(0, 0)
+        flat = tf.numpy_function(
+            lambda: tf.nest.flatten(self._steps(*self._begin)),
+            [],
+            [array.dtype for array in tf.nest.flatten(like)],
+        )
+        for tensor, array in zip(flat, tf.nest.flatten(like), strict=True):
+            tensor.set_shape((None, *array.shape))
+        return tf.data.Dataset.from_tensor_slices(tf.nest.pack_sequence_as(like, flat))
 
-    def _load(self, epoch_and_step):
-        images, labels, mirrored, draws = self._read(epoch_and_step)
-        *_, (_, images) = self._stages(images, mirrored, draws)
+    def _load(self, positions, labels, mirrored, draws):
+        """Images and labels of one step; no Python runs in here, it is a graph of TensorFlow's."""
+        *_, (_, images) = self._stages(positions, mirrored, draws)
         if self.augmentation and self.augmentation[-1].mixes:
             labels = mixed_labels(labels, draws[-1])
         return images, labels
 
-    def _read(self, epoch_and_step):
-        """Stored pictures of one step and what is drawn for them, a dict for each operation."""
-        draws_like = self._flat_draws(self._begin[0], slice(0, 1))
-        types = [tf.uint8, tf.int32, tf.bool, *(array.dtype for array in draws_like)]
-        images, labels, mirrored, *drawn = tf.numpy_function(self._gather, [epoch_and_step], types)
-        size = self.selection.image_size
-        images.set_shape((self.batch_size, size, size, 3))
-        for tensor in (labels, mirrored):
-            tensor.set_shape((self.batch_size,))
-        for tensor, array in zip(drawn, draws_like, strict=True):
-            tensor.set_shape((self.batch_size, *array.shape[1:]))
-        drawn = iter(drawn)
-        draws = [{name: next(drawn) for name in names} for names in self._draw_names()]
-        return images, labels, mirrored, draws
-
-    def _stages(self, images, mirrored, draws):
+    def _stages(self, positions, mirrored, draws):
         """(name, images) from the stored pictures to those that the model is fed."""
+        images = tf.gather(self._stored, positions)
         yield "stored", images
         if self.mirror != "none":
             images = mirror(images, mirrored)
@@ -149,30 +143,32 @@ class TrainingStream:
             images = step.apply(images, drawn, self.mean_image)
             yield step.op, images
 
-    def _gather(self, epoch_and_step):
-        """NumPy: images, labels and draws of one step."""
-        epoch, step = (int(number) for number in epoch_and_step)
-        samples = slice(step * self.batch_size, (step + 1) * self.batch_size)
-        indices, mirrored, _ = self._cached_epoch(epoch)
-        images, labels = self.selection.gather(indices[samples])
-        return images, labels, mirrored[samples], *self._flat_draws(epoch, samples)
+    @cached_property
+    def _stored(self):
+        return image_tensor(self.selection.store.images)
 
-    def _flat_draws(self, epoch, samples):
-        draws = self._cached_epoch(epoch)[2]
-        return [array[samples] for step in draws for array in step.values()]
+    def _step(self, epoch, step):
+        """(positions, labels, mirrored, draws) of one step as NumPy arrays [B, ...]."""
+        return tf.nest.map_structure(lambda array: array[0], self._steps(epoch, step, step + 1))
 
-    def _draw_names(self):
-        return [list(step) for step in self._cached_epoch(self._begin[0])[2]]
-
-    def _cached_epoch(self, epoch):
+    def _steps(self, epoch, first, end=None):
+        """The same of all steps of an epoch from `first` on, [S, B, ...]."""
         with self._lock:
-            return self._epoch(epoch)
+            arrays = self._epoch(epoch)
+        steps = slice(first * self.batch_size, (end or self.steps_per_epoch) * self.batch_size)
+
+        def by_step(array):
+            return array[steps].reshape(-1, self.batch_size, *array.shape[1:])
+
+        return tf.nest.map_structure(by_step, arrays)
 
     def _draw_epoch(self, epoch):
+        """(positions, labels, mirrored, draws) of all samples of an epoch, in its order."""
         indices, mirrored = epoch_order(len(self.selection), self.mirror, self.seed, epoch)
+        positions, labels = self.selection.look_up(indices)
         size = self.selection.image_size
         draws = epoch_draws(self.augmentation, self.num_samples, size, self.seed, epoch)
-        return indices, mirrored, draws
+        return positions, labels, mirrored, tuple(draws)
 
 
 def evaluation_batches(selection, batch_size):
@@ -182,27 +178,41 @@ def evaluation_batches(selection, batch_size):
         tf.data.Dataset of (images uint8 [B, H, W, 3], labels int32 [B], weights float32 [B]); the
         last batch is filled up with rows of weight zero, so that any device count divides it.
     """
-    total, size = len(selection), selection.image_size
+    indices = np.arange(-(-len(selection) // batch_size) * batch_size).reshape(-1, batch_size)
+    weights = (indices < len(selection)).astype("float32")
+    positions, labels = selection.look_up(np.minimum(indices, len(selection) - 1))
+    stored = image_tensor(selection.store.images)
 
-    def load(start):
-        indices = np.arange(start, start + batch_size)
-        images, labels = selection.gather(np.minimum(indices, total - 1))
-        return images, labels, (indices < total).astype("float32")
+    def load(positions, labels, weights):
+        return tf.gather(stored, positions), labels, weights
 
-    def load_batch(start):
-        images, labels, weights = tf.numpy_function(load, [start], [tf.uint8, tf.int32, tf.float32])
-        images.set_shape((batch_size, size, size, 3))
-        labels.set_shape((batch_size,))
-        weights.set_shape((batch_size,))
-        return images, labels, weights
-
-    starts = tf.data.Dataset.range(0, total, batch_size)
-    batches = starts.map(load_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return without_autoshard(batches.prefetch(tf.data.AUTOTUNE))
+    batches = tf.data.Dataset.from_tensor_slices((positions, labels, weights))
+    return with_our_options(in_parallel(batches, load).prefetch(PREFETCH))
 
 
-def without_autoshard(dataset):
-    """Every process of a distribution strategy reads the batches as they are."""
+def image_tensor(images):
+    """Stored pictures as a tensor [N, H, W, 3] on the CPU that shares their memory.
+
+    A file that is mapped stays mapped: only what is read is loaded, and it is not held twice.
+    """
+    if images.ctypes.data % ALIGNED or not images.flags.writeable:
+        images = aligned_copy(images)
+    with tf.device("CPU:0"):
+        return tf.experimental.dlpack.from_dlpack(images.__dlpack__())
+
+
+def in_parallel(dataset, function):
+    return dataset.map(function, num_parallel_calls=os.cpu_count(), deterministic=True)
+
+
+def with_our_options(dataset):
+    """Every process of a distribution strategy reads the batches as they are.
+
+    tf.data's rewriting of graphs would copy the stored pictures into memory, so it is left out; its
+    tuning of parallel calls depends on it.
+    """
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    options.experimental_optimization.apply_default_optimizations = False
+    options.autotune.enabled = False
     return dataset.with_options(options)

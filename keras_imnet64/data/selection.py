@@ -31,12 +31,16 @@ class Selection:
     def image_size(self):
         return self.store.image_size
 
+    def look_up(self, indices):
+        """(positions in the store int64, labels int32) of these indices 0..N-1, in their shape."""
+        positions = indices if self.positions is None else self.positions[indices]
+        labels = np.take(self.store.labels, positions)
+        return positions, labels if self.label_map is None else self.label_map[labels]
+
     def gather(self, indices):
         """(images uint8 [B, H, W, 3], labels int32 [B]) of these indices 0..N-1."""
-        if self.positions is not None:
-            indices = self.positions[indices]
-        images, labels = self.store.gather(indices)
-        return images, labels if self.label_map is None else self.label_map[labels]
+        positions, labels = self.look_up(indices)
+        return np.take(self.store.images, positions, axis=0), labels
 
     def moments(self):
         """Mean image, channel mean and channel std of exactly these images."""

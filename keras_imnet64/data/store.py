@@ -15,6 +15,7 @@ from ..files import check_fields, is_count, is_texts, read_json
 
 KIND = "raw"
 FORMAT_VERSION = 1
+ALIGNED = 64  # bytes; the header of images.npy has twice as many
 IN_MEMORY = ("auto", "always", "never")
 ARRAYS = {"images.npy", "labels.npy", "moments.npz"}
 META = {
@@ -99,8 +100,17 @@ def open_store(path, in_memory="auto"):
     if _class_counts(labels, len(meta["wnids"])) != meta["class_counts"]:
         raise damaged(path / "labels.npy", "holds other labels than meta.json counts")
     if in_memory == "always" or (in_memory == "auto" and _fits_in_memory(images.nbytes)):
-        images = np.array(images)
+        images = aligned_copy(images)
     return RawStore(path, meta, np.asarray(images), labels)
+
+
+def aligned_copy(array):
+    """A copy that begins where TensorFlow shares memory, at a multiple of ALIGNED bytes."""
+    room = np.empty(array.nbytes + ALIGNED, np.uint8)
+    begin = -room.ctypes.data % ALIGNED
+    copy = room[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def is_store(path):
@@ -145,7 +155,7 @@ def _check_size(file, size):
 
 def _map_array(file, dtype, shape):
     try:
-        array = np.lib.format.open_memmap(file, mode="r")
+        array = np.lib.format.open_memmap(file, mode="c")  # no write reaches the file
     except Exception as error:  # NumPy reads the header as Python: any error of a tokenizer
         raise damaged(file, f"cannot be read ({reason(error)})") from None
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:

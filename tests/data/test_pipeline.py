@@ -62,16 +62,6 @@ def test_the_stream_from_a_step_is_the_tail_of_the_whole(step):
         assert np.array_equal(la, lb)
 
 
-def test_starting_late_reads_nothing_that_came_before():
-    data = stream()
-    read_images = []
-    gather = data.selection.gather
-    object.__setattr__(data.selection, "gather", lambda i: read_images.extend(i) or gather(i))
-    data.begin(0, 5)
-    read(data.dataset())
-    assert len(read_images) == 8
-
-
 def test_the_stream_is_order_draws_mirror_and_crop_written_out():
     """Every batch against slices of the mirrored, padded pictures that the draws point to."""
     store = tiny_store()

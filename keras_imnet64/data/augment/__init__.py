@@ -55,7 +55,7 @@ ALPHA = number(1e-3, 10**3, 1.0)
 GREY = whole(0, 255, 0)  # of the pixels that come from outside the picture
 
 OPS = {
-    "pad_crop": Op("crops", {"padding": whole(0, 10**4, 4), "fill": one_of(*FILLS)}, _below_image),
+    "pad_crop": Op("crops", {"padding": whole(0, 128, 4), "fill": one_of(*FILLS)}, _below_image),
     "random_resized_crop": Op(
         "crops",
         {

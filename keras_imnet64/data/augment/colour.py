@@ -8,6 +8,8 @@ uint8 tensors, to the last bit: where its sum is rounded once, double precision 
 import numpy as np
 import tensorflow as tf
 
+from keras_imnet64.data.augment.crops import replaced
+
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # of red, green and blue
 
 
@@ -53,13 +55,13 @@ def apply_each(images, which, values, operations):
         values: float32 [B].
         operations: {number: function of (images, values)}; images of other numbers stay.
     """
-    places, changed = [tf.range(tf.shape(images)[0])], [images]
+    places, parts = [], []
     for number, operation in operations.items():
         chosen = tf.cast(tf.where(which == number)[:, 0], "int32")
         part = tf.ensure_shape(tf.gather(images, chosen), (None, *images.shape[1:]))
         places.append(chosen)
-        changed.append(operation(part, tf.gather(values, chosen)))
-    return tf.ensure_shape(tf.dynamic_stitch(places, changed), images.shape)  # the last one counts
+        parts.append(operation(part, tf.gather(values, chosen)))
+    return replaced(images, places, parts)
 
 
 # --------------------------------------------------------------------------------------- factors
@@ -178,14 +180,14 @@ def posterize(images, bits):
 def solarize(images, thresholds):
     """Invert the values that reach a threshold."""
     reached = tf.cast(images, "float32") >= _of_images(thresholds)
-    return tf.where(reached, 255 - images, images)
+    return tf.bitwise.bitwise_xor(images, tf.cast(reached, "uint8") * 255)
 
 
 def solarize_add(images, additions):
     """Add to the values below 128, up to 255."""
-    x = tf.cast(images, "int32")
-    added = tf.minimum(x + tf.cast(_of_images(additions), "int32"), 255)
-    return tf.cast(tf.where(x < 128, added, x), "uint8")
+    is_dark = tf.cast(images < 128, "float32")
+    x = tf.cast(images, "float32") + is_dark * tf.floor(_of_images(additions))
+    return _to_uint8(x)
 
 
 def invert(images, values):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+BOX = ("top", "left", "height", "width")
 ATTEMPTS = 10  # to find a crop of the drawn shape that fits, as in torchvision
 
 
@@ -16,9 +17,17 @@ def mirror(images, mirrored):
         mirrored: bool [B].
     """
     height, width = images.shape[1:3]
-    rows = tf.reshape(images, (-1, width, 3))  # TensorFlow reverses this shape fast
+    chosen = tf.cast(tf.where(mirrored)[:, 0], "int32")
+    rows = tf.reshape(tf.gather(images, chosen), (-1, width, 3))  # reversed fast in this shape
     reversed_rows = tf.reshape(tf.reverse(rows, [1]), (-1, height, width, 3))
-    return tf.where(mirrored[:, None, None, None], reversed_rows, images)
+    return replaced(images, [chosen], [reversed_rows])
+
+
+def replaced(images, places, parts):
+    """`images` [B, H, W, 3] with `parts` [b, H, W, 3] in the `places` int32 [b] of some of them."""
+    everywhere = tf.range(tf.shape(images)[0])
+    stitched = tf.dynamic_stitch([everywhere, *places], [images, *parts])  # the last one counts
+    return tf.ensure_shape(stitched, images.shape)
 
 
 # -------------------------------------------------------------------------------------- pad_crop
@@ -41,24 +50,64 @@ def pad_crop(images, draws, mean_image, *, padding, fill):
         padding: pixels on each side.
         fill: "zero", "reflect" (the edge pixel is not repeated) or "mean".
     """
+
     height, width = images.shape[1:3]
-    rows = draws["top"][:, None] - padding + np.arange(height, dtype="int32")  # [B, H]
-    columns = draws["left"][:, None] - padding + np.arange(width, dtype="int32")  # [B, W]
-    cropped = tf.gather(images, _inside(rows, height), axis=1, batch_dims=1)
-    cropped = tf.gather(cropped, _inside(columns, width), axis=2, batch_dims=1)  # [B, H, W, 3]
+    top, left = draws["top"], draws["left"]
+    rows = top[:, None] + np.arange(height, dtype="int32")  # [B, H], of the padded picture
+    x = tf.reshape(images, (-1, height, width * 3))  # whole rows are copied fastest
     if fill == "reflect":
-        return cropped
-    rows_inside = (rows >= 0) & (rows < height)
-    columns_inside = (columns >= 0) & (columns < width)
-    inside = rows_inside[:, :, None, None] & columns_inside[:, None, :, None]
-    outside = mean_image if fill == "mean" else np.zeros_like(mean_image)
-    return tf.where(inside, cropped, outside)
+        x = _with_reflected_columns(x, padding)
+        rows = (height - 1) - tf.abs(height - 1 - tf.abs(rows - padding))  # of the picture
+    else:
+        x = tf.pad(x, ((0, 0), (padding, padding), (3 * padding, 3 * padding)))
+    x = tf.gather(x, rows, axis=1, batch_dims=1)  # [B, H, (W + 2 padding) * 3]
+    places, parts = [], []
+    for offset in range(2 * padding + 1):  # a slice of many pictures costs no more than one of one
+        chosen = tf.cast(tf.where(left == offset)[:, 0], "int32")
+        places.append(chosen)
+        parts.append(tf.gather(x, chosen)[:, :, 3 * offset : 3 * (offset + width)])
+    cropped = tf.reshape(tf.dynamic_stitch(places, parts), (-1, height, width, 3))
+    cropped = tf.ensure_shape(cropped, images.shape)
+    if fill == "mean":
+        box = {"top": padding - top, "left": padding - left, "height": height, "width": width}
+        cropped = inside_boxes(cropped, box, cropped, mean_image)
+    return cropped
 
 
-def _inside(index, size):
-    """Indices beyond either end reflected back: -1 -> 1, size -> size - 2."""
-    index = tf.abs(index)
-    return size - 1 - tf.abs(size - 1 - index)
+def _with_reflected_columns(rows, padding):
+    """[B, H, W * 3] -> [B, H, (W + 2 padding) * 3]; the edge pixel is not repeated."""
+    width = rows.shape[2] // 3
+
+    def column(number):
+        return rows[:, :, 3 * number : 3 * (number + 1)]
+
+    before = [column(number) for number in range(padding, 0, -1)]
+    after = [column(width - 1 - number) for number in range(1, padding + 1)]
+    return tf.concat([*before, rows, *after], axis=2)
+
+
+def inside_boxes(images, boxes, inner, outer):
+    """`inner` where a pixel lies in the box of its picture, else `outer`.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        boxes: {"top", "left", "height", "width": int32 [B] or a number}; they may reach beyond the
+            picture.
+        inner, outer: uint8 [B, H, W, 3] or [H, W, 3].
+    """
+    height, width = images.shape[1:3]
+
+    def within(start, length, size):
+        places = np.arange(size, dtype="int32")
+        start = start[:, None]
+        length = length if isinstance(length, int) else length[:, None]
+        return (places >= start) & (places < start + length)  # [B, size]
+
+    rows = within(boxes["top"], boxes["height"], height)
+    columns = tf.repeat(within(boxes["left"], boxes["width"], width), 3, axis=1)
+    inside = rows[:, :, None] & columns[:, None, :]  # [B, H, W * 3], which is chosen by fast
+    inner, outer = (tf.reshape(x, (-1, height, width * 3)) for x in (inner, outer))
+    return tf.reshape(tf.where(inside, inner, outer), (-1, height, width, 3))
 
 
 # --------------------------------------------------------------------------- random_resized_crop
@@ -119,7 +168,7 @@ def draw_boxes(rng, boxes, chosen, sizes, scale, ratio, fits):
         found = fits(height, picture_height) & fits(width, picture_width)
         boxes[:, chosen[found]] = np.stack([top, left, height, width])[:, found]
         chosen = chosen[~found]
-    return dict(zip(("top", "left", "height", "width"), boxes, strict=True))
+    return dict(zip(BOX, boxes, strict=True))
 
 
 def random_resized_crop(images, draws, mean_image, *, scale, ratio, interpolation):

@@ -1,9 +1,8 @@
 """Random erasing: a box of the picture loses its content (arXiv:1708.04896)."""
 
 import numpy as np
-import tensorflow as tf
 
-from keras_imnet64.data.augment.crops import draw_boxes
+from keras_imnet64.data.augment.crops import draw_boxes, inside_boxes
 
 
 def draw_random_erasing(rng, num_samples, image_size, *, probability, scale, ratio, fill):
@@ -26,18 +25,6 @@ def random_erasing(images, draws, mean_image, *, probability, scale, ratio, fill
         mean_image: uint8 [H, W, 3]; what fill "mean" takes.
         fill: 0..255, of all channels, or "mean".
     """
+
     filling = mean_image if fill == "mean" else np.full_like(mean_image, fill)
-    return tf.where(inside_boxes(images, draws), filling, images)
-
-
-def inside_boxes(images, draws):
-    """bool [B, H, W, 1]: whether a pixel lies in the box of its picture."""
-    height, width = images.shape[1:3]
-
-    def within(start, length, size):
-        places = np.arange(size, dtype="int32")
-        return (places >= start[:, None]) & (places < (start + length)[:, None])
-
-    rows = within(draws["top"], draws["height"], height)
-    columns = within(draws["left"], draws["width"], width)
-    return rows[:, :, None, None] & columns[:, None, :, None]
+    return inside_boxes(images, draws, filling, images)

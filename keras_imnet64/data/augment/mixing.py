@@ -7,7 +7,7 @@ remains: labels become a pair of labels and the share of the first, see `mixed_l
 import numpy as np
 import tensorflow as tf
 
-from keras_imnet64.data.augment.erasing import inside_boxes
+from keras_imnet64.data.augment.crops import inside_boxes, replaced
 
 
 def draw_mixup(rng, num_samples, image_size, *, alpha, probability):
@@ -59,7 +59,8 @@ def cutmix(images, draws, mean_image, *, alpha, probability):
         draws: {"partner": float64 [B] in 0..1, see `partners`; "top", "left", "height", "width":
             int32 [B]; "share": float32 [B]}.
     """
-    return tf.where(inside_boxes(images, draws), _partner_images(images, draws), images)
+
+    return inside_boxes(images, draws, _partner_images(images, draws), images)
 
 
 def draw_mixup_or_cutmix(
@@ -75,9 +76,9 @@ def draw_mixup_or_cutmix(
 def mixup_or_cutmix(images, draws, mean_image, **_):
     """MixUp, or CutMix where "cuts" is true; other draws as there."""
     options = {"alpha": None, "probability": None}
-    blended = mixup(images, draws, mean_image, **options)
+    cuts = tf.cast(tf.where(draws["cuts"])[:, 0], "int32")
     cut = cutmix(images, draws, mean_image, **options)
-    return tf.where(draws["cuts"][:, None, None, None], cut, blended)
+    return replaced(mixup(images, draws, mean_image, **options), [cuts], [tf.gather(cut, cuts)])
 
 
 # ----------------------------------------------------------------------------------------- partners

@@ -15,6 +15,7 @@ GEOMETRY = {
     "translate_y": geometry.translation_y,
     "rotate": geometry.rotation,
 }
+SHIFTS = {"translate_x": geometry.shift_x, "translate_y": geometry.shift_y}  # by whole pixels
 FACTORS = {  # 1 + the drawn strength
     "brightness": colour.brightness,
     "saturation": colour.saturation,
@@ -34,7 +35,7 @@ TRANSFORMS = (IDENTITY, *GEOMETRY, *FACTORS, *VALUES)
 # Of each transform: whether it has either sign, adds 1 to its strength, takes whole pixels.
 IS_SIGNED = np.isin(TRANSFORMS, [*GEOMETRY, *FACTORS])
 IS_FACTOR = np.isin(TRANSFORMS, list(FACTORS))
-IS_SHIFT = np.isin(TRANSFORMS, ["translate_x", "translate_y"])
+IS_SHIFT = np.isin(TRANSFORMS, list(SHIFTS))
 NUM_BINS = 31  # strengths of TrivialAugment and RandAugment; AutoAugment has 10
 # The transforms of TrivialAugment and RandAugment.
 COMMON = tuple(name for name in TRANSFORMS if name not in ("solarize_add", "invert"))
@@ -113,7 +114,7 @@ def draw_rand_augment_increasing(
 
 def rand_augment_increasing(images, draws, mean_image, *, interpolation, fill, **_):
     """timm's RandAugment; its geometry is bilinear here, there bilinear or bicubic at random."""
-    return _apply_steps(images, draws, INCREASING, interpolation, fill)
+    return _apply_steps(images, draws, INCREASING, interpolation, fill, whole_shifts=False)
 
 
 def draw_auto_augment(rng, num_samples, image_size, *, policy, interpolation, fill):
@@ -174,25 +175,24 @@ def _as_draws(steps):
 # ----------------------------------------------------------------------------------- how to apply
 
 
-def _apply_steps(images, draws, names, interpolation, fill):
+def _apply_steps(images, draws, names, interpolation, fill, whole_shifts=True):
     """The drawn transforms of each image, one step after the other."""
-    operations = {
-        TRANSFORMS.index(name): _operation(name, interpolation, fill)
-        for name in names
-        if name != IDENTITY
-    }
+
+    def operation(name):
+        if name in SHIFTS and whole_shifts:
+            return lambda images, values: SHIFTS[name](images, values, fill)
+        if name in GEOMETRY:
+            to_maps = GEOMETRY[name]
+            return lambda images, values: geometry.warp(
+                images, to_maps(images, values), interpolation, fill
+            )
+        return (FACTORS | VALUES)[name]
+
+    operations = {TRANSFORMS.index(name): operation(name) for name in names if name != IDENTITY}
     for number in range(1, len(draws) // 2 + 1):
         which, values = draws[f"which{number}"], draws[f"value{number}"]
         images = colour.apply_each(images, which, values, operations)
     return images
-
-
-def _operation(name, interpolation, fill):
-    if name in GEOMETRY:
-        return lambda images, values: geometry.warp(
-            images, GEOMETRY[name](images, values), interpolation, fill
-        )
-    return (FACTORS | VALUES)[name]
 
 
 # -------------------------------------------------------------------------------------- AutoAugment
