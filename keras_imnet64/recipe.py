@@ -104,7 +104,10 @@ class AugmentSection(OpenSection):
 
 class LossSection(Section):
     label_smoothing: Rate = 0.0
-    l2: NonNegative = 0.0  # times the sum of squares, no half; kernels and BN gamma
+    l2: NonNegative = 0.0  # times the sum of squares, no half
+    # Weights: kernels and BN gamma. All: biases and beta too; then l2 = w / 2 is the weight_decay w
+    # of PyTorch's SGD.
+    l2_of: Literal["weights", "all"] = "weights"
 
 
 class OptimizerSection(OpenSection):

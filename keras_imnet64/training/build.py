@@ -55,7 +55,7 @@ def compile_for_training(model, recipe, stream, devices):
     """Optimizer, loss, metrics and compiler; returns the metrics whose state is the run's."""
     set_batch_norm(model, recipe.train.batch_norm, devices)
     if recipe.loss.l2:
-        add_l2(model, recipe.loss.l2)
+        add_l2(model, recipe.loss.l2, recipe.loss.l2_of)
     steps = stream.steps_per_epoch // recipe.train.accumulate_steps
     optimizer = make_optimizer_of(recipe, steps)
     accuracies = accuracy_metrics()

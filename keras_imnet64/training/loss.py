@@ -41,11 +41,15 @@ def one_hot(labels, num_classes):
     return ops.one_hot(ops.cast(labels, "int32"), num_classes)
 
 
-def add_l2(model, l2):
-    """Add l2 * sum(w^2), without a half, for every kernel and every normalisation's gamma.
+def add_l2(model, l2, of="weights"):
+    """Add l2 * sum(w^2), without a half.
 
     It is set on the variables and not in the layers' configs, so it does not ship.
+
+    Args:
+        of: "weights", every kernel and every normalisation's gamma, or "all" that is trained. Of
+            all, l2 = w / 2 gives SGD the gradients that `weight_decay=w` gives PyTorch's.
     """
     for variable in model.trainable_variables:
-        if variable.name == "gamma" or len(variable.shape) >= 2:
+        if of == "all" or variable.name == "gamma" or len(variable.shape) >= 2:
             variable.regularizer = keras.regularizers.L2(l2)

@@ -1,5 +1,6 @@
 """What training minimises, against values worked by hand."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -7,6 +8,7 @@ from keras import ops
 from keras_imnet64.models import build_model
 from keras_imnet64.models.init import initialize
 from keras_imnet64.training.loss import CrossEntropy, add_l2
+from keras_imnet64.training.optim import make_optimizer, make_schedule
 
 LOGITS = np.log(np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]], "float32"))
 
@@ -21,6 +23,33 @@ def test_cross_entropy_with_label_smoothing_by_hand():
     second = -(0.1 * np.log(0.25) + 0.1 * np.log(0.25) + 0.8 * np.log(0.5))
     smoothed = float(CrossEntropy(0.3)(labels, LOGITS))
     assert smoothed == pytest.approx((first + second) / 2, rel=1e-5)
+
+
+@pytest.mark.backend
+def test_l2_of_all_is_the_coupled_weight_decay_of_pytorch():
+    """Two steps of torch.optim.SGD(lr=0.1, momentum=0.9, weight_decay=0.5), worked out.
+
+    There g = gradient + 0.5 w, b = 0.9 b + g, w = w - 0.1 b. The loss is w x + b of x = 3, so the
+    gradients are 3 and 1; w = 2 and b = -4 at the start.
+    """
+    dense = keras.layers.Dense(1)
+    model = keras.Sequential([keras.Input((1,)), dense])
+    dense.set_weights([np.array([[2.0]]), np.array([-4.0])])
+    add_l2(model, 0.5 / 2, of="all")
+    optimizer = make_optimizer(
+        "sgd",
+        make_schedule("constant", learning_rate=0.1, steps_per_epoch=1, num_epochs=2),
+        momentum=0.9,
+    )
+    model.compile(optimizer, lambda labels, outputs: outputs, jit_compile=False)
+    weight, bias, of_weight, of_bias = 2.0, -4.0, 0.0, 0.0
+    for _ in range(2):
+        model.train_on_batch(np.array([[3.0]]), np.array([[0.0]]))
+        of_weight = 0.9 * of_weight + 3 + 0.5 * weight
+        of_bias = 0.9 * of_bias + 1 + 0.5 * bias
+        weight, bias = weight - 0.1 * of_weight, bias - 0.1 * of_bias
+    found = [float(array.ravel()[0]) for array in dense.get_weights()]
+    assert found == pytest.approx([weight, bias], rel=1e-6)
 
 
 @pytest.mark.backend
