@@ -18,6 +18,7 @@ from keras_imnet64.data.store import ALIGNED, aligned_copy
 from keras_imnet64.errors import UserError
 
 PREFETCH = 4  # batches
+MOST_CALLS = 16  # at a time; each holds a batch
 
 
 class TrainingStream:
@@ -202,7 +203,8 @@ def image_tensor(images):
 
 
 def in_parallel(dataset, function):
-    return dataset.map(function, num_parallel_calls=os.cpu_count(), deterministic=True)
+    calls = min(os.cpu_count() or 1, MOST_CALLS)
+    return dataset.map(function, num_parallel_calls=calls, deterministic=True)
 
 
 def with_our_options(dataset):

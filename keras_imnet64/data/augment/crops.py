@@ -50,7 +50,6 @@ def pad_crop(images, draws, mean_image, *, padding, fill):
         padding: pixels on each side.
         fill: "zero", "reflect" (the edge pixel is not repeated) or "mean".
     """
-
     height, width = images.shape[1:3]
     top, left = draws["top"], draws["left"]
     rows = top[:, None] + np.arange(height, dtype="int32")  # [B, H], of the padded picture
@@ -99,9 +98,7 @@ def inside_boxes(images, boxes, inner, outer):
 
     def within(start, length, size):
         places = np.arange(size, dtype="int32")
-        start = start[:, None]
-        length = length if isinstance(length, int) else length[:, None]
-        return (places >= start) & (places < start + length)  # [B, size]
+        return (places >= start[:, None]) & (places < (start + length)[:, None])  # [B, size]
 
     rows = within(boxes["top"], boxes["height"], height)
     columns = tf.repeat(within(boxes["left"], boxes["width"], width), 3, axis=1)
