@@ -213,13 +213,19 @@ def _take_tensorflow(devices, virtual):
     return Devices("tensorflow", kind, tuple(names), strategy)
 
 
-def _take_jax(devices, virtual):
-    import jax
-    import keras
+def hide_gpus_from_tensorflow():
+    """For what only feeds data: tf.data needs no GPU, and TensorFlow would take all its memory."""
     import tensorflow as tf
 
     with _before_initialisation("TensorFlow"):
-        tf.config.set_visible_devices([], "GPU")  # tf.data needs none, and would take all memory
+        tf.config.set_visible_devices([], "GPU")
+
+
+def _take_jax(devices, virtual):
+    import jax
+    import keras
+
+    hide_gpus_from_tensorflow()
     if virtual:
         with _before_initialisation("JAX"):
             jax.config.update("jax_platforms", "cpu")
@@ -240,6 +246,7 @@ def _take_torch(devices, virtual):
 
     if devices is not None or virtual:
         raise UserError("--devices and --virtual-devices work with tensorflow and jax, not torch")
+    hide_gpus_from_tensorflow()
     return Devices("torch", "gpu" if torch.cuda.is_available() else "cpu", ("default",))
 
 

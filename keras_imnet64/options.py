@@ -109,8 +109,6 @@ def is_number(value):
 
 
 def _range(lowest, highest):
-    if lowest is None and highest is None:
-        return ""
     if highest is None:
-        return f" of at least {lowest:,}"
-    return f" from {lowest:,} to {highest:,}"
+        return "" if lowest is None else f" of at least {lowest:,}"
+    return f" from {lowest:,} to {highest:,}" if lowest is not None else f" up to {highest:,}"

@@ -201,6 +201,12 @@ class Recipe(Section):
                     f'augment.op "{section.op}" mixes labels too and must be the last step; '
                     f"received {self.augment[-1].op or self.augment[-1].layer} after it"
                 )
+        part = self.data.batch_size // self.train.accumulate_steps
+        if part < 2 and self.augment and self.augment[-1].op and OPS[self.augment[-1].op].mixes:
+            raise UserError(
+                f'augment.op "{self.augment[-1].op}" mixes the images of a batch, or of each part '
+                "of it with train.accumulate_steps: 2 are needed; received 1"
+            )
         if self.data.classes and self.data.classes > dataset.num_classes:
             raise UserError(
                 f"data.classes must be at most {dataset.num_classes}, the classes of "

@@ -109,6 +109,8 @@ def test_recipes_do_not_change_once_read():
         ({"model": {"name": "wide_resnt"}}, 'did you mean "wide_resnet"'),
         ({"model": {"dept": 3}}, 'did you mean "depth"'),
         ({"augment": [{"op": "pad_crops"}]}, 'did you mean "pad_crop"'),
+        ({"augment": [{"op": "mixup"}, {"op": "pad_crop"}]}, "must be the last step"),
+        ({"augment": [{"op": "mixup"}], "data": {"batch_size": 1}}, "2 are needed; received 1"),
         ({"train": {"accumulate_steps": 3}}, "accumulate_steps must divide data.batch_size"),
         ({"train": {"early_stopping": 3}}, "set data.holdout"),
         ({"schedule": {"name": "plateau"}}, "set data.holdout"),

@@ -94,13 +94,14 @@ def preview(recipe, overrides, out, steps, pictures, epoch, data_dir, cache_dir,
 
     Example: python cli.py data preview --recipe demo --out sheet.png --steps
     """
-    from keras_imnet64.backend import choose_backend
+    from keras_imnet64.backend import choose_backend, hide_gpus_from_tensorflow
     from keras_imnet64.quiet import import_tensorflow
     from keras_imnet64.recipe import load_recipe
 
     choose_backend()
     recipe = load_recipe(recipe, overrides)
     import_tensorflow()
+    hide_gpus_from_tensorflow()
     from keras_imnet64.preview import preview as draw
 
     with packing_bar() as progress:

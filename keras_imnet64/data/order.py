@@ -1,7 +1,8 @@
 """The data order as a function: which images form a step, and what is drawn for each of them.
 
-Everything depends on (seed, epoch, position in the epoch) alone: not on timing, workers, backend,
-device or process count, nor on what was read before. All randomness of the data comes from here.
+Everything depends on the recipe, its seed, the epoch and the position in it alone: not on timing,
+workers, backend, device or process count, nor on what was read before. All randomness of the data
+comes from here.
 """
 
 import hashlib

@@ -4,9 +4,10 @@
 `evaluation_batches` yields every image of a selection once. Both feed TensorFlow and JAX alike.
 """
 
+import ctypes
 import os
 import threading
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import tensorflow as tf
@@ -18,7 +19,9 @@ from keras_imnet64.data.store import ALIGNED, aligned_copy
 from keras_imnet64.errors import UserError
 
 PREFETCH = 4  # batches
-MOST_CALLS = 16  # at a time; each holds a batch
+MOST_BYTES = 2**32  # of batches that are being augmented
+WHILE_AUGMENTING = 20  # times its bytes are held for a batch, as floating-point numbers and copies
+ON_CPU = partial(tf.device, "CPU:0")
 
 
 class TrainingStream:
@@ -92,7 +95,8 @@ class TrainingStream:
         An iteration runs from where `begin` said to the end of that epoch.
         """
         steps = tf.data.Dataset.range(1).flat_map(lambda _: self._remaining_steps())
-        batches = with_our_options(in_parallel(steps, self._load).prefetch(PREFETCH))
+        batches = in_parallel(steps, self._load, self.batch_size, self.selection.image_size)
+        batches = with_our_options(batches.prefetch(PREFETCH))
         # Keras takes an epoch's length from the cardinality. Left unknown it would find the end by
         # asking for one batch too many, and take a resumed epoch's steps for the length of all.
         batches.cardinality = lambda: tf.constant(self.steps_per_epoch, "int64")
@@ -100,7 +104,8 @@ class TrainingStream:
 
     def batch(self, epoch, step):
         """(images, labels) of one step as NumPy arrays, without tf.data."""
-        images, labels = self._load(*self._step(epoch, step))
+        with ON_CPU():
+            images, labels = self._load(*self._step(epoch, step))
         return images.numpy(), np.asarray(labels)
 
     def stages(self, epoch, step):
@@ -111,14 +116,15 @@ class TrainingStream:
             the model is fed.
         """
         positions, labels, mirrored, draws = self._step(epoch, step)
-        stages = self._stages(positions, mirrored, draws)
+        with ON_CPU():
+            stages = list(self._stages(positions, mirrored, draws))
         return [(name, images.numpy()) for name, images in stages], labels
 
     def _remaining_steps(self):
         """A data set of what is drawn for each step, from where the iteration begins."""
-        like = self._step(0, 0)
-        flat = tf.numpy_function(
-            lambda: tf.nest.flatten(self._steps(*self._begin)),
+        like = self._step(self._begin[0], 0)
+        flat = tf.numpy_function(  # copies, for TensorFlow computes in place on what it is given
+            lambda: [array.copy() for array in tf.nest.flatten(self._steps(*self._begin))],
             [],
             [array.dtype for array in tf.nest.flatten(like)],
         )
@@ -188,7 +194,8 @@ def evaluation_batches(selection, batch_size):
         return tf.gather(stored, positions), labels, weights
 
     batches = tf.data.Dataset.from_tensor_slices((positions, labels, weights))
-    return with_our_options(in_parallel(batches, load).prefetch(PREFETCH))
+    batches = in_parallel(batches, load, batch_size, selection.image_size)
+    return with_our_options(batches.prefetch(PREFETCH))
 
 
 def image_tensor(images):
@@ -196,14 +203,20 @@ def image_tensor(images):
 
     A file that is mapped stays mapped: only what is read is loaded, and it is not held twice.
     """
-    if images.ctypes.data % ALIGNED or not images.flags.writeable:
+    if images.ctypes.data % ALIGNED or not images.flags.c_contiguous:
         images = aligned_copy(images)
-    with tf.device("CPU:0"):
-        return tf.experimental.dlpack.from_dlpack(images.__dlpack__())
+    # Of a read-only array, such as a mapped file, NumPy exports no memory; TensorFlow only reads.
+    memory = (ctypes.c_uint8 * images.nbytes).from_address(images.ctypes.data)
+    memory.keeps_alive = images
+    shared = np.frombuffer(memory, images.dtype).reshape(images.shape)
+    with ON_CPU():
+        return tf.experimental.dlpack.from_dlpack(shared.__dlpack__())
 
 
-def in_parallel(dataset, function):
-    calls = min(os.cpu_count() or 1, MOST_CALLS)
+def in_parallel(dataset, function, batch_size, image_size):
+    """Several batches at a time, as many as cores and memory allow; in their order."""
+    held = WHILE_AUGMENTING * batch_size * image_size**2 * 3
+    calls = max(1, min(os.cpu_count() or 1, MOST_BYTES // held))
     return dataset.map(function, num_parallel_calls=calls, deterministic=True)
 
 

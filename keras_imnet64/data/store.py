@@ -155,7 +155,7 @@ def _check_size(file, size):
 
 def _map_array(file, dtype, shape):
     try:
-        array = np.lib.format.open_memmap(file, mode="c")  # no write reaches the file
+        array = np.lib.format.open_memmap(file, mode="r")
     except Exception as error:  # NumPy reads the header as Python: any error of a tokenizer
         raise damaged(file, f"cannot be read ({reason(error)})") from None
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:

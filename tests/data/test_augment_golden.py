@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_imnet64.data.augment import colour, crops, geometry, policies
 from tests.data.golden import pictures as cases
@@ -44,6 +45,22 @@ def test_maps_are_within_a_grey_level(name, value, mode):
     difference = np.abs(changed - GOLDEN[f"{name} {value} {mode}"].astype(int))
     assert difference.mean() < 1
     assert (difference > 1).mean() < 0.02  # half way between two pixels, nearest is either
+
+
+@pytest.mark.parametrize("name", crops.FILTERS)
+@pytest.mark.parametrize("box", [(4, 4, 8, 8), (2, 1, 16, 16), (0, 0, 24, 20), (3, 2, 9, 5)])
+def test_resized_crops_are_pillows(box, name):
+    """The smooth picture; halves of noise may fall to either side."""
+    image = cases.pictures()[0]
+    names = ("top", "left", "height", "width")
+    boxes = {k: of_all([0], v, "int32") for k, v in zip(names, box, strict=True)}
+    changed = crops.resized_crop(image[None], boxes, cases.RESIZED, name)[0].numpy().astype(int)
+    top, left, height, width = box
+    part = Image.fromarray(image[top : top + height, left : left + width])
+    theirs = np.asarray(part.resize(cases.RESIZED, Image.Resampling[name.upper()]))
+    difference = changed - theirs
+    assert np.abs(difference).max() <= 1
+    assert abs(difference.mean()) < 0.05  # none is darker or lighter
 
 
 @pytest.mark.parametrize(("box", "name"), BOXES)

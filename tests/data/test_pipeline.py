@@ -5,7 +5,7 @@ import pytest
 
 from keras_imnet64.data.augment import check_augment
 from keras_imnet64.data.order import epoch_draws, epoch_order
-from keras_imnet64.data.pipeline import TrainingStream, evaluation_batches
+from keras_imnet64.data.pipeline import TrainingStream, evaluation_batches, image_tensor
 from keras_imnet64.data.selection import first_classes, select, split_holdout
 from keras_imnet64.data.store import RawStore
 from keras_imnet64.errors import UserError
@@ -48,9 +48,12 @@ def test_an_epoch_has_the_whole_batches_and_no_image_twice():
 
 
 @pytest.mark.parametrize("step", [1, 3, 5])
-def test_the_stream_from_a_step_is_the_tail_of_the_whole(step):
-    crops = [check_augment("pad_crop", {"padding": 2})]
-    data = stream(augmentation=crops, seed=3)
+@pytest.mark.parametrize("mirror", ["random", "alternating"])
+@pytest.mark.parametrize("ops", [["pad_crop"], ["trivial_augment", "mixup_or_cutmix"]])
+def test_the_stream_from_a_step_is_the_tail_of_the_whole(ops, mirror, step):
+    options = {"pad_crop": {"padding": 2}}
+    steps = [check_augment(op, options.get(op, {})) for op in ops]
+    data = stream(augmentation=steps, mirror=mirror, seed=3)
     batches = data.dataset()
     data.begin(2)
     whole = read(batches)
@@ -81,6 +84,34 @@ def test_the_stream_is_order_draws_mirror_and_crop_written_out():
             assert labels[row] == store.labels[order[sample]]
     assert mirrored[:48].any()
     assert not mirrored[:48].all()
+
+
+def test_a_mapped_file_and_arrays_anywhere_in_memory_give_the_same_pictures(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), dtype="uint8")
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.asarray(np.load(tmp_path / "images.npy", mmap_mode="r"))
+    shifted = np.concatenate([np.zeros(1, "uint8"), images.ravel()])[1:].reshape(images.shape)
+    read_only = images.copy()
+    read_only.flags.writeable = False
+    for held in (mapped, shifted, read_only, images):
+        tensor = image_tensor(held)
+        assert np.array_equal(tensor[4].numpy(), images[4])
+    del mapped, shifted, read_only, held
+    assert np.array_equal(tensor.numpy(), images)
+
+
+def test_mixing_gives_pairs_of_labels():
+    data = stream(augmentation=[check_augment("cutmix", {})], mirror="both", batch_size=10)
+    for images, labels in read(data.dataset()):
+        assert labels.shape == (10, 3)
+        first, second, share = labels.T
+        # The stored pictures are flat, and tell their labels: the share is that of the pixels.
+        own = (images[..., 0] % 5 == first[:, None, None]).mean(axis=(1, 2))
+        other = (images[..., 0] % 5 == second[:, None, None]).mean(axis=(1, 2))
+        differ = first != second
+        np.testing.assert_allclose(own[differ], share[differ], atol=1e-6)
+        np.testing.assert_allclose(other[differ], 1 - share[differ], atol=1e-6)
+        assert differ.any()
 
 
 def test_epochs_differ():

@@ -36,6 +36,17 @@ def test_gather_takes_any_order_and_repeats(packed, in_memory):
     np.testing.assert_array_equal(got_labels, labels[[7, 0, 7]])
 
 
+def test_a_store_larger_than_memory_is_mapped(packed):
+    """A file of two terabytes with nothing in it but its header and its last picture."""
+    count = 2**41 // (SIZE * SIZE * 3)
+    with open(packed / "images.npy", "wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, SIZE, SIZE, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + count * SIZE * SIZE * 3)
+    images = stores._map_array(packed / "images.npy", np.uint8, (count, SIZE, SIZE, 3))
+    assert images[-1].sum() == 0
+
+
 def test_in_memory_decides_between_a_copy_and_the_file(packed, monkeypatch):
     def is_mapped(in_memory):
         return isinstance(stores.open_store(packed, in_memory).images.base, np.memmap)

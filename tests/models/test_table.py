@@ -6,7 +6,8 @@ from importlib import import_module
 import pytest
 
 from keras_imnet64.errors import UserError
-from keras_imnet64.models import MODELS, REQUIRED, build_model
+from keras_imnet64.models import MODELS, build_model
+from keras_imnet64.options import REQUIRED
 
 
 @pytest.mark.parametrize("name", MODELS)

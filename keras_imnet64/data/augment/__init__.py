@@ -31,6 +31,11 @@ def _below_image(image_size, *, padding, **_):
         )
 
 
+def _changes_something(image_size, **strengths):
+    if not any(strengths.values()):
+        raise UserError(f"color_jitter needs a value above 0 for one of {', '.join(strengths)}")
+
+
 @dataclass(frozen=True)
 class Op:
     """A row of the table: the module of an operation, its options, and what it can refuse.
@@ -76,6 +81,7 @@ OPS = {
             "saturation": number(0, 10**3, 0.0),
             "hue": number(0, 0.5, 0.0),
         },
+        _changes_something,
     ),
     "trivial_augment": Op("policies", {"interpolation": INTERPOLATION, "fill": GREY}),
     "rand_augment": Op(
@@ -110,8 +116,8 @@ OPS = {
         "erasing",
         {
             "probability": _fraction(0.5),
-            "scale": interval(0, 1, [0.02, 1 / 3]),
-            "ratio": interval(1 / LARGEST_RATIO, LARGEST_RATIO, [0.3, 10 / 3]),
+            "scale": interval(0, 1, [0.02, 0.33]),
+            "ratio": interval(1 / LARGEST_RATIO, LARGEST_RATIO, [0.3, 3.3]),
             "fill": whole(0, 255, 0, texts=("mean",)),
         },
     ),

@@ -47,17 +47,17 @@ def color_jitter(images, draws, mean_image, **strengths):
 
 
 def apply_each(images, which, values, operations):
-    """Apply to each image the operation of its number.
+    """Apply to each image the operation of its kind.
 
     Args:
         images: uint8 [B, H, W, 3].
         which: int32 [B].
         values: float32 [B].
-        operations: {number: function of (images, values)}; images of other numbers stay.
+        operations: {kind: function of (images, values)}; images of other kinds stay.
     """
     places, parts = [], []
-    for number, operation in operations.items():
-        chosen = tf.cast(tf.where(which == number)[:, 0], "int32")
+    for kind, operation in operations.items():
+        chosen = tf.cast(tf.where(which == kind)[:, 0], "int32")
         part = tf.ensure_shape(tf.gather(images, chosen), (None, *images.shape[1:]))
         places.append(chosen)
         parts.append(operation(part, tf.gather(values, chosen)))

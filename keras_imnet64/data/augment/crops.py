@@ -129,8 +129,12 @@ def draw_crops(rng, sizes, scale, ratio):
         {"top", "left", "height", "width"}: int32 [M] each.
     """
     height, width = sizes.T
-    inner_height = np.where(width < height * ratio[0], np.rint(width / ratio[0]), height)
-    inner_width = np.where(width > height * ratio[1], np.rint(height * ratio[1]), width)
+    inner_height = np.where(
+        width < height * ratio[0], np.maximum(1, np.rint(width / ratio[0])), height
+    )
+    inner_width = np.where(
+        width > height * ratio[1], np.maximum(1, np.rint(height * ratio[1])), width
+    )
     top, left = (height - inner_height) // 2, (width - inner_width) // 2
     boxes = np.stack([top, left, inner_height, inner_width])
     return draw_boxes(rng, boxes, np.arange(len(sizes)), sizes, scale, ratio, _fits)
@@ -192,7 +196,7 @@ def resized_crop(images, boxes, size, interpolation):
 
 
 def _rounded(x):
-    return tf.round(tf.clip_by_value(x, 0, 255))
+    return tf.floor(tf.clip_by_value(x, 0, 255) + 0.5)  # halves go up
 
 
 def _resizing(start, length, size_in, size_out, interpolation):

@@ -25,6 +25,5 @@ def random_erasing(images, draws, mean_image, *, probability, scale, ratio, fill
         mean_image: uint8 [H, W, 3]; what fill "mean" takes.
         fill: 0..255, of all channels, or "mean".
     """
-
     filling = mean_image if fill == "mean" else np.full_like(mean_image, fill)
     return inside_boxes(images, draws, filling, images)

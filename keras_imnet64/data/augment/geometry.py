@@ -32,7 +32,10 @@ def random_rotation(images, draws, mean_image, *, degrees, interpolation, fill):
 
 
 def warp(images, maps, interpolation, fill):
-    """uint8 [B, H, W, 3] under the maps, float32 [B, 6]; see the module."""
+    """uint8 [B, H, W, 3] under the maps, float32 [B, 6]; see the module.
+
+    "bilinear" takes `fill` for the pixels beyond the border.
+    """
     a, b, c, d, e, f = tf.unstack(maps, axis=-1)
     # The operation counts pixels by their centres.
     c = c + 0.5 * (a + b) - 0.5

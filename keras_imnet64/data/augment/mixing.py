@@ -18,7 +18,7 @@ def draw_mixup(rng, num_samples, image_size, *, alpha, probability):
     }
 
 
-def mixup(images, draws, mean_image, *, alpha, probability):
+def mixup(images, draws, mean_image, **_):
     """share * image + (1 - share) * partner, rounded.
 
     Args:
@@ -51,7 +51,7 @@ def draw_cutmix(rng, num_samples, image_size, *, alpha, probability):
     )
 
 
-def cutmix(images, draws, mean_image, *, alpha, probability):
+def cutmix(images, draws, mean_image, **_):
     """The drawn box is the partner's.
 
     Args:
@@ -59,7 +59,6 @@ def cutmix(images, draws, mean_image, *, alpha, probability):
         draws: {"partner": float64 [B] in 0..1, see `partners`; "top", "left", "height", "width":
             int32 [B]; "share": float32 [B]}.
     """
-
     return inside_boxes(images, draws, _partner_images(images, draws), images)
 
 
@@ -75,10 +74,9 @@ def draw_mixup_or_cutmix(
 
 def mixup_or_cutmix(images, draws, mean_image, **_):
     """MixUp, or CutMix where "cuts" is true; other draws as there."""
-    options = {"alpha": None, "probability": None}
     cuts = tf.cast(tf.where(draws["cuts"])[:, 0], "int32")
-    cut = cutmix(images, draws, mean_image, **options)
-    return replaced(mixup(images, draws, mean_image, **options), [cuts], [tf.gather(cut, cuts)])
+    cut = tf.gather(cutmix(images, draws, mean_image), cuts)
+    return replaced(mixup(images, draws, mean_image), [cuts], [cut])
 
 
 # ----------------------------------------------------------------------------------------- partners

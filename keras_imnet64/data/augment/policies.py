@@ -91,17 +91,15 @@ def draw_rand_augment_increasing(
     timm's RandAugment with increasing strengths, there "rand-m9-mstd0.5-inc1"
     (data/auto_augment.py, 1.0.31). Strengths are 0..10.
     """
+    ends = dict(zip(GEOMETRY, (0.3, 0.3, 0.45 * image_size, 0.45 * image_size, 30), strict=True))
+    ends |= dict.fromkeys(FACTORS, 0.9)
+    ends = np.array([ends.get(name, 0) for name in TRANSFORMS])
     steps = []
     for _ in range(num_ops):
         which = _positions(INCREASING)[rng.integers(len(INCREASING), size=num_samples)]
         which = np.where(rng.random(num_samples) <= probability, which, 0)
         level = np.clip(rng.normal(magnitude, magnitude_std, num_samples), 0, 10) / 10
-        ends = dict(
-            zip(GEOMETRY, (0.3, 0.3, 0.45 * image_size, 0.45 * image_size, 30), strict=True)
-        )
-        ends |= dict.fromkeys(FACTORS, 0.9)
-        strength = np.array([ends.get(name, 0) for name in TRANSFORMS])[which] * level
-        values = _numbers(rng, which, strength, whole_shifts=False)
+        values = _numbers(rng, which, ends[which] * level, whole_shifts=False)
         for name, value in (
             ("posterize", 4 - np.trunc(4 * level)),
             ("solarize", 256 - np.trunc(256 * level)),
@@ -143,10 +141,18 @@ def _strengths(shear, shift, degrees, factor, bits, num_bins):
     """float64 [transforms, num_bins], from weak to strong."""
     ends = dict(zip(GEOMETRY, (shear, shear, shift, shift, degrees), strict=True))
     ends |= dict.fromkeys(FACTORS, factor)
-    strengths = {name: np.linspace(0, end, num_bins) for name, end in ends.items()}
+    strengths = {name: _linspace(0, end, num_bins) for name, end in ends.items()}
     strengths["posterize"] = 8 - np.rint(np.arange(num_bins) / ((num_bins - 1) / bits))
-    strengths["solarize"] = np.linspace(255, 0, num_bins)
+    strengths["solarize"] = 255 * _linspace(1, 0, num_bins)
     return np.stack([strengths.get(name, np.zeros(num_bins)) for name in TRANSFORMS])
+
+
+def _linspace(start, end, num):
+    """torch.linspace: float32 numbers, counted from both ends to the middle; as float64 [num]."""
+    step = float(np.float32(end - start) / np.float32(num - 1))
+    places = np.arange(num)
+    numbers = np.where(places < num // 2, start + step * places, end - step * (num - 1 - places))
+    return numbers.astype("float32").astype("float64")
 
 
 def _narrow_strengths(image_size, num_bins):
