@@ -115,21 +115,26 @@ def run(monkeypatch, capsys):
 
 @pytest.fixture
 def slim(monkeypatch):
-    """Networks of two stages and narrow dense layers, so that a step compiles in seconds."""
+    """Networks of few blocks and narrow dense layers, so that a step compiles in seconds."""
     from keras_imnet64.models import alexnet, davit, resnet, vgg
 
-    monkeypatch.setitem(davit.VARIANTS, "davit_tiny", davit.Variant(32, (1, 1)))
+    monkeypatch.setitem(davit.VARIANTS, "davit_tiny", davit.Variant(32, (1, 1, 1, 1)))
     for name, variant in resnet.VARIANTS.items():
-        monkeypatch.setitem(resnet.VARIANTS, name, replace(variant, blocks=(1, 1), width=1))
+        monkeypatch.setitem(resnet.VARIANTS, name, replace(variant, blocks=(1, 1, 1, 1), width=1))
     for family in (alexnet, vgg):
         monkeypatch.setattr(family, "DENSE_WIDTH", 64)
 
 
 @pytest.fixture
-def undrawn(monkeypatch):
-    """Keras draws no initial weights, which takes JAX long; a run replaces them by its own."""
+def slimmer(slim, monkeypatch):
+    """Of two stages; Keras draws no initial weights: a run has its own, and JAX is slow at it."""
     from keras import initializers, ops
 
+    from keras_imnet64.models import davit, resnet
+
+    monkeypatch.setitem(davit.VARIANTS, "davit_tiny", davit.Variant(32, (1, 1)))
+    for name, variant in resnet.VARIANTS.items():
+        monkeypatch.setitem(resnet.VARIANTS, name, replace(variant, blocks=(1, 1)))
     for kind in (
         initializers.VarianceScaling,
         initializers.RandomNormal,

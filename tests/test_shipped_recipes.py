@@ -14,7 +14,7 @@ from keras_imnet64.training.fit import fit
 
 @pytest.mark.backend
 @pytest.mark.parametrize("name", list_recipes())
-def test_two_real_steps(name, tmp_path, slim, undrawn):
+def test_two_real_steps(name, tmp_path, slimmer):
     """All of the recipe but its network's size, its classes and its length."""
     recipe = load_recipe(name)
     size = find_dataset(recipe.data.dataset).image_size
