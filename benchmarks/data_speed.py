@@ -1,14 +1,15 @@
-"""Images per second of the training data, beside a PyTorch DataLoader on the same pictures.
+"""Images per second of the training data, beside a PyTorch DataLoader or beside numpy.take.
 
     pip install torch torchvision
     python benchmarks/data_speed.py crop       # pad, crop, mirror: at least 4 times as fast
     python benchmarks/data_speed.py trivial    # and TrivialAugmentWide, bilinear: at least 3 times
+    python benchmarks/data_speed.py take       # pictures as stored: at least half of numpy.take
 
-Both read the same drawn pictures of 64 x 64 pixels from memory, in random order, and end in the
-uint8 batch of 128 that a trainer takes. torchvision's v2 transforms work on uint8 tensors there,
-image by image, as its DataLoader has them, with the worker count that is fastest on this machine;
-ours is `TrainingStream`. The two alternate, each in a process of its own; the ratio of the medians
-of their rates is the figure.
+Both sides read the same drawn pictures of 64 x 64 pixels from memory, in random order, and end in
+the uint8 batch of 128 that a trainer takes. torchvision's v2 transforms work on uint8 tensors
+there, image by image, as its DataLoader has them, with the worker count that is fastest on this
+machine; ours is `TrainingStream`. The two alternate, each in a process of its own; the ratio of the
+medians of their rates is the figure.
 """
 
 import statistics
@@ -22,6 +23,14 @@ NUM_IMAGES, SIZE, BATCH = 20_000, 64, 128
 SECONDS = 5  # of a measurement, after as long to settle
 ROUNDS = 5
 WORKERS = (0, 1, 2, 3, 4, 8)
+
+CROP = ("pad_crop", {"padding": 4})
+TRIVIAL = ("trivial_augment", {"interpolation": "bilinear"})
+CASES = {  # {case: (the other side, our mirror, our augmentation)}
+    "crop": ("torch", "random", [CROP]),
+    "trivial": ("torch", "random", [CROP, TRIVIAL]),
+    "take": ("numpy", "none", []),
+}
 
 
 def pictures():
@@ -48,20 +57,13 @@ def ours(case):
     from keras_imnet64.data.selection import select
     from keras_imnet64.data.store import RawStore
 
-    steps = {
-        "none": [],
-        "crop": [("pad_crop", {"padding": 4})],
-        "trivial": [
-            ("pad_crop", {"padding": 4}),
-            ("trivial_augment", {"interpolation": "bilinear"}),
-        ],
-    }[case]
+    _, mirror, steps = CASES[case]
     meta = {"wnids": ["a"], "class_names": ["a"], "image_size": SIZE, "dataset": "drawn"}
     store = RawStore(None, meta, pictures(), np.zeros(NUM_IMAGES, "int32"))
     stream = TrainingStream(
         select(store),
         batch_size=BATCH,
-        mirror="none" if case == "none" else "random",
+        mirror=mirror,
         augmentation=[check_augment(op, options, SIZE) for op, options in steps],
     )
 
@@ -89,8 +91,7 @@ def torchs(case, num_workers):
 
     crop = [v2.RandomCrop(SIZE, padding=4), v2.RandomHorizontalFlip()]
     trivial = v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR)
-    steps = {"none": [torch.nn.Identity()], "crop": crop, "trivial": [*crop, trivial]}[case]
-    transform = v2.Compose(steps)
+    transform = v2.Compose({"crop": crop, "trivial": [*crop, trivial]}[case])
     images = torch.from_numpy(pictures()).permute(0, 3, 1, 2).contiguous()
 
     class Pictures(torch.utils.data.Dataset):
@@ -117,9 +118,24 @@ def torchs(case, num_workers):
     return rate_of(batches())
 
 
-def in_a_process(*arguments):
+def numpys(case):
+    images, rng = pictures(), np.random.default_rng(0)
+
+    def batches():
+        while True:
+            order = rng.permutation(NUM_IMAGES)
+            for begin in range(0, NUM_IMAGES - BATCH + 1, BATCH):
+                yield np.take(images, order[begin : begin + BATCH], axis=0)
+
+    return rate_of(batches())
+
+
+SIDES = {"ours": ours, "torch": torchs, "numpy": numpys}
+
+
+def in_a_process(side, case, *options):
     out = subprocess.run(
-        [sys.executable, __file__, "--one", *map(str, arguments)],
+        [sys.executable, __file__, "--one", side, case, *map(str, options)],
         check=True,
         capture_output=True,
         text=True,
@@ -127,23 +143,29 @@ def in_a_process(*arguments):
     return float(out.split()[-1])
 
 
-def main(case):
+def fastest_workers(case):
     by_workers = {count: in_a_process("torch", case, count) for count in WORKERS}
     workers = max(by_workers, key=by_workers.get)
     print(f"{case}: DataLoader is fastest with {workers} workers")
-    rates = {"ours": [], "torch": []}
+    return workers
+
+
+def main(case):
+    other = CASES[case][0]
+    options = [fastest_workers(case)] if other == "torch" else []
+    rates = {"ours": [], other: []}
     for _ in range(ROUNDS):
         rates["ours"].append(in_a_process("ours", case))
-        rates["torch"].append(in_a_process("torch", case, workers))
+        rates[other].append(in_a_process(other, case, *options))
     medians = {side: statistics.median(values) for side, values in rates.items()}
     for side, values in rates.items():
         print(f"{side:6} {medians[side]:9,.0f} images/s  {[round(value) for value in values]}")
-    print(f"ratio  {medians['ours'] / medians['torch']:.2f}")
+    print(f"ratio  {medians['ours'] / medians[other]:.2f}")
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "--one":
-        side, case, *rest = sys.argv[2:]
-        print(ours(case) if side == "ours" else torchs(case, int(rest[0])))
+        side, case, *options = sys.argv[2:]
+        print(SIDES[side](case, *map(int, options)))
     else:
         main(sys.argv[1])

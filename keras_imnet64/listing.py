@@ -31,7 +31,7 @@ def facts(recipe):
         "recipe": recipe.name,
         "model": recipe.model.in_words,
         "dataset": dataset.name,
-        "image_size": dataset.image_size,
+        "image_size": recipe.image_size,
         "classes": recipe.data.classes or dataset.num_classes,
         "epochs": recipe.train.epochs,
         **costs_of(recipe),
@@ -57,11 +57,11 @@ def row(recipe):
 def in_words(known):
     """The facts as lines of text."""
     yield f"{known['recipe']}: {known['model']}, {known['epochs']} epochs"
-    yield (
-        f"data        {known['dataset']}, {known['classes']:,} classes, {known['image_size']} px"
-    )
-    yield f"parameters  {known['parameters']:,}"
-    yield f"MACs        {in_giga(known['macs'])} multiply-accumulates for one picture"
+    classes = f"{known['classes']:,} classes" if known["classes"] else "classes of the pictures"
+    yield f"data        {known['dataset']}, {classes}, {known['image_size']} px"
+    if known["parameters"]:
+        yield f"parameters  {known['parameters']:,}"
+        yield f"MACs        {in_giga(known['macs'])} multiply-accumulates for one picture"
     published = known["published"]
     yield f"published   {_result(published, known['published_top1']) if published else 'nothing'}"
     for backend, result in known["measured"].items():
@@ -71,7 +71,7 @@ def in_words(known):
 
 
 def in_giga(macs):
-    return f"{macs / 1e9:.3f} G"
+    return macs and f"{macs / 1e9:.3f} G"
 
 
 def _result(result, top1):

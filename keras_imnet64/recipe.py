@@ -89,6 +89,8 @@ class DataSection(Section):
     holdout: Count = 0  # images of train kept for model selection
     steps_per_epoch: Positive | None = None  # stop an epoch early; default: all whole batches
     in_memory: Literal["auto", "always", "never"] = "auto"
+    # Pixels per side that the model is shown; only for sets whose pictures have any size.
+    image_size: Annotated[int, Field(ge=8, le=1024)] | None = None
 
 
 class AugmentSection(OpenSection):
@@ -137,6 +139,18 @@ class TrainSection(Section):
     initial_weights: str | None = None  # a .keras file to start from
 
 
+class EvaluationSection(Section):
+    """How pictures of any size are shown in evaluation; with ten crops also those of one size."""
+
+    # Of the shorter side, before the centre is cropped; default 256 / 224 of image_size.
+    resize: Annotated[int, Field(ge=8, le=2048)] | None = None
+    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = (
+        "bilinear"
+    )
+    # Of a finished model: the centre, the corners and their mirror images, answers averaged.
+    ten_crop: bool = False
+
+
 class ResultSection(Section):
     """A published or measured result. Errors and accuracies in percent."""
 
@@ -182,6 +196,7 @@ class Recipe(Section):
     optimizer: OptimizerSection
     schedule: ScheduleSection = ScheduleSection()
     train: TrainSection
+    evaluation: EvaluationSection = EvaluationSection()
     reference: ResultSection | None = None
     measured: dict[str, ResultSection] = {}
 
@@ -207,7 +222,8 @@ class Recipe(Section):
                 f'augment.op "{self.augment[-1].op}" mixes the images of a batch, or of each part '
                 "of it with train.accumulate_steps: 2 are needed; received 1"
             )
-        if self.data.classes and self.data.classes > dataset.num_classes:
+        self._check_sizes(dataset)
+        if self.data.classes and self.data.classes > (dataset.num_classes or math.inf):
             raise UserError(
                 f"data.classes must be at most {dataset.num_classes}, the classes of "
                 f"{dataset.name}; received {self.data.classes}"
@@ -227,6 +243,56 @@ class Recipe(Section):
                 "train.early_stopping and the plateau schedule choose by validation: set "
                 "data.holdout to a number of training images kept aside for it; received 0"
             )
+
+    def _check_sizes(self, dataset):
+        """Refuse sizes that the data set has already, or lacks."""
+        size, evaluation = self.data.image_size, self.evaluation
+        if dataset.image_size:
+            if size:
+                raise UserError(
+                    f"data.image_size is for sets of pictures of any size; those of {dataset.name} "
+                    f"have {dataset.image_size}: leave it out; received {size}"
+                )
+            if evaluation.resize and not evaluation.ten_crop:
+                raise UserError(
+                    f"evaluation.resize has no use for {dataset.name}, whose pictures have one "
+                    "size, but with evaluation.ten_crop = true"
+                )
+        elif not size:
+            raise UserError(
+                f"data.image_size is missing: pictures of {dataset.name} have any size; set the "
+                "pixels per side that the model is to be shown, such as 224"
+            )
+        if self.model.normalization == "mean_image" and not dataset.image_size:
+            raise UserError(
+                'model.normalization = "mean_image" needs pictures of one size; for '
+                f'{dataset.name} use "dataset", the mean and spread of each channel'
+            )
+        shown = size or dataset.image_size
+        if evaluation.resize and evaluation.resize < shown:
+            raise UserError(
+                f"evaluation.resize must be at least the {shown} pixels that are cropped; "
+                f"received {evaluation.resize}"
+            )
+
+    @property
+    def image_size(self):
+        """Pixels per side that the model is shown."""
+        return self.data.image_size or find_dataset(self.data.dataset).image_size
+
+    @property
+    def view(self):
+        """How the data set's pictures are shown in evaluation, a `pictures.View` or None.
+
+        None: as they are stored.
+        """
+        from keras_imnet64.data.pictures import View, default_resize
+
+        evaluation, size = self.evaluation, self.image_size
+        if not self.data.image_size and not evaluation.ten_crop:
+            return None
+        resize = evaluation.resize or default_resize(size)
+        return View(size, evaluation.interpolation, resize, evaluation.ten_crop)
 
     @property
     def selection(self):

@@ -21,11 +21,14 @@ def costs_of(recipe):
     A network that a shipped recipe has too is looked up; any other is built, which imports Keras.
 
     Returns:
-        {"parameters": int, "macs": int}: trainable parameters, multiply-accumulates per picture.
+        {"parameters": int, "macs": int}: trainable parameters, multiply-accumulates per picture;
+        None where only the pictures tell how many classes there are.
 
     Raises:
         UserError: the network cannot be built so.
     """
+    if not _num_classes(recipe):
+        return {"parameters": None, "macs": None}
     known = _known().get(_network(recipe))
     return dict(known) if known else measure(recipe)
 
@@ -43,14 +46,17 @@ def outline_of(recipe):
     """The recipe's network with shapes and no numbers; UserError if there is none such."""
     from keras_imnet64.models.macs import without_weights
 
-    dataset = find_dataset(recipe.data.dataset)
     with without_weights():
         return build_model(
             recipe.model.name,
-            image_size=dataset.image_size,
-            num_classes=recipe.data.classes or dataset.num_classes,
+            image_size=recipe.image_size,
+            num_classes=_num_classes(recipe) or 2,  # whether it can be built does not depend on it
             **recipe.model.options,
         )
+
+
+def _num_classes(recipe):
+    return recipe.data.classes or find_dataset(recipe.data.dataset).num_classes
 
 
 def table_file():
@@ -79,10 +85,9 @@ def _known():
 
 def _network(recipe):
     """What the costs depend on, as text; an option at its default is the same as none."""
-    dataset = find_dataset(recipe.data.dataset)
     options = find_model(recipe.model.name).defaults | recipe.model.options
-    classes = recipe.data.classes or dataset.num_classes
-    return json.dumps([recipe.model.name, options, dataset.image_size, classes], sort_keys=True)
+    classes = _num_classes(recipe)
+    return json.dumps([recipe.model.name, options, recipe.image_size, classes], sort_keys=True)
 
 
 if __name__ == "__main__":

@@ -29,14 +29,30 @@ def data():
 @click.option(
     "--source",
     type=FILE,
-    help="Archives on disk: a folder with the official ones, or tiny-imagenet-200.zip.",
+    help="Where it lies: a folder of archives or of pictures, or tiny-imagenet-200.zip.",
 )
 @click.option("--allow-unverified", is_flag=True, help="Take other archives in that layout.")
 @click.option("--skip-corrupt", is_flag=True, help="List damaged pictures and leave them out.")
+@click.option("--class-list", type=FILE, help="imagenet21k: a file of the class ids to take.")
+@click.option(
+    "--validation-share",
+    type=float,
+    help="image_folder: how much of each class to keep aside where there is no val/; default 0.1.",
+)
 @data_options
 @json_option
-def prepare(dataset, source, allow_unverified, skip_corrupt, data_dir, cache_dir, as_json):
-    """Build a data set and pack it for training.
+def prepare(
+    dataset,
+    source,
+    allow_unverified,
+    skip_corrupt,
+    class_list,
+    validation_share,
+    data_dir,
+    cache_dir,
+    as_json,
+):
+    """Build a data set and pack it for training, or index its JPEGs where they lie.
 
     Without --source TFDS downloads it; `shapes` is drawn on the spot.
 
@@ -57,6 +73,8 @@ def prepare(dataset, source, allow_unverified, skip_corrupt, data_dir, cache_dir
             allow_unverified=allow_unverified,
             skip_corrupt=skip_corrupt,
             skipped=skipped,
+            class_list=class_list,
+            validation_share=validation_share,
             progress=progress,
         )
     for name, reason in skipped:

@@ -102,6 +102,11 @@ def fit(
     metavar="CSV",
     help="Write a row for each class there, and show which classes are taken for which.",
 )
+@click.option(
+    "--ten-crop/--one-crop",
+    default=None,
+    help="Average over ten crops of each picture; default: as its recipe says.",
+)
 @device_options
 @data_options
 @json_option
@@ -110,6 +115,7 @@ def evaluate(
     dataset,
     split,
     per_class,
+    ten_crop,
     backend,
     devices,
     virtual_devices,
@@ -136,6 +142,7 @@ def evaluate(
             dataset=dataset,
             split=split,
             per_class=per_class,
+            ten_crop=ten_crop,
             data_dir=data_dir,
             cache_dir=cache_dir,
             devices=taken,

@@ -6,16 +6,27 @@ of `store`.
 """
 
 import os
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import UserError, nearest
 from ..files import expand
 from . import store as stores
 from .places import Place
-from .preparing import Request, from_picture_files, pack_tfds, through_tfds
-from .sources import archives, shapes, tiny_imagenet
+from .preparing import (
+    Request,
+    from_image_folder,
+    from_imagenet21k,
+    from_imagenet2012,
+    from_picture_files,
+    pack_tfds,
+    through_tfds,
+)
+from .sources import archives, imagenet2012, shapes, tiny_imagenet
 
+OWN = "image_folder"
+OWN_NAME = re.compile(r"[A-Za-z0-9][\w-]{0,63}", re.ASCII)
 HALF_THERE, NOT_PREPARED = "half there", "not prepared"  # states that `info` tells of
 
 
@@ -25,9 +36,9 @@ class Dataset:
 
     Attributes:
         name: what recipes and commands call it.
-        image_size: pixels per side.
-        num_classes: K.
-        splits: pictures in "train" and "validation", as the name promises them.
+        image_size: pixels per side; None for pictures of any size, which a recipe gives one.
+        num_classes: K; None where only the pictures tell.
+        splits: pictures in "train" and "validation", as the name promises them, or None.
         description: one sentence.
         labels: returns (class ids, class names), in label order; None where the source tells.
         builder: TFDS' name of the builder, and of the one for unverified archives; empty where
@@ -38,12 +49,13 @@ class Dataset:
             own were, where that is known.
         embedded: whether it can be made on the spot, with nothing to download.
         source_hint: what stands after --source in a message.
+        promises: whether the name says which pictures they are.
     """
 
     name: str
-    image_size: int
-    num_classes: int
-    splits: dict[str, int]
+    image_size: int | None
+    num_classes: int | None
+    splits: dict[str, int | None]
     description: str
     labels: Callable | None = None
     builder: str = ""
@@ -53,6 +65,7 @@ class Dataset:
     resize_filter: str = "box"
     embedded: bool = False
     source_hint: str = "DIR"
+    promises: bool = True
 
 
 def _imagenet_labels():
@@ -97,16 +110,58 @@ DATASETS = {
             resize_filter="box",  # our choice: its authors do not say how theirs were made small
             source_hint="tiny-imagenet-200.zip",
         ),
+        Dataset(
+            name="imagenet2012",
+            image_size=None,
+            num_classes=1000,
+            splits={
+                "train": imagenet2012.NUM_TRAIN,
+                "validation": imagenet2012.NUM_VALIDATION,
+            },
+            description="ImageNet-1K of 2012 as JPEGs of any size, read where they lie.",
+            make=from_imagenet2012,
+            file_per_picture=True,
+            resize_filter="bilinear",
+        ),
+        Dataset(
+            name="imagenet21k",
+            image_size=None,
+            num_classes=11_221,
+            splits={"train": 11_797_632, "validation": 561_052},
+            description="ImageNet-21K's published selections (arXiv:2104.10972), as JPEGs.",
+            make=from_imagenet21k,
+            file_per_picture=True,
+            resize_filter="bilinear",
+        ),
+        Dataset(
+            name=OWN,
+            image_size=None,
+            num_classes=None,
+            splits={"train": None, "validation": None},
+            description="Your own pictures in class folders; several sets as image_folder/NAME.",
+            make=from_image_folder,
+            file_per_picture=True,
+            resize_filter="bilinear",
+            promises=False,
+        ),
     )
 }
 
 
 def find_dataset(name):
-    """The table's row of this name.
+    """The table's row of this name; `image_folder/NAME` has that of `image_folder`.
 
     Raises:
         UserError: there is none; the message has the nearest name.
     """
+    own, slash, rest = name.partition("/")
+    if own == OWN and slash:
+        if not OWN_NAME.fullmatch(rest):
+            raise UserError(
+                f"{OWN}/NAME needs a name of letters, digits, dashes and underscores; "
+                f'received "{rest}"'
+            )
+        return replace(DATASETS[OWN], name=name)
     if name not in DATASETS:
         raise UserError(f'there is no data set "{name}": {nearest(name, DATASETS)}')
     return DATASETS[name]
@@ -126,6 +181,8 @@ def prepare(
     allow_unverified=False,
     skip_corrupt=False,
     skipped=None,
+    class_list=None,
+    validation_share=None,
     progress=None,
 ):
     """Make a data set ready: build it through TFDS (or read its zip), then pack both splits.
@@ -136,16 +193,19 @@ def prepare(
         name: a key of DATASETS.
         data_dir: where TFDS keeps its data; by default `default_data_dir()`.
         cache_dir: where packed stores go, by default data_dir (in the folder `packed`).
-        source: folder with the published archives, or for `tiny_imagenet` its zip or folder;
-            None downloads through TFDS, or draws `shapes`.
+        source: folder with the published archives, or for `tiny_imagenet` its zip or folder, or
+            a folder of JPEGs, which are read there from then on; None downloads through TFDS,
+            draws `shapes`, or looks where TFDS has `imagenet2012`.
         allow_unverified: take pictures that are not the published ones, into a place of their own.
-        skip_corrupt: leave out damaged pictures of `tiny_imagenet`; what is left is not the
+        skip_corrupt: leave out damaged pictures where each has a file; what is left is not the
             published set, so it goes into the place of unverified ones.
         skipped: a list that receives (name, reason) of each picture that was left out.
+        class_list: for `imagenet21k`, a file of the class ids to take, one per line.
+        validation_share: for `image_folder` without val/, of each class; by default a tenth.
         progress: called as `progress(description, done, total)`.
 
     Returns:
-        dict[str, RawStore]: the stores by split, memory-mapped.
+        dict: the stores by split, memory-mapped.
 
     Raises:
         UserError: unknown name, wrong or missing archives, damaged pictures, no room, a failed
@@ -153,6 +213,7 @@ def prepare(
     """
     dataset = find_dataset(name)
     _check_request(dataset, source, allow_unverified, skip_corrupt)
+    _check_selection(dataset, class_list, validation_share)
     verified, unverified = _places(dataset, data_dir, cache_dir)
     if source is None and verified.packed():
         return verified.open()
@@ -165,6 +226,8 @@ def prepare(
         skip_corrupt=skip_corrupt,
         skipped=[] if skipped is None else skipped,
         progress=progress,
+        class_list=class_list,
+        validation_share=validation_share,
     )
     return dataset.make(request)
 
@@ -186,6 +249,14 @@ def _check_request(dataset, source, allow_unverified, skip_corrupt):
         )
 
 
+def _check_selection(dataset, class_list, validation_share):
+    """Refuse options that another data set heeds."""
+    if class_list is not None and dataset.name != "imagenet21k":
+        raise UserError(f"--class-list is for imagenet21k; received it for {dataset.name}")
+    if validation_share is not None and dataset.make is not from_image_folder:
+        raise UserError(f"--validation-share is for {OWN}; received it for {dataset.name}")
+
+
 def _places(dataset, data_dir, cache_dir):
     """(the place of what the name promises, that of its unverified stand-in)."""
     data_dir = expand(data_dir) if data_dir else default_data_dir()
@@ -205,7 +276,7 @@ def open_dataset(name, split, *, data_dir=None, cache_dir=None, in_memory="auto"
         in_memory: as for `store.open_store`.
 
     Returns:
-        RawStore
+        RawStore or EncodedStore
 
     Raises:
         UserError: unknown name or split, or the data is not prepared (the message has the command).

@@ -21,8 +21,9 @@ CHUNK = 512  # images summed at once: 512 * 255**2 fits uint32
 class Moments:
     """Mean and spread of a set of pictures on the 0..255 scale, from exact integer sums.
 
-    `mean_image` is float32 [H, W, 3]; `channel_mean` and `channel_std` are float64 [3], over all
-    pixels of all images (not the mean of per-image figures).
+    `mean_image` is float32 [H, W, 3], or None where pictures have no common size. `channel_mean`
+    and `channel_std` are float64 [3], over all pixels of all images (not the mean of per-image
+    figures).
     """
 
     count: int
@@ -37,8 +38,10 @@ def moments(store, positions=None):
     For the whole store the sums made at packing time are read. For a part, the part or what it
     leaves out is summed, whichever is smaller: the sums are integers, so both ways agree exactly.
 
+    Of an encoded store each picture counts alike, whatever its size.
+
     Args:
-        store: a RawStore.
+        store: a RawStore or EncodedStore.
         positions: integers in 0..N-1, or None for all images.
 
     Returns:
@@ -47,11 +50,14 @@ def moments(store, positions=None):
     Raises:
         UserError: `positions` is empty.
     """
+    if positions is not None:
+        positions = np.asarray(positions)
+        if not positions.size:
+            raise UserError("the mean of no images was asked for: the selection is empty")
+    if store.image_size is None:
+        return _moments_by_picture(store.sums, positions)
     if positions is None:
         return _moments(*_stored_sums(store))
-    positions = np.asarray(positions)
-    if not positions.size:
-        raise UserError("the mean of no images was asked for: the selection is empty")
     outside = np.ones(len(store), bool)
     outside[positions] = False
     outside = np.flatnonzero(outside)
@@ -60,6 +66,12 @@ def moments(store, positions=None):
         return _moments(*_sums(store, np.sort(positions)))
     whole, rest = _stored_sums(store), _sums(store, outside)
     return _moments(*(a - b for a, b in zip(whole, rest, strict=True)))
+
+
+def _moments_by_picture(sums, positions):
+    chosen = sums if positions is None else sums[np.sort(positions)]
+    mean, square = np.split(chosen.mean(axis=0), 2)
+    return Moments(len(chosen), None, mean, np.sqrt(square - mean**2))
 
 
 def save_sums(file, count, sums, squares):

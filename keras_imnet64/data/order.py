@@ -43,20 +43,24 @@ def epoch_order(num_images, mirror, seed, epoch):
     return images, generator(seed, epoch, "mirror").integers(2, size=num_images, dtype=bool)
 
 
-def epoch_draws(augmentation, num_samples, image_size, seed, epoch):
+def epoch_draws(augmentation, num_samples, image_size, seed, epoch, first_sizes=None):
     """What every augmentation draws for every sample of an epoch.
 
     Args:
         augmentation: list of `augment.Step`.
         num_samples: M, the length of the epoch's order.
         image_size: pixels per side.
+        first_sizes: integers [M, 2], height and width of the pictures that the first step crops.
 
     Returns:
         list of {name: array [M, ...]}, one for each step of the augmentation.
     """
+    sizes = [image_size] * len(augmentation)
+    if first_sizes is not None:
+        sizes[0] = first_sizes
     return [
-        step.draw(generator(seed, epoch, f"augment {index} {step.op}"), num_samples, image_size)
-        for index, step in enumerate(augmentation)
+        step.draw(generator(seed, epoch, f"augment {index} {step.op}"), num_samples, size)
+        for index, (step, size) in enumerate(zip(augmentation, sizes, strict=True))
     ]
 
 

@@ -80,7 +80,7 @@ def write_store(
             }
             write_json(work / "meta.json", meta)
             work.chmod(0o755)
-            _publish(work, path, meta)
+            publish(work, path, meta)
         except OSError as error:
             raise RunFailed(
                 f"packing {dataset} {split} into {path} failed and left nothing behind ({error}); "
@@ -208,7 +208,7 @@ def _write_header(file, shape):
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _publish(work, path, meta):
+def publish(work, path, meta):
     """Give the finished folder its name.
 
     Of two processes that pack the same pictures, the first wins and the second keeps its result;

@@ -1,4 +1,4 @@
-"""tf.data pipelines: the order and draws of an epoch -> gather -> augment -> batches.
+"""tf.data pipelines: the order and draws of an epoch -> gather or decode -> augment -> batches.
 
 `TrainingStream` feeds `Model.fit` epoch after epoch, from any step of any epoch;
 `evaluation_batches` yields every image of a selection once. Both feed TensorFlow and JAX alike.
@@ -11,14 +11,17 @@ from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from keras_imnet64.data.augment.crops import mirror
 from keras_imnet64.data.augment.mixing import mixed_labels
+from keras_imnet64.data.decoding import boxes_as_stored, crop_resizer, decode, whole_boxes
 from keras_imnet64.data.order import epoch_draws, epoch_order
 from keras_imnet64.data.store import ALIGNED, aligned_copy
 from keras_imnet64.errors import UserError
 
 PREFETCH = 4  # batches
+READERS = 4  # batches whose files are read at a time
 MOST_BYTES = 2**32  # of batches that are being augmented
 WHILE_AUGMENTING = 20  # times its bytes are held for a batch, as floating-point numbers and copies
 ON_CPU = partial(tf.device, "CPU:0")
@@ -27,8 +30,13 @@ ON_CPU = partial(tf.device, "CPU:0")
 class TrainingStream:
     """Training batches as a function of (seed, epoch, step).
 
+    Pictures of a raw store are gathered. Those of an encoded store are read and decoded one by one:
+    a first step random_resized_crop is taken of the picture as it lies there, in its full size;
+    without one they are shown as in evaluation.
+
     Args:
         selection: a `Selection` of N images.
+        view: a `pictures.View` for an encoded store; its image_size is that of the batches.
         batch_size: images per step, over all devices.
         seed: of the data's order and draws.
         mirror: "none", "random", "alternating" or "both", see `order.epoch_order`.
@@ -44,6 +52,7 @@ class TrainingStream:
         selection,
         *,
         batch_size,
+        view=None,
         seed=0,
         mirror="none",
         augmentation=(),
@@ -55,7 +64,8 @@ class TrainingStream:
         self.seed = seed
         self.mirror = mirror
         self.augmentation = list(augmentation)
-        size = selection.image_size
+        self.view = view
+        self.image_size = size = selection.image_size or view.image_size
         self.mean_image = np.zeros((size, size, 3), "uint8") if mean_image is None else mean_image
         self.num_samples = len(selection) * (2 if mirror == "both" else 1)
         self.steps_per_epoch = self._whole_batches(steps_per_epoch)
@@ -95,7 +105,14 @@ class TrainingStream:
         An iteration runs from where `begin` said to the end of that epoch.
         """
         steps = tf.data.Dataset.range(1).flat_map(lambda _: self._remaining_steps())
-        batches = in_parallel(steps, self._load, self.batch_size, self.selection.image_size)
+        if self._is_encoded:
+            reading = steps.map(self._read, num_parallel_calls=READERS, deterministic=True)
+            pictures = reading.unbatch().map(
+                self._decoded, num_parallel_calls=os.cpu_count() or 1, deterministic=True
+            )
+            steps = pictures.batch(self.batch_size, drop_remainder=True)
+        finish = self._finish if self._is_encoded else self._load
+        batches = in_parallel(steps, finish, self.batch_size, self.image_size)
         batches = with_our_options(batches.prefetch(PREFETCH))
         # Keras takes an epoch's length from the cardinality. Left unknown it would find the end by
         # asking for one batch too many, and take a resumed epoch's steps for the length of all.
@@ -112,12 +129,12 @@ class TrainingStream:
         """What becomes of the pictures of one step, operation by operation.
 
         Returns:
-            ([(name, uint8 [B, H, W, 3]), ...], labels int32 [B]): "stored" first; the last is what
-            the model is fed.
+            ([(name, uint8 [B, H, W, 3]), ...], labels int32 [B]): what is read first; the last is
+            what the model is fed.
         """
-        positions, labels, mirrored, draws = self._step(epoch, step)
+        positions, labels, mirrored, draws, boxes = self._step(epoch, step)
         with ON_CPU():
-            stages = list(self._stages(positions, mirrored, draws))
+            stages = list(self._stages(self._pictures(positions, boxes), mirrored, draws))
         return [(name, images.numpy()) for name, images in stages], labels
 
     def _remaining_steps(self):
@@ -132,30 +149,70 @@ class TrainingStream:
             tensor.set_shape((None, *array.shape))
         return tf.data.Dataset.from_tensor_slices(tf.nest.pack_sequence_as(like, flat))
 
-    def _load(self, positions, labels, mirrored, draws):
-        """Images and labels of one step; no Python runs in here, it is a graph of TensorFlow's."""
-        *_, (_, images) = self._stages(positions, mirrored, draws)
+    def _load(self, positions, labels, mirrored, draws, boxes):
+        """Images and labels of one step; of a raw store no Python runs in here, it is a graph."""
+        return self._finish(self._pictures(positions, boxes), labels, mirrored, draws)
+
+    def _finish(self, images, labels, mirrored, draws):
+        """Images and labels of one step, from its pictures as they are read."""
+        *_, (_, images) = self._stages(images, mirrored, draws)
         if self.augmentation and self.augmentation[-1].mixes:
             labels = mixed_labels(labels, draws[-1])
         return images, labels
 
-    def _stages(self, positions, mirrored, draws):
-        """(name, images) from the stored pictures to those that the model is fed."""
-        images = tf.gather(self._stored, positions)
-        yield "stored", images
+    def _stages(self, images, mirrored, draws):
+        """(name, images) from the pictures as they are read to those that the model is fed."""
+        steps = list(zip(self.augmentation, draws, strict=True))
+        if self._crops_when_read:
+            (first, _), *steps = steps
+        yield first.op if self._crops_when_read else "stored", images
         if self.mirror != "none":
             images = mirror(images, mirrored)
             yield "mirror", images
-        for step, drawn in zip(self.augmentation, draws, strict=True):
+        for step, drawn in steps:
             images = step.apply(images, drawn, self.mean_image)
             yield step.op, images
+
+    # ---------------------------------------------------------------- pictures as they are read
+
+    @property
+    def _is_encoded(self):
+        return self.selection.image_size is None
+
+    @cached_property
+    def _crops_when_read(self):
+        """Whether the first step crops pictures out of their files."""
+        first = self.augmentation[0].op if self.augmentation else None
+        return self._is_encoded and first == "random_resized_crop"
+
+    def _pictures(self, positions, boxes):
+        """uint8 [B, H, W, 3] of one step."""
+        if not self._is_encoded:
+            return tf.gather(self._stored, positions)
+        contents = self.selection.store.read(np.asarray(positions))
+        return tf.stack([self._decode(c, *box) for c, *box in zip(contents, *boxes, strict=True)])
+
+    def _read(self, positions, labels, mirrored, draws, boxes):
+        """One step with the bytes of its pictures in place of their positions."""
+        contents = read_files(self.selection.store, positions)
+        return contents, labels, mirrored, draws, boxes
+
+    def _decoded(self, content, labels, mirrored, draws, box):
+        """One picture with its pixels in place of its bytes."""
+        return self._decode(content, *box), labels, mirrored, draws
+
+    def _decode(self, content, box, orientation):
+        size, show = self.image_size, self.view.show
+        if self._crops_when_read:
+            show = crop_resizer(size, self.augmentation[0].options["interpolation"])
+        return decode(content, box, orientation, show, (size, size, 3))
 
     @cached_property
     def _stored(self):
         return image_tensor(self.selection.store.images)
 
     def _step(self, epoch, step):
-        """(positions, labels, mirrored, draws) of one step as NumPy arrays [B, ...]."""
+        """(positions, labels, mirrored, draws, boxes) of one step as NumPy arrays [B, ...]."""
         return tf.nest.map_structure(lambda array: array[0], self._steps(epoch, step, step + 1))
 
     def _steps(self, epoch, first, end=None):
@@ -170,32 +227,104 @@ class TrainingStream:
         return tf.nest.map_structure(by_step, arrays)
 
     def _draw_epoch(self, epoch):
-        """(positions, labels, mirrored, draws) of all samples of an epoch, in its order."""
+        """(positions, labels, mirrored, draws, boxes) of all samples of an epoch, in its order.
+
+        `boxes` of an encoded store: what is decoded, and how it is turned; else empty.
+        """
         indices, mirrored = epoch_order(len(self.selection), self.mirror, self.seed, epoch)
         positions, labels = self.selection.look_up(indices)
-        size = self.selection.image_size
-        draws = epoch_draws(self.augmentation, self.num_samples, size, self.seed, epoch)
-        return positions, labels, mirrored, tuple(draws)
+        size, sizes, boxes = self.image_size, None, ()
+        if self._crops_when_read:
+            sizes = self.selection.store.sizes(positions)
+        draws = epoch_draws(self.augmentation, len(indices), size, self.seed, epoch, sizes)
+        if self._is_encoded:
+            boxes = placed(
+                self.selection.store, positions, draws[0] if self._crops_when_read else None
+            )
+        return positions, labels, mirrored, tuple(draws), boxes
 
 
-def evaluation_batches(selection, batch_size):
+def evaluation_batches(selection, batch_size, view=None):
     """Every image of a selection once, in order.
 
+    Args:
+        view: a `pictures.View`, for an encoded store and for ten crops; else pictures are shown as
+            they are stored.
+
     Returns:
-        tf.data.Dataset of (images uint8 [B, H, W, 3], labels int32 [B], weights float32 [B]); the
-        last batch is filled up with rows of weight zero, so that any device count divides it.
+        tf.data.Dataset of (images uint8 [B, H, W, 3], or [B, 10, H, W, 3] with ten crops, labels
+        int32 [B], weights float32 [B]); the last batch is filled up with rows of weight zero, so
+        that any device count divides it.
     """
     indices = np.arange(-(-len(selection) // batch_size) * batch_size).reshape(-1, batch_size)
     weights = (indices < len(selection)).astype("float32")
     positions, labels = selection.look_up(np.minimum(indices, len(selection) - 1))
-    stored = image_tensor(selection.store.images)
-
-    def load(positions, labels, weights):
-        return tf.gather(stored, positions), labels, weights
-
     batches = tf.data.Dataset.from_tensor_slices((positions, labels, weights))
-    batches = in_parallel(batches, load, batch_size, selection.image_size)
+    if selection.image_size is None or (view is not None and view.ten_crop):
+        batches = _shown(batches, selection.store, view, batch_size)
+    else:
+        stored = image_tensor(selection.store.images)
+
+        def load(positions, labels, weights):
+            return tf.gather(stored, positions), labels, weights
+
+        batches = in_parallel(batches, load, batch_size, selection.image_size)
     return with_our_options(batches.prefetch(PREFETCH))
+
+
+def _shown(batches, store, view, batch_size):
+    """The batches with pictures as the view shows them, made one by one."""
+    shape = ((10,) if view.ten_crop else ()) + (view.image_size, view.image_size, 3)
+
+    if store.image_size is None:
+
+        def read(positions, labels, weights):
+            boxes = tf.numpy_function(
+                lambda positions: placed(store, positions, None), [positions], ["int32", "int32"]
+            )
+            boxes = [
+                tf.ensure_shape(b, s) for b, s in zip(boxes, [(None, 4), (None,)], strict=True)
+            ]
+            return (read_files(store, positions), *boxes), labels, weights
+
+        def show(picture, label, weight):
+            return decode(*picture, view.show, shape), label, weight
+    else:
+        stored = image_tensor(store.images)
+
+        def read(positions, labels, weights):
+            return tf.gather(stored, positions), labels, weights
+
+        def show(picture, label, weight):
+            def crops(pixels):
+                return view.show(Image.fromarray(pixels))
+
+            shown = tf.numpy_function(crops, [picture], tf.uint8)
+            return tf.ensure_shape(shown, shape), label, weight
+
+    reading = batches.map(read, num_parallel_calls=READERS, deterministic=True)
+    pictures = reading.unbatch().map(
+        show, num_parallel_calls=os.cpu_count() or 1, deterministic=True
+    )
+    return pictures.batch(batch_size, drop_remainder=True)
+
+
+def placed(store, positions, crops):
+    """(int32 [M, 4], int32 [M]): the boxes to decode of pictures, and their EXIF orientations.
+
+    Args:
+        crops: boxes in the pictures as they are seen; None takes all of them.
+    """
+    orientations = store.pictures["orientation"][positions]
+    sizes = store.sizes(positions)
+    crops = whole_boxes(sizes) if crops is None else crops
+    return boxes_as_stored(crops, sizes, orientations), orientations.astype(np.int32)
+
+
+def read_files(store, positions):
+    """The bytes of a batch of pictures: string [B]."""
+    contents = tf.numpy_function(store.read, [positions], tf.string)
+    return tf.ensure_shape(contents, positions.shape)
 
 
 def image_tensor(images):

@@ -68,9 +68,10 @@ class Place:
         with packing.working_folder(self.packed_dir) as incoming:
             self.refuse_if_being_packed()
             yield incoming
-            self._take_in(incoming)
+            self.take_in(incoming)
 
-    def _take_in(self, incoming):
+    def take_in(self, incoming):
+        """Let a finished folder of all splits take the place of what was there."""
         try:
             incoming.chmod(0o755)
             for split in self.dataset.splits:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from . import packing
+from . import indexing, packing
 from .places import Place
-from .sources import archives, shapes, tiny_imagenet
+from .sources import archives, folders, imagenet2012, shapes, tiny_imagenet
+
+DEFAULT_SHARE = 0.1  # of the pictures of each class, for validation, where nothing splits them
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Request:
     Attributes:
         verified, unverified: the two places of the data set.
         skipped: receives (name, reason) of each picture that is left out.
+        class_list, validation_share: of the sources that take them.
     """
 
     verified: Place
@@ -31,6 +34,8 @@ class Request:
     skip_corrupt: bool
     skipped: list
     progress: Callable | None
+    class_list: str | Path | None = None
+    validation_share: float | None = None
 
 
 # ---------------------------------------------------------------------------------- through TFDS
@@ -159,3 +164,97 @@ def _pack_files(place, split, tree, listing, request, folder):
         verified=place.verified,
         progress=request.progress,
     )
+
+
+# ------------------------------------------------------------------- JPEGs indexed where they lie
+
+
+def from_imagenet2012(request):
+    """Index ImageNet-1K: its tars, class folders, or what TFDS has built. Returns the stores."""
+    data_dir = request.verified.data_dir
+    manual, built = data_dir / "downloads" / "manual", imagenet2012.built_by_tfds(data_dir)
+    if request.source is not None:
+        listing = imagenet2012.list_pictures(request.source, request.progress)
+    elif built is not None:
+        listing = imagenet2012.list_tfrecords(built, request.progress)
+    elif (manual / imagenet2012.TRAIN_TAR).is_file():
+        listing = imagenet2012.list_pictures(manual, request.progress)
+    else:
+        raise UserError(
+            f"imagenet2012 is read from {imagenet2012.TRAIN_TAR} and "
+            f"{imagenet2012.VALIDATION_TAR}, which image-net.org gives after a login: put them "
+            f"into {manual}, or pass their folder, or one with train/ and val/, with --source"
+        )
+    return _index(request, listing, imagenet2012.unexpected(listing))
+
+
+def from_imagenet21k(request):
+    """Index the published selection of ImageNet-21K's class folders. Returns the stores."""
+    _require_source(request, "the folder of its class folders")
+    listing = folders.list_imagenet_21k(request.source, request.class_list)
+    counts = listing.counts()
+    found = (len(listing.wnids), counts["train"], counts["validation"])
+    expected = folders.IMAGENET_21K_COUNTS[request.class_list is not None]
+    differs = (
+        f"it has {found[0]:,} classes with {found[1]:,} + {found[2]:,} pictures where the "
+        + (f"published selection has {expected[0]:,} with {expected[1]:,} + {expected[2]:,}")
+    )
+    return _index(request, listing, "" if found == expected else differs)
+
+
+def from_image_folder(request):
+    """Index anyone's class folders. Returns the stores by split."""
+    _require_source(request, "the folder of your pictures")
+    share = DEFAULT_SHARE if request.validation_share is None else request.validation_share
+    if not 0 < share < 1:
+        raise UserError(f"--validation-share must be between 0 and 1; received {share}")
+    return _index(request, folders.list_image_folder(request.source, share), "")
+
+
+def _require_source(request, what):
+    if request.source is None:
+        name = request.verified.dataset.name
+        raise UserError(
+            f"{name} is read where it lies: pass {what} with --source, as in "
+            f"`python cli.py data prepare {name} --source DIR`"
+        )
+
+
+def _index(request, listing, unexpected):
+    """Both splits into one of the two places. `unexpected`: what is not as the name promises."""
+    name = request.verified.dataset.name
+    if unexpected and not request.allow_unverified:
+        raise UserError(
+            f"{listing.root} is not {name}: {unexpected}; --allow-unverified takes it all the same"
+        )
+    damaged = [] if request.skip_corrupt else None
+    with packing.working_folder(request.verified.packed_dir) as incoming:
+        for split, pictures in listing.splits.items():
+            indexing.write_index(
+                incoming / split,
+                pictures,
+                root=listing.root,
+                dataset=name,
+                split=split,
+                wnids=listing.wnids,
+                class_names=_names_of(listing.wnids),
+                source=f"index:{listing.root}",
+                verified=not unexpected,
+                skipped=damaged,
+                progress=request.progress,
+            )
+        place = request.verified
+        if unexpected or (damaged and place.dataset.promises):
+            place = request.unverified
+            for split in listing.splits:
+                indexing.mark_unverified(incoming / split)
+        place.refuse_if_being_packed()
+        place.take_in(incoming)
+    request.skipped.extend(damaged or [])
+    return place.open()
+
+
+def _names_of(wnids):
+    """Names for people: ImageNet's where the ids are its own, else the ids themselves."""
+    names = dict(zip(archives.imagenet_wnids(), archives.imagenet_class_names(), strict=True))
+    return [names.get(wnid, wnid) for wnid in wnids]

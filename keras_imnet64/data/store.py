@@ -1,8 +1,9 @@
 """What a packed store is, and reading it: one split of a data set as arrays on disk.
 
-A store is a folder with `images.npy` (uint8 [N, H, W, 3]), `labels.npy` (int32 [N]), `moments.npz`
-and `meta.json`. `packing` writes it, `moments` owns its sums, and `datasets` knows which store
-belongs to which data set.
+A raw store is a folder with `images.npy` (uint8 [N, H, W, 3]), `labels.npy` (int32 [N]),
+`moments.npz` and `meta.json`. `packing` writes it, `moments` owns its sums, and `datasets` knows
+which store belongs to which data set. Stores of pictures of any size are told in `encoded`; opening
+either kind is told here.
 """
 
 import os
@@ -12,24 +13,33 @@ import numpy as np
 
 from ..errors import UserError, reason
 from ..files import check_fields, is_count, is_texts, read_json
+from . import encoded
 
 KIND = "raw"
 FORMAT_VERSION = 1
 ALIGNED = 64  # bytes; the header of images.npy has twice as many
 IN_MEMORY = ("auto", "always", "never")
 ARRAYS = {"images.npy", "labels.npy", "moments.npz"}
-META = {
+META = {  # of either kind
     "dataset": str,
     "source": str,
     "verified": bool,
     "split": str,
     "count": lambda value: is_count(value) and value > 0,
-    "image_size": lambda value: is_count(value) and value > 0,
     "class_counts": lambda value: isinstance(value, list) and all(map(is_count, value)),
     "wnids": is_texts,
     "class_names": is_texts,
     "digest": str,
-    "bytes": lambda value: isinstance(value, dict) and value.keys() == ARRAYS,
+}
+KINDS = {  # what each has besides
+    (KIND, FORMAT_VERSION): {
+        "image_size": lambda value: is_count(value) and value > 0,
+        "bytes": lambda value: isinstance(value, dict) and value.keys() == ARRAYS,
+    },
+    (encoded.KIND, encoded.FORMAT_VERSION): {
+        "root": str,
+        "bytes": lambda value: isinstance(value, dict) and value.keys() == encoded.ARRAYS,
+    },
 }
 
 
@@ -84,7 +94,7 @@ def open_store(path, in_memory="auto"):
             take less than a quarter of the memory available now.
 
     Returns:
-        RawStore
+        RawStore or EncodedStore
 
     Raises:
         UserError: there is no store, or a file is missing, cut short or of another format.
@@ -95,13 +105,23 @@ def open_store(path, in_memory="auto"):
     meta = _read_meta(path)
     for name, size in meta["bytes"].items():
         _check_size(path / name, size)
+    is_raw = meta["kind"] == KIND
+    opened = _open_raw(path, meta, in_memory) if is_raw else _open_encoded(path, meta)
+    if _class_counts(opened.labels, len(meta["wnids"])) != meta["class_counts"]:
+        raise damaged(path / "labels.npy", "holds other labels than meta.json counts")
+    return opened
+
+
+def _open_raw(path, meta, in_memory):
     images = _map_array(path / "images.npy", np.uint8, _images_shape(meta))
     labels = np.array(_map_array(path / "labels.npy", np.int32, (meta["count"],)))
-    if _class_counts(labels, len(meta["wnids"])) != meta["class_counts"]:
-        raise damaged(path / "labels.npy", "holds other labels than meta.json counts")
     if in_memory == "always" or (in_memory == "auto" and _fits_in_memory(images.nbytes)):
         images = aligned_copy(images)
     return RawStore(path, meta, np.asarray(images), labels)
+
+
+def _open_encoded(path, meta):
+    return encoded.open_encoded(path, meta, _map_array, damaged)
 
 
 def aligned_copy(array):
@@ -126,13 +146,14 @@ def _read_meta(path):
     except (OSError, ValueError) as error:
         raise damaged(path / "meta.json", f"cannot be read ({error})") from None
     found = (meta.get("kind"), meta.get("format_version")) if isinstance(meta, dict) else None
-    if found != (KIND, FORMAT_VERSION):
+    if found not in KINDS:
+        readable = " or ".join(map(str, KINDS))
         raise damaged(
             path / "meta.json",
-            f"has kind and format version {found} where ({KIND!r}, {FORMAT_VERSION}) is readable",
+            f"has kind and format version {found} where {readable} is readable",
         )
     try:
-        check_fields(meta, META)
+        check_fields(meta, META | KINDS[found])
     except ValueError as error:
         raise damaged(path / "meta.json", f"cannot be used: {error}") from None
     wnids = meta["wnids"]

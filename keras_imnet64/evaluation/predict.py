@@ -5,14 +5,15 @@ Only the pixels of two batches are held at a time, however many files there are.
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import keras
 import numpy as np
 
 from keras_imnet64.backend import take_devices
+from keras_imnet64.data.pictures import View, check_filter, find_pictures, read_picture
 from keras_imnet64.errors import RunFailed, UserError, reason
 from keras_imnet64.evaluation.evaluate import scoring_batch_size
-from keras_imnet64.evaluation.pictures import check_filter, find_pictures, read_picture
 from keras_imnet64.files import csv_text
 from keras_imnet64.models.contract import contract_of, names_of, with_logits
 from keras_imnet64.models.ship import load_model, model_info
@@ -25,7 +26,7 @@ MAX_READERS = 8  # threads; each may hold a picture of its full size
 def predict(run_or_model, pictures, *, top=5, devices=None, skip_corrupt=False):
     """The likeliest classes of pictures, by a run's model.keras or any `.keras` file.
 
-    Pictures are made small as the model's data set was, see `pictures.read_picture`.
+    Pictures are shown as those of the model's data set are in evaluation, see `pictures.View`.
 
     Args:
         run_or_model: a run folder or a model file, with or without a softmax at its end.
@@ -47,8 +48,7 @@ def predict(run_or_model, pictures, *, top=5, devices=None, skip_corrupt=False):
     _check_top(top)
     path = model_file(run_or_model)
     info = model_info(path)
-    resize_filter = info.get("resize_filter", "box")
-    check_filter(resize_filter)
+    check_filter(info.get("resize_filter", "box"))
     files = find_pictures(pictures)
     devices = devices or take_devices()
     found, skipped = [], []
@@ -57,7 +57,8 @@ def predict(run_or_model, pictures, *, top=5, devices=None, skip_corrupt=False):
         image_size, classes = _size_and_classes(model, info, path)
         predictor = _make_predictor(with_logits(model))
         batch_size = _batch_size(len(files), devices)
-        for read, failed in _batches(files, batch_size, image_size, resize_filter, skip_corrupt):
+        view = replace(View.of(info, image_size), ten_crop=False)
+        for read, failed in _batches(files, batch_size, view, skip_corrupt):
             skipped += failed
             logits = _logits(predictor, read, batch_size, path) if read else []
             found += [
@@ -124,7 +125,7 @@ def _make_predictor(model):
     return predictor
 
 
-def _batches(files, batch_size, image_size, resize_filter, skip_corrupt):
+def _batches(files, batch_size, view, skip_corrupt):
     """Read pictures in threads, one batch ahead of the model.
 
     Yields:
@@ -134,7 +135,7 @@ def _batches(files, batch_size, image_size, resize_filter, skip_corrupt):
 
     def submit(start):
         part = files[start : start + batch_size]
-        return [(f, pool.submit(read_picture, f, image_size, resize_filter)) for f in part]
+        return [(f, pool.submit(read_picture, f, view)) for f in part]
 
     try:
         ahead = submit(0)

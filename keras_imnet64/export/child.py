@@ -4,10 +4,12 @@
 computes of them. They are told what to do, and tell what became of it, through files in a folder.
 """
 
+import io
 import json
 import sys
 import traceback
 import zipfile
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from keras_imnet64.data import datasets
+from keras_imnet64.data.pictures import View, read_picture, turn_upright
 from keras_imnet64.data.sources import shapes
 from keras_imnet64.errors import RunFailed, UserError, reason
-from keras_imnet64.evaluation.pictures import read_picture
 from keras_imnet64.export.formats import FORMATS
 from keras_imnet64.files import write_atomic
 from keras_imnet64.models.contract import contract_of, names_of
@@ -134,8 +136,8 @@ def choose_pictures(height, width, info, request):
     if request["pictures"]:
         files = request["pictures"]
         files = [files[position] for position in _spread(len(files), MOST_GIVEN)]
-        how = (max(height, width), info.get("resize_filter", "box"))
-        images = [read_picture(file, *how) for file in files]
+        view = replace(View.of(info, max(height, width)), ten_crop=False)
+        images = [read_picture(file, view) for file in files]
         return _resized(images, height, width), "the pictures given"
     where = {key: request[key] for key in ("data_dir", "cache_dir")}
     lacking = why_not(info.get("dataset"), height, width, where)
@@ -143,20 +145,31 @@ def choose_pictures(height, width, info, request):
         images, _ = shapes.draw("validation")
         return _resized(images[:NUM_PICTURES], height, width), f"{DRAWN}: {lacking}"
     store = datasets.open_dataset(info["dataset"], "validation", in_memory="never", **where)
-    return store.gather(_spread(len(store), NUM_PICTURES))[0], f"{info['dataset']} validation"
+    chosen, source = _spread(len(store), NUM_PICTURES), f"{info['dataset']} validation"
+    if store.image_size is None:
+        view = replace(View.of(info, height), ten_crop=False)
+        return np.stack([_shown(content, view) for content in store.read(chosen)]), source
+    return store.gather(chosen)[0], source
+
+
+def _shown(content, view):
+    with Image.open(io.BytesIO(content)) as picture:
+        return view.show(turn_upright(picture).convert("RGB"))
 
 
 def why_not(dataset, height, width, where):
     """Why pictures of a data set cannot be taken, in words; None where they can."""
     if not dataset:
         return "the model does not say what it was trained on"
-    if dataset not in datasets.DATASETS:
+    try:
+        datasets.find_dataset(dataset)
+    except UserError:
         return f"the data set {dataset} is not one of ours"
     known = datasets.info(dataset, **where)
     side = known["image_size"]
     if known["state"] != "packed":
         return f"the data set {dataset} is not packed here"
-    if (height, width) != (side, side):
+    if (height, width) != (side or height, side or height):
         return f"pictures of {dataset} have {side} x {side} pixels, others than the model"
     return None
 

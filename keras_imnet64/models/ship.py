@@ -25,6 +25,8 @@ INFO = {  # of the fields that are there
     "image_size": lambda size: is_count(size) and 1 <= size <= MOST_PIXELS,
     "dataset": str,
     "resize_filter": str,
+    "resize": lambda size: is_count(size) and 1 <= size <= 2 * MOST_PIXELS,
+    "ten_crop": bool,
     "verified": bool,
     "own_model": bool,
     "recipe": dict,

@@ -17,7 +17,7 @@ from keras_imnet64.training.progress import say
 def make_model(recipe, data, own=None, warm=True):
     """The training model with its initial weights; `warm`: those of a file, if the recipe says."""
     if own is not None:
-        check_model_fits(own, data.train, "your model")
+        check_model_fits(own, data.train, "your model", data.view)
         check_loads_anywhere(own, "your model")
         if ends_in_softmax(own):
             raise UserError("your model ends in a softmax; the loss takes logits: leave it out")
@@ -104,8 +104,17 @@ def model_info_of(recipe, data, own):
         "class_names": data.train.class_names,
         "image_size": data.image_size,
         "dataset": data.train.store.dataset,
-        "resize_filter": find_dataset(data.train.store.dataset).resize_filter,
+        **_shown_as(data),
         "verified": bool(data.train.store.verified),
         "own_model": own,
         "recipe": recipe.model_dump(exclude_none=True, exclude={"reference", "measured"}),
     }
+
+
+def _shown_as(data):
+    """How pictures are shown to the model, as `pictures.View.of` reads it."""
+    if data.view is None:
+        return {"resize_filter": find_dataset(data.train.store.dataset).resize_filter}
+    view = data.view
+    shown = {"resize_filter": view.resize_filter, "ten_crop": view.ten_crop}
+    return shown | ({"resize": view.resize} if view.resize else {})

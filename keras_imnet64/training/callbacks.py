@@ -97,6 +97,7 @@ class EpochEnd(keras.callbacks.Callback):
         plain,
         scorer,
         validation,
+        view,
         scoring_batch_size,
         variables,
         position,
@@ -108,13 +109,15 @@ class EpochEnd(keras.callbacks.Callback):
             plain: float32 twin of the training model, which is filled, scored and shipped.
             scorer: `make_scorer(plain)`.
             validation: `Selection`.
+            view: how its pictures are shown, see `pipeline.evaluation_batches`.
             variables: {path: variable} of all state.
             info: what goes into the model files.
             progress: JSON-able record of the run: epoch, step, history, best, plateau.
         """
         super().__init__()
         self.run, self.recipe, self.plain, self.scorer = run, recipe, plain, scorer
-        self.validation, self.scoring_batch_size = validation, scoring_batch_size
+        self.validation, self.view = validation, view
+        self.scoring_batch_size = scoring_batch_size
         self.variables, self.position, self.info = variables, position, info
         self.progress = progress
 
@@ -147,7 +150,7 @@ class EpochEnd(keras.callbacks.Callback):
 
     def _row(self, epoch, logs, seconds, images_per_second):
         fill(self.plain, self.model, averaged_weights(self.model.optimizer))
-        scores = score(self.scorer, self.validation, self.scoring_batch_size)
+        scores = score(self.scorer, self.validation, self.scoring_batch_size, self.view)
         if not math.isfinite(scores["loss"]):
             self._fail(f"the loss is not finite after the last step of epoch {epoch + 1}")
         optimizer = self.model.optimizer

@@ -1,12 +1,13 @@
 """From a recipe to its images: which ones it uses, and their batches. Needs no Keras."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from keras_imnet64.data.augment import check_augment
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.layers import LayerStep
+from keras_imnet64.data.pictures import View
 from keras_imnet64.data.pipeline import TrainingStream
 from keras_imnet64.data.selection import Selection, first_classes, select, split_holdout
 from keras_imnet64.errors import UserError
@@ -19,7 +20,9 @@ class Data:
     train: Selection
     validation: Selection  # the holdout where there is one, else `final`
     final: Selection
-    mean_image: np.ndarray  # float32 [H, W, 3], 0..255
+    image_size: int
+    view: View | None  # of pictures in evaluation; None: as they are stored
+    mean_image: np.ndarray | None  # float32 [H, W, 3], 0..255; None where pictures have any size
     channel_mean: np.ndarray
     channel_std: np.ndarray
 
@@ -28,8 +31,13 @@ class Data:
         return self.train.num_classes
 
     @property
-    def image_size(self):
-        return self.train.image_size
+    def fill(self):
+        """uint8 [S, S, 3], what fill "mean" fills with: the mean picture, or the mean colour."""
+        if self.mean_image is None:
+            mean = np.broadcast_to(self.channel_mean, (self.image_size, self.image_size, 3))
+        else:
+            mean = self.mean_image
+        return np.round(mean).astype("uint8")
 
 
 def load_data(recipe, data_dir=None, cache_dir=None, pack_progress=None):
@@ -49,7 +57,14 @@ def load_data(recipe, data_dir=None, cache_dir=None, pack_progress=None):
         validation = final
     moments = train.moments()
     return Data(
-        train, validation, final, moments.mean_image, moments.channel_mean, moments.channel_std
+        train,
+        validation,
+        final,
+        recipe.data.image_size or train.image_size,
+        recipe.view,
+        moments.mean_image,
+        moments.channel_mean,
+        moments.channel_std,
     )
 
 
@@ -72,11 +87,12 @@ def make_stream(recipe, data):
     return TrainingStream(
         data.train,
         batch_size=recipe.data.batch_size // parts,
+        view=data.view and replace(data.view, ten_crop=False),
         seed=recipe.train.seed,
         mirror=recipe.data.mirror,
         augmentation=make_augmentation(recipe, data.image_size),
         steps_per_epoch=steps * parts,
-        mean_image=np.round(data.mean_image).astype("uint8"),
+        mean_image=data.fill,
     )
 
 

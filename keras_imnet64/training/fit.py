@@ -8,13 +8,21 @@ are read is told in `feed`, how the parts are built in `build`, what may happen 
 """
 
 import contextlib
+from dataclasses import replace
 from importlib.metadata import version
 
 import keras
 
 from keras_imnet64.backend import take_devices
+from keras_imnet64.data.encoded import as_run_failed
 from keras_imnet64.errors import RunFailed, Stopped
-from keras_imnet64.evaluation.evaluate import make_scorer, score, scoring_batch_size
+from keras_imnet64.evaluation.evaluate import (
+    make_scorer,
+    score,
+    scoring_batch_size,
+    ten_crop_batch_size,
+    with_ten_crops,
+)
 from keras_imnet64.files import write_atomic, write_csv, write_json
 from keras_imnet64.models.macs import count_parameters
 from keras_imnet64.models.ship import fill, load_model, plain_twin, ship
@@ -127,6 +135,7 @@ def fit(
             plain=plain,
             scorer=make_scorer(plain),
             validation=data.validation,
+            view=data.view and replace(data.view, ten_crop=False),
             scoring_batch_size=scoring_batch_size(devices),
             variables=variables,
             position=position,
@@ -153,14 +162,15 @@ def train(model, stream, recipe, progress, callbacks):
     if progress["epoch"] >= recipe.train.epochs or progress.get("stopped_early"):
         return
     try:
-        model.fit(
-            stream.dataset(),
-            initial_epoch=progress["epoch"],
-            epochs=recipe.train.epochs,
-            callbacks=callbacks,
-            shuffle=False,  # the stream is in its order already
-            verbose=0,
-        )
+        with as_run_failed(stream.selection.store):
+            model.fit(
+                stream.dataset(),
+                initial_epoch=progress["epoch"],
+                epochs=recipe.train.epochs,
+                callbacks=callbacks,
+                shuffle=False,  # the stream is in its order already
+                verbose=0,
+            )
     except Exception as error:  # every backend has its own type for it
         if not is_out_of_memory(error):
             raise
@@ -193,12 +203,12 @@ def finish(run, recipe, data, devices, model, plain, info, progress):
     fill(plain, model, averaged_weights(model.optimizer))
     epochs = len(progress["history"])
     ship(plain, run.model, info | {"epoch": epochs})
-    model_score = score_file(run.model, data.final, devices)
+    model_score = score_file(run.model, data, devices)
     if progress["best"] is None:
         write_atomic(run.best, run.model.read_bytes())
         best_score = model_score | {"epoch": epochs}
     else:
-        best_score = score_file(run.best, data.final, devices) | progress["best"]
+        best_score = score_file(run.best, data, devices) | progress["best"]
     metrics = {
         "recipe": recipe.name,
         "backend": devices.backend,
@@ -206,6 +216,7 @@ def finish(run, recipe, data, devices, model, plain, info, progress):
         "split": data.final.store.split,
         "verified": bool(data.final.store.verified and data.train.store.verified),
         "selected_on": recipe.selection,
+        "crops": 10 if recipe.evaluation.ten_crop else 1,
         "epochs": epochs,
         "seconds": round(sum(row["seconds"] for row in progress["history"]), 1),
         "model.keras": model_score,
@@ -221,8 +232,11 @@ def finish(run, recipe, data, devices, model, plain, info, progress):
     )
 
 
-def score_file(path, selection, devices):
-    return score(make_scorer(load_model(path)), selection, scoring_batch_size(devices))
+def score_file(path, data, devices):
+    model, view, batch_size = load_model(path), data.view, scoring_batch_size(devices)
+    if view and view.ten_crop:
+        model, batch_size = with_ten_crops(model, view.image_size), ten_crop_batch_size(devices)
+    return score(make_scorer(model), data.final, batch_size, view)
 
 
 def rate_at(optimizer, stream, recipe, progress):

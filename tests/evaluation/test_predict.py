@@ -15,9 +15,9 @@ from conftest import ON_MACOS
 from PIL import Image
 
 from keras_imnet64 import predict
+from keras_imnet64.data.pictures import View, read_picture
 from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.evaluation import predict as module
-from keras_imnet64.evaluation.pictures import read_picture
 from keras_imnet64.models.ship import load_model, ship
 
 pytestmark = pytest.mark.backend
@@ -72,7 +72,7 @@ def softmax(logits):
 def test_top5_is_the_softmax_of_what_keras_predicts(model, tmp_path):
     files = write_pictures(tmp_path / "pictures", 12)
     result = predict(model, tmp_path / "pictures")
-    pixels = np.stack([read_picture(file, SIZE) for file in files])
+    pixels = np.stack([read_picture(file, View(SIZE)) for file in files])
     expected = softmax(load_model(model).predict(pixels, verbose=0))
     assert [p["file"] for p in result["pictures"]] == [str(file) for file in files]
     for found, row in zip(result["pictures"], expected, strict=True):

@@ -111,8 +111,11 @@ def inside_boxes(images, boxes, inner, outer):
 
 
 def draw_random_resized_crop(rng, num_samples, image_size, *, scale, ratio, interpolation):
-    """The box that is shown of each picture: {"top", "left", "height", "width": int32 [M]}."""
-    return draw_crops(rng, np.full((num_samples, 2), image_size), scale, ratio)
+    """The box that is shown of each picture: {"top", "left", "height", "width": int32 [M]}.
+
+    `image_size` is one of all pictures, or integers [M, 2]: height and width of each.
+    """
+    return draw_crops(rng, np.broadcast_to(image_size, (num_samples, 2)), scale, ratio)
 
 
 def draw_crops(rng, sizes, scale, ratio):

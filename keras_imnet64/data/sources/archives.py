@@ -48,7 +48,7 @@ def published_archives():
     Returns:
         list[Archive]
     """
-    table = _tfds_file("datasets/imagenet_resized/checksums.tsv").read_text(encoding="utf-8")
+    table = tfds_file("datasets/imagenet_resized/checksums.tsv").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in table.splitlines() if line.strip()]
     return [
         Archive(name, "validation" if "_val_" in name else "train", int(size), sha256)
@@ -66,7 +66,7 @@ def archives_of(image_size):
 
 def imagenet_wnids():
     """The 1,000 class ids in the label order of downsampled ImageNet (map_clsloc, not sorted)."""
-    text = _tfds_file("image_classification/imagenet_resized_labels.txt").read_text("utf-8")
+    text = tfds_file("image_classification/imagenet_resized_labels.txt").read_text("utf-8")
     return text.split()
 
 
@@ -77,7 +77,7 @@ def imagenet_class_names():
     TFDS has no such list the class ids stand in for it.
     """
     wnids = imagenet_wnids()
-    file = _tfds_file("datasets/siscore/labels.py")
+    file = tfds_file("datasets/siscore/labels.py")
     names = _longest_list(file) if file.is_file() else []
     if len(names) != len(wnids):
         return wnids
@@ -91,7 +91,7 @@ def _longest_list(file):
     return max(lists, key=len, default=[])
 
 
-def _tfds_file(relative):
+def tfds_file(relative):
     """A file of the TFDS package, found without importing it (which takes seconds)."""
     spec = importlib.util.find_spec("tensorflow_datasets")
     return Path(spec.submodule_search_locations[0]) / relative

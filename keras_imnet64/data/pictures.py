@@ -1,10 +1,13 @@
-"""Picture files as a model takes them: found, decoded and made as small as ImageNet64 was made.
+"""Picture files as a model takes them: found, decoded, and shown at its size.
 
-Needs neither Keras nor TensorFlow. `predict` gives the pixels to a model.
+Needs neither Keras nor TensorFlow. Files are found and read here for `predict`; which pictures make
+a data set is told in `sources`, and how they are read in training in `pipeline`.
 """
 
+import contextlib
 import os
 import re
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -118,33 +121,102 @@ def suffixes():
 # ------------------------------------------------------------------------------------ read pictures
 
 
-def read_picture(path, image_size, resize_filter="box"):
+@dataclass(frozen=True)
+class View:
+    """How a picture of any size is shown to a model that is not being trained.
+
+    Attributes:
+        image_size: S, pixels per side that the model takes.
+        resize_filter: a key of FILTERS.
+        resize: pixels that the shorter side is given before the centre S x S is cut out, as in
+            torchvision; None resizes the whole picture to S x S without regard to its shape, as
+            ImageNet64 was made (arXiv:1707.08819).
+        ten_crop: show the corners and the centre, and the mirror image of each, to a model whose
+            ten answers are averaged.
+    """
+
+    image_size: int
+    resize_filter: str = "box"
+    resize: int | None = None
+    ten_crop: bool = False
+
+    @classmethod
+    def of(cls, info, image_size):
+        """That of a model file, by what it says about itself, see `models.ship.model_info`."""
+        known = {key: info[key] for key in ("resize_filter", "resize", "ten_crop") if key in info}
+        return cls(image_size, **known)
+
+    def show(self, picture):
+        """uint8 [S, S, 3] of a PIL RGB image; [10, S, S, 3] with `ten_crop`."""
+        if self.resize is None and not self.ten_crop:
+            return np.array(picture.resize((self.image_size,) * 2, FILTERS[self.resize_filter]))
+        pixels = np.asarray(self._resized(picture))
+        crops = [self._crop(pixels, down, right) for down, right in self._places()]
+        if not self.ten_crop:
+            return crops[0].copy()
+        return np.stack([*crops, *(crop[:, ::-1] for crop in crops)])
+
+    def _places(self):
+        """Where crops lie, as shares of the room: the centre, then the corners."""
+        corners = [(0, 0), (0, 1), (1, 0), (1, 1)] if self.ten_crop else []
+        return [(0.5, 0.5), *corners]
+
+    def _resized(self, picture):
+        shorter = self.resize or default_resize(self.image_size)
+        scale = shorter / min(picture.size)
+        size = tuple(max(shorter, int(side * scale)) for side in picture.size)
+        return picture.resize(size, FILTERS[self.resize_filter])
+
+    def _crop(self, pixels, down, right):
+        side = self.image_size
+        top, left = (
+            round(share * (room - side))
+            for share, room in zip((down, right), pixels.shape[:2], strict=True)
+        )
+        return pixels[top : top + side, left : left + side]
+
+
+def default_resize(image_size):
+    """The shorter side before the crop unless a recipe says otherwise: 256 for 224."""
+    return round(image_size * 256 / 224)
+
+
+def read_picture(path, view):
     """A picture as pixels for a model, whatever its size, shape and kind.
 
-    The whole picture is resized without regard to its shape, as ImageNet64 was made
-    (arXiv:1707.08819); one of `image_size` keeps its pixels. Of an animation it is the first frame,
-    turned upright as EXIF says; what is transparent becomes white. Safe to call from threads.
+    Of an animation it is the first frame, turned upright as EXIF says; what is transparent becomes
+    white. Safe to call from threads.
 
     Args:
-        image_size: S, pixels per side.
-        resize_filter: a key of FILTERS.
+        view: a `View`.
 
     Returns:
-        uint8 [S, S, 3], RGB.
+        uint8 [S, S, 3], RGB; [10, S, S, 3] where the view has ten crops.
 
     Raises:
         UserError: not a picture, damaged, larger than MAX_PIXELS, or of no known range of values.
     """
-    check_filter(resize_filter)
+    check_filter(view.resize_filter)
     path = Path(path)
+    if not path.is_file():  # a pipe would never end
+        raise UserError(f"{path} is not a file; a picture is needed")
+    with as_sentences(path), open(path, "rb") as file, opened(file, path) as picture:
+        return view.show(rgb(turn_upright(picture), path))
+
+
+@contextlib.contextmanager
+def opened(file, path):
+    """The PIL image of an open file, whose size has been judged; nothing is decoded yet."""
+    with Image.open(file, formats=formats()) as picture:
+        _check_size(picture.width * picture.height, path)
+        yield picture
+
+
+@contextlib.contextmanager
+def as_sentences(path):
+    """Let what Pillow raises of a picture be a UserError that names it."""
     try:
-        if not path.is_file():  # a pipe would never end
-            raise UserError(f"{path} is not a file; a picture is needed")
-        with open(path, "rb") as file, Image.open(file, formats=formats()) as picture:
-            _check_size(picture.width * picture.height, path)
-            upright = _rgb(_turn_upright(picture), path)
-            small = upright.resize((image_size, image_size), FILTERS[resize_filter])
-        return np.array(small)
+        yield
     except UserError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -171,16 +243,27 @@ def _check_size(num_pixels, path):
         )
 
 
-def _turn_upright(picture):
-    picture.load()
+def orientation_of(picture):
+    """The EXIF orientation of a loaded PIL image: a key of UPRIGHT, or 1 where it is upright."""
     try:
-        turn = UPRIGHT.get(picture.getexif().get(ORIENTATION))
+        orientation = picture.getexif().get(ORIENTATION)
     except Exception:  # damaged EXIF data says nothing, the pixels are whole
-        turn = None
-    return picture if turn is None else picture.transpose(turn)
+        return 1
+    return orientation if orientation in UPRIGHT else 1
 
 
-def _rgb(picture, path):
+def turn_upright(picture):
+    """The PIL image as EXIF says that it is to be seen."""
+    picture.load()
+    return turned(picture, orientation_of(picture))
+
+
+def turned(picture, orientation):
+    return picture.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else picture
+
+
+def rgb(picture, path):
+    """The PIL image in RGB: transparency on white, 16 bits rounded to 8."""
     if picture.mode.startswith("I"):
         return _grey_of_16_bits(picture, path)
     if picture.mode == "F":

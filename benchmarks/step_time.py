@@ -1,0 +1,81 @@
+"""A training step fed by the real pipeline, beside the same step on one batch that is there.
+
+    KERAS_BACKEND=jax python benchmarks/step_time.py wrn36_2 --data-dir DIR
+
+`Model.fit` with the recipe's model, loss, optimizer and augmentation on its own data set (the
+stand-in of `tiny_as_imagenet64.py` will do); the other side repeats the first batch. Blocks of
+steps of the two alternate in one process. Each begins anew, and only its second half is timed, when
+the pipeline runs as it does within an epoch. The ratio of the medians is the figure: 1.00 if
+feeding the network costs nothing. The copy to the device is in both.
+"""
+
+import statistics
+import time
+
+import click
+
+AHEAD = 64  # batches, more than a pipeline makes ahead: an epoch's end would leave it less to do
+
+
+@click.command()
+@click.argument("recipe", default="wrn36_2")
+@click.option("--data-dir")
+@click.option("--batch-size", type=int, help="In place of the recipe's.")
+@click.option("--steps", default=5, show_default=True, help="Timed steps of a block.")
+@click.option("--rounds", default=10, show_default=True, help="Blocks of each side.")
+def main(recipe, data_dir, batch_size, steps, rounds):
+    settings = [f"data.steps_per_epoch={2 * steps + AHEAD}"]
+    settings += [f"data.batch_size={batch_size}"] if batch_size else []
+    devices, model, stream = prepare(recipe, settings, data_dir)
+    import tensorflow as tf
+
+    datasets = {
+        "pipeline": stream.dataset(),
+        "resident": tf.data.Dataset.from_tensors(stream.batch(epoch=0, step=0)).repeat(),
+    }
+    seconds = {side: [] for side in datasets}
+    for epoch in range(1 + rounds):  # the first compiles and is not counted
+        stream.begin(epoch)
+        for side, dataset in datasets.items():
+            seconds[side].append(seconds_per_step(model, dataset, steps))
+    seconds = {side: values[1:] for side, values in seconds.items()}
+    medians = {side: statistics.median(values) for side, values in seconds.items()}
+    print(f"{devices.backend} on {', '.join(devices.names)}, {stream.batch_size} images per step")
+    for side, values in seconds.items():
+        blocks = " ".join(f"{1000 * value:.1f}" for value in values)
+        print(f"{side:9} {1000 * medians[side]:9.1f} ms per step  [{blocks}]")
+    print(f"ratio     {medians['pipeline'] / medians['resident']:9.3f}")
+
+
+def prepare(name, settings, data_dir):
+    """Devices, compiled model and training stream of a recipe, as `fit` makes them."""
+    from keras_imnet64.backend import choose_backend, take_devices
+
+    choose_backend()
+    devices = take_devices()
+    from keras_imnet64.recipe import load_recipe
+    from keras_imnet64.training import build, feed
+
+    recipe = load_recipe(name, settings)
+    data = feed.load_data(recipe, data_dir)
+    stream = feed.make_stream(recipe, data)
+    with devices.scope():
+        model = build.make_model(recipe, data)
+        build.compile_for_training(model, recipe, stream, devices)
+    return devices, model, stream
+
+
+def seconds_per_step(model, dataset, steps):
+    """Of the second half of twice so many steps; at the end of a half Keras waits for the loss."""
+    import keras
+
+    ends = []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: ends.append(time.perf_counter())
+    )
+    model.fit(dataset, steps_per_epoch=steps, epochs=2, callbacks=[note], shuffle=False, verbose=0)
+    return (ends[1] - ends[0]) / steps
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Encoded stores: pictures of any size as JPEG or PNG, indexed where they lie and read at random.
+
+A store is a folder with `files.npy` (names of files below `root`), `pictures.npy` (RECORD [N],
+where each picture lies and how large it is), `moments.npy` (float64 [N, 6]), `labels.npy`,
+`converted.bin` and `meta.json`. Nothing is copied, but what TensorFlow cannot decode as Pillow
+does: such pictures are kept in `converted.bin` as PNG. `indexing` writes it; `store.open_store`
+opens either kind.
+"""
+
+import contextlib
+import os
+import re
+
+import numpy as np
+
+from ..errors import RunFailed, UserError
+
+KIND = "encoded"
+FORMAT_VERSION = 1
+CONVERTED = "converted.bin"
+HERE = -1  # the file number of what lies in CONVERTED
+ARRAYS = {"files.npy", "pictures.npy", "moments.npy", "labels.npy", CONVERTED}
+RECORD = np.dtype(
+    [
+        ("file", "<i4"),  # a position in files.npy, or HERE
+        ("offset", "<i8"),  # of its bytes in that file
+        ("length", "<i8"),
+        ("height", "<i4"),  # in pixels, as decoded
+        ("width", "<i4"),
+        ("orientation", "<i4"),  # of EXIF, see `pictures.UPRIGHT`
+    ]
+)
+MOST_FILE_NAME = 4096  # bytes of a name below the root, which is the most that Linux takes
+DECODING = re.compile("JPEG|PNG")  # what TensorFlow names where it cannot decode
+SIDEWAYS = 5  # the first of the orientations that exchange height and width
+
+
+class EncodedStore:
+    """One split: where its pictures lie, labels, and what they mean.
+
+    Attributes:
+        path, meta, labels, and all properties: as of `store.RawStore`, but
+        image_size: None, for pictures may have any.
+        root: the folder of the files.
+        pictures: RECORD [N].
+        sums: float64 [N, 6], the mean of each channel of each picture, then of its square.
+    """
+
+    image_size = None
+    failure = None
+
+    def __init__(self, path, meta, files, pictures, sums, labels):
+        self.path, self.meta, self.labels = path, meta, labels
+        self.files, self.pictures, self.sums = files, pictures, sums
+
+    dataset = property(lambda self: self.meta["dataset"])
+    split = property(lambda self: self.meta["split"])
+    source = property(lambda self: self.meta["source"])
+    wnids = property(lambda self: self.meta["wnids"])
+    class_names = property(lambda self: self.meta["class_names"])
+    verified = property(lambda self: self.meta["verified"])
+    digest = property(lambda self: self.meta["digest"])
+    root = property(lambda self: self.meta["root"])
+
+    def __len__(self):
+        return len(self.labels)
+
+    def sizes(self, positions):
+        """int64 [B, 2]: height and width of pictures as they are to be seen."""
+        records = self.pictures[positions]
+        sizes = np.stack([records["height"], records["width"]], axis=-1).astype(np.int64)
+        sideways = records["orientation"] >= SIDEWAYS
+        return np.where(sideways[..., None], sizes[..., ::-1], sizes)
+
+    def file_of(self, position):
+        """The path of the file that holds a picture."""
+        number = self.pictures["file"][position]
+        if number == HERE:
+            return os.path.join(self.path, CONVERTED)
+        return os.path.join(self.root, os.fsdecode(bytes(self.files[number])))
+
+    def read(self, positions):
+        """The bytes of pictures, JPEG or PNG: an object array [B]; safe to call from threads.
+
+        Raises:
+            RunFailed: a file is gone or shorter than it was.
+        """
+        contents = np.empty(len(positions), object)
+        try:
+            contents[:] = [self._read(position) for position in positions]
+        except RunFailed as failure:
+            self.failure = failure  # which TensorFlow, on its way through a pipeline, makes its own
+            raise
+        return contents
+
+    def _read(self, position):
+        record, file = self.pictures[position], self.file_of(position)
+        offset, length = int(record["offset"]), int(record["length"])
+        try:
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                content = os.pread(descriptor, length, offset)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise RunFailed(
+                f"{file} cannot be read any more ({error.strerror}); {self._remedy()}"
+            ) from error
+        if len(content) != length:
+            raise RunFailed(f"{file} is shorter than when it was indexed; {self._remedy()}")
+        return content
+
+    def _remedy(self):
+        return f"bring it back, or run `python cli.py data prepare {self.dataset} --source ...`"
+
+
+@contextlib.contextmanager
+def as_run_failed(store):
+    """Let a picture that could not be read while a pipeline ran be told as what it is."""
+    try:
+        yield
+    except Exception as error:
+        failure = getattr(store, "failure", None)
+        if failure is None and store.image_size is None and DECODING.search(str(error)):
+            failure = RunFailed(
+                f"a picture below {store.root} is another than when it was indexed: run "
+                f"`python cli.py data prepare {store.dataset} --source {store.root}` again"
+            )
+        if failure is None:
+            raise
+        raise failure from error
+
+
+def open_encoded(path, meta, map_array, damaged):
+    """An EncodedStore from its checked `meta.json`; see `store.open_store`."""
+    count = meta["count"]
+    pictures = map_array(path / "pictures.npy", RECORD, (count,))
+    labels = np.array(map_array(path / "labels.npy", np.dtype(np.int32), (count,)))
+    sums = map_array(path / "moments.npy", np.dtype(np.float64), (count, 6))
+    files = np.load(path / "files.npy", mmap_mode="r", allow_pickle=False)
+    if files.ndim != 1 or files.dtype.kind != "S" or files.itemsize > MOST_FILE_NAME:
+        raise damaged(path / "files.npy", "does not hold names of files")
+    _check_records(path, pictures, files, meta["bytes"][CONVERTED], damaged)
+    store = EncodedStore(path, meta, files, pictures, sums, labels)
+    first = store.file_of(0)
+    if not os.path.isfile(first):
+        raise UserError(
+            f"{path} indexes pictures below {store.root}, but {first} is not there; bring them "
+            f"back, or run `python cli.py data prepare {store.dataset} --source DIR` again"
+        )
+    return store
+
+
+def _check_records(path, pictures, files, converted_bytes, damaged):
+    numbers, offsets, lengths = (pictures[key] for key in ("file", "offset", "length"))
+    here = numbers == HERE
+    whole = (numbers >= HERE) & (numbers < len(files)) & (offsets >= 0) & (lengths > 0)
+    whole &= lengths <= 2**31
+    whole &= (pictures["height"] > 0) & (pictures["width"] > 0)
+    whole &= ~here | (offsets + lengths <= converted_bytes)
+    if not whole.all():
+        raise damaged(path / "pictures.npy", f"is wrong about picture {int(np.argmin(whole))}")

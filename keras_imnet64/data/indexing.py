@@ -1,0 +1,251 @@
+"""Writing an encoded store: every listed picture is decoded once, and told where it lies.
+
+Decoding shows what is damaged before training begins, and gives sizes, means and spreads. What lies
+in a store is told in `encoded`; the lists of pictures come from `sources`.
+"""
+
+import hashlib
+import io
+import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import RunFailed, UserError
+from ..files import read_json, sync_file, write_json
+from .encoded import CONVERTED, FORMAT_VERSION, HERE, KIND, RECORD
+from .packing import publish, require_space, working_folder
+from .pictures import as_sentences, opened, orientation_of, rgb, turned
+from .store import open_store
+
+AT_ONCE = 256  # pictures in work, which bounds memory
+AS_THEY_ARE = {("JPEG", "L"), ("JPEG", "RGB"), ("PNG", "L"), ("PNG", "RGB")}
+BYTES_PER_PICTURE = 200  # of the index, with names of usual length
+SLACK_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A picture of a list: `name` is of a file below the root, with "/" between its parts.
+
+    Attributes:
+        offset, length: of its bytes in that file; length None is all of the file.
+        label: its class, from 0.
+        member: what it is called in messages beyond the file, such as a member of a tar.
+    """
+
+    name: str
+    label: int
+    offset: int = 0
+    length: int | None = None
+    member: str = ""
+
+    @property
+    def in_words(self):
+        return f"{self.name}: {self.member}" if self.member else self.name
+
+
+def write_index(
+    path,
+    listed,
+    *,
+    root,
+    dataset,
+    split,
+    wnids,
+    class_names,
+    source,
+    verified,
+    skipped=None,
+    progress=None,
+):
+    """Index a list of pictures into the folder `path`, replacing what was there.
+
+    Args:
+        path: the store's folder; its parents are made.
+        listed: list of `Listed`, in the store's order.
+        root: the folder below which their files lie.
+        skipped: a list that receives (name, reason) of damaged pictures, which are left out; None
+            refuses them.
+        others: as for `packing.write_store`.
+
+    Returns:
+        EncodedStore
+
+    Raises:
+        UserError: a picture is damaged, a class has none, or there is no room.
+        RunFailed: writing broke off.
+    """
+    what = f"indexing {dataset} {split}"
+    require_space(path.parent, len(listed) * BYTES_PER_PICTURE + SLACK_BYTES, what)
+    with working_folder(path) as work:
+        try:
+            with open(work / CONVERTED, "wb") as converted:
+                index = _Index(root, work, converted, len(listed))
+                index.examine(listed, skipped, what, progress)
+                labels = index.write()
+            counts = np.bincount(labels, minlength=len(wnids)).tolist()
+            meta = {
+                "kind": KIND,
+                "format_version": FORMAT_VERSION,
+                "dataset": dataset,
+                "source": source,
+                "verified": verified,
+                "split": split,
+                "count": len(labels),
+                "class_counts": counts,
+                "wnids": list(wnids),
+                "class_names": list(class_names),
+                "root": str(root),
+                "digest": index.digest(labels),
+                "bytes": {file.name: file.stat().st_size for file in sorted(work.iterdir())},
+            }
+            write_json(work / "meta.json", meta)
+            work.chmod(0o755)
+            publish(work, path, meta)
+        except OSError as error:
+            raise RunFailed(
+                f"{what} into {path} failed and left nothing behind ({error}); mend that and run "
+                "the same command again"
+            ) from error
+    return open_store(path)
+
+
+def mark_unverified(path):
+    """Note in a store that its pictures are not what the data set's name promises."""
+    meta = read_json(path / "meta.json")
+    write_json(path / "meta.json", meta | {"verified": False})
+
+
+class _Index:
+    """The arrays of one store while its pictures are looked at."""
+
+    def __init__(self, root, folder, converted, most):
+        self.root, self.folder, self.converted, self.count = root, folder, converted, 0
+        self.files = {}  # name -> number
+        self.records, self.sums = np.zeros(most, RECORD), np.zeros((most, 6))
+        self.labels = np.zeros(most, np.int32)
+        self.sha = hashlib.sha256()
+
+    def examine(self, listed, skipped, what, progress):
+        """Decode all pictures in threads, and note them in their order."""
+        done, total = 0, len(listed)
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            waiting = iter(listed)
+            while part := list(itertools.islice(waiting, AT_ONCE)):
+                for picture, found in zip(part, pool.map(self._look_at, part), strict=True):
+                    if not isinstance(found, UserError):
+                        self._note(picture, found)
+                    elif skipped is None:
+                        raise UserError(f"{found}; --skip-corrupt leaves out such pictures")
+                    else:
+                        skipped.append((picture.in_words, str(found)))
+                done += len(part)
+                if progress:
+                    progress(what, done, total)
+
+    def _look_at(self, picture):
+        """A `Seen`, or the UserError that says what is wrong."""
+        path = self.root / picture.name
+        where = f"{path}: {picture.member}" if picture.member else path
+        try:
+            with as_sentences(where):
+                with open(path, "rb") as file:
+                    file.seek(picture.offset)
+                    content = file.read() if picture.length is None else file.read(picture.length)
+                if not content:
+                    raise UserError(f"{where} is empty")
+                return look_at(content, where)
+        except UserError as error:
+            return error
+
+    def _note(self, picture, seen):
+        if seen.converted:
+            number, offset, length = HERE, self.converted.tell(), len(seen.converted)
+            self.converted.write(seen.converted)
+        else:
+            number = self.files.setdefault(picture.name, len(self.files))
+            offset, length = picture.offset, seen.length
+        place = (number, offset, length, seen.height, seen.width, seen.orientation)
+        self.records[self.count] = place
+        self.sums[self.count] = seen.sums
+        self.labels[self.count] = picture.label
+        self.sha.update(seen.sha256)
+        self.count += 1
+
+    def write(self):
+        """Write the arrays; returns labels int32 [N]."""
+        if not self.count:
+            raise UserError(f"no whole picture is left of those in {self.root}")
+        sync_file(self.converted)
+        arrays = {
+            "files": np.array([os.fsencode(name) for name in self.files] or [b"-"]),
+            "pictures": self.records[: self.count],
+            "moments": self.sums[: self.count],
+            "labels": self.labels[: self.count],
+        }
+        for name, array in arrays.items():
+            with open(self.folder / f"{name}.npy", "wb") as file:
+                np.save(file, array, allow_pickle=False)
+                sync_file(file)
+        return arrays["labels"]
+
+    def digest(self, labels):
+        """SHA-256 (hex) of the SHA-256 of each picture's bytes, then of the labels."""
+        self.sha.update(labels.data)
+        return self.sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a picture is: see `encoded.RECORD`; `converted` is its PNG where it needs one."""
+
+    length: int
+    height: int
+    width: int
+    orientation: int
+    sums: np.ndarray  # mean and mean square of each channel
+    sha256: bytes
+    converted: bytes
+
+
+def look_at(content, where):
+    """Decode a picture and tell what an index has to know; errors as of Pillow, or UserError."""
+    with opened(io.BytesIO(content), where) as picture:
+        picture.load()
+        orientation = orientation_of(picture)
+        known = (picture.format, picture.mode) in AS_THEY_ARE
+        as_it_is = known and not picture.has_transparency_data and not _is_animated(picture)
+        colours = rgb(picture, where)
+        if not as_it_is:
+            colours, orientation = turned(colours, orientation), 1
+    pixels = np.asarray(colours)
+    return Seen(
+        length=len(content),
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        orientation=orientation,
+        sums=_sums(pixels),
+        sha256=hashlib.sha256(content).digest(),
+        converted=b"" if as_it_is else _png(colours),
+    )
+
+
+def _is_animated(picture):
+    return getattr(picture, "n_frames", 1) > 1
+
+
+def _sums(pixels):
+    """float64 [6]: the mean of each channel, then of its square, from exact integers."""
+    counts = [np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)]
+    levels = np.arange(256)
+    powers = [[int(c @ levels**power) for c in counts] for power in (1, 2)]
+    return np.array(powers, np.float64).ravel() / (pixels.shape[0] * pixels.shape[1])
+
+
+def _png(picture):
+    content = io.BytesIO()
+    picture.save(content, "png")
+    return content.getvalue()

@@ -1,0 +1,220 @@
+"""ImageNet-1K of 2012 from its two tars, from class folders or from TFDS' TFRecords, for an index.
+
+Labels are positions in the sorted class ids, as TFDS and torchvision have them. The tars are never
+unpacked: `ILSVRC2012_img_train.tar` holds a tar for each class, `ILSVRC2012_img_val.tar` pictures,
+whose classes stand in a file of TFDS.
+"""
+
+import os
+import tarfile
+from pathlib import Path, PurePosixPath
+
+from ...errors import UserError, reason
+from ..indexing import Listed
+from ..pictures import suffixes
+from . import folders
+from .archives import imagenet_wnids, tfds_file
+
+TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+NUM_TRAIN, NUM_VALIDATION = 1_281_167, 50_000
+
+
+def list_pictures(source, progress=None):
+    """The `folders.Listing` of a folder that holds the tars, or train/ and val/.
+
+    val/ may have class folders, or the pictures themselves under their published names.
+
+    Raises:
+        UserError: neither is there, or a tar is damaged or holds something else.
+    """
+    root = folders.source_folder(source)
+    if (root / TRAIN_TAR).is_file():
+        if not (root / VALIDATION_TAR).is_file():
+            raise UserError(f"{root} has {TRAIN_TAR} but not {VALIDATION_TAR}; both are needed")
+        return _from_tars(root, progress)
+    if not (root / "train").is_dir():
+        raise UserError(
+            f"{root} holds neither {TRAIN_TAR} and {VALIDATION_TAR} nor the folders train and val"
+        )
+    validation = next((n for n in folders.VALIDATION_NAMES if (root / n).is_dir()), "val")
+    flat = any(is_picture(name) for name in _names_in(root / validation))
+    if not flat:
+        return folders.list_train_and_validation(root, "train", validation)
+    wnids = folders.class_ids(root / "train")
+    pictures = [
+        Listed(f"{validation}/{name}", label)
+        for name, label in _labelled(filter(is_picture, _names_in(root / validation)), wnids)
+    ]
+    train = [
+        picture
+        for label, wnid in enumerate(wnids)
+        for picture in folders.pictures_of(root, root / "train" / wnid, label)
+    ]
+    return folders.Listing(root, wnids, {"train": train, "validation": pictures})
+
+
+def unexpected(listing):
+    """What differs from ImageNet-1K, in words; empty where nothing does.
+
+    Its tars have no published digest beyond their login, so "verified" means: its 1,000 class ids
+    and as many pictures of each split.
+    """
+    if sorted(listing.wnids) != sorted(imagenet_wnids()):
+        return f"its {len(listing.wnids):,} classes are not ImageNet's 1,000"
+    for split, expected in (("train", NUM_TRAIN), ("validation", NUM_VALIDATION)):
+        if len(listing.splits[split]) != expected:
+            return f"{split} has {len(listing.splits[split]):,} pictures, not {expected:,}"
+    return ""
+
+
+def is_picture(name):
+    return PurePosixPath(name).suffix.lower() in suffixes()
+
+
+def _names_in(folder):
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def _labelled(names, wnids):
+    """(name, label) of validation pictures by their published names."""
+    wnid_of = validation_wnids()
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    for name in names:
+        wnid = wnid_of.get(PurePosixPath(name).name)
+        if wnid not in label_of:
+            what = "is no validation picture of ImageNet" if wnid is None else f"is of {wnid}"
+            raise UserError(f"{name} {what}, which the training pictures do not have")
+        yield name, label_of[wnid]
+
+
+def validation_wnids():
+    """{published file name: class id} of the 50,000 validation pictures, from TFDS' list."""
+    text = tfds_file("datasets/imagenet2012/validation_labels.txt").read_text("utf-8")
+    names = (f"ILSVRC2012_val_{number:08}.JPEG" for number in range(1, NUM_VALIDATION + 1))
+    return dict(zip(names, text.split(), strict=True))
+
+
+# ---------------------------------------------------------------------------------------- the tars
+
+
+def _from_tars(root, progress):
+    train = root / TRAIN_TAR
+    classes = {}  # class id -> pictures without a label yet
+    with _opened(train) as outer:
+        for member in _members(outer, train):
+            wnid = PurePosixPath(member.name).stem
+            if not member.name.endswith(".tar") or wnid in classes:
+                raise UserError(f"{train} must hold one tar for each class; it has {member.name}")
+            classes[wnid] = _pictures_within(train, outer, member)
+            if progress:
+                progress(f"listing {TRAIN_TAR}", len(classes), 1000)
+    wnids = sorted(classes)
+    if not wnids:
+        raise UserError(f"{train} holds no class")
+    return folders.Listing(
+        root,
+        wnids,
+        {
+            "train": [
+                Listed(TRAIN_TAR, label, offset, size, name)
+                for label, wnid in enumerate(wnids)
+                for name, offset, size in sorted(classes[wnid])
+            ],
+            "validation": _validation(root / VALIDATION_TAR, wnids),
+        },
+    )
+
+
+def _pictures_within(path, outer, member):
+    """[(name, offset in the outer tar, size)] of the tar that is a member of another."""
+    with outer.extractfile(member) as content, _opened(path, content, member.name) as inner:
+        found = [
+            (
+                f"{member.name}/{picture.name}",
+                member.offset_data + picture.offset_data,
+                picture.size,
+            )
+            for picture in _members(inner, path, member.name)
+        ]
+    if not found:
+        raise UserError(f"{path}: {member.name} holds no picture")
+    return found
+
+
+def _validation(path, wnids):
+    with _opened(path) as archive:
+        members = {PurePosixPath(m.name).name: m for m in _members(archive, path)}
+    return [
+        Listed(path.name, label, members[name].offset_data, members[name].size, name)
+        for name, label in _labelled(sorted(members), wnids)
+    ]
+
+
+def _opened(path, content=None, member=""):
+    try:
+        return tarfile.open(path, "r:", fileobj=content)
+    except (tarfile.TarError, OSError) as error:
+        where = f"{path}: {member}" if member else path
+        raise UserError(f"{where} is not a whole tar archive ({reason(error)})") from None
+
+
+def _members(archive, path, inside=""):
+    """The files of a tar; links and names that point outside it are refused, though never used."""
+    where = f"{path}: {inside}" if inside else path
+    try:
+        for member in archive:
+            parts = PurePosixPath(member.name).parts
+            if member.isdir():
+                continue
+            if not member.isreg() or ".." in parts or member.name.startswith("/"):
+                raise UserError(f"{where} holds {member.name}, which is a link or points outside")
+            yield member
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{where} is not a whole tar archive ({reason(error)})") from None
+
+
+# ------------------------------------------------------------------------------ TFDS' TFRecords
+
+
+def built_by_tfds(data_dir):
+    """The folder of the newest `imagenet2012` that TFDS has built there; None if there is none."""
+    versions = sorted(Path(data_dir, "imagenet2012").glob("*/dataset_info.json"))
+    return versions[-1].parent if versions else None
+
+
+def list_tfrecords(folder, progress=None):
+    """The `folders.Listing` of what TFDS has built: where each JPEG lies within its TFRecord."""
+    wnids = sorted(imagenet_wnids())
+    splits = {}
+    for split in ("train", "validation"):
+        shards = sorted(Path(folder).glob(f"imagenet2012-{split}.tfrecord-*"))
+        if not shards:
+            raise UserError(f"{folder} has no TFRecords of {split}: let TFDS build it again")
+        splits[split] = []
+        for done, shard in enumerate(shards, start=1):
+            splits[split] += _in_tfrecord(shard, len(wnids))
+            if progress:
+                progress(f"listing {split}", done, len(shards))
+    return folders.Listing(Path(folder), wnids, splits)
+
+
+def _in_tfrecord(shard, num_classes):
+    """A record is its length (8 bytes), a checksum (4), a tf.train.Example, a checksum (4)."""
+    from ...quiet import import_tensorflow
+
+    tf = import_tensorflow()
+    found = []
+    with open(shard, "rb") as file:
+        while header := file.read(12):
+            begin = file.tell()
+            content = file.read(int.from_bytes(header[:8], "little"))
+            if len(file.read(4)) != 4:
+                raise UserError(f"{shard} is cut short: let TFDS build it again")
+            feature = tf.train.Example.FromString(content).features.feature
+            picture, label = feature["image"].bytes_list.value[0], feature["label"].int64_list
+            if not 0 <= label.value[0] < num_classes:
+                raise UserError(f"{shard} has a picture of class {label.value[0]}")
+            name = feature["file_name"].bytes_list.value[0].decode(errors="replace")
+            offset = begin + content.index(picture)
+            found.append(Listed(shard.name, label.value[0], offset, len(picture), name))
+    return found
