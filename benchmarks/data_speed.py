@@ -1,5 +1,7 @@
 """Images per second of the training data, beside a PyTorch DataLoader or beside numpy.take.
 
+JPEGs that are decoded on the fly are the business of `jpeg_speed.py`.
+
     pip install torch torchvision
     python benchmarks/data_speed.py crop       # pad, crop, mirror: at least 4 times as fast
     python benchmarks/data_speed.py trivial    # and TrivialAugmentWide, bilinear: at least 3 times
@@ -67,18 +69,20 @@ def ours(case):
         augmentation=[check_augment(op, options, SIZE) for op, options in steps],
     )
 
-    def batches():
-        dataset = stream.dataset()
-        epoch = 0
-        while True:
-            stream.begin(epoch)
-            yield from dataset
-            epoch += 1
-
-    return rate_of(batches())
+    return rate_of(streamed(stream))
 
 
-def torchs(case, num_workers):
+def streamed(stream):
+    """Endless batches of a TrainingStream."""
+    dataset, epoch = stream.dataset(), 0
+    while True:
+        stream.begin(epoch)
+        yield from dataset
+        epoch += 1
+
+
+def transforms():
+    """torchvision's v2 transforms and its InterpolationMode."""
     import torch
 
     try:
@@ -87,8 +91,16 @@ def torchs(case, num_workers):
         library = torch.library.Library("torchvision", "DEF")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        transforms.keeps = library  # the definitions end with it
     from torchvision.transforms import InterpolationMode, v2
 
+    return v2, InterpolationMode
+
+
+def torchs(case, num_workers):
+    import torch
+
+    v2, InterpolationMode = transforms()
     crop = [v2.RandomCrop(SIZE, padding=4), v2.RandomHorizontalFlip()]
     trivial = v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR)
     transform = v2.Compose({"crop": crop, "trivial": [*crop, trivial]}[case])
@@ -101,21 +113,24 @@ def torchs(case, num_workers):
         def __getitem__(self, index):
             return transform(images[index]), 0
 
+    return rate_of(loaded(Pictures(), num_workers))
+
+
+def loaded(dataset, num_workers):
+    """Endless batches of a DataLoader."""
+    import torch
+
     torch.set_num_threads(1)  # as in workers
     loader = torch.utils.data.DataLoader(
-        Pictures(),
+        dataset,
         batch_size=BATCH,
         shuffle=True,
         drop_last=True,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
     )
-
-    def batches():
-        while True:
-            yield from loader
-
-    return rate_of(batches())
+    while True:
+        yield from loader
 
 
 def numpys(case):
@@ -134,8 +149,9 @@ SIDES = {"ours": ours, "torch": torchs, "numpy": numpys}
 
 
 def in_a_process(side, case, *options):
+    """Images per second of one side, run by the script that is running."""
     out = subprocess.run(
-        [sys.executable, __file__, "--one", side, case, *map(str, options)],
+        [sys.executable, sys.argv[0], "--one", side, case, *map(str, options)],
         check=True,
         capture_output=True,
         text=True,
@@ -146,12 +162,12 @@ def in_a_process(side, case, *options):
 def fastest_workers(case):
     by_workers = {count: in_a_process("torch", case, count) for count in WORKERS}
     workers = max(by_workers, key=by_workers.get)
-    print(f"{case}: DataLoader is fastest with {workers} workers")
+    print(f"DataLoader is fastest with {workers} workers")
     return workers
 
 
-def main(case):
-    other = CASES[case][0]
+def main(case, other=None):
+    other = other or CASES[case][0]
     options = [fastest_workers(case)] if other == "torch" else []
     rates = {"ours": [], other: []}
     for _ in range(ROUNDS):

@@ -52,7 +52,7 @@ def prepare(
     cache_dir,
     as_json,
 ):
-    """Build a data set and pack it for training, or index its JPEGs where they lie.
+    """Make a data set ready to train on: packed, or its JPEGs indexed.
 
     Without --source TFDS downloads it; `shapes` is drawn on the spot.
 

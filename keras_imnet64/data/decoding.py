@@ -12,6 +12,7 @@ from keras_imnet64.data.augment.crops import BOX
 from keras_imnet64.data.encoded import SIDEWAYS
 from keras_imnet64.data.pictures import FILTERS, turned
 
+MARGIN = 4  # pixels beyond a crop that its colours at the edge are interpolated with
 BACKWARD_ROWS, BACKWARD_COLUMNS = (3, 4, 6, 7), (2, 3, 7, 8)  # EXIF orientations, as decoded
 
 
@@ -61,10 +62,17 @@ def decode(content, box, orientation, show, shape):
         orientation: int32 [], of EXIF.
         show: makes uint8 `shape` of the box, a PIL image turned upright.
     """
+    box = tf.convert_to_tensor(box)
     top, left, height, width = tf.unstack(box)
 
     def jpeg():
-        return tf.io.decode_and_crop_jpeg(content, box, 3, dct_method="INTEGER_ACCURATE")
+        size = tf.io.extract_jpeg_shape(content)[:2]
+        begin = tf.maximum(box[:2] - MARGIN, 0)
+        end = tf.minimum(box[:2] + box[2:] + MARGIN, size)
+        wider = tf.concat([begin, end - begin], axis=0)
+        pixels = tf.io.decode_and_crop_jpeg(content, wider, 3, dct_method="INTEGER_ACCURATE")
+        y, x = tf.unstack(box[:2] - begin)
+        return pixels[y : y + height, x : x + width]
 
     def png():
         pixels = tf.io.decode_png(content, channels=3)

@@ -13,7 +13,8 @@ import re
 
 import numpy as np
 
-from ..errors import RunFailed, UserError
+from ..errors import RunFailed, UserError, reason
+from .pictures import UPRIGHT
 
 KIND = "encoded"
 FORMAT_VERSION = 1
@@ -137,12 +138,15 @@ def open_encoded(path, meta, map_array, damaged):
     pictures = map_array(path / "pictures.npy", RECORD, (count,))
     labels = np.array(map_array(path / "labels.npy", np.dtype(np.int32), (count,)))
     sums = map_array(path / "moments.npy", np.dtype(np.float64), (count, 6))
-    files = np.load(path / "files.npy", mmap_mode="r", allow_pickle=False)
+    try:
+        files = np.load(path / "files.npy", mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy reads the header as Python: any error of a tokenizer
+        raise damaged(path / "files.npy", f"cannot be read ({reason(error)})") from None
     if files.ndim != 1 or files.dtype.kind != "S" or files.itemsize > MOST_FILE_NAME:
         raise damaged(path / "files.npy", "does not hold names of files")
     _check_records(path, pictures, files, meta["bytes"][CONVERTED], damaged)
     store = EncodedStore(path, meta, files, pictures, sums, labels)
-    first = store.file_of(0)
+    first = store.file_of(int(np.argmax(pictures["file"] != HERE)))
     if not os.path.isfile(first):
         raise UserError(
             f"{path} indexes pictures below {store.root}, but {first} is not there; bring them "
@@ -157,6 +161,7 @@ def _check_records(path, pictures, files, converted_bytes, damaged):
     whole = (numbers >= HERE) & (numbers < len(files)) & (offsets >= 0) & (lengths > 0)
     whole &= lengths <= 2**31
     whole &= (pictures["height"] > 0) & (pictures["width"] > 0)
-    whole &= ~here | (offsets + lengths <= converted_bytes)
+    whole &= np.isin(pictures["orientation"], (1, *UPRIGHT))
+    whole &= ~here | (offsets <= converted_bytes - lengths)
     if not whole.all():
         raise damaged(path / "pictures.npy", f"is wrong about picture {int(np.argmin(whole))}")

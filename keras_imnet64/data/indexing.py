@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
-from ..errors import RunFailed, UserError
+from ..errors import RunFailed, UserError, printable
 from ..files import read_json, sync_file, write_json
 from .encoded import CONVERTED, FORMAT_VERSION, HERE, KIND, RECORD
 from .packing import publish, require_space, working_folder
@@ -85,6 +86,7 @@ def write_index(
             with open(work / CONVERTED, "wb") as converted:
                 index = _Index(root, work, converted, len(listed))
                 index.examine(listed, skipped, what, progress)
+                index.refuse_lost_classes(listed, wnids, split)
                 labels = index.write()
             counts = np.bincount(labels, minlength=len(wnids)).tolist()
             meta = {
@@ -141,16 +143,18 @@ class _Index:
                     elif skipped is None:
                         raise UserError(f"{found}; --skip-corrupt leaves out such pictures")
                     else:
-                        skipped.append((picture.in_words, str(found)))
+                        fault = str(found).removeprefix(f"{printable(self._where(picture))} ")
+                        skipped.append((picture.in_words, fault))
                 done += len(part)
                 if progress:
                     progress(what, done, total)
 
     def _look_at(self, picture):
         """A `Seen`, or the UserError that says what is wrong."""
-        path = self.root / picture.name
-        where = f"{path}: {picture.member}" if picture.member else path
+        path, where = self.root / picture.name, self._where(picture)
         try:
+            if not path.is_file():  # a pipe would never end
+                raise UserError(f"{where} is not a file")
             with as_sentences(where):
                 with open(path, "rb") as file:
                     file.seek(picture.offset)
@@ -160,6 +164,9 @@ class _Index:
                 return look_at(content, where)
         except UserError as error:
             return error
+
+    def _where(self, picture):
+        return str(self.root / picture.in_words)
 
     def _note(self, picture, seen):
         if seen.converted:
@@ -174,6 +181,14 @@ class _Index:
         self.labels[self.count] = picture.label
         self.sha.update(seen.sha256)
         self.count += 1
+
+    def refuse_lost_classes(self, listed, wnids, split):
+        lost = {picture.label for picture in listed} - set(self.labels[: self.count].tolist())
+        if lost:
+            raise UserError(
+                f"{self.root} has no whole picture of {wnids[min(lost)]} in {split}, even with "
+                "--skip-corrupt: mend or delete the damaged ones, or move the class away"
+            )
 
     def write(self):
         """Write the arrays; returns labels int32 [N]."""
@@ -218,6 +233,7 @@ def look_at(content, where):
         orientation = orientation_of(picture)
         known = (picture.format, picture.mode) in AS_THEY_ARE
         as_it_is = known and not picture.has_transparency_data and not _is_animated(picture)
+        as_it_is = as_it_is and (picture.format != "PNG" or _is_strict_png(content))
         colours = rgb(picture, where)
         if not as_it_is:
             colours, orientation = turned(colours, orientation), 1
@@ -235,6 +251,16 @@ def look_at(content, where):
 
 def _is_animated(picture):
     return getattr(picture, "n_frames", 1) > 1
+
+
+def _is_strict_png(content):
+    """Whether all checksums and the end are there, which TensorFlow needs and Pillow does not."""
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+            picture.verify()
+    except Exception:  # Pillow raises many kinds
+        return False
+    return True
 
 
 def _sums(pixels):

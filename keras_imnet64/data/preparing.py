@@ -229,6 +229,7 @@ def _index(request, listing, unexpected):
         )
     damaged = [] if request.skip_corrupt else None
     with packing.working_folder(request.verified.packed_dir) as incoming:
+        request.verified.refuse_if_being_packed()  # named so wherever the pictures go in the end
         for split, pictures in listing.splits.items():
             indexing.write_index(
                 incoming / split,

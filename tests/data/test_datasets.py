@@ -25,6 +25,9 @@ def test_the_table_has_the_promised_sets():
         "imagenet_resized/8x8",
         "shapes",
         "tiny_imagenet",
+        "imagenet2012",
+        "imagenet21k",
+        "image_folder",
     ]
 
 

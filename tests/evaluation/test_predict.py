@@ -156,7 +156,7 @@ def test_pixels_of_two_batches_at_most_are_held(tmp_path, monkeypatch):
         module, "read_picture", lambda file, *how: read.append(file) or read_picture(file, *how)
     )
     taken = 0
-    for batch, _ in module._batches(files, 4, SIZE, "box", skip_corrupt=False):
+    for batch, _ in module._batches(files, 4, View(SIZE), skip_corrupt=False):
         taken += len(batch)
         assert len(read) <= taken + 4
     assert taken == 40

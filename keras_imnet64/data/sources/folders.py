@@ -51,8 +51,9 @@ def list_image_folder(source, validation_share):
 
     Args:
         source: the folder.
-        validation_share: of the pictures of each class, where there is no val/; which ones is a
-            matter of their names alone, so that a picture stays on its side when others come.
+        validation_share: the chance of each picture to be kept aside, where there is no val/. Its
+            name alone draws, so that a picture stays on its side when others come; but of each
+            class at least one is on either side.
 
     Raises:
         UserError: there are no classes, a class without pictures, or one that only val/ has.
@@ -102,8 +103,9 @@ def _split(root, share):
             raise UserError(
                 f"{root / wnid} holds one picture: to be split, a class needs at least two"
             )
-        kept_aside = min(max(1, round(share * len(pictures))), len(pictures) - 1)
         by_name = sorted(pictures, key=lambda picture: _rank(picture.name))
+        low = sum(_rank(picture.name) < share for picture in by_name)
+        kept_aside = min(max(1, low), len(pictures) - 1)
         aside = {picture.name for picture in by_name[:kept_aside]}
         for picture in pictures:
             splits["validation" if picture.name in aside else "train"].append(picture)
@@ -111,7 +113,8 @@ def _split(root, share):
 
 
 def _rank(name):
-    return hashlib.sha256(os.fsencode(name)).digest()
+    """A number in 0..1 that is drawn by the name."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64
 
 
 # ----------------------------------------------------------------------------------- ImageNet-21K
@@ -132,12 +135,14 @@ def list_imagenet_21k(source, class_list=None):
         UserError: a listed class is missing, listed twice or too small, or none is large enough.
     """
     root = source_folder(source)
-    wnids = class_ids(root) if class_list is None else sorted(read_class_list(class_list))
+    there = class_ids(root)
+    wnids = there if class_list is None else sorted(read_class_list(class_list))
+    missing = sorted(set(wnids) - set(there))
+    if missing:
+        raise UserError(f"{class_list} names the class {missing[0]}, which is no folder in {root}")
     kept, splits = [], {"train": [], "validation": []}
     for wnid in wnids:
-        if class_list is not None and not (root / wnid).is_dir():
-            raise UserError(f"{class_list} names the class {wnid}, which is no folder in {root}")
-        pictures = pictures_of(root, root / wnid, len(kept))
+        pictures = pictures_of(root, root / wnid, len(kept)) if _has_files(root / wnid) else []
         least = IMAGENET_21K_VALIDATION if class_list else IMAGENET_21K_MORE_THAN
         if len(pictures) > least:
             kept.append(wnid)
@@ -145,7 +150,7 @@ def list_imagenet_21k(source, class_list=None):
             splits["train"] += pictures[IMAGENET_21K_VALIDATION:]
         elif class_list:
             raise UserError(
-                f"{root / wnid} holds {len(pictures)} pictures; more than 50 are needed"
+                f"{root / wnid} holds {len(pictures)} pictures; more than {least} are needed"
             )
     if not kept:
         raise UserError(
@@ -153,6 +158,14 @@ def list_imagenet_21k(source, class_list=None):
             "ImageNet-21K's selection keeps only those, or those of a list: --class-list FILE"
         )
     return Listing(root, kept, splits)
+
+
+def _has_files(folder):
+    """Whether there is anything; a folder that cannot be listed is told of by who lists it."""
+    try:
+        return bool(os.listdir(folder))
+    except OSError:
+        return True
 
 
 def read_class_list(path):
@@ -185,7 +198,7 @@ def class_ids(folder):
         found = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as error:
         raise UserError(f"{folder} cannot be listed: {error.strerror}") from None
-    wnids = sorted(entry.name for entry in found if entry.is_dir())
+    wnids = sorted(entry.name for entry in found if os.path.isdir(entry))
     loose = next((e for e in found if Path(e.name).suffix.lower() in suffixes()), None)
     if not wnids and loose:
         raise UserError(

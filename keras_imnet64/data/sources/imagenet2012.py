@@ -37,13 +37,13 @@ def list_pictures(source, progress=None):
             f"{root} holds neither {TRAIN_TAR} and {VALIDATION_TAR} nor the folders train and val"
         )
     validation = next((n for n in folders.VALIDATION_NAMES if (root / n).is_dir()), "val")
-    flat = any(is_picture(name) for name in _names_in(root / validation))
-    if not flat:
+    loose = [name for name in _names_in(root / validation) if is_picture(name)]
+    if not loose:
         return folders.list_train_and_validation(root, "train", validation)
     wnids = folders.class_ids(root / "train")
     pictures = [
         Listed(f"{validation}/{name}", label)
-        for name, label in _labelled(filter(is_picture, _names_in(root / validation)), wnids)
+        for name, label in _labelled(root / validation, loose, wnids)
     ]
     train = [
         picture
@@ -72,18 +72,24 @@ def is_picture(name):
 
 
 def _names_in(folder):
-    return sorted(os.listdir(folder)) if folder.is_dir() else []
+    """Of files, hidden ones passed over."""
+    if not folder.is_dir():
+        return []
+    return sorted(e.name for e in os.scandir(folder) if e.name[0] != "." and os.path.isfile(e))
 
 
-def _labelled(names, wnids):
+def _labelled(where, names, wnids):
     """(name, label) of validation pictures by their published names."""
     wnid_of = validation_wnids()
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     for name in names:
         wnid = wnid_of.get(PurePosixPath(name).name)
+        if wnid is None:
+            raise UserError(f"{where} holds {name}, which is no validation picture of ImageNet")
         if wnid not in label_of:
-            what = "is no validation picture of ImageNet" if wnid is None else f"is of {wnid}"
-            raise UserError(f"{name} {what}, which the training pictures do not have")
+            raise UserError(
+                f"{where} holds {name} of the class {wnid}, which the training pictures lack"
+            )
         yield name, label_of[wnid]
 
 
@@ -146,7 +152,7 @@ def _validation(path, wnids):
         members = {PurePosixPath(m.name).name: m for m in _members(archive, path)}
     return [
         Listed(path.name, label, members[name].offset_data, members[name].size, name)
-        for name, label in _labelled(sorted(members), wnids)
+        for name, label in _labelled(path, sorted(members), wnids)
     ]
 
 
@@ -169,6 +175,9 @@ def _members(archive, path, inside=""):
             if not member.isreg() or ".." in parts or member.name.startswith("/"):
                 raise UserError(f"{where} holds {member.name}, which is a link or points outside")
             yield member
+        archive.fileobj.seek(archive.offset)
+        if any(archive.fileobj.read(tarfile.BLOCKSIZE)):  # where its end is marked with zeros
+            raise tarfile.ReadError("it ends within a member")
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{where} is not a whole tar archive ({reason(error)})") from None
 
@@ -178,7 +187,7 @@ def _members(archive, path, inside=""):
 
 def built_by_tfds(data_dir):
     """The folder of the newest `imagenet2012` that TFDS has built there; None if there is none."""
-    versions = sorted(Path(data_dir, "imagenet2012").glob("*/dataset_info.json"))
+    versions = sorted(Path(data_dir, "imagenet2012").glob("[0-9]*.*.*/dataset_info.json"))
     return versions[-1].parent if versions else None
 
 
@@ -202,19 +211,25 @@ def _in_tfrecord(shard, num_classes):
     """A record is its length (8 bytes), a checksum (4), a tf.train.Example, a checksum (4)."""
     from ...quiet import import_tensorflow
 
-    tf = import_tensorflow()
-    found = []
+    import_tensorflow()
+    import tensorflow as tf
+
+    found, end = [], shard.stat().st_size
     with open(shard, "rb") as file:
         while header := file.read(12):
-            begin = file.tell()
-            content = file.read(int.from_bytes(header[:8], "little"))
-            if len(file.read(4)) != 4:
+            begin, length = file.tell(), int.from_bytes(header[:8], "little")
+            if begin + length + 4 > end:
                 raise UserError(f"{shard} is cut short: let TFDS build it again")
-            feature = tf.train.Example.FromString(content).features.feature
-            picture, label = feature["image"].bytes_list.value[0], feature["label"].int64_list
-            if not 0 <= label.value[0] < num_classes:
-                raise UserError(f"{shard} has a picture of class {label.value[0]}")
-            name = feature["file_name"].bytes_list.value[0].decode(errors="replace")
-            offset = begin + content.index(picture)
-            found.append(Listed(shard.name, label.value[0], offset, len(picture), name))
+            content = file.read(length + 4)[:length]
+            try:
+                feature = tf.train.Example.FromString(content).features.feature
+                picture, name = (feature[k].bytes_list.value[0] for k in ("image", "file_name"))
+                label = feature["label"].int64_list.value[0]
+            except Exception as error:  # of protobuf, which has its own kinds, or an IndexError
+                what = f"{shard} does not hold TFDS' records ({reason(error)})"
+                raise UserError(f"{what}: let TFDS build it again") from None
+            if not 0 <= label < num_classes:
+                raise UserError(f"{shard} has a picture of class {label}")
+            offset, name = begin + content.index(picture), name.decode(errors="replace")
+            found.append(Listed(shard.name, label, offset, len(picture), name))
     return found

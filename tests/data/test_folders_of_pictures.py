@@ -1,0 +1,266 @@
+"""Class folders as people have them: which files are listed, on which side, and what is refused."""
+
+import os
+import shutil
+
+import pytest
+from class_folders import drawn, write_folders
+from conftest import ON_MACOS
+
+from keras_imnet64.data import datasets
+from keras_imnet64.data.sources import folders
+from keras_imnet64.errors import UserError
+
+SPLITS = ("train", "validation")
+
+
+def write(root, *names):
+    """One-pixel pictures of these names."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        drawn(1, 1).save(root / name, "PNG")
+    return root
+
+
+def listed(listing, split="train"):
+    return [picture.name for picture in listing.splits[split]]
+
+
+def sides(root, share=0.3):
+    """{file: split}"""
+    listing = folders.list_image_folder(root, share)
+    return {name: split for split in SPLITS for name in listed(listing, split)}
+
+
+def numbered(name, count):
+    return [f"{name}/{number}.png" for number in range(count)]
+
+
+def prepare(source, data_dir, name="image_folder/toy", **options):
+    return datasets.prepare(name, source=source, data_dir=data_dir, **options)
+
+
+# ----------------------------------------------------------------------------- train and validation
+
+
+@pytest.mark.parametrize("validation", ["val", "validation", "valid"])
+def test_classes_are_sorted_and_their_pictures_too(tmp_path, validation):
+    names = ["train/b/10.png", "train/b/2.png", "train/B/1.PNG", "train/b/deep/er/a.jpeg"]
+    write(tmp_path, *names, f"{validation}/b/x.png")
+    listing = folders.list_image_folder(tmp_path, 0.1)
+    assert listing.wnids == ["B", "b"]
+    assert listed(listing) == [names[2], names[0], names[1], names[3]]
+    assert [p.label for p in listing.splits["train"]] == [0, 1, 1, 1]
+    assert [(p.name, p.label) for p in listing.splits["validation"]] == [
+        (f"{validation}/b/x.png", 1)
+    ]
+
+
+def test_a_class_may_be_missing_in_validation(tmp_path):
+    write(tmp_path, "train/a/1.png", "train/b/1.png", "val/b/1.png")
+    stores = prepare(tmp_path, tmp_path / "data")
+    assert stores["validation"].wnids == ["a", "b"]
+    assert stores["validation"].labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train/a/1.png", "val/b/1.png"], r"val has the class b, which .*train lacks"),
+        (["train/a/1.png"], "has a folder train but none of val, validation, valid"),
+        (["train/1.png", "val/1.png"], r"train holds pictures such as 1\.png, but no class"),
+        (["train/a/1.png", "val/1.png"], r"val holds pictures such as 1\.png, but no class"),
+        (["1.png", "2.png"], r"holds pictures such as [12]\.png, but no class folders"),
+        (["a/.hidden.png", "b/1.png"], "the folder .*a holds no picture"),
+        (["a/1.png", "b/1.png", "b/2.png"], "a holds one picture: to be split"),
+        ([".git/1.png"], "holds no class folders; <class>/<picture> is needed"),
+    ],
+)
+def test_folders_that_are_no_classes_of_pictures(tmp_path, names, message):
+    root = write(tmp_path / "pictures", *names)
+    with pytest.raises(UserError, match=message) as refusal:
+        prepare(root, tmp_path / "data")
+    assert str(root) in str(refusal.value) and not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "file.png"])
+def test_a_source_that_is_no_folder(tmp_path, name):
+    write(tmp_path, "file.png")
+    with pytest.raises(UserError, match=f"must be a folder of class folders; received .*{name}"):
+        prepare(tmp_path / name, tmp_path / "data")
+
+
+def test_an_empty_class_folder_is_named(tmp_path):
+    root = write_folders(tmp_path / "pictures")
+    (root / "dog").mkdir()
+    with pytest.raises(UserError, match="dog holds no picture"):
+        prepare(root, tmp_path / "data")
+
+
+def test_what_is_no_picture_is_passed_over(tmp_path):
+    root = write(tmp_path, *numbered("a", 2), "a/.hidden.png", "a/._0.png", ".trash/1.png")
+    (root / "a" / "notes.txt").write_text("")
+    (root / "a" / "folder.jpg").mkdir()
+    os.mkfifo(root / "a" / "pipe.jpg")
+    write(root, "loose.png")
+    assert set(sides(root)) == {"a/0.png", "a/1.png"}
+
+
+def test_links_to_classes_and_pictures_are_followed_but_not_round(tmp_path):
+    root = write(tmp_path / "pictures", *numbered("a", 2))
+    write(tmp_path / "elsewhere", *numbered("b", 2))
+    (root / "b").symlink_to(tmp_path / "elsewhere" / "b")
+    (root / "a" / "up").symlink_to(root / "a")
+    (root / "a" / "linked.png").symlink_to(tmp_path / "elsewhere" / "b" / "0.png")
+    (root / "itself").symlink_to(root / "itself")
+    (root / "broken").symlink_to(tmp_path / "nowhere")
+    expected = {*numbered("a", 2), *numbered("b", 2), "a/linked.png"}
+    assert set(sides(root)) == expected
+    stores = prepare(root, tmp_path / "data")
+    assert sum(map(len, stores.values())) == 5 and stores["train"].wnids == ["a", "b"]
+
+
+NAMES = [b"two words.png", b"line\nbreak.png", b"quote\"'.png", "\u00fcml\u00e4ut.png".encode()]
+NO_UTF8 = pytest.param(b"caf\xe9.png", marks=pytest.mark.skipif(ON_MACOS, reason="none there"))
+
+
+@pytest.mark.parametrize("name", [*NAMES, b"x" * 240 + b".png", NO_UTF8])
+def test_names_of_any_bytes_are_read_again(tmp_path, name):
+    folder = name.removesuffix(b".png")
+    for split in ("train", "val"):
+        file = os.path.join(os.fsencode(tmp_path), b"pictures", split.encode(), folder, name)
+        os.makedirs(os.path.dirname(file))
+        drawn(3, 3).save(os.fsdecode(file), "PNG")
+    prepare(tmp_path / "pictures", tmp_path / "data")
+    store = datasets.open_dataset("image_folder/toy", "train", data_dir=tmp_path / "data")
+    assert os.fsencode(store.file_of(0)).endswith(b"train/" + folder + b"/" + name)
+    assert store.read([0])[0].startswith(b"\x89PNG")
+    assert [os.fsencode(wnid) for wnid in store.wnids] == [folder]
+
+
+def test_a_damaged_picture_of_an_odd_name_is_told_in_one_line(tmp_path):
+    root = write(tmp_path / "pictures", "train/a/1.png", "val/a/1.png")
+    (root / "train" / "a" / "line\nbreak.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"line\\nbreak\.jpg is not a picture") as refusal:
+        prepare(root, tmp_path / "data")
+    assert "\n" not in str(refusal.value)
+    skipped = []
+    prepare(root, tmp_path / "data", skip_corrupt=True, skipped=skipped)
+    assert skipped == [("train/a/line\nbreak.jpg", "is not a picture of a kind that is known")]
+
+
+# ------------------------------------------------------------------------- one folder that is split
+
+
+def test_a_picture_stays_on_its_side_when_others_come(tmp_path):
+    root = write(tmp_path, *numbered("a", 40), *numbered("b", 40))
+    before = sides(root)
+    assert sides(root) == before
+    for number in range(40, 80):
+        write(root, f"a/{number}.png")
+        after = sides(root)
+        assert {name: after[name] for name in before} == before
+        before = after
+    assert 15 <= sum(s == "validation" for n, s in before.items() if n[0] == "a") <= 33
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.5, 1 - 1e-9])
+@pytest.mark.parametrize("count", [2, 3, 9])
+def test_every_class_is_on_both_sides(tmp_path, share, count):
+    root = write(tmp_path, *numbered("a", count), *numbered("b", count))
+    found = sides(root, share)
+    assert {(name[0], split) for name, split in found.items()} == {
+        (name, split) for name in "ab" for split in SPLITS
+    }
+    assert len(found) == 2 * count
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
+def test_a_share_must_leave_pictures_on_both_sides(tmp_path, share):
+    root = write_folders(tmp_path / "pictures")
+    with pytest.raises(UserError, match="--validation-share must be between 0 and 1"):
+        prepare(root, tmp_path / "data", validation_share=share)
+
+
+def test_where_the_folder_lies_does_not_matter(tmp_path):
+    root = write(tmp_path / "here", *numbered("a", 30))
+    shutil.copytree(root, tmp_path / "there")
+    assert sides(root) == sides(tmp_path / "there")
+
+
+# ------------------------------------------------------------------------------------- ImageNet-21K
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Let a class be kept from 4 pictures on, and give 2 to validation."""
+    monkeypatch.setattr(folders, "IMAGENET_21K_MORE_THAN", 3)
+    monkeypatch.setattr(folders, "IMAGENET_21K_VALIDATION", 2)
+
+
+def test_large_classes_are_kept_and_their_first_pictures_validate(tmp_path, few):
+    root = write(tmp_path, *numbered("n2", 3), *numbered("n3", 5), *numbered("n1", 4))
+    (root / "n0").mkdir()
+    listing = folders.list_imagenet_21k(root)
+    assert listing.wnids == ["n1", "n3"]
+    assert listed(listing, "validation") == ["n1/0.png", "n1/1.png", "n3/0.png", "n3/1.png"]
+    assert listed(listing) == ["n1/2.png", "n1/3.png", "n3/2.png", "n3/3.png", "n3/4.png"]
+    assert [p.label for p in listing.splits["train"]] == [0, 0, 1, 1, 1]
+
+
+def test_a_list_takes_its_classes_as_they_are_in_sorted_order(tmp_path, few):
+    root = write(tmp_path / "p", *numbered("n2", 3), *numbered("n3", 5), *numbered("n1", 4))
+    (tmp_path / "list").write_text("n2\r\nn1\n\n")
+    assert folders.list_imagenet_21k(root, tmp_path / "list").wnids == ["n1", "n2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"n1\nn2\nn1\n", "list lists n1 twice"),
+        (b"", "list is empty"),
+        (b"\n \n", "list is empty"),
+        (b"n1\nn9\n", "list names the class n9, which is no folder in"),
+        (b"n1\n../p/n2\n", r"list names the class \.\./p/n2, which is no folder"),
+        (b"/etc\n", "list names the class /etc, which is no folder"),
+        (b"nul\0byte\n", "which is no folder"),
+        (b"n0\n", "n0 holds 0 pictures; more than 2 are needed"),
+        (b"n2\n", "n2 holds 2 pictures; more than 2 are needed"),
+        (b"\xff\xfe\0", "the class list .*list cannot be read"),
+    ],
+)
+def test_a_class_list_that_cannot_be_met(tmp_path, few, content, message):
+    root = write(tmp_path / "p", *numbered("n2", 2), *numbered("n1", 4))
+    (root / "n0").mkdir()
+    (tmp_path / "list").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        prepare(root, tmp_path / "data", "imagenet21k", class_list=tmp_path / "list")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_class_list_that_is_no_file(tmp_path, few):
+    root = write(tmp_path / "p", *numbered("n1", 4))
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "nowhere", tmp_path, tmp_path / "pipe"):
+        with pytest.raises(UserError, match=r"the class list .* cannot be read"):
+            prepare(root, tmp_path / "data", "imagenet21k", class_list=path)
+
+
+def test_no_class_large_enough(tmp_path):
+    root = write(tmp_path, *numbered("n1", 4))
+    with pytest.raises(UserError, match=r"no class of .* has more than 500 pictures; .*--class-li"):
+        folders.list_imagenet_21k(root)
+
+
+def test_other_counts_than_published_need_leave_and_get_their_own_place(tmp_path, few, monkeypatch):
+    root = write(tmp_path / "p", *numbered("n1", 4), *numbered("n2", 4))
+    with pytest.raises(UserError, match=r"has 2 classes with 4 \+ 4 pictures .*11,221 with"):
+        prepare(root, tmp_path / "data", "imagenet21k")
+    store = prepare(root, tmp_path / "data", "imagenet21k", allow_unverified=True)["train"]
+    assert not store.verified and store.path.parent.name == "imagenet21k-unverified"
+    monkeypatch.setitem(folders.IMAGENET_21K_COUNTS, False, (2, 4, 4))
+    store = prepare(root, tmp_path / "data", "imagenet21k")["train"]
+    assert store.verified and store.path.parent.name == "imagenet21k"
+    (root / "n1" / "3.png").write_bytes(b"damaged")
+    store = prepare(root, tmp_path / "data", "imagenet21k", skip_corrupt=True)["train"]
+    assert not store.verified and len(store) == 3

@@ -1,0 +1,380 @@
+"""Stores that index pictures where they lie: the pixels, what is refused, and what becomes of it.
+
+Of pictures of any kind the store gives what Pillow shows; which files are listed is tried in
+test_folders_of_pictures.py and test_imagenet2012.py.
+"""
+
+import errno
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from class_folders import drawn, indexed, write_folders
+from conftest import png_that_claims
+from PIL import Image
+
+from keras_imnet64.data import datasets, indexing, packing
+from keras_imnet64.data import store as stores
+from keras_imnet64.data.encoded import as_run_failed
+from keras_imnet64.data.pictures import View, read_picture
+from keras_imnet64.data.pipeline import evaluation_batches
+from keras_imnet64.data.selection import select
+from keras_imnet64.data.sources import folders
+from keras_imnet64.errors import RunFailed, UserError
+
+TOY = "image_folder/toy"
+
+
+def prepare(source, data_dir, name=TOY, **options):
+    return datasets.prepare(name, source=source, data_dir=data_dir, **options)
+
+
+def shown(store, view, batch_size=2):
+    """uint8 [N, S, S, 3]: all pictures of a store as evaluation reads them."""
+    batches = list(evaluation_batches(select(store), batch_size, view))
+    return np.concatenate([images.numpy() for images, *_ in batches])[: len(store)]
+
+
+def encoded(picture, kind, **options):
+    content = io.BytesIO()
+    picture.save(content, kind, **options)
+    return content.getvalue()
+
+
+def left_in(data_dir):
+    """Whatever a preparation that failed has left."""
+    packed = data_dir / "packed"
+    return sorted(packed.iterdir()) if packed.is_dir() else []
+
+
+# -------------------------------------------------------------------------------- kinds of pictures
+
+RGB = drawn(41, 37)
+CLEAR = RGB.copy()
+CLEAR.putalpha(Image.linear_gradient("L").resize((37, 41)))
+FRAMES = {"save_all": True, "append_images": [drawn(41, 37, 1)]}
+DEEP = Image.fromarray(np.linspace(0, 65535, 41 * 37).reshape(41, 37).astype("uint16"))
+SPOTTED = RGB.quantize(16)
+AS_THEY_LIE = {
+    "RGB.JPEG": encoded(RGB, "JPEG"),
+    "odd and subsampled.jpg": encoded(drawn(3, 5), "JPEG", subsampling=2),
+    "progressive.jpg": encoded(RGB, "JPEG", progressive=True),
+    "stored as RGB.jpg": encoded(RGB, "JPEG", keep_rgb=True),
+    "grey.jpg": encoded(RGB.convert("L"), "JPEG"),
+    "one pixel.jpg": encoded(RGB.crop((0, 0, 1, 1)), "JPEG"),
+    "png named.JPEG": encoded(RGB, "PNG"),
+    "grey.png": encoded(RGB.convert("L"), "PNG"),
+    "jpeg named.png": encoded(RGB, "JPEG"),
+    "with junk after its end.jpg": encoded(RGB, "JPEG") + bytes(99),
+}
+CONVERTED = {
+    "cmyk.jpg": encoded(RGB.convert("CMYK"), "JPEG"),
+    "16 bits.png": encoded(DEEP, "PNG"),
+    "1 bit.png": encoded(RGB.convert("1"), "PNG"),
+    "transparent.png": encoded(CLEAR, "PNG"),
+    "palette.png": encoded(SPOTTED, "PNG"),
+    "clear palette.png": encoded(SPOTTED, "PNG", transparency=3),
+    "a colour is clear.png": encoded(RGB, "PNG", transparency=RGB.getpixel((3, 3))),
+    "animated.gif": encoded(RGB, "GIF", **FRAMES),
+    "animated.webp": encoded(RGB, "WEBP", **FRAMES),
+    "animated.png": encoded(RGB, "PNG", **FRAMES),
+    "lossless.webp": encoded(RGB, "WEBP", lossless=True),
+    "scan.tiff": encoded(RGB, "TIFF"),
+    "turned.webp": encoded(
+        RGB, "WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    ),
+    "without its end.png": encoded(RGB, "PNG")[:-12],
+    "wrong checksum.png": encoded(RGB, "PNG")[:-14] + b"??" + encoded(RGB, "PNG")[-12:],
+}
+
+
+def turned_jpeg(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(drawn(41, 37, orientation), "JPEG", exif=exif)
+
+
+KINDS = AS_THEY_LIE | CONVERTED | {f"turned {n}.jpg": turned_jpeg(n) for n in range(10)}
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """The store of a picture of every kind, in one class; and its folder."""
+    root = tmp_path_factory.mktemp("kinds") / "pictures"
+    for split in ("train", "val"):
+        (root / split / "all").mkdir(parents=True)
+    for name, content in KINDS.items():
+        (root / "train" / "all" / name).write_bytes(content)
+    (root / "val" / "all" / "a.jpg").write_bytes(AS_THEY_LIE["RGB.JPEG"])
+    return prepare(root, root.parent / "data")["train"], root / "train" / "all"
+
+
+@pytest.mark.parametrize("view", [View(16, "bilinear"), View(16, "bicubic", 20)], ids=str)
+def test_a_store_gives_what_pillow_shows_of_each_kind_of_picture(kinds, view):
+    store, folder = kinds
+    names = sorted(KINDS, key=os.fsencode)
+    for name, pixels in zip(names, shown(store, view), strict=True):
+        np.testing.assert_array_equal(pixels, read_picture(folder / name, view), name)
+
+
+def test_only_what_tensorflow_decodes_otherwise_is_converted(kinds):
+    store, _ = kinds
+    names = sorted(KINDS, key=os.fsencode)
+    files = [Path(store.file_of(position)).name for position in range(len(store))]
+    converted = {name for name, file in zip(names, files, strict=True) if file == "converted.bin"}
+    assert converted == set(CONVERTED)
+
+
+def test_sizes_are_those_of_pictures_as_they_are_seen(kinds):
+    store, _ = kinds
+    names = sorted(KINDS, key=os.fsencode)
+    at = [names.index(name) for name in ("turned 1.jpg", "turned 5.jpg", "turned.webp")]
+    assert store.sizes(at).tolist() == [[41, 37], [37, 41], [37, 41]]
+
+
+def test_the_digest_is_of_the_pictures_bytes_and_labels(tmp_path):
+    first, second = (indexed(tmp_path / name) for name in ("a", "b"))
+    assert {s: first[s].digest for s in first} == {s: second[s].digest for s in second}
+    file = Path(second["train"].file_of(4))
+    file.write_bytes(file.read_bytes() + b"\0")  # which no decoder looks at
+    again = prepare(tmp_path / "b" / "pictures", tmp_path / "b" / "data")
+    assert again["train"].digest != first["train"].digest
+    assert again["validation"].digest == first["validation"].digest
+
+
+# --------------------------------------------------------------------------------- damaged pictures
+
+DAMAGED = {
+    "empty.jpg": (b"", "is empty"),
+    "words.jpg": (b"these are words, not pixels\n" * 9, "is not a picture of a kind that is known"),
+    "cut.jpg": (encoded(RGB, "JPEG")[:-60], "is not a whole picture: image file is truncated"),
+    "cut.png": (encoded(RGB, "PNG")[:-60], "is not a whole picture: "),
+    "bomb.png": (png_that_claims(60_000, 60_000), "claims 3,600,000,000 pixels"),
+    "floats.tiff": (encoded(Image.new("F", (2, 2)), "TIFF"), "holds floating-point numbers"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_picture_is_named_and_nothing_is_left(name, tmp_path):
+    root, (content, fault) = write_folders(tmp_path / "pictures"), DAMAGED[name]
+    (root / "bee" / name).write_bytes(content)
+    with pytest.raises(UserError) as refusal:
+        prepare(root, tmp_path / "data")
+    assert str(refusal.value).startswith(f"{root / 'bee' / name} {fault}")
+    assert str(refusal.value).endswith("; --skip-corrupt leaves out such pictures")
+    assert left_in(tmp_path / "data") == []
+
+
+def test_exactly_the_damaged_pictures_are_skipped(tmp_path):
+    whole = indexed(tmp_path / "whole")
+    root, skipped = write_folders(tmp_path / "pictures"), []
+    for name, (content, _) in DAMAGED.items():
+        (root / "bee" / name).write_bytes(content)
+    found = prepare(root, tmp_path / "data", skip_corrupt=True, skipped=skipped)
+    assert sorted(name for name, _ in skipped) == sorted(f"bee/{name}" for name in DAMAGED)
+    for name, fault in skipped:
+        assert fault.startswith(DAMAGED[name.removeprefix("bee/")][1])
+    assert {s: found[s].digest for s in found} == {s: whole[s].digest for s in whole}
+
+
+def test_a_class_that_loses_all_its_pictures_is_refused(tmp_path):
+    root = write_folders(tmp_path / "pictures")
+    for file in (root / "bee").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match="pictures has no whole picture of bee in train"):
+        prepare(root, tmp_path / "data", skip_corrupt=True)
+    assert left_in(tmp_path / "data") == []
+
+
+# ---------------------------------------------------------------------- files that are not the same
+
+
+def delete(file):
+    file.unlink()
+
+
+def shorten(file):
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def replace_by_a_larger_picture(file):
+    drawn(300, 300).save(file)
+
+
+def replace_by_a_folder(file):
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (delete, r"0\.jpg cannot be read any more \(No such file"),
+        (shorten, r"0\.jpg is shorter than when it was indexed"),
+        (replace_by_a_folder, r"0\.jpg cannot be read any more \(Is a directory"),
+        (replace_by_a_larger_picture, "a picture below .* is another than when it was indexed"),
+    ],
+)
+def test_a_file_that_changed_since_ends_in_one_sentence(change, sentence, tmp_path):
+    store = indexed(tmp_path)["train"]
+    change(Path(store.file_of(3)).with_name("0.jpg"))
+    with pytest.raises(RunFailed, match=sentence) as failure, as_run_failed(store):
+        shown(store, View(16, "bilinear"))
+    assert "data prepare image_folder/toy --source" in str(failure.value)
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("first", ["RGB.JPEG", "cmyk.jpg"])  # the latter lies in the store
+def test_pictures_that_were_moved_away_are_missed_at_opening(first, tmp_path):
+    root = write_folders(tmp_path / "pictures")
+    for name in ("ant/0.jpg", "ant/1.jpg"):
+        (root / name).write_bytes(KINDS[first])
+    prepare(root, tmp_path / "data")
+    root.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"indexes pictures below {root}, but .* is not there"):
+        datasets.open_dataset(TOY, "train", data_dir=tmp_path / "data")
+
+
+# ----------------------------------------------------------------------------------- damaged stores
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed")
+    root = write_folders(folder / "pictures")
+    (root / "ant" / "9.jpg").write_bytes(CONVERTED["cmyk.jpg"])
+    (root / "ant" / "8.jpg").write_bytes(CONVERTED["cmyk.jpg"])
+    return prepare(root, folder / "data")["train"].path
+
+
+@contextmanager
+def with_records(path):
+    """The array of pictures.npy, to be changed."""
+    records = np.load(path / "pictures.npy")
+    yield records
+    np.save(path / "pictures.npy", records)
+
+
+def with_field(field, value, of_converted=False):
+    def change(path):
+        with with_records(path) as records:
+            chosen = np.flatnonzero((records["file"] == -1) == of_converted)
+            records[field][chosen[-1]] = value
+
+    return change
+
+
+def with_meta(**changes):
+    def change(path):
+        meta = json.loads((path / "meta.json").read_text())
+        (path / "meta.json").write_text(json.dumps(meta | changes))
+
+    return change
+
+
+def cut(name):
+    def change(path):
+        os.truncate(path / name, (path / name).stat().st_size - 1)
+
+    return change
+
+
+def holding(name, array):
+    def change(path):
+        if isinstance(array, bytes):
+            (path / name).write_bytes(array)
+        else:
+            np.save(path / name, array)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (cut("pictures.npy"), r"pictures\.npy cannot be read"),
+        (cut("converted.bin"), r"pictures\.npy is wrong about picture"),
+        (with_field("offset", 2**40, of_converted=True), r"pictures\.npy is wrong about"),
+        (with_field("offset", 2**63 - 1, of_converted=True), r"pictures\.npy is wrong about"),
+        (with_field("offset", -1), r"pictures\.npy is wrong about"),
+        (with_field("length", 0), r"pictures\.npy is wrong about"),
+        (with_field("length", 2**62), r"pictures\.npy is wrong about"),
+        (with_field("height", 0), r"pictures\.npy is wrong about"),
+        (with_field("file", 99), r"pictures\.npy is wrong about"),
+        (with_field("file", -2), r"pictures\.npy is wrong about"),
+        (with_field("orientation", 99), r"pictures\.npy is wrong about"),
+        (holding("pictures.npy", np.zeros(3)), r"pictures\.npy holds float64 \[3\] where"),
+        (holding("files.npy", b"no array"), r"files\.npy cannot be read"),
+        (holding("files.npy", np.zeros(3)), r"files\.npy does not hold names of files"),
+        (holding("labels.npy", np.full(11, 3, "int32")), r"labels\.npy holds other labels"),
+        (holding("moments.npy", np.zeros((11, 5))), r"moments\.npy holds float64 \[11, 5\]"),
+        (with_meta(kind="raw"), r"meta\.json cannot be used"),
+        (with_meta(kind="else"), r"meta\.json has kind and format version \('else', 1\)"),
+        (with_meta(format_version=99), r"meta\.json has kind and format version .*99"),
+        (with_meta(root=None), r'meta\.json cannot be used: its "root" is wrong'),
+        (lambda path: (path / "files.npy").unlink(), r"files\.npy is missing"),
+    ],
+)
+def test_a_damaged_store_is_named(packed, change, message, tmp_path):
+    path = tmp_path / "train"
+    shutil.copytree(packed, path)
+    count = stores.open_store(path).meta["count"]
+    assert count == 11
+    change(path)
+    meta = json.loads((path / "meta.json").read_text())
+    meta["bytes"] |= {f.name: f.stat().st_size for f in path.iterdir() if f.name in meta["bytes"]}
+    (path / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=message) as refusal:
+        stores.open_store(path)
+    assert f"{path}" in str(refusal.value) and "prepare the data again" in str(refusal.value)
+
+
+# ---------------------------------------------------------------------- full disks, other processes
+
+
+def test_a_full_disk_ends_in_one_sentence_and_leaves_the_set_that_was_there(tmp_path, monkeypatch):
+    before = indexed(tmp_path)["train"].digest
+
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(indexing, "sync_file", full)
+        with pytest.raises(RunFailed, match=r"failed and left nothing behind .*No space left"):
+            prepare(tmp_path / "pictures", tmp_path / "data")
+        with pytest.raises(RunFailed, match="No space left"):
+            prepare(tmp_path / "pictures", tmp_path / "data", name="image_folder/other")
+    assert [path.name for path in left_in(tmp_path / "data")] == ["image_folder_toy"]
+    assert datasets.open_dataset(TOY, "train", data_dir=tmp_path / "data").digest == before
+
+
+def test_a_disk_without_room_is_refused_before_any_work(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(packing.shutil, "disk_usage", lambda _: usage._replace(free=9))
+    with pytest.raises(UserError, match=r"indexing image_folder/toy train needs .* where 9 are"):
+        indexed(tmp_path)
+    assert left_in(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("name", [TOY, "imagenet21k"])
+def test_a_set_that_another_process_indexes_is_waited_for(tmp_path, name, monkeypatch):
+    """Also where it will be unverified, which shows only after the pictures are listed."""
+    monkeypatch.setattr(folders, "IMAGENET_21K_MORE_THAN", 3)
+    monkeypatch.setattr(folders, "IMAGENET_21K_VALIDATION", 1)
+    root, packed = write_folders(tmp_path / "pictures"), tmp_path / "data" / "packed"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        begun = f".{name.replace('/', '_')}.writing@{socket.gethostname()}@{other.pid}@x"
+        (packed / begun).mkdir(parents=True)
+        for allow in (False, True):
+            with pytest.raises(UserError, match=f"process {other.pid} is packing {name}"):
+                prepare(root, tmp_path / "data", name, allow_unverified=allow)
+        assert [path.name for path in packed.iterdir()] == [begun]
+        other.communicate(b"\n")

@@ -1,0 +1,134 @@
+"""Training on pictures of any size, from class folders to a scored file, under either backend."""
+
+import json
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+from class_folders import indexed
+
+from keras_imnet64.data.pictures import View, read_picture
+from keras_imnet64.errors import RunFailed, UserError
+from keras_imnet64.evaluation.evaluate import evaluate
+from keras_imnet64.evaluation.predict import predict
+from keras_imnet64.models.ship import load_model, model_info
+from keras_imnet64.recipe import check_recipe
+from keras_imnet64.training.fit import fit
+
+RECIPE = {
+    "name": "toy",
+    "model": {"name": "wide_resnet", "depth": 8, "width": 0.5, "normalization": "dataset"},
+    "data": {"dataset": "image_folder/toy", "image_size": 16, "batch_size": 4},
+    "augment": [{"op": "random_resized_crop"}],
+    "optimizer": {"name": "sgd", "learning_rate": 0.01},
+    "train": {"epochs": 1},
+    "evaluation": {"resize": 20, "interpolation": "bicubic", "ten_crop": True},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("folders")
+    indexed(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return fit(check_recipe(RECIPE), folder / "run", data_dir=folder / "data")
+
+
+@pytest.mark.backend
+def test_a_run_is_scored_as_its_file_is(run, folder):
+    """By ten crops, whose softmax outputs are averaged here by hand."""
+    score = run.metrics["model.keras"]
+    assert run.metrics["crops"] == 10 and score["count"] == 3
+    again = evaluate(run.path, data_dir=folder / "data")
+    assert (again["crops"], again["loss"]) == (10, score["loss"])
+    model, view = load_model(run.model), View(16, "bicubic", 20, ten_crop=True)
+    losses = []
+    index = np.load(folder / "data/packed/image_folder_toy/validation/files.npy")
+    for label, name in enumerate(index):
+        crops = read_picture(folder / "pictures" / name.decode(), view)
+        answers = keras.ops.softmax(model.predict(crops, verbose=0))
+        losses.append(-np.log(keras.ops.convert_to_numpy(answers).mean(axis=0)[label]))
+    assert score["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+@pytest.mark.backend
+def test_one_crop_is_what_predict_shows(run, folder):
+    single = evaluate(run.path, data_dir=folder / "data", ten_crop=False)
+    assert single["crops"] == 1
+    index = np.load(folder / "data/packed/image_folder_toy/validation/files.npy")
+    files = [folder / "pictures" / name.decode() for name in index]
+    pictures = predict(run.path, files, top=3)["pictures"]
+    losses = []
+    for picture in pictures:
+        chance = {entry["class_id"]: entry["probability"] for entry in picture["top"]}
+        losses.append(-np.log(chance[Path(picture["file"]).parent.name]))
+    assert single["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_the_file_says_how_pictures_are_shown(run):
+    info = model_info(run.model)
+    assert (info["resize_filter"], info["resize"], info["ten_crop"]) == ("bicubic", 20, True)
+    assert info["wnids"] == ["ant", "bee", "cat"] and info["image_size"] == 16
+
+
+def test_pictures_of_one_size_have_ten_crops_too(folder, data_dir):
+    """A 16-pixel store, resized to 18 and cropped; unlike its single crop, which is the picture."""
+    content = RECIPE | {
+        "data": {"dataset": "imagenet_resized/16x16", "batch_size": 8, "steps_per_epoch": 2},
+        "augment": [],
+        "evaluation": {},
+    }
+    run = fit(check_recipe(content), folder / "raw", data_dir=data_dir)
+    one = evaluate(run.path, data_dir=data_dir)
+    ten = evaluate(run.path, data_dir=data_dir, ten_crop=True)
+    assert (one["crops"], ten["crops"]) == (1, 10)
+    assert one["loss"] == run.metrics["model.keras"]["loss"] != ten["loss"]
+
+
+def test_a_picture_that_is_gone_ends_the_run_in_a_sentence(tmp_path):
+    indexed(tmp_path)
+    for file in (tmp_path / "pictures/bee").iterdir():
+        file.unlink()
+    with pytest.raises(RunFailed, match=r"bee/\d\.jpg cannot be read any more .* data prepare"):
+        fit(check_recipe(RECIPE), tmp_path / "run", data_dir=tmp_path / "data")
+
+
+def test_a_picture_that_was_replaced_ends_the_run_in_a_sentence(tmp_path):
+    indexed(tmp_path)
+    for file in (tmp_path / "pictures/bee").iterdir():
+        length = file.stat().st_size
+        Image.new("RGB", (2, 2)).save(file)
+        file.write_bytes(file.read_bytes().ljust(length, b"\0")[:length])
+    with pytest.raises(RunFailed, match="another than when it was indexed"):
+        fit(check_recipe(RECIPE), tmp_path / "run", data_dir=tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"data": {"image_size": None}}, "data.image_size is missing"),
+        ({"data": {"dataset": "shapes"}}, "data.image_size is for sets of pictures of any size"),
+        ({"model": {"normalization": "mean_image"}}, '"mean_image" needs pictures of one size'),
+        ({"evaluation": {"resize": 12}}, "must be at least the 16 pixels"),
+        ({"data": {"dataset": "image_folder/a b"}}, 'received "a b"'),
+        ({"data": {"image_size": 4}}, "data.image_size must be greater than or equal to 8"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(changes, sentence):
+    content = json.loads(json.dumps(RECIPE))
+    for table, values in changes.items():
+        for key, value in values.items():
+            content[table][key] = value
+            if value is None:
+                del content[table][key]
+    with pytest.raises(UserError, match=sentence):
+        check_recipe(content)
