@@ -253,15 +253,22 @@ class Recipe(Section):
                     f"data.image_size is for sets of pictures of any size; those of {dataset.name} "
                     f"have {dataset.image_size}: leave it out; received {size}"
                 )
-            if evaluation.resize and not evaluation.ten_crop:
+            changed = evaluation.resize or evaluation.interpolation != "bilinear"
+            if changed and not evaluation.ten_crop:
                 raise UserError(
-                    f"evaluation.resize has no use for {dataset.name}, whose pictures have one "
-                    "size, but with evaluation.ten_crop = true"
+                    "evaluation.resize and evaluation.interpolation have no use for "
+                    f"{dataset.name}, whose pictures have one size, but with "
+                    "evaluation.ten_crop = true"
                 )
         elif not size:
             raise UserError(
                 f"data.image_size is missing: pictures of {dataset.name} have any size; set the "
                 "pixels per side that the model is to be shown, such as 224"
+            )
+        if self.data.in_memory != "auto" and not dataset.image_size:
+            raise UserError(
+                f"data.in_memory has no use for {dataset.name}, which is read from its files: leave "
+                f'it out; received "{self.data.in_memory}"'
             )
         if self.model.normalization == "mean_image" and not dataset.image_size:
             raise UserError(

@@ -238,9 +238,8 @@ class TrainingStream:
             sizes = self.selection.store.sizes(positions)
         draws = epoch_draws(self.augmentation, len(indices), size, self.seed, epoch, sizes)
         if self._is_encoded:
-            boxes = placed(
-                self.selection.store, positions, draws[0] if self._crops_when_read else None
-            )
+            crops = draws[0] if self._crops_when_read else None
+            boxes = placed(self.selection.store, positions, crops)
         return positions, labels, mirrored, tuple(draws), boxes
 
 
@@ -275,41 +274,46 @@ def evaluation_batches(selection, batch_size, view=None):
 def _shown(batches, store, view, batch_size):
     """The batches with pictures as the view shows them, made one by one."""
     shape = ((10,) if view.ten_crop else ()) + (view.image_size, view.image_size, 3)
+    read, show = (_from_files if store.image_size is None else _from_pixels)(store, view, shape)
 
-    if store.image_size is None:
+    def read_batch(positions, labels, weights):
+        return read(positions), labels, weights
 
-        def read(positions, labels, weights):
-            boxes = tf.numpy_function(
-                lambda positions: placed(store, positions, None), [positions], ["int32", "int32"]
-            )
-            boxes = [
-                tf.ensure_shape(b, s) for b, s in zip(boxes, [(None, 4), (None,)], strict=True)
-            ]
-            return (read_files(store, positions), *boxes), labels, weights
+    def show_one(picture, label, weight):
+        return show(picture), label, weight
 
-        def show(picture, label, weight):
-            return decode(*picture, view.show, shape), label, weight
-    else:
-        stored = image_tensor(store.images)
-
-        def read(positions, labels, weights):
-            return tf.gather(stored, positions), labels, weights
-
-        def show(picture, label, weight):
-            def crops(pixels):
-                return view.show(Image.fromarray(pixels))
-
-            shown = tf.numpy_function(crops, [picture], tf.uint8)
-            return tf.ensure_shape(shown, shape), label, weight
-
-    reading = batches.map(read, num_parallel_calls=READERS, deterministic=True)
+    reading = batches.map(read_batch, num_parallel_calls=READERS, deterministic=True)
     pictures = reading.unbatch().map(
-        show, num_parallel_calls=os.cpu_count() or 1, deterministic=True
+        show_one, num_parallel_calls=os.cpu_count() or 1, deterministic=True
     )
     return pictures.batch(batch_size, drop_remainder=True)
 
 
-def placed(store, positions, crops):
+def _from_files(store, view, shape):
+    """(positions -> what is read of pictures, one of which -> pixels) of an encoded store."""
+
+    def read(positions):
+        boxes, orientations = tf.numpy_function(
+            lambda positions: placed(store, positions), [positions], ["int32", "int32"]
+        )
+        boxes = tf.ensure_shape(boxes, (None, 4))
+        return read_files(store, positions), boxes, tf.ensure_shape(orientations, (None,))
+
+    return read, lambda picture: decode(*picture, view.show, shape)
+
+
+def _from_pixels(store, view, shape):
+    """The same of a raw store."""
+    stored = image_tensor(store.images)
+
+    def show(pixels):
+        shown = tf.numpy_function(lambda p: view.show(Image.fromarray(p)), [pixels], tf.uint8)
+        return tf.ensure_shape(shown, shape)
+
+    return lambda positions: tf.gather(stored, positions), show
+
+
+def placed(store, positions, crops=None):
     """(int32 [M, 4], int32 [M]): the boxes to decode of pictures, and their EXIF orientations.
 
     Args:

@@ -89,6 +89,8 @@ def view_for(info, store, model_size, ten_crop, path):
     check_filter(view.resize_filter)
     if ten_crop is not None:
         view = replace(view, ten_crop=ten_crop)
+    if store.image_size and "resize" not in info:
+        view = replace(view, resize_filter="bilinear")  # to enlarge; a box repeats pixels
     return view if store.image_size is None or view.ten_crop else None
 
 

@@ -118,6 +118,7 @@ def test_a_picture_that_was_replaced_ends_the_run_in_a_sentence(tmp_path):
         ({"data": {"image_size": None}}, "data.image_size is missing"),
         ({"data": {"dataset": "shapes"}}, "data.image_size is for sets of pictures of any size"),
         ({"model": {"normalization": "mean_image"}}, '"mean_image" needs pictures of one size'),
+        ({"data": {"in_memory": "always"}}, "data.in_memory has no use"),
         ({"evaluation": {"resize": 12}}, "must be at least the 16 pixels"),
         ({"data": {"dataset": "image_folder/a b"}}, 'received "a b"'),
         ({"data": {"image_size": 4}}, "data.image_size must be greater than or equal to 8"),
