@@ -267,8 +267,8 @@ class Recipe(Section):
             )
         if self.data.in_memory != "auto" and not dataset.image_size:
             raise UserError(
-                f"data.in_memory has no use for {dataset.name}, which is read from its files: leave "
-                f'it out; received "{self.data.in_memory}"'
+                f"data.in_memory has no use for {dataset.name}, which is read from its files: "
+                f'leave it out; received "{self.data.in_memory}"'
             )
         if self.model.normalization == "mean_image" and not dataset.image_size:
             raise UserError(

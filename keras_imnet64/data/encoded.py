@@ -98,7 +98,7 @@ class EncodedStore:
         record, file = self.pictures[position], self.file_of(position)
         offset, length = int(record["offset"]), int(record["length"])
         try:
-            descriptor = os.open(file, os.O_RDONLY)
+            descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would never open
             try:
                 content = os.pread(descriptor, length, offset)
             finally:
@@ -145,6 +145,9 @@ def open_encoded(path, meta, map_array, damaged):
     if files.ndim != 1 or files.dtype.kind != "S" or files.itemsize > MOST_FILE_NAME:
         raise damaged(path / "files.npy", "does not hold names of files")
     _check_records(path, pictures, files, meta["bytes"][CONVERTED], damaged)
+    mean, square = np.split(sums, 2, axis=1)
+    if not ((mean >= 0) & (mean <= 255) & (square <= 255 * mean * (1 + 1e-9))).all():
+        raise damaged(path / "moments.npy", "does not hold means of pixels")
     store = EncodedStore(path, meta, files, pictures, sums, labels)
     first = store.file_of(int(np.argmax(pictures["file"] != HERE)))
     if not os.path.isfile(first):

@@ -118,7 +118,10 @@ def write_index(
 def mark_unverified(path):
     """Note in a store that its pictures are not what the data set's name promises."""
     meta = read_json(path / "meta.json")
-    write_json(path / "meta.json", meta | {"verified": False})
+    try:
+        write_json(path / "meta.json", meta | {"verified": False})
+    except OSError as error:
+        raise RunFailed(f"{path / 'meta.json'} could not be written ({error})") from error
 
 
 class _Index:

@@ -146,7 +146,7 @@ def _read_meta(path):
     except (OSError, ValueError) as error:
         raise damaged(path / "meta.json", f"cannot be read ({error})") from None
     found = (meta.get("kind"), meta.get("format_version")) if isinstance(meta, dict) else None
-    if found not in KINDS:
+    if found not in list(KINDS):  # which a list in the file does not break, as a hash would
         readable = " or ".join(map(str, KINDS))
         raise damaged(
             path / "meta.json",

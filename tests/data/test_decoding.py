@@ -1,4 +1,4 @@
-"""From files to pictures of one size: the same pixels as Pillow's, whichever way they are turned."""
+"""From files to pictures of one size: Pillow's pixels, whichever way a file is turned."""
 
 import io
 

@@ -12,7 +12,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -214,12 +213,18 @@ def replace_by_a_folder(file):
     file.mkdir()
 
 
+def replace_by_a_pipe(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (delete, r"0\.jpg cannot be read any more \(No such file"),
         (shorten, r"0\.jpg is shorter than when it was indexed"),
         (replace_by_a_folder, r"0\.jpg cannot be read any more \(Is a directory"),
+        (replace_by_a_pipe, r"0\.jpg cannot be read any more"),
         (replace_by_a_larger_picture, "a picture below .* is another than when it was indexed"),
     ],
 )
@@ -255,19 +260,12 @@ def packed(tmp_path_factory):
     return prepare(root, folder / "data")["train"].path
 
 
-@contextmanager
-def with_records(path):
-    """The array of pictures.npy, to be changed."""
-    records = np.load(path / "pictures.npy")
-    yield records
-    np.save(path / "pictures.npy", records)
-
-
 def with_field(field, value, of_converted=False):
     def change(path):
-        with with_records(path) as records:
-            chosen = np.flatnonzero((records["file"] == -1) == of_converted)
-            records[field][chosen[-1]] = value
+        records = np.load(path / "pictures.npy")
+        chosen = np.flatnonzero((records["file"] == -1) == of_converted)
+        records[field][chosen[-1]] = value
+        np.save(path / "pictures.npy", records)
 
     return change
 
@@ -315,6 +313,8 @@ def holding(name, array):
         (holding("files.npy", b"no array"), r"files\.npy cannot be read"),
         (holding("files.npy", np.zeros(3)), r"files\.npy does not hold names of files"),
         (holding("labels.npy", np.full(11, 3, "int32")), r"labels\.npy holds other labels"),
+        (holding("moments.npy", np.full((11, 6), np.nan)), r"moments\.npy does not hold means"),
+        (holding("moments.npy", np.full((11, 6), 300.0)), r"moments\.npy does not hold means"),
         (holding("moments.npy", np.zeros((11, 5))), r"moments\.npy holds float64 \[11, 5\]"),
         (with_meta(kind="raw"), r"meta\.json cannot be used"),
         (with_meta(kind="else"), r"meta\.json has kind and format version \('else', 1\)"),
@@ -326,8 +326,7 @@ def holding(name, array):
 def test_a_damaged_store_is_named(packed, change, message, tmp_path):
     path = tmp_path / "train"
     shutil.copytree(packed, path)
-    count = stores.open_store(path).meta["count"]
-    assert count == 11
+    assert len(stores.open_store(path)) == 11
     change(path)
     meta = json.loads((path / "meta.json").read_text())
     meta["bytes"] |= {f.name: f.stat().st_size for f in path.iterdir() if f.name in meta["bytes"]}
