@@ -37,7 +37,7 @@ def data():
 @click.option(
     "--validation-share",
     type=float,
-    help="image_folder: how much of each class to keep aside where there is no val/; default 0.1.",
+    help="image_folder: about how much of each class is kept aside without a val/; default 0.1.",
 )
 @data_options
 @json_option

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from ..errors import UserError, nearest
 from ..files import expand
 from . import store as stores
+from .pictures import FILTERS
 from .places import Place
 from .preparing import (
     Request,
@@ -27,6 +28,11 @@ from .sources import archives, imagenet2012, shapes, tiny_imagenet
 
 OWN = "image_folder"
 OWN_NAME = re.compile(r"[A-Za-z0-9][\w-]{0,63}", re.ASCII)
+SMALL = "downsampled"
+SMALL_NAME = re.compile(
+    rf"(?P<name>[A-Za-z0-9][\w-]{{0,63}})_(?P<size>\d{{1,3}})x(?P=size)(_(?P<filter>{'|'.join(FILTERS)}))?",
+    re.ASCII,
+)
 HALF_THERE, NOT_PREPARED = "half there", "not prepared"  # states that `info` tells of
 
 
@@ -148,13 +154,44 @@ DATASETS = {
 }
 
 
+def _made_by_downsampling(request):
+    """What is made from another set is not prepared from a source."""
+    name = request.verified.dataset.name
+    raise UserError(f"{name} is made from a larger set: run `{_command_for(request.verified.dataset)}`")
+
+
+def _small_row(name):
+    """The row of `downsampled/NAME_SxS`, or of `downsampled/NAME_SxS_FILTER` if it is not box."""
+    found = SMALL_NAME.fullmatch(name.removeprefix(f"{SMALL}/"))
+    if not found or not int(found["size"]):
+        raise UserError(
+            f"{SMALL}/NAME_SxS needs the name of a set and a size, as in {SMALL}/pets_64x64; "
+            f'received "{name}"'
+        )
+    size = int(found["size"])
+    return Dataset(
+        name=name,
+        image_size=size,
+        num_classes=None,
+        splits={"train": None, "validation": None},
+        description=f"The pictures of {found['name']}, downsampled to {size} x {size} pixels.",
+        make=_made_by_downsampling,
+        resize_filter=found["filter"] or "box",
+        promises=False,
+    )
+
+
 def find_dataset(name):
     """The table's row of this name; `image_folder/NAME` has that of `image_folder`.
+
+    What `downsample` makes has a row for each name, see `_small_row`.
 
     Raises:
         UserError: there is none; the message has the nearest name.
     """
     own, slash, rest = name.partition("/")
+    if own == SMALL and slash:
+        return _small_row(name)
     if own == OWN and slash:
         if not OWN_NAME.fullmatch(rest):
             raise UserError(
@@ -201,7 +238,7 @@ def prepare(
             published set, so it goes into the place of unverified ones.
         skipped: a list that receives (name, reason) of each picture that was left out.
         class_list: for `imagenet21k`, a file of the class ids to take, one per line.
-        validation_share: for `image_folder` without val/, of each class; by default a tenth.
+        validation_share: for `image_folder` without val/, about what of each class; default 0.1.
         progress: called as `progress(description, done, total)`.
 
     Returns:
@@ -214,7 +251,7 @@ def prepare(
     dataset = find_dataset(name)
     _check_request(dataset, source, allow_unverified, skip_corrupt)
     _check_selection(dataset, class_list, validation_share)
-    verified, unverified = _places(dataset, data_dir, cache_dir)
+    verified, unverified = places_of(dataset, data_dir, cache_dir)
     if source is None and verified.packed():
         return verified.open()
     (unverified if allow_unverified else verified).refuse_if_being_packed()
@@ -257,7 +294,7 @@ def _check_selection(dataset, class_list, validation_share):
         raise UserError(f"--validation-share is for {OWN}; received it for {dataset.name}")
 
 
-def _places(dataset, data_dir, cache_dir):
+def places_of(dataset, data_dir=None, cache_dir=None):
     """(the place of what the name promises, that of its unverified stand-in)."""
     data_dir = expand(data_dir) if data_dir else default_data_dir()
     cache_dir = expand(cache_dir) if cache_dir else data_dir
@@ -284,7 +321,7 @@ def open_dataset(name, split, *, data_dir=None, cache_dir=None, in_memory="auto"
     dataset = find_dataset(name)
     if split not in dataset.splits:
         raise UserError(f'{name} has no split "{split}": {nearest(split, dataset.splits)}')
-    places = _places(dataset, data_dir, cache_dir)
+    places = places_of(dataset, data_dir, cache_dir)
     if not any(place.ready() for place in places):
         for place in places:
             place.refuse_if_being_packed()
@@ -297,9 +334,15 @@ def open_dataset(name, split, *, data_dir=None, cache_dir=None, in_memory="auto"
                 pack_tfds(place, split, progress, place.folder(split))
             return stores.open_store(place.folder(split), in_memory)
     raise UserError(
-        f"{name} is not prepared in {places[0].data_dir}: run "
-        f"`python cli.py data prepare {name} --source {dataset.source_hint}`"
+        f"{name} is not prepared in {places[0].data_dir}: run `{_command_for(dataset)}`"
     )
+
+
+def _command_for(dataset):
+    """The command that makes a data set."""
+    if dataset.make is _made_by_downsampling:
+        return f"python cli.py data downsample DATASET --size {dataset.image_size} --out DIR"
+    return f"python cli.py data prepare {dataset.name} --source {dataset.source_hint}"
 
 
 def info(name, *, data_dir=None, cache_dir=None):
@@ -313,7 +356,7 @@ def info(name, *, data_dir=None, cache_dir=None):
         pictures, unless only unverified ones are there, or a part of them.
     """
     dataset = find_dataset(name)
-    place, state = _describe(_places(dataset, data_dir, cache_dir))
+    place, state = _describe(places_of(dataset, data_dir, cache_dir))
     opened = place.open() if state == "packed" else {}
     some = next(iter(opened.values()), None)
     ids, names = (some.wnids, some.class_names) if some else _known_labels(dataset)
