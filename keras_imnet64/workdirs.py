@@ -30,9 +30,14 @@ def new_beside(path, word):
 
 def remove_dead(path, word):
     """Delete the working folders of `path` that were begun on this machine and abandoned."""
-    for folder, pid in _begun_here(path, word):
-        if not _is_at_work(folder, pid):
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in abandoned(path, word):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def abandoned(path, word):
+    """The working folders of `path` whose process, of this machine, has died."""
+    begun = list(_begun_here(path, word))
+    return [folder for folder, pid in begun if not _is_at_work(folder, pid)]
 
 
 def living_writer(path, word):

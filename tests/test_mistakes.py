@@ -190,6 +190,33 @@ simply(
 simply(
     "archives_missing", "data prepare imagenet_resized/8x8 --source .", "train_npz.zip is missing"
 )
+simply(
+    "downsample_small",
+    "data downsample imagenet_resized/16x16 --size 8 --out small",
+    "has pictures of 16 x 16 pixels already",
+)
+simply(
+    "downsample_size",
+    "data downsample imagenet2012 --size 4 --out small",
+    "whole number from 8 to 256; received 4",
+)
+simply(
+    "downsample_filter",
+    "data downsample imagenet2012 --size 64 --out small --filter bix",
+    r'did you mean "box"\?',
+)
+simply(
+    "downsample_nothing",
+    "data downsample imagenet2012 --size 64 --out small",
+    "is not prepared in .*data prepare imagenet2012 --source",
+)
+simply(
+    "downsampled_source",
+    "data prepare downsampled/pets_64x64 --source .",
+    "run `python cli.py data downsample DATASET --size 64 --out DIR`",
+)
+simply("downsampled_name", "data info downsampled/pets", "needs the name of a set and a size")
+simply("clean_unknown", "data clean shape", r'did you mean "shapes"\?')
 simply("skip_corrupt", "data prepare shapes --skip-corrupt", "nothing for --skip-corrupt")
 simply("no_picture", "predict model.keras small.toml", "small.toml is not a picture")
 simply("no_such_picture", "predict model.keras no.jpg", "no.jpg does not exist")

@@ -1,4 +1,4 @@
-"""Commands for data sets: data prepare, data info, data preview."""
+"""Commands for data sets: data prepare, info, downsample, clean, preview."""
 
 import click
 
@@ -13,7 +13,7 @@ from keras_imnet64.cli.frame import (
     recipe_option,
 )
 from keras_imnet64.errors import printable
-from keras_imnet64.output import show
+from keras_imnet64.output import show, show_table
 
 
 @cli.group()
@@ -97,6 +97,62 @@ def data_info(dataset, data_dir, cache_dir, as_json):
     from keras_imnet64.data import datasets
 
     show(datasets.info(dataset, data_dir=data_dir, cache_dir=cache_dir), as_json)
+
+
+@data.command()
+@click.argument("dataset", shell_complete=completing(dataset_names))
+@click.option("--size", type=int, required=True, help="Pixels per side, 8 to 256.")
+@click.option("--out", type=FILE, required=True, help="The folder that receives the archives.")
+@click.option(
+    "--filter",
+    "resize_filter",
+    default="box",
+    show_default=True,
+    help="box as published, or lanczos, bicubic, bilinear, hamming, nearest.",
+)
+@data_options
+@json_option
+def downsample(dataset, size, out, resize_filter, data_dir, cache_dir, as_json):
+    """Make small pictures of large ones, as ImageNet64.
+
+    Archives in the official layout, and a packed store to train on. What was interrupted goes on.
+
+    \b
+    Example: python cli.py data downsample imagenet2012 --size 64 --out ARCHIVES
+    """
+    from keras_imnet64.data import downsample as downsampling
+
+    with packing_bar() as progress:
+        result = downsampling.downsample(
+            dataset,
+            size=size,
+            out_dir=out,
+            resize_filter=resize_filter,
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+    show(result, as_json)
+
+
+@data.command()
+@click.argument("dataset", required=False, shell_complete=completing(dataset_names))
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@data_options
+@json_option
+def clean(dataset, dry_run, data_dir, cache_dir, as_json):
+    """Remove copies and downloads of what is packed.
+
+    Working folders of dead processes go too; packed stores and sources stay.
+
+    Example: python cli.py data clean imagenet_resized/64x64 --dry-run
+    """
+    from keras_imnet64.data import cleaning
+
+    result = cleaning.clean(dataset, data_dir=data_dir, cache_dir=cache_dir, dry_run=dry_run)
+    if result["removed"] and not as_json:
+        show_table(result.pop("removed"), {"what": "what", "bytes": "bytes", "path": "path"})
+    show(result, as_json)
 
 
 @data.command()

@@ -30,7 +30,8 @@ OWN = "image_folder"
 OWN_NAME = re.compile(r"[A-Za-z0-9][\w-]{0,63}", re.ASCII)
 SMALL = "downsampled"
 SMALL_NAME = re.compile(
-    rf"(?P<name>[A-Za-z0-9][\w-]{{0,63}})_(?P<size>\d{{1,3}})x(?P=size)(_(?P<filter>{'|'.join(FILTERS)}))?",
+    r"(?P<name>[A-Za-z0-9][\w-]{0,63})_(?P<size>\d{1,3})x(?P=size)"
+    rf"(_(?P<filter>{'|'.join(FILTERS)}))?",
     re.ASCII,
 )
 HALF_THERE, NOT_PREPARED = "half there", "not prepared"  # states that `info` tells of
@@ -156,8 +157,8 @@ DATASETS = {
 
 def _made_by_downsampling(request):
     """What is made from another set is not prepared from a source."""
-    name = request.verified.dataset.name
-    raise UserError(f"{name} is made from a larger set: run `{_command_for(request.verified.dataset)}`")
+    dataset = request.verified.dataset
+    raise UserError(f"{dataset.name} is made from larger pictures: run `{_command_for(dataset)}`")
 
 
 def _small_row(name):

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UserError, reason
-from ...files import expand
+from ...files import expand, sync_file, sync_folder
 from ...zips import open_zip, read_member, read_npz
 
 MEMBERS = {
@@ -27,6 +27,7 @@ MEMBERS = {
     "validation": re.compile(r"val_data\.npz"),
 }
 READ_BYTES = 8 * 2**20
+CHUNK = 1024  # pictures in memory while archives are written
 
 
 @dataclass(frozen=True)
@@ -241,36 +242,89 @@ def _check_npz(where, content, image_size, num_classes):
 # ----------------------------------------------------------------------------------------- writing
 
 
-def write_archives(train_paths, validation_path, train, validation, *, num_batches=None):
-    """Write pictures as archives in the official layout.
+def write_archives(
+    train_paths,
+    validation_path,
+    train,
+    validation,
+    *,
+    num_batches=None,
+    order=None,
+    progress=None,
+):
+    """Write pictures as archives in the official layout, each whole before it gets its name.
+
+    Arrays may be memory-mapped: no more than CHUNK pictures are held at once. The same pictures
+    make the same bytes.
 
     Args:
         train_paths: the training archives; the numbered batches are dealt over them in order.
         validation_path: the validation archive.
         train, validation: (uint8 [N, s, s, 3], labels [N] from 0).
         num_batches: npz members of the training set, by default one per archive.
+        order: positions [N] of the training pictures in the order to write, by default theirs.
+        progress: called as `progress(description, done, total)`, in pictures.
     """
     images, labels = train
     num_batches = num_batches or len(train_paths)
-    mean = _flat(images).mean(axis=0)
+    order = np.arange(len(images)) if order is None else order
+    mean = _mean(images, progress)
     numbers = np.array_split(np.arange(num_batches), len(train_paths))
-    parts = np.array_split(np.arange(len(images)), num_batches)
+    parts = np.array_split(order, num_batches)
     for path, batch_numbers in zip(train_paths, numbers, strict=True):
-        with zipfile.ZipFile(path, "w") as archive:
-            for number in batch_numbers:
-                part = parts[number]
-                arrays = {"data": _flat(images[part]), "labels": labels[part] + 1, "mean": mean}
-                archive.writestr(f"train_data_batch_{number + 1}.npz", _npz(arrays))
+        members = {f"train_data_batch_{n + 1}.npz": parts[n] for n in batch_numbers}
+        _write_zip(path, members, images, labels, {"mean": mean}, progress)
     images, labels = validation
-    with zipfile.ZipFile(validation_path, "w") as archive:
-        archive.writestr("val_data.npz", _npz({"data": _flat(images), "labels": labels + 1}))
+    members = {"val_data.npz": np.arange(len(images))}
+    _write_zip(validation_path, members, images, labels, {}, progress)
+
+
+def _mean(images, progress):
+    """float64 [3*s*s], from exact sums."""
+    sums = np.zeros(images[:1].size, np.int64)
+    for start in range(0, len(images), CHUNK):
+        sums += _flat(images[start : start + CHUNK]).sum(axis=0, dtype=np.int64)
+        if progress:
+            progress("averaging train", min(start + CHUNK, len(images)), len(images))
+    return sums / len(images)
+
+
+def _write_zip(path, members, images, labels, more, progress):
+    """A zip of npz members: {name: positions of its pictures}, each with the arrays `more`."""
+    path = Path(path)
+    incoming = path.with_name(f".{path.name}.writing")
+    total, done = sum(map(len, members.values())), 0
+    try:
+        with open(incoming, "wb") as file:
+            with zipfile.ZipFile(file, "w") as archive:
+                for name, positions in members.items():
+                    with archive.open(name, "w", force_zip64=True) as member:
+                        for count in _write_npz(member, positions, images, labels, more):
+                            done += count
+                            if progress:
+                                progress(f"writing {path.name}", done, total)
+            sync_file(file)
+        os.replace(incoming, path)
+        sync_folder(path.parent)
+    finally:
+        incoming.unlink(missing_ok=True)
+
+
+def _write_npz(file, positions, images, labels, more):
+    """Write an npz of these pictures piece by piece; yields how many have just been written."""
+    shape = (len(positions), images[:1].size)
+    with zipfile.ZipFile(file, "w") as npz:
+        with npz.open("data.npy", "w", force_zip64=True) as data:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(data, header)
+            for start in range(0, len(positions), CHUNK):
+                chunk = positions[start : start + CHUNK]
+                data.write(_flat(images[chunk]).tobytes())
+                yield len(chunk)
+        for name, array in ({"labels": labels[positions] + 1} | more).items():
+            with npz.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _flat(images):
     return images.transpose(0, 3, 1, 2).reshape(len(images), -1)  # [N, H, W, 3] -> [N, 3*H*W]
-
-
-def _npz(arrays):
-    content = io.BytesIO()
-    np.savez(content, **arrays)
-    return content.getvalue()
