@@ -14,6 +14,7 @@ import re
 import numpy as np
 
 from ..errors import RunFailed, UserError, reason
+from .described import Described
 from .pictures import UPRIGHT
 
 KIND = "encoded"
@@ -36,11 +37,10 @@ DECODING = re.compile("JPEG|PNG")  # what TensorFlow names where it cannot decod
 SIDEWAYS = 5  # the first of the orientations that exchange height and width
 
 
-class EncodedStore:
-    """One split: where its pictures lie, labels, and what they mean.
+class EncodedStore(Described):
+    """One split: where its pictures lie, labels, and what they mean; see also `Described`.
 
     Attributes:
-        path, meta, labels, and all properties: as of `store.RawStore`, but
         image_size: None, for pictures may have any.
         root: the folder of the files.
         pictures: RECORD [N].
@@ -49,22 +49,11 @@ class EncodedStore:
 
     image_size = None
     failure = None
-
-    def __init__(self, path, meta, files, pictures, sums, labels):
-        self.path, self.meta, self.labels = path, meta, labels
-        self.files, self.pictures, self.sums = files, pictures, sums
-
-    dataset = property(lambda self: self.meta["dataset"])
-    split = property(lambda self: self.meta["split"])
-    source = property(lambda self: self.meta["source"])
-    wnids = property(lambda self: self.meta["wnids"])
-    class_names = property(lambda self: self.meta["class_names"])
-    verified = property(lambda self: self.meta["verified"])
-    digest = property(lambda self: self.meta["digest"])
     root = property(lambda self: self.meta["root"])
 
-    def __len__(self):
-        return len(self.labels)
+    def __init__(self, path, meta, files, pictures, sums, labels):
+        super().__init__(path, meta, labels)
+        self.files, self.pictures, self.sums = files, pictures, sums
 
     def sizes(self, positions):
         """int64 [B, 2]: height and width of pictures as they are to be seen."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import UserError, reason
 from ..zips import read_npz
+from .encoded import EncodedStore
 from .store import damaged
 
 INT64 = np.dtype(np.int64)
@@ -54,7 +55,7 @@ def moments(store, positions=None):
         positions = np.asarray(positions)
         if not positions.size:
             raise UserError("the mean of no images was asked for: the selection is empty")
-    if store.image_size is None:
+    if isinstance(store, EncodedStore):
         return _moments_by_picture(store.sums, positions)
     if positions is None:
         return _moments(*_stored_sums(store))

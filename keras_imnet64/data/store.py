@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import UserError, reason
 from ..files import check_fields, is_count, is_texts, read_json
 from . import encoded
+from .described import Described
 
 KIND = "raw"
 FORMAT_VERSION = 1
@@ -43,35 +44,18 @@ KINDS = {  # what each has besides
 }
 
 
-class RawStore:
-    """One split: pictures, labels, and what they mean.
+class RawStore(Described):
+    """One split: pictures, labels, and what they mean; see also `Described`.
 
     Attributes:
-        path: the folder, or None for arrays that came from elsewhere.
-        meta: the content of `meta.json`.
         images: uint8 [N, H, W, 3], in memory or memory-mapped.
-        labels: int32 [N], 0-based positions in `wnids`.
-        wnids: class ids, in label order.
-        class_names: names for people, in label order.
-        verified: whether the pictures are known to be those that the name promises.
-        digest: SHA-256 (hex) of the bytes of images, then labels.
     """
 
-    def __init__(self, path, meta, images, labels):
-        self.path, self.meta = path, meta
-        self.images, self.labels = images, labels
-
-    dataset = property(lambda self: self.meta["dataset"])
-    split = property(lambda self: self.meta["split"])
-    source = property(lambda self: self.meta["source"])
-    wnids = property(lambda self: self.meta["wnids"])
-    class_names = property(lambda self: self.meta["class_names"])
-    verified = property(lambda self: self.meta["verified"])
-    digest = property(lambda self: self.meta["digest"])
     image_size = property(lambda self: self.meta["image_size"])
 
-    def __len__(self):
-        return len(self.labels)
+    def __init__(self, path, meta, images, labels):
+        super().__init__(path, meta, labels)
+        self.images = images
 
     def gather(self, positions):
         """Pictures and labels at these positions, in the order asked for.
