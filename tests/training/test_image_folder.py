@@ -1,16 +1,13 @@
 """Training on pictures of any size, from class folders to a scored file, under either backend."""
 
 import json
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from class_folders import indexed
+from PIL import Image
 
 from keras_imnet64.data.pictures import View, read_picture
 from keras_imnet64.errors import RunFailed, UserError
