@@ -14,6 +14,12 @@ def drawn(height, width, seed=0):
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
+def resized(picture, size, filter_name):
+    """By Pillow, columns first, as older ones have it for all sizes; size as (height, width)."""
+    resample = Image.Resampling[filter_name.upper()]
+    return picture.resize((size[1], picture.height), resample).resize(size[::-1], resample)
+
+
 def write_folders(root, per_class=4, suffix=".jpg"):
     """<root>/<class>/<number>.jpg, from 30 x 46 pixels on, none square."""
     for label, name in enumerate(CLASSES):

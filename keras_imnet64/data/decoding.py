@@ -1,7 +1,7 @@
-"""Encoded pictures into uint8 pictures of one size: TensorFlow decodes a box, Pillow resizes it.
+"""Encoded pictures into uint8 pictures of one size: TensorFlow decodes a window, which is resized.
 
-So the pixels are to the bit those of torchvision's transforms on Pillow's images, and those that
-`predict` shows; and of a JPEG only the rows and columns within the box are computed.
+The pixels are those of torchvision's transforms on Pillow's images; and of a JPEG only the rows and
+columns within the window are computed.
 """
 
 import numpy as np
@@ -10,19 +10,38 @@ from PIL import Image
 
 from keras_imnet64.data.augment.crops import BOX
 from keras_imnet64.data.encoded import SIDEWAYS
-from keras_imnet64.data.pictures import FILTERS, turned
 
 MARGIN = 4  # pixels beyond a crop that its colours at the edge are interpolated with
+REGION = 9  # numbers that say what of a picture is decoded
 BACKWARD_ROWS, BACKWARD_COLUMNS = (3, 4, 6, 7), (2, 3, 7, 8)  # EXIF orientations, as decoded
 
 
-def boxes_as_stored(boxes, sizes, orientations):
-    """Boxes in pictures as they are seen -> int32 [M, 4] in the pixels that are decoded.
+def regions_of(store, positions, crops=None):
+    """What `decode` takes of pictures of an encoded store: int32 [M, REGION], see `regions`.
+
+    Args:
+        crops: {"top", "left", "height", "width": integers [M]}, boxes in the pictures as they are
+            seen; None takes all of them.
+    """
+    sizes = store.sizes(positions)
+    if crops is None:
+        height, width = sizes.T
+        zeros = np.zeros_like(height)
+        crops = dict(zip(BOX, (zeros, zeros, height, width), strict=True))
+    return regions(crops, sizes, store.pictures["orientation"][positions])
+
+
+def regions(boxes, sizes, orientations):
+    """Boxes in pictures as they are seen -> what is decoded of each, and shown.
 
     Args:
         boxes: {"top", "left", "height", "width": integers [M]}.
         sizes: [M, 2], height and width of the pictures as they are seen.
         orientations: [M], of EXIF.
+
+    Returns:
+        int32 [M, REGION]: top, left, height and width of the window that is decoded, in the picture
+        as it is stored; those of the box within the window; the orientation.
     """
     starts = np.stack([boxes["top"], boxes["left"]], axis=-1).astype(np.int64)
     lengths = np.stack([boxes["height"], boxes["width"]], axis=-1).astype(np.int64)
@@ -34,52 +53,51 @@ def boxes_as_stored(boxes, sizes, orientations):
         [np.isin(orientations, BACKWARD_ROWS), np.isin(orientations, BACKWARD_COLUMNS)], axis=-1
     )
     starts = np.where(backward, sizes - starts - lengths, starts)
-    return np.concatenate([starts, lengths], axis=-1).astype(np.int32)
+    begin, end = np.maximum(starts - MARGIN, 0), np.minimum(starts + lengths + MARGIN, sizes)
+    parts = [begin, end - begin, starts - begin, lengths, orientations[:, None]]
+    return np.concatenate(parts, axis=-1).astype(np.int32)
 
 
-def whole_boxes(sizes):
-    """The boxes of whole pictures of these sizes [M, 2], as they are seen."""
-    height, width = sizes.T
-    zeros = np.zeros_like(height)
-    return dict(zip(BOX, (zeros, zeros, height, width), strict=True))
+def upright(pixels, orientation):
+    """The pixels [h, w, 3] as they are to be seen: a view of them."""
+    rows = -1 if orientation in BACKWARD_ROWS else 1
+    columns = -1 if orientation in BACKWARD_COLUMNS else 1
+    pixels = pixels[::rows, ::columns]
+    return pixels.swapaxes(0, 1) if orientation >= SIDEWAYS else pixels
 
 
 def crop_resizer(image_size, interpolation):
-    """A function for `decode` that resizes the box to a square: PIL image -> uint8 [S, S, 3]."""
+    """A function for `decode` that resizes the box to a square: [h, w, 3] -> uint8 [S, S, 3]."""
+    from keras_imnet64.data.resizing import resize
 
-    def resize(picture):
-        return np.array(picture.resize((image_size, image_size), FILTERS[interpolation]))
-
-    return resize
+    return lambda pixels: resize(pixels, (image_size, image_size), interpolation)
 
 
-def decode(content, box, orientation, show, shape):
+def viewer(view):
+    """A function for `decode` that shows the box as a `pictures.View` has it."""
+    return lambda pixels: view.show(Image.fromarray(pixels))
+
+
+def decode(content, region, show, shape):
     """One picture, from its bytes to what is shown of it.
 
     Args:
         content: string [], a JPEG or a PNG.
-        box: int32 [4], top, left, height and width, as decoded.
-        orientation: int32 [], of EXIF.
-        show: makes uint8 `shape` of the box, a PIL image turned upright.
+        region: int32 [REGION], see `regions`.
+        show: makes uint8 `shape` of the box, uint8 [h, w, 3], turned upright.
     """
-    box = tf.convert_to_tensor(box)
-    top, left, height, width = tf.unstack(box)
+    window = region[:4]
 
     def jpeg():
-        size = tf.io.extract_jpeg_shape(content)[:2]
-        begin = tf.maximum(box[:2] - MARGIN, 0)
-        end = tf.minimum(box[:2] + box[2:] + MARGIN, size)
-        wider = tf.concat([begin, end - begin], axis=0)
-        pixels = tf.io.decode_and_crop_jpeg(content, wider, 3, dct_method="INTEGER_ACCURATE")
-        y, x = tf.unstack(box[:2] - begin)
-        return pixels[y : y + height, x : x + width]
+        return tf.io.decode_and_crop_jpeg(content, window, 3, dct_method="INTEGER_ACCURATE")
 
     def png():
-        pixels = tf.io.decode_png(content, channels=3)
-        return pixels[top : top + height, left : left + width]
+        top, left, height, width = tf.unstack(window)
+        return tf.io.decode_png(content, channels=3)[top : top + height, left : left + width]
 
-    def finish(pixels, orientation):
-        return show(turned(Image.fromarray(pixels), int(orientation)))
+    def finish(pixels, region):
+        top, left, height, width, orientation = region[4:].tolist()
+        return show(upright(pixels[top : top + height, left : left + width], orientation))
 
     pixels = tf.cond(tf.io.is_jpeg(content), jpeg, png)
-    return tf.ensure_shape(tf.numpy_function(finish, [pixels, orientation], tf.uint8), shape)
+    return tf.ensure_shape(tf.numpy_function(finish, [pixels, region], tf.uint8), shape)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from keras_imnet64.data.augment.crops import mirror
 from keras_imnet64.data.augment.mixing import mixed_labels
-from keras_imnet64.data.decoding import boxes_as_stored, crop_resizer, decode, whole_boxes
+from keras_imnet64.data.decoding import REGION, crop_resizer, decode, regions_of, viewer
 from keras_imnet64.data.order import epoch_draws, epoch_order
 from keras_imnet64.data.store import ALIGNED, aligned_copy
 from keras_imnet64.errors import UserError
@@ -132,9 +132,9 @@ class TrainingStream:
             ([(name, uint8 [B, H, W, 3]), ...], labels int32 [B]): what is read first; the last is
             what the model is fed.
         """
-        positions, labels, mirrored, draws, boxes = self._step(epoch, step)
+        positions, labels, mirrored, draws, regions = self._step(epoch, step)
         with ON_CPU():
-            stages = list(self._stages(self._pictures(positions, boxes), mirrored, draws))
+            stages = list(self._stages(self._pictures(positions, regions), mirrored, draws))
         return [(name, images.numpy()) for name, images in stages], labels
 
     def _remaining_steps(self):
@@ -149,9 +149,9 @@ class TrainingStream:
             tensor.set_shape((None, *array.shape))
         return tf.data.Dataset.from_tensor_slices(tf.nest.pack_sequence_as(like, flat))
 
-    def _load(self, positions, labels, mirrored, draws, boxes):
+    def _load(self, positions, labels, mirrored, draws, regions):
         """Images and labels of one step; of a raw store no Python runs in here, it is a graph."""
-        return self._finish(self._pictures(positions, boxes), labels, mirrored, draws)
+        return self._finish(self._pictures(positions, regions), labels, mirrored, draws)
 
     def _finish(self, images, labels, mirrored, draws):
         """Images and labels of one step, from its pictures as they are read."""
@@ -185,34 +185,36 @@ class TrainingStream:
         first = self.augmentation[0].op if self.augmentation else None
         return self._is_encoded and first == "random_resized_crop"
 
-    def _pictures(self, positions, boxes):
+    def _pictures(self, positions, regions):
         """uint8 [B, H, W, 3] of one step."""
         if not self._is_encoded:
             return tf.gather(self._stored, positions)
         contents = self.selection.store.read(np.asarray(positions))
-        return tf.stack([self._decode(c, *box) for c, *box in zip(contents, *boxes, strict=True)])
+        return tf.stack([self._decode(*one) for one in zip(contents, regions, strict=True)])
 
-    def _read(self, positions, labels, mirrored, draws, boxes):
+    def _read(self, positions, labels, mirrored, draws, regions):
         """One step with the bytes of its pictures in place of their positions."""
         contents = read_files(self.selection.store, positions)
-        return contents, labels, mirrored, draws, boxes
+        return contents, labels, mirrored, draws, regions
 
-    def _decoded(self, content, labels, mirrored, draws, box):
+    def _decoded(self, content, labels, mirrored, draws, region):
         """One picture with its pixels in place of its bytes."""
-        return self._decode(content, *box), labels, mirrored, draws
+        return self._decode(content, region), labels, mirrored, draws
 
-    def _decode(self, content, box, orientation):
-        size, show = self.image_size, self.view.show
+    def _decode(self, content, region):
+        size = self.image_size
         if self._crops_when_read:
             show = crop_resizer(size, self.augmentation[0].options["interpolation"])
-        return decode(content, box, orientation, show, (size, size, 3))
+        else:
+            show = viewer(self.view)
+        return decode(content, region, show, (size, size, 3))
 
     @cached_property
     def _stored(self):
         return image_tensor(self.selection.store.images)
 
     def _step(self, epoch, step):
-        """(positions, labels, mirrored, draws, boxes) of one step as NumPy arrays [B, ...]."""
+        """(positions, labels, mirrored, draws, regions) of one step as NumPy arrays [B, ...]."""
         return tf.nest.map_structure(lambda array: array[0], self._steps(epoch, step, step + 1))
 
     def _steps(self, epoch, first, end=None):
@@ -227,20 +229,20 @@ class TrainingStream:
         return tf.nest.map_structure(by_step, arrays)
 
     def _draw_epoch(self, epoch):
-        """(positions, labels, mirrored, draws, boxes) of all samples of an epoch, in its order.
+        """(positions, labels, mirrored, draws, regions) of all samples of an epoch, in its order.
 
-        `boxes` of an encoded store: what is decoded, and how it is turned; else empty.
+        `regions` of an encoded store: what is decoded, see `decoding.regions`; else empty.
         """
         indices, mirrored = epoch_order(len(self.selection), self.mirror, self.seed, epoch)
         positions, labels = self.selection.look_up(indices)
-        size, sizes, boxes = self.image_size, None, ()
+        size, sizes, regions = self.image_size, None, ()
         if self._crops_when_read:
             sizes = self.selection.store.sizes(positions)
         draws = epoch_draws(self.augmentation, len(indices), size, self.seed, epoch, sizes)
         if self._is_encoded:
             crops = draws[0] if self._crops_when_read else None
-            boxes = placed(self.selection.store, positions, crops)
-        return positions, labels, mirrored, tuple(draws), boxes
+            regions = regions_of(self.selection.store, positions, crops)
+        return positions, labels, mirrored, tuple(draws), regions
 
 
 def evaluation_batches(selection, batch_size, view=None):
@@ -293,13 +295,11 @@ def _from_files(store, view, shape):
     """(positions -> what is read of pictures, one of which -> pixels) of an encoded store."""
 
     def read(positions):
-        boxes, orientations = tf.numpy_function(
-            lambda positions: placed(store, positions), [positions], ["int32", "int32"]
-        )
-        boxes = tf.ensure_shape(boxes, (None, 4))
-        return read_files(store, positions), boxes, tf.ensure_shape(orientations, (None,))
+        regions = tf.numpy_function(partial(regions_of, store), [positions], tf.int32)
+        return read_files(store, positions), tf.ensure_shape(regions, (None, REGION))
 
-    return read, lambda picture: decode(*picture, view.show, shape)
+    show = viewer(view)
+    return read, lambda picture: decode(*picture, show, shape)
 
 
 def _from_pixels(store, view, shape):
@@ -311,18 +311,6 @@ def _from_pixels(store, view, shape):
         return tf.ensure_shape(shown, shape)
 
     return lambda positions: tf.gather(stored, positions), show
-
-
-def placed(store, positions, crops=None):
-    """(int32 [M, 4], int32 [M]): the boxes to decode of pictures, and their EXIF orientations.
-
-    Args:
-        crops: boxes in the pictures as they are seen; None takes all of them.
-    """
-    orientations = store.pictures["orientation"][positions]
-    sizes = store.sizes(positions)
-    crops = whole_boxes(sizes) if crops is None else crops
-    return boxes_as_stored(crops, sizes, orientations), orientations.astype(np.int32)
 
 
 def read_files(store, positions):

@@ -4,13 +4,12 @@ import io
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from class_folders import drawn, indexed
+from class_folders import drawn, indexed, resized
 from PIL import Image
 
 from keras_imnet64.data.augment import check_augment
-from keras_imnet64.data.augment.crops import draw_crops
-from keras_imnet64.data.decoding import boxes_as_stored, crop_resizer, decode
+from keras_imnet64.data.augment.crops import BOX, draw_crops
+from keras_imnet64.data.decoding import crop_resizer, decode, regions, upright
 from keras_imnet64.data.order import epoch_order, generator
 from keras_imnet64.data.pictures import View, turned
 from keras_imnet64.data.pipeline import TrainingStream, evaluation_batches
@@ -34,6 +33,11 @@ def picture_of(store, position):
     return Image.open(io.BytesIO(store.read([position])[0])).convert("RGB")
 
 
+def region(box, size):
+    boxes = {key: np.array([value]) for key, value in zip(BOX, box, strict=True)}
+    return regions(boxes, np.array([size]), np.array([1]))[0]
+
+
 # ------------------------------------------------------------------------------- boxes, turned
 
 
@@ -43,11 +47,18 @@ def test_a_box_is_the_same_part_however_the_file_is_turned(orientation):
     seen = turned(stored, orientation)
     top, left, height, width = 1, 2, 3, 2
     box = {"top": [top], "left": [left], "height": [height], "width": [width]}
-    (found,) = boxes_as_stored(box, np.array([seen.size[::-1]]), np.array([orientation]))
-    y, x, h, w = found
-    part = turned(stored.crop((x, y, x + w, y + h)), orientation)
+    (found,) = regions(box, np.array([seen.size[::-1]]), np.array([orientation]))
+    (y, x), (h, w) = found[:2] + found[4:6], found[6:8]
+    part = upright(np.asarray(stored)[y : y + h, x : x + w], found[8])
     expected = seen.crop((left, top, left + width, top + height))
-    np.testing.assert_array_equal(np.asarray(part), np.asarray(expected))
+    np.testing.assert_array_equal(part, np.asarray(expected))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_turned_as_pictures_are(orientation):
+    stored = drawn(5, 7)
+    found = upright(np.asarray(stored), orientation)
+    np.testing.assert_array_equal(found, np.asarray(turned(stored, orientation)))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -55,11 +66,10 @@ def test_a_box_is_the_same_part_however_the_file_is_turned(orientation):
 def test_a_crop_is_pillows_to_the_bit(kind, interpolation):
     content = io.BytesIO()
     drawn(61, 83).save(content, kind)
-    box = (7, 11, 40, 52)
     show = crop_resizer(24, interpolation)
-    found = decode(tf.constant(content.getvalue()), tf.constant(box), 1, show, (24, 24, 3))
-    whole = Image.open(io.BytesIO(content.getvalue())).crop((11, 7, 11 + 52, 7 + 40))
-    expected = whole.resize((24, 24), getattr(Image.Resampling, interpolation.upper()))
+    found = decode(content.getvalue(), region((7, 11, 40, 52), (61, 83)), show, (24, 24, 3))
+    part = Image.open(content).crop((11, 7, 11 + 52, 7 + 40))
+    expected = resized(part, (24, 24), interpolation)
     np.testing.assert_array_equal(found, np.asarray(expected))
 
 
@@ -72,9 +82,7 @@ def test_the_edges_of_a_crop_have_the_colours_beside_it(subsampling):
     whole = Image.open(content).convert("RGB")
     for top, left, height, width in np.random.default_rng(0).integers(1, 17, (25, 4)).tolist():
         box = (top, left, height, width)
-        found = decode(
-            tf.constant(content.getvalue()), box, 1, lambda picture: np.array(picture), (None,) * 3
-        )
+        found = decode(content.getvalue(), region(box, (45, 70)), np.copy, (None,) * 3)
         part = whole.crop((left, top, left + width, top + height))
         np.testing.assert_array_equal(found, np.asarray(part))
 
@@ -136,7 +144,7 @@ def test_a_crop_is_drawn_in_the_full_size_of_each_picture(stores):
         box = {key: int(values[sample]) for key, values in boxes.items()}
         right, bottom = box["left"] + box["width"], box["top"] + box["height"]
         part = picture_of(store, positions[sample]).crop((box["left"], box["top"], right, bottom))
-        expected = part.resize((16, 16), Image.Resampling.BICUBIC)
+        expected = resized(part, (16, 16), "bicubic")
         np.testing.assert_array_equal(image, np.asarray(expected))
     assert max(boxes["width"]) > 46 * 0.9  # boxes of full-size pictures, not of 16 pixels
 

@@ -1,9 +1,9 @@
 """Which part of a picture is shown: mirrored, padded and cropped, cropped and resized."""
 
-import math
-
 import numpy as np
 import tensorflow as tf
+
+from keras_imnet64.data.filters import FILTERS
 
 BOX = ("top", "left", "height", "width")
 ATTEMPTS = 10  # to find a crop of the drawn shape that fits, as in torchvision
@@ -181,7 +181,7 @@ def random_resized_crop(images, draws, mean_image, *, scale, ratio, interpolatio
     Args:
         images: uint8 [B, H, W, 3].
         draws: {"top", "left", "height", "width": int32 [B]}, boxes within the picture.
-        interpolation: a key of FILTERS.
+        interpolation: a key of `filters.FILTERS`.
     """
     return resized_crop(images, draws, images.shape[1:3], interpolation)
 
@@ -215,37 +215,6 @@ def _resizing(start, length, size_in, size_out, interpolation):
     centres = start + (np.arange(size_out, dtype="float32")[:, None] + 0.5) * factor
     places = np.arange(size_in, dtype="float32") + 0.5  # [size_in]
     distance = (places - centres) / wide  # [B, size_out, size_in]
-    inside = (places > start) & (places < start + length) & (tf.abs(distance) < reach)
-    weights = tf.where(inside, weight(distance), 0.0)
+    inside = (places > start) & (places < start + length) & (tf.abs(distance) <= reach)
+    weights = tf.where(inside, weight(distance, tf), 0.0)
     return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
-
-
-def _box(x):
-    return tf.where((x > -0.5) & (x <= 0.5), 1.0, 0.0)
-
-
-def _triangle(x):
-    return 1.0 - tf.abs(x)
-
-
-def _cubic(x, a=-0.5):
-    x = tf.abs(x)
-    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
-    return tf.where(x < 1.0, near, (((x - 5.0) * x + 8.0) * x - 4.0) * a)
-
-
-def _lanczos(x):
-    """sinc(x) sinc(x / 3)."""
-    angle = math.pi * x
-    near_zero = tf.abs(x) < 1e-4
-    angle = tf.where(near_zero, 1.0, angle)
-    value = 3.0 * tf.sin(angle) * tf.sin(angle / 3.0) / (angle * angle)
-    return tf.where(near_zero, 1.0, value)
-
-
-FILTERS = {  # how far each reaches, in pixels, and its weight there, as in Pillow
-    "box": (0.500001, _box),
-    "bilinear": (1.0, _triangle),
-    "bicubic": (2.0, _cubic),
-    "lanczos": (3.0, _lanczos),
-}

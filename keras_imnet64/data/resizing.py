@@ -1,0 +1,118 @@
+"""Resizing uint8 pictures one by one, to the bit as Pillow does, at about three times its speed.
+
+Pillow weighs columns, then rows, in integers, and rounds after each. The same is done here to whole
+lines of a picture at a time, so that the compiler (Numba) can use the processor's vectors: the
+picture is turned on its side first, and back after the first pass. Whoever imports this module
+waits a second or two for the compiler.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numba import njit, types
+
+from keras_imnet64.data.filters import FILTERS
+
+compiled = njit(nogil=True)
+PICTURE = types.Array(types.uint8, 3, "A", readonly=True)  # one signature for all strides
+AXIS = types.Tuple((types.int64[::1], types.int64[::1], types.int32[:, ::1]))
+BITS = 22  # of a weight's fraction, as in Pillow
+HALF = 1 << (BITS - 1)
+BLOCK = 16  # rows that are turned at a time: as many pixels as a cache line holds
+KEPT = 8192  # tables of weights, some 5 kB each
+
+
+def resize(pixels, size, interpolation):
+    """One picture at another size; runs without Python's lock.
+
+    Args:
+        pixels: uint8 [h, w, 3], of any strides.
+        size: (height, width) of the result.
+        interpolation: a key of `filters.FILTERS`; smaller pictures are antialiased.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    rows, columns = (
+        weights(*sides, interpolation) for sides in zip(pixels.shape[:2], size, strict=True)
+    )
+    return _resized(pixels, columns, rows)
+
+
+@lru_cache(KEPT)
+def weights(size_in, size_out, interpolation):
+    """What the pixels of one axis are made of.
+
+    Returns:
+        (first int64 [size_out], count int64 [size_out], weight int32 [size_out, K]): a pixel is
+        made of `count` old ones from `first` on; weights are in units of 1 / 2^BITS.
+    """
+    reach, weight = FILTERS[interpolation]
+    factor = size_in / size_out
+    wide = max(factor, 1.0)
+    centres = (np.arange(size_out) + 0.5) * factor
+    first = np.maximum((centres - reach * wide + 0.5).astype(np.int64), 0)
+    end = np.minimum((centres + reach * wide + 0.5).astype(np.int64), size_in)
+    places = first[:, None] + np.arange((end - first).max())
+    values = weight((places - centres[:, None] + 0.5) * (1.0 / wide), np)
+    values = np.where(places < end[:, None], values, 0.0)
+    values /= np.cumsum(values, axis=1)[:, -1:]  # one after the other, as Pillow adds them
+    fixed = np.trunc(values * (1 << BITS) + np.copysign(0.5, values)).astype(np.int32)
+    return first, end - first, fixed
+
+
+@compiled
+def _on_its_side(pixels):
+    """uint8 [h, w, 3] -> uint8 [w, 4 h], a column in each line, each pixel four bytes."""
+    height, width = pixels.shape[:2]
+    turned = np.empty((width, height), np.uint32)
+    for begin in range(0, height, BLOCK):
+        for x in range(width):
+            for y in range(begin, min(begin + BLOCK, height)):
+                red, green, blue = pixels[y, x]
+                turned[x, y] = np.uint32(red) | np.uint32(green) << 8 | np.uint32(blue) << 16
+    return turned.view(np.uint8)
+
+
+@compiled
+def _turned_back(lines):
+    """uint8 [w, 4 h] -> uint8 [h, 4 w]."""
+    pixels = lines.view(np.uint32)
+    width, height = pixels.shape
+    turned = np.empty((height, width), np.uint32)
+    for begin in range(0, height, BLOCK):
+        for x in range(width):
+            for y in range(begin, min(begin + BLOCK, height)):
+                turned[y, x] = pixels[x, y]
+    return turned.view(np.uint8)
+
+
+@compiled
+def _weighed(lines, axis):
+    """uint8 [N, L] -> uint8 [M, L]: each line the weighed sum of some."""
+    firsts, counts, weights = axis
+    length = lines.shape[1]
+    total = np.empty(length, np.int32)
+    weighed = np.empty((len(firsts), length), np.uint8)
+    for number in range(len(firsts)):
+        total[:] = HALF
+        for step in range(counts[number]):
+            line, weight = lines[firsts[number] + step], weights[number, step]
+            for place in range(length):
+                total[place] += weight * np.int32(line[place])
+        for place in range(length):
+            weighed[number, place] = min(max(total[place] >> BITS, 0), 255)
+    return weighed
+
+
+@njit(types.uint8[:, :, ::1](PICTURE, AXIS, AXIS), nogil=True)
+def _resized(pixels, columns, rows):
+    lines = _weighed(_on_its_side(pixels), columns)
+    lines = _weighed(_turned_back(lines), rows)
+    height, width = len(lines), lines.shape[1] // 4
+    resized = np.empty((height, width, 3), np.uint8)
+    for y in range(height):
+        for x in range(width):
+            for channel in range(3):
+                resized[y, x, channel] = lines[y, 4 * x + channel]
+    return resized
