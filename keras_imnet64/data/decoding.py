@@ -4,14 +4,19 @@ The pixels are those of torchvision's transforms on Pillow's images; and of a JP
 columns within the window are computed.
 """
 
+import contextlib
+import re
+
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
 from keras_imnet64.data.augment.crops import BOX
 from keras_imnet64.data.encoded import SIDEWAYS
+from keras_imnet64.errors import RunFailed
 
 MARGIN = 4  # pixels beyond a crop that its colours at the edge are interpolated with
+UNDECODABLE = re.compile("JPEG|PNG")  # what TensorFlow names where it cannot decode
 REGION = 9  # numbers that say what of a picture is decoded
 BACKWARD_ROWS, BACKWARD_COLUMNS = (3, 4, 6, 7), (2, 3, 7, 8)  # EXIF orientations, as decoded
 
@@ -101,3 +106,37 @@ def decode(content, region, show, shape):
 
     pixels = tf.cond(tf.io.is_jpeg(content), jpeg, png)
     return tf.ensure_shape(tf.numpy_function(finish, [pixels, region], tf.uint8), shape)
+
+
+@contextlib.contextmanager
+def as_run_failed(store):
+    """Let a picture that a running pipeline cannot read or decode be told by its name."""
+    try:
+        yield
+    except Exception as error:
+        failure = getattr(store, "failure", None)
+        if failure is None and store.image_size is None and UNDECODABLE.search(str(error)):
+            failure = _undecodable(store)
+        if failure is None:
+            raise
+        raise failure from error
+
+
+def _undecodable(store):
+    """The RunFailed that names the picture: of those read last, for TensorFlow does not say which.
+
+    Pillow, which decoded all when they were indexed, forgives a little more than TensorFlow.
+    """
+    for position in reversed(store.recent.copy()):
+        record = store.pictures[position]
+        try:
+            pixels = tf.io.decode_image(store.read([position])[0], 3, expand_animations=False)
+            whole = pixels.shape[:2] == (record["height"], record["width"])
+        except tf.errors.InvalidArgumentError:
+            whole = False
+        if not whole:
+            return RunFailed(
+                f"{store.file_of(position)} is damaged, or another than when it was indexed: mend "
+                f"it or take it away, and run {store.command} again"
+            )
+    return None

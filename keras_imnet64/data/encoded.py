@@ -7,9 +7,8 @@ does: such pictures are kept in `converted.bin` as PNG. `indexing` writes it; `s
 opens either kind.
 """
 
-import contextlib
 import os
-import re
+from collections import deque
 
 import numpy as np
 
@@ -33,7 +32,7 @@ RECORD = np.dtype(
     ]
 )
 MOST_FILE_NAME = 4096  # bytes of a name below the root, which is the most that Linux takes
-DECODING = re.compile("JPEG|PNG")  # what TensorFlow names where it cannot decode
+RECENT = 4096  # pictures that are read ahead at most, roughly
 SIDEWAYS = 5  # the first of the orientations that exchange height and width
 
 
@@ -45,6 +44,7 @@ class EncodedStore(Described):
         root: the folder of the files.
         pictures: RECORD [N].
         sums: float64 [N, 6], the mean of each channel of each picture, then of its square.
+        recent: positions of the pictures that were read last.
     """
 
     image_size = None
@@ -54,6 +54,7 @@ class EncodedStore(Described):
     def __init__(self, path, meta, files, pictures, sums, labels):
         super().__init__(path, meta, labels)
         self.files, self.pictures, self.sums = files, pictures, sums
+        self.recent = deque(maxlen=RECENT)
 
     def sizes(self, positions):
         """int64 [B, 2]: height and width of pictures as they are to be seen."""
@@ -76,6 +77,7 @@ class EncodedStore(Described):
             RunFailed: a file is gone or shorter than it was.
         """
         contents = np.empty(len(positions), object)
+        self.recent.extend(positions)
         try:
             contents[:] = [self._read(position) for position in positions]
         except RunFailed as failure:
@@ -101,24 +103,12 @@ class EncodedStore(Described):
         return content
 
     def _remedy(self):
-        return f"bring it back, or run `python cli.py data prepare {self.dataset} --source ...`"
+        return f"bring it back, or run {self.command}"
 
-
-@contextlib.contextmanager
-def as_run_failed(store):
-    """Let a picture that could not be read while a pipeline ran be told as what it is."""
-    try:
-        yield
-    except Exception as error:
-        failure = getattr(store, "failure", None)
-        if failure is None and store.image_size is None and DECODING.search(str(error)):
-            failure = RunFailed(
-                f"a picture below {store.root} is another than when it was indexed: run "
-                f"`python cli.py data prepare {store.dataset} --source {store.root}` again"
-            )
-        if failure is None:
-            raise
-        raise failure from error
+    @property
+    def command(self):
+        """The command that indexes the pictures anew."""
+        return f"`python cli.py data prepare {self.dataset} --source {self.root}`"
 
 
 def open_encoded(path, meta, map_array, damaged):

@@ -17,7 +17,7 @@ from PIL import Image
 from ..errors import RunFailed, UserError, printable
 from ..files import read_json, sync_file, write_json
 from .encoded import CONVERTED, FORMAT_VERSION, HERE, KIND, RECORD
-from .packing import publish, require_space, working_folder
+from .packing import new_store
 from .pictures import as_sentences, opened, orientation_of, rgb, turned
 from .store import open_store
 
@@ -79,39 +79,28 @@ def write_index(
         UserError: a picture is damaged, a class has none, or there is no room.
         RunFailed: writing broke off.
     """
-    what = f"indexing {dataset} {split}"
-    require_space(path.parent, len(listed) * BYTES_PER_PICTURE + SLACK_BYTES, what)
-    with working_folder(path) as work:
-        try:
-            with open(work / CONVERTED, "wb") as converted:
-                index = _Index(root, work, converted, len(listed))
-                index.examine(listed, skipped, what, progress)
-                index.refuse_lost_classes(listed, wnids, split)
-                labels = index.write()
-            counts = np.bincount(labels, minlength=len(wnids)).tolist()
-            meta = {
-                "kind": KIND,
-                "format_version": FORMAT_VERSION,
-                "dataset": dataset,
-                "source": source,
-                "verified": verified,
-                "split": split,
-                "count": len(labels),
-                "class_counts": counts,
-                "wnids": list(wnids),
-                "class_names": list(class_names),
-                "root": str(root),
-                "digest": index.digest(labels),
-                "bytes": {file.name: file.stat().st_size for file in sorted(work.iterdir())},
-            }
-            write_json(work / "meta.json", meta)
-            work.chmod(0o755)
-            publish(work, path, meta)
-        except OSError as error:
-            raise RunFailed(
-                f"{what} into {path} failed and left nothing behind ({error}); mend that and run "
-                "the same command again"
-            ) from error
+    doing = f"indexing {dataset} {split}"
+    meta = {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "dataset": dataset,
+        "source": source,
+        "verified": verified,
+        "split": split,
+        "wnids": list(wnids),
+        "class_names": list(class_names),
+        "root": str(root),
+    }
+    needed = len(listed) * BYTES_PER_PICTURE + SLACK_BYTES
+    with new_store(path, doing, needed, meta) as work:
+        with open(work / CONVERTED, "wb") as converted:
+            index = _Index(root, work, converted, len(listed))
+            index.examine(listed, skipped, doing, progress)
+            index.refuse_lost_classes(listed, wnids, split)
+            labels = index.write()
+        meta["count"] = len(labels)
+        meta["class_counts"] = np.bincount(labels, minlength=len(wnids)).tolist()
+        meta["digest"] = index.digest(labels)
     return open_store(path)
 
 
@@ -134,7 +123,7 @@ class _Index:
         self.labels = np.zeros(most, np.int32)
         self.sha = hashlib.sha256()
 
-    def examine(self, listed, skipped, what, progress):
+    def examine(self, listed, skipped, doing, progress):
         """Decode all pictures in threads, and note them in their order."""
         done, total = 0, len(listed)
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -150,7 +139,7 @@ class _Index:
                         skipped.append((picture.in_words, fault))
                 done += len(part)
                 if progress:
-                    progress(what, done, total)
+                    progress(doing, done, total)
 
     def _look_at(self, picture):
         """A `Seen`, or the UserError that says what is wrong."""

@@ -57,36 +57,53 @@ def write_store(
         RunFailed: writing broke off.
     """
     path = Path(path)
+    what = f"{dataset} {split}"
+    meta = {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "dataset": dataset,
+        "source": source,
+        "verified": verified,
+        "split": split,
+        "count": count,
+        "image_size": image_size,
+        "wnids": list(wnids),
+        "class_names": list(class_names),
+    }
     needed = count * image_size * image_size * 3 + SLACK_BYTES
-    require_space(path.parent, needed, f"packing {dataset} {split}")
+    with new_store(path, f"packing {what}", needed, meta) as work:
+        packer = _Packer(work, what, count, image_size, len(wnids))
+        meta["digest"] = packer.write(batches, progress)
+        meta["class_counts"] = packer.class_counts()
+    return open_store(path, in_memory="never")
+
+
+@contextlib.contextmanager
+def new_store(path, doing, needed, meta):
+    """A working folder to fill, which then becomes the store `path`, in place of what was there.
+
+    Args:
+        doing: in words, for messages.
+        needed: bytes that the disk must have room for.
+        meta: what `meta.json` is to say at the end; "bytes" is added to it.
+
+    Raises:
+        UserError: the disk has no room, or the folder cannot be written.
+        RunFailed: writing broke off.
+    """
+    require_space(path.parent, needed, doing)
     with working_folder(path) as work:
         try:
-            packer = _Packer(work, f"{dataset} {split}", count, image_size, len(wnids))
-            digest = packer.write(batches, progress)
-            meta = {
-                "kind": KIND,
-                "format_version": FORMAT_VERSION,
-                "dataset": dataset,
-                "source": source,
-                "verified": verified,
-                "split": split,
-                "count": count,
-                "image_size": image_size,
-                "class_counts": packer.class_counts(),
-                "wnids": list(wnids),
-                "class_names": list(class_names),
-                "digest": digest,
-                "bytes": {file.name: file.stat().st_size for file in sorted(work.iterdir())},
-            }
+            yield work
+            meta["bytes"] = {file.name: file.stat().st_size for file in sorted(work.iterdir())}
             write_json(work / "meta.json", meta)
             work.chmod(0o755)
             publish(work, path, meta)
         except OSError as error:
             raise RunFailed(
-                f"packing {dataset} {split} into {path} failed and left nothing behind ({error}); "
-                "mend that and run the same command again"
+                f"{doing} into {path} failed and left nothing behind ({error}); mend that and run "
+                "the same command again"
             ) from error
-    return open_store(path, in_memory="never")
 
 
 @contextlib.contextmanager

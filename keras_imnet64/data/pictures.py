@@ -85,12 +85,12 @@ def _pictures_at(path):
 
 
 def _pictures_below(folder):
-    """Each real folder once, so that a link to a folder above does not lead round for ever."""
+    """Each real folder once, and none that `folder` lies in, where a link may lead round."""
 
     def stop(error):
         raise error
 
-    seen = set()
+    seen = set(map(str, Path(os.path.realpath(folder)).parents))
     for where, folders, names in os.walk(folder, onerror=stop, followlinks=True):
         real = os.path.realpath(where)
         if real in seen:

@@ -150,7 +150,7 @@ class TrainingStream:
         return tf.data.Dataset.from_tensor_slices(tf.nest.pack_sequence_as(like, flat))
 
     def _load(self, positions, labels, mirrored, draws, regions):
-        """Images and labels of one step; of a raw store no Python runs in here, it is a graph."""
+        """Images and labels of one step; a graph."""
         return self._finish(self._pictures(positions, regions), labels, mirrored, draws)
 
     def _finish(self, images, labels, mirrored, draws):

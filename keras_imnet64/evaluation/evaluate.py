@@ -7,7 +7,7 @@ import keras
 
 from keras_imnet64.backend import take_devices
 from keras_imnet64.data.datasets import open_dataset
-from keras_imnet64.data.encoded import as_run_failed
+from keras_imnet64.data.decoding import as_run_failed
 from keras_imnet64.data.pictures import View, check_filter
 from keras_imnet64.data.pipeline import evaluation_batches
 from keras_imnet64.data.selection import select

@@ -14,7 +14,7 @@ from importlib.metadata import version
 import keras
 
 from keras_imnet64.backend import take_devices
-from keras_imnet64.data.encoded import as_run_failed
+from keras_imnet64.data.decoding import as_run_failed
 from keras_imnet64.errors import RunFailed, Stopped
 from keras_imnet64.evaluation.evaluate import (
     make_scorer,

@@ -111,6 +111,7 @@ def test_links_to_classes_and_pictures_are_followed_but_not_round(tmp_path):
     write(tmp_path / "elsewhere", *numbered("b", 2))
     (root / "b").symlink_to(tmp_path / "elsewhere" / "b")
     (root / "a" / "up").symlink_to(root / "a")
+    (root / "a" / "above").symlink_to(root)  # all classes would be this one
     (root / "a" / "linked.png").symlink_to(tmp_path / "elsewhere" / "b" / "0.png")
     (root / "itself").symlink_to(root / "itself")
     (root / "broken").symlink_to(tmp_path / "nowhere")

@@ -255,6 +255,7 @@ def damaged_at(content, offset):
         (None, tar({"a.JPEG": b""}), r"holds a\.JPEG, which is no validation picture of Image"),
         (None, tar({published(OTHER)[0]: b""}), f"of the class {OTHER}, which the training"),
         (None, tar({NAME: b""}, member("b", tarfile.SYMTYPE)), "holds b, which is a link or"),
+        (None, tar(VALIDATION_PICTURES, member(f"x/{NAME}")), f"holds {NAME} twice"),
         (None, tar({f"../{NAME}": b""}), rf"holds \.\./{NAME}, which is a link or points"),
     ],
 )

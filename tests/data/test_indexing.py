@@ -22,7 +22,7 @@ from PIL import Image
 
 from keras_imnet64.data import datasets, indexing, packing
 from keras_imnet64.data import store as stores
-from keras_imnet64.data.encoded import as_run_failed
+from keras_imnet64.data.decoding import as_run_failed
 from keras_imnet64.data.pictures import View, read_picture
 from keras_imnet64.data.pipeline import evaluation_batches
 from keras_imnet64.data.selection import select
@@ -225,7 +225,7 @@ def replace_by_a_pipe(file):
         (shorten, r"0\.jpg is shorter than when it was indexed"),
         (replace_by_a_folder, r"0\.jpg cannot be read any more \(Is a directory"),
         (replace_by_a_pipe, r"0\.jpg cannot be read any more"),
-        (replace_by_a_larger_picture, "a picture below .* is another than when it was indexed"),
+        (replace_by_a_larger_picture, r"0\.jpg is damaged, or another than when it was indexed"),
     ],
 )
 def test_a_file_that_changed_since_ends_in_one_sentence(change, sentence, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_imnet64.data.augment.crops import replaced
+from keras_imnet64.data.compiled import compiled
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # of red, green and blue
 
@@ -196,29 +197,64 @@ def invert(images, values):
 
 def autocontrast(images, values):
     """Stretch each channel from its least and largest value to 0 and 255."""
-    x = tf.cast(images, "float32")
-    low = tf.reduce_min(x, axis=(1, 2), keepdims=True)
-    high = tf.reduce_max(x, axis=(1, 2), keepdims=True)
-    is_flat = high == low
-    step = tf.where(is_flat, 1.0, (high - low) * np.float32(1 / 255))
-    return _to_uint8((x - tf.where(is_flat, 0.0, low)) / step)
+    return _compiled(_autocontrasted, images)
 
 
 def equalize(images, values):
     """Make the values of each channel about equally frequent, by Pillow's rule."""
-    height, width = images.shape[1:3]
-    planes = tf.reshape(tf.transpose(images, (0, 3, 1, 2)), (-1, height * width))  # [B * 3, H * W]
-    planes = tf.cast(planes, "int32")
-    counts = tf.math.bincount(planes, minlength=256, maxlength=256, axis=-1)  # [B * 3, 256]
-    largest = tf.reduce_max(planes, axis=-1, keepdims=True)
-    of_largest = tf.gather(counts, largest, batch_dims=1)
-    step = (height * width - of_largest) // 255  # [B * 3, 1]
-    before = tf.cumsum(counts, axis=-1, exclusive=True)
-    table = tf.minimum((before + step // 2) // tf.maximum(step, 1), 255)
-    table = tf.where(step == 0, np.arange(256, dtype="int32"), table)
-    starts = 256 * tf.range(tf.shape(planes)[0])[:, None]
-    equal = tf.gather(tf.reshape(tf.cast(table, "uint8"), (-1,)), planes + starts)
-    return tf.transpose(tf.reshape(equal, (-1, 3, height, width)), (0, 2, 3, 1))
+    return _compiled(_equalized, images)
+
+
+def _compiled(function, images):
+    return tf.ensure_shape(tf.numpy_function(function, [images], tf.uint8), images.shape)
+
+
+@compiled
+def _autocontrasted(images):
+    changed = np.empty(images.shape, np.uint8)
+    for n in range(len(images)):
+        for k in range(3):
+            values = np.nonzero(_counts(images, n, k))[0]
+            low, high = np.float32(values[0]), np.float32(values[-1])
+            step = (high - low) * np.float32(1 / 255)
+            table = np.arange(256).astype(np.uint8)
+            for value in values if high > low else values[:0]:
+                table[value] = np.uint8(min((np.float32(value) - low) / step, np.float32(255)))
+            _look_up(images, n, k, table, changed)
+    return changed
+
+
+@compiled
+def _equalized(images):
+    changed = np.empty(images.shape, np.uint8)
+    for n in range(len(images)):
+        for k in range(3):
+            counts = _counts(images, n, k)
+            total, of_largest = counts.sum(), counts[np.nonzero(counts)[0][-1]]
+            step = (total - of_largest) // 255
+            table = np.arange(256)
+            if step:
+                before = np.cumsum(counts) - counts
+                table = np.minimum((before + step // 2) // step, 255)
+            _look_up(images, n, k, table.astype(np.uint8), changed)
+    return changed
+
+
+@compiled
+def _counts(images, n, k):
+    """How often each value occurs in a channel of a picture: int64 [256]."""
+    counts = np.zeros(256, np.int64)
+    for row in range(images.shape[1]):
+        for column in range(images.shape[2]):
+            counts[images[n, row, column, k]] += 1
+    return counts
+
+
+@compiled
+def _look_up(images, n, k, table, changed):
+    for row in range(images.shape[1]):
+        for column in range(images.shape[2]):
+            changed[n, row, column, k] = table[images[n, row, column, k]]
 
 
 JITTERS = {

@@ -149,7 +149,12 @@ def _pictures_within(path, outer, member):
 
 def _validation(path, wnids):
     with _opened(path) as archive:
-        members = {PurePosixPath(m.name).name: m for m in _members(archive, path)}
+        members = {}
+        for member in _members(archive, path):
+            name = PurePosixPath(member.name).name
+            if name in members:
+                raise UserError(f"{path} holds {name} twice")
+            members[name] = member
     return [
         Listed(path.name, label, members[name].offset_data, members[name].size, name)
         for name, label in _labelled(path, sorted(members), wnids)
