@@ -4,6 +4,8 @@ This file owns the schema, where recipes are found, how they are loaded, overrid
 the networks, optimizers and augmentations accept is owned by their tables.
 """
 
+import hashlib
+import json
 import math
 import os
 import re
@@ -37,6 +39,7 @@ DEEP_KEY = re.compile(rf"(?<![\w-])(?:{_PART}){{{MOST_PARTS}}}")  # tomllib woul
 Count = Annotated[int, Field(ge=0, le=10**9)]  # what is made of them fits 32 bits
 Positive = Annotated[int, Field(gt=0, le=10**9)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
+CHECKPOINT_EVERY = r"^([1-9]\d{0,5} (min|steps)|epoch)$"
 NonNegative = Annotated[float, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
@@ -137,6 +140,14 @@ class TrainSection(Section):
     # one, else none; "validation" is for recipes of papers that selected on it, and says so.
     select_on: Literal["auto", "validation"] = "auto"
     initial_weights: str | None = None  # a .keras file to start from
+    # Besides each epoch's end: "10 min", "500 steps", or "epoch" for no more. Minutes become more
+    # where writing would take over 1 % of the time.
+    checkpoint_every: Annotated[str, Field(pattern=CHECKPOINT_EVERY)] = "10 min"
+    # Where the loss is not finite: stop, or go back one checkpoint with the learning rate times
+    # rollback_factor, at most max_rollbacks times.
+    on_nan: Literal["stop", "rollback"] = "stop"
+    rollback_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    max_rollbacks: Annotated[int, Field(ge=1, le=100)] = 3
 
 
 class EvaluationSection(Section):
@@ -470,12 +481,22 @@ def merge(content, changes):
 
 
 def difference(old, new):
-    """["train.epochs: 40 -> 2", ...] between two recipes, results left out."""
-    old, new = (
-        _flatten(r.model_dump(exclude={"reference", "measured", "name"})) for r in (old, new)
-    )
+    """["train.epochs: 40 -> 2", ...] between two recipes, in what decides how a run goes on."""
+    old, new = _deciding(old), _deciding(new)
     keys = dict.fromkeys([*old, *new])
     return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in keys if old.get(k) != new.get(k)]
+
+
+def fingerprint(recipe):
+    """SHA-256 (hex) of what decides how a run goes on: the same where `difference` finds none."""
+    text = json.dumps(_deciding(recipe), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _deciding(recipe):
+    """{dotted key: value}, without results and what may change in mid-run."""
+    flat = _flatten(recipe.model_dump(exclude={"reference", "measured", "name"}))
+    return {key: value for key, value in flat.items() if key not in MAY_CHANGE}
 
 
 def _flatten(table, prefix=""):
@@ -488,6 +509,14 @@ def _flatten(table, prefix=""):
     return flat
 
 
+MAY_CHANGE = {  # in a run that goes on
+    "data.in_memory",
+    "train.checkpoint_every",
+    "train.initial_weights",  # which it has taken
+    "train.on_nan",
+    "train.rollback_factor",
+    "train.max_rollbacks",
+}
 NAMED = {"model": ModelSection, "optimizer": OptimizerSection, "schedule": ScheduleSection}
 EXPECTED = {
     "int_type": "a whole number",

@@ -1,10 +1,12 @@
 """A run's folder: what lies in it, who may write into it, and that nothing is half-written."""
 
 import csv
+import datetime
 import fcntl
 import io
 import os
 import shutil
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,7 @@ class Run:
     environment_file = property(lambda self: self.path / "environment.json")
     history_file = property(lambda self: self.path / "history.csv")
     metrics_file = property(lambda self: self.path / "metrics.json")
+    not_finite_file = property(lambda self: self.path / "not_finite.json")
     classes_file = property(lambda self: self.path / "classes.txt")
     checkpoints = property(lambda self: self.path / "checkpoints")
     lock_file = property(lambda self: self.path / ".lock")
@@ -179,13 +182,14 @@ def lock(run):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        holder = file.read().strip() or "unknown"
+        holder = file.read().strip() or "who it is, it has not said yet"
         file.close()
         raise UserError(
-            f"another process (pid {holder}) is training into {run.path}; wait for it, or give "
-            "this run a folder of its own with --name"
+            f"another process is training into {run.path} ({holder}); wait for it, or give this "
+            "run a folder of its own with --name"
         ) from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
+    file.truncate(0)  # what is in it is of a process that has ended
+    now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+    file.write(f"pid {os.getpid()} on {socket.gethostname()}, since {now}")
     file.flush()
     return file

@@ -15,9 +15,9 @@ def drawn(height, width, seed=0):
 
 
 def resized(picture, size, filter_name):
-    """By Pillow, columns first, as older ones have it for all sizes; size as (height, width)."""
+    """By Pillow, rows first; size as (height, width)."""
     resample = Image.Resampling[filter_name.upper()]
-    return picture.resize((size[1], picture.height), resample).resize(size[::-1], resample)
+    return picture.resize((picture.width, size[0]), resample).resize(size[::-1], resample)
 
 
 def write_folders(root, per_class=4, suffix=".jpg"):

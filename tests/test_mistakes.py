@@ -416,11 +416,11 @@ def run_that_is_finished(place):
     (place.path / "run" / "metrics.json").write_text("{}")
 
 
-@mistake(r"another process \(pid 4711\) is training into run", command=FIT)
+@mistake(r"another process is training into run \(pid 4711 on there, since noon\)", command=FIT)
 def run_that_another_process_trains(place):
     (place.path / "run" / "checkpoints").mkdir(parents=True)
     file = open(place.path / "run" / ".lock", "w")  # noqa: SIM115
-    file.write("4711")
+    file.write("pid 4711 on there, since noon")
     file.flush()
     fcntl.flock(file, fcntl.LOCK_EX)
     place.at_end.append(file.close)

@@ -15,7 +15,7 @@ from keras_imnet64.data.augment.crops import BOX
 from keras_imnet64.data.encoded import SIDEWAYS
 from keras_imnet64.errors import RunFailed
 
-MARGIN = 4  # pixels beyond a crop that its colours at the edge are interpolated with
+MARGIN = 2  # pixels beyond a crop, for JPEG may have one colour for two of them
 UNDECODABLE = re.compile("JPEG|PNG")  # what TensorFlow names where it cannot decode
 REGION = 9  # numbers that say what of a picture is decoded
 BACKWARD_ROWS, BACKWARD_COLUMNS = (3, 4, 6, 7), (2, 3, 7, 8)  # EXIF orientations, as decoded
@@ -75,21 +75,29 @@ def crop_resizer(image_size, interpolation):
     """A function for `decode` that resizes the box to a square: [h, w, 3] -> uint8 [S, S, 3]."""
     from keras_imnet64.data.resizing import resize
 
-    return lambda pixels: resize(pixels, (image_size, image_size), interpolation)
+    return lambda pixels, mirrored: resize(
+        pixels, (image_size, image_size), interpolation, mirrored
+    )
 
 
 def viewer(view):
     """A function for `decode` that shows the box as a `pictures.View` has it."""
-    return lambda pixels: view.show(Image.fromarray(pixels))
+
+    def show(pixels, mirrored):
+        shown = view.show(Image.fromarray(pixels))
+        return shown[..., ::-1, :] if mirrored else shown
+
+    return show
 
 
-def decode(content, region, show, shape):
+def decode(content, region, mirrored, show, shape):
     """One picture, from its bytes to what is shown of it.
 
     Args:
         content: string [], a JPEG or a PNG.
         region: int32 [REGION], see `regions`.
-        show: makes uint8 `shape` of the box, uint8 [h, w, 3], turned upright.
+        mirrored: bool [], whether what is shown is mirrored.
+        show: makes uint8 `shape` of the box, uint8 [h, w, 3], turned upright, and of `mirrored`.
     """
     window = region[:4]
 
@@ -100,12 +108,13 @@ def decode(content, region, show, shape):
         top, left, height, width = tf.unstack(window)
         return tf.io.decode_png(content, channels=3)[top : top + height, left : left + width]
 
-    def finish(pixels, region):
+    def finish(pixels, region, mirrored):
         top, left, height, width, orientation = region[4:].tolist()
-        return show(upright(pixels[top : top + height, left : left + width], orientation))
+        box = pixels[top : top + height, left : left + width]
+        return show(upright(box, orientation), bool(mirrored))
 
     pixels = tf.cond(tf.io.is_jpeg(content), jpeg, png)
-    return tf.ensure_shape(tf.numpy_function(finish, [pixels, region], tf.uint8), shape)
+    return tf.ensure_shape(tf.numpy_function(finish, [pixels, region, mirrored], tf.uint8), shape)
 
 
 @contextlib.contextmanager

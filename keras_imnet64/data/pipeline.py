@@ -125,6 +125,10 @@ class TrainingStream:
             images, labels = self._load(*self._step(epoch, step))
         return images.numpy(), np.asarray(labels)
 
+    def positions(self, epoch, step):
+        """Which pictures of the store form a step: integers [B]."""
+        return self._step(epoch, step)[0]
+
     def stages(self, epoch, step):
         """What becomes of the pictures of one step, operation by operation.
 
@@ -134,7 +138,8 @@ class TrainingStream:
         """
         positions, labels, mirrored, draws, regions = self._step(epoch, step)
         with ON_CPU():
-            stages = list(self._stages(self._pictures(positions, regions), mirrored, draws))
+            pictures = self._pictures(positions, regions, mirrored)
+            stages = list(self._stages(pictures, mirrored, draws))
         return [(name, images.numpy()) for name, images in stages], labels
 
     def _remaining_steps(self):
@@ -151,7 +156,7 @@ class TrainingStream:
 
     def _load(self, positions, labels, mirrored, draws, regions):
         """Images and labels of one step; a graph."""
-        return self._finish(self._pictures(positions, regions), labels, mirrored, draws)
+        return self._finish(self._pictures(positions, regions, mirrored), labels, mirrored, draws)
 
     def _finish(self, images, labels, mirrored, draws):
         """Images and labels of one step, from its pictures as they are read."""
@@ -166,7 +171,7 @@ class TrainingStream:
         if self._crops_when_read:
             (first, _), *steps = steps
         yield first.op if self._crops_when_read else "stored", images
-        if self.mirror != "none":
+        if self.mirror != "none" and not self._is_encoded:  # which is mirrored when it is read
             images = mirror(images, mirrored)
             yield "mirror", images
         for step, drawn in steps:
@@ -185,12 +190,13 @@ class TrainingStream:
         first = self.augmentation[0].op if self.augmentation else None
         return self._is_encoded and first == "random_resized_crop"
 
-    def _pictures(self, positions, regions):
+    def _pictures(self, positions, regions, mirrored):
         """uint8 [B, H, W, 3] of one step."""
         if not self._is_encoded:
             return tf.gather(self._stored, positions)
         contents = self.selection.store.read(np.asarray(positions))
-        return tf.stack([self._decode(*one) for one in zip(contents, regions, strict=True)])
+        one_by_one = zip(contents, regions, mirrored, strict=True)
+        return tf.stack([self._decode(*one) for one in one_by_one])
 
     def _read(self, positions, labels, mirrored, draws, regions):
         """One step with the bytes of its pictures in place of their positions."""
@@ -199,15 +205,15 @@ class TrainingStream:
 
     def _decoded(self, content, labels, mirrored, draws, region):
         """One picture with its pixels in place of its bytes."""
-        return self._decode(content, region), labels, mirrored, draws
+        return self._decode(content, region, mirrored), labels, mirrored, draws
 
-    def _decode(self, content, region):
+    def _decode(self, content, region, mirrored):
         size = self.image_size
         if self._crops_when_read:
             show = crop_resizer(size, self.augmentation[0].options["interpolation"])
         else:
             show = viewer(self.view)
-        return decode(content, region, show, (size, size, 3))
+        return decode(content, region, mirrored, show, (size, size, 3))
 
     @cached_property
     def _stored(self):
@@ -299,7 +305,7 @@ def _from_files(store, view, shape):
         return read_files(store, positions), tf.ensure_shape(regions, (None, REGION))
 
     show = viewer(view)
-    return read, lambda picture: decode(*picture, show, shape)
+    return read, lambda picture: decode(*picture, False, show, shape)
 
 
 def _from_pixels(store, view, shape):

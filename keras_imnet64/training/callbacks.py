@@ -8,18 +8,25 @@ import threading
 import keras
 from keras import ops
 
-from keras_imnet64.errors import RunFailed
 from keras_imnet64.evaluation.evaluate import score
 from keras_imnet64.files import write_csv
 from keras_imnet64.models.ship import fill, ship
 from keras_imnet64.training.optim import averaged_weights
 from keras_imnet64.training.progress import say
-from keras_imnet64.training.state import list_checkpoints, read_state, save_checkpoint, write_state
+from keras_imnet64.training.state import list_checkpoints, write_state
 
 COLUMNS = (
     *("epoch", "step", "learning_rate", "loss", "top1", "top5"),
     *("val_loss", "val_top1", "val_top5", "images_per_second", "seconds"),
 )
+
+
+class NotFinite(Exception):
+    """A step of an epoch, counted from 1, after which something is not finite."""
+
+    def __init__(self, what, epoch, step):
+        super().__init__(f"{what} is not finite at step {step} of epoch {epoch + 1}")
+        self.what, self.epoch, self.step = what, epoch, step
 
 
 class StopRequest:
@@ -52,17 +59,25 @@ class StopRequest:
 
 
 class Position(keras.callbacks.Callback):
-    """Begins each epoch at the right step, and knows how many steps of it are done."""
+    """Begins each epoch at the right step, and knows how many steps of it are done.
 
-    def __init__(self, stream, progress_bar, stop, *, epoch, step, metrics, metric_state):
+    Attributes:
+        until: (epoch, step), where to stop although nobody asks for it.
+    """
+
+    def __init__(self, stream, progress_bar, stop, metrics):
         super().__init__()
         self.stream, self.progress_bar, self.stop = stream, progress_bar, stop
-        self.first_epoch, self.first_step = epoch, step
-        self.metrics, self.metric_state = metrics, metric_state
-        self.step = step
+        self.metrics = metrics
+        self.until = None
+
+    def start(self, epoch, step, metric_state):
+        """Training goes on there, with this state of the metrics within the epoch."""
+        self.first_epoch, self.first_step, self.metric_state = epoch, step, metric_state
+        self.epoch, self.step = epoch, step
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.step = self.first_step if epoch == self.first_epoch else 0
+        self.epoch, self.step = epoch, self.first_step if epoch == self.first_epoch else 0
         if self.step:  # Keras has just reset the metrics
             write_state(self.metrics, self.metric_state, "the checkpoint")
         self.stream.begin(epoch, self.step)
@@ -71,7 +86,8 @@ class Position(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         # Counted here because overriding on_train_batch_end would make Keras wait for each step.
         self.step += 1
-        if self.stop.requested or self.is_epoch_done:
+        at_its_end = self.until == (self.epoch, self.step)
+        if self.stop.requested or self.is_epoch_done or at_its_end:
             self.model.stop_training = True  # Keras leaves the epoch after this step
 
     def on_epoch_end(self, epoch, logs=None):
@@ -99,7 +115,7 @@ class EpochEnd(keras.callbacks.Callback):
         validation,
         view,
         scoring_batch_size,
-        variables,
+        checkpoints,
         position,
         info,
         progress,
@@ -110,7 +126,7 @@ class EpochEnd(keras.callbacks.Callback):
             scorer: `make_scorer(plain)`.
             validation: `Selection`.
             view: how its pictures are shown, see `pipeline.evaluation_batches`.
-            variables: {path: variable} of all state.
+            checkpoints: a `Checkpoints`.
             info: what goes into the model files.
             progress: JSON-able record of the run: epoch, step, history, best, plateau.
         """
@@ -118,7 +134,7 @@ class EpochEnd(keras.callbacks.Callback):
         self.run, self.recipe, self.plain, self.scorer = run, recipe, plain, scorer
         self.validation, self.view = validation, view
         self.scoring_batch_size = scoring_batch_size
-        self.variables, self.position, self.info = variables, position, info
+        self.checkpoints, self.position, self.info = checkpoints, position, info
         self.progress = progress
 
     def on_train_begin(self, logs=None):
@@ -128,11 +144,18 @@ class EpochEnd(keras.callbacks.Callback):
         if not list_checkpoints(self.run.checkpoints):
             self.save(self.progress["epoch"], self.progress["step"])
 
+    def on_train_batch_begin(self, batch, logs=None):
+        done = self.position.step - 1  # of this epoch; `position` has counted the one that begins
+        steps = self.position.epoch * self.position.stream.steps_per_epoch + done
+        if done and self.checkpoints.is_due(steps):
+            at = {"epoch": self.position.epoch, "step": done}
+            self.checkpoints.save_beside(self.progress | at, steps)
+
     def on_epoch_end(self, epoch, logs=None):
         bar = self.position.progress_bar
         seconds, images_per_second = bar.end()
         if bar.bad_step:
-            self._fail(f"the loss is not finite at step {bar.bad_step} of epoch {epoch + 1}")
+            raise NotFinite("the loss", epoch, bar.bad_step)
         if not self.position.is_epoch_done:  # a signal, or a callback of the user's
             self.save(epoch, self.position.step)
             return
@@ -146,13 +169,15 @@ class EpochEnd(keras.callbacks.Callback):
     def save(self, epoch, step):
         """Checkpoint everything; training goes on at this step of this epoch."""
         self.progress |= {"epoch": epoch, "step": step}
-        save_checkpoint(self.run.checkpoints, read_state(self.variables), self.progress)
+        if not self.checkpoints.save(self.progress):
+            raise NotFinite("a weight", self.position.epoch, self.position.step)
+        self.checkpoints.begin(epoch * self.position.stream.steps_per_epoch + step)
 
     def _row(self, epoch, logs, seconds, images_per_second):
         fill(self.plain, self.model, averaged_weights(self.model.optimizer))
         scores = score(self.scorer, self.validation, self.scoring_batch_size, self.view)
         if not math.isfinite(scores["loss"]):
-            self._fail(f"the loss is not finite after the last step of epoch {epoch + 1}")
+            raise NotFinite("the validation's loss", epoch, self.position.step)
         optimizer = self.model.optimizer
         return {
             "epoch": epoch + 1,
@@ -213,10 +238,4 @@ class EpochEnd(keras.callbacks.Callback):
             f"  val_top1 {row['val_top1']:.2f}  val_top5 {row['val_top5']:.2f}"
             f"  lr {row['learning_rate']:.3g}  {row['images_per_second']:.0f} images/s"
             f"  {row['seconds']:.0f} s"
-        )
-
-    def _fail(self, what):
-        raise RunFailed(
-            f"{what}; the last good state is in {self.run.checkpoints}: lower "
-            "optimizer.learning_rate or set optimizer.clip_norm in a new run"
         )

@@ -1,6 +1,6 @@
 """The hub: from a recipe to a trained, shipped and scored model. Reads top to bottom.
 
-    recipe -> data -> model -> Model.fit with a checkpoint each epoch -> ship -> score the file
+    recipe -> data -> model -> Model.fit with checkpoints -> ship -> score the file
 
 The same call on a run folder that is not finished goes on from its newest checkpoint. Which images
 are read is told in `feed`, how the parts are built in `build`, what may happen in a run folder in
@@ -35,7 +35,14 @@ from keras_imnet64.training.build import (
     make_model,
     model_info_of,
 )
-from keras_imnet64.training.callbacks import COLUMNS, EpochEnd, Position, StopRequest
+from keras_imnet64.training.callbacks import (
+    COLUMNS,
+    EpochEnd,
+    NotFinite,
+    Position,
+    StopRequest,
+)
+from keras_imnet64.training.checkpoints import Checkpoints
 from keras_imnet64.training.feed import load_data, make_stream
 from keras_imnet64.training.folder import (
     check_run,
@@ -48,6 +55,7 @@ from keras_imnet64.training.folder import (
 )
 from keras_imnet64.training.optim import averaged_weights
 from keras_imnet64.training.progress import Progress, say
+from keras_imnet64.training.recovery import recover
 from keras_imnet64.training.state import variables_by_path
 
 
@@ -107,7 +115,7 @@ def fit(
         variables = variables_by_path(model, metrics)
 
         run = claim(recipe, out_dir, fresh, stack)
-        progress = resume(run, variables)
+        progress, metric_state = resume(run, recipe, variables)
         check_same_data(run, data)
         introduce(recipe, data, model, own, devices, stream, progress)
         write_environment(run, data, own, stream, devices, progress)
@@ -120,15 +128,9 @@ def fit(
             batch_size=stream.batch_size,
             rate_at=rate_at(model.optimizer, stream, recipe, progress),
         )
-        position = Position(
-            stream,
-            bar,
-            stop,
-            epoch=progress["epoch"],
-            step=progress["step"],
-            metrics={p: v for p, v in variables.items() if p.startswith("metrics/")},
-            metric_state=progress.pop("metric_state", {}),
-        )
+        metric_variables = {p: v for p, v in variables.items() if p.startswith("metrics/")}
+        position = Position(stream, bar, stop, metric_variables)
+        checkpoints = Checkpoints(run.checkpoints, model, variables, recipe.train.checkpoint_every)
         epoch_end = EpochEnd(
             run,
             recipe,
@@ -137,14 +139,34 @@ def fit(
             validation=data.validation,
             view=data.view and replace(data.view, ten_crop=False),
             scoring_batch_size=scoring_batch_size(devices),
-            variables=variables,
+            checkpoints=checkpoints,
             position=position,
             info=info,
             progress=progress,
         )
         stop.model = model
-        with stop.listening():
+
+        def start(found, metric_state):
+            """Training goes on from what was found, in this run or one before it."""
+            found = dict(found)  # which may be the same
+            progress.clear()
+            progress.update(found)
+            at = progress["epoch"], progress["step"]
+            position.start(*at, metric_state)
+            checkpoints.begin(at[0] * stream.steps_per_epoch + at[1])
+            return progress
+
+        def restore():
+            checkpoints.wait()
+            return start(*resume(run, recipe, variables))
+
+        def go_on():
             train(model, stream, recipe, progress, [position, epoch_end, *(callbacks or ()), bar])
+
+        start(progress, metric_state)
+        with stop.listening():
+            keep_going(go_on, restore, recipe, run, stream, epoch_end)
+        checkpoints.wait()
         if stop.requested or progress["step"]:
             done = f"in epoch {progress['epoch'] + 1} after {progress['step']} steps"
             if not progress["step"]:
@@ -155,6 +177,17 @@ def fit(
             )
         finish(run, recipe, data, devices, model, plain, info, progress)
     return run
+
+
+def keep_going(train, restore, recipe, run, stream, epoch_end):
+    """Train to the end, or as far as something that is not finite lets it."""
+    while True:
+        try:
+            return train()
+        except NotFinite as trouble:
+            recover(trouble, recipe, run, stream, restore, epoch_end, train)
+        if epoch_end.position.stop.requested:
+            return None
 
 
 def train(model, stream, recipe, progress, callbacks):

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.files import denied, write_atomic, write_json
-from keras_imnet64.recipe import difference, load_recipe
+from keras_imnet64.recipe import difference, fingerprint, load_recipe
 from keras_imnet64.runs import (
     Run,
     check_folder,
@@ -19,7 +19,7 @@ from keras_imnet64.runs import (
     set_aside,
 )
 from keras_imnet64.training.progress import say
-from keras_imnet64.training.state import list_checkpoints, load_checkpoint, write_state
+from keras_imnet64.training.state import newest_checkpoint, write_state
 
 
 def has_begun(out_dir):
@@ -70,20 +70,27 @@ def check_same_data(run, data):
         )
 
 
-def resume(run, variables):
-    """Fill the variables from the newest checkpoint, if any; returns the run's progress."""
-    checkpoints = list_checkpoints(run.checkpoints)
-    if not checkpoints:
+def resume(run, recipe, variables):
+    """Fill the variables from the newest whole checkpoint, if any.
+
+    Returns:
+        (progress dict of the run, {path: array} of the metrics within the epoch).
+    """
+    found = newest_checkpoint(run.checkpoints, fingerprint(recipe))
+    if found is None:
         plateau = {"best": None, "wait": 0, "scale": 1.0}
-        return {"epoch": 0, "step": 0, "history": [], "best": None, "plateau": plateau}
-    state, progress = load_checkpoint(checkpoints[-1])
+        progress = {"epoch": 0, "step": 0, "history": [], "best": None, "plateau": plateau}
+        return progress | {"recipe": fingerprint(recipe), "rollbacks": []}, {}
+    path, state, progress = found
     metric_state = {p: a for p, a in state.items() if p.startswith("metrics/")}
     if not progress["step"]:  # between epochs; Keras would reset only the metrics it has built
         metric_state = {path: np.zeros_like(array) for path, array in metric_state.items()}
-    write_state(variables, state | metric_state, checkpoints[-1])
-    progress["metric_state"] = metric_state
-    say(f"going on from {checkpoints[-1]}")
-    return progress
+    write_state(variables, state | metric_state, path)
+    if progress["best"] and not run.best.exists():
+        say(f"{run.best} of epoch {progress['best']['epoch']} is gone: it is chosen anew from here")
+        progress["best"] = None
+    say(f"going on from {path}")
+    return progress, metric_state
 
 
 def write_environment(run, data, own_model, stream, devices, progress):

@@ -41,6 +41,7 @@ class Progress(keras.callbacks.Callback):
     def begin(self, epoch, step):
         """An epoch begins at this step; called before its first step."""
         self.epoch, self.first, self.seen = epoch, step, step
+        self.bad_step = None
         self.started = self.first_done = time.monotonic()
         self.last_line = time.monotonic()
         if console.is_terminal:

@@ -2,20 +2,23 @@
 
 The format is the same for every backend: a safetensors file with one tensor for each variable of
 the model (seed generators included), the optimizer and the metrics, and the run's progress (where
-it is, history, best score) as JSON in the header. One file, renamed into place, so that a
-checkpoint that exists is whole.
+it is, history, best score) as JSON in the header, which is also the manifest: names, kinds, shapes
+and places of the tensors, and a SHA-256 of all. One file, renamed into place, so that nothing can
+come between it and its manifest. When they are written is told in `checkpoints`.
 """
 
 import hashlib
 import json
 import re
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_imnet64.errors import UserError, reason
 from keras_imnet64.files import check_fields, parse_json, write_atomic
 from keras_imnet64.models.paths import by_path
+from keras_imnet64.training.progress import say
 
 KEPT = 2  # checkpoints that always exist, once there are so many
 NAME = "epoch-{epoch:04d}-step-{step:07d}.safetensors"
@@ -36,9 +39,11 @@ def variables_by_path(model, metrics):
     return variables
 
 
-def read_state(variables):
-    """{path: NumPy array}."""
-    return {path: np.asarray(ops.convert_to_numpy(v)) for path, v in variables.items()}
+def read_state(model, variables):
+    """{path: NumPy array}, copies, between two steps of training."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+    return {path: np.array(ops.convert_to_numpy(v)) for path, v in variables.items()}
 
 
 def write_state(variables, state, source):
@@ -55,6 +60,11 @@ def write_state(variables, state, source):
         variable.assign(state[path].astype(variable.dtype))
 
 
+def is_finite(state):
+    """Whether no number of a state is infinite or none."""
+    return all(np.isfinite(array).all() for array in state.values())
+
+
 def save_checkpoint(folder, state, progress):
     """Write a checkpoint, whole or not at all, and remove all but the last two.
 
@@ -69,9 +79,10 @@ def save_checkpoint(folder, state, progress):
     state = {name: np.asarray(array, order="C") for name, array in state.items()}
     text = json.dumps(progress)
     metadata = {"progress": text, "sha256": _digest(state, text)}
+    folder.mkdir(exist_ok=True)  # somebody may have deleted it
     write_atomic(path, save(state, metadata=metadata))
     for old in list_checkpoints(folder)[:-KEPT]:
-        old.unlink()
+        old.unlink(missing_ok=True)
     return path
 
 
@@ -79,6 +90,33 @@ def list_checkpoints(folder):
     """Checkpoint files, oldest first by where training goes on from them."""
     found = [path for path in folder.glob("*.safetensors") if PATTERN.fullmatch(path.name)]
     return sorted(found, key=lambda path: [int(n) for n in PATTERN.fullmatch(path.name).groups()])
+
+
+def newest_checkpoint(folder, recipe):
+    """The newest checkpoint that is whole, of the recipe with this `recipe.fingerprint`.
+
+    Others are named, set aside under another name, and passed over.
+
+    Returns:
+        (path, state {path: array}, progress dict), or None where there is none at all.
+
+    Raises:
+        UserError: there are some, and none of them will do.
+    """
+    passed_over = 0
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            state, progress = load_checkpoint(path)
+            if progress.get("recipe") != recipe:
+                raise UserError(f"the checkpoint {path} is of another recipe")
+            return path, state, progress
+        except UserError as error:
+            say(f"passed over: {error}")
+            path.rename(path.with_name(f"{path.name}.damaged"))
+            passed_over += 1
+    if passed_over:
+        raise UserError(f"no checkpoint in {folder} is whole any more: begin anew with --fresh")
+    return None
 
 
 def load_checkpoint(path):
@@ -92,12 +130,12 @@ def load_checkpoint(path):
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if _digest(state, metadata["progress"]) != metadata["sha256"]:
             raise ValueError("it is not what was saved")
-        return state, parse_json(metadata["progress"])
-    except (SafetensorError, OSError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"the checkpoint {path} is damaged ({reason(error)}); remove it to go on from the one "
-            "before"
-        ) from error
+        progress = parse_json(metadata["progress"])
+        if NAME.format(**progress) != path.name:
+            raise ValueError("it is of another place in training than its name says")
+        return state, progress
+    except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the checkpoint {path} is damaged ({reason(error)})") from error
 
 
 def _digest(state, progress):
