@@ -39,11 +39,11 @@ EVERYTHING = {  # that draws numbers, keeps state or decides by it
     ],
     "schedule": {"name": "plateau", "patience": 1, "factor": 0.5, "min_delta": 0.5},
     "train": {
-        "epochs": 3,
+        "epochs": 4,
         "ema": 0.9,
         "accumulate_steps": 2,
         "dtype": "mixed_bfloat16",
-        "early_stopping": 3,
+        "early_stopping": 4,
         "checkpoint_every": "3 steps",
     },
 }
@@ -67,7 +67,7 @@ class CallAt(keras.callbacks.Callback):
 
 def steps_gone_on_from(text):
     """(epoch, step) of each checkpoint that a log says training went on from."""
-    found = re.findall(r"going on from .*epoch-(\d+)-step-(\d+)", text.replace("\n", ""))
+    found = re.findall(r"going on from .*?epoch-(\d+)-step-(\d+)", text.replace("\n", ""))
     return [(int(epoch), int(step)) for epoch, step in found]
 
 
@@ -83,7 +83,7 @@ def test_five_kills_end_with_the_bits_of_a_straight_run(
     """Within a step, between steps, within a save, and between what follows it."""
     check_kills(
         small_recipe(**EVERYTHING, optimizer=optimizer),
-        ["during step 5", "before replace 6", "after replace 6", "before unlink 3", "step 7"],
+        ["during step 5", "before replace 4", "step 5", "after replace 5", "before unlink 3"],
         data_dir,
         tmp_path,
     )
@@ -97,7 +97,7 @@ def test_five_kills_end_with_the_bits_of_a_straight_run(
 def test_kills_anywhere(seed, optimizer, small_recipe, data_dir, tmp_path):
     rng = np.random.default_rng(seed)
     kinds = ["step", "during step", *(f"{w} {f}" for w in ("before", "after") for f in CALLS)]
-    kills = [f"{rng.choice(kinds)} {rng.integers(2, 8)}" for _ in range(5)]
+    kills = [f"{rng.choice(kinds)} {rng.integers(2, 6)}" for _ in range(5)]
     check_kills(small_recipe(**EVERYTHING, optimizer=optimizer), kills, data_dir, tmp_path)
 
 
