@@ -4,7 +4,6 @@ This file owns the schema, where recipes are found, how they are loaded, overrid
 the networks, optimizers and augmentations accept is owned by their tables.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -482,21 +481,18 @@ def merge(content, changes):
 
 def difference(old, new):
     """["train.epochs: 40 -> 2", ...] between two recipes, in what decides how a run goes on."""
-    old, new = _deciding(old), _deciding(new)
+    old, new = decisions(old), decisions(new)
     keys = dict.fromkeys([*old, *new])
     return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in keys if old.get(k) != new.get(k)]
 
 
-def fingerprint(recipe):
-    """SHA-256 (hex) of what decides how a run goes on: the same where `difference` finds none."""
-    text = json.dumps(_deciding(recipe), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _deciding(recipe):
-    """{dotted key: value}, without results and what may change in mid-run."""
+def decisions(recipe):
+    """{dotted key: value} as JSON has them, without results and what may change in mid-run."""
     flat = _flatten(recipe.model_dump(exclude={"reference", "measured", "name"}))
-    return {key: value for key, value in flat.items() if key not in MAY_CHANGE}
+    if flat["train.initial_weights"]:  # which a run has taken, wherever the file is now
+        flat["train.initial_weights"] = "a file"
+    decided = {key: value for key, value in flat.items() if key not in MAY_CHANGE}
+    return json.loads(json.dumps(decided, default=str))
 
 
 def _flatten(table, prefix=""):
@@ -512,7 +508,6 @@ def _flatten(table, prefix=""):
 MAY_CHANGE = {  # in a run that goes on
     "data.in_memory",
     "train.checkpoint_every",
-    "train.initial_weights",  # which it has taken
     "train.on_nan",
     "train.rollback_factor",
     "train.max_rollbacks",

@@ -21,6 +21,7 @@ from keras_imnet64.files import (
 )
 
 DEFAULT_ROOT = Path("saved_models")
+LEFTOVERS = ".*.writing*"  # of writers that were killed
 HISTORY_BYTES = 2**26  # 200 bytes per epoch
 ENVIRONMENT = {
     "dataset": str,
@@ -125,7 +126,7 @@ def check_folder(path):
         check_writable(path)
     except (OSError, ValueError) as error:
         raise _unusable(path, error) from None
-    ours = {run.lock_file, run.checkpoints}
+    ours = {run.lock_file, run.checkpoints, *run.path.glob(LEFTOVERS)}
     if run.path.is_dir() and not run.recipe_file.exists() and set(run.path.iterdir()) - ours:
         raise UserError(f"{path} is not empty and holds no run; choose another --name or --out")
     return run
@@ -151,7 +152,7 @@ def _unusable(path, error):
 
 def remove_leftovers(run):
     """Delete what killed writers have left half-written; only for who holds the lock."""
-    for leftover in (*run.path.glob(".*.writing*"), *run.checkpoints.glob(".*.writing*")):
+    for leftover in (*run.path.glob(LEFTOVERS), *run.checkpoints.glob(LEFTOVERS)):
         if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover)
         else:

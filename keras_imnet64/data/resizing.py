@@ -20,7 +20,7 @@ AXIS = types.Tuple((types.int64[::1], types.int64[::1], types.int32[:, ::1]))
 BITS = 22  # of a weight's fraction, as in Pillow
 HALF = 1 << (BITS - 1)
 BLOCK = 16  # rows that are turned at a time: as many pixels as a cache line holds
-KEPT = 8192  # tables of weights, some 5 kB each
+KEPT = 1024  # tables of weights, 5 kB each for ImageNet, up to 100 kB for large photographs
 
 
 def resize(pixels, size, interpolation, mirrored=False):

@@ -8,6 +8,7 @@ import threading
 import keras
 from keras import ops
 
+from keras_imnet64.errors import UserError
 from keras_imnet64.evaluation.evaluate import score
 from keras_imnet64.files import write_csv
 from keras_imnet64.models.ship import fill, ship
@@ -26,7 +27,7 @@ class NotFinite(Exception):
 
     def __init__(self, what, epoch, step):
         super().__init__(f"{what} is not finite at step {step} of epoch {epoch + 1}")
-        self.what, self.epoch, self.step = what, epoch, step
+        self.epoch, self.step = epoch, step
 
 
 class StopRequest:
@@ -141,8 +142,9 @@ class EpochEnd(keras.callbacks.Callback):
         import tensorflow as tf
 
         self.writer = tf.summary.create_file_writer(str(self.run.logs))
-        if not list_checkpoints(self.run.checkpoints):
-            self.save(self.progress["epoch"], self.progress["step"])
+        is_begun = bool(list_checkpoints(self.run.checkpoints))
+        if not is_begun and not self.checkpoints.save(self.progress):
+            raise UserError("the weights to begin with are not finite: take others")
 
     def on_train_batch_begin(self, batch, logs=None):
         done = self.position.step - 1  # of this epoch; `position` has counted the one that begins

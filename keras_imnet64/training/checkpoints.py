@@ -4,6 +4,7 @@ import copy
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from keras_imnet64.errors import reason
 from keras_imnet64.training.progress import say
 from keras_imnet64.training.state import is_finite, read_state, save_checkpoint
 
@@ -68,11 +69,16 @@ class Checkpoints:
             self._writing.result()
             self._writing = None
 
+    def close(self):
+        """The folder is left: nothing is being written any more."""
+        self._writer.shutdown()
+
     def _write(self, state, progress, started):
         if not is_finite(state):  # the loss will be the next thing that is not
+            say("no checkpoint was written: a weight, or the optimizer's state, is not finite")
             return
         try:
             save_checkpoint(self.folder, state, progress)
-        except OSError as error:
-            say(f"no checkpoint could be written ({error}); training goes on from the last one")
+        except Exception as error:  # memory may lack too
+            say(f"no checkpoint could be written ({reason(error)}); training goes on")
         self.cost = time.monotonic() - started

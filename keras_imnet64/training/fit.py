@@ -48,7 +48,7 @@ from keras_imnet64.training.folder import (
     check_run,
     check_same_data,
     claim,
-    has_begun,
+    has_state,
     resume,
     sentences,
     write_environment,
@@ -109,7 +109,7 @@ def fit(
         data = load_data(recipe, data_dir, cache_dir, pack_progress)
         stream = make_stream(recipe, data)
         stack.enter_context(devices.scope())
-        model = make_model(recipe, data, model, warm=fresh or not has_begun(out_dir))
+        model = make_model(recipe, data, model, warm=fresh or not has_state(out_dir))
         plain = plain_twin(model)
         metrics = compile_for_training(model, recipe, stream, devices)
         variables = variables_by_path(model, metrics)
@@ -131,6 +131,7 @@ def fit(
         metric_variables = {p: v for p, v in variables.items() if p.startswith("metrics/")}
         position = Position(stream, bar, stop, metric_variables)
         checkpoints = Checkpoints(run.checkpoints, model, variables, recipe.train.checkpoint_every)
+        stack.callback(checkpoints.close)
         epoch_end = EpochEnd(
             run,
             recipe,
@@ -156,9 +157,9 @@ def fit(
             checkpoints.begin(at[0] * stream.steps_per_epoch + at[1])
             return progress
 
-        def restore():
+        def restore(before=None):
             checkpoints.wait()
-            return start(*resume(run, recipe, variables))
+            return start(*resume(run, recipe, variables, before))
 
         def go_on():
             train(model, stream, recipe, progress, [position, epoch_end, *(callbacks or ()), bar])

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.files import denied, write_atomic, write_json
-from keras_imnet64.recipe import difference, fingerprint, load_recipe
+from keras_imnet64.recipe import decisions, difference, load_recipe
 from keras_imnet64.runs import (
     Run,
     check_folder,
@@ -19,11 +19,16 @@ from keras_imnet64.runs import (
     set_aside,
 )
 from keras_imnet64.training.progress import say
-from keras_imnet64.training.state import newest_checkpoint, write_state
+from keras_imnet64.training.state import list_checkpoints, newest_checkpoint, write_state
 
 
 def has_begun(out_dir):
     return Run(Path(out_dir)).recipe_file.exists()
+
+
+def has_state(out_dir):
+    """Whether a run has come as far as a checkpoint."""
+    return bool(list_checkpoints(Run(Path(out_dir)).checkpoints))
 
 
 def check_run(recipe, out_dir, fresh):
@@ -70,17 +75,18 @@ def check_same_data(run, data):
         )
 
 
-def resume(run, recipe, variables):
-    """Fill the variables from the newest whole checkpoint, if any.
+def resume(run, recipe, variables, before=None):
+    """Fill the variables from the newest whole checkpoint, if any; see `newest_checkpoint`.
 
     Returns:
         (progress dict of the run, {path: array} of the metrics within the epoch).
     """
-    found = newest_checkpoint(run.checkpoints, fingerprint(recipe))
+    decided = decisions(recipe)
+    found = newest_checkpoint(run.checkpoints, decided, before)
     if found is None:
         plateau = {"best": None, "wait": 0, "scale": 1.0}
         progress = {"epoch": 0, "step": 0, "history": [], "best": None, "plateau": plateau}
-        return progress | {"recipe": fingerprint(recipe), "rollbacks": []}, {}
+        return progress | {"recipe": decided, "rollbacks": []}, {}
     path, state, progress = found
     metric_state = {p: a for p, a in state.items() if p.startswith("metrics/")}
     if not progress["step"]:  # between epochs; Keras would reset only the metrics it has built

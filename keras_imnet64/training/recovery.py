@@ -8,6 +8,7 @@ from keras_imnet64.errors import RunFailed
 from keras_imnet64.files import write_json
 from keras_imnet64.training.callbacks import NotFinite
 from keras_imnet64.training.progress import say
+from keras_imnet64.training.state import list_checkpoints, place_of
 
 
 def recover(trouble, recipe, run, stream, restore, epoch_end, train):
@@ -15,46 +16,59 @@ def recover(trouble, recipe, run, stream, restore, epoch_end, train):
 
     Args:
         trouble: the `NotFinite`.
-        restore: fills the variables from the newest checkpoint and begins there.
+        restore: fills the variables from the newest checkpoint, or the newest before a place, and
+            begins there.
         train: goes on from there.
 
     Raises:
-        RunFailed: the recipe does not go back, or has often enough.
+        RunFailed: the recipe does not go back, or has often enough, or there is nothing to go to.
     """
+    if not list_checkpoints(run.checkpoints):
+        raise RunFailed(f"{trouble}, and no checkpoint is left to go back to: begin anew, --fresh")
     progress = restore()
     back = len(progress["rollbacks"])
-    if recipe.train.on_nan == "rollback" and back < recipe.train.max_rollbacks:
-        say(f"{trouble}: going back, with the learning rate times {recipe.train.rollback_factor}")
-        lower_rate(progress, recipe.train.rollback_factor, epoch_end.model.optimizer)
-        progress["rollbacks"].append({"epoch": trouble.epoch + 1, "step": trouble.step})
-        epoch_end.save(progress["epoch"], progress["step"])
+    wanted = recipe.train.on_nan == "rollback" and back < recipe.train.max_rollbacks
+    if wanted and roll_back(trouble, recipe.train.rollback_factor, run, restore, epoch_end):
         return
-    step = keep_state_before(trouble, progress, restore, epoch_end.position, train)
+    step = keep_state_before(trouble, recipe, progress, restore, epoch_end.position, train)
     if epoch_end.position.stop.requested:
         return
     positions = stream.positions(trouble.epoch, step - 1).tolist()
-    found = {"epoch": trouble.epoch + 1, "step": step, "positions": positions}
-    write_json(run.not_finite_file, found | {"split": "train", "what": trouble.what})
+    found = {"epoch": trouble.epoch + 1, "step": step, "split": "train", "positions": positions}
+    write_json(run.not_finite_file, found)
+    if step != trouble.step:  # whose update it was
+        trouble = NotFinite("a weight", trouble.epoch, step)
+    times = f" (it went back {back} times already)" if back else ""
     raise RunFailed(
-        f"{trouble}; the state before it is the newest checkpoint, so that the same command "
-        f"repeats the step, whose pictures are named in {run.not_finite_file}: lower "
-        "optimizer.learning_rate or set optimizer.clip_norm in a new run, or go on with "
-        "--set train.on_nan='\"rollback\"'"
-        + (f" (it went back {back} times already)" if back else "")
+        f"{trouble}{times}; the same command goes on from {list_checkpoints(run.checkpoints)[-1]} "
+        f"and repeats the step, whose pictures are named in {run.not_finite_file}: in a new run "
+        "lower optimizer.learning_rate, set optimizer.clip_norm or "
+        "train.on_nan='\"rollback\"'"
     )
 
 
-def lower_rate(progress, factor, optimizer):
+def roll_back(trouble, factor, run, restore, epoch_end):
+    """Go back behind at least one update before the trouble; returns whether that was possible."""
+    before = (trouble.epoch, trouble.step - 1)  # whose weights gave what is not finite
+    if not any(place_of(path) < list(before) for path in list_checkpoints(run.checkpoints)):
+        return False
+    progress = restore(before)
+    say(f"{trouble}: going back, with the learning rate times {factor}")
     progress["plateau"]["scale"] *= factor
-    optimizer.learning_rate_scale.assign(progress["plateau"]["scale"])
+    epoch_end.model.optimizer.learning_rate_scale.assign(progress["plateau"]["scale"])
+    progress["rollbacks"].append({"epoch": trouble.epoch + 1, "step": trouble.step})
+    epoch_end.save(progress["epoch"], progress["step"])
+    return True
 
 
-def keep_state_before(trouble, progress, restore, position, train):
+def keep_state_before(trouble, recipe, progress, restore, position, train):
     """Make the last finite state the newest checkpoint; returns the step that ends it.
 
-    A step that is not finite may have been given weights that are not.
+    A step that is not finite may have been given weights that are not, and those may have been
+    gathered over the parts of a batch.
     """
-    for done in range(trouble.step - 1, max(trouble.step - 3, -1), -1):
+    earliest = trouble.step - 2 - recipe.train.accumulate_steps
+    for done in range(trouble.step - 1, max(earliest, -1), -1):
         if (progress["epoch"], progress["step"]) >= (trouble.epoch, done):
             return progress["step"] + 1
         position.until = (trouble.epoch, done)

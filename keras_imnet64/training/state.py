@@ -89,40 +89,67 @@ def save_checkpoint(folder, state, progress):
 def list_checkpoints(folder):
     """Checkpoint files, oldest first by where training goes on from them."""
     found = [path for path in folder.glob("*.safetensors") if PATTERN.fullmatch(path.name)]
-    return sorted(found, key=lambda path: [int(n) for n in PATTERN.fullmatch(path.name).groups()])
+    return sorted(found, key=place_of)
 
 
-def newest_checkpoint(folder, recipe):
-    """The newest checkpoint that is whole, of the recipe with this `recipe.fingerprint`.
+def place_of(path):
+    """[epoch, step], where training goes on."""
+    return [int(number) for number in PATTERN.fullmatch(path.name).groups()]
 
-    Others are named, set aside under another name, and passed over.
+
+def newest_checkpoint(folder, recipe, before=None):
+    """The newest checkpoint that is whole and of this recipe.
+
+    Newer ones that are not are named, set aside under another name, and passed over.
+
+    Args:
+        folder: the run's `checkpoints`.
+        recipe: its `recipe.decisions`.
+        before: (epoch, step), of which and after which none is wanted; they are deleted.
 
     Returns:
         (path, state {path: array}, progress dict), or None where there is none at all.
 
     Raises:
-        UserError: there are some, and none of them will do.
+        UserError: there are some, and none of them will do; they are left as they are.
+        OSError: one cannot be read.
     """
-    passed_over = 0
+    passed_over = []
     for path in reversed(list_checkpoints(folder)):
+        if before is not None and place_of(path) >= list(before):
+            continue
         try:
             state, progress = load_checkpoint(path)
-            if progress.get("recipe") != recipe:
-                raise UserError(f"the checkpoint {path} is of another recipe")
-            return path, state, progress
+            _check_recipe(path, progress.get("recipe"), recipe)
         except UserError as error:
+            passed_over.append((path, error))
+            continue
+        for other, error in passed_over:
             say(f"passed over: {error}")
-            path.rename(path.with_name(f"{path.name}.damaged"))
-            passed_over += 1
+            other.rename(other.with_name(f"{other.name}.damaged"))
+        for other in list_checkpoints(folder):
+            if place_of(other) > place_of(path):
+                other.unlink()
+        return path, state, progress
     if passed_over:
-        raise UserError(f"no checkpoint in {folder} is whole any more: begin anew with --fresh")
+        raise UserError(
+            f"no checkpoint in {folder} will do: {passed_over[0][1]}; begin anew with --fresh"
+        )
     return None
+
+
+def _check_recipe(path, found, recipe):
+    """Settings that neither knows of are those of every version."""
+    found = found if isinstance(found, dict) else {}
+    if any(found.get(key, value) != value for key, value in recipe.items()):
+        raise UserError(f"the checkpoint {path} is of another recipe")
 
 
 def load_checkpoint(path):
     """(state {path: array}, progress dict) of a checkpoint file; UserError if it is not whole."""
     from safetensors import SafetensorError, safe_open
 
+    open(path, "rb").close()  # what the system refuses is no damage
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}

@@ -1,0 +1,68 @@
+"""What a checkpoint costs: its bytes, the steps' wait for the copy of the state, and the writing.
+
+    KERAS_BACKEND=jax python benchmarks/checkpoint_cost.py wrn36_5
+
+The recipe's network and optimizer for 1,000 classes of 64 px, untrained; medians of some
+checkpoints into a temporary folder (or --folder, of the disk that matters). Writing goes on beside
+the steps, on a core of its own where there is one. The share is that of both in the time between
+two checkpoints, as `train.checkpoint_every` has it unless told otherwise.
+"""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("recipe", default="wrn36_5")
+@click.option("--folder", type=click.Path(exists=True, path_type=Path))
+@click.option("--times", default=7, show_default=True)
+def main(recipe, folder, times):
+    from keras_imnet64.backend import choose_backend, take_devices
+
+    choose_backend()
+    devices = take_devices()
+    model, variables, minutes = prepare(recipe)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        costs = [cost(model, variables, Path(place), number) for number in range(1 + times)]
+    copying, writing, size = (statistics.median(values) for values in zip(*costs[1:], strict=True))
+    share = (copying + writing) / (60 * minutes)
+    print(
+        f"{recipe} on {devices.backend}: {size / 1e6:.1f} MB, copied in {1000 * copying:.0f} ms, "
+        f"written in {1000 * writing:.0f} ms: {100 * share:.2f} % of {minutes} minutes"
+    )
+
+
+def prepare(name):
+    """(compiled model, {path: variable}, minutes between checkpoints)."""
+    from keras_imnet64.evaluation.metrics import accuracy_metrics
+    from keras_imnet64.models import build_model
+    from keras_imnet64.recipe import load_recipe
+    from keras_imnet64.training.build import make_optimizer_of
+    from keras_imnet64.training.state import variables_by_path
+
+    recipe = load_recipe(name)
+    model = build_model(recipe.model.name, image_size=64, num_classes=1000, **recipe.model.options)
+    model.compile(make_optimizer_of(recipe, 1000), "mse", metrics=accuracy_metrics())
+    model.optimizer.build(model.trainable_variables)
+    every = recipe.train.checkpoint_every
+    return model, variables_by_path(model, []), int(every.removesuffix(" min"))
+
+
+def cost(model, variables, folder, number):
+    """(seconds of copying, seconds of checking and writing, bytes)."""
+    from keras_imnet64.training.state import is_finite, read_state, save_checkpoint
+
+    begin = time.perf_counter()
+    state = read_state(model, variables)
+    copied = time.perf_counter()
+    is_finite(state)
+    path = save_checkpoint(folder, state, {"epoch": number, "step": 0})
+    return copied - begin, time.perf_counter() - copied, path.stat().st_size
+
+
+if __name__ == "__main__":
+    main()
