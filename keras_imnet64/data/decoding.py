@@ -1,7 +1,8 @@
 """Encoded pictures into uint8 pictures of one size: TensorFlow decodes a window, which is resized.
 
-The pixels are those of torchvision's transforms on Pillow's images; and of a JPEG only the rows and
-columns within the window are computed.
+The pixels are those of torchvision's transforms on Pillow's images, but for what it changes whether
+rows or columns are resized first; and of a JPEG only the rows and columns within the window are
+computed.
 """
 
 import contextlib

@@ -39,73 +39,66 @@ def warp(images, maps, interpolation, fill):
 
     "bilinear" takes `fill` for the pixels beyond the border.
     """
-    take = {"nearest": _take_nearest, "bilinear": _take_bilinear}[interpolation]
+    take = {"nearest": _nearest, "bilinear": _bilinear}[interpolation]
     fill = np.uint8(fill)
-    warped = tf.numpy_function(lambda *inputs: take(*inputs, fill), [images, maps], tf.uint8)
-    return tf.ensure_shape(warped, (None, *images.shape[1:]))
+
+    def warped(images, maps):
+        return _warped(images, maps, take, fill)
+
+    return tf.ensure_shape(
+        tf.numpy_function(warped, [images, maps], tf.uint8), (None, *images.shape[1:])
+    )
 
 
 @compiled
-def at(images, n, i, j, k, fill):
+def _warped(images, maps, take, fill):
+    """What `take` finds of picture n at (x, y), where pixels are counted by their centres."""
+    height, width = images.shape[1:3]
+    warped = np.empty(images.shape, np.uint8)
+    for n in range(len(images)):
+        a, b, c, d, e, f = maps[n]
+        c, f = c + HALF * (a + b) - HALF, f + HALF * (d + e) - HALF
+        for row in range(height):
+            for column in range(width):
+                x = a * np.float32(column) + b * np.float32(row) + c
+                y = d * np.float32(column) + e * np.float32(row) + f
+                take(images, n, x, y, fill, warped, row, column)
+    return warped
+
+
+@compiled
+def _at(images, n, i, j, k, fill):
     """A value, or `fill` beyond the border."""
     inside = 0 <= i < images.shape[1] and 0 <= j < images.shape[2]
     return images[n, i, j, k] if inside else fill
 
 
 @compiled
-def _take_nearest(images, maps, fill):
+def _nearest(images, n, x, y, fill, warped, row, column):
     """Halves are rounded away from zero."""
-    height, width = images.shape[1:3]
-    warped = np.empty(images.shape, np.uint8)
-    for n in range(len(images)):
-        a, b, c, d, e, f = maps[n]
-        c, f = _between_centres(a, b, c), _between_centres(d, e, f)
-        for row in range(height):
-            for column in range(width):
-                x = a * np.float32(column) + b * np.float32(row) + c
-                y = d * np.float32(column) + e * np.float32(row) + f
-                i = int(np.floor(y + HALF) if y >= 0 else np.ceil(y - HALF))
-                j = int(np.floor(x + HALF) if x >= 0 else np.ceil(x - HALF))
-                for k in range(3):
-                    warped[n, row, column, k] = at(images, n, i, j, k, fill)
-    return warped
+    i = int(np.floor(y + HALF) if y >= 0 else np.ceil(y - HALF))
+    j = int(np.floor(x + HALF) if x >= 0 else np.ceil(x - HALF))
+    for k in range(3):
+        warped[n, row, column, k] = _at(images, n, i, j, k, fill)
 
 
 @compiled
-def _take_bilinear(images, maps, fill):
+def _bilinear(images, n, x, y, fill, warped, row, column):
     """The four pixels about a place, by their nearness to it."""
-    height, width = images.shape[1:3]
-    warped = np.empty(images.shape, np.uint8)
-    for n in range(len(images)):
-        a, b, c, d, e, f = maps[n]
-        c, f = _between_centres(a, b, c), _between_centres(d, e, f)
-        for row in range(height):
-            for column in range(width):
-                x = a * np.float32(column) + b * np.float32(row) + c
-                y = d * np.float32(column) + e * np.float32(row) + f
-                above, left = np.floor(y), np.floor(x)
-                below, right = y - above, x - left  # the shares of the pixels there
-                i, j = int(above), int(left)
-                inside = 0 <= i < height - 1 and 0 <= j < width - 1
-                for k in range(3):
-                    if inside:
-                        p, q = images[n, i, j, k], images[n, i, j + 1, k]
-                        r, s = images[n, i + 1, j, k], images[n, i + 1, j + 1, k]
-                    else:
-                        p, q = at(images, n, i, j, k, fill), at(images, n, i, j + 1, k, fill)
-                        r = at(images, n, i + 1, j, k, fill)
-                        s = at(images, n, i + 1, j + 1, k, fill)
-                    upper = (ONE - right) * np.float32(p) + right * np.float32(q)
-                    lower = (ONE - right) * np.float32(r) + right * np.float32(s)
-                    value = np.rint((ONE - below) * upper + below * lower)
-                    warped[n, row, column, k] = np.uint8(value)
-    return warped
-
-
-@compiled
-def _between_centres(a, b, c):
-    """The last number of a row of a map whose pixels are counted by their centres."""
-    return c + HALF * (a + b) - HALF
+    above, left = np.floor(y), np.floor(x)
+    below, right = y - above, x - left  # the shares of the pixels there
+    i, j = int(above), int(left)
+    inside = 0 <= i < images.shape[1] - 1 and 0 <= j < images.shape[2] - 1
+    for k in range(3):
+        if inside:
+            p, q = images[n, i, j, k], images[n, i, j + 1, k]
+            r, s = images[n, i + 1, j, k], images[n, i + 1, j + 1, k]
+        else:
+            p, q = _at(images, n, i, j, k, fill), _at(images, n, i, j + 1, k, fill)
+            r, s = _at(images, n, i + 1, j, k, fill), _at(images, n, i + 1, j + 1, k, fill)
+        upper = (ONE - right) * np.float32(p) + right * np.float32(q)
+        lower = (ONE - right) * np.float32(r) + right * np.float32(s)
+        warped[n, row, column, k] = np.uint8(np.rint((ONE - below) * upper + below * lower))
 
 
 def shift_x(images, distances, fill):
