@@ -4,15 +4,16 @@
 
 `Model.fit` with the recipe's model, loss, optimizer and augmentation on its own data set (the
 stand-in of `tiny_as_imagenet64.py` will do); the other side repeats the first batch. Blocks of
-steps of the two alternate in one process. Each begins anew, and only its second half is timed, when
-the pipeline runs as it does within an epoch. The ratio of the medians is the figure: 1.00 if
-feeding the network costs nothing. The copy to the device is in both.
+steps of the two alternate in one process, each side the first in every second round. Each begins
+anew, and only its second half is timed, when the pipeline runs as it does within an epoch. The
+ratio of the medians is the figure: 1.00 if feeding the network costs nothing. Its standard error is
+that of the rounds drawn again, with replacement. The copy to the device is in both.
 """
 
-import statistics
 import time
 
 import click
+import numpy as np
 
 AHEAD = 64  # batches, more than a pipeline makes ahead: an epoch's end would leave it less to do
 
@@ -36,15 +37,25 @@ def main(recipe, data_dir, batch_size, steps, rounds):
     seconds = {side: [] for side in datasets}
     for epoch in range(1 + rounds):  # the first compiles and is not counted
         stream.begin(epoch)
-        for side, dataset in datasets.items():
-            seconds[side].append(seconds_per_step(model, dataset, steps))
-    seconds = {side: values[1:] for side, values in seconds.items()}
-    medians = {side: statistics.median(values) for side, values in seconds.items()}
+        for side in list(datasets) if epoch % 2 else reversed(datasets):
+            seconds[side].append(seconds_per_step(model, datasets[side], steps))
+    seconds = {side: np.array(values[1:]) for side, values in seconds.items()}
     print(f"{devices.backend} on {', '.join(devices.names)}, {stream.batch_size} images per step")
     for side, values in seconds.items():
         blocks = " ".join(f"{1000 * value:.1f}" for value in values)
-        print(f"{side:9} {1000 * medians[side]:9.1f} ms per step  [{blocks}]")
-    print(f"ratio     {medians['pipeline'] / medians['resident']:9.3f}")
+        print(f"{side:9} {1000 * np.median(values):9.1f} ms per step  [{blocks}]")
+    error = np.std([ratio(seconds, sample) for sample in samples(rounds)])
+    print(f"ratio     {ratio(seconds, slice(None)):9.3f} +- {error:.3f}")
+
+
+def ratio(seconds, rounds):
+    """Of the medians over these rounds, pipeline to resident."""
+    return np.median(seconds["pipeline"][rounds]) / np.median(seconds["resident"][rounds])
+
+
+def samples(rounds, number=2000):
+    """The rounds drawn again so often, with replacement."""
+    return np.random.default_rng(0).integers(0, rounds, (number, rounds))
 
 
 def prepare(name, settings, data_dir):
