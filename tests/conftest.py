@@ -71,7 +71,8 @@ def png_that_claims(width, height):
 def child_under(backend, *arguments):
     """(exit status, the end of what it printed) of a child pytest under another backend."""
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, arguments)],
+        [sys.executable, "-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider"]
+        + [str(argument) for argument in arguments],
         env=os.environ | {"KERAS_BACKEND": backend},
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
@@ -147,7 +148,7 @@ def slimmer(slim, monkeypatch):
 
 @pytest.fixture(scope="session")
 def small_recipe():
-    """A recipe of 3 epochs of 6 steps at 16 pixels; sections are merged into it."""
+    """A recipe of 3 epochs of 6 steps at 16 pixels; sections without a name are merged into it."""
 
     def make(**sections):
         content = {
@@ -161,7 +162,8 @@ def small_recipe():
             "train": {"epochs": 3},
         }
         for name, values in sections.items():
-            content[name] = content[name] | values if isinstance(values, dict) else values
+            merged = isinstance(values, dict) and "name" not in values
+            content[name] = content[name] | values if merged else values
         return check_recipe(content)
 
     return make

@@ -165,8 +165,8 @@ class EpochEnd(keras.callbacks.Callback):
         self.progress["history"].append(row)
         self._choose_best(epoch, row["val_top1"])
         self._lower_rate(row["val_loss"])
-        self.save(epoch + 1, 0)
         self._record(row)
+        self.save(epoch + 1, 0)  # last: what was written before it is written again after a kill
 
     def save(self, epoch, step):
         """Checkpoint everything; training goes on at this step of this epoch."""

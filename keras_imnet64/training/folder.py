@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.files import denied, write_atomic, write_json
+from keras_imnet64.models.ship import model_info
 from keras_imnet64.recipe import decisions, difference, load_recipe
 from keras_imnet64.runs import (
     Run,
@@ -92,11 +93,23 @@ def resume(run, recipe, variables, before=None):
     if not progress["step"]:  # between epochs; Keras would reset only the metrics it has built
         metric_state = {path: np.zeros_like(array) for path, array in metric_state.items()}
     write_state(variables, state | metric_state, path)
-    if progress["best"] and not run.best.exists():
-        say(f"{run.best} of epoch {progress['best']['epoch']} is gone: it is chosen anew from here")
-        progress["best"] = None
+    progress["best"] = still_there(progress["best"], run)
     say(f"going on from {path}")
     return progress, metric_state
+
+
+def still_there(best, run):
+    """The best epoch that a checkpoint knows, if best.keras is still, or already, of that epoch."""
+    if best is None:
+        return None
+    if not run.best.exists():
+        what = f"of epoch {best['epoch']} is gone"
+    elif model_info(run.best).get("epoch") != best["epoch"]:
+        what = f"is of an epoch later than {best['epoch']}, done again now"
+    else:
+        return best
+    say(f"{run.best} {what}: it is chosen anew from here")
+    return None
 
 
 def write_environment(run, data, own_model, stream, devices, progress):

@@ -5,7 +5,7 @@
 A KILL is "step N" (at the beginning of the N-th step of a process), "during step N" (while it is
 computed), or "before|after FUNCTION N" (around the N-th call of os.replace, os.fsync or os.unlink).
 Nothing of TensorFlow or JAX has been started when a process is forked. Prints as JSON how each
-process ended.
+process ended. A davit_tiny has four blocks here.
 """
 
 import json
@@ -16,8 +16,11 @@ import threading
 
 import keras
 
+from keras_imnet64.models.davit import VARIANTS, Variant
 from keras_imnet64.recipe import load_recipe
 from keras_imnet64.training.fit import fit
+
+FOUR_BLOCKS = Variant(32, (1, 1))
 
 
 def die():
@@ -65,6 +68,7 @@ def train(out, data_dir, recipe, kill):
 
 
 def main(out, data_dir, recipe, *kills):
+    VARIANTS["davit_tiny"] = FOUR_BLOCKS
     ends = []
     for kill in (*kills, None):
         child = os.fork()

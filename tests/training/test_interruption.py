@@ -1,7 +1,9 @@
 """Interrupted equals uninterrupted: kills, failing disks, damaged checkpoints, no number."""
 
 import builtins
+import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -16,10 +18,13 @@ import pytest
 from conftest import ON_MACOS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killed import FOUR_BLOCKS
 from same_end import same_end
 
 from keras_imnet64.errors import RunFailed, Stopped, UserError
 from keras_imnet64.models import build_model
+from keras_imnet64.models.davit import VARIANTS
+from keras_imnet64.models.ship import model_info
 from keras_imnet64.runs import Run
 from keras_imnet64.training.fit import fit
 from keras_imnet64.training.state import (
@@ -29,8 +34,10 @@ from keras_imnet64.training.state import (
     save_checkpoint,
 )
 
+WRN = {"dropout": 0.2}
+DAVIT = {"name": "davit_tiny", "drop_path_rate": 0.3, "stem": "small"}
 EVERYTHING = {  # that draws numbers, keeps state or decides by it
-    "model": {"dropout": 0.2},
+    "model": WRN,
     "data": {"mirror": "random", "holdout": 16, "steps_per_epoch": 4},
     "augment": [
         {"op": "trivial_augment"},
@@ -76,29 +83,40 @@ def steps_gone_on_from(text):
 
 @pytest.mark.backend
 @pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
-@pytest.mark.parametrize("optimizer", [ADAMW], ids=["adamw"])
-def test_five_kills_end_with_the_bits_of_a_straight_run(
-    optimizer, small_recipe, data_dir, tmp_path
-):
+def test_five_kills_end_with_the_bits_of_a_straight_run(small_recipe, data_dir, tmp_path):
     """Within a step, between steps, within a save, and between what follows it."""
     check_kills(
-        small_recipe(**EVERYTHING, optimizer=optimizer),
+        small_recipe(**EVERYTHING, optimizer=ADAMW),
         ["before replace 1", "during step 5", "before replace 4", "step 5", "after replace 5"],
         data_dir,
         tmp_path,
     )
 
 
+@pytest.mark.backend
+@pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
+def test_kills_with_stochastic_depth(small_recipe, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setitem(VARIANTS, "davit_tiny", FOUR_BLOCKS)
+    recipe = small_recipe(**EVERYTHING | {"optimizer": ADAMW, "model": DAVIT})
+    check_kills(recipe, ["step 5", "during step 5"], data_dir, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.backend
 @pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
-@pytest.mark.parametrize("optimizer", [SGD, ADAMW, MUON], ids=["sgd", "adamw", "muon"])
+@pytest.mark.parametrize(
+    ("model", "optimizer"),
+    [(WRN, SGD), (WRN, ADAMW), (WRN, MUON), (DAVIT, ADAMW)],
+    ids=["sgd", "adamw", "muon", "davit"],
+)
 @pytest.mark.parametrize("seed", range(3))
-def test_kills_anywhere(seed, optimizer, small_recipe, data_dir, tmp_path):
+def test_kills_anywhere(seed, model, optimizer, small_recipe, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setitem(VARIANTS, "davit_tiny", FOUR_BLOCKS)
     rng = np.random.default_rng(seed)
     kinds = ["step", "during step", *(f"{w} {f}" for w in ("before", "after") for f in CALLS)]
     kills = [f"{rng.choice(kinds)} {rng.integers(2, 6)}" for _ in range(5)]
-    check_kills(small_recipe(**EVERYTHING, optimizer=optimizer), kills, data_dir, tmp_path)
+    recipe = small_recipe(**EVERYTHING | {"optimizer": optimizer, "model": model})
+    check_kills(recipe, kills, data_dir, tmp_path)
 
 
 CALLS = ("replace", "fsync", "unlink")
@@ -127,7 +145,7 @@ def check_kills(recipe, kills, data_dir, tmp_path):
 
 @pytest.mark.backend
 def test_a_checkpoint_within_an_epoch_is_gone_on_from(small_recipe, data_dir, tmp_path, capsys):
-    """An error at step 6 of 6; the steps from 4 on are done again, under other circumstances."""
+    """An error at step 6 of 6; the last steps are done again, under other circumstances."""
     recipe = small_recipe(model={"dropout": 0.2}, train={"epochs": 2, "ema": 0.9})
     straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
 
@@ -143,7 +161,8 @@ def test_a_checkpoint_within_an_epoch_is_gone_on_from(small_recipe, data_dir, tm
         fit(often, tmp_path / "run", data_dir=data_dir, callbacks=[CallAt(6, crash)])
     capsys.readouterr()
     run = fit(recipe, tmp_path / "run", data_dir=data_dir)
-    assert steps_gone_on_from(capsys.readouterr().err) == [(0, 4)]
+    [(epoch, step)] = steps_gone_on_from(capsys.readouterr().err)
+    assert epoch == 0 and 2 <= step < 6  # one that falls due while another is written comes later
     same_end(straight, run)
 
 
@@ -165,7 +184,7 @@ def test_whatever_fails_while_a_run_writes_it_goes_on_later(
     for number in numbers:
         folder = tmp_path / str(number)
         with monkeypatch.context() as patched:
-            fail_once(name, number, folder, patched)
+            fail(name, number, folder, patched)
             try:
                 fit(recipe, folder, data_dir=data_dir)
             except (RunFailed, UserError) as error:
@@ -177,19 +196,24 @@ def test_whatever_fails_while_a_run_writes_it_goes_on_later(
     assert failures
 
 
-class fail_once:
-    """Let the N-th call of a function on what lies in a folder end as on a full disk."""
+class fail:
+    """Let the N-th call of a function on what lies in a folder end in an error of the system.
 
-    def __init__(self, name, number, folder, monkeypatch):
-        self.calls, self.number, self.folder = 0, number, str(folder)
+    Args:
+        name: "open", for writing, or a function of `os`.
+        times: how many calls end so, the N-th being the first.
+    """
+
+    def __init__(self, name, number, folder, monkeypatch, error=errno.ENOSPC, times=1):
+        self.calls, self.folder = 0, str(folder)
         where = builtins if name == "open" else os
         function = getattr(where, name)
 
         def failing(file, *arguments, **options):
             if self._is_ours(file, arguments):
                 self.calls += 1
-                if self.calls == number:
-                    raise OSError(28, "No space left on device")
+                if number <= self.calls < number + times:
+                    raise OSError(error, os.strerror(error), file)
             return function(file, *arguments, **options)
 
         monkeypatch.setattr(where, name, failing)
@@ -217,6 +241,26 @@ def test_a_checkpoint_that_fails_between_epochs_is_told_and_training_goes_on(
     assert "no checkpoint could be written ([Errno 28] No space" in capsys.readouterr().err
 
 
+def test_a_folder_that_becomes_read_only_in_mid_run(
+    small_recipe, data_dir, tmp_path, monkeypatch, capsys
+):
+    """In mid-epoch it is told, at the end it is the end; then the same command goes on."""
+    recipe = small_recipe(data={"holdout": 16}, train={"epochs": 2, "checkpoint_every": "2 steps"})
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+
+        def lock_up():
+            for name in ("open", "mkdir", "replace"):
+                fail(name, 1, folder, patched, errno.EROFS, times=math.inf)
+
+        with pytest.raises(RunFailed, match=r"(?s)^[^\n]*Read-only.*before is intact[^\n]*$"):
+            fit(recipe, folder, data_dir=data_dir, callbacks=[CallAt(7, lock_up)])
+    assert "no checkpoint could be written ([Errno 30] Read-only" in capsys.readouterr().err
+    run = fit(recipe, folder, data_dir=data_dir)
+    assert steps_gone_on_from(capsys.readouterr().err)[0][0] == 1
+    same_end(fit(recipe, tmp_path / "straight", data_dir=data_dir), run)
+
+
 @pytest.mark.backend
 def test_checkpoints_that_are_deleted_under_our_feet_are_written_again(
     small_recipe, data_dir, tmp_path
@@ -229,7 +273,11 @@ def test_checkpoints_that_are_deleted_under_our_feet_are_written_again(
     same_end(fit(recipe, tmp_path / "straight", data_dir=data_dir), run)
 
 
-def test_best_that_is_gone_is_chosen_anew(small_recipe, data_dir, tmp_path, capsys):
+@pytest.mark.parametrize("later", [False, True], ids=["gone", "later"])
+def test_best_of_which_the_checkpoint_does_not_know_is_chosen_anew(
+    later, small_recipe, data_dir, tmp_path, capsys
+):
+    """Gone; or already of the epoch in which the run was killed, behind which no checkpoint is."""
     recipe = small_recipe(data={"holdout": 16})
 
     def stop():
@@ -237,10 +285,16 @@ def test_best_that_is_gone_is_chosen_anew(small_recipe, data_dir, tmp_path, caps
 
     with pytest.raises(Stopped):
         fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[CallAt(8, stop)])
-    (tmp_path / "run/best.keras").unlink()
+    best = tmp_path / "run/best.keras"
+    best.unlink()
+    if later:
+        shutil.copy(fit(recipe, tmp_path / "other", data_dir=data_dir).model, best)
+    capsys.readouterr()
     run = fit(recipe, tmp_path / "run", data_dir=data_dir)
-    assert "of epoch 1 is gone: it is chosen anew" in capsys.readouterr().err.replace("\n", " ")
+    what = "is of an epoch later than 1, done again now" if later else "of epoch 1 is gone"
+    assert f"{what}: it is chosen anew" in capsys.readouterr().err.replace("\n", " ")
     assert run.metrics["best.keras"]["epoch"] in (2, 3)
+    assert model_info(best)["epoch"] == run.metrics["best.keras"]["epoch"]
 
 
 @pytest.mark.parametrize(
@@ -357,7 +411,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_still_takes_its_weigh
     recipe = small_recipe(train={"epochs": 1, "initial_weights": str(first.model)})
     straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
     with monkeypatch.context() as patched:
-        fail_once("replace", 3, tmp_path / "run", patched)  # after recipe and environment
+        fail("replace", 3, tmp_path / "run", patched)  # after recipe and environment
         with pytest.raises(RunFailed):
             fit(recipe, tmp_path / "run", data_dir=data_dir)
     assert not list_checkpoints(tmp_path / "run" / "checkpoints")
