@@ -28,6 +28,14 @@ from keras_imnet64.recipe import check_recipe
 ON_MACOS = sys.platform == "darwin"  # whose file system takes names in UTF-8 only
 WNIDS = [f"n{number:08}" for number in range(30, 20, -1)]  # as in ImageNet64, not in sorted order
 
+SPECTRAL = {  # a model for `small_recipe`
+    "name": "spectral",
+    "factor": 2,
+    "band": "all",
+    "normalization": "dataset",
+    "base": {"name": "wide_resnet", "depth": 6, "width": 0.5},
+}
+
 
 def learnable_pictures(count, size, seed):
     """Pictures of 10 classes told apart by the brightness of their halves, with noise."""
@@ -148,7 +156,7 @@ def slimmer(slim, monkeypatch):
 
 @pytest.fixture(scope="session")
 def small_recipe():
-    """A recipe of 3 epochs of 6 steps at 16 pixels; sections without a name are merged into it."""
+    """A recipe of 3 epochs of 6 steps at 16 pixels; sections are merged into its own."""
 
     def make(**sections):
         content = {
@@ -162,7 +170,8 @@ def small_recipe():
             "train": {"epochs": 3},
         }
         for name, values in sections.items():
-            merged = isinstance(values, dict) and "name" not in values
+            other = name == "model" and "name" in values  # whose options are its own
+            merged = isinstance(values, dict) and not other
             content[name] = content[name] | values if merged else values
         return check_recipe(content)
 

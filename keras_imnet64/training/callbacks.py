@@ -87,8 +87,8 @@ class Position(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         # Counted here because overriding on_train_batch_end would make Keras wait for each step.
         self.step += 1
-        at_its_end = self.until == (self.epoch, self.step)
-        if self.stop.requested or self.is_epoch_done or at_its_end:
+        at_its_end = self.is_epoch_done or self.until == (self.epoch, self.step)
+        if self.stop.requested or at_its_end or self.progress_bar.bad_step:
             self.model.stop_training = True  # Keras leaves the epoch after this step
 
     def on_epoch_end(self, epoch, logs=None):

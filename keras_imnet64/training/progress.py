@@ -24,7 +24,8 @@ class Progress(keras.callbacks.Callback):
 
     Keras runs `async_safe` callbacks beside the training step, so reading the loss does not wait
     for the device. Losses are running means over the epoch, as Keras gives them: once one is not
-    finite, it stays so, and `bad_step` is the first.
+    finite, it stays so, and `bad_step` is the first; `Position` stops there. Not from here, for
+    under JAX `self.model` writes the state into the model, beside a step that is using it.
     """
 
     async_safe = True
@@ -58,7 +59,6 @@ class Progress(keras.callbacks.Callback):
         with self._lock:
             if not math.isfinite(logs["loss"]):
                 self.bad_step = min(step, self.bad_step or step)
-                self.model.stop_training = True
             if step <= self.seen:
                 return  # a later step was quicker
             if self.seen == self.first:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import keras
@@ -369,6 +370,24 @@ def test_the_step_that_made_a_weight_infinite_is_the_one_that_is_named(
         fit(small_recipe(), tmp_path / "run", data_dir=data_dir, callbacks=[poison])
     newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
     assert newest.name == "epoch-0001-step-0000003.safetensors"
+
+
+@pytest.mark.backend
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX's state is not in the model")
+def test_no_thread_beside_the_steps_brings_the_state_into_the_model(
+    small_recipe, data_dir, tmp_path, monkeypatch
+):
+    """What it brought would be deleted by the step that is running."""
+    threads, sync = set(), keras.Model.jax_state_sync
+
+    def noted(model):
+        threads.add(threading.current_thread())
+        sync(model)
+
+    monkeypatch.setattr(keras.Model, "jax_state_sync", noted)
+    with pytest.raises(RunFailed, match="not finite at step 4 of epoch 2"):
+        fit(small_recipe(), tmp_path / "run", data_dir=data_dir, callbacks=[Poison(1, 3, times=99)])
+    assert threads == {threading.main_thread()}
 
 
 @pytest.mark.backend
