@@ -3,8 +3,9 @@
     python benchmarks/kill_storm.py --kills 9 --data-dir DIR demo tiny20_wrn tiny20_tiny_cnn1
 
 Each recipe is trained for a few short epochs under both backends by `fit`, once straight, once
-killed with SIGKILL at random moments after it has begun to train, so many times, and run to its
-end. A callback notes each step, so that those done again can be counted.
+killed with SIGKILL at random moments, so many times, and run to its end. The moments lie behind the
+first step of a process, which compiles for longer than all others take: within steps, checkpoints
+and epochs' ends. A callback notes each step, so that those done again can be counted.
 What is compared: every weight of the shipped model, all state of the last checkpoint (optimizer,
 averages, metrics, seed generators), and the history but for times.
 """
@@ -71,14 +72,18 @@ def train(recipe, settings, data_dir, noted, out):
     from keras_imnet64.training.fit import fit
 
     class Note(keras.callbacks.Callback):
+        compiled = False
+
         def on_epoch_begin(self, epoch, logs=None):
             done = int(keras.ops.convert_to_numpy(self.model.optimizer._iterations))
             self.step = max(done, epoch * STEPS)
 
         def on_train_batch_begin(self, batch, logs=None):
             self.step += 1
-            with open(noted, "w") as file:
-                file.write(str(self.step))
+            if self.compiled:
+                with open(noted, "w") as file:
+                    file.write(str(self.step))
+            self.compiled = True
 
     fit(load_recipe(recipe, settings), out, data_dir=data_dir, callbacks=[Note()])
 
@@ -99,7 +104,7 @@ class Storm:
         )
 
     def straight(self):
-        """Train to the end; returns the seconds between the first checkpoint and the end."""
+        """Train to the end; returns the seconds that it took from the second step on."""
         with open(self.folder / "straight.log", "w") as log:
             child = self.begin("straight", log)
             begun = self.wait_for_training("straight", child)
@@ -108,7 +113,7 @@ class Storm:
         return time.monotonic() - begun
 
     def wait_for_training(self, name, child):
-        """Until a step has begun; returns when."""
+        """Until a second step has begun; returns when."""
         noted = self.folder / "step"
         noted.unlink(missing_ok=True)
         while child.poll() is None and not noted.exists():
