@@ -53,6 +53,14 @@ def choose_backend(name=None):
     return None
 
 
+def chosen_backend():
+    """The name that `choose_backend` has settled, without importing Keras."""
+    if "keras" in sys.modules:
+        return sys.modules["keras"].config.backend()
+    named = os.environ.get("KERAS_BACKEND")
+    return named or keras_settings().content.get("backend", "tensorflow")
+
+
 def _check_installed(name, named_by=""):
     if name not in BACKENDS:
         raise UserError(f'backend "{name}"{named_by} is not known; {nearest(name, BACKENDS)}')

@@ -104,6 +104,10 @@ def one_of(*texts):
     return Option(texts[0], texts)
 
 
+def table(in_words):
+    return Option(REQUIRED, (), lambda value: isinstance(value, dict), f"a table {in_words}")
+
+
 def is_number(value):
     return isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -74,12 +74,18 @@ class ModelSection(OpenSection):
     @property
     def in_words(self):
         """Name and options, as listings and the first lines of a run have them."""
-        words = {True: "true", False: "false"}
-        options = (
-            f"{key}={words[value] if isinstance(value, bool) else value}"
-            for key, value in self.options.items()
-        )
-        return " ".join([self.name, *options])
+        return network_in_words(self.name, self.options)
+
+
+def network_in_words(name, options):
+    return " ".join([name, *(f"{key}={_option_in_words(value)}" for key, value in options.items())])
+
+
+def _option_in_words(value):
+    if isinstance(value, dict):
+        options = {key: option for key, option in value.items() if key != "name"}
+        return f"({network_in_words(value.get('name'), options)})"
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 class DataSection(Section):

@@ -10,7 +10,7 @@ from functools import cache
 
 from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.files import write_atomic
-from keras_imnet64.models import build_model, find_model
+from keras_imnet64.models import build_model, find_model, num_bands
 from keras_imnet64.quiet import import_tensorflow
 from keras_imnet64.recipe import list_recipes, load_recipe, recipes_dir
 
@@ -38,21 +38,29 @@ def measure(recipe):
     import_tensorflow()  # Keras would load it, with its chatter
     from keras_imnet64.models.macs import count_macs, count_parameters
 
-    model = outline_of(recipe)
-    return {"parameters": count_parameters(model), "macs": count_macs(model)}
+    model, times = outline_of(recipe), max(1, _num_bands(recipe))
+    return {"parameters": times * count_parameters(model), "macs": times * count_macs(model)}
 
 
 def outline_of(recipe):
-    """The recipe's network with shapes and no numbers; UserError if there is none such."""
+    """The recipe's network with shapes and no numbers; UserError if there is none such.
+
+    Of a recipe that stands for several branches, which differ in a few fixed numbers, one.
+    """
     from keras_imnet64.models.macs import without_weights
 
+    options = recipe.model.options | ({"band": 0} if _num_bands(recipe) else {})
     with without_weights():
         return build_model(
             recipe.model.name,
             image_size=recipe.image_size,
             num_classes=_num_classes(recipe) or 2,  # whether it can be built does not depend on it
-            **recipe.model.options,
+            **options,
         )
+
+
+def _num_bands(recipe):
+    return num_bands(recipe.model.name, recipe.model.options)
 
 
 def _num_classes(recipe):

@@ -12,8 +12,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "keras_imnet64"
 # A part imports from rows below its own. Parts of one row never see each other.
 ROWS = (
+    {"__main__"},
     {"cli"},
-    {"convert", "doctor", "export", "listing", "preview"},
+    {"convert", "doctor", "export", "listing", "preview", "spectral"},
     {"training"},
     {"evaluation", "recipe_costs"},
     {"recipe"},

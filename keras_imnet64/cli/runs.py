@@ -40,6 +40,8 @@ def class_orders():
 @click.option("--name", help="Run folder below saved_models/; default <recipe>-<backend>.")
 @click.option("--out", type=FILE, help="Run folder anywhere.")
 @click.option("--fresh", is_flag=True, help="Begin anew; the old run is kept under another name.")
+@click.option("--branch", type=int, help="Of a spectral recipe, train this band's network alone.")
+@click.option("--jobs", type=click.IntRange(1), default=1, help="Branches trained at a time.")
 @device_options
 @data_options
 @json_option
@@ -49,6 +51,8 @@ def fit(
     name,
     out,
     fresh,
+    branch,
+    jobs,
     backend,
     devices,
     virtual_devices,
@@ -60,25 +64,39 @@ def fit(
 
     The same command goes on from the newest checkpoint; a finished run is never overwritten.
 
+    A spectral recipe trains all its branches, each in a process and a run folder of its own, or
+    the one that --branch names; then `ensemble` joins them.
+
     \b
     Example: python cli.py fit --recipe wrn36_5 --set train.seed=1 --name second
     """
-    from keras_imnet64.backend import choose_backend, take_devices
+    from keras_imnet64.backend import choose_backend, chosen_backend, take_devices
     from keras_imnet64.recipe import is_folder_name, load_recipe
+    from keras_imnet64.runs import DEFAULT_ROOT
+    from keras_imnet64.spectral.branches import bands_of, fit_branches, folder_of, recipe_of
 
     choose_backend(backend)
-    recipe = load_recipe(recipe, overrides)
+    named, recipe = recipe, load_recipe(recipe, overrides)
     if name is not None and not is_folder_name(name):
         raise UserError(f'--name is one folder below saved_models; received "{name}", see --out')
+    folder = out or DEFAULT_ROOT / (name or f"{recipe.name}-{chosen_backend()}")
+    if branch is not None:
+        recipe, folder = recipe_of(recipe, branch), out or folder_of(folder, branch)
+    elif bands_of(recipe):
+        command = ["fit", "--recipe", named, *(f"--set={line}" for line in overrides), "--json"]
+        options = {"backend": backend, "data-dir": data_dir, "cache-dir": cache_dir}
+        options["virtual-devices"] = virtual_devices
+        command += [f"--{key}={value}" for key, value in options.items() if value is not None]
+        scores = fit_branches(recipe, folder, command, jobs=jobs, devices=devices, fresh=fresh)
+        show({"run": str(folder), **scores}, as_json)
+        return
     taken = take_devices(devices, virtual_devices)
-    from keras_imnet64.runs import DEFAULT_ROOT
     from keras_imnet64.training.fit import fit as train
 
-    out = out or DEFAULT_ROOT / (name or f"{recipe.name}-{taken.backend}")
     with packing_bar() as progress:
         run = train(
             recipe,
-            out,
+            folder,
             data_dir=data_dir,
             cache_dir=cache_dir,
             devices=taken,
@@ -86,6 +104,73 @@ def fit(
             pack_progress=progress,
         )
     show({"run": str(run.path), **run.metrics}, as_json)
+
+
+@cli.command()
+@click.argument("run", type=FILE)
+@click.option(
+    "--fusion",
+    type=click.Choice(["avg", "geo", "fit"]),
+    default="avg",
+    show_default=True,
+    help="Weights: alike, by rank with p = 0.3, or fitted on held-out pictures.",
+)
+@click.option("--branches", metavar="0,1,3", help="Join these; default all of the recipe.")
+@click.option("--allow-missing", is_flag=True, help="Join those that are finished.")
+@click.option("--single", type=FILE, help="Run of one network for the whole picture, to compare.")
+@device_options
+@data_options
+@json_option
+def ensemble(
+    run,
+    fusion,
+    branches,
+    allow_missing,
+    single,
+    backend,
+    devices,
+    virtual_devices,
+    data_dir,
+    cache_dir,
+    as_json,
+):
+    """Join the trained branches of a spectral recipe into one model, and report on them.
+
+    Writes model.keras, metrics.json, ensemble.csv and ensemble.png into the folder RUN that holds
+    the branches; `evaluate`, `predict` and `export` take it like any run.
+
+    \b
+    Example: python cli.py ensemble saved_models/spectral_tiny20_sub4-tensorflow --fusion geo
+    """
+    from keras_imnet64.backend import choose_backend, take_devices
+
+    choose_backend(backend)
+    taken = take_devices(devices, virtual_devices)
+    from keras_imnet64.spectral.ensemble import ensemble as join
+
+    with packing_bar() as progress:
+        result = join(
+            run,
+            fusion=fusion,
+            branches=numbers(branches),
+            allow_missing=allow_missing,
+            single=single,
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            devices=taken,
+            pack_progress=progress,
+        )
+    show({"run": str(run), **result}, as_json)
+
+
+def numbers(text):
+    """[0, 1, 3] of "0,1,3"; None of nothing."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--branches takes numbers such as 0,1,3; received {text!r}") from None
 
 
 @cli.command()

@@ -42,6 +42,13 @@ class Selection:
         positions, labels = self.look_up(indices)
         return np.take(self.store.images, positions, axis=0), labels
 
+    def evenly_spaced(self, count):
+        """So many of these images, or all where there are no more, from the first on."""
+        if len(self) <= count:
+            return self
+        chosen = np.arange(count) * len(self) // count
+        return replace(self, positions=self.look_up(chosen)[0])
+
     def moments(self):
         """Mean image, channel mean and channel std of exactly these images."""
         return moments(self.store, self.positions)

@@ -16,6 +16,8 @@ from keras_imnet64.options import (
     number,
     one_of,
     rate,
+    table,
+    whole,
 )
 
 MOST_PIXELS = 4096  # per side
@@ -34,15 +36,40 @@ class Model:
     def defaults(self):
         return defaults(self.options)
 
-    def check_options(self, name, options):
+    def check_options(self, name, options, table="model"):
         """Refuse options that the network does not have, lacks, or that are of another type."""
-        check_options("model", name, self.options, options)
+        check_options(table, name, self.options, options)
 
     def build(self, **arguments):
         """The network, by the `build` of its family's module, which takes these arguments."""
         family = import_module(f"keras_imnet64.models.{self.module}")
         which = {"variant": self.variant} if self.variant else {}
         return family.build(**which, **arguments)
+
+
+@dataclass(frozen=True)
+class Spectral(Model):
+    """The row of the sub-networks, whose options hold another network of the table."""
+
+    def check_options(self, name, options):
+        super().check_options(name, options)
+        check_base(options["base"])
+        num_bands = options["factor"] ** 2
+        band = options.get("band", "all")
+        if band != "all" and band >= num_bands:
+            raise UserError(
+                f'model.band must be a whole number from 0 to {num_bands - 1}, or "all", with '
+                f"model.factor = {options['factor']}; received {band}"
+            )
+
+
+def check_base(base):
+    """Refuse a table `model.base` that is no network behind a band, or has wrong options."""
+    name = base.get("name")
+    if name == "spectral":
+        raise UserError("model.base must be an ordinary network; received another spectral one")
+    options = {key: value for key, value in base.items() if key != "name"}
+    find_model(name, "model.base").check_options(name, options, "model.base")
 
 
 WIDE_RESNET = {"depth": number(), "width": number(), "dropout": rate(0.0)}
@@ -59,6 +86,11 @@ DAVIT = {
 }
 ALEXNET = {"stem": one_of("auto", "imagenet", "small"), "dropout": rate(0.5)}
 DROPOUT = {"dropout": rate(0.5)}
+SPECTRAL = {
+    "factor": whole(2, 16),
+    "band": whole(0, 255, "all", ("all",)),
+    "base": table('such as {name = "resnet34"}'),
+}
 
 MODELS = {
     "wide_resnet": Model("wide_resnet", WIDE_RESNET),
@@ -77,6 +109,7 @@ MODELS = {
     "vgg16_bn": Model("vgg", DROPOUT, "vgg16_bn"),
     "tiny_cnn1": Model("tiny_cnn", DROPOUT, "tiny_cnn1"),
     "tiny_cnn2": Model("tiny_cnn", DROPOUT, "tiny_cnn2"),
+    "spectral": Spectral("spectral", SPECTRAL),
 }
 
 
@@ -85,11 +118,18 @@ def list_models():
     return sorted(MODELS)
 
 
-def find_model(name):
+def find_model(name, table="model"):
     """The table's row of this name; UserError with the nearest name if there is none."""
     if not isinstance(name, str) or name not in MODELS:
-        raise UserError(f'model.name "{name}" is not known; {nearest(name, MODELS)}')
+        raise UserError(f'{table}.name "{name}" is not known; {nearest(name, MODELS)}')
     return MODELS[name]
+
+
+def num_bands(name, options):
+    """How many sub-networks a network's name and options stand for; 0 for an ordinary one."""
+    if name != "spectral" or options.get("band", "all") != "all":
+        return 0
+    return options["factor"] ** 2
 
 
 def build_model(

@@ -1,10 +1,13 @@
 """From a recipe to its network, optimizer and compiled model; its images are told in `feed`."""
 
+from dataclasses import replace
+
 from keras_imnet64.data.datasets import find_dataset
+from keras_imnet64.data.pipeline import evaluation_batches
 from keras_imnet64.errors import UserError
 from keras_imnet64.evaluation.evaluate import check_model_fits
 from keras_imnet64.evaluation.metrics import accuracy_metrics
-from keras_imnet64.models import build_model
+from keras_imnet64.models import build_model, num_bands
 from keras_imnet64.models.contract import ends_in_softmax
 from keras_imnet64.models.init import initialize, seed_generators
 from keras_imnet64.models.ship import check_loads_anywhere, warm_start
@@ -12,6 +15,9 @@ from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
 from keras_imnet64.training.progress import say
+
+PICTURES_MEASURED = 10_000  # of which mean and spread of a band are taken
+BATCH_MEASURED = 100
 
 
 def make_model(recipe, data, own=None, warm=True):
@@ -27,7 +33,7 @@ def make_model(recipe, data, own=None, warm=True):
         recipe.model.name,
         image_size=data.image_size,
         num_classes=data.num_classes,
-        normalization=resolve_normalization(recipe.model.normalization, data),
+        normalization=resolve_normalization(recipe.model, data),
         dtype=recipe.train.dtype,
         **recipe.model.options,
     )
@@ -42,13 +48,29 @@ def make_model(recipe, data, own=None, warm=True):
     return model
 
 
-def resolve_normalization(normalization, data):
-    """A recipe's word as numbers on the 0..1 scale, measured on the training images."""
+def resolve_normalization(section, data):
+    """The word in a recipe's `model` as numbers on the 0..1 scale, measured on training images."""
+    normalization = section.normalization
+    if normalization not in ("mean_image", "dataset"):
+        return normalization if normalization == "imagenet" else normalization.model_dump()
+    if section.name == "spectral":
+        return measure_band(normalization, data, section.options["factor"], section.options["band"])
     if normalization == "mean_image":
         return {"mean": data.mean_image / 255, "std": 1.0}
-    if normalization == "dataset":
-        return {"mean": data.channel_mean / 255, "std": data.channel_std / 255}
-    return normalization if normalization == "imagenet" else normalization.model_dump()
+    return {"mean": data.channel_mean / 255, "std": data.channel_std / 255}
+
+
+def measure_band(normalization, data, factor, band):
+    """The same of a band; mean and spread are those of some thousands of pictures, as shown."""
+    from keras_imnet64.models.spectral import band_of, measured
+
+    if normalization == "mean_image":
+        return {"mean": band_of(data.mean_image, factor, band) / 255, "std": 1.0}
+    some = data.train.evenly_spaced(PICTURES_MEASURED)
+    view = data.view and replace(data.view, ten_crop=False)
+    batches = evaluation_batches(some, min(len(some), BATCH_MEASURED), view)
+    shown = (images[weights > 0] for images, _, weights in batches.as_numpy_iterator())
+    return measured(shown, factor, band)
 
 
 def compile_for_training(model, recipe, stream, devices):
@@ -90,7 +112,13 @@ def make_optimizer_of(recipe, steps_per_epoch):
 
 
 def check_training(recipe):
-    """Refuse, before any data is read, an optimizer or schedule that does not work."""
+    """Refuse, before any data is read, what is no one network, and an optimizer that fails."""
+    bands = num_bands(recipe.model.name, recipe.model.options)
+    if bands:
+        raise UserError(
+            f"recipe {recipe.name} has {bands} branches, each a run of its own: set model.band to "
+            f"0 to {bands - 1}, or train all with the command `fit`"
+        )
     make_optimizer_of(recipe, steps_per_epoch=1)
 
 

@@ -53,6 +53,7 @@ from keras_imnet64.training.folder import (
     sentences,
     write_environment,
 )
+from keras_imnet64.training.memory import PeakMemory
 from keras_imnet64.training.optim import averaged_weights
 from keras_imnet64.training.progress import Progress, say
 from keras_imnet64.training.recovery import recover
@@ -165,7 +166,7 @@ def fit(
             train(model, stream, recipe, progress, [position, epoch_end, *(callbacks or ()), bar])
 
         start(progress, metric_state)
-        with stop.listening():
+        with stop.listening(), PeakMemory(devices) as memory:
             keep_going(go_on, restore, recipe, run, stream, epoch_end)
         checkpoints.wait()
         if stop.requested or progress["step"]:
@@ -176,7 +177,7 @@ def fit(
                 f"stopped {done}; the state is saved in {run.path}, and the same command goes on "
                 "from there"
             )
-        finish(run, recipe, data, devices, model, plain, info, progress)
+        finish(run, recipe, data, devices, model, plain, info, progress, memory.megabytes)
     return run
 
 
@@ -232,7 +233,7 @@ def is_out_of_memory(error):
     return any(sign in text for sign in signs)
 
 
-def finish(run, recipe, data, devices, model, plain, info, progress):
+def finish(run, recipe, data, devices, model, plain, info, progress, peak_memory):
     """Ship the last weights, score the files as anyone would load them, and write metrics.json."""
     fill(plain, model, averaged_weights(model.optimizer))
     epochs = len(progress["history"])
@@ -253,6 +254,7 @@ def finish(run, recipe, data, devices, model, plain, info, progress):
         "crops": 10 if recipe.evaluation.ten_crop else 1,
         "epochs": epochs,
         "seconds": round(sum(row["seconds"] for row in progress["history"]), 1),
+        "peak_memory_mb": peak_memory,  # of the process that trained last
         "model.keras": model_score,
         "best.keras": best_score,
     }

@@ -15,6 +15,7 @@ from keras_imnet64.models.macs import count_macs, count_parameters, without_weig
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
+VGG = {"base": {"name": "vgg16_bn"}}
 # name, image size, classes, options, parameters, billions of MACs as printed (None: not published)
 NETWORKS = [
     # torchvision 0.28, models/*.py: num_params and _ops of its weights
@@ -40,6 +41,15 @@ NETWORKS = [
     ("vgg16_bn", 112, 1000, {}, 54_479_912, None),
     ("vgg16_bn", 56, 1000, {}, 37_702_696, None),
     ("alexnet", 112, 1000, {}, 27_546_408, None),
+    (
+        "spectral",
+        224,
+        1000,
+        {"factor": 2, "band": 0, "base": {"name": "vgg16_bn"}},
+        54_479_912,
+        None,
+    ),
+    ("spectral", 224, 1000, {"factor": 2, "base": {"name": "resnet34"}}, 4 * 21_797_672, None),
     # timm 1.0.31, models/davit.py
     ("davit_tiny", 224, 1000, {}, 28_360_168, "4.52"),
     ("davit_small", 224, 1000, {}, 49_745_896, "8.77"),
@@ -143,8 +153,12 @@ def test_what_was_built_without_weights_leaves_nothing_to_be_made():
 @pytest.mark.parametrize("name", MODELS)
 def test_the_readme_states_what_is_counted(name):
     (row,) = [line for line in README.splitlines() if re.match(rf"\| `{name}`.* G \|", line)]
-    options = {"depth": 36, "width": 5} if name == "wide_resnet" else {}
-    sizes = (64, 1000) if options else (64, 200) if name.startswith("tiny") else (224, 1000)
+    options = {
+        "wide_resnet": {"depth": 36, "width": 5},
+        "spectral": {"factor": 2, "base": {"name": "resnet34"}},
+    }.get(name, {})
+    sizes = {"wide_resnet": (64, 1000), "tiny_cnn1": (64, 200), "tiny_cnn2": (64, 200)}
+    sizes = sizes.get(name, (224, 1000))
     model = shapes_of(name, *sizes, **options)
     assert f"| {count_parameters(model):,} | {count_macs(model) / 1e9:.2f} G |" in row
     own = [option for option in MODELS[name].options if option not in options]

@@ -14,7 +14,10 @@ from keras_imnet64.models.macs import without_weights
 from keras_imnet64.models.parts import drop_path
 from keras_imnet64.models.ship import fill, load_model, plain_twin, ship
 
-OPTIONS = {"wide_resnet": {"depth": 8, "width": 0.5}}
+OPTIONS = {
+    "wide_resnet": {"depth": 8, "width": 0.5},
+    "spectral": {"factor": 2, "band": 1, "base": {"name": "resnet18"}},
+}
 SIZES = (16, 32, 56, 64, 112, 128, 224)
 REFUSED = {  # sizes that cannot work
     "wide_resnet": (56, 112, 224),

@@ -1,0 +1,117 @@
+"""Spectral sub-networks: any network behind one frequency band of the picture (FACTS: the authors'
+YangletLiu/Tensor_Layer_Neural_Networks; Liu, Wang, Yuan, Han, TNNLS 2024).
+
+The picture is split into S x S sub-pictures of every S-th pixel; a DCT-II of length M = S^2 across
+them, not normalised, gives M bands of H/S x W/S pixels. A sub-network learns from one band alone.
+Which pixels and which frequency is one kernel, so the band is a depthwise convolution at stride S.
+"""
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_imnet64.errors import UserError
+from keras_imnet64.models import find_model
+from keras_imnet64.models.joined import join
+from keras_imnet64.models.macs import without_weights
+from keras_imnet64.models.parts import IMAGENET_MEAN, IMAGENET_STD, SMALLEST_STD, pixels
+
+
+def build(*, image_size, num_classes, normalization, factor, base, band="all"):
+    """A network of the table behind a band.
+
+    Args:
+        image_size: pixels per side of the whole picture; `factor` divides it.
+        num_classes: K.
+        normalization: of the band, see `build_model`; an array is [H / S, W / S, 3]. "imagenet" is
+            that of the pixels, as published: the bands of normalised pixels.
+        factor: S; the picture has S^2 bands.
+        base: {"name": one of `list_models()`, and its options}.
+        band: 0 to S^2 - 1, by rising frequency; or "all", one network behind each, joined by the
+            mean of their logits.
+
+    Returns:
+        keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
+
+    Raises:
+        UserError: `factor` does not divide the image size, or the base cannot be built.
+    """
+    if band == "all":
+        one = {"image_size": image_size, "num_classes": num_classes, "factor": factor, "base": base}
+        bands = range(factor**2)
+        members = {
+            name_of(band): build(**one, normalization=normalization, band=band) for band in bands
+        }
+        return join(members, [1 / len(bands)] * len(bands), "spectral")
+    size, rest = divmod(image_size, factor)
+    if rest:
+        raise UserError(
+            f"the image size must be divisible by model.factor = {factor}; received {image_size}, "
+            f"the nearest below that works is {image_size - rest}"
+        )
+    name, options = base["name"], {key: base[key] for key in base if key != "name"}
+    with without_weights():
+        network = find_model(name).build(
+            image_size=size,
+            num_classes=num_classes,
+            normalization=normalization_of_band(normalization, factor, band),
+            **options,
+        )
+    inputs = pixels(image_size)
+    x = layers.DepthwiseConv2D(
+        factor,
+        factor,
+        use_bias=False,
+        depthwise_initializer=keras.initializers.Constant(kernel(factor, band).tolist()),
+        trainable=False,
+        dtype="float32",
+        name="band",
+    )(inputs)  # [B, H / S, W / S, 3]
+    whole = keras.Model(inputs, network.call(x), name="spectral")
+    return keras.models.clone_model(whole)  # whose layers were called once, and have weights
+
+
+def name_of(band):
+    """Of a sub-network, in folders and in the joined model; they sort by band."""
+    return f"branch-{band:02}"
+
+
+def kernel(factor, band):
+    """float64 [S, S, 3, 1]: 2 cos(pi k (2n + 1) / 2M) for the pixel in row r, column c, n = rS + c.
+
+    That is `scipy.fft.dct(x, axis=n)[k]`, alike for the three channels.
+    """
+    num_bands = factor**2
+    basis = 2 * np.cos(np.pi * band * (2 * np.arange(num_bands) + 1) / (2 * num_bands))
+    return np.repeat(basis.reshape(factor, factor, 1, 1), 3, axis=2)
+
+
+def band_of(images, factor, band):
+    """float32 [..., H / S, W / S, 3], the band of pictures [..., H, W, 3]."""
+    *batch, height, width, _ = images.shape
+    parts = images.reshape(*batch, height // factor, factor, width // factor, factor, 3)
+    weights = kernel(factor, band)[:, :, 0, 0].astype("float32")
+    return np.einsum("...hrwsc,rs->...hwc", parts.astype("float32"), weights, optimize=True)
+
+
+def normalization_of_band(normalization, factor, band):
+    """What the base is given: "imagenet" as the mean and std that normalised pixels would leave."""
+    if normalization != "imagenet":
+        return normalization
+    gain = kernel(factor, band)[:, :, 0, 0].sum()  # 2M of band 0, and of the others nothing
+    return {"mean": [gain * mean for mean in IMAGENET_MEAN], "std": IMAGENET_STD}
+
+
+def measured(batches, factor, band):
+    """{"mean": [3], "std": [3]} of a band, on the 0..1 scale, over batches [B, H, W, 3] of pixels.
+
+    A band without any spread, as of pictures of one colour, is only centred.
+    """
+    count, total, squares = 0, np.zeros(3), np.zeros(3)
+    for images in batches:
+        values = band_of(images, factor, band).reshape(-1, 3).astype("float64") / 255
+        count, total = count + len(values), total + values.sum(axis=0)
+        squares += np.square(values).sum(axis=0)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return {"mean": mean.tolist(), "std": np.where(std < SMALLEST_STD, 1.0, std).tolist()}

@@ -1,0 +1,308 @@
+"""From trained branches to one model: which belong together, what each weighs, and the file.
+
+A weight is of a branch's logits. "avg" weighs all alike; "geo" by rank, best first, p (1 - p)^rank
+with p = 0.3, as published; "fit" minimises the cross-entropy of held-out pictures. The test split
+ranks and fits nothing, unless the recipe selects on it and says so (`train.select_on`).
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from keras_imnet64.backend import take_devices
+from keras_imnet64.errors import UserError
+from keras_imnet64.evaluation.evaluate import scoring_batch_size
+from keras_imnet64.files import write_atomic, write_json
+from keras_imnet64.models.joined import fill, join
+from keras_imnet64.models.ship import load_model, model_info, ship
+from keras_imnet64.recipe import Recipe, difference, load_recipe
+from keras_imnet64.runs import Run, classes_text, open_run
+from keras_imnet64.spectral.answers import answers, logits_of
+from keras_imnet64.spectral.branches import bands_of, folder_of
+from keras_imnet64.spectral.report import rows_of, write_report
+from keras_imnet64.training.feed import load_data
+from keras_imnet64.training.fit import score_file
+
+FUSIONS = ("avg", "geo", "fit")
+GEO_P = 0.3
+FIT_BYTES = 2**31  # of the logits that weights are fitted on
+
+
+@dataclass(frozen=True)
+class Member:
+    """A branch that is trained."""
+
+    band: int
+    run: Run
+    recipe: Recipe
+    info: dict  # of its model file
+
+    @property
+    def name(self):
+        return self.run.path.name
+
+
+def ensemble(
+    run_dir,
+    *,
+    fusion="avg",
+    branches=None,
+    allow_missing=False,
+    single=None,
+    data_dir=None,
+    cache_dir=None,
+    devices=None,
+    pack_progress=None,
+):
+    """Join the trained branches of a run folder into its model.keras, and report on them.
+
+    Args:
+        run_dir: the folder of `branch-00` and so on.
+        fusion: one of FUSIONS.
+        branches: numbers of those to join; None for all that the recipe has.
+        allow_missing: join those that are finished.
+        single: run folder of one network for the whole picture, to be compared in the report.
+        devices: what `take_devices` gave; None takes all.
+
+    Returns:
+        dict: what metrics.json holds: the score of the file, its branches and weights, the images
+        that ranked or fitted them.
+
+    Raises:
+        UserError: a branch is missing, not finished, or of another recipe, data set or class order;
+            or there are no images to rank or fit by.
+    """
+    members = find_members(Run(Path(run_dir)), branches, allow_missing)
+    recipe = members[0].recipe
+    check_fusion(fusion, recipe)
+    single = single and open_finished(single)
+    devices = devices or take_devices()
+    data = load_data(recipe, data_dir, cache_dir, pack_progress)
+    check_same_pictures(members, data)
+    with devices.scope():
+        models = [load_model(member.run.model) for member in members]
+        judge = Judge(models, data, recipe, devices)
+        ranking = judge.ranking()
+        weights = judge.weights(fusion, ranking)
+        joined = join({m.name: model for m, model in zip(members, models, strict=True)}, weights)
+        fill(joined, {m.name: model for m, model in zip(members, models, strict=True)})
+        run = write_run(Run(Path(run_dir)), members, joined, fusion, weights, data)
+        scores = score_file(run.model, data, devices)
+        report = judge.report(members, ranking, weights, single)
+    result = {
+        "recipe": recipe.name,
+        "backend": devices.backend,
+        "dataset": data.final.store.dataset,
+        "split": data.final.store.split,
+        "verified": bool(data.final.store.verified and data.train.store.verified),
+        "selected_on": recipe.selection,
+        "crops": 10 if data.view and data.view.ten_crop else 1,
+        "fusion": fusion,
+        "weights": {m.name: w for m, w in zip(members, weights, strict=True)},
+        "model.keras": scores,
+    }
+    write_report(run.path, report)
+    write_json(run.metrics_file, result)
+    return result
+
+
+# ---------------------------------------------------------------------------------------- members
+
+
+def find_members(run, branches, allow_missing):
+    """The finished branches of a folder, of one recipe and one class order."""
+    present = sorted(run.path.glob("branch-*/recipe.toml"))
+    if not present:
+        raise UserError(
+            f"{run.path} has no branches: train them with `fit` and a recipe of band all"
+        )
+    first = load_recipe(present[0])
+    wanted = sorted(set(branches)) if branches else bands_of(with_band(first, "all"))
+    if wanted[-1] not in bands_of(with_band(first, "all")):
+        raise UserError(f"--branches: {first.name} has no branch {wanted[-1]}")
+    missing = [band for band in wanted if not Run(folder_of(run.path, band)).is_finished]
+    if missing and not allow_missing:
+        names = ", ".join(folder_of(run.path, band).name for band in missing)
+        raise UserError(
+            f"{names} of {run.path} are not finished: train them with `fit --branch`, name others "
+            "with --branches, or join the rest with --allow-missing"
+        )
+    members = [member_of(run, band) for band in wanted if band not in missing]
+    if not members:
+        raise UserError(f"no branch of {run.path} is finished")
+    for member in members[1:]:
+        check_belongs(member, members[0])
+    return members
+
+
+def open_finished(path):
+    run = open_run(path)
+    if not run.is_finished:
+        raise UserError(f"the run in {path} is not finished: fit again to go on with it")
+    return run
+
+
+def member_of(run, band):
+    branch = Run(folder_of(run.path, band))
+    return Member(band, branch, load_recipe(branch.recipe_file), model_info(branch.model))
+
+
+def with_band(recipe, band):
+    model = recipe.model.model_copy(update={"band": band})
+    return recipe.model_copy(update={"model": model})
+
+
+def check_belongs(member, first):
+    """Refuse a branch of another recipe or class order than the first."""
+    changes = difference(with_band(first.recipe, 0), with_band(member.recipe, 0))
+    if changes:
+        raise UserError(
+            f"{member.run.path} was trained with another recipe than {first.name} "
+            f"({'; '.join(changes[:4])}): branches of one recipe belong together"
+        )
+    if member.info.get("wnids") != first.info.get("wnids"):
+        raise UserError(
+            f"{member.run.path} has its classes in another order than {first.name}: branches of "
+            "one data set belong together"
+        )
+
+
+def check_same_pictures(members, data):
+    """Refuse branches that were trained on other pictures than those that are here."""
+    here = {"train": data.train.store.digest, "validation": data.final.store.digest}
+    for member in members:
+        found = member.run.environment["digest"]
+        changed = [split for split, digest in here.items() if found[split] != digest]
+        if changed:
+            raise UserError(
+                f"{member.run.path} was trained on other {changed[0]} pictures than those that are "
+                "here: branches of the same pictures belong together"
+            )
+
+
+def check_fusion(fusion, recipe):
+    """Refuse weights for which the recipe keeps no images."""
+    if fusion == "geo" and recipe.selection == "none":
+        raise UserError(
+            "--fusion geo ranks branches by accuracy: the recipe needs data.holdout, images kept "
+            'aside for it, or train.select_on = "validation", to repeat a paper that ranked on it'
+        )
+    if fusion == "fit" and recipe.selection != "holdout":
+        raise UserError(
+            "--fusion fit needs images that no branch was trained on and no score is taken on: set "
+            "data.holdout in the recipe"
+        )
+
+
+def write_run(run, members, joined, fusion, weights, data):
+    """The files that make the folder a run like any other: recipe, classes, model."""
+    first = members[0]
+    recipe = with_band(first.recipe, "all")
+    info = first.info | {
+        "recipe": recipe.model_dump(exclude_none=True, exclude={"reference", "measured"}),
+        "ensemble": {
+            "fusion": fusion,
+            "branches": [member.band for member in members],
+            "weights": weights,
+        },
+    }
+    ship(joined, run.model, info)
+    write_atomic(run.recipe_file, recipe.to_toml())
+    write_atomic(run.classes_file, classes_text(data.final.class_names))
+    return run
+
+
+# ---------------------------------------------------------------------------------------- weights
+
+
+class Judge:
+    """Shows the branches the pictures that rank and fit them, and then those of the test split."""
+
+    def __init__(self, models, data, recipe, devices):
+        self.models, self.data, self.recipe = models, data, recipe
+        self.batch_size = scoring_batch_size(devices)
+        self.view = data.view and replace(data.view, ten_crop=False)
+
+    def ranking(self):
+        """Positions of the branches, best first, by what the recipe selects on; None without."""
+        if self.recipe.selection == "none":
+            return None
+        found = self.look(self.data.validation, [])
+        return rank(found.top1)
+
+    def weights(self, fusion, ranking):
+        if fusion == "geo":
+            return geometric(ranking)
+        if fusion == "fit":
+            return self.fitted()
+        return [1 / len(self.models)] * len(self.models)
+
+    def fitted(self):
+        num_classes, held_out = self.data.num_classes, self.data.validation
+        most = max(1, FIT_BYTES // (4 * len(self.models) * num_classes))
+        some = held_out.evenly_spaced(most)
+        parts = list(logits_of(self.models, some, min(self.batch_size, len(some)), self.view))
+        logits = np.concatenate([logits for logits, _ in parts], axis=1)
+        return fit_weights(logits, np.concatenate([labels for _, labels in parts]))
+
+    def report(self, members, ranking, weights, single):
+        """Rows for `report.COLUMNS`, all scored on the test split with one crop.
+
+        Without images to rank by the order is that of the scores themselves, and says so.
+        """
+        final = self.data.final
+        ranked_on = self.recipe.selection
+        if ranking is None:
+            ranking, ranked_on = rank(self.look(final, []).top1), "these scores"
+        mixtures = {"joined": weights}
+        for count in range(1, len(ranking) + 1):
+            few = ranking[:count]
+            for fusion, shares in (("avg", [1 / count] * count), ("geo", geometric(range(count)))):
+                mixture = np.zeros(len(ranking))
+                mixture[few] = shares
+                mixtures[f"{fusion} of {count}"] = mixture
+        found = self.look(final, list(mixtures.values()))
+        return rows_of(members, self.models, found, weights, ranked_on, mixtures, single)
+
+    def look(self, selection, mixtures):
+        return answers(self.models, selection, self.batch_size, self.view, mixtures)
+
+
+def rank(top1):
+    """Positions, best first; of equals the one in front."""
+    return np.argsort(-np.asarray(top1), kind="stable").tolist()
+
+
+def geometric(ranking, p=GEO_P):
+    """p (1 - p)^rank of each position, made to sum to 1."""
+    weights = np.empty(len(ranking))
+    weights[ranking] = p * (1 - p) ** np.arange(len(ranking))
+    return (weights / weights.sum()).tolist()
+
+
+def fit_weights(logits, labels):
+    """Weights of at least 0 that minimise the mean cross-entropy of weighted sums: a convex task.
+
+    They need not sum to 1: the sum is how sure the ensemble is of itself, the inverse of a
+    temperature.
+
+    Args:
+        logits: float32 [M, N, K].
+        labels: integers [N].
+    """
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax, softmax
+
+    count = len(labels)
+    own = logits[:, np.arange(count), labels].sum(axis=1, dtype="float64")  # [M]
+
+    def loss(weights):
+        mixed = np.tensordot(weights.astype("float32"), logits, 1)  # [N, K]
+        value = -log_softmax(mixed, axis=1)[np.arange(count), labels].sum(dtype="float64")
+        expected = np.tensordot(logits, softmax(mixed, axis=1), ([1, 2], [0, 1]))  # [M]
+        return value / count, (expected - own) / count
+
+    start = np.full(len(logits), 1 / len(logits))
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(logits))
+    return found.x.tolist()

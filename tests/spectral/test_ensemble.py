@@ -1,0 +1,189 @@
+"""Branches joined into one model: weights by hand, the file against its branches, refusals."""
+
+import csv
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from conftest import SPECTRAL
+from scipy.special import log_softmax
+
+from keras_imnet64.errors import UserError
+from keras_imnet64.evaluation.evaluate import evaluate
+from keras_imnet64.models.ship import load_model, model_info
+from keras_imnet64.runs import Run
+from keras_imnet64.spectral.answers import count
+from keras_imnet64.spectral.branches import folder_of, recipe_of
+from keras_imnet64.spectral.ensemble import ensemble, fit_weights, geometric, rank
+from keras_imnet64.spectral.report import correlation
+from keras_imnet64.training.fit import fit
+
+
+def test_geometric_weights_are_the_published_ones():
+    assert geometric([0, 1, 2, 3]) == pytest.approx([0.3948, 0.2764, 0.1934, 0.1354], abs=5e-5)
+    first_of_16 = sorted(geometric(range(16)), reverse=True)[:4]
+    assert first_of_16 == pytest.approx([0.3010, 0.2107, 0.1475, 0.1032], abs=6e-5)
+    assert geometric([2, 0, 1])[2] == max(geometric([2, 0, 1]))  # the best is branch 2
+
+
+def test_branches_rank_by_accuracy_and_of_equals_the_first_is_before():
+    assert rank([10, 30, 20, 30]) == [1, 3, 2, 0]
+
+
+def test_fitted_weights_find_the_branch_that_knows():
+    """Branch 1 is right with logits half as sure as they should be, branch 0 guesses."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 4000)
+    truth = 2.0 * np.eye(5)[labels] + rng.gumbel(size=(4000, 5))  # a softmax of 2 x evidence
+    noise = rng.normal(size=(4000, 5))
+    logits = np.stack([noise, truth / 2]).astype("float32")
+    weights = fit_weights(logits, labels)
+    assert weights[0] == pytest.approx(0, abs=0.05)
+
+    def loss(w):
+        return -log_softmax(np.tensordot(w, logits, 1), axis=1)[np.arange(4000), labels].mean()
+
+    best = loss(np.array(weights))
+    for step in ([0.05, 0], [0, 0.05], [0, -0.05]):
+        assert loss(np.maximum(0, np.array(weights) + step)) >= best
+
+
+def test_ranks_and_losses_are_those_of_the_metrics():
+    logits = np.array([[[1.0, 3.0, 2.0, 3.0]], [[0.0, 0.0, 0.0, 0.0]]], "float32")
+    found = count(logits, np.array([3]))
+    assert found["rank"].tolist() == [[1], [3]]  # behind the equal one in front; last of four alike
+    assert found["first"].tolist() == [[1], [0]]
+    assert found["loss"][1, 0] == pytest.approx(np.log(4))
+
+
+def test_errors_that_coincide_correlate():
+    right = np.array([True, True, False, False])
+    assert correlation(right, right) == pytest.approx(1)
+    assert correlation(right, np.array([True, False, True, False])) == pytest.approx(0)
+    assert correlation(right, np.ones(4, bool)) == 0
+
+
+# ---------------------------------------------------------------------------------- real branches
+
+
+@pytest.fixture(scope="module")
+def recipe(small_recipe):
+    return small_recipe(model=SPECTRAL, data={"holdout": 16}, train={"epochs": 1})
+
+
+@pytest.fixture(scope="module")
+def trained(recipe, data_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spectral")
+    for band in range(4):
+        fit(recipe_of(recipe, band), folder_of(folder, band), data_dir=data_dir)
+    return folder
+
+
+@pytest.fixture
+def branches(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("fusion", ["avg", "geo", "fit"])
+def test_the_file_gives_the_weighted_sum_of_its_branches(fusion, branches, data_dir):
+    result = ensemble(branches, fusion=fusion, data_dir=data_dir)
+    weights = [result["weights"][f"branch-{band:02}"] for band in range(4)]
+    if fusion != "fit":
+        assert sum(weights) == pytest.approx(1)
+    assert weights == ([0.25] * 4 if fusion == "avg" else weights)
+
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), "uint8")
+    files = [folder_of(branches, band) / "model.keras" for band in range(4)]
+    alone = [load_model(file).predict(images, verbose=0) for file in files]
+    joined = keras.saving.load_model(branches / "model.keras")
+    np.testing.assert_allclose(
+        joined.predict(images, verbose=0), np.tensordot(weights, alone, 1), rtol=1e-4, atol=1e-5
+    )
+    assert model_info(branches / "model.keras")["ensemble"] == {
+        "fusion": fusion,
+        "branches": [0, 1, 2, 3],
+        "weights": weights,
+    }
+
+
+@pytest.mark.backend
+def test_an_ensemble_is_a_model_like_any_other(branches, data_dir, tmp_path):
+    result = ensemble(branches, data_dir=data_dir)
+    again = evaluate(branches, data_dir=data_dir)
+    assert {key: again[key] for key in ("top1", "top5", "count")} == {
+        key: result["model.keras"][key] for key in ("top1", "top5", "count")
+    }
+    assert evaluate(branches, data_dir=data_dir, ten_crop=True)["crops"] == 10
+    assert Run(branches).is_finished
+
+
+@pytest.mark.backend
+def test_the_report_has_a_row_for_each_branch_mixture_and_pair(branches, data_dir):
+    result = ensemble(branches, fusion="geo", data_dir=data_dir)
+    rows = list(csv.DictReader((branches / "ensemble.csv").open()))
+    kinds = [row["kind"] for row in rows]
+    assert [kinds.count(kind) for kind in ("branch", "mixture", "pair")] == [4, 9, 6]
+    named = {row["name"]: row for row in rows}
+    assert float(named["joined"]["top1"]) == pytest.approx(result["model.keras"]["top1"])
+    assert float(named["joined"]["top1"]) == float(named["geo of 4"]["top1"])
+    for band in range(4):
+        metrics = Run(folder_of(branches, band)).metrics["model.keras"]
+        row = named[f"branch-{band:02}"]
+        assert float(row["top1"]) == pytest.approx(metrics["top1"])
+        assert float(row["loss"]) == pytest.approx(metrics["loss"], rel=1e-4)
+    assert {row["ranked_on"] for row in rows if row["kind"] == "mixture"} == {"holdout"}
+    assert (branches / "ensemble.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_some_branches_are_joined_as_asked(branches, data_dir):
+    shutil.rmtree(folder_of(branches, 2))
+    with pytest.raises(UserError, match=r"branch-02 of .* not finished"):
+        ensemble(branches, data_dir=data_dir)
+    joined = ensemble(branches, allow_missing=True, data_dir=data_dir)
+    assert list(joined["weights"]) == ["branch-00", "branch-01", "branch-03"]
+    two = ensemble(branches, branches=[3, 0], data_dir=data_dir)
+    assert two["weights"] == {"branch-00": 0.5, "branch-03": 0.5}
+
+
+def test_what_does_not_belong_together_is_refused(branches, recipe, data_dir, tmp_path):
+    other = Run(folder_of(branches, 1))
+    text = other.recipe_file.read_text()
+    other.recipe_file.write_text(text.replace("learning_rate = 0.05", "learning_rate = 0.04"))
+    with pytest.raises(UserError, match="branch-01 was trained with another recipe than branch-00"):
+        ensemble(branches, data_dir=data_dir)
+    other.recipe_file.write_text(text)
+
+    environment = other.environment
+    changed = environment | {"digest": environment["digest"] | {"train": "0" * 64}}
+    other.environment_file.write_text(json.dumps(changed))
+    with pytest.raises(UserError, match="branch-01 was trained on other train pictures"):
+        ensemble(branches, data_dir=data_dir)
+
+
+def test_without_images_to_rank_by_only_the_mean_is_offered(small_recipe, data_dir, tmp_path):
+    recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
+    fit(recipe_of(recipe, 0), folder_of(tmp_path, 0), data_dir=data_dir)
+    for fusion in ("geo", "fit"):
+        with pytest.raises(UserError, match=r"data\.holdout"):
+            ensemble(tmp_path, fusion=fusion, allow_missing=True, data_dir=data_dir)
+    result = ensemble(tmp_path, allow_missing=True, data_dir=data_dir)
+    assert result["selected_on"] == "none"
+
+
+@pytest.mark.parametrize("band", [4, -1])
+def test_a_band_that_there_is_not_is_refused(band, recipe):
+    with pytest.raises(UserError, match="--branch must be one of 0 to 3"):
+        recipe_of(recipe, band)
+
+
+def test_all_bands_are_no_single_run(recipe, data_dir, tmp_path):
+    with pytest.raises(UserError, match="has 4 branches, each a run of its own"):
+        fit(recipe, tmp_path / "run", data_dir=data_dir)
+
+
+def test_an_ordinary_recipe_has_no_branches(small_recipe):
+    with pytest.raises(UserError, match="recipe small has no branches"):
+        recipe_of(small_recipe(), 0)
