@@ -134,10 +134,11 @@ def ensemble(
     cache_dir,
     as_json,
 ):
-    """Join the trained branches of a spectral recipe into one model, and report on them.
+    """Join the trained branches of a spectral recipe into one model.
 
     Writes model.keras, metrics.json, ensemble.csv and ensemble.png into the folder RUN that holds
-    the branches; `evaluate`, `predict` and `export` take it like any run.
+    the branches; `evaluate`, `predict` and `export` take it like any run. The report has each
+    branch's worth and cost, and the worth of the best so many together.
 
     \b
     Example: python cli.py ensemble saved_models/spectral_tiny20_sub4-tensorflow --fusion geo

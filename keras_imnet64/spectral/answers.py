@@ -62,11 +62,12 @@ def logits_of(models, selection, batch_size, view=None):
     named = [keras.Model(m.input, m.output, name=f"member{i}") for i, m in enumerate(models)]
     seer = keras.Model(inputs, [model(inputs) for model in named])
     with as_run_failed(selection.store):
-        for images, labels, weights in evaluation_batches(selection, batch_size, view):
-            real = weights.numpy() > 0
+        batches = evaluation_batches(selection, batch_size, view)
+        for images, labels, weights in batches.as_numpy_iterator():
+            real = weights > 0
             logits = seer.predict_on_batch(images)
             logits = logits if isinstance(logits, list | tuple) else [logits]
-            yield np.stack([np.asarray(part) for part in logits])[:, real], labels.numpy()[real]
+            yield np.stack([np.asarray(part) for part in logits])[:, real], labels[real]
 
 
 def count(logits, labels):
