@@ -201,10 +201,10 @@ def _take_tensorflow(devices, virtual):
             tf.config.set_visible_devices([], "GPU")
             parts = [tf.config.LogicalDeviceConfiguration()] * virtual
             tf.config.set_logical_device_configuration(physical[0], parts)
-            chosen = _choose(devices, virtual, "CPU")
+            chosen = choose_indices(devices, virtual, "CPU")
             names = [f"CPU:{index}" for index in chosen]
         elif kind == "gpu":
-            chosen = _choose(devices, len(physical), "GPU")
+            chosen = choose_indices(devices, len(physical), "GPU")
             try:
                 tf.config.set_visible_devices([physical[index] for index in chosen], "GPU")
                 for index in chosen:
@@ -216,7 +216,7 @@ def _take_tensorflow(devices, virtual):
                 chosen = tf.config.list_logical_devices("GPU")
             names = [f"GPU:{position}" for position in range(len(chosen))]
         else:
-            names = ["CPU:0" for _ in _choose(devices, 1, "CPU")]
+            names = ["CPU:0" for _ in choose_indices(devices, 1, "CPU")]
     strategy = tf.distribute.MirroredStrategy(names) if len(names) > 1 else None
     return Devices("tensorflow", kind, tuple(names), strategy)
 
@@ -240,7 +240,7 @@ def _take_jax(devices, virtual):
             jax.config.update("jax_num_cpu_devices", virtual)
     present = jax.local_devices()
     kind = present[0].platform
-    chosen = [present[index] for index in _choose(devices, len(present), kind)]
+    chosen = [present[index] for index in choose_indices(devices, len(present), kind)]
     names = tuple(f"{kind}:{device.id}" for device in chosen)
     if len(chosen) == 1:
         jax.config.update("jax_default_device", chosen[0])
@@ -258,8 +258,8 @@ def _take_torch(devices, virtual):
     return Devices("torch", "gpu" if torch.cuda.is_available() else "cpu", ("default",))
 
 
-def _choose(devices, present, kind="device"):
-    """Indices of the devices asked for, out of so many."""
+def choose_indices(devices, present, kind="device"):
+    """Indices of the devices asked for, out of so many; `devices` as for `take_devices`."""
     if devices is None:
         return list(range(present))
     try:

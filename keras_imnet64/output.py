@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import click
@@ -48,6 +49,19 @@ def refuse_existing(target):
         raise UserError(
             f"{target} exists and is never overwritten: remove it, or name another place with --out"
         )
+
+
+@cache
+def console():
+    """Standard error, where people watch what is going on."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def say(text):
+    """One line for the person who watches."""
+    console().print(text, markup=False, soft_wrap=True)
 
 
 def show(result, as_json):

@@ -292,6 +292,12 @@ class Recipe(Section):
                 f'{dataset.name} use "dataset", the mean and spread of each channel'
             )
         shown = size or dataset.image_size
+        factor = self.model.options.get("factor", 1) if self.model.name == "spectral" else 1
+        if shown % factor:
+            raise UserError(
+                f"model.factor must divide the {shown} pixels per side of the pictures; received "
+                f"{factor}"
+            )
         if evaluation.resize and evaluation.resize < shown:
             raise UserError(
                 f"evaluation.resize must be at least the {shown} pixels that are cropped; "

@@ -55,7 +55,7 @@ class Run:
     @property
     def metrics(self):
         """Final scores: dict, see `fit`."""
-        return self._read_json(self.metrics_file, {"model.keras": dict, "best.keras": dict})
+        return self._read_json(self.metrics_file, {"model.keras": dict})
 
     @property
     def environment(self):

@@ -80,9 +80,15 @@ def fit(
     if name is not None and not is_folder_name(name):
         raise UserError(f'--name is one folder below saved_models; received "{name}", see --out')
     folder = out or DEFAULT_ROOT / (name or f"{recipe.name}-{chosen_backend()}")
+    trains_all = branch is None and bands_of(recipe)
+    if jobs > 1 and (not trains_all or virtual_devices):
+        raise UserError(
+            "--jobs is for training all branches of a spectral recipe, without --branch and "
+            f"--virtual-devices; received {jobs}"
+        )
     if branch is not None:
-        recipe, folder = recipe_of(recipe, branch), out or folder_of(folder, branch)
-    elif bands_of(recipe):
+        recipe, folder = recipe_of(recipe, branch), folder_of(folder, branch)
+    elif trains_all:
         command = ["fit", "--recipe", named, *(f"--set={line}" for line in overrides), "--json"]
         options = {"backend": backend, "data-dir": data_dir, "cache-dir": cache_dir}
         options["virtual-devices"] = virtual_devices

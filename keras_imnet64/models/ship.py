@@ -251,9 +251,10 @@ def warm_start(model, path, wnids):
     theirs = model_info(path).get("wnids")
     why = "the file has other classes" if theirs else "the file does not name its classes"
     skipped, matched = [], 0
+    fixed = tuple(f"{layer.name}/" for layer in model.layers if not layer.trainable)
     for name, variable in by_path(model).items():
-        if variable.name == "seed_generator_state":
-            continue
+        if variable.name == "seed_generator_state" or name.startswith(fixed):
+            continue  # such as the band of a spectral network, which is its own
         if theirs != wnids and name.startswith("logits/"):
             skipped.append(f"{name}: {why}")
         elif name in source and tuple(source[name].shape) == tuple(variable.shape):

@@ -15,17 +15,27 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keras_imnet64.errors import EXIT_STOPPED_STATE_SAVED, RunFailed, Stopped, UserError
+from keras_imnet64.backend import choose_indices
+from keras_imnet64.errors import (
+    EXIT_STOPPED_AT_ONCE,
+    EXIT_STOPPED_STATE_SAVED,
+    EXIT_USER_ERROR,
+    RunFailed,
+    Stopped,
+    UserError,
+)
 from keras_imnet64.models import num_bands
+from keras_imnet64.output import say
 from keras_imnet64.recipe import difference, load_recipe
-from keras_imnet64.runs import Run
-from keras_imnet64.training.progress import say
+from keras_imnet64.runs import Run, lock, set_aside
 
 POLL_SECONDS = 0.5
 COUNT_GPUS = (
     "from keras_imnet64.backend import choose_backend, take_devices; choose_backend();"
-    "taken = take_devices(); print(taken.count if taken.kind != 'cpu' else 0)"
+    "taken = take_devices(); print('GPUs', taken.count if taken.kind != 'cpu' else 0)"
 )
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+STOPPED = (EXIT_STOPPED_STATE_SAVED, EXIT_STOPPED_AT_ONCE, -signal.SIGTERM)  # of one that was asked
 
 
 def bands_of(recipe):
@@ -51,6 +61,15 @@ def folder_of(out_dir, band):
     return Path(out_dir) / f"branch-{band:02}"
 
 
+@dataclass(frozen=True)
+class Share:
+    """A part of the machine: what a process is told, and the cores that it is kept to."""
+
+    options: tuple = ()
+    environment: dict = field(default_factory=dict)
+    cores: frozenset | None = None
+
+
 @dataclass
 class Branch:
     """One of the branches while all are trained."""
@@ -59,25 +78,13 @@ class Branch:
     run: Run
     log: Path
     child: subprocess.Popen | None = None
-    share: int = 0  # of the devices, which it has while it is trained
+    share: Share | None = None  # which it has while it is trained
     told: int = 0  # epochs
     asked: bool = False  # to end
 
     @property
     def name(self):
         return self.run.path.name
-
-
-@dataclass
-class Shares:
-    """Who has which part of the machine: options for `fit` and processor cores."""
-
-    options: list
-    cores: list
-    free: list = field(init=False)
-
-    def __post_init__(self):
-        self.free = list(range(len(self.options)))
 
 
 def fit_branches(recipe, out_dir, command, *, jobs=1, devices=None, fresh=False):
@@ -88,10 +95,10 @@ def fit_branches(recipe, out_dir, command, *, jobs=1, devices=None, fresh=False)
         out_dir: folder of the branches' run folders, `branch-00` and so on; the same call goes on
             with what is there.
         command: words of a `fit` of this recipe, to which `--branch`, `--out` and `--devices` are
-            added.
+            added; without `--fresh`.
         jobs: how many are trained at a time, each on its share of the devices.
         devices: as for `take_devices`.
-        fresh: begin all anew.
+        fresh: begin all anew; what is there is kept under another name.
 
     Returns:
         dict: {branch: final scores}.
@@ -101,28 +108,48 @@ def fit_branches(recipe, out_dir, command, *, jobs=1, devices=None, fresh=False)
         RunFailed: some branches could not be trained; the others were.
         Stopped: a signal came; the branches' states are saved.
     """
-    out_dir = Path(out_dir)
+    out_dir, bands = Path(out_dir), bands_of(recipe)
+    if fresh and out_dir.exists():
+        begin_anew(out_dir)
+    check_holds_branches(out_dir)
     waiting = []
-    for band in bands_of(recipe):
+    for band in bands:
         run = Run(folder_of(out_dir, band))
-        if run.is_finished and not fresh:
+        if run.is_finished:
             check_same(run, recipe_of(recipe, band))
             say(f"{run.path.name}  finished before")
         else:
             waiting.append(Branch(band, run, out_dir / f"{run.path.name}.log"))
-    shares = share_machine(min(jobs, len(bands_of(recipe))), devices)
+    shares = share_machine(min(jobs, len(bands)), devices) if waiting else []
     out_dir.mkdir(parents=True, exist_ok=True)
-    failed = train_all(waiting, shares, [*command, *(["--fresh"] if fresh else [])])
+    failed = train_all(waiting, shares, [*command, "--out", str(out_dir)])
     if failed:
         names = ", ".join(branch.name for branch in failed)
-        raise RunFailed(
-            f"{len(failed)} of {len(bands_of(recipe))} branches failed ({names}), the first of "
-            f"them so: {last_words(failed[0].log)}; the same command trains what is not finished"
+        mistake = all(branch.child.returncode == EXIT_USER_ERROR for branch in failed)
+        again = "the same command without --fresh" if fresh else "the same command"
+        raise (UserError if mistake else RunFailed)(
+            f"{len(failed)} of {len(bands)} branches failed ({names}), the first of them so: "
+            f"{why(failed[0])}; {again} trains what is not finished"
         )
-    return {
-        (run := Run(folder_of(out_dir, band))).path.name: run.metrics["model.keras"]
-        for band in bands_of(recipe)
-    }
+    runs = [Run(folder_of(out_dir, band)) for band in bands]
+    return {run.path.name: run.metrics["model.keras"] for run in runs}
+
+
+def check_holds_branches(out_dir):
+    """Refuse a folder that holds an ordinary run."""
+    run = Run(Path(out_dir))
+    if run.recipe_file.exists() and not bands_of(load_recipe(run.recipe_file)):
+        raise UserError(
+            f"{out_dir} holds a run of its own, and branches would lie in it: give another --name"
+        )
+
+
+def begin_anew(out_dir):
+    """Keep what is there under another name, if nobody is training into it."""
+    check_holds_branches(out_dir)
+    for branch in sorted(out_dir.glob("branch-*/recipe.toml")):
+        lock(Run(branch.parent)).close()
+    say(f"what was in {out_dir} is kept as {set_aside(out_dir)}")
 
 
 def check_same(run, recipe):
@@ -139,12 +166,17 @@ def check_same(run, recipe):
 
 
 def train_all(waiting, shares, command):
-    """Start processes as shares are free, and tell what they record; returns those that failed."""
-    running, failed = [], []
+    """Start processes as shares are free, and tell what they record; returns those that failed.
+
+    The second waits until the first has opened the data, which may have to be packed. Where a
+    mistake of the user's keeps it from there, it is one that all would make.
+    """
+    running, failed, stopped = [], [], False
+    free, everyone = list(shares), list(waiting)
     with stopping(running) as stop:
         while running or (waiting and not stop.is_set()):
-            while waiting and shares.free and not stop.is_set():
-                running.append(start(waiting.pop(0), shares, command))
+            while waiting and free and not stop.is_set() and (not running or opened(everyone)):
+                running.append(start(waiting.pop(0), free.pop(0), command))
             time.sleep(POLL_SECONDS)
             if stop.is_set():
                 end(running)
@@ -154,40 +186,54 @@ def train_all(waiting, shares, command):
                 if status is None:
                     continue
                 running.remove(branch)
-                shares.free.append(branch.share)
+                free.append(branch.share)
                 if status == 0:
                     say(f"{branch.name}  finished")
-                elif status != EXIT_STOPPED_STATE_SAVED:
-                    say(f"{branch.name}  failed, see {branch.log}")
+                elif branch.asked and status in STOPPED:
+                    stopped = True
+                else:
+                    say(f"{branch.name}  failed: {why(branch)}")
                     failed.append(branch)
-        if stop.is_set() and not failed:
+                    if status == EXIT_USER_ERROR and not opened(everyone):
+                        waiting.clear()
+        if (stopped or stop.is_set()) and not failed:
             raise Stopped("stopped; the branches' states are saved, and the same command goes on")
     return failed
 
 
-def start(branch, shares, command):
+def opened(branches):
+    """Whether one of the branches has opened the data set."""
+    return any(branch.run.environment_file.exists() for branch in branches)
+
+
+def start(branch, share, command):
     """Its process, whose output goes into the log; of a session of its own, so that a signal from
     the terminal reaches it once, through this process."""
-    branch.share = shares.free.pop(0)
-    cores = shares.cores[branch.share]
-    words = ["--branch", str(branch.band), "--out", str(branch.run.path)]
-    package = str(Path(__file__).parent.parent.parent)
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    with open(branch.log, "w") as log:
+    branch.share, branch.told = share, len(rows_of(branch.run))
+    with open(branch.log, "a") as log:
         branch.child = subprocess.Popen(
-            [sys.executable, "-m", "keras_imnet64", *command, *words]
-            + shares.options[branch.share],
-            env=os.environ | {"PYTHONPATH": path},
+            python("-m", "keras_imnet64", *command, "--branch", str(branch.band), *share.options),
+            env=environment() | share.environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    if cores:
-        os.sched_setaffinity(branch.child.pid, cores)
+    if share.cores:
+        os.sched_setaffinity(branch.child.pid, share.cores)
     say(f"{branch.name}  started, process {branch.child.pid}")
-    branch.told = len(rows_of(branch.run))
     return branch
+
+
+def python(*words):
+    return [sys.executable, *words]
+
+
+def environment():
+    """Ours, in which a child finds this package wherever it lies."""
+    package = str(Path(__file__).parent.parent.parent)
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": path}
 
 
 def tell(branch):
@@ -234,11 +280,13 @@ def stopping(running):
             signal.signal(number, handler)
 
 
-def last_words(log):
-    """The error that a log ends with."""
-    lines = log.read_text(errors="replace").splitlines() or ["it said nothing"]
+def why(branch):
+    """What ended a branch: a signal, or the error that its log ends with."""
+    if branch.child.returncode < 0:
+        return f"killed by {signal.Signals(-branch.child.returncode).name}"
+    lines = branch.log.read_text(errors="replace").splitlines() or ["it said nothing"]
     errors = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
-    return errors[-1] if errors else lines[-1]
+    return f"{errors[-1] if errors else lines[-1]} ({branch.log})"
 
 
 # ------------------------------------------------------------------------------------------ devices
@@ -250,32 +298,31 @@ def share_machine(jobs, devices):
     However few branches are left: on another number of cores sums end in other bits.
     """
     if jobs == 1:
-        return Shares([["--devices", devices] if devices else []], [None])
-    indices = which_devices(devices)
-    if not indices:
-        return Shares([[]] * jobs, share_cores(jobs))
-    if len(indices) < jobs:
-        raise UserError(f"--jobs must be at most the {len(indices)} devices; received {jobs}")
-    parts = [",".join(map(str, indices[job::jobs])) + "," for job in range(jobs)]
-    return Shares([["--devices", part] for part in parts], [None] * jobs)
+        return [Share(options=("--devices", devices) if devices else ())]
+    present = count_gpus()
+    if not present:
+        return [Share(cores=cores) for cores in share_cores(jobs)]
+    chosen = choose_indices(devices, present, "gpu")
+    if len(chosen) < jobs:
+        raise UserError(f"--jobs must be at most the {len(chosen)} devices; received {jobs}")
+    visible = os.environ.get(VISIBLE) or ",".join(map(str, range(present)))
+    names = [visible.split(",")[index] for index in chosen]
+    return [Share(environment={VISIBLE: ",".join(names[job::jobs])}) for job in range(jobs)]
 
 
-def which_devices(devices):
-    """Indices of the GPUs that were asked for, or all; none on a machine without."""
-    if devices and "," in devices:
-        return [int(part) for part in devices.split(",") if part.strip().isdigit()]
-    counted = subprocess.run(
-        [sys.executable, "-c", COUNT_GPUS], capture_output=True, text=True, check=False
+def count_gpus():
+    """How many the backend sees, asked in a process that then gives them back."""
+    child = subprocess.run(
+        python("-c", COUNT_GPUS), env=environment(), capture_output=True, text=True, check=False
     )
-    present = int(counted.stdout.split()[-1]) if counted.returncode == 0 else 0
-    return list(range(min(present, int(devices or present))))
+    if child.returncode:
+        raise RunFailed(f"the devices could not be counted: {child.stderr.splitlines()[-1:]}")
+    return int(child.stdout.split()[-1])
 
 
 def share_cores(jobs):
     """Sets of cores for so many jobs; none where the system does not let itself be told."""
-    if not hasattr(os, "sched_getaffinity"):
-        return [None] * jobs
-    cores = sorted(os.sched_getaffinity(0))
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cores) < jobs:
         return [None] * jobs
-    return [set(cores[job::jobs]) for job in range(jobs)]
+    return [frozenset(cores[job::jobs]) for job in range(jobs)]

@@ -12,14 +12,14 @@ import numpy as np
 
 from keras_imnet64.backend import take_devices
 from keras_imnet64.errors import UserError
-from keras_imnet64.evaluation.evaluate import scoring_batch_size
+from keras_imnet64.evaluation.evaluate import BATCH_SIZE
 from keras_imnet64.files import write_atomic, write_json
 from keras_imnet64.models.joined import fill, join
 from keras_imnet64.models.ship import load_model, model_info, ship
 from keras_imnet64.recipe import Recipe, difference, load_recipe
 from keras_imnet64.runs import Run, classes_text, open_run
 from keras_imnet64.spectral.answers import answers, logits_of
-from keras_imnet64.spectral.branches import bands_of, folder_of
+from keras_imnet64.spectral.branches import bands_of, check_holds_branches, folder_of
 from keras_imnet64.spectral.report import rows_of, write_report
 from keras_imnet64.training.feed import load_data
 from keras_imnet64.training.fit import score_file
@@ -73,6 +73,7 @@ def ensemble(
         UserError: a branch is missing, not finished, or of another recipe, data set or class order;
             or there are no images to rank or fit by.
     """
+    check_holds_branches(run_dir)
     members = find_members(Run(Path(run_dir)), branches, allow_missing)
     recipe = members[0].recipe
     check_fusion(fusion, recipe)
@@ -80,16 +81,16 @@ def ensemble(
     devices = devices or take_devices()
     data = load_data(recipe, data_dir, cache_dir, pack_progress)
     check_same_pictures(members, data)
+    models = {member.name: load_model(member.run.model) for member in members}
+    judge = Judge(list(models.values()), data, recipe)
+    ranking = judge.ranking()
+    weights = judge.weights(fusion, ranking)
+    report = judge.report(members, ranking, weights, single)
+    joined = join(models, weights)
+    fill(joined, models)
+    run = write_run(Run(Path(run_dir)), members, joined, fusion, weights, data)
     with devices.scope():
-        models = [load_model(member.run.model) for member in members]
-        judge = Judge(models, data, recipe, devices)
-        ranking = judge.ranking()
-        weights = judge.weights(fusion, ranking)
-        joined = join({m.name: model for m, model in zip(members, models, strict=True)}, weights)
-        fill(joined, {m.name: model for m, model in zip(members, models, strict=True)})
-        run = write_run(Run(Path(run_dir)), members, joined, fusion, weights, data)
         scores = score_file(run.model, data, devices)
-        report = judge.report(members, ranking, weights, single)
     result = {
         "recipe": recipe.name,
         "backend": devices.backend,
@@ -118,9 +119,13 @@ def find_members(run, branches, allow_missing):
             f"{run.path} has no branches: train them with `fit` and a recipe of band all"
         )
     first = load_recipe(present[0])
-    wanted = sorted(set(branches)) if branches else bands_of(with_band(first, "all"))
-    if wanted[-1] not in bands_of(with_band(first, "all")):
-        raise UserError(f"--branches: {first.name} has no branch {wanted[-1]}")
+    there = bands_of(with_band(first, "all"))
+    if not there:
+        raise UserError(f"{present[0].parent} holds a run of an ordinary recipe, and no branch")
+    wanted = sorted(set(branches)) if branches else there
+    for band in wanted:
+        if band not in there:
+            raise UserError(f"--branches takes 0 to {there[-1]} of {first.name}; received {band}")
     missing = [band for band in wanted if not Run(folder_of(run.path, band)).is_finished]
     if missing and not allow_missing:
         names = ", ".join(folder_of(run.path, band).name for band in missing)
@@ -140,12 +145,17 @@ def open_finished(path):
     run = open_run(path)
     if not run.is_finished:
         raise UserError(f"the run in {path} is not finished: fit again to go on with it")
+    run.metrics  # noqa: B018 (which is refused now, where it is damaged)
     return run
 
 
 def member_of(run, band):
     branch = Run(folder_of(run.path, band))
-    return Member(band, branch, load_recipe(branch.recipe_file), model_info(branch.model))
+    recipe = load_recipe(branch.recipe_file)
+    found = recipe.model.options.get("band")
+    if found != band:
+        raise UserError(f"{branch.path} holds band {found}: its folder must be named after it")
+    return Member(band, branch, recipe, model_info(branch.model))
 
 
 def with_band(recipe, band):
@@ -217,11 +227,13 @@ def write_run(run, members, joined, fusion, weights, data):
 
 
 class Judge:
-    """Shows the branches the pictures that rank and fit them, and then those of the test split."""
+    """Shows the branches the pictures that rank and fit them, and those of the test split.
 
-    def __init__(self, models, data, recipe, devices):
+    On one device: several would each see the whole of a batch.
+    """
+
+    def __init__(self, models, data, recipe):
         self.models, self.data, self.recipe = models, data, recipe
-        self.batch_size = scoring_batch_size(devices)
         self.view = data.view and replace(data.view, ten_crop=False)
 
     def ranking(self):
@@ -242,7 +254,7 @@ class Judge:
         num_classes, held_out = self.data.num_classes, self.data.validation
         most = max(1, FIT_BYTES // (4 * len(self.models) * num_classes))
         some = held_out.evenly_spaced(most)
-        parts = list(logits_of(self.models, some, min(self.batch_size, len(some)), self.view))
+        parts = list(logits_of(self.models, some, BATCH_SIZE, self.view))
         logits = np.concatenate([logits for logits, _ in parts], axis=1)
         return fit_weights(logits, np.concatenate([labels for _, labels in parts]))
 
@@ -266,7 +278,7 @@ class Judge:
         return rows_of(members, self.models, found, weights, ranked_on, mixtures, single)
 
     def look(self, selection, mixtures):
-        return answers(self.models, selection, self.batch_size, self.view, mixtures)
+        return answers(self.models, selection, BATCH_SIZE, self.view, mixtures)
 
 
 def rank(top1):

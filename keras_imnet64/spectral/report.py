@@ -57,7 +57,12 @@ def rows_of(members, models, found, weights, ranked_on, mixtures, single=None):
         scores = {key: single.metrics["model.keras"][key] for key in ("top1", "top5", "loss")}
         cost = cost_of(single, load_model(single.model))
         rows.append({"kind": "single", "name": single.path.name, "branches": 0} | scores | cost)
-    return [dict.fromkeys(COLUMNS, "") | row for row in rows]
+    return [dict.fromkeys(COLUMNS, "") | rounded(row) for row in rows]
+
+
+def rounded(row):
+    """Without the last digits of sums of floats."""
+    return {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}
 
 
 def cost_of(run, model):
@@ -89,11 +94,12 @@ def picture_of(rows):
 
     branches = {row["name"]: row for row in rows if row["kind"] == "branch"}
     names = list(branches)
+    bands = [name.removeprefix("branch-") for name in names]
     figure = Figure(figsize=(12, 4), layout="constrained")
     bars, lines, map_ = figure.subplots(1, 3)
 
     bars.bar(range(len(names)), [branches[name]["top1"] for name in names])
-    bars.set_xticks(range(len(names)), [name.removeprefix("branch-") for name in names])
+    bars.set_xticks(range(len(names)), bands)
     bars.set(title="each branch", xlabel="band", ylabel="top-1 (%)")
 
     for fusion in ("avg", "geo"):
@@ -106,6 +112,7 @@ def picture_of(rows):
         if row["kind"] == "single":
             lines.axhline(row["top1"], linestyle=":", color="black", label="single")
     lines.set(title="the best so many", xlabel="branches", ylabel="top-1 (%)")
+    lines.xaxis.get_major_locator().set_params(integer=True)
     lines.legend()
 
     matrix = np.eye(len(names))
@@ -115,6 +122,8 @@ def picture_of(rows):
             matrix[a, b] = matrix[b, a] = row["error_correlation"]
     shown = map_.imshow(matrix, vmin=0, vmax=1)
     map_.set(title="correlation of errors", xlabel="band", ylabel="band")
+    for axis in (map_.xaxis, map_.yaxis):
+        axis.set_ticks(range(len(names)), bands)
     figure.colorbar(shown, ax=map_)
 
     file = io.BytesIO()

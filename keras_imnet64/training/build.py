@@ -11,10 +11,10 @@ from keras_imnet64.models import build_model, num_bands
 from keras_imnet64.models.contract import ends_in_softmax
 from keras_imnet64.models.init import initialize, seed_generators
 from keras_imnet64.models.ship import check_loads_anywhere, warm_start
+from keras_imnet64.output import say
 from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
-from keras_imnet64.training.progress import say
 
 PICTURES_MEASURED = 10_000  # of which mean and spread of a band are taken
 BATCH_MEASURED = 100

@@ -12,8 +12,8 @@ from keras_imnet64.errors import UserError
 from keras_imnet64.evaluation.evaluate import score
 from keras_imnet64.files import write_csv
 from keras_imnet64.models.ship import fill, ship
+from keras_imnet64.output import say
 from keras_imnet64.training.optim import averaged_weights
-from keras_imnet64.training.progress import say
 from keras_imnet64.training.state import list_checkpoints, write_state
 
 COLUMNS = (

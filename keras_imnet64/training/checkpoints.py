@@ -5,7 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from keras_imnet64.errors import reason
-from keras_imnet64.training.progress import say
+from keras_imnet64.output import say
 from keras_imnet64.training.state import is_finite, read_state, save_checkpoint
 
 MOST_OF_THE_TIME = 0.01  # that writing takes, where minutes say how often

@@ -26,6 +26,7 @@ from keras_imnet64.evaluation.evaluate import (
 from keras_imnet64.files import write_atomic, write_csv, write_json
 from keras_imnet64.models.macs import count_parameters
 from keras_imnet64.models.ship import fill, load_model, plain_twin, ship
+from keras_imnet64.output import say
 from keras_imnet64.recipe import Recipe, load_recipe
 from keras_imnet64.recipe_costs import outline_of
 from keras_imnet64.runs import classes_text
@@ -55,7 +56,7 @@ from keras_imnet64.training.folder import (
 )
 from keras_imnet64.training.memory import PeakMemory
 from keras_imnet64.training.optim import averaged_weights
-from keras_imnet64.training.progress import Progress, say
+from keras_imnet64.training.progress import Progress
 from keras_imnet64.training.recovery import recover
 from keras_imnet64.training.state import variables_by_path
 

@@ -10,6 +10,7 @@ import numpy as np
 from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.files import denied, write_atomic, write_json
 from keras_imnet64.models.ship import model_info
+from keras_imnet64.output import say
 from keras_imnet64.recipe import decisions, difference, load_recipe
 from keras_imnet64.runs import (
     Run,
@@ -19,7 +20,6 @@ from keras_imnet64.runs import (
     remove_leftovers,
     set_aside,
 )
-from keras_imnet64.training.progress import say
 from keras_imnet64.training.state import list_checkpoints, newest_checkpoint, write_state
 
 

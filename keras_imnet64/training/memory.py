@@ -5,6 +5,7 @@ Of a process only what no file backs: pages of a mapped store are the system's t
 
 import re
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
@@ -28,18 +29,20 @@ class PeakMemory:
     def __exit__(self, *exception):
         self._end.set()
         if self.devices.kind != "cpu":
-            self.megabytes = to_megabytes(peak_of_gpus(self.devices))
+            with suppress(Exception):  # an allocator that does not count; training is worth more
+                self.megabytes = to_megabytes(peak_of_gpus(self.devices))
 
     def _look(self):
         most = 0
         while not self._end.wait(SECONDS):
             most = max(most, anonymous_bytes())
-            self.megabytes = to_megabytes(most)
+            self.megabytes = to_megabytes(most) or None
 
 
 def anonymous_bytes():
     """Of this process, on Linux."""
-    return 1024 * int(re.search(r"RssAnon:\s+(\d+)", STATUS.read_text())[1])
+    found = re.search(r"RssAnon:\s+(\d+)", STATUS.read_text())
+    return 1024 * int(found[1]) if found else 0
 
 
 def peak_of_gpus(devices):

@@ -5,18 +5,13 @@ import threading
 import time
 
 import keras
-from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
 
+from keras_imnet64.output import console, say
+
 PLAIN_SECONDS = 30  # between two lines where there is no terminal
-console = Console(stderr=True, highlight=False)
-
-
-def say(text):
-    """One line for the person who watches, on standard error."""
-    console.print(text, markup=False, soft_wrap=True)
 
 
 class Progress(keras.callbacks.Callback):
@@ -45,10 +40,10 @@ class Progress(keras.callbacks.Callback):
         self.bad_step = None
         self.started = self.first_done = time.monotonic()
         self.last_line = time.monotonic()
-        if console.is_terminal:
+        if console().is_terminal:
             one_line = TextColumn("{task.description}", table_column=Column(no_wrap=True))
-            columns = [BarColumn(bar_width=10 if console.width < 120 else 30), one_line]
-            self._bar = Bar(*columns, console=console, transient=True)
+            columns = [BarColumn(bar_width=10 if console().width < 120 else 30), one_line]
+            self._bar = Bar(*columns, console=console(), transient=True)
             self._bar.start()
             self._task = self._bar.add_task(
                 self._where(), total=self.steps_per_epoch, completed=step

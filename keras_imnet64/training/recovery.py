@@ -6,8 +6,8 @@ checkpoint before it.
 
 from keras_imnet64.errors import RunFailed
 from keras_imnet64.files import write_json
+from keras_imnet64.output import say
 from keras_imnet64.training.callbacks import NotFinite
-from keras_imnet64.training.progress import say
 from keras_imnet64.training.state import list_checkpoints, place_of
 
 

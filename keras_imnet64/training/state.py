@@ -18,7 +18,7 @@ from keras import ops
 from keras_imnet64.errors import UserError, reason
 from keras_imnet64.files import check_fields, parse_json, write_atomic
 from keras_imnet64.models.paths import by_path
-from keras_imnet64.training.progress import say
+from keras_imnet64.output import say
 
 KEPT = 2  # checkpoints that always exist, once there are so many
 NAME = "epoch-{epoch:04d}-step-{step:07d}.safetensors"

@@ -138,6 +138,9 @@ def test_all_bands_together_are_the_mean_of_the_branches():
     alone = [branch.predict(images, verbose=0) for branch in branches]
     np.testing.assert_allclose(logits, np.mean(alone, axis=0), rtol=0, atol=1e-5)
     assert len({v.path for v in joined.variables}) == len(joined.variables)
+    for band, branch in enumerate(branches):
+        found = keras.ops.convert_to_numpy(branch.get_layer(f"{branch.name}_band").kernel)
+        np.testing.assert_allclose(found, spectral.kernel(2, band), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

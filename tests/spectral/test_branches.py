@@ -7,15 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import SPECTRAL
 from same_end import weights
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.spectral import branches
 from keras_imnet64.spectral.branches import folder_of, recipe_of, share_machine
+from keras_imnet64.spectral.ensemble import ensemble
 from keras_imnet64.training.fit import fit
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,7 +49,7 @@ def test_all_are_trained_and_one_that_failed_again(small_recipe, data_dir, tmp_p
     in_the_way.touch()
     child = begin(recipe, "--jobs", "2")
     _, text = child.communicate()
-    assert child.returncode == 1
+    assert child.returncode == 2  # the user's mistake, and nothing else, is in the way
     assert "1 of 4 branches failed (branch-02), the first of them so: the run folder" in text
     assert text.count(" started, process ") == 4 and text.count("  finished\n") == 3
     assert "branch-03  epoch 1  loss " in text
@@ -89,13 +91,66 @@ def test_a_signal_ends_all_with_their_states_saved(small_recipe, tmp_path, begin
     assert not folder_of(tmp_path / "run", 2).exists()
 
 
-def test_devices_are_shared_out(monkeypatch):
-    assert share_machine(1, "0,3").options == [["--devices", "0,3"]]
-    assert share_machine(2, "0,1,2,5").options == [["--devices", "0,2,"], ["--devices", "1,5,"]]
-    with pytest.raises(UserError, match="--jobs must be at most the 2 devices; received 3"):
-        share_machine(3, "0,1")
+def test_a_mistake_that_all_would_make_is_made_once(small_recipe, tmp_path, begin):
+    deeper = SPECTRAL | {"base": SPECTRAL["base"] | {"depth": 8}}
+    recipe = small_recipe(model=deeper, data={"dataset": "imagenet_resized/32x32"})
+    child = begin(recipe, "--jobs", "2")
+    _, text = child.communicate()
+    assert child.returncode == 2
+    assert text.count(" started, process ") == 1 and "data prepare imagenet_resized/32x32" in text
 
-    monkeypatch.setattr(branches, "which_devices", lambda devices: [])
+
+def test_gpus_are_shared_out(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(branches, "count_gpus", lambda: 6)
+    assert share_machine(1, "0,3")[0].options == ("--devices", "0,3")
+
+    def shares(jobs, devices):
+        return [share.environment["CUDA_VISIBLE_DEVICES"] for share in share_machine(jobs, devices)]
+
+    assert shares(2, "0,1,2,5") == ["0,2", "1,5"]
+    assert shares(2, "3") == ["0,2", "1"]
+    assert shares(3, None) == ["0,3", "1,4", "2,5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,6,5,4,3,2")
+    assert shares(2, "0,1") == ["7", "6"]
+    for devices, message in (("0,1", "at most the 2 devices; received 3"), ("0,9", "the 6 that")):
+        with pytest.raises(UserError, match=message):
+            share_machine(3, devices)
+
+
+def test_cores_are_shared_out_where_there_are_no_gpus(monkeypatch):
+    assert branches.count_gpus() == 0
+    monkeypatch.setattr(branches, "count_gpus", lambda: 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3, 4}, raising=False)
-    shares = share_machine(2, None)
-    assert shares.options == [[], []] and shares.cores == [{0, 2, 4}, {1, 3}]
+    assert [share.cores for share in share_machine(2, None)] == [{0, 2, 4}, {1, 3}]
+    assert [share.cores for share in share_machine(6, None)] == [None] * 6
+
+
+def test_all_anew_keeps_what_there_was(small_recipe, data_dir, tmp_path, monkeypatch):
+    recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
+    fit(recipe_of(recipe, 0), folder_of(tmp_path / "run", 0), data_dir=data_dir)
+
+    def fail_all(waiting, shares, command):
+        for branch in waiting:
+            branch.child = SimpleNamespace(returncode=-signal.SIGKILL)
+        return waiting
+
+    monkeypatch.setattr(branches, "train_all", fail_all)
+    with pytest.raises(RunFailed, match="without --fresh trains what is not finished"):
+        branches.fit_branches(recipe, tmp_path / "run", ["fit"], fresh=True)
+    assert (folder_of(tmp_path / "run.1", 0) / "model.keras").exists()
+    assert not folder_of(tmp_path / "run", 0).exists()
+
+
+def test_branches_do_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_path):
+    fit(small_recipe(train={"epochs": 1}), tmp_path / "run", data_dir=data_dir)
+    for fresh in (False, True):
+        with pytest.raises(UserError, match="holds a run of its own"):
+            branches.fit_branches(small_recipe(model=SPECTRAL), tmp_path / "run", [], fresh=fresh)
+    with pytest.raises(UserError, match="holds a run of its own"):
+        ensemble(tmp_path / "run", data_dir=data_dir)
+
+
+def test_jobs_that_would_do_nothing_are_refused(run, tmp_path):
+    status, _, error = run("fit", "--recipe", "demo", "--jobs", "2", "--out", tmp_path / "run")
+    assert status == 2 and "--jobs is for training all branches" in error

@@ -10,9 +10,12 @@ import pytest
 from conftest import SPECTRAL
 from scipy.special import log_softmax
 
+from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.errors import UserError
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.models.ship import load_model, model_info
+from keras_imnet64.models.spectral import kernel
+from keras_imnet64.recipe import check_recipe
 from keras_imnet64.runs import Run
 from keras_imnet64.spectral.answers import count
 from keras_imnet64.spectral.branches import folder_of, recipe_of
@@ -91,9 +94,11 @@ def branches(trained, tmp_path):
 def test_the_file_gives_the_weighted_sum_of_its_branches(fusion, branches, data_dir):
     result = ensemble(branches, fusion=fusion, data_dir=data_dir)
     weights = [result["weights"][f"branch-{band:02}"] for band in range(4)]
-    if fusion != "fit":
-        assert sum(weights) == pytest.approx(1)
-    assert weights == ([0.25] * 4 if fusion == "avg" else weights)
+    if fusion == "avg":
+        assert weights == [0.25] * 4
+    if fusion == "geo":  # by the last epoch's accuracy on the held-out pictures
+        held_out = [float(Run(folder_of(branches, b)).history[-1]["val_top1"]) for b in range(4)]
+        assert weights == pytest.approx(geometric(rank(held_out)))
 
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), "uint8")
     files = [folder_of(branches, band) / "model.keras" for band in range(4)]
@@ -161,6 +166,71 @@ def test_what_does_not_belong_together_is_refused(branches, recipe, data_dir, tm
     other.environment_file.write_text(json.dumps(changed))
     with pytest.raises(UserError, match="branch-01 was trained on other train pictures"):
         ensemble(branches, data_dir=data_dir)
+
+
+def test_a_folder_under_another_bands_name_is_refused(branches, data_dir):
+    folder_of(branches, 3).rename(branches / "aside")
+    folder_of(branches, 1).rename(folder_of(branches, 3))
+    (branches / "aside").rename(folder_of(branches, 1))
+    with pytest.raises(UserError, match="branch-01 holds band 3"):
+        ensemble(branches, data_dir=data_dir)
+
+
+@pytest.mark.parametrize("numbers", [[4], [-1, 2], [0, 9]])
+def test_branches_that_there_are_not_are_refused(numbers, branches, data_dir):
+    with pytest.raises(UserError, match="--branches takes 0 to 3 of small"):
+        ensemble(branches, branches=numbers, data_dir=data_dir)
+
+
+def test_a_single_network_stands_beside_them_in_the_report(
+    branches, small_recipe, data_dir, tmp_path
+):
+    single = fit(small_recipe(train={"epochs": 1}), tmp_path / "single", data_dir=data_dir)
+    ensemble(branches, single=single.path, data_dir=data_dir)
+    rows = list(csv.DictReader((branches / "ensemble.csv").open()))
+    (row,) = [row for row in rows if row["kind"] == "single"]
+    assert float(row["top1"]) == pytest.approx(single.metrics["model.keras"]["top1"])
+    assert int(row["parameters"]) == 6194
+    assert float(row["peak_memory_mb"]) == single.metrics["peak_memory_mb"] > 100
+    with pytest.raises(UserError, match="is not a run folder"):
+        ensemble(branches, single=tmp_path / "nowhere", data_dir=data_dir)
+
+
+def test_a_paper_that_ranked_on_the_test_split_can_be_repeated(small_recipe, data_dir, tmp_path):
+    recipe = small_recipe(model=SPECTRAL, train={"epochs": 1, "select_on": "validation"})
+    for band in (0, 1):
+        fit(recipe_of(recipe, band), folder_of(tmp_path, band), data_dir=data_dir)
+    result = ensemble(tmp_path, fusion="geo", branches=[0, 1], data_dir=data_dir)
+    assert result["selected_on"] == "validation"
+    with pytest.raises(UserError, match="no score is taken on"):
+        ensemble(tmp_path, fusion="fit", branches=[0, 1], data_dir=data_dir)
+
+
+def test_weights_to_begin_with_leave_the_band_as_it_is(trained, recipe, data_dir, tmp_path):
+    first = folder_of(trained, 0) / "model.keras"
+    content = recipe_of(recipe, 2).model_dump(exclude_none=True)
+    content["train"] |= {"initial_weights": str(first)}
+    run = fit(check_recipe(content), tmp_path / "run", data_dir=data_dir)
+    found = keras.ops.convert_to_numpy(load_model(run.model).get_layer("band").kernel)
+    np.testing.assert_allclose(found, kernel(2, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("normalization", ["dataset", "mean_image"])
+def test_a_band_is_normalised_by_what_is_measured_on_it(
+    normalization, small_recipe, data_dir, tmp_path
+):
+    """The inputs of the network behind the band, over all training pictures."""
+    model = SPECTRAL | {"normalization": normalization, "band": 1}
+    run = fit(small_recipe(model=model, train={"epochs": 1}), tmp_path / "run", data_dir=data_dir)
+    network = load_model(run.model)
+    seen = keras.Model(network.input, network.get_layer("normalization").output)
+    images = open_dataset("imagenet_resized/16x16", "train", data_dir=data_dir).images
+    values = seen.predict(np.asarray(images), verbose=0)
+    if normalization == "dataset":
+        np.testing.assert_allclose(values.mean(axis=(0, 1, 2)), 0, atol=1e-4)
+        np.testing.assert_allclose(values.std(axis=(0, 1, 2)), 1, atol=1e-4)
+    else:
+        np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-4)
 
 
 def test_without_images_to_rank_by_only_the_mean_is_offered(small_recipe, data_dir, tmp_path):

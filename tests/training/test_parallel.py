@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_imnet64.backend import Devices, _choose
+from keras_imnet64.backend import Devices, choose_indices
 from keras_imnet64.errors import UserError
 from keras_imnet64.models import build_model
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
@@ -44,13 +44,13 @@ def test_two_devices_give_one_devices_losses(data_dir, tmp_path):
     ("devices", "chosen"), [(None, [0, 1, 2, 3]), ("2", [0, 1]), ("0,2", [0, 2]), ("3,", [3])]
 )
 def test_devices_by_count_or_by_list(devices, chosen):
-    assert _choose(devices, 4) == chosen
+    assert choose_indices(devices, 4) == chosen
 
 
 @pytest.mark.parametrize("devices", ["5", "0,4", "two", "0", "-1", "1,1", ""])
 def test_devices_that_are_not_there_are_refused(devices):
     with pytest.raises(UserError, match="--devices"):
-        _choose(devices, 4)
+        choose_indices(devices, 4)
 
 
 def several(backend):
@@ -93,4 +93,4 @@ def test_only_the_training_model_synchronises_its_normalisation():
 
 def test_a_device_too_many_is_answered_with_those_that_are_here():
     with pytest.raises(UserError, match="the 2 that are here: GPU:0, GPU:1"):
-        _choose("99999999999", 2, "GPU")
+        choose_indices("99999999999", 2, "GPU")
