@@ -171,7 +171,7 @@ ALL_CALLS = pytest.param(range(1, 25), marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("numbers", [(2, 5, 9), ALL_CALLS], ids=["some", "all"])
-@pytest.mark.parametrize("name", ["replace", "fsync", "open"])
+@pytest.mark.parametrize("name", ["replace", "fsync", "open", "write"])
 def test_whatever_fails_while_a_run_writes_it_goes_on_later(
     name, numbers, small_recipe, data_dir, tmp_path, monkeypatch
 ):
@@ -201,23 +201,26 @@ class fail:
     """Let the N-th call of a function on what lies in a folder end in an error of the system.
 
     Args:
-        name: "open", for writing, or a function of `os`.
+        name: "open", for writing; "write", half-way, into a file that was opened so; or a function
+            of `os`.
         times: how many calls end so, the N-th being the first.
     """
 
     def __init__(self, name, number, folder, monkeypatch, error=errno.ENOSPC, times=1):
         self.calls, self.folder = 0, str(folder)
-        where = builtins if name == "open" else os
-        function = getattr(where, name)
+        where, called = (builtins, "open") if name in ("open", "write") else (os, name)
+        function = getattr(where, called)
 
         def failing(file, *arguments, **options):
             if self._is_ours(file, arguments):
                 self.calls += 1
                 if number <= self.calls < number + times:
+                    if name == "write":
+                        return FillsUp(function(file, *arguments, **options), error)
                     raise OSError(error, os.strerror(error), file)
             return function(file, *arguments, **options)
 
-        monkeypatch.setattr(where, name, failing)
+        monkeypatch.setattr(where, called, failing)
 
     def _is_ours(self, file, arguments):
         if isinstance(file, int):
@@ -225,6 +228,26 @@ class fail:
             return path.startswith(self.folder)
         is_written = not arguments or not isinstance(arguments[0], str) or "r" not in arguments[0]
         return str(file).startswith(self.folder) and is_written
+
+
+class FillsUp:
+    """A file that takes the first half of what is written."""
+
+    def __init__(self, file, error):
+        self.file, self.error = file, error
+
+    def write(self, content):
+        self.file.write(content[: len(content) // 2])
+        raise OSError(self.error, os.strerror(self.error), self.file.name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.file.close()
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
 
 
 @pytest.mark.backend
