@@ -213,7 +213,7 @@ def test_recipes_show_as_json_holds_every_setting(run):
     status, out, _ = run("recipes", "show", "wrn36_5", "--json")
     shown = json.loads(out)
     assert (status, out.count("\n"), shown["parameters"]) == (0, 1, 37_638_264)
-    assert round(shown["macs"] / 1e9, 3) == 7.054  # published: FACTS of the paper's network
+    assert round(shown["macs"] / 1e9, 3) == 7.054  # published, of the paper's network
     assert shown["settings"]["schedule"]["epochs"] == [10, 20, 30]
     assert shown["published"]["top5_error"] == 12.64
     assert shown["measured"] == {}

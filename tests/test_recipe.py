@@ -21,7 +21,7 @@ def minimal(**sections):
     return content
 
 
-def test_the_issue_recipes_are_shipped():
+def test_the_recipes_of_the_paper_and_the_first_steps_are_shipped():
     assert {"demo", "tiny20_wrn"} | PAPER <= set(list_recipes())
 
 

@@ -1,5 +1,6 @@
-"""Spectral sub-networks: any network behind one frequency band of the picture (FACTS: the authors'
-YangletLiu/Tensor_Layer_Neural_Networks; Liu, Wang, Yuan, Han, TNNLS 2024).
+"""Spectral sub-networks: any network behind one frequency band of the picture.
+
+After Liu, Wang, Yuan, Han, TNNLS 2024 (github.com/YangletLiu/Tensor_Layer_Neural_Networks).
 
 The picture is split into S x S sub-pictures of every S-th pixel; a DCT-II of length M = S^2 across
 them, not normalised, gives M bands of H/S x W/S pixels. A sub-network learns from one band alone.

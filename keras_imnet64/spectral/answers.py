@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
+from scipy.special import logsumexp
 
 from keras_imnet64.data.decoding import as_run_failed
 from keras_imnet64.data.pipeline import evaluation_batches
@@ -78,10 +79,8 @@ def count(logits, labels):
     own = np.take_along_axis(logits, labels[None, :, None], axis=2)  # [M, B, 1]
     before = np.arange(logits.shape[2]) < labels[:, None]  # [B, K]
     rank = ((logits > own) | ((logits == own) & before)).sum(axis=2)
-    highest = logits.max(axis=2, keepdims=True)
-    total = np.log(np.exp(logits - highest).sum(axis=2)) + highest[..., 0]
     return {
         "rank": rank.astype("int32"),
         "first": logits.argmax(axis=2).astype("int32"),
-        "loss": total - own[..., 0],
+        "loss": logsumexp(logits, axis=2) - own[..., 0],
     }

@@ -53,6 +53,10 @@ def recipe_of(recipe, band):
         )
     if band not in bands:
         raise UserError(f"--branch must be one of 0 to {bands[-1]}; received {band}")
+    return with_band(recipe, band)
+
+
+def with_band(recipe, band):
     model = recipe.model.model_copy(update={"band": band})
     return recipe.model_copy(update={"model": model})
 

@@ -19,10 +19,15 @@ from keras_imnet64.models.ship import load_model, model_info, ship
 from keras_imnet64.recipe import Recipe, difference, load_recipe
 from keras_imnet64.runs import Run, classes_text, open_run
 from keras_imnet64.spectral.answers import answers, logits_of
-from keras_imnet64.spectral.branches import bands_of, check_holds_branches, folder_of
+from keras_imnet64.spectral.branches import (
+    bands_of,
+    check_holds_branches,
+    folder_of,
+    with_band,
+)
 from keras_imnet64.spectral.report import rows_of, write_report
 from keras_imnet64.training.feed import load_data
-from keras_imnet64.training.fit import score_file
+from keras_imnet64.training.fit import score_file, what_was_scored
 
 FUSIONS = ("avg", "geo", "fit")
 GEO_P = 0.3
@@ -91,14 +96,7 @@ def ensemble(
     run = write_run(Run(Path(run_dir)), members, joined, fusion, weights, data)
     with devices.scope():
         scores = score_file(run.model, data, devices)
-    result = {
-        "recipe": recipe.name,
-        "backend": devices.backend,
-        "dataset": data.final.store.dataset,
-        "split": data.final.store.split,
-        "verified": bool(data.final.store.verified and data.train.store.verified),
-        "selected_on": recipe.selection,
-        "crops": 10 if data.view and data.view.ten_crop else 1,
+    result = what_was_scored(recipe, data, devices) | {
         "fusion": fusion,
         "weights": {m.name: w for m, w in zip(members, weights, strict=True)},
         "model.keras": scores,
@@ -156,11 +154,6 @@ def member_of(run, band):
     if found != band:
         raise UserError(f"{branch.path} holds band {found}: its folder must be named after it")
     return Member(band, branch, recipe, model_info(branch.model))
-
-
-def with_band(recipe, band):
-    model = recipe.model.model_copy(update={"band": band})
-    return recipe.model_copy(update={"model": model})
 
 
 def check_belongs(member, first):

@@ -245,14 +245,7 @@ def finish(run, recipe, data, devices, model, plain, info, progress, peak_memory
         best_score = model_score | {"epoch": epochs}
     else:
         best_score = score_file(run.best, data, devices) | progress["best"]
-    metrics = {
-        "recipe": recipe.name,
-        "backend": devices.backend,
-        "dataset": data.final.store.dataset,
-        "split": data.final.store.split,
-        "verified": bool(data.final.store.verified and data.train.store.verified),
-        "selected_on": recipe.selection,
-        "crops": 10 if recipe.evaluation.ten_crop else 1,
+    metrics = what_was_scored(recipe, data, devices) | {
         "epochs": epochs,
         "seconds": round(sum(row["seconds"] for row in progress["history"]), 1),
         "peak_memory_mb": peak_memory,  # of the process that trained last
@@ -267,6 +260,19 @@ def finish(run, recipe, data, devices, model, plain, info, progress, peak_memory
         f"{model_score['loss']:.4f} on all {model_score['count']} images of {metrics['dataset']} "
         f"{metrics['split']}{'' if metrics['verified'] else ' (NOT VERIFIED data)'}, from the file"
     )
+
+
+def what_was_scored(recipe, data, devices):
+    """Of which recipe, on which images, how: what scores in a metrics.json begin with."""
+    return {
+        "recipe": recipe.name,
+        "backend": devices.backend,
+        "dataset": data.final.store.dataset,
+        "split": data.final.store.split,
+        "verified": bool(data.final.store.verified and data.train.store.verified),
+        "selected_on": recipe.selection,
+        "crops": 10 if recipe.evaluation.ten_crop else 1,
+    }
 
 
 def score_file(path, data, devices):

@@ -101,7 +101,9 @@ def test_mean_and_spread_are_measured_on_the_bands():
         ({"name": "alexnet"}, 224, 2, 1000, 27_546_408),
     ],
 )
-def test_parameters_are_those_that_the_facts_confirm(base, size, factor, num_classes, parameters):
+def test_parameters_are_those_of_the_published_sizes_that_can_be_confirmed(
+    base, size, factor, num_classes, parameters
+):
     with without_weights():
         model = network(size, factor, 1, num_classes, **base)
     assert count_parameters(model) == parameters

@@ -8,7 +8,7 @@ from keras_imnet64.errors import UserError
 from keras_imnet64.models import build_model
 from keras_imnet64.models.init import initialize
 
-# Trainable parameters by (image size, width), FACTS of arXiv:1707.08819: its figures where it
+# Trainable parameters by (image size, width), arXiv:1707.08819: its figures where it
 # prints them (37.6M, 6.2M, 37.1M, 1.6M) and the formula of its architecture for all.
 TRAINABLE = {
     (64, 0.5): 438_744,

@@ -2,7 +2,7 @@
 
 A train archive is a zip of `train_data_batch_<i>.npz`, the validation archive one of
 `val_data.npz`. Each npz holds `data` uint8 [n, 3*s*s] (flat, all R, then G, then B), `labels`
-[n] in 1..K and, in train files, `mean` [3*s*s]. (FACTS: the published zips, and
+[n] in 1..K and, in train files, `mean` [3*s*s]. (As in the published zips and
 PatrykChrabaszcz/Imagenet32_Scripts.)
 """
 
