@@ -28,7 +28,8 @@ class Option:
     def check(self, name, value):
         if value not in self.texts and not self.fits(value):
             texts = ", ".join(f'"{text}"' for text in self.texts)
-            expected = " or ".join(filter(None, [self.in_words, texts and f"one of {texts}"]))
+            texts = f"one of {texts}" if len(self.texts) > 1 else texts
+            expected = " or ".join(filter(None, [self.in_words, texts]))
             raise UserError(f"{name} must be {expected}; received {value!r}")
 
 

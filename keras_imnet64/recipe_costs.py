@@ -27,7 +27,7 @@ def costs_of(recipe):
     Raises:
         UserError: the network cannot be built so.
     """
-    if not _num_classes(recipe):
+    if not num_classes_of(recipe):
         return {"parameters": None, "macs": None}
     known = _known().get(_network(recipe))
     return dict(known) if known else measure(recipe)
@@ -54,7 +54,7 @@ def outline_of(recipe):
         return build_model(
             recipe.model.name,
             image_size=recipe.image_size,
-            num_classes=_num_classes(recipe) or 2,  # whether it can be built does not depend on it
+            num_classes=num_classes_of(recipe) or 2,  # any number can be built
             **options,
         )
 
@@ -63,7 +63,8 @@ def _num_bands(recipe):
     return num_bands(recipe.model.name, recipe.model.options)
 
 
-def _num_classes(recipe):
+def num_classes_of(recipe):
+    """Logits of the recipe's network; None where only the pictures tell."""
     return recipe.data.classes or find_dataset(recipe.data.dataset).num_classes
 
 
@@ -94,7 +95,7 @@ def _known():
 def _network(recipe):
     """What the costs depend on, as text; an option at its default is the same as none."""
     options = find_model(recipe.model.name).defaults | recipe.model.options
-    classes = _num_classes(recipe)
+    classes = num_classes_of(recipe)
     return json.dumps([recipe.model.name, options, recipe.image_size, classes], sort_keys=True)
 
 

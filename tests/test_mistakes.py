@@ -161,6 +161,24 @@ simply(
 )
 
 
+SPECTRAL = (
+    'fit --recipe small.toml --out run --set model={{name="spectral",factor={},band={},'
+    'base={{name="wide_resnet",depth=6,width=1}}}}'
+)
+simply("factor", SPECTRAL.format(3, '"all"'), "model.factor must divide the 16 pixels.*received 3")
+simply("factor_of_one", SPECTRAL.format(1, '"all"'), "model.factor must be .*received 1")
+simply("band", SPECTRAL.format(2, 4), "band must be .*received 4")
+simply("band_in_words", SPECTRAL.format(2, '"one"'), 'whole number .* or "all"; received .one')
+simply("no_branches", f"{FIT} --branch 0", "recipe small has no branches")
+simply("branch", SPECTRAL.format(2, '"all"') + " --branch 4", "must be one of 0 to 3; received 4")
+simply("jobs_of_one_run", f"{FIT} --jobs 2", "--jobs is for training all branches")
+simply("no_jobs", f"{FIT} --jobs 0", "0 is not in the range")
+simply("ensemble_of_nothing", "ensemble nowhere", "nowhere has no branches")
+simply("ensemble_of_a_file", "ensemble model.keras", "model.keras has no branches")
+simply("fusion", "ensemble run --fusion mean", "'mean' is not one of 'avg', 'geo', 'fit'")
+simply("branches_in_words", "ensemble run --branches 0,two", "numbers such as 0,1,3; received")
+
+
 @mistake("divisible by the 3 devices; received 16, the nearest below that works is 15", command=FIT)
 def batch_that_the_devices_do_not_divide(place):
     three = Devices("tensorflow", "cpu", ("CPU:0", "CPU:1", "CPU:2"))

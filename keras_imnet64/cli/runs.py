@@ -42,6 +42,7 @@ def class_orders():
 @click.option("--fresh", is_flag=True, help="Begin anew; the old run is kept under another name.")
 @click.option("--branch", type=int, help="Of a spectral recipe, train this band's network alone.")
 @click.option("--jobs", type=click.IntRange(1), default=1, help="Branches trained at a time.")
+@click.option("--ends-with-parent", is_flag=True, hidden=True)
 @device_options
 @data_options
 @json_option
@@ -53,6 +54,7 @@ def fit(
     fresh,
     branch,
     jobs,
+    ends_with_parent,
     backend,
     devices,
     virtual_devices,
@@ -73,8 +75,16 @@ def fit(
     from keras_imnet64.backend import choose_backend, chosen_backend, take_devices
     from keras_imnet64.recipe import is_folder_name, load_recipe
     from keras_imnet64.runs import DEFAULT_ROOT
-    from keras_imnet64.spectral.branches import bands_of, fit_branches, folder_of, recipe_of
+    from keras_imnet64.spectral.branches import (
+        bands_of,
+        end_with_parent,
+        fit_branches,
+        folder_of,
+        recipe_of,
+    )
 
+    if ends_with_parent:
+        end_with_parent()
     choose_backend(backend)
     named, recipe = recipe, load_recipe(recipe, overrides)
     if name is not None and not is_folder_name(name):

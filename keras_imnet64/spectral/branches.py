@@ -211,14 +211,18 @@ def opened(branches):
 
 
 def start(branch, share, command):
-    """Its process, whose output goes into the log; of a session of its own, so that a signal from
-    the terminal reaches it once, through this process."""
+    """Its process, whose output goes into the log.
+
+    It is of a session of its own, so that a signal from the terminal reaches it once, through this
+    process; if this one is killed, the pipe that it reads closes, and it ends as on a SIGTERM.
+    """
     branch.share, branch.told = share, len(rows_of(branch.run))
+    of_branch = ["--branch", str(branch.band), "--ends-with-parent"]
     with open(branch.log, "a") as log:
         branch.child = subprocess.Popen(
-            python("-m", "keras_imnet64", *command, "--branch", str(branch.band), *share.options),
+            python("-m", "keras_imnet64", *command, *of_branch, *share.options),
             env=environment() | share.environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -291,6 +295,17 @@ def why(branch):
     lines = branch.log.read_text(errors="replace").splitlines() or ["it said nothing"]
     errors = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
     return f"{errors[-1] if errors else lines[-1]} ({branch.log})"
+
+
+def end_with_parent():
+    """In a child: SIGTERM to itself as soon as the pipe that it reads is closed."""
+
+    def watch():
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 # ------------------------------------------------------------------------------------------ devices

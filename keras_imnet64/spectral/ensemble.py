@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_imnet64.backend import take_devices
 from keras_imnet64.errors import UserError
-from keras_imnet64.evaluation.evaluate import BATCH_SIZE
+from keras_imnet64.evaluation.evaluate import BATCH_SIZE, evaluate
 from keras_imnet64.files import write_atomic, write_json
 from keras_imnet64.models.joined import fill, join
 from keras_imnet64.models.ship import load_model, model_info, ship
@@ -25,7 +25,7 @@ from keras_imnet64.spectral.branches import (
     folder_of,
     with_band,
 )
-from keras_imnet64.spectral.report import rows_of, write_report
+from keras_imnet64.spectral.report import row_of_single, rows_of, write_report
 from keras_imnet64.training.feed import load_data
 from keras_imnet64.training.fit import score_file, what_was_scored
 
@@ -76,13 +76,13 @@ def ensemble(
 
     Raises:
         UserError: a branch is missing, not finished, or of another recipe, data set or class order;
-            or there are no images to rank or fit by.
+            `single` is of another data set; or there are no images to rank or fit by.
     """
     check_holds_branches(run_dir)
     members = find_members(Run(Path(run_dir)), branches, allow_missing)
     recipe = members[0].recipe
     check_fusion(fusion, recipe)
-    single = single and open_finished(single)
+    single = single and open_single(single, members[0])
     devices = devices or take_devices()
     data = load_data(recipe, data_dir, cache_dir, pack_progress)
     check_same_pictures(members, data)
@@ -90,7 +90,10 @@ def ensemble(
     judge = Judge(list(models.values()), data, recipe)
     ranking = judge.ranking()
     weights = judge.weights(fusion, ranking)
-    report = judge.report(members, ranking, weights, single)
+    report = judge.report(members, ranking, weights)
+    if single:
+        where = {"data_dir": data_dir, "cache_dir": cache_dir, "devices": devices}
+        report.append(row_of_single(single, evaluate(single.path, ten_crop=False, **where)))
     joined = join(models, weights)
     fill(joined, models)
     run = write_run(Run(Path(run_dir)), members, joined, fusion, weights, data)
@@ -139,11 +142,19 @@ def find_members(run, branches, allow_missing):
     return members
 
 
-def open_finished(path):
+def open_single(path, first):
+    """The finished run to compare with; UserError if its scores are not of the same pictures."""
     run = open_run(path)
     if not run.is_finished:
         raise UserError(f"the run in {path} is not finished: fit again to go on with it")
     run.metrics  # noqa: B018 (which is refused now, where it is damaged)
+    info = model_info(run.model)
+    for what, key in (("data", "dataset"), ("classes", "wnids")):
+        if info.get(key) != first.info.get(key):
+            raise UserError(
+                f"--single {path} was trained on other {what} than the branches: only scores of "
+                "the same pictures compare"
+            )
     return run
 
 
@@ -251,7 +262,7 @@ class Judge:
         logits = np.concatenate([logits for logits, _ in parts], axis=1)
         return fit_weights(logits, np.concatenate([labels for _, labels in parts]))
 
-    def report(self, members, ranking, weights, single):
+    def report(self, members, ranking, weights):
         """Rows for `report.COLUMNS`, all scored on the test split with one crop.
 
         Without images to rank by the order is that of the scores themselves, and says so.
@@ -268,7 +279,7 @@ class Judge:
                 mixture[few] = shares
                 mixtures[f"{fusion} of {count}"] = mixture
         found = self.look(final, list(mixtures.values()))
-        return rows_of(members, self.models, found, weights, ranked_on, mixtures, single)
+        return rows_of(members, self.models, found, weights, ranked_on, mixtures)
 
     def look(self, selection, mixtures):
         return answers(self.models, selection, BATCH_SIZE, self.view, mixtures)

@@ -22,13 +22,12 @@ COLUMNS = (
 )
 
 
-def rows_of(members, models, found, weights, ranked_on, mixtures, single=None):
+def rows_of(members, models, found, weights, ranked_on, mixtures):
     """Rows of COLUMNS from the `Answers` of the branches and of these mixtures of them.
 
     Args:
         ranked_on: which images put the branches in order.
         mixtures: {name: weights [M]}, as they were asked for.
-        single: the `Run` to compare with.
     """
     rows = [
         {"kind": "branch", "name": member.name, "branches": 1}
@@ -53,11 +52,16 @@ def rows_of(members, models, found, weights, ranked_on, mixtures, single=None):
                 "error_correlation": correlation(found.right[a], found.right[b]),
             }
         )
-    if single:
-        scores = {key: single.metrics["model.keras"][key] for key in ("top1", "top5", "loss")}
-        cost = cost_of(single, load_model(single.model))
-        rows.append({"kind": "single", "name": single.path.name, "branches": 0} | scores | cost)
-    return [dict.fromkeys(COLUMNS, "") | rounded(row) for row in rows]
+    return rows
+
+
+def row_of_single(run, scores):
+    """The row of one network for the whole picture, from its `Run` and what `evaluate` says."""
+    return (
+        {"kind": "single", "name": run.path.name, "branches": 0}
+        | {key: scores[key] for key in ("top1", "top5", "loss")}
+        | cost_of(run, load_model(run.model))
+    )
 
 
 def rounded(row):
@@ -84,7 +88,8 @@ def correlation(a, b):
 
 
 def write_report(folder, rows):
-    write_csv(folder / "ensemble.csv", COLUMNS, rows)
+    table = [dict.fromkeys(COLUMNS, "") | rounded(row) for row in rows]
+    write_csv(folder / "ensemble.csv", COLUMNS, table)
     write_atomic(folder / "ensemble.png", picture_of(rows))
 
 

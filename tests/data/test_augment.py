@@ -419,7 +419,7 @@ def test_mixup_or_cutmix_draws_both():
         ("auto_augment", {"policy": "imagenette"}, '"imagenet", "cifar10", "svhn"'),
         ("mixup", {"alpha": 0}, "from 0.001"),
         ("color_jitter", {}, "a value above 0 for one of brightness, contrast"),
-        ("random_erasing", {"fill": "noise"}, 'from 0 to 255 or one of "mean"'),
+        ("random_erasing", {"fill": "noise"}, 'from 0 to 255 or "mean"'),
     ],
 )
 def test_wrong_augmentations_are_refused_in_a_sentence(op, options, message):

@@ -15,6 +15,7 @@ from conftest import SPECTRAL
 from same_end import weights
 
 from keras_imnet64.errors import RunFailed, UserError
+from keras_imnet64.runs import Run
 from keras_imnet64.spectral import branches
 from keras_imnet64.spectral.branches import folder_of, recipe_of, share_machine
 from keras_imnet64.spectral.ensemble import ensemble
@@ -89,6 +90,21 @@ def test_a_signal_ends_all_with_their_states_saved(small_recipe, tmp_path, begin
         with pytest.raises(ProcessLookupError):
             os.kill(int(number.split()[0]), 0)
     assert not folder_of(tmp_path / "run", 2).exists()
+
+
+def test_branches_end_with_the_process_that_was_killed(small_recipe, tmp_path, begin):
+    child = begin(small_recipe(model=SPECTRAL, train={"epochs": 10**6}))
+    run = Run(folder_of(tmp_path / "run", 0))
+    while not run.history_file.exists():
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.1)
+    child.kill()
+    child.communicate()
+    log, deadline = tmp_path / "run" / "branch-00.log", time.monotonic() + 60
+    while "Error: stopped" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "the state is saved" in log.read_text()
 
 
 def test_a_mistake_that_all_would_make_is_made_once(small_recipe, tmp_path, begin):

@@ -3,6 +3,9 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -22,6 +25,8 @@ from keras_imnet64.spectral.branches import folder_of, recipe_of
 from keras_imnet64.spectral.ensemble import ensemble, fit_weights, geometric, rank
 from keras_imnet64.spectral.report import correlation
 from keras_imnet64.training.fit import fit
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_geometric_weights_are_the_published_ones():
@@ -143,6 +148,32 @@ def test_the_report_has_a_row_for_each_branch_mixture_and_pair(branches, data_di
     assert (branches / "ensemble.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_branches_of_two_backends_are_joined(branches, recipe, data_dir, tmp_path):
+    """One trained by another process under JAX, the rest here: the same sum under either."""
+    shutil.rmtree(folder_of(branches, 1))
+    file = tmp_path / "small.toml"
+    file.write_text(recipe.to_toml())
+    command = [sys.executable, "cli.py", "fit", "--recipe", file, "--branch", "1", "--backend"]
+    where = ["--out", branches, "--data-dir", data_dir]
+    subprocess.run([*command, "jax", *where], cwd=ROOT, check=True)
+    backends = [Run(folder_of(branches, band)).metrics["backend"] for band in (0, 1)]
+    assert backends == ["tensorflow", "jax"]
+
+    result = ensemble(branches, data_dir=data_dir)
+    rows = list(csv.DictReader((branches / "ensemble.csv").open()))
+    (row,) = [row for row in rows if row["name"] == "branch-01"]
+    alone = Run(folder_of(branches, 1)).metrics["model.keras"]
+    assert float(row["top1"]) == pytest.approx(alone["top1"])
+    assert float(row["loss"]) == pytest.approx(alone["loss"], rel=1e-4)
+    command = [sys.executable, "cli.py", "ensemble", branches, "--backend", "jax", "--json"]
+    done = subprocess.run(
+        [*command, "--data-dir", data_dir], cwd=ROOT, check=True, stdout=subprocess.PIPE
+    )
+    again = json.loads(done.stdout)
+    assert again["backend"] == "jax"
+    assert again["model.keras"] == pytest.approx(result["model.keras"], rel=1e-4)
+
+
 def test_some_branches_are_joined_as_asked(branches, data_dir):
     shutil.rmtree(folder_of(branches, 2))
     with pytest.raises(UserError, match=r"branch-02 of .* not finished"):
@@ -192,6 +223,10 @@ def test_a_single_network_stands_beside_them_in_the_report(
     assert float(row["top1"]) == pytest.approx(single.metrics["model.keras"]["top1"])
     assert int(row["parameters"]) == 6194
     assert float(row["peak_memory_mb"]) == single.metrics["peak_memory_mb"] > 100
+    fewer = small_recipe(data={"classes": 5}, train={"epochs": 1})
+    fewer = fit(fewer, tmp_path / "fewer", data_dir=data_dir)
+    with pytest.raises(UserError, match=r"--single .*fewer was trained on other classes than the"):
+        ensemble(branches, single=fewer.path, data_dir=data_dir)
     with pytest.raises(UserError, match="is not a run folder"):
         ensemble(branches, single=tmp_path / "nowhere", data_dir=data_dir)
 
