@@ -77,6 +77,7 @@ def fit(
     from keras_imnet64.runs import DEFAULT_ROOT
     from keras_imnet64.spectral.branches import (
         bands_of,
+        check_holds_branches,
         end_with_parent,
         fit_branches,
         folder_of,
@@ -86,7 +87,7 @@ def fit(
     if ends_with_parent:
         end_with_parent()
     choose_backend(backend)
-    named, recipe = recipe, load_recipe(recipe, overrides)
+    recipe = load_recipe(recipe, overrides)
     if name is not None and not is_folder_name(name):
         raise UserError(f'--name is one folder below saved_models; received "{name}", see --out')
     folder = out or DEFAULT_ROOT / (name or f"{recipe.name}-{chosen_backend()}")
@@ -97,12 +98,14 @@ def fit(
             f"--virtual-devices; received {jobs}"
         )
     if branch is not None:
-        recipe, folder = recipe_of(recipe, branch), folder_of(folder, branch)
+        recipe = recipe_of(recipe, branch)
+        check_holds_branches(folder)
+        folder = folder_of(folder, branch)
     elif trains_all:
-        command = ["fit", "--recipe", named, *(f"--set={line}" for line in overrides), "--json"]
         options = {"backend": backend, "data-dir": data_dir, "cache-dir": cache_dir}
         options["virtual-devices"] = virtual_devices
-        command += [f"--{key}={value}" for key, value in options.items() if value is not None]
+        command = [f"--{key}={value}" for key, value in options.items() if value is not None]
+        command = ["fit", "--json", *command]
         scores = fit_branches(recipe, folder, command, jobs=jobs, devices=devices, fresh=fresh)
         show({"run": str(folder), **scores}, as_json)
         return

@@ -132,6 +132,11 @@ def num_bands(name, options):
     return options["factor"] ** 2
 
 
+def name_of_band(band):
+    """Of the sub-network of a band, in folders and in the joined model."""
+    return f"branch-{band:02}"
+
+
 def build_model(
     name, *, image_size, num_classes, normalization="imagenet", dtype="float32", **options
 ):

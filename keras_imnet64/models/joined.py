@@ -7,7 +7,7 @@ from keras_imnet64.models.parts import pixels
 
 
 def join(members, weights, name="ensemble"):
-    """One functional model of several, with fresh weights; `fill` gives it theirs.
+    """One functional model of several, with fresh weights; `fill_members` gives it theirs.
 
     Args:
         members: {name: keras.Model}, pixels [B, H, W, 3] -> logits [B, K], all of the same sizes.
@@ -38,7 +38,7 @@ def copied(model, name):
     return keras.Model(twin.input, twin.output, name=name)
 
 
-def fill(joined, members):
+def fill_members(joined, members):
     """Give what `join` made the weights of its members."""
     for name, model in members.items():
         for target, source in zip(joined.get_layer(name).variables, model.variables, strict=True):

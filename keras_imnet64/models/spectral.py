@@ -12,7 +12,7 @@ import numpy as np
 from keras import layers
 
 from keras_imnet64.errors import UserError
-from keras_imnet64.models import find_model
+from keras_imnet64.models import find_model, name_of_band
 from keras_imnet64.models.joined import join
 from keras_imnet64.models.macs import without_weights
 from keras_imnet64.models.parts import IMAGENET_MEAN, IMAGENET_STD, SMALLEST_STD, pixels
@@ -39,11 +39,9 @@ def build(*, image_size, num_classes, normalization, factor, base, band="all"):
     """
     if band == "all":
         one = {"image_size": image_size, "num_classes": num_classes, "factor": factor, "base": base}
-        bands = range(factor**2)
-        members = {
-            name_of(band): build(**one, normalization=normalization, band=band) for band in bands
-        }
-        return join(members, [1 / len(bands)] * len(bands), "spectral")
+        one["normalization"], count = normalization, factor**2
+        members = {name_of_band(band): build(**one, band=band) for band in range(count)}
+        return join(members, [1 / count] * count, "spectral")
     size, rest = divmod(image_size, factor)
     if rest:
         raise UserError(
@@ -70,11 +68,6 @@ def build(*, image_size, num_classes, normalization, factor, base, band="all"):
     )(inputs)  # [B, H / S, W / S, 3]
     whole = keras.Model(inputs, network.call(x), name="spectral")
     return keras.models.clone_model(whole)  # whose layers were called once, and have weights
-
-
-def name_of(band):
-    """Of a sub-network, in folders and in the joined model; they sort by band."""
-    return f"branch-{band:02}"
 
 
 def kernel(factor, band):

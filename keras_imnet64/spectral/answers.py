@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-from scipy.special import logsumexp
+from keras import ops
 
 from keras_imnet64.data.decoding import as_run_failed
 from keras_imnet64.data.pipeline import evaluation_batches
+
+LOGIT_BYTES = 2**28  # of all branches and mixtures, of the pictures that are counted at a time
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,23 @@ def answers(models, selection, batch_size, view, mixtures):
 
     Args:
         models: M networks, pixels [B, H, W, 3] -> logits [B, K].
+        batch_size: how many pictures at a time at the most.
         mixtures: floats [C, M], weights of their logits.
     """
-    mixtures = np.asarray(mixtures, "float32").reshape(-1, len(models))
+    pixels, logits = together(models)
+    num_models, num_classes = logits.shape[1:]
+    if len(mixtures):
+        mixed = ops.einsum("cm,bmk->bck", np.asarray(mixtures, "float32"), logits)
+        logits = ops.concatenate([logits, mixed], axis=1)
+    most = max(1, LOGIT_BYTES // (4 * logits.shape[1] * num_classes))
+    labels = keras.Input((), dtype="int32")
+    counter = keras.Model([pixels, labels], count(logits, labels))
     parts = [
-        (count(logits, labels), count(np.tensordot(mixtures, logits, 1), labels))
-        for logits, labels in logits_of(models, selection, batch_size, view)
+        {key: values[real] for key, values in counter.predict_on_batch([shown, asked]).items()}
+        for shown, asked, real in batches_of(selection, min(batch_size, most), view)
     ]
-    alone, mixed = (
-        {key: np.concatenate([part[side][key] for part in parts], axis=1) for key in parts[0][side]}
-        for side in (0, 1)
-    )
+    found = {key: np.concatenate([part[key] for part in parts]).T for key in parts[0]}
+    alone = {key: values[:num_models] for key, values in found.items()}
     return Answers(
         right=alone["rank"] == 0,
         first=alone["first"],
@@ -52,35 +60,50 @@ def answers(models, selection, batch_size, view, mixtures):
                 "top5": 100 * float((rank < 5).mean()),
                 "loss": float(loss.mean(dtype="float64")),
             }
-            for rank, loss in zip(mixed["rank"], mixed["loss"], strict=True)
+            for rank, loss in zip(
+                found["rank"][num_models:], found["loss"][num_models:], strict=True
+            )
         ],
     )
 
 
 def logits_of(models, selection, batch_size, view=None):
-    """(float32 [M, B, K], labels int [B]) of each batch of a selection, each picture once."""
-    inputs = keras.Input(models[0].input.shape[1:])
+    """(float32 [M, N, K], labels int [N]) of all pictures of a selection."""
+    seer = keras.Model(*together(models))
+    parts = [
+        (seer.predict_on_batch(shown)[real], asked[real])
+        for shown, asked, real in batches_of(selection, batch_size, view)
+    ]
+    logits, labels = (np.concatenate(side) for side in zip(*parts, strict=True))
+    return np.moveaxis(logits, 1, 0), labels
+
+
+def together(models):
+    """Symbolic pixels [B, H, W, 3], and the logits [B, M, K] of all models."""
+    pixels = keras.Input(models[0].input.shape[1:])
     named = [keras.Model(m.input, m.output, name=f"member{i}") for i, m in enumerate(models)]
-    seer = keras.Model(inputs, [model(inputs) for model in named])
+    return pixels, ops.stack([model(pixels) for model in named], axis=1)
+
+
+def batches_of(selection, batch_size, view):
+    """(pixels, labels, bool: which of them are no filling) of each batch."""
     with as_run_failed(selection.store):
         batches = evaluation_batches(selection, batch_size, view)
-        for images, labels, weights in batches.as_numpy_iterator():
-            real = weights > 0
-            logits = seer.predict_on_batch(images)
-            logits = logits if isinstance(logits, list | tuple) else [logits]
-            yield np.stack([np.asarray(part) for part in logits])[:, real], labels[real]
+        for shown, labels, weights in batches.as_numpy_iterator():
+            yield shown, labels, weights > 0
 
 
 def count(logits, labels):
-    """{rank of the label, first class, cross-entropy}, each [M, B], of logits [M, B, K].
+    """{rank of the label, first class, cross-entropy}, each [B, M], of logits [B, M, K].
 
     Equal logits rank by position, as in `evaluation.metrics`.
     """
-    own = np.take_along_axis(logits, labels[None, :, None], axis=2)  # [M, B, 1]
-    before = np.arange(logits.shape[2]) < labels[:, None]  # [B, K]
-    rank = ((logits > own) | ((logits == own) & before)).sum(axis=2)
+    labels = ops.cast(ops.reshape(labels, (-1, 1, 1)), "int32")
+    own = ops.take_along_axis(logits, labels, axis=2)  # [B, M, 1]
+    before = labels > ops.arange(logits.shape[2], dtype="int32")  # [B, 1, K]
+    ahead = (logits > own) | ((logits == own) & before)
     return {
-        "rank": rank.astype("int32"),
-        "first": logits.argmax(axis=2).astype("int32"),
-        "loss": logsumexp(logits, axis=2) - own[..., 0],
+        "rank": ops.sum(ops.cast(ahead, "int32"), axis=2),
+        "first": ops.argmax(logits, axis=2),
+        "loss": ops.logsumexp(logits, axis=2) - own[..., 0],
     }

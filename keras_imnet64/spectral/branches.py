@@ -5,6 +5,7 @@ trains it needs nothing but the recipe, so branches may as well be trained one o
 machines. The one that trains them all here only starts processes and tells what they record.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -24,16 +25,13 @@ from keras_imnet64.errors import (
     Stopped,
     UserError,
 )
-from keras_imnet64.models import num_bands
+from keras_imnet64.files import write_atomic
+from keras_imnet64.models import name_of_band, num_bands
 from keras_imnet64.output import say
 from keras_imnet64.recipe import difference, load_recipe
 from keras_imnet64.runs import Run, lock, set_aside
 
 POLL_SECONDS = 0.5
-COUNT_GPUS = (
-    "from keras_imnet64.backend import choose_backend, take_devices; choose_backend();"
-    "taken = take_devices(); print('GPUs', taken.count if taken.kind != 'cpu' else 0)"
-)
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 STOPPED = (EXIT_STOPPED_STATE_SAVED, EXIT_STOPPED_AT_ONCE, -signal.SIGTERM)  # of one that was asked
 
@@ -62,7 +60,7 @@ def with_band(recipe, band):
 
 
 def folder_of(out_dir, band):
-    return Path(out_dir) / f"branch-{band:02}"
+    return Path(out_dir) / name_of_band(band)
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,12 @@ class Branch:
     child: subprocess.Popen | None = None
     share: Share | None = None  # which it has while it is trained
     told: int = 0  # epochs
+    said: int = 0  # bytes of the log that are of processes before this one
     asked: bool = False  # to end
+    met: float | None = None  # when the data was opened by a process before
+
+    def __post_init__(self):
+        self.met = opened_at(self.run)
 
     @property
     def name(self):
@@ -98,7 +101,7 @@ def fit_branches(recipe, out_dir, command, *, jobs=1, devices=None, fresh=False)
         recipe: a `Recipe` with band "all".
         out_dir: folder of the branches' run folders, `branch-00` and so on; the same call goes on
             with what is there.
-        command: words of a `fit` of this recipe, to which `--branch`, `--out` and `--devices` are
+        command: words of a `fit`, to which the recipe, `--branch`, `--out` and `--devices` are
             added; without `--fresh`.
         jobs: how many are trained at a time, each on its share of the devices.
         devices: as for `take_devices`.
@@ -108,14 +111,19 @@ def fit_branches(recipe, out_dir, command, *, jobs=1, devices=None, fresh=False)
         dict: {branch: final scores}.
 
     Raises:
-        UserError: a finished branch is of another recipe, or there are fewer devices than jobs.
+        UserError: the folder holds something else, or branches of another recipe; the network
+            cannot be built; or there are fewer devices than jobs.
         RunFailed: some branches could not be trained; the others were.
         Stopped: a signal came; the branches' states are saved.
     """
     out_dir, bands = Path(out_dir), bands_of(recipe)
+    check_holds_branches(out_dir)
+    shares = share_machine(min(jobs, len(bands)), devices, look_ahead(recipe))
     if fresh and out_dir.exists():
         begin_anew(out_dir)
-    check_holds_branches(out_dir)
+    whole = Run(out_dir)
+    if whole.recipe_file.exists():
+        check_same(whole, recipe)
     waiting = []
     for band in bands:
         run = Run(folder_of(out_dir, band))
@@ -124,46 +132,76 @@ def fit_branches(recipe, out_dir, command, *, jobs=1, devices=None, fresh=False)
             say(f"{run.path.name}  finished before")
         else:
             waiting.append(Branch(band, run, out_dir / f"{run.path.name}.log"))
-    shares = share_machine(min(jobs, len(bands)), devices) if waiting else []
     out_dir.mkdir(parents=True, exist_ok=True)
-    failed = train_all(waiting, shares, [*command, "--out", str(out_dir)])
+    write_atomic(whole.recipe_file, recipe.to_toml())  # what is trained, whatever becomes of a file
+    words = [*command, "--recipe", str(whole.recipe_file), "--out", str(out_dir)]
+    failed = train_all(waiting, shares, words)
     if failed:
         names = ", ".join(branch.name for branch in failed)
-        mistake = all(branch.child.returncode == EXIT_USER_ERROR for branch in failed)
+        what = f"{len(failed)} of {len(bands)} branches failed ({names}), the first of them so: "
+        what += why(failed[0])
+        if all(branch.child.returncode == EXIT_USER_ERROR for branch in failed):
+            raise UserError(what)
         again = "the same command without --fresh" if fresh else "the same command"
-        raise (UserError if mistake else RunFailed)(
-            f"{len(failed)} of {len(bands)} branches failed ({names}), the first of them so: "
-            f"{why(failed[0])}; {again} trains what is not finished"
-        )
+        raise RunFailed(f"{what}; {again} trains what is not finished")
     runs = [Run(folder_of(out_dir, band)) for band in bands]
     return {run.path.name: run.metrics["model.keras"] for run in runs}
 
 
 def check_holds_branches(out_dir):
-    """Refuse a folder that holds an ordinary run."""
+    """Refuse a folder that holds something else."""
     run = Run(Path(out_dir))
-    if run.recipe_file.exists() and not bands_of(load_recipe(run.recipe_file)):
+    if is_one_run(run):
         raise UserError(
-            f"{out_dir} holds a run of its own, and branches would lie in it: give another --name"
+            f"{out_dir} holds a run of its own, and branches would lie in it: give another --name "
+            "or --out"
         )
+    there = set(run.path.iterdir()) if run.path.is_dir() else set()
+    ours = {run.lock_file, *run.path.glob("branch-*")}
+    if not run.recipe_file.exists() and there - ours:
+        raise UserError(
+            f"{out_dir} is not empty and holds no branches; choose another --name or --out"
+        )
+
+
+def is_one_run(run):
+    """Whether the folder is that of an ordinary run, and not of branches."""
+    return run.recipe_file.exists() and not bands_of(load_recipe(run.recipe_file))
 
 
 def begin_anew(out_dir):
     """Keep what is there under another name, if nobody is training into it."""
-    check_holds_branches(out_dir)
     for branch in sorted(out_dir.glob("branch-*/recipe.toml")):
         lock(Run(branch.parent)).close()
     say(f"what was in {out_dir} is kept as {set_aside(out_dir)}")
 
 
 def check_same(run, recipe):
-    """Refuse a branch that was trained with another recipe."""
+    """Refuse what was begun with another recipe."""
     changes = difference(load_recipe(run.recipe_file), recipe)
     if changes:
         raise UserError(
-            f"{run.path} is a branch of another recipe ({'; '.join(changes[:4])}): give this "
+            f"{run.path} was begun with another recipe ({'; '.join(changes[:4])}): give this "
             "ensemble another --name, or begin it anew with --fresh"
         )
+
+
+def look_ahead(recipe):
+    """How many GPUs there are; UserError if the network cannot be built. See `spectral.ahead`."""
+    done = subprocess.run(
+        python("-m", "keras_imnet64.spectral.ahead"),
+        env=environment(),
+        input=recipe.to_toml(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RunFailed(f"what is to be trained could not be looked at: {done.stderr.strip()}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    if found["mistake"]:
+        raise UserError(found["mistake"])
+    return found["gpus"]
 
 
 # ---------------------------------------------------------------------------------------- processes
@@ -175,7 +213,7 @@ def train_all(waiting, shares, command):
     The second waits until the first has opened the data, which may have to be packed. Where a
     mistake of the user's keeps it from there, it is one that all would make.
     """
-    running, failed, stopped = [], [], False
+    running, failed = [], []
     free, everyone = list(shares), list(waiting)
     with stopping(running) as stop:
         while running or (waiting and not stop.is_set()):
@@ -193,21 +231,28 @@ def train_all(waiting, shares, command):
                 free.append(branch.share)
                 if status == 0:
                     say(f"{branch.name}  finished")
-                elif branch.asked and status in STOPPED:
-                    stopped = True
-                else:
+                elif not (branch.asked and status in STOPPED):
                     say(f"{branch.name}  failed: {why(branch)}")
                     failed.append(branch)
                     if status == EXIT_USER_ERROR and not opened(everyone):
                         waiting.clear()
-        if (stopped or stop.is_set()) and not failed:
-            raise Stopped("stopped; the branches' states are saved, and the same command goes on")
+        if stop.is_set():
+            names = ", ".join(branch.name for branch in failed)
+            raise Stopped(
+                "stopped; what was trained is saved, and the same command goes on"
+                + (f" (before that failed: {names})" if failed else "")
+            )
     return failed
 
 
 def opened(branches):
-    """Whether one of the branches has opened the data set."""
-    return any(branch.run.environment_file.exists() for branch in branches)
+    """Whether one of the branches has opened the data set since they were listed."""
+    return any(opened_at(branch.run) != branch.met for branch in branches)
+
+
+def opened_at(run):
+    """When a process last wrote down which data it trains on; None if none has."""
+    return run.environment_file.stat().st_mtime if run.environment_file.exists() else None
 
 
 def start(branch, share, command):
@@ -216,9 +261,10 @@ def start(branch, share, command):
     It is of a session of its own, so that a signal from the terminal reaches it once, through this
     process; if this one is killed, the pipe that it reads closes, and it ends as on a SIGTERM.
     """
-    branch.share, branch.told = share, len(rows_of(branch.run))
+    branch.share, branch.told = share, len(epochs_of(branch.run))
     of_branch = ["--branch", str(branch.band), "--ends-with-parent"]
     with open(branch.log, "a") as log:
+        branch.said = log.tell()
         branch.child = subprocess.Popen(
             python("-m", "keras_imnet64", *command, *of_branch, *share.options),
             env=environment() | share.environment,
@@ -246,7 +292,7 @@ def environment():
 
 def tell(branch):
     """A line for each epoch that has come to its history."""
-    rows = rows_of(branch.run)
+    rows = epochs_of(branch.run)
     for row in rows[branch.told :]:
         say(
             f"{branch.name}  epoch {row['epoch']}  loss {float(row['loss']):.3f}"
@@ -255,7 +301,7 @@ def tell(branch):
     branch.told = max(branch.told, len(rows))
 
 
-def rows_of(run):
+def epochs_of(run):
     return run.history if run.history_file.exists() else []
 
 
@@ -292,7 +338,8 @@ def why(branch):
     """What ended a branch: a signal, or the error that its log ends with."""
     if branch.child.returncode < 0:
         return f"killed by {signal.Signals(-branch.child.returncode).name}"
-    lines = branch.log.read_text(errors="replace").splitlines() or ["it said nothing"]
+    said = branch.log.read_bytes()[branch.said :].decode(errors="replace")
+    lines = said.splitlines() or ["it said nothing"]
     errors = [line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")]
     return f"{errors[-1] if errors else lines[-1]} ({branch.log})"
 
@@ -311,32 +358,25 @@ def end_with_parent():
 # ------------------------------------------------------------------------------------------ devices
 
 
-def share_machine(jobs, devices):
+def share_machine(jobs, devices, present):
     """Split GPUs, or the cores where there are none, among so many jobs.
 
     However few branches are left: on another number of cores sums end in other bits.
+
+    Args:
+        devices: as for `take_devices`.
+        present: how many GPUs there are.
     """
     if jobs == 1:
         return [Share(options=("--devices", devices) if devices else ())]
-    present = count_gpus()
+    chosen = choose_indices(devices, present or 1, "gpu" if present else "cpu")
     if not present:
         return [Share(cores=cores) for cores in share_cores(jobs)]
-    chosen = choose_indices(devices, present, "gpu")
     if len(chosen) < jobs:
         raise UserError(f"--jobs must be at most the {len(chosen)} devices; received {jobs}")
     visible = os.environ.get(VISIBLE) or ",".join(map(str, range(present)))
     names = [visible.split(",")[index] for index in chosen]
     return [Share(environment={VISIBLE: ",".join(names[job::jobs])}) for job in range(jobs)]
-
-
-def count_gpus():
-    """How many the backend sees, asked in a process that then gives them back."""
-    child = subprocess.run(
-        python("-c", COUNT_GPUS), env=environment(), capture_output=True, text=True, check=False
-    )
-    if child.returncode:
-        raise RunFailed(f"the devices could not be counted: {child.stderr.splitlines()[-1:]}")
-    return int(child.stdout.split()[-1])
 
 
 def share_cores(jobs):

@@ -11,21 +11,24 @@ from pathlib import Path
 import numpy as np
 
 from keras_imnet64.backend import take_devices
-from keras_imnet64.errors import UserError
+from keras_imnet64.errors import UserError, nearest
 from keras_imnet64.evaluation.evaluate import BATCH_SIZE, evaluate
+from keras_imnet64.export.formats import FORMATS
 from keras_imnet64.files import write_atomic, write_json
-from keras_imnet64.models.joined import fill, join
+from keras_imnet64.models import name_of_band
+from keras_imnet64.models.joined import fill_members, join
 from keras_imnet64.models.ship import load_model, model_info, ship
+from keras_imnet64.output import say
 from keras_imnet64.recipe import Recipe, difference, load_recipe
-from keras_imnet64.runs import Run, classes_text, open_run
+from keras_imnet64.runs import Run, classes_text, lock, open_run
 from keras_imnet64.spectral.answers import answers, logits_of
 from keras_imnet64.spectral.branches import (
     bands_of,
-    check_holds_branches,
     folder_of,
+    is_one_run,
     with_band,
 )
-from keras_imnet64.spectral.report import row_of_single, rows_of, write_report
+from keras_imnet64.spectral.report import row_of_single, rows_for, write_report
 from keras_imnet64.training.feed import load_data
 from keras_imnet64.training.fit import score_file, what_was_scored
 
@@ -78,10 +81,11 @@ def ensemble(
         UserError: a branch is missing, not finished, or of another recipe, data set or class order;
             `single` is of another data set; or there are no images to rank or fit by.
     """
-    check_holds_branches(run_dir)
-    members = find_members(Run(Path(run_dir)), branches, allow_missing)
+    run = Run(Path(run_dir))
+    members, left_out = find_members(run, branches, allow_missing)
     recipe = members[0].recipe
     check_fusion(fusion, recipe)
+    check_replaceable(run)
     single = single and open_single(single, members[0])
     devices = devices or take_devices()
     data = load_data(recipe, data_dir, cache_dir, pack_progress)
@@ -95,17 +99,19 @@ def ensemble(
         where = {"data_dir": data_dir, "cache_dir": cache_dir, "devices": devices}
         report.append(row_of_single(single, evaluate(single.path, ten_crop=False, **where)))
     joined = join(models, weights)
-    fill(joined, models)
-    run = write_run(Run(Path(run_dir)), members, joined, fusion, weights, data)
-    with devices.scope():
-        scores = score_file(run.model, data, devices)
-    result = what_was_scored(recipe, data, devices) | {
-        "fusion": fusion,
-        "weights": {m.name: w for m, w in zip(members, weights, strict=True)},
-        "model.keras": scores,
-    }
-    write_report(run.path, report)
-    write_json(run.metrics_file, result)
+    fill_members(joined, models)
+    with lock(run):
+        write_run(run, members, joined, fusion, weights, data)
+        write_report(run.path, report)
+        with devices.scope():
+            scores = score_file(run.model, data, devices)
+        result = what_was_scored(recipe, data, devices) | {
+            "fusion": fusion,
+            "weights": {m.name: w for m, w in zip(members, weights, strict=True)},
+            "left_out": left_out,
+            "model.keras": scores,
+        }
+        write_json(run.metrics_file, result)
     return result
 
 
@@ -113,7 +119,9 @@ def ensemble(
 
 
 def find_members(run, branches, allow_missing):
-    """The finished branches of a folder, of one recipe and one class order."""
+    """The finished branches of a folder, of one recipe and one class order; names of the others."""
+    if is_one_run(run):
+        raise UserError(f"{run.path} holds a run of its own: name the folder that holds branches")
     present = sorted(run.path.glob("branch-*/recipe.toml"))
     if not present:
         raise UserError(
@@ -128,18 +136,20 @@ def find_members(run, branches, allow_missing):
         if band not in there:
             raise UserError(f"--branches takes 0 to {there[-1]} of {first.name}; received {band}")
     missing = [band for band in wanted if not Run(folder_of(run.path, band)).is_finished]
+    names = [name_of_band(band) for band in missing]
     if missing and not allow_missing:
-        names = ", ".join(folder_of(run.path, band).name for band in missing)
         raise UserError(
-            f"{names} of {run.path} are not finished: train them with `fit --branch`, name others "
-            "with --branches, or join the rest with --allow-missing"
+            f"{', '.join(names)} of {run.path} are not finished: train them with `fit --branch`, "
+            "name others with --branches, or join the rest with --allow-missing"
         )
     members = [member_of(run, band) for band in wanted if band not in missing]
     if not members:
         raise UserError(f"no branch of {run.path} is finished")
     for member in members[1:]:
         check_belongs(member, members[0])
-    return members
+    if names:
+        say(f"left out, not finished: {', '.join(names)}")
+    return members, names
 
 
 def open_single(path, first):
@@ -161,10 +171,12 @@ def open_single(path, first):
 def member_of(run, band):
     branch = Run(folder_of(run.path, band))
     recipe = load_recipe(branch.recipe_file)
-    found = recipe.model.options.get("band")
-    if found != band:
-        raise UserError(f"{branch.path} holds band {found}: its folder must be named after it")
-    return Member(band, branch, recipe, model_info(branch.model))
+    info = model_info(branch.model)
+    in_file = info.get("recipe", {}).get("model", {}).get("band")
+    for found, what in ((recipe.model.options.get("band"), branch.path), (in_file, branch.model)):
+        if found != band:
+            raise UserError(f"{what} holds band {found}: its folder must be named after it")
+    return Member(band, branch, recipe, info)
 
 
 def check_belongs(member, first):
@@ -196,7 +208,9 @@ def check_same_pictures(members, data):
 
 
 def check_fusion(fusion, recipe):
-    """Refuse weights for which the recipe keeps no images."""
+    """Refuse weights that there are not, or for which the recipe keeps no images."""
+    if fusion not in FUSIONS:
+        raise UserError(f'there is no fusion "{fusion}"; {nearest(fusion, FUSIONS)}')
     if fusion == "geo" and recipe.selection == "none":
         raise UserError(
             "--fusion geo ranks branches by accuracy: the recipe needs data.holdout, images kept "
@@ -209,8 +223,24 @@ def check_fusion(fusion, recipe):
         )
 
 
+def check_replaceable(run):
+    """Refuse to replace an ensemble that something else was made of."""
+    for row in FORMATS.values():
+        exported = run.path / row.default_name
+        if exported.exists():
+            raise UserError(
+                f"{exported} was exported from the ensemble that this would replace: move it away"
+            )
+
+
 def write_run(run, members, joined, fusion, weights, data):
-    """The files that make the folder a run like any other: recipe, classes, model."""
+    """The files that make the folder a run like any other: recipe, classes, model.
+
+    It is a finished one with its metrics.json, which is deleted first and written last.
+    """
+    if run.is_finished:
+        say(f"replaces the ensemble of {' '.join(run.metrics['weights'])}")
+        run.metrics_file.unlink()
     first = members[0]
     recipe = with_band(first.recipe, "all")
     info = first.info | {
@@ -224,7 +254,6 @@ def write_run(run, members, joined, fusion, weights, data):
     ship(joined, run.model, info)
     write_atomic(run.recipe_file, recipe.to_toml())
     write_atomic(run.classes_file, classes_text(data.final.class_names))
-    return run
 
 
 # ---------------------------------------------------------------------------------------- weights
@@ -258,9 +287,7 @@ class Judge:
         num_classes, held_out = self.data.num_classes, self.data.validation
         most = max(1, FIT_BYTES // (4 * len(self.models) * num_classes))
         some = held_out.evenly_spaced(most)
-        parts = list(logits_of(self.models, some, BATCH_SIZE, self.view))
-        logits = np.concatenate([logits for logits, _ in parts], axis=1)
-        return fit_weights(logits, np.concatenate([labels for _, labels in parts]))
+        return fit_weights(*logits_of(self.models, some, BATCH_SIZE, self.view))
 
     def report(self, members, ranking, weights):
         """Rows for `report.COLUMNS`, all scored on the test split with one crop.
@@ -279,7 +306,7 @@ class Judge:
                 mixture[few] = shares
                 mixtures[f"{fusion} of {count}"] = mixture
         found = self.look(final, list(mixtures.values()))
-        return rows_of(members, self.models, found, weights, ranked_on, mixtures)
+        return rows_for(members, self.models, found, weights, ranked_on, mixtures)
 
     def look(self, selection, mixtures):
         return answers(self.models, selection, BATCH_SIZE, self.view, mixtures)

@@ -22,7 +22,7 @@ COLUMNS = (
 )
 
 
-def rows_of(members, models, found, weights, ranked_on, mixtures):
+def rows_for(members, models, found, weights, ranked_on, mixtures):
     """Rows of COLUMNS from the `Answers` of the branches and of these mixtures of them.
 
     Args:

@@ -15,9 +15,10 @@ from conftest import SPECTRAL
 from same_end import weights
 
 from keras_imnet64.errors import RunFailed, UserError
+from keras_imnet64.recipe import load_recipe
 from keras_imnet64.runs import Run
 from keras_imnet64.spectral import branches
-from keras_imnet64.spectral.branches import folder_of, recipe_of, share_machine
+from keras_imnet64.spectral.branches import Branch, folder_of, recipe_of, share_machine, why
 from keras_imnet64.spectral.ensemble import ensemble
 from keras_imnet64.training.fit import fit
 
@@ -72,7 +73,24 @@ def test_all_are_trained_and_one_that_failed_again(small_recipe, data_dir, tmp_p
     child = begin(other)
     _, text = child.communicate()
     assert child.returncode == 2
-    assert "branch-00 is a branch of another recipe (train.epochs: 1 -> 2)" in text
+    assert "run was begun with another recipe (train.epochs: 1 -> 2)" in text
+
+    (tmp_path / "run" / "recipe.toml").unlink()  # as where branches of other machines are put
+    with pytest.raises(UserError, match=r"branch-00 was begun with another recipe"):
+        branches.fit_branches(other, tmp_path / "run", [])
+
+
+def test_all_are_of_the_recipe_that_there_was_at_the_start(small_recipe, tmp_path, begin):
+    recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
+    child = begin(recipe)
+    while not folder_of(tmp_path / "run", 0).exists():
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.02)
+    (tmp_path / "recipe.toml").write_text("")
+    _, text = child.communicate()
+    assert child.returncode == 0, text
+    found = {load_recipe(folder_of(tmp_path / "run", b) / "recipe.toml").train for b in range(4)}
+    assert found == {recipe.train}
 
 
 def test_a_signal_ends_all_with_their_states_saved(small_recipe, tmp_path, begin):
@@ -85,7 +103,7 @@ def test_a_signal_ends_all_with_their_states_saved(small_recipe, tmp_path, begin
     child.send_signal(signal.SIGTERM)
     _, text = child.communicate(timeout=60)
     assert child.returncode == 75, text
-    assert "the branches' states are saved" in text
+    assert "what was trained is saved" in text
     for number in text.split(" started, process ")[1:]:
         with pytest.raises(ProcessLookupError):
             os.kill(int(number.split()[0]), 0)
@@ -108,21 +126,54 @@ def test_branches_end_with_the_process_that_was_killed(small_recipe, tmp_path, b
 
 
 def test_a_mistake_that_all_would_make_is_made_once(small_recipe, tmp_path, begin):
-    deeper = SPECTRAL | {"base": SPECTRAL["base"] | {"depth": 8}}
-    recipe = small_recipe(model=deeper, data={"dataset": "imagenet_resized/32x32"})
+    recipe = small_recipe(
+        model=SPECTRAL | {"base": SPECTRAL["base"] | {"depth": 8}},
+        data={"dataset": "imagenet_resized/32x32"},
+    )
     child = begin(recipe, "--jobs", "2")
     _, text = child.communicate()
     assert child.returncode == 2
     assert text.count(" started, process ") == 1 and "data prepare imagenet_resized/32x32" in text
 
 
+def test_what_cannot_be_built_or_found_moves_nothing(small_recipe, tmp_path, data_dir):
+    recipe = small_recipe(model=SPECTRAL | {"base": SPECTRAL["base"] | {"depth": 7}})
+    there = folder_of(tmp_path / "run", 0)
+    there.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"depth must be .*received 7"):
+        branches.fit_branches(recipe, tmp_path / "run", ["fit"], fresh=True)
+    with pytest.raises(UserError, match='"7" asks for more than the'):
+        branches.fit_branches(
+            small_recipe(model=SPECTRAL), tmp_path / "run", ["fit"], jobs=2, devices="7", fresh=True
+        )
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"] and there.exists()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_of_something_else_is_left_alone(fresh, small_recipe, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="is not empty and holds no branches"):
+        branches.fit_branches(small_recipe(model=SPECTRAL), tmp_path, ["fit"], fresh=fresh)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_why_a_branch_failed_is_what_its_last_process_said(tmp_path):
+    branch = Branch(0, Run(tmp_path), tmp_path / "log")
+    branch.log.write_text("Error: stopped in epoch 3\n")
+    branch.said = branch.log.stat().st_size
+    branch.child = SimpleNamespace(returncode=1)
+    with branch.log.open("a") as log:
+        log.write("Traceback\nImportError: libcudnn\n")
+    assert why(branch) == f"ImportError: libcudnn ({branch.log})"
+
+
 def test_gpus_are_shared_out(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(branches, "count_gpus", lambda: 6)
-    assert share_machine(1, "0,3")[0].options == ("--devices", "0,3")
+    assert share_machine(1, "0,3", 6)[0].options == ("--devices", "0,3")
 
     def shares(jobs, devices):
-        return [share.environment["CUDA_VISIBLE_DEVICES"] for share in share_machine(jobs, devices)]
+        found = share_machine(jobs, devices, 6)
+        return [share.environment["CUDA_VISIBLE_DEVICES"] for share in found]
 
     assert shares(2, "0,1,2,5") == ["0,2", "1,5"]
     assert shares(2, "3") == ["0,2", "1"]
@@ -131,15 +182,13 @@ def test_gpus_are_shared_out(monkeypatch):
     assert shares(2, "0,1") == ["7", "6"]
     for devices, message in (("0,1", "at most the 2 devices; received 3"), ("0,9", "the 6 that")):
         with pytest.raises(UserError, match=message):
-            share_machine(3, devices)
+            share_machine(3, devices, 6)
 
 
 def test_cores_are_shared_out_where_there_are_no_gpus(monkeypatch):
-    assert branches.count_gpus() == 0
-    monkeypatch.setattr(branches, "count_gpus", lambda: 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3, 4}, raising=False)
-    assert [share.cores for share in share_machine(2, None)] == [{0, 2, 4}, {1, 3}]
-    assert [share.cores for share in share_machine(6, None)] == [None] * 6
+    assert [share.cores for share in share_machine(2, None, 0)] == [{0, 2, 4}, {1, 3}]
+    assert [share.cores for share in share_machine(6, None, 0)] == [None] * 6
 
 
 def test_all_anew_keeps_what_there_was(small_recipe, data_dir, tmp_path, monkeypatch):
@@ -163,8 +212,16 @@ def test_branches_do_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_path
     for fresh in (False, True):
         with pytest.raises(UserError, match="holds a run of its own"):
             branches.fit_branches(small_recipe(model=SPECTRAL), tmp_path / "run", [], fresh=fresh)
-    with pytest.raises(UserError, match="holds a run of its own"):
+    with pytest.raises(UserError, match="name the folder that holds branches"):
         ensemble(tmp_path / "run", data_dir=data_dir)
+
+
+def test_one_branch_does_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_path, run):
+    fit(small_recipe(train={"epochs": 1}), tmp_path / "run", data_dir=data_dir)
+    file = tmp_path / "recipe.toml"
+    file.write_text(small_recipe(model=SPECTRAL).to_toml())
+    status, _, error = run("fit", "--recipe", file, "--branch", 0, "--out", tmp_path / "run")
+    assert status == 2 and "holds a run of its own" in error
 
 
 def test_jobs_that_would_do_nothing_are_refused(run, tmp_path):

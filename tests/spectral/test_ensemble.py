@@ -11,22 +11,33 @@ import keras
 import numpy as np
 import pytest
 from conftest import SPECTRAL
-from scipy.special import log_softmax
+from PIL import Image
+from scipy.special import log_softmax, softmax
 
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.errors import UserError
 from keras_imnet64.evaluation.evaluate import evaluate
-from keras_imnet64.models.ship import load_model, model_info
+from keras_imnet64.evaluation.predict import predict
+from keras_imnet64.export import export
+from keras_imnet64.models.macs import count_macs
+from keras_imnet64.models.ship import load_model, model_info, ship
 from keras_imnet64.models.spectral import kernel
-from keras_imnet64.recipe import check_recipe
-from keras_imnet64.runs import Run
+from keras_imnet64.recipe import check_recipe, list_recipes, load_recipe
+from keras_imnet64.runs import Run, lock
 from keras_imnet64.spectral.answers import count
-from keras_imnet64.spectral.branches import folder_of, recipe_of
-from keras_imnet64.spectral.ensemble import ensemble, fit_weights, geometric, rank
+from keras_imnet64.spectral.branches import bands_of, folder_of, recipe_of
+from keras_imnet64.spectral.ensemble import (
+    check_fusion,
+    ensemble,
+    fit_weights,
+    geometric,
+    rank,
+)
 from keras_imnet64.spectral.report import correlation
 from keras_imnet64.training.fit import fit
 
 ROOT = Path(__file__).parent.parent.parent
+LOAD_PLAINLY = ROOT / "tests" / "models" / "load_plainly.py"
 
 
 def test_geometric_weights_are_the_published_ones():
@@ -58,12 +69,13 @@ def test_fitted_weights_find_the_branch_that_knows():
         assert loss(np.maximum(0, np.array(weights) + step)) >= best
 
 
+@pytest.mark.backend
 def test_ranks_and_losses_are_those_of_the_metrics():
-    logits = np.array([[[1.0, 3.0, 2.0, 3.0]], [[0.0, 0.0, 0.0, 0.0]]], "float32")
-    found = count(logits, np.array([3]))
-    assert found["rank"].tolist() == [[1], [3]]  # behind the equal one in front; last of four alike
-    assert found["first"].tolist() == [[1], [0]]
-    assert found["loss"][1, 0] == pytest.approx(np.log(4))
+    logits = np.array([[[1.0, 3.0, 2.0, 3.0], [0.0, 0.0, 0.0, 0.0]]], "float32")
+    found = {k: keras.ops.convert_to_numpy(v) for k, v in count(logits, np.array([3])).items()}
+    assert found["rank"].tolist() == [[1, 3]]  # behind the equal one in front; last of four alike
+    assert found["first"].tolist() == [[1, 0]]
+    assert found["loss"][0, 1] == pytest.approx(np.log(4))
 
 
 def test_errors_that_coincide_correlate():
@@ -130,6 +142,54 @@ def test_an_ensemble_is_a_model_like_any_other(branches, data_dir, tmp_path):
     assert Run(branches).is_finished
 
 
+def test_an_ensemble_that_was_exported_is_not_replaced(branches, data_dir):
+    """It is served and seen like any other; its file needs Keras alone."""
+    ensemble(branches, data_dir=data_dir)
+    exported = export(branches, "saved_model", data_dir=data_dir)
+    assert exported["compared"]["largest_difference"] < 1e-5
+    Image.new("RGB", (16, 16), "red").save(branches / "red.png")
+    pixels = np.zeros((1, 16, 16, 3), "uint8") + np.uint8([255, 0, 0])
+    np.savez(branches / "inputs.npz", pixels=pixels)
+    command = [sys.executable, LOAD_PLAINLY, branches / "inputs.npz", branches / "model.keras"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=branches)
+    ((logits, _),) = json.loads(done.stdout)["logits"].values()
+    (picture,) = predict(branches, [branches / "red.png"], top=10)["pictures"]
+    probabilities = [guess["probability"] for guess in picture["top"]]
+    assert probabilities == pytest.approx(sorted(softmax(logits[0]), reverse=True), rel=1e-4)
+    with pytest.raises(UserError, match="saved_model was exported from the ensemble"):
+        ensemble(branches, fusion="geo", data_dir=data_dir)
+
+
+def test_a_file_under_another_bands_name_is_refused(branches, data_dir):
+    shutil.copy(folder_of(branches, 2) / "model.keras", folder_of(branches, 1) / "model.keras")
+    with pytest.raises(UserError, match=r"branch-01/model.keras holds band 2"):
+        ensemble(branches, data_dir=data_dir)
+
+
+def test_one_that_was_interrupted_is_not_finished(branches, data_dir, monkeypatch):
+    ensemble(branches, data_dir=data_dir)
+    monkeypatch.setattr("keras_imnet64.spectral.ensemble.score_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ensemble(branches, branches=[0, 1], data_dir=data_dir)
+    assert not Run(branches).is_finished
+    with lock(Run(branches)), pytest.raises(UserError, match="another process"):
+        ensemble(branches, data_dir=data_dir)
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def test_what_recipes_say_of_their_ranking_holds(branches, data_dir):
+    """Every shipped recipe of branches can be joined by rank, as its help and reference say."""
+    for name in list_recipes():
+        recipe = load_recipe(name)
+        if bands_of(recipe):
+            check_fusion("geo", recipe)
+    with pytest.raises(UserError, match='no fusion "gio"; did you mean "geo"'):
+        ensemble(branches, fusion="gio", data_dir=data_dir)
+
+
 @pytest.mark.backend
 def test_the_report_has_a_row_for_each_branch_mixture_and_pair(branches, data_dir):
     result = ensemble(branches, fusion="geo", data_dir=data_dir)
@@ -144,6 +204,18 @@ def test_the_report_has_a_row_for_each_branch_mixture_and_pair(branches, data_di
         row = named[f"branch-{band:02}"]
         assert float(row["top1"]) == pytest.approx(metrics["top1"])
         assert float(row["loss"]) == pytest.approx(metrics["loss"], rel=1e-4)
+    alone = {}
+    images = open_dataset("imagenet_resized/16x16", "validation", data_dir=data_dir)
+    for band in range(4):
+        model = load_model(folder_of(branches, band) / "model.keras")
+        alone[band] = model.predict(np.asarray(images.images), verbose=0).argmax(axis=1)
+        assert int(named[f"branch-{band:02}"]["macs"]) == count_macs(model)
+    for row in rows:
+        if row["kind"] == "pair":
+            a, b = (int(name[-2:]) for name in row["name"].split())
+            assert float(row["agreement"]) == pytest.approx(100 * (alone[a] == alone[b]).mean())
+            right = [alone[band] == np.asarray(images.labels) for band in (a, b)]
+            assert float(row["error_correlation"]) == pytest.approx(correlation(*right), abs=1e-5)
     assert {row["ranked_on"] for row in rows if row["kind"] == "mixture"} == {"holdout"}
     assert (branches / "ensemble.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -174,14 +246,18 @@ def test_branches_of_two_backends_are_joined(branches, recipe, data_dir, tmp_pat
     assert again["model.keras"] == pytest.approx(result["model.keras"], rel=1e-4)
 
 
-def test_some_branches_are_joined_as_asked(branches, data_dir):
+def test_some_branches_are_joined_as_asked(branches, data_dir, capsys):
     shutil.rmtree(folder_of(branches, 2))
     with pytest.raises(UserError, match=r"branch-02 of .* not finished"):
         ensemble(branches, data_dir=data_dir)
+    capsys.readouterr()
     joined = ensemble(branches, allow_missing=True, data_dir=data_dir)
     assert list(joined["weights"]) == ["branch-00", "branch-01", "branch-03"]
+    assert joined["left_out"] == ["branch-02"]
+    assert "left out, not finished: branch-02" in capsys.readouterr().err
     two = ensemble(branches, branches=[3, 0], data_dir=data_dir)
     assert two["weights"] == {"branch-00": 0.5, "branch-03": 0.5}
+    assert "replaces the ensemble of branch-00 branch-01 branch-03" in capsys.readouterr().err
 
 
 def test_what_does_not_belong_together_is_refused(branches, recipe, data_dir, tmp_path):
@@ -191,6 +267,14 @@ def test_what_does_not_belong_together_is_refused(branches, recipe, data_dir, tm
     with pytest.raises(UserError, match="branch-01 was trained with another recipe than branch-00"):
         ensemble(branches, data_dir=data_dir)
     other.recipe_file.write_text(text)
+
+    file = branches / "aside.keras"
+    other.model.rename(file)
+    info = model_info(file)
+    ship(load_model(file), other.model, info | {"wnids": info["wnids"][::-1]})
+    with pytest.raises(UserError, match="branch-01 has its classes in another order than branch-"):
+        ensemble(branches, data_dir=data_dir)
+    file.rename(other.model)
 
     environment = other.environment
     changed = environment | {"digest": environment["digest"] | {"train": "0" * 64}}
