@@ -113,8 +113,15 @@ def model_file(run_or_model):
         return path
     run = open_run(path)
     if not run.model.is_file():
-        raise UserError(f"the run in {path} is not finished: fit again to go on with it")
+        raise not_finished(run)
     return run.model
+
+
+def not_finished(run):
+    """The error that says what is to be done first."""
+    if any(run.path.glob("branch-*")):
+        return UserError(f"the branches in {run.path} are not joined yet: `ensemble` does it")
+    return UserError(f"the run in {run.path} is not finished: fit again to go on with it")
 
 
 def check_folder(path):
@@ -174,7 +181,7 @@ def set_aside(path):
 
 
 def lock(run):
-    """Hold the folder for this process until it ends; UserError if another one trains into it.
+    """Hold the folder for this process until it ends; UserError if another one works in it.
 
     The open file is the lock: closing it gives the folder back.
     """
@@ -186,7 +193,7 @@ def lock(run):
         holder = file.read().strip() or "who it is, it has not said yet"
         file.close()
         raise UserError(
-            f"another process is training into {run.path} ({holder}); wait for it, or give this "
+            f"another process is working in {run.path} ({holder}); wait for it, or give this "
             "run a folder of its own with --name"
         ) from None
     file.truncate(0)  # what is in it is of a process that has ended

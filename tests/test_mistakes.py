@@ -434,7 +434,7 @@ def run_that_is_finished(place):
     (place.path / "run" / "metrics.json").write_text("{}")
 
 
-@mistake(r"another process is training into run \(pid 4711 on there, since noon\)", command=FIT)
+@mistake(r"another process is working in run \(pid 4711 on there, since noon\)", command=FIT)
 def run_that_another_process_trains(place):
     (place.path / "run" / "checkpoints").mkdir(parents=True)
     file = open(place.path / "run" / ".lock", "w")  # noqa: SIM115

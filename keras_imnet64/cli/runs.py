@@ -98,15 +98,19 @@ def fit(
             f"--virtual-devices; received {jobs}"
         )
     if branch is not None:
-        recipe = recipe_of(recipe, branch)
-        check_holds_branches(folder)
-        folder = folder_of(folder, branch)
+        check_holds_branches(folder, recipe)
+        recipe, folder = recipe_of(recipe, branch), folder_of(folder, branch)
     elif trains_all:
-        options = {"backend": backend, "data-dir": data_dir, "cache-dir": cache_dir}
-        options["virtual-devices"] = virtual_devices
-        command = [f"--{key}={value}" for key, value in options.items() if value is not None]
-        command = ["fit", "--json", *command]
-        scores = fit_branches(recipe, folder, command, jobs=jobs, devices=devices, fresh=fresh)
+        scores = fit_branches(
+            recipe,
+            folder,
+            jobs=jobs,
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            devices=devices,
+            virtual_devices=virtual_devices,
+            fresh=fresh,
+        )
         show({"run": str(folder), **scores}, as_json)
         return
     taken = take_devices(devices, virtual_devices)

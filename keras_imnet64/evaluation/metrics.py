@@ -3,12 +3,11 @@
 import keras
 from keras import ops
 
+UNRANKED = 2**31 - 1
+
 
 def in_top_k(labels, logits, k):
-    """1.0 where the label is among the k largest logits, else 0.0.
-
-    Equal logits rank by position, so that a network that says the same of all classes gets chance,
-    not 100 %; a logit that is not a number never counts.
+    """1.0 where the label is among the k largest logits, else 0.0; see `rank_of`.
 
     Args:
         labels: integers [B].
@@ -17,14 +16,26 @@ def in_top_k(labels, logits, k):
     Returns:
         float32 [B].
     """
-    labels = ops.cast(ops.reshape(labels, (-1, 1)), "int32")  # [B, 1]
-    own = ops.take_along_axis(logits, labels, axis=1)  # [B, 1]
+    return ops.cast(ops.less(rank_of(labels, logits), k), "float32")
+
+
+def rank_of(labels, logits):
+    """How many classes come before the label, int32 [B, ...].
+
+    Equal logits rank by position, so that a network that says the same of all classes gets chance,
+    not 100 %; a label whose logit is not a number is behind all that there could be.
+
+    Args:
+        labels: integers [B].
+        logits: floats [B, ..., K].
+    """
+    labels = ops.cast(ops.reshape(labels, (-1,) + (1,) * (len(logits.shape) - 1)), "int32")
+    own = ops.take_along_axis(logits, labels, axis=-1)  # [B, ..., 1]
     positions = ops.arange(logits.shape[-1], dtype="int32")  # [K]
     before = ops.logical_and(ops.equal(logits, own), ops.less(positions, labels))
     above = ops.logical_not(ops.less_equal(logits, own))
     rank = ops.sum(ops.cast(ops.logical_or(before, above), "int32"), axis=-1)
-    is_number = ops.logical_not(ops.isnan(own[:, 0]))  # else its rank is K, which may be below k
-    return ops.cast(ops.logical_and(rank < k, is_number), "float32")
+    return ops.where(ops.isnan(own[..., 0]), UNRANKED, rank)
 
 
 def cross_entropy(labels, logits):

@@ -133,7 +133,7 @@ def num_bands(name, options):
 
 
 def name_of_band(band):
-    """Of the sub-network of a band, in folders and in the joined model."""
+    """The name of a band's sub-network, in folders and in the joined model."""
     return f"branch-{band:02}"
 
 

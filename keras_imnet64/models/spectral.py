@@ -38,10 +38,10 @@ def build(*, image_size, num_classes, normalization, factor, base, band="all"):
         UserError: `factor` does not divide the image size, or the base cannot be built.
     """
     if band == "all":
-        one = {"image_size": image_size, "num_classes": num_classes, "factor": factor, "base": base}
-        one["normalization"], count = normalization, factor**2
-        members = {name_of_band(band): build(**one, band=band) for band in range(count)}
-        return join(members, [1 / count] * count, "spectral")
+        same = {"image_size": image_size, "num_classes": num_classes, "factor": factor}
+        same |= {"normalization": normalization, "base": base}
+        members = {name_of_band(band): build(**same, band=band) for band in range(factor**2)}
+        return join(members, [1 / len(members)] * len(members), "spectral")
     size, rest = divmod(image_size, factor)
     if rest:
         raise UserError(

@@ -1,30 +1,53 @@
-"""A look ahead of training: can the network be built, and how many GPUs does the backend see?
+"""A look ahead of training: can the network be built, its data be opened, and on which GPUs?
 
-`python -m keras_imnet64.spectral.ahead < recipe.toml`: in a process of its own, which gives the
-GPUs back when it ends. It prints {"gpus": int, "mistake": a sentence, or null}.
+`python -m keras_imnet64.spectral.ahead < request.json`: in a process of its own, which gives the
+GPUs back when it ends. A data set that is not packed yet is packed here, for all branches.
 """
 
 import json
 import sys
 
 from keras_imnet64.backend import choose_backend, take_devices
-from keras_imnet64.errors import UserError
+from keras_imnet64.bars import CallBar
+from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.quiet import quiet_libraries
 from keras_imnet64.recipe import check_recipe, parse_toml
 from keras_imnet64.recipe_costs import outline_of
 
 
-def look(text):
-    """What is printed, of a recipe as TOML text."""
+def look(recipe, devices, where):
+    """What is printed.
+
+    Args:
+        recipe: TOML text, of all branches.
+        devices: as for `take_devices`.
+        where: options of `fit`: "data-dir", "cache-dir", "virtual-devices", those that are given.
+
+    Returns:
+        {"gpus": their indices; [] for the CPU, "mistake": a sentence, or None, "failed": whether
+        that is a `RunFailed`}.
+    """
     try:
-        choose_backend()
-        taken = take_devices()
-        outline_of(check_recipe(parse_toml(text)))
+        return {"gpus": _look(recipe, devices, where), "mistake": None, "failed": False}
     except UserError as error:
-        return {"gpus": 0, "mistake": str(error)}
-    return {"gpus": taken.count if taken.kind == "gpu" else 0, "mistake": None}
+        return {"gpus": [], "mistake": str(error), "failed": isinstance(error, RunFailed)}
+
+
+def _look(recipe, devices, where):
+    choose_backend()
+    virtual = where.get("virtual-devices")
+    taken = take_devices(devices, virtual and int(virtual))
+    from keras_imnet64.training.feed import load_data, make_stream
+
+    recipe = check_recipe(parse_toml(recipe))
+    outline_of(recipe)
+    with CallBar() as progress:
+        make_stream(
+            recipe, load_data(recipe, where.get("data-dir"), where.get("cache-dir"), progress)
+        )
+    return [int(name.split(":")[-1]) for name in taken.names if taken.kind != "cpu"]
 
 
 if __name__ == "__main__":
     quiet_libraries()
-    print(json.dumps(look(sys.stdin.read())))
+    print(json.dumps(look(**json.load(sys.stdin))))

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_imnet64.data.decoding import as_run_failed
 from keras_imnet64.data.pipeline import evaluation_batches
+from keras_imnet64.evaluation.metrics import rank_of
 
 LOGIT_BYTES = 2**28  # of all branches and mixtures, of the pictures that are counted at a time
 
@@ -94,16 +95,10 @@ def batches_of(selection, batch_size, view):
 
 
 def count(logits, labels):
-    """{rank of the label, first class, cross-entropy}, each [B, M], of logits [B, M, K].
-
-    Equal logits rank by position, as in `evaluation.metrics`.
-    """
-    labels = ops.cast(ops.reshape(labels, (-1, 1, 1)), "int32")
-    own = ops.take_along_axis(logits, labels, axis=2)  # [B, M, 1]
-    before = labels > ops.arange(logits.shape[2], dtype="int32")  # [B, 1, K]
-    ahead = (logits > own) | ((logits == own) & before)
+    """{rank of the label, first class, cross-entropy}, each [B, M], of logits [B, M, K]."""
+    own = ops.take_along_axis(logits, ops.reshape(labels, (-1, 1, 1)), axis=2)
     return {
-        "rank": ops.sum(ops.cast(ahead, "int32"), axis=2),
+        "rank": rank_of(labels, logits),
         "first": ops.argmax(logits, axis=2),
         "loss": ops.logsumexp(logits, axis=2) - own[..., 0],
     }

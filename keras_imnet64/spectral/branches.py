@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keras_imnet64.backend import choose_indices
 from keras_imnet64.errors import (
     EXIT_STOPPED_AT_ONCE,
     EXIT_STOPPED_STATE_SAVED,
@@ -29,7 +28,7 @@ from keras_imnet64.files import write_atomic
 from keras_imnet64.models import name_of_band, num_bands
 from keras_imnet64.output import say
 from keras_imnet64.recipe import difference, load_recipe
-from keras_imnet64.runs import Run, lock, set_aside
+from keras_imnet64.runs import Run, check_folder, lock, set_aside
 
 POLL_SECONDS = 0.5
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -84,27 +83,32 @@ class Branch:
     told: int = 0  # epochs
     said: int = 0  # bytes of the log that are of processes before this one
     asked: bool = False  # to end
-    met: float | None = None  # when the data was opened by a process before
-
-    def __post_init__(self):
-        self.met = opened_at(self.run)
 
     @property
     def name(self):
         return self.run.path.name
 
 
-def fit_branches(recipe, out_dir, command, *, jobs=1, devices=None, fresh=False):
+def fit_branches(
+    recipe,
+    out_dir,
+    *,
+    jobs=1,
+    data_dir=None,
+    cache_dir=None,
+    devices=None,
+    virtual_devices=None,
+    fresh=False,
+):
     """Train all branches of a recipe that are not finished, some at a time.
 
     Args:
         recipe: a `Recipe` with band "all".
         out_dir: folder of the branches' run folders, `branch-00` and so on; the same call goes on
             with what is there.
-        command: words of a `fit`, to which the recipe, `--branch`, `--out` and `--devices` are
-            added; without `--fresh`.
         jobs: how many are trained at a time, each on its share of the devices.
-        devices: as for `take_devices`.
+        data_dir, cache_dir: where data sets and their stores lie, see `datasets.open_dataset`.
+        devices, virtual_devices: as for `take_devices`; the second only for one job.
         fresh: begin all anew; what is there is kept under another name.
 
     Returns:
@@ -112,56 +116,61 @@ def fit_branches(recipe, out_dir, command, *, jobs=1, devices=None, fresh=False)
 
     Raises:
         UserError: the folder holds something else, or branches of another recipe; the network
-            cannot be built; or there are fewer devices than jobs.
+            cannot be built, or its data not opened; there are fewer devices than jobs.
         RunFailed: some branches could not be trained; the others were.
         Stopped: a signal came; the branches' states are saved.
     """
     out_dir, bands = Path(out_dir), bands_of(recipe)
-    check_holds_branches(out_dir)
-    shares = share_machine(min(jobs, len(bands)), devices, look_ahead(recipe))
+    check_holds_branches(out_dir, None if fresh else recipe)
+    where = {"data-dir": data_dir, "cache-dir": cache_dir, "virtual-devices": virtual_devices}
+    where = {option: str(value) for option, value in where.items() if value is not None}
+    shares = share_machine(min(jobs, len(bands)), devices, look_ahead(recipe, devices, where))
     if fresh and out_dir.exists():
         begin_anew(out_dir)
-    whole = Run(out_dir)
-    if whole.recipe_file.exists():
-        check_same(whole, recipe)
-    waiting = []
-    for band in bands:
-        run = Run(folder_of(out_dir, band))
-        if run.is_finished:
-            check_same(run, recipe_of(recipe, band))
-            say(f"{run.path.name}  finished before")
-        else:
-            waiting.append(Branch(band, run, out_dir / f"{run.path.name}.log"))
     out_dir.mkdir(parents=True, exist_ok=True)
-    write_atomic(whole.recipe_file, recipe.to_toml())  # what is trained, whatever becomes of a file
-    words = [*command, "--recipe", str(whole.recipe_file), "--out", str(out_dir)]
-    failed = train_all(waiting, shares, words)
+    whole = Run(out_dir)
+    with lock(whole):
+        waiting = []
+        for band in bands:
+            run = Run(folder_of(out_dir, band))
+            if run.is_finished:
+                check_same(run, recipe_of(recipe, band))
+                say(f"{run.path.name}  finished before")
+            else:
+                waiting.append(Branch(band, run, out_dir / f"{run.path.name}.log"))
+        write_atomic(whole.recipe_file, recipe.to_toml())  # all are of this one, whatever it was of
+        words = ["fit", "--json", "--recipe", str(whole.recipe_file), "--out", str(out_dir)]
+        words += [f"--{option}={value}" for option, value in where.items()]
+        failed, stopped = train_all(waiting, shares, words)
+    again = "the same command without --fresh" if fresh else "the same command"
+    names = ", ".join(branch.name for branch in failed)
+    if stopped:
+        raise Stopped(
+            f"stopped; what was trained is saved, and {again} goes on"
+            + (f"; failed: {names}" if failed else "")
+        )
     if failed:
-        names = ", ".join(branch.name for branch in failed)
-        what = f"{len(failed)} of {len(bands)} branches failed ({names}), the first of them so: "
-        what += why(failed[0])
-        if all(branch.child.returncode == EXIT_USER_ERROR for branch in failed):
-            raise UserError(what)
-        again = "the same command without --fresh" if fresh else "the same command"
-        raise RunFailed(f"{what}; {again} trains what is not finished")
+        mistake = all(branch.child.returncode == EXIT_USER_ERROR for branch in failed)
+        raise (UserError if mistake else RunFailed)(
+            f"{len(failed)} of {len(bands)} branches failed ({names}), the first of them so: "
+            f"{why(failed[0])}; after that is mended, {again} trains what is not finished"
+        )
     runs = [Run(folder_of(out_dir, band)) for band in bands]
     return {run.path.name: run.metrics["model.keras"] for run in runs}
 
 
-def check_holds_branches(out_dir):
-    """Refuse a folder that holds something else."""
+def check_holds_branches(out_dir, recipe=None):
+    """Refuse a folder that holds something else, or branches of another recipe than this."""
     run = Run(Path(out_dir))
     if is_one_run(run):
         raise UserError(
             f"{out_dir} holds a run of its own, and branches would lie in it: give another --name "
             "or --out"
         )
-    there = set(run.path.iterdir()) if run.path.is_dir() else set()
-    ours = {run.lock_file, *run.path.glob("branch-*")}
-    if not run.recipe_file.exists() and there - ours:
-        raise UserError(
-            f"{out_dir} is not empty and holds no branches; choose another --name or --out"
-        )
+    if not any(run.path.glob("branch-*")):
+        check_folder(out_dir)
+    elif recipe and run.recipe_file.exists():
+        check_same(run, recipe)
 
 
 def is_one_run(run):
@@ -171,6 +180,7 @@ def is_one_run(run):
 
 def begin_anew(out_dir):
     """Keep what is there under another name, if nobody is training into it."""
+    lock(Run(out_dir)).close()
     for branch in sorted(out_dir.glob("branch-*/recipe.toml")):
         lock(Run(branch.parent)).close()
     say(f"what was in {out_dir} is kept as {set_aside(out_dir)}")
@@ -186,21 +196,26 @@ def check_same(run, recipe):
         )
 
 
-def look_ahead(recipe):
-    """How many GPUs there are; UserError if the network cannot be built. See `spectral.ahead`."""
+def look_ahead(recipe, devices, where):
+    """Indices of the GPUs that there are to share; what no branch could be trained with is refused.
+
+    In a process of its own, since it takes the GPUs; see `spectral.ahead`.
+    """
+    request = {"recipe": recipe.to_toml(), "devices": devices, "where": where}
     done = subprocess.run(
         python("-m", "keras_imnet64.spectral.ahead"),
         env=environment(),
-        input=recipe.to_toml(),
-        capture_output=True,
+        input=json.dumps(request),
+        stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         check=False,
     )
     if done.returncode:
-        raise RunFailed(f"what is to be trained could not be looked at: {done.stderr.strip()}")
+        raise RunFailed(f"the look ahead of training ended with status {done.returncode}")
     found = json.loads(done.stdout.splitlines()[-1])
     if found["mistake"]:
-        raise UserError(found["mistake"])
+        raise (RunFailed if found["failed"] else UserError)(found["mistake"])
     return found["gpus"]
 
 
@@ -208,16 +223,15 @@ def look_ahead(recipe):
 
 
 def train_all(waiting, shares, command):
-    """Start processes as shares are free, and tell what they record; returns those that failed.
+    """Start processes as shares are free, and tell what they record.
 
-    The second waits until the first has opened the data, which may have to be packed. Where a
-    mistake of the user's keeps it from there, it is one that all would make.
+    Returns:
+        (the branches that failed, whether a signal came).
     """
-    running, failed = [], []
-    free, everyone = list(shares), list(waiting)
+    running, failed, free = [], [], list(shares)
     with stopping(running) as stop:
         while running or (waiting and not stop.is_set()):
-            while waiting and free and not stop.is_set() and (not running or opened(everyone)):
+            while waiting and free and not stop.is_set():
                 running.append(start(waiting.pop(0), free.pop(0), command))
             time.sleep(POLL_SECONDS)
             if stop.is_set():
@@ -234,25 +248,7 @@ def train_all(waiting, shares, command):
                 elif not (branch.asked and status in STOPPED):
                     say(f"{branch.name}  failed: {why(branch)}")
                     failed.append(branch)
-                    if status == EXIT_USER_ERROR and not opened(everyone):
-                        waiting.clear()
-        if stop.is_set():
-            names = ", ".join(branch.name for branch in failed)
-            raise Stopped(
-                "stopped; what was trained is saved, and the same command goes on"
-                + (f" (before that failed: {names})" if failed else "")
-            )
-    return failed
-
-
-def opened(branches):
-    """Whether one of the branches has opened the data set since they were listed."""
-    return any(opened_at(branch.run) != branch.met for branch in branches)
-
-
-def opened_at(run):
-    """When a process last wrote down which data it trains on; None if none has."""
-    return run.environment_file.stat().st_mtime if run.environment_file.exists() else None
+        return failed, stop.is_set()
 
 
 def start(branch, share, command):
@@ -358,24 +354,23 @@ def end_with_parent():
 # ------------------------------------------------------------------------------------------ devices
 
 
-def share_machine(jobs, devices, present):
+def share_machine(jobs, devices, gpus):
     """Split GPUs, or the cores where there are none, among so many jobs.
 
     However few branches are left: on another number of cores sums end in other bits.
 
     Args:
         devices: as for `take_devices`.
-        present: how many GPUs there are.
+        gpus: their indices.
     """
     if jobs == 1:
         return [Share(options=("--devices", devices) if devices else ())]
-    chosen = choose_indices(devices, present or 1, "gpu" if present else "cpu")
-    if not present:
+    if not gpus:
         return [Share(cores=cores) for cores in share_cores(jobs)]
-    if len(chosen) < jobs:
-        raise UserError(f"--jobs must be at most the {len(chosen)} devices; received {jobs}")
-    visible = os.environ.get(VISIBLE) or ",".join(map(str, range(present)))
-    names = [visible.split(",")[index] for index in chosen]
+    if len(gpus) < jobs:
+        raise UserError(f"--jobs must be at most the {len(gpus)} devices; received {jobs}")
+    visible = os.environ.get(VISIBLE)
+    names = [visible.split(",")[index] if visible else str(index) for index in gpus]
     return [Share(environment={VISIBLE: ",".join(names[job::jobs])}) for job in range(jobs)]
 
 

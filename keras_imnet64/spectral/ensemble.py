@@ -20,7 +20,7 @@ from keras_imnet64.models.joined import fill_members, join
 from keras_imnet64.models.ship import load_model, model_info, ship
 from keras_imnet64.output import say
 from keras_imnet64.recipe import Recipe, difference, load_recipe
-from keras_imnet64.runs import Run, classes_text, lock, open_run
+from keras_imnet64.runs import Run, classes_text, lock, not_finished, open_run
 from keras_imnet64.spectral.answers import answers, logits_of
 from keras_imnet64.spectral.branches import (
     bands_of,
@@ -85,22 +85,22 @@ def ensemble(
     members, left_out = find_members(run, branches, allow_missing)
     recipe = members[0].recipe
     check_fusion(fusion, recipe)
-    check_replaceable(run)
     single = single and open_single(single, members[0])
     devices = devices or take_devices()
-    data = load_data(recipe, data_dir, cache_dir, pack_progress)
-    check_same_pictures(members, data)
-    models = {member.name: load_model(member.run.model) for member in members}
-    judge = Judge(list(models.values()), data, recipe)
-    ranking = judge.ranking()
-    weights = judge.weights(fusion, ranking)
-    report = judge.report(members, ranking, weights)
-    if single:
-        where = {"data_dir": data_dir, "cache_dir": cache_dir, "devices": devices}
-        report.append(row_of_single(single, evaluate(single.path, ten_crop=False, **where)))
-    joined = join(models, weights)
-    fill_members(joined, models)
     with lock(run):
+        check_replaceable(run)
+        data = load_data(recipe, data_dir, cache_dir, pack_progress)
+        check_same_pictures(members, data)
+        models = {member.name: load_model(member.run.model) for member in members}
+        judge = Judge(list(models.values()), data, recipe)
+        ranking = judge.ranking()
+        weights = judge.weights(fusion, ranking)
+        report = judge.report(members, ranking, weights)
+        if single:
+            where = {"data_dir": data_dir, "cache_dir": cache_dir, "devices": devices}
+            report.append(row_of_single(single, evaluate(single.path, ten_crop=False, **where)))
+        joined = join(models, weights)
+        fill_members(joined, models)
         write_run(run, members, joined, fusion, weights, data)
         write_report(run.path, report)
         with devices.scope():
@@ -122,7 +122,8 @@ def find_members(run, branches, allow_missing):
     """The finished branches of a folder, of one recipe and one class order; names of the others."""
     if is_one_run(run):
         raise UserError(f"{run.path} holds a run of its own: name the folder that holds branches")
-    present = sorted(run.path.glob("branch-*/recipe.toml"))
+    found = sorted(run.path.glob("branch-*/recipe.toml"))
+    present = [file for file in found if file.parent.suffix == ""]  # not those that --fresh keeps
     if not present:
         raise UserError(
             f"{run.path} has no branches: train them with `fit` and a recipe of band all"
@@ -156,7 +157,7 @@ def open_single(path, first):
     """The finished run to compare with; UserError if its scores are not of the same pictures."""
     run = open_run(path)
     if not run.is_finished:
-        raise UserError(f"the run in {path} is not finished: fit again to go on with it")
+        raise not_finished(run)
     run.metrics  # noqa: B018 (which is refused now, where it is damaged)
     info = model_info(run.model)
     for what, key in (("data", "dataset"), ("classes", "wnids")):
@@ -239,7 +240,7 @@ def write_run(run, members, joined, fusion, weights, data):
     It is a finished one with its metrics.json, which is deleted first and written last.
     """
     if run.is_finished:
-        say(f"replaces the ensemble of {' '.join(run.metrics['weights'])}")
+        say("the ensemble that was there is replaced")
         run.metrics_file.unlink()
     first = members[0]
     recipe = with_band(first.recipe, "all")
@@ -251,9 +252,9 @@ def write_run(run, members, joined, fusion, weights, data):
             "weights": weights,
         },
     }
-    ship(joined, run.model, info)
     write_atomic(run.recipe_file, recipe.to_toml())
     write_atomic(run.classes_file, classes_text(data.final.class_names))
+    ship(joined, run.model, info)
 
 
 # ---------------------------------------------------------------------------------------- weights

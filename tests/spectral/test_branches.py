@@ -16,7 +16,7 @@ from same_end import weights
 
 from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.recipe import load_recipe
-from keras_imnet64.runs import Run
+from keras_imnet64.runs import Run, lock
 from keras_imnet64.spectral import branches
 from keras_imnet64.spectral.branches import Branch, folder_of, recipe_of, share_machine, why
 from keras_imnet64.spectral.ensemble import ensemble
@@ -36,6 +36,7 @@ def begin(data_dir, tmp_path):
         return subprocess.Popen(
             [sys.executable, *command, "--out", tmp_path / "run", *options],
             cwd=ROOT,
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -47,12 +48,12 @@ def begin(data_dir, tmp_path):
 def test_all_are_trained_and_one_that_failed_again(small_recipe, data_dir, tmp_path, begin):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
     (tmp_path / "run").mkdir()
-    in_the_way = folder_of(tmp_path / "run", 2)
+    in_the_way = folder_of(tmp_path / "run", 0)
     in_the_way.touch()
     child = begin(recipe, "--jobs", "2")
     _, text = child.communicate()
     assert child.returncode == 2  # the user's mistake, and nothing else, is in the way
-    assert "1 of 4 branches failed (branch-02), the first of them so: the run folder" in text
+    assert "1 of 4 branches failed (branch-00), the first of them so: the run folder" in text
     assert text.count(" started, process ") == 4 and text.count("  finished\n") == 3
     assert "branch-03  epoch 1  loss " in text
     alone = fit(recipe_of(recipe, 1), tmp_path / "alone", data_dir=data_dir)
@@ -77,7 +78,7 @@ def test_all_are_trained_and_one_that_failed_again(small_recipe, data_dir, tmp_p
 
     (tmp_path / "run" / "recipe.toml").unlink()  # as where branches of other machines are put
     with pytest.raises(UserError, match=r"branch-00 was begun with another recipe"):
-        branches.fit_branches(other, tmp_path / "run", [])
+        branches.fit_branches(other, tmp_path / "run", data_dir=data_dir)
 
 
 def test_all_are_of_the_recipe_that_there_was_at_the_start(small_recipe, tmp_path, begin):
@@ -125,36 +126,61 @@ def test_branches_end_with_the_process_that_was_killed(small_recipe, tmp_path, b
     assert "the state is saved" in log.read_text()
 
 
-def test_a_mistake_that_all_would_make_is_made_once(small_recipe, tmp_path, begin):
-    recipe = small_recipe(
-        model=SPECTRAL | {"base": SPECTRAL["base"] | {"depth": 8}},
-        data={"dataset": "imagenet_resized/32x32"},
-    )
-    child = begin(recipe, "--jobs", "2")
-    _, text = child.communicate()
-    assert child.returncode == 2
-    assert text.count(" started, process ") == 1 and "data prepare imagenet_resized/32x32" in text
+DEEPER = SPECTRAL | {"base": SPECTRAL["base"] | {"depth": 8}}
+AHEAD = {
+    "network": (
+        {"model": SPECTRAL | {"base": SPECTRAL["base"] | {"depth": 7}}},
+        {},
+        r"depth must be .*received 7",
+    ),
+    "data": (
+        {"model": DEEPER, "data": {"dataset": "imagenet_resized/32x32"}},
+        {},
+        "data prepare imagenet_resized/32x32",
+    ),
+    "steps": (
+        {"model": SPECTRAL, "data": {"steps_per_epoch": 7}},
+        {},
+        "steps_per_epoch must be at most 6",
+    ),
+    "devices": ({"model": SPECTRAL}, {"devices": "99"}, '"99" asks for more than the'),
+    "devices_of_jobs": (
+        {"model": SPECTRAL},
+        {"devices": "99", "jobs": 2},
+        '"99" asks for more than the',
+    ),
+}
 
 
-def test_what_cannot_be_built_or_found_moves_nothing(small_recipe, tmp_path, data_dir):
-    recipe = small_recipe(model=SPECTRAL | {"base": SPECTRAL["base"] | {"depth": 7}})
+@pytest.mark.parametrize("what", AHEAD)
+def test_what_no_branch_could_be_trained_with_moves_nothing(what, small_recipe, tmp_path, data_dir):
+    sections, options, sentence = AHEAD[what]
     there = folder_of(tmp_path / "run", 0)
     there.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"depth must be .*received 7"):
-        branches.fit_branches(recipe, tmp_path / "run", ["fit"], fresh=True)
-    with pytest.raises(UserError, match='"7" asks for more than the'):
+    with pytest.raises(UserError, match=sentence):
         branches.fit_branches(
-            small_recipe(model=SPECTRAL), tmp_path / "run", ["fit"], jobs=2, devices="7", fresh=True
+            small_recipe(**sections), tmp_path / "run", data_dir=data_dir, fresh=True, **options
         )
-    assert list(tmp_path.iterdir()) == [tmp_path / "run"] and there.exists()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "run", there]
 
 
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_folder_of_something_else_is_left_alone(fresh, small_recipe, tmp_path):
-    (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match="is not empty and holds no branches"):
-        branches.fit_branches(small_recipe(model=SPECTRAL), tmp_path, ["fit"], fresh=fresh)
-    assert (tmp_path / "thesis.tex").exists()
+    file = tmp_path / "thesis.tex"
+    file.touch()
+    for path, sentence in ((tmp_path, "is not empty and holds no run"), (file, "is a file")):
+        with pytest.raises(UserError, match=sentence):
+            branches.fit_branches(small_recipe(model=SPECTRAL), path, fresh=fresh)
+    assert file.exists()
+
+
+def test_one_process_at_a_time_trains_branches(small_recipe, tmp_path, data_dir):
+    folder_of(tmp_path, 0).mkdir()
+    for fresh in (False, True):
+        with lock(Run(tmp_path)), pytest.raises(UserError, match="another process is working in"):
+            branches.fit_branches(
+                small_recipe(model=SPECTRAL), tmp_path, data_dir=data_dir, fresh=fresh
+            )
 
 
 def test_why_a_branch_failed_is_what_its_last_process_said(tmp_path):
@@ -169,40 +195,39 @@ def test_why_a_branch_failed_is_what_its_last_process_said(tmp_path):
 
 def test_gpus_are_shared_out(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert share_machine(1, "0,3", 6)[0].options == ("--devices", "0,3")
+    assert share_machine(1, "0,3", [0, 3])[0].options == ("--devices", "0,3")
 
-    def shares(jobs, devices):
-        found = share_machine(jobs, devices, 6)
+    def shares(jobs, gpus):
+        found = share_machine(jobs, None, gpus)
         return [share.environment["CUDA_VISIBLE_DEVICES"] for share in found]
 
-    assert shares(2, "0,1,2,5") == ["0,2", "1,5"]
-    assert shares(2, "3") == ["0,2", "1"]
-    assert shares(3, None) == ["0,3", "1,4", "2,5"]
+    assert shares(2, [0, 1, 2, 5]) == ["0,2", "1,5"]
+    assert shares(2, [0, 1, 2]) == ["0,2", "1"]
+    assert shares(3, range(6)) == ["0,3", "1,4", "2,5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,6,5,4,3,2")
-    assert shares(2, "0,1") == ["7", "6"]
-    for devices, message in (("0,1", "at most the 2 devices; received 3"), ("0,9", "the 6 that")):
-        with pytest.raises(UserError, match=message):
-            share_machine(3, devices, 6)
+    assert shares(2, [0, 1]) == ["7", "6"]
+    with pytest.raises(UserError, match="at most the 2 devices; received 3"):
+        share_machine(3, None, [0, 1])
 
 
 def test_cores_are_shared_out_where_there_are_no_gpus(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3, 4}, raising=False)
-    assert [share.cores for share in share_machine(2, None, 0)] == [{0, 2, 4}, {1, 3}]
-    assert [share.cores for share in share_machine(6, None, 0)] == [None] * 6
+    assert [share.cores for share in share_machine(2, None, [])] == [{0, 2, 4}, {1, 3}]
+    assert [share.cores for share in share_machine(6, None, [])] == [None] * 6
 
 
 def test_all_anew_keeps_what_there_was(small_recipe, data_dir, tmp_path, monkeypatch):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
     fit(recipe_of(recipe, 0), folder_of(tmp_path / "run", 0), data_dir=data_dir)
 
-    def fail_all(waiting, shares, command):
+    def fail_all(waiting, shares, words):
         for branch in waiting:
             branch.child = SimpleNamespace(returncode=-signal.SIGKILL)
-        return waiting
+        return waiting, False
 
     monkeypatch.setattr(branches, "train_all", fail_all)
     with pytest.raises(RunFailed, match="without --fresh trains what is not finished"):
-        branches.fit_branches(recipe, tmp_path / "run", ["fit"], fresh=True)
+        branches.fit_branches(recipe, tmp_path / "run", data_dir=data_dir, fresh=True)
     assert (folder_of(tmp_path / "run.1", 0) / "model.keras").exists()
     assert not folder_of(tmp_path / "run", 0).exists()
 
@@ -211,7 +236,7 @@ def test_branches_do_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_path
     fit(small_recipe(train={"epochs": 1}), tmp_path / "run", data_dir=data_dir)
     for fresh in (False, True):
         with pytest.raises(UserError, match="holds a run of its own"):
-            branches.fit_branches(small_recipe(model=SPECTRAL), tmp_path / "run", [], fresh=fresh)
+            branches.fit_branches(small_recipe(model=SPECTRAL), tmp_path / "run", fresh=fresh)
     with pytest.raises(UserError, match="name the folder that holds branches"):
         ensemble(tmp_path / "run", data_dir=data_dir)
 
@@ -220,8 +245,16 @@ def test_one_branch_does_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_
     fit(small_recipe(train={"epochs": 1}), tmp_path / "run", data_dir=data_dir)
     file = tmp_path / "recipe.toml"
     file.write_text(small_recipe(model=SPECTRAL).to_toml())
-    status, _, error = run("fit", "--recipe", file, "--branch", 0, "--out", tmp_path / "run")
+    command = ["fit", "--recipe", file, "--branch", 0, "--out"]
+    status, _, error = run(*command, tmp_path / "run")
     assert status == 2 and "holds a run of its own" in error
+    folder_of(tmp_path / "other", 1).mkdir(parents=True)
+    other = small_recipe(model=SPECTRAL, train={"epochs": 2})
+    (tmp_path / "other" / "recipe.toml").write_text(other.to_toml())
+    status, _, error = run(*command, tmp_path / "other")
+    assert status == 2 and "was begun with another recipe (train.epochs: 2 -> 3)" in error
+    status, _, error = run("evaluate", tmp_path / "other")
+    assert status == 2 and "are not joined yet: `ensemble` does it" in error
 
 
 def test_jobs_that_would_do_nothing_are_refused(run, tmp_path):
