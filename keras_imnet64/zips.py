@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-TEXT_BYTES = 64 * 2**20  # more than any list of names takes, or the config of 256 ResNet-50 joined
+TEXT_BYTES = 48 * 2**20  # more than any list of names takes, or the config of 256 ResNet-50 joined
 BOMB_BYTES, BOMB_RATIO = 64 * 2**20, 200  # both exceeded: not pictures, which hardly compress
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED = 0x1

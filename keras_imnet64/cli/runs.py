@@ -42,7 +42,9 @@ def class_orders():
 @click.option("--fresh", is_flag=True, help="Begin anew; the old run is kept under another name.")
 @click.option("--branch", type=int, help="Of a spectral recipe, train this band's network alone.")
 @click.option("--jobs", type=click.IntRange(1), default=1, help="Branches trained at a time.")
-@click.option("--ends-with-parent", is_flag=True, hidden=True)
+@click.option(
+    "--ends-with-parent", is_flag=True, hidden=True, help="End when standard input closes."
+)
 @device_options
 @data_options
 @json_option

@@ -125,7 +125,7 @@ def fit_branches(
     where = {"data-dir": data_dir, "cache-dir": cache_dir, "virtual-devices": virtual_devices}
     where = {option: str(value) for option, value in where.items() if value is not None}
     shares = share_machine(min(jobs, len(bands)), devices, look_ahead(recipe, devices, where))
-    if fresh and out_dir.exists():
+    if fresh and any(out_dir.glob("branch-*")):
         begin_anew(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     whole = Run(out_dir)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from keras_imnet64.errors import UserError
 from keras_imnet64.models.ship import load_model, model_info, ship
+from keras_imnet64.zips import TEXT_BYTES
 
 SMALL = st.none() | st.booleans() | st.integers(-300, 300) | st.floats() | st.text(max_size=12)
 
@@ -94,7 +95,7 @@ def sequential(*layers):
         ({"config.json": b"{}"}, "cannot be loaded as a Keras model"),
         ({"config.json": b"[" * 100_000}, "nested too deeply"),
         ({"config.json": b'{"a":' * 500 + b"1" + b"}" * 500}, "nested too deeply"),
-        ({"config.json": b" " * 2**24 + b"{}"}, "more than 16,777,216"),
+        ({"config.json": b" " * TEXT_BYTES + b"{}"}, "more than 50,331,648"),
         ({"config.json": sequential(layer("Swin", "foo.layers"))}, "needs the package foo"),
         ({"config.json": sequential(layer("Lambda"))}, "has a Lambda layer"),
         ({"config.json": sequential(layer("TFSMLayer"))}, "has a TFSMLayer layer"),
