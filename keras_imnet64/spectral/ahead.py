@@ -7,7 +7,7 @@ GPUs back when it ends. A data set that is not packed yet is packed here, for al
 import json
 import sys
 
-from keras_imnet64.backend import choose_backend, take_devices
+from keras_imnet64.backend import choose_backend, choose_indices, take_devices
 from keras_imnet64.bars import CallBar
 from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.quiet import quiet_libraries
@@ -24,8 +24,8 @@ def look(recipe, devices, where):
         where: options of `fit`: "data-dir", "cache-dir", "virtual-devices", those that are given.
 
     Returns:
-        {"gpus": their indices; [] for the CPU, "mistake": a sentence, or None, "failed": whether
-        that is a `RunFailed`}.
+        {"gpus": the indices of those asked for, among all, [] for the CPU; "mistake": a sentence,
+        or None; "failed": whether that is a `RunFailed`}.
     """
     try:
         return {"gpus": _look(recipe, devices, where), "mistake": None, "failed": False}
@@ -36,7 +36,8 @@ def look(recipe, devices, where):
 def _look(recipe, devices, where):
     choose_backend()
     virtual = where.get("virtual-devices")
-    taken = take_devices(devices, virtual and int(virtual))
+    present = take_devices(None, virtual and int(virtual))
+    chosen = choose_indices(devices, present.count, present.kind)
     from keras_imnet64.training.feed import load_data, make_stream
 
     recipe = check_recipe(parse_toml(recipe))
@@ -45,7 +46,7 @@ def _look(recipe, devices, where):
         make_stream(
             recipe, load_data(recipe, where.get("data-dir"), where.get("cache-dir"), progress)
         )
-    return [int(name.split(":")[-1]) for name in taken.names if taken.kind != "cpu"]
+    return [] if present.kind == "cpu" else chosen
 
 
 if __name__ == "__main__":

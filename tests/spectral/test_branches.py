@@ -14,10 +14,11 @@ import pytest
 from conftest import SPECTRAL
 from same_end import weights
 
+from keras_imnet64.backend import Devices
 from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.recipe import load_recipe
 from keras_imnet64.runs import Run, lock
-from keras_imnet64.spectral import branches
+from keras_imnet64.spectral import ahead, branches
 from keras_imnet64.spectral.branches import Branch, folder_of, recipe_of, share_machine, why
 from keras_imnet64.spectral.ensemble import ensemble
 from keras_imnet64.training.fit import fit
@@ -191,6 +192,16 @@ def test_why_a_branch_failed_is_what_its_last_process_said(tmp_path):
     with branch.log.open("a") as log:
         log.write("Traceback\nImportError: libcudnn\n")
     assert why(branch) == f"ImportError: libcudnn ({branch.log})"
+
+
+def test_the_gpus_to_share_are_those_asked_for(small_recipe, data_dir, monkeypatch):
+    """By their indices among all: a backend counts those that it has taken from 0."""
+    six = Devices("tensorflow", "gpu", tuple(f"GPU:{index}" for index in range(6)))
+    two = Devices("tensorflow", "gpu", ("GPU:0", "GPU:1"))  # what those two are called when taken
+    monkeypatch.setattr(ahead, "take_devices", lambda devices, _: two if devices else six)
+    recipe = small_recipe(model=SPECTRAL).to_toml()
+    found = ahead.look(recipe, "2,5", {"data-dir": str(data_dir)})
+    assert found == {"gpus": [2, 5], "mistake": None, "failed": False}
 
 
 def test_gpus_are_shared_out(monkeypatch):
