@@ -61,6 +61,12 @@ def shortened(text, most):
     return f"{text[: most - end - 5]} ... {text[-end:]}"
 
 
+def in_words(items, most=3):
+    """The first few of a list of texts, and how many there are beyond them."""
+    more = f" and {len(items) - most:,} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
 def reason(error, most=200):
     """What a library's exception says, as part of a line; its type where it says nothing."""
     text = " ".join(str(error).split()) or type(error).__name__
