@@ -1,7 +1,8 @@
 """From weights of torchvision or timm to a model file of ours, every tensor accounted for.
 
-Which of their tensors is which of our variables is told in `models.foreign`, how their files are
-read in `models.tensor_files`. Class ids are never guessed: the caller says whose the rows are.
+See `models.foreign` for which of their tensors is which of our variables, `models.tensor_files`
+for how their files are read, `models.prefixes` for where in a file the network lies. Class ids are
+never guessed: the caller says whose the rows are.
 """
 
 import hashlib
@@ -16,11 +17,13 @@ from keras_imnet64.models.foreign import (
     AS_PUBLISHED,
     check_fit,
     fill_from,
+    landmarks,
     naming_of,
     namings_of,
     num_classes_of,
     tensors_of,
 )
+from keras_imnet64.models.prefixes import find_network
 from keras_imnet64.models.ship import ship
 from keras_imnet64.models.tensor_files import read_tensors
 from keras_imnet64.output import check_output_file, refuse_existing
@@ -37,7 +40,15 @@ RESIZE_FILTER = "bilinear"
 
 
 def convert(
-    name, weights, *, image_size, out, classes=None, options=None, normalization="imagenet"
+    name,
+    weights,
+    *,
+    image_size,
+    out,
+    classes=None,
+    options=None,
+    normalization="imagenet",
+    prefix=None,
 ):
     """Write a `.keras` file with the weights of a torchvision or timm checkpoint.
 
@@ -46,7 +57,8 @@ def convert(
 
     Args:
         name: a network of the resnet, davit, alexnet and vgg families.
-        weights: a `.safetensors` file, or a `.pth`, `.pt` or `.bin` where torch is installed.
+        weights: a file of safetensors, or of torch.save where torch is installed, be it the
+            checkpoint of a training program.
         image_size: pixels per side.
         out: the `.keras` file, which must not exist.
         classes: whose the file's 1,000 rows are, which must be in sorted order of class ids:
@@ -54,10 +66,14 @@ def convert(
             logit i is that of class i there. None: the file written names no classes.
         options: those of the network, see `list_models` and `build_model`.
         normalization: "imagenet" or {"mean": [3 numbers], "std": [3 numbers]}, see `build_model`.
+        prefix: what the names of the network's tensors begin with, such as "student.", for a file
+            of several networks. None: the only one, or the averaged one of two.
 
     Returns:
         dict, fit for JSON: model, image_size, num_classes, parameters (trainable), tensors (taken),
-        classes, normalization, out.
+        classes, normalization, out; prefix of the network in the file, averaged (whether it is
+        that of averaged weights), other_networks (prefixes of those that were not taken), left_out
+        (names of tensors that belong to no network).
 
     Raises:
         UserError: the file is not the weights of this network, or cannot be written there.
@@ -68,7 +84,8 @@ def convert(
     weights, out = expand(weights), expand(out)
     check_target(out)
     order = class_order(classes)
-    arrays = read_tensors(weights)
+    found = find_network(read_tensors(weights), *landmarks(name), prefix, weights)
+    arrays = found.tensors
     naming = naming_of(name, arrays)
     num_classes = num_classes_of(arrays, naming, weights)
     if order and num_classes != len(order):
@@ -85,6 +102,7 @@ def convert(
         "converted_from": {
             "file": weights.name,
             "sha256": sha256_of(weights),
+            "prefix": found.prefix,
             "model": name,
             "model_options": {k: v for k, v in network.items() if k != "normalization"},
         },
@@ -101,6 +119,10 @@ def convert(
         "classes": classes,
         "normalization": network["normalization"],
         "out": str(out),
+        "prefix": found.prefix,
+        "averaged": found.is_averaged,
+        "other_networks": found.others,
+        "left_out": found.left_out,
     }
 
 

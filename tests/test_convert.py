@@ -137,12 +137,17 @@ def test_the_command_says_what_it_did_and_predict_takes_it(run, bfloat16_file, t
         "classes": "imagenet64",
         "normalization": {"mean": [0.5] * 3, "std": [0.5] * 3},
         "out": str(out),
+        "prefix": "",
+        "averaged": False,
+        "other_networks": [],
+        "left_out": [],
     }
     info = model_info(out)
     assert (info["image_size"], info["resize_filter"]) == (SIZE, "bilinear")
     assert info["converted_from"] == {
         "file": "resnet18.safetensors",
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "prefix": "",
         "model": "resnet18",
         "model_options": {},
     }
@@ -151,6 +156,42 @@ def test_the_command_says_what_it_did_and_predict_takes_it(run, bfloat16_file, t
     assert status == 0
     (picture,) = json.loads(shown)["pictures"]
     assert {guess["class_id"] for guess in picture["top"]} < set(imagenet_wnids())
+
+
+def test_the_command_says_which_network_it_took(run, slimmer, tmp_path):
+    """A training program's network and its average, told apart by their biases."""
+    arrays = as_theirs(fresh("resnet18"), NAMINGS["resnet18"][0])
+    states = {
+        "model.": arrays | {"fc.bias": np.arange(10, dtype="float32")},
+        "model_ema.": arrays | {"fc.bias": np.arange(10, 20, dtype="float32")},
+    }
+    file = {
+        prefix + name: array for prefix, state in states.items() for name, array in state.items()
+    }
+    save_file(file | {"criterion.weight": np.ones(10)}, tmp_path / "weights")
+    command = ("convert", "--model", "resnet18", "--weights", tmp_path / "weights")
+    command += ("--image-size", SIZE)
+    status, _, err = run(*command, "--out", tmp_path / "averaged.keras")
+    assert (status, err.splitlines()[:3]) == (
+        0,
+        [
+            'The network is the one under "model_ema.", the averaged weights.',
+            'The file also holds "model."; --prefix takes that instead.',
+            "Not taken, for they are no part of the network: criterion.weight.",
+        ],
+    )
+    out = tmp_path / "plain.keras"
+    status, shown, _ = run(*command, "--out", out, "--prefix", "model", "--json")
+    result = json.loads(shown)
+    assert (status, result["prefix"], result["averaged"]) == (0, "model.", False)
+    assert result["other_networks"] == ["model_ema."]
+    assert result["left_out"] == ["criterion.weight"]
+    assert model_info(out)["converted_from"]["prefix"] == "model."
+    for path, first in ((tmp_path / "averaged.keras", 10), (out, 0)):
+        bias = load_model(path).get_layer("logits").bias
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(bias), np.arange(first, first + 10)
+        )
 
 
 def test_a_file_without_classes_says_so(run, ten_classes, tmp_path):

@@ -26,6 +26,7 @@ import pytest
 from conftest import png_that_claims, write_pictures
 from foreign_weights import shapes_of, write_zeros
 from PIL import Image
+from safetensors.numpy import save
 
 from keras_imnet64 import convert, export, preview  # noqa: F401 (as FIRST_READ)
 from keras_imnet64.backend import Devices
@@ -611,6 +612,11 @@ def header(shape, kind="F32", held=4):
     return len(text).to_bytes(8, "little") + text + bytes(held)
 
 
+def named(*names):
+    """A safetensors file of tensors of one number."""
+    return save(dict.fromkeys(names, np.ones(1, "float32")))
+
+
 for name, command, sentence in (
     ("network", CONVERT.format("resnet81", "w.pth", 32, "m.keras"), 'did you mean "resnet18"'),
     (
@@ -631,7 +637,6 @@ for name, command, sentence in (
         CONVERT.format("resnet18", "model.keras", 32, "m.keras"),
         "model.keras is a model file of Keras already",
     ),
-    ("weights_of_another_kind", CONVERT.format("resnet18", "w.npz", 32, "m.keras"), "received w.n"),
     ("weights_classes", f"{GIVEN} --classes imagnet", 'be "imagenet" or "imagenet64"; received'),
     ("weights_option", f'{GIVEN} --set stemm="small"', r'model.stemm is .*did you mean "stem"\?'),
     ("weights_stem", f'{GIVEN} --set stem="smal"', "model.stem must be one of.*received .smal"),
@@ -647,8 +652,15 @@ for name, command, sentence in (
 ):
     simply(f"convert_{name}", command, sentence)
 
-weights_file("weights_empty", "w.safetensors is not a whole safetensors file", content=b"")
-weights_file("weights_of_text", "not a whole safetensors file", content=b"weights: many\n" * 9)
+weights_file("weights_empty", "w.safetensors is empty; fetch", content=b"")
+weights_file("weights_of_text", r'is a text \("weights: many', content=b"weights: many\n" * 9)
+weights_file(
+    "weights_that_git_points_to",
+    "is a pointer of Git LFS to a file, not the file; `git lfs pull` fetches it",
+    content=b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 9\n",
+)
+weights_file("weights_of_a_web_page", "is a web page or an error", content=b"<html>404</html>")
+weights_file("weights_of_hdf5", "is an HDF5 file, as Keras writes", content=b"\x89HDF\r\n\x1a\n")
 weights_file("weights_that_claim", "file not fully covered", content=header([10**5, 10**5]))
 weights_file("weights_beyond_count", "not a whole safetensors", content=header([2**40, 2**40]))
 weights_file("weights_cut_short", "not a whole safetensors", content=header([10, 512], held=99))
@@ -682,6 +694,32 @@ weights_file(
 )
 
 
+TWO_NETWORKS = named(
+    *(f"{encoder}.{name}" for encoder in "qk" for name in ("conv1.weight", "fc.weight"))
+)
+weights_file(
+    "weights_of_two_networks",
+    'holds 2 networks, under "k.", "q."; choose with --prefix',
+    content=TWO_NETWORKS,
+)
+weights_file(
+    "weights_of_no_such_prefix",
+    'holds no networks under "z."; --prefix may be "k.", "q."',
+    command=f"{GIVEN} --prefix z",
+    content=TWO_NETWORKS,
+)
+weights_file(
+    "weights_of_another_head",
+    'has a network under "backbone." without a classifier backbone.fc.weight',
+    content=named("backbone.conv1.weight", "head.weight"),
+)
+weights_file(
+    "weights_of_another_library",
+    "has no classifier fc.weight .* beside conv1.weight, but embedder.weight; name the network",
+    content=named("embedder.weight"),
+)
+
+
 @mistake("is damaged: layer1.0.conv1.weight has numbers that are not finite", command=GIVEN)
 def weights_that_are_no_numbers(place):
     begins = write_zeros("w.safetensors", shapes_of("resnet18"))
@@ -690,17 +728,24 @@ def weights_that_are_no_numbers(place):
         file.write(np.float16("nan").tobytes())
 
 
-@mistake("data.safetensors is not a file", command=GIVEN.replace("w.safe", "data.safe"))
+@mistake("run is a folder with m.pth, not a file", command=GIVEN.replace("w.safetensors", "run"))
 def weights_that_are_a_folder(place):
-    (place.path / "data.safetensors").mkdir()
+    (place.path / "run").mkdir()
+    (place.path / "run" / "m.pth").touch()
+
+
+@mistake(r"w.pth is an archive of NumPy arrays", command=GIVEN.replace("safetensors", "pth"))
+def weights_of_numpy(place):
+    np.savez("w.npz", a=np.ones(1))
+    (place.path / "w.npz").rename("w.pth")
 
 
 @mistake(
     "w.pth is read by torch, which is not installed", command=GIVEN.replace("safetensors", "pth")
 )
 def weights_of_torch_without_torch(place):
-    (place.path / "w.pth").write_bytes(b"PK")
-    place.patch.setattr("keras_imnet64.models.tensor_files.find_spec", lambda name: None)
+    (place.path / "w.pth").write_bytes(pickle.dumps({}, 2))
+    place.patch.setattr("keras_imnet64.models.torch_files.find_spec", lambda name: None)
 
 
 @mistake("is not a pickle of tensors alone", command=GIVEN.replace("safetensors", "pth"))

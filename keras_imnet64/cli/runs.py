@@ -13,7 +13,7 @@ from keras_imnet64.cli.frame import (
     packing_bar,
     recipe_option,
 )
-from keras_imnet64.errors import UserError, printable
+from keras_imnet64.errors import UserError, in_words, printable
 from keras_imnet64.output import show, show_table, write_text
 
 
@@ -370,7 +370,7 @@ def export(run_or_model, format_name, out, images, data_dir, cache_dir, as_json)
     "--weights",
     type=FILE,
     required=True,
-    help="A .safetensors file; .pth, .pt and .bin where torch is installed.",
+    help="A file of safetensors; or of torch.save (.pth, .ckpt, ...) where torch is installed.",
 )
 @click.option("--image-size", type=int, required=True, help="Pixels per side.")
 @click.option("--out", type=FILE, required=True, help="The .keras file to write.")
@@ -386,9 +386,17 @@ def export(run_or_model, format_name, out, images, data_dir, cache_dir, as_json)
     metavar="KEY=VALUE",
     help="A line of TOML: an option of the model or normalization; may be given again.",
 )
+@click.option(
+    "--prefix",
+    metavar="student.",
+    help="Which network of a file with several: what the names of its tensors begin with.",
+)
 @json_option
-def convert(model, weights, image_size, out, classes, settings, as_json):
+def convert(model, weights, image_size, out, classes, settings, prefix, as_json):
     """Make a model of weights from torchvision or timm.
+
+    Checkpoints of training programs are opened, and nothing in them is run. Of a network and its
+    average (EMA) the average is taken, unless --prefix names the other.
 
     The file written is as one of ours: predict, evaluate and export take it, and a recipe to go on
     from it as train.initial_weights.
@@ -405,10 +413,36 @@ def convert(model, weights, image_size, out, classes, settings, as_json):
     from keras_imnet64.convert import settings_of
 
     result = make(
-        model, weights, image_size=image_size, out=out, classes=classes, **settings_of(settings)
+        model,
+        weights,
+        image_size=image_size,
+        out=out,
+        classes=classes,
+        prefix=prefix,
+        **settings_of(settings),
     )
+    for line in notes_on(result):
+        click.echo(printable(line), err=True)
     if classes is None:
         click.echo(
             "The file names no classes; --classes does, if its rows are ImageNet's.", err=True
         )
+    if not as_json:
+        result = {key: value for key, value in result.items() if key not in PLACES}
     show(result, as_json)
+
+
+PLACES = ("prefix", "averaged", "other_networks", "left_out")  # told in sentences, but for --json
+
+
+def notes_on(result):
+    """Lines that say which network of a file was taken, and which tensors were not."""
+    prefix, averaged, others, left_out = (result[key] for key in PLACES)
+    if prefix:
+        which = ", the averaged weights" if averaged else ""
+        yield f'The network is the one under "{prefix}"{which}.'
+    if others:
+        listed = in_words([f'"{other}"' for other in others])
+        yield f"The file also holds {listed}; --prefix takes that instead."
+    if left_out:
+        yield f"Not taken, for they are no part of the network: {in_words(left_out)}."

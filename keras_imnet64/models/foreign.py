@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_imnet64.errors import UserError
-from keras_imnet64.models import MOST_CLASSES, MOST_PIXELS
+from keras_imnet64.errors import UserError, in_words
+from keras_imnet64.models import MOST_CLASSES, MOST_PIXELS, find_model
 
 THEIR_VARIABLE = {
     "kernel": "weight",
@@ -27,7 +27,12 @@ COUNTERS = "num_batches_tracked"  # of training steps: no part of the network
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 # What a network of theirs is where ours adapts itself to the size of the image.
 AS_PUBLISHED = {"davit": {"stem": "imagenet", "window": 7}, "alexnet": {"stem": "imagenet"}}
-MOST_NAMED = 3  # tensors in a sentence
+FIRST_LAYER = {
+    "resnet": "stem_conv",
+    "davit": "stem_conv",
+    "alexnet": "conv1",
+    "vgg": "stage1_conv1",
+}
 OF_ANOTHER = "name the network and the options (--set stem=...) that it was trained with"
 
 
@@ -135,6 +140,17 @@ def namings_of(name):
     return NAMINGS[name]
 
 
+def landmarks(name):
+    """Names of tensors that mark this network in a file.
+
+    Returns:
+        tuple: the kernel of its first convolution, and [that of its classifier] in each naming.
+    """
+    namings = namings_of(name)
+    first = namings[0](FIRST_LAYER[find_model(name).module])
+    return f"{first}.weight", [f"{naming('logits')}.weight" for naming in namings]
+
+
 def naming_of(name, arrays):
     """The naming of this network that knows the classifier of a file."""
     return max(namings_of(name), key=lambda naming: f"{naming('logits')}.weight" in arrays)
@@ -159,21 +175,21 @@ def check_fit(model, tensors, arrays, who):
     if missing:
         raise UserError(
             f"{who} lacks what {model.name} needs: "
-            f"{_in_words(f'{t.name} {list(t.shape)}' for t in missing)}; {OF_ANOTHER}"
+            f"{in_words([f'{t.name} {list(t.shape)}' for t in missing])}; {OF_ANOTHER}"
         )
     others = [t for t in tensors if tuple(arrays[t.name].shape) not in t.shapes]
     if others:
-        theirs = (f"{t.name} is {list(arrays[t.name].shape)}, {list(t.shape)} here" for t in others)
+        theirs = [f"{t.name} is {list(arrays[t.name].shape)}, {list(t.shape)} here" for t in others]
         raise UserError(
             f"{who} does not fit {model.name} at {model.input.shape[1]} pixels: "
-            f"{_in_words(theirs)}; {_remedy(model, others, arrays)}"
+            f"{in_words(theirs)}; {_remedy(model, others, arrays)}"
         )
     left = sorted(set(arrays) - {t.name for t in tensors})
     counters = {t.name.replace("running_mean", COUNTERS) for t in tensors}
     left = [name for name in left if name not in counters]
     if left:
         raise UserError(
-            f"{who} has what {model.name} has no place for: {_in_words(left)}; {OF_ANOTHER}"
+            f"{who} has what {model.name} has no place for: {in_words(left)}; {OF_ANOTHER}"
         )
     integers = [t.name for t in tensors if str(arrays[t.name].dtype) not in FLOATS]
     if integers:
@@ -213,12 +229,6 @@ def _sizes_that_fit(model, tensor, shape):
     sizes = range(1, MOST_PIXELS + 1)  # the map grows with the image
     first = bisect.bisect_left(sizes, num_pixels, key=num_pixels_at)
     return sizes[first : bisect.bisect_right(sizes, num_pixels, key=num_pixels_at)]
-
-
-def _in_words(items):
-    items = list(items)
-    more = f" and {len(items) - MOST_NAMED} more" if len(items) > MOST_NAMED else ""
-    return ", ".join(items[:MOST_NAMED]) + more
 
 
 # --------------------------------------------------------------------------------------- namings

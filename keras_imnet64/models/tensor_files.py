@@ -1,30 +1,29 @@
-"""Files of named tensors as PyTorch programs write them: safetensors, and pickles by torch itself.
+"""Reads files of named tensors as PyTorch programs write them: safetensors, and torch's pickles.
 
-Nothing in a file is run, and a tensor's numbers are read when they are asked for. Which tensor is
-which variable of ours is the business of `foreign`.
+Nothing in a file is run, and a tensor's numbers are read when they are asked for. `file_kinds` says
+what a file is, `prefixes` finds a network among the tensors, and `foreign` knows which tensor is
+which variable of ours.
 """
 
-import pickle
 import re
-import stat
-import warnings
-import zipfile
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 
 import numpy as np
 
 from keras_imnet64.errors import UserError, reason
 from keras_imnet64.files import denied, expand
-from keras_imnet64.zips import open_zip
+from keras_imnet64.models.file_kinds import SAFETENSORS, TORCH, kind_of
+from keras_imnet64.models.torch_files import AS_STATE, load_pickle
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-# Under which of these a training program puts the tensors, beside its optimizer and its epoch.
-WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")
-MOST_WRAPPED = 4  # times; a pickle can hold itself
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
-AVERAGED = "n_averaged"  # how many steps AveragedModel has seen: no part of the network
+DICTS = (dict, OrderedDict)
+MOST_WRAPPED = 4  # dicts around the tensors; a pickle can hold itself
+# What torch.compile, FSDP and activation checkpointing put before names, anywhere within them.
+WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 
 
 @dataclass(frozen=True)
@@ -45,27 +44,34 @@ class Held:
 
 
 def read_tensors(path):
-    """{name: Held} of a weight file; what training programs wrap around it is taken off.
+    """The tensors of a weight file, whatever its suffix and whatever is wrapped around them.
+
+    Returns:
+        dict: {where: {name: Held}}. `where` is the path to a dict of tensors, its keys joined by
+            dots, such as "state_dict"; "" where nothing is wrapped around the tensors.
 
     Raises:
-        UserError: no such file, of no known kind, damaged, holds more than tensors, or torch is
-            needed and not installed.
+        UserError: there is no such file; it is of no known kind, is damaged, holds no tensors or
+            objects that are not read, or torch is needed and not installed.
     """
     path = expand(path)
-    if path.suffix == ".keras":
-        raise UserError(
-            f"{path} is a model file of Keras already; predict, evaluate, export and "
-            "train.initial_weights take it as it is"
-        )
-    if path.suffix not in READERS:
-        raise UserError(f"weights are files of {', '.join(READERS)}; received {path}")
-    try:
-        is_file = stat.S_ISREG(path.stat().st_mode)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {denied(error, path)}") from error
-    if not is_file:
-        raise UserError(f"{path} is not a file; a file of weights is needed")
-    return _without_prefix(READERS[path.suffix](path))
+    states = READERS[kind_of(path)](path)
+    return {where: _without_wrappers(tensors) for where, tensors in states.items()}
+
+
+def joined(where, name):
+    """The path to `name` in the dict that lies at `where`."""
+    return f"{where}.{name}" if where else name
+
+
+def without_wrappers(name):
+    """A name as it is without torch.compile and FSDP."""
+    return WRAPPERS.sub("", name)
+
+
+def _without_wrappers(tensors):
+    renamed = {without_wrappers(name): tensor for name, tensor in tensors.items()}
+    return renamed if len(renamed) == len(tensors) else tensors  # no two may become one
 
 
 def _read_safetensors(path):
@@ -75,7 +81,7 @@ def _read_safetensors(path):
     try:
         file = safe_open(path, "numpy")
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        return {
+        tensors = {
             name: Held(
                 tuple(part.get_shape()),
                 DTYPES.get(part.get_dtype(), part.get_dtype()),
@@ -86,88 +92,57 @@ def _read_safetensors(path):
     except (SafetensorError, OSError, ValueError) as error:
         why = denied(error, path) if isinstance(error, OSError) else error
         raise UserError(f"{path} is not a whole safetensors file: {reason(why)}") from error
+    if not tensors:
+        raise UserError(f"{path} is a safetensors file without tensors; those of a network are")
+    return {"": tensors}
+
+
+# ------------------------------------------------------------------------------------------- torch
 
 
 def _read_pickle(path):
-    if find_spec("torch") is None:
-        raise UserError(
-            f"{path} is read by torch, which is not installed: `pip install torch` provides it; or "
-            "save the weights as .safetensors, which needs no torch"
-        )
+    content = load_pickle(path)
+    states = _states(content) if isinstance(content, dict) else {}
+    if not states:
+        raise UserError(f"{path} holds {_instead(content)}")
+    return states
+
+
+READERS = {SAFETENSORS: _read_safetensors, TORCH: _read_pickle}
+
+
+def _states(content):
+    """{where: {name: Held}} of every dict with tensors, at most MOST_WRAPPED dicts deep."""
     import torch
 
-    try:
-        if zipfile.is_zipfile(path):
-            open_zip(path).close()  # refuses what would swell beyond measure
-        with warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files
-        raise _refusal(path, error) from error
-    return {name: _held(name, tensor, path) for name, tensor in _unwrapped(content, path).items()}
+    states, seen, waiting = {}, set(), [("", content, 0)]
+    for where, holder, depth in waiting:
+        if id(holder) in seen or depth > MOST_WRAPPED:
+            continue
+        seen.add(id(holder))
+        named = {name: value for name, value in holder.items() if isinstance(name, str)}
+        tensors = {n: _held(v) for n, v in named.items() if isinstance(v, torch.Tensor)}
+        if tensors:
+            states.setdefault(where, tensors)
+        waiting += [(joined(where, n), v, depth + 1) for n, v in named.items() if type(v) in DICTS]
+    return states
 
 
-def _refusal(path, error):
-    """The UserError for a file that torch did not read, without torch's advice to run it anyway."""
-    text = str(error)
-    if isinstance(error, pickle.UnpicklingError) or "TorchScript" in text:
-        found = re.search(r"GLOBAL (\S+)", text)
-        what = f" (it has {found[1]})" if found else ""
-        return UserError(
-            f"{path} is not a pickle of tensors alone{what}, and nothing in it was run; where you "
-            "trust it, load it in Python and save its state_dict() with torch.save or as "
-            ".safetensors"
-        )
-    speaks = isinstance(error, OSError | RuntimeError | zipfile.BadZipFile)
-    why = reason(denied(error, path)).split(". ")[0] if speaks else "it is damaged or no such file"
-    return UserError(f"{path} is not a whole file of torch: {why}")
-
-
-READERS = {
-    ".safetensors": _read_safetensors,
-    ".pth": _read_pickle,
-    ".pt": _read_pickle,
-    ".bin": _read_pickle,
-}
-
-
-def _unwrapped(content, path):
-    """The tensors by name; UserError where several sets of them lie side by side, or none."""
-    for _ in range(MOST_WRAPPED):
-        if not isinstance(content, dict):
-            break
-        found = [key for key in WRAPPERS if isinstance(content.get(key), dict)]
-        if len(found) > 1:
-            raise UserError(
-                f"{path} holds {' and '.join(found)}, two states of a network; save the one that "
-                "you mean alone"
-            )
-        if not found:
-            return content
-        content = content[found[0]]
-    raise UserError(
-        f"{path} holds a {type(content).__name__} where tensors by name are needed, or wraps them "
-        f"more than {MOST_WRAPPED} times"
-    )
-
-
-def _held(name, tensor, path):
+def _held(tensor):
+    """A tensor of torch; what no array can hold has a dtype that says so."""
     import torch
 
-    if not isinstance(tensor, torch.Tensor) or not isinstance(name, str):
-        raise UserError(
-            f"{path} holds {name}, a {type(tensor).__name__}; only tensors by name, a state_dict, "
-            "are taken"
-        )
-    if tensor.is_meta or tensor.is_nested:
-        raise UserError(f"{path} holds {name} without its numbers, or a nest of tensors")
-    strided = tensor.layout is torch.strided
-    dtype = str(tensor.dtype if strided else tensor.layout).removeprefix("torch.")
-    return Held(tuple(tensor.shape), dtype, lambda: tensor.detach().float().numpy())
+    if tensor.is_nested:
+        return Held((), "a nest of tensors", None)
+    dtype = tensor.dtype if tensor.layout is torch.strided else tensor.layout
+    name = "meta, without numbers" if tensor.is_meta else str(dtype).removeprefix("torch.")
+    return Held(tuple(tensor.shape), name, lambda: tensor.detach().float().numpy())
 
 
-def _without_prefix(tensors):
-    tensors = {name: tensor for name, tensor in tensors.items() if name != AVERAGED}
-    for prefix in PREFIXES * 2:  # either may be within the other
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+def _instead(content):
+    """What a file holds that has no tensors by name."""
+    if not isinstance(content, dict):
+        return f"a {type(content).__name__} where tensors by name are needed; {AS_STATE}"
+    if any("optim" in str(key) or key == "param_groups" for key in content):
+        return "the state of an optimizer and no network; name the file of the network's weights"
+    return f"no tensors of torch by name; {AS_STATE}"
