@@ -15,9 +15,8 @@ from importlib.util import find_spec
 
 from keras_imnet64.errors import UserError, reason
 from keras_imnet64.files import denied
-from keras_imnet64.zips import open_zip
+from keras_imnet64.zips import TEXT_BYTES, open_zip, read_member
 
-PICKLE_BYTES = 64 * 2**10  # of a pickle's beginning, where a whole module names its class
 AS_STATE = (
     "where you trust it, load it in Python and save the state_dict() of the network with "
     "torch.save or as .safetensors"
@@ -128,15 +127,10 @@ def _refusal(path, error):
 def _is_one_object(path, name):
     """Whether a pickle is one object of this class, not a dict in which such an object lies."""
     module, _, last = name.rpartition(".")
-    return f"\x80\x02c{module}\n{last}\n".encode("latin-1", "replace") in _beginning(path)
-
-
-def _beginning(path):
-    """The first bytes of the pickle in a file of torch.save, either of its two formats."""
-    if not zipfile.is_zipfile(path):
-        with open(path, "rb") as file:
-            return file.read(PICKLE_BYTES)
-    with open_zip(path) as archive:
-        name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-        with archive.open(name) as member:
-            return member.read(PICKLE_BYTES)
+    beginning = f"\x80\x02c{module}\n{last}\n".encode("latin-1", "replace")
+    try:
+        with open_zip(path) as archive:
+            member = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+            return read_member(archive, member, TEXT_BYTES).startswith(beginning)
+    except zipfile.BadZipFile:  # damaged, or of torch before 1.6
+        return False

@@ -1,16 +1,22 @@
-"""Model files, damaged, edited or hostile: each works or is refused, and runs no code."""
+"""Model and weight files, damaged or hostile: each works or is refused, and runs no code."""
 
+import io
 import json
 import os
 import zipfile
 
+import numpy as np
 import pytest
 from fuzzing import JSON, damage, edited, fuzz, works_or_is_refused, zipped
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from keras_imnet64.errors import UserError
+from keras_imnet64.models.foreign import FLOATS
+from keras_imnet64.models.prefixes import find_network
 from keras_imnet64.models.ship import load_model, model_info, ship
+from keras_imnet64.models.tensor_files import Held, read_tensors
 from keras_imnet64.zips import TEXT_BYTES
 
 SMALL = st.none() | st.booleans() | st.integers(-300, 300) | st.floats() | st.text(max_size=12)
@@ -157,3 +163,94 @@ def test_no_layer_of_a_model_file_runs_code(members, tmp_path):
         with pytest.raises(UserError):
             load_model(path)
     assert not marker.exists()
+
+
+# ----------------------------------------------------------------------------------------- weights
+
+LANDMARKS = ("conv1.weight", ["fc.weight"])
+WEIGHTS = {f"model.{name}": np.ones((2, 3), "float32") for name in ("conv1.weight", "fc.weight")}
+WEIGHTS |= {"n_averaged": np.array(3), "criterion.weight": np.ones(2, "float16")}
+
+
+def read_weights(path):
+    states = works_or_is_refused(read_tensors, path)
+    found = states and works_or_is_refused(find_network, states, *LANDMARKS, None, path)
+    for tensor in found.tensors.values() if found else ():
+        assert tensor.dtype not in FLOATS or np.asarray(tensor).shape == tensor.shape
+
+
+def test_damaged_safetensors(tmp_path):
+    @fuzz(200)
+    @given(damage(save(WEIGHTS)))
+    def try_one(content):
+        (tmp_path / "weights").write_bytes(content)
+        read_weights(tmp_path / "weights")
+
+    try_one()
+
+
+def test_safetensors_with_an_edited_header(tmp_path):
+    content = save(WEIGHTS)
+    length = int.from_bytes(content[:8], "little")
+
+    @fuzz(200)
+    @given(edited(json.loads(content[8 : 8 + length]), JSON))
+    def try_one(header):
+        text = json.dumps(header).encode()
+        changed = len(text).to_bytes(8, "little") + text + content[8 + length :]
+        (tmp_path / "weights").write_bytes(changed)
+        read_weights(tmp_path / "weights")
+
+    try_one()
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_damaged_files_of_torch(as_zip, tmp_path):
+    torch = pytest.importorskip("torch")
+    whole = io.BytesIO()
+    state = {name: torch.from_numpy(array) for name, array in WEIGHTS.items()}
+    torch.save({"state_dict": state, "epoch": 3}, whole, _use_new_zipfile_serialization=as_zip)
+
+    @fuzz(200)
+    @given(damage(whole.getvalue()))
+    def try_one(content):
+        (tmp_path / "weights").write_bytes(content)
+        read_weights(tmp_path / "weights")
+
+    try_one()
+
+
+def test_files_of_torch_with_a_damaged_pickle(tmp_path):
+    torch = pytest.importorskip("torch")
+    whole = io.BytesIO()
+    state = {name: torch.from_numpy(array) for name, array in WEIGHTS.items()}
+    torch.save({"state_dict": state, "args": {"a": {1, 2}}}, whole)
+    with zipfile.ZipFile(whole) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    pickled = next(name for name in members if name.endswith("data.pkl"))
+
+    @fuzz(200)
+    @given(damage(members[pickled]))
+    def try_one(content):
+        changed = zipped(members | {pickled: content}, zipfile.ZIP_STORED)
+        (tmp_path / "weights").write_bytes(changed)
+        read_weights(tmp_path / "weights")
+
+    try_one()
+
+
+PIECES = st.sampled_from(["conv1.weight", "fc.weight", "fc", "", ".", "ema", "model", "\x1b[2J"])
+NAMES = st.lists(PIECES, max_size=4).map(".".join) | st.text(max_size=8)
+
+
+def test_tensors_of_any_names():
+    tensor = Held((1,), "float32", lambda: np.ones(1))
+    states = st.dictionaries(NAMES, st.dictionaries(NAMES, st.just(tensor), max_size=6), max_size=3)
+
+    @fuzz(300)
+    @given(states, st.none() | NAMES)
+    def try_one(states, prefix):
+        found = works_or_is_refused(find_network, states, *LANDMARKS, prefix, "weights")
+        assert not found or "fc.weight" in found.tensors
+
+    try_one()
