@@ -32,6 +32,7 @@ from keras_imnet64 import convert, export, preview  # noqa: F401 (as FIRST_READ)
 from keras_imnet64.backend import Devices
 from keras_imnet64.data.sources.archives import write_archives
 from keras_imnet64.models import build_model
+from keras_imnet64.models.file_kinds import BEFORE_TORCH_1_6
 from keras_imnet64.models.ship import ship
 
 FIRST_READ = codecs.lookup("utf-8-sig")  # a user that we become may not read it later
@@ -744,14 +745,15 @@ def weights_of_numpy(place):
     "w.pth is read by torch, which is not installed", command=GIVEN.replace("safetensors", "pth")
 )
 def weights_of_torch_without_torch(place):
-    (place.path / "w.pth").write_bytes(pickle.dumps({}, 2))
+    (place.path / "w.pth").write_bytes(BEFORE_TORCH_1_6)
     place.patch.setattr("keras_imnet64.models.torch_files.find_spec", lambda name: None)
 
 
-@mistake("is not a pickle of tensors alone", command=GIVEN.replace("safetensors", "pth"))
+@mistake(
+    "is a pickle that torch.save did not write, and nothing in it was run",
+    command=GIVEN.replace("safetensors", "pth"),
+)
 def weights_with_code(place):
-    pytest.importorskip("torch")
-
     class Harmful:
         def __reduce__(self):
             return open, ("made", "w")

@@ -25,8 +25,10 @@ OF_PYTORCH = "weights of torchvision or timm are files of safetensors or torch.s
 FROM_SHARDS = (
     "load them in Python and save the state_dict() of the network as one .safetensors file"
 )
-FROM_MODULE = "load it in Python where you trust it and save its state_dict() with torch.save"
+FROM_PICKLE = "where you trust it, load it in Python and save its tensors with torch.save"
 
+# Beginning of a file of torch.save that is no zip archive, as all were before torch 1.6.
+BEFORE_TORCH_1_6 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # What a file begins with, and the byte where that stands: what it is, and what to do.
 BEGINNINGS = (
     (
@@ -75,11 +77,16 @@ def kind_of(path):
             tail = file.read(len(TENSORFLOW_TABLE))
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
+    if head and (shard := SHARD.search(path.name)):
+        what = f"one part of weights that are split over {shard[2]} files"
+        raise _refusal(path, what, FROM_SHARDS)
+    if _is_safetensors(head):
+        return SAFETENSORS
     if head.startswith(b"PK\x03\x04"):
         return _kind_of_zip(path)
-    if other := _other(path, head, tail):
-        raise _refusal(path, *other)
-    return TORCH if head[0] == 0x80 else SAFETENSORS
+    if head.startswith(BEFORE_TORCH_1_6):
+        return TORCH
+    raise _refusal(path, *_other(path, head, tail))
 
 
 def _refusal(path, what, remedy):
@@ -96,18 +103,16 @@ def _unreadable(path, error):
 
 
 def _other(path, head, tail):
-    """(what it is, what to do) for a file that is neither of the two kinds; None for those."""
+    """(what it is, what to do) for a file that is neither of the two kinds."""
     if not head:
         return "empty", FETCH
-    if shard := SHARD.search(path.name):
-        return f"one part of weights that are split over {shard[2]} files", FROM_SHARDS
     for beginning, at, what, remedy in BEGINNINGS:
         if head[at:].startswith(beginning):
             return what, remedy
     if tail == TENSORFLOW_TABLE or TENSORFLOW_NAME.search(path.name):
         return "a file of a TensorFlow checkpoint or graph", OF_PYTORCH
-    if _is_safetensors(head) or head[0] == 0x80:  # how every pickle since protocol 2 begins
-        return None
+    if head[0] == 0x80:  # how every pickle since protocol 2 begins
+        return "a pickle that torch.save did not write, and nothing in it was run", FROM_PICKLE
     if ONNX.match(head):
         return "an ONNX model", f"{OF_PYTORCH}: take those that it was exported from"
     return _text(head) or (

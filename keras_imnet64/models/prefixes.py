@@ -61,10 +61,10 @@ def find_network(states, first, classifiers, prefix, who):
     """
     roots = _roots(states, first, classifiers) or _nearest(states, first, classifiers, who)
     where, inner = _asked(roots, prefix, who) if prefix is not None else _only(roots, who)
-    networks = [p for w, p in roots if w == where]
+    networks = {p for w, p in roots if w == where}
     tensors, left_out = {}, []
     for name, tensor in states[where].items():
-        owner = max((p for p in networks if name.startswith(p)), key=len, default=None)
+        owner = _longest(networks, name)
         if owner == inner and not BESIDES.match(name, len(inner)):
             tensors[name.removeprefix(inner)] = tensor
         elif owner in (inner, None) and name != STEPS_AVERAGED:
@@ -93,6 +93,12 @@ def _before(tensors, endings):
         for ending in endings
         if name == ending or name.endswith(f".{ending}")
     )
+
+
+def _longest(prefixes, name):
+    """The longest of some prefixes that a name begins with; None if it begins with none."""
+    ends = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
+    return next((name[:end] for end in reversed(ends) if name[:end] in prefixes), None)
 
 
 def _nearest(states, first, classifiers, who):

@@ -145,4 +145,4 @@ def _instead(content):
         return f"a {type(content).__name__} where tensors by name are needed; {AS_STATE}"
     if any("optim" in str(key) or key == "param_groups" for key in content):
         return "the state of an optimizer and no network; name the file of the network's weights"
-    return f"no tensors of torch by name; {AS_STATE}"
+    return f"no tensors of torch by name, within {MOST_WRAPPED} dicts; {AS_STATE}"

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import re
 import zipfile
 
@@ -11,7 +12,7 @@ import pytest
 from safetensors.numpy import save
 
 from keras_imnet64.errors import UserError
-from keras_imnet64.models.file_kinds import SAFETENSORS, TORCH, kind_of
+from keras_imnet64.models.file_kinds import BEFORE_TORCH_1_6, SAFETENSORS, TORCH, kind_of
 
 
 def zipped(*names):
@@ -36,13 +37,21 @@ def refusal_of(path):
         (save({"a": np.ones(1)}), SAFETENSORS),
         (save({"a": np.ones(1)})[:20], SAFETENSORS),  # cut short, for its library to say so
         (zipped("archive/data.pkl", "archive/version"), TORCH),
-        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", TORCH),  # before torch 1.6
+        (BEFORE_TORCH_1_6 + b"\x80\x02M\xe9\x03.", TORCH),
     ],
 )
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "w.pth.tar", "w.ckpt", "w.html", "w"])
 def test_weights_are_known_by_their_content(content, kind, name, tmp_path):
     (tmp_path / name).write_bytes(content)
     assert kind_of(tmp_path / name) == kind
+
+
+def test_safetensors_of_any_length_of_header(tmp_path):
+    """The length comes first, and may be what a pickle, a gzip or a zip file begins with."""
+    for length in (0x80, 0x280, 0x8B1F, 0x4034B50):
+        header = b'{"__metadata__": {}}'.ljust(length)
+        (tmp_path / "a").write_bytes(length.to_bytes(8, "little") + header)
+        assert kind_of(tmp_path / "a") == SAFETENSORS
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 46830571\n"
@@ -65,6 +74,9 @@ OTHERS = (
     (bytes(50) + bytes.fromhex("57fb808b247547db"), "is a file of a TensorFlow checkpoint"),
     (b"\x1c\0\0\0TFL3", "is a TensorFlow Lite model"),
     (b"\x81\xa6params", "is a MessagePack file of Flax"),
+    (pickle.dumps({"a": 1}, 2), "is a pickle that torch.save did not write, and nothing in it wa"),
+    (pickle.dumps({"a": 1}, 5), "is a pickle that torch.save did not write, and nothing in it wa"),
+    (pickle.dumps({"a": 1}, 0), "is a text"),
     (b"\xff" * 99, "is no file of weights that is known; files of .safetensors, .pth"),
     (bytes(8192), "is no file of weights that is known"),
     (zipped("m/data.pkl", "m/constants.pkl", "m/code/a.py"), "is a TorchScript program"),
@@ -83,18 +95,18 @@ def test_other_files_are_named_for_what_they_are(content, sentence, tmp_path):
     assert re.match(sentence, refusal_of(tmp_path / "weights.pth"))
 
 
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("model-00001-of-00002.safetensors", "is one part of weights that are split over 2 files"),
-        ("pytorch_model-00012-of-00012.bin", "is one part of weights that are split over 12 files"),
-        ("model.ckpt.data-00000-of-00001", "is a file of a TensorFlow checkpoint or graph"),
-        ("frozen.pb", "is a file of a TensorFlow checkpoint or graph"),
-    ],
-)
-def test_parts_are_known_by_their_names(name, sentence, tmp_path):
-    (tmp_path / name).write_bytes(save({"a": np.ones(1)}))
-    assert refusal_of(tmp_path / name).startswith(sentence)
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "w-00002-of-00002.bin"])
+def test_parts_of_a_whole_are_known_by_their_names(name, tmp_path):
+    for content in (save({"a": np.ones(1)}), zipped("a/data.pkl")):
+        (tmp_path / name).write_bytes(content)
+        sentence = "is one part of weights that are split over 2 files; load them in Python and"
+        assert refusal_of(tmp_path / name).startswith(sentence)
+
+
+@pytest.mark.parametrize("name", ["model.ckpt.data-00000-of-00001", "frozen.pb"])
+def test_files_of_tensorflow_are_known_by_their_names(name, tmp_path):
+    (tmp_path / name).write_bytes(b"\x0a" * 99)
+    assert refusal_of(tmp_path / name).startswith("is a file of a TensorFlow checkpoint or graph")
 
 
 def test_the_only_part_is_the_whole(tmp_path):
