@@ -85,15 +85,15 @@ def convert(
     check_target(out)
     order = class_order(classes)
     found = find_network(read_tensors(weights), *landmarks(name), prefix, weights)
-    arrays = found.tensors
+    arrays, who = found.tensors, described(weights, found)
     naming = naming_of(name, arrays)
-    num_classes = num_classes_of(arrays, naming, weights)
+    num_classes = num_classes_of(arrays, naming, who)
     if order and num_classes != len(order):
         raise UserError(
             f'--classes "{classes}" is for the {len(order):,} classes of ImageNet; {weights} has '
             f"{num_classes:,}: leave it out"
         )
-    model = filled(name, network, image_size, num_classes, arrays, naming, weights)
+    model = filled(name, network, image_size, num_classes, arrays, naming, who)
     if order:
         take_order(model.get_layer("logits"), order)
     info = labels(order) | {
@@ -124,6 +124,11 @@ def convert(
         "other_networks": found.others,
         "left_out": found.left_out,
     }
+
+
+def described(weights, found):
+    """What messages call the network of a file."""
+    return f'{weights} (under "{found.prefix}")' if found.prefix or found.others else weights
 
 
 def filled(name, network, image_size, num_classes, arrays, naming, who):

@@ -710,6 +710,12 @@ weights_file(
     content=TWO_NETWORKS,
 )
 weights_file(
+    "weights_that_lack_in_one_network",
+    r'w.safetensors \(under "q."\) has no classifier fc.weight \[classes, features\]',
+    command=f"{GIVEN} --prefix q",
+    content=TWO_NETWORKS,
+)
+weights_file(
     "weights_of_another_head",
     'has a network under "backbone." without a classifier backbone.fc.weight',
     content=named("backbone.conv1.weight", "head.weight"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_imnet64.errors import UserError
-from keras_imnet64.models.foreign import landmarks
+from keras_imnet64.models.foreign import NAMINGS, landmarks, naming_of
 from keras_imnet64.models.prefixes import find_network
 
 NAMES = ("conv1.weight", "layer1.0.conv1.weight", "fc.weight")
@@ -142,6 +142,16 @@ def test_a_file_without_the_network_says_what_it_has(names, sentence):
 def test_many_names_take_no_time():
     states = {"": tensors("model.") | {f"{i}.{'x.' * 50}fc.weight": 1 for i in range(100_000)}}
     assert len(find(states).left_out) == 100_000
+
+
+@pytest.mark.parametrize("name", NAMINGS)
+def test_every_network_is_found_in_each_naming(name):
+    first, classifiers = landmarks(name)
+    for naming, classifier in zip(NAMINGS[name], classifiers, strict=True):
+        names = (f"model.{first}", f"model.{classifier}", "model_x.y")
+        found = find_network({"": dict.fromkeys(names)}, first, classifiers, None, "w.pth")
+        assert (found.prefix, found.left_out) == ("model.", ["model_x.y"])
+        assert naming_of(name, found.tensors) is naming
 
 
 @pytest.mark.parametrize(
