@@ -4,6 +4,7 @@ A suffix is not asked: a `.pth.tar` and a `.ckpt` are what `torch.save` writes, 
 an error page that a server sent. `tensor_files` opens the two kinds that hold weights.
 """
 
+import codecs
 import os
 import re
 import stat
@@ -133,7 +134,7 @@ def _text(head):
     if b'"weight_map"' in head:
         return "the index of weights that are split over several files", FROM_SHARDS
     try:
-        text = head.decode(errors="strict" if len(head) < HEAD_BYTES else "ignore")
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # its end may be cut
     except UnicodeDecodeError:
         return None
     if not all(c.isprintable() or c.isspace() for c in text):

@@ -27,7 +27,7 @@ COUNTERS = "num_batches_tracked"  # of training steps: no part of the network
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 # What a network of theirs is where ours adapts itself to the size of the image.
 AS_PUBLISHED = {"davit": {"stem": "imagenet", "window": 7}, "alexnet": {"stem": "imagenet"}}
-FIRST_LAYER = {
+FIRST_LAYER = {  # which pixels enter, by family
     "resnet": "stem_conv",
     "davit": "stem_conv",
     "alexnet": "conv1",

@@ -78,6 +78,8 @@ OTHERS = (
     (pickle.dumps({"a": 1}, 5), "is a pickle that torch.save did not write, and nothing in it wa"),
     (pickle.dumps({"a": 1}, 0), "is a text"),
     (b"\xff" * 99, "is no file of weights that is known; files of .safetensors, .pth"),
+    (b"\xff" * 8192, "is no file of weights that is known"),
+    ("é: 1\n".encode() * 2000, "is a text"),
     (bytes(8192), "is no file of weights that is known"),
     (zipped("m/data.pkl", "m/constants.pkl", "m/code/a.py"), "is a TorchScript program"),
     (zipped("m/archive_format", "m/models/model.json"), "is a program of torch.export"),
