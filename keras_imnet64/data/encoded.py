@@ -81,6 +81,15 @@ class EncodedStore(Described):
         sideways = records["orientation"] >= SIDEWAYS
         return np.where(sideways[..., None], sizes[..., ::-1], sizes)
 
+    @property
+    def num_converted(self):
+        """How many pictures the store keeps as PNG."""
+        return int(np.count_nonzero(self.pictures["file"] == HERE))
+
+    @property
+    def converted_bytes(self):
+        return self.meta["bytes"][CONVERTED]
+
     def file_of(self, position):
         """The path of the file that holds a picture."""
         number = self.pictures["file"][position]

@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import RunFailed, UserError, printable
 from ..files import read_json, sync_file, write_json
 from ..quiet import import_tensorflow
-from .damage import JPEG_KINDS, refuse_damage
+from .damage import JPEG_KINDS, is_complete
 from .encoded import CONVERTED, FORMAT_VERSION, HASH_BYTES, HERE, KIND, RECORD, digest_of
 from .packing import SLACK_BYTES, new_store, require_space
 from .pictures import as_sentences, opened, orientation_of, rgb, turned
@@ -223,14 +223,19 @@ class Seen:
 
 
 def look_at(content, where):
-    """Decode a picture and tell what an index has to know; errors as of Pillow, or UserError."""
+    """Decode a picture and note what an index has to know.
+
+    Raises:
+        UserError: it is of a kind that is not taken.
+        Exception: it is damaged: a Damage, or whatever Pillow raises.
+    """
     with opened(io.BytesIO(content), where) as picture:
-        is_complete = refuse_damage(content, picture.format, where)
+        is_whole_file = is_complete(content, picture.format)
         picture.load()
         orientation = orientation_of(picture)
         is_plain = (picture.format, picture.mode) in AS_THEY_ARE and not _needs_pillow(picture)
         colours = rgb(picture, where)
-        as_it_is = is_complete and is_plain and _is_trained_on(content, np.asarray(colours))
+        as_it_is = is_whole_file and is_plain and _is_trained_on(content, np.asarray(colours))
         if not as_it_is:
             colours, orientation = turned(colours, orientation), 1
     pixels = np.asarray(colours)
