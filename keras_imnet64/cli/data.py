@@ -82,8 +82,8 @@ def prepare(
     for split, store in stores.items():
         if store.image_size is None and store.num_converted:
             click.echo(
-                f"{split}: {store.num_converted:,} pictures are kept as PNG in the store, "
-                f"{store.converted_bytes:,} bytes: training cannot decode their files as they are",
+                f"{split}: {store.num_converted:,} of {len(store):,} pictures kept as PNG in the "
+                f"store, {store.converted_bytes:,} bytes, for training cannot decode their files",
                 err=True,
             )
     result = datasets.info(dataset, data_dir=data_dir, cache_dir=cache_dir)

@@ -430,7 +430,6 @@ def test_a_disk_that_pngs_would_fill_is_refused_before_it_is_full(tmp_path, monk
         return usage._replace(free=free - written)
 
     monkeypatch.setattr(packing.shutil, "disk_usage", shrinking)
-    monkeypatch.setattr(indexing, "SLACK_BYTES", packing.SLACK_BYTES)
     sentence = r"with [\d,]+ pictures looked at and more to keep as PNG, needs .* are free"
     with pytest.raises(UserError, match=sentence):
         prepare(root, tmp_path / "data")
@@ -446,7 +445,7 @@ def test_prepare_says_what_is_kept_as_png(tmp_path, run):
     )
     store = datasets.open_dataset(TOY, "train", data_dir=tmp_path / "data")
     size = (store.path / "converted.bin").stat().st_size
-    said = f"train: 1 pictures are kept as PNG in the store, {size:,} bytes: training cannot decode"
+    said = f"train: 1 of {len(store)} pictures kept as PNG in the store, {size:,} bytes, for"
     assert status == 0 and said in err
 
 

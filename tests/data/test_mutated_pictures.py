@@ -4,7 +4,7 @@ from collections import Counter
 
 from mutated_pictures import DAMAGES, ENCODINGS, mutated, outcome
 
-NUM_FILES = 270
+NUM_FILES = 189
 
 
 def test_what_is_accepted_is_read_alike_by_training(tmp_path):
@@ -12,7 +12,7 @@ def test_what_is_accepted_is_read_alike_by_training(tmp_path):
     counts, wrong = outcome(files, tmp_path)
     assert wrong == []
     assert counts["accepted"] + counts["refused"] == NUM_FILES
-    assert counts["accepted"] > 9 and counts["converted"] > 3  # not all are refused
+    assert counts["accepted"] > 5 and counts["converted"] > 1  # not all are refused
 
 
 def test_every_encoding_is_damaged_in_every_way():
