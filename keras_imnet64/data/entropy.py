@@ -183,7 +183,7 @@ def follow(data, ends, num_units, per_part, blocks, tables, symbols, band, nonze
         data, ends: of `scan_data`.
         num_units: minimum coded units of the scan; `per_part` of them between restart markers.
         blocks: int64 [B, 2], the rows in `tables` for the blocks of a unit, DC and AC.
-        tables: int32 [8, T], of `huffman_table`.
+        tables: int32 [8, TABLE_LENGTH], of `fill_table`.
         symbols: uint8 [8, 256].
         band: (first coefficient, last coefficient, whether they are refined, whether the scan is
             sequential).
