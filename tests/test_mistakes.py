@@ -251,7 +251,7 @@ simply(
 
 
 @mistake(
-    r"zeros\.jpg is not a whole picture: its data go on after its last pixel; --skip-corrupt",
+    r"zeros\.jpg is not a whole picture: Premature end of JPEG file; --skip-corrupt",
     command="data prepare image_folder/pets --source pets --data-dir data",
 )
 def zeros_at_the_end_of_a_picture(place):

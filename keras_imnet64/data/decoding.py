@@ -101,9 +101,8 @@ def decode(content, region, mirrored, show, shape):
     """
 
     def finish(pixels, region, mirrored):
-        top, left, height, width, orientation = region[4:].tolist()
-        box = pixels[top : top + height, left : left + width]
-        return show(upright(box, orientation), bool(mirrored))
+        *box, orientation = region[4:].tolist()
+        return show(upright(_cut(pixels, box), orientation), bool(mirrored))
 
     window = region[:4]
 
@@ -119,24 +118,36 @@ def _jpeg(content, window):
     return tf.io.decode_and_crop_jpeg(content, window, 3, dct_method="INTEGER_ACCURATE")
 
 
-def decoded(content, height, width):
-    """All pixels of a JPEG or PNG as training decodes it, at once and without a graph.
+def decoded(content, size, box=None):
+    """A box of a JPEG or PNG as training decodes it, at once and without a graph.
 
     Args:
         content: bytes.
-        height, width: what it should have, as it is stored.
+        size: (height, width) that the picture should have, as it is stored.
+        box: (top, left, height, width); None is all of the picture.
 
     Returns:
-        uint8 [height, width, 3]; None where it cannot be decoded or is of another size.
+        uint8 [height, width, 3] of the box; None where the picture cannot be decoded or is of
+        another size.
     """
+    boxes = dict(zip(BOX, np.array([box or (0, 0, *size)]).T, strict=True))
+    region = regions(boxes, np.array([size]), np.ones(1, int))[0]
     try:
         if content.startswith(JPEG_SIGNATURE):
-            pixels = _jpeg(content, (0, 0, height, width)).numpy()
+            window = _jpeg(content, region[:4]).numpy()
         else:
-            pixels = tf.io.decode_png(content, channels=3).numpy()
+            window = tf.io.decode_png(content, channels=3).numpy()
+            if window.shape[:2] != tuple(size):
+                return None
+            window = _cut(window, region[:4])
     except tf.errors.InvalidArgumentError:
         return None
-    return pixels if pixels.shape[:2] == (height, width) else None
+    return _cut(window, region[4:8])
+
+
+def _cut(pixels, box):
+    top, left, height, width = box
+    return pixels[top : top + height, left : left + width]
 
 
 @contextlib.contextmanager
@@ -160,7 +171,7 @@ def _undecodable(store):
     for position in reversed(store.recent.copy()):
         record = store.pictures[position]
         (content,) = store.read([position])
-        if decoded(content, int(record["height"]), int(record["width"])) is None:
+        if decoded(content, (record["height"], record["width"])) is None:
             fault = f"{store.file_of(position)} is damaged, or another than when it was indexed"
             return PictureFailed(fault, store, position)
     return None

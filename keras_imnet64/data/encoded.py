@@ -18,10 +18,13 @@ from .described import Described
 from .pictures import UPRIGHT
 
 KIND = "encoded"
-FORMAT_VERSION = 2  # of 1, pictures may be damaged in ways that were not looked for
+FORMAT_VERSION = 2
 CONVERTED = "converted.bin"
 HERE = -1  # the file number of what lies in CONVERTED
-ARRAYS = {"files.npy", "pictures.npy", "hashes.npy", "moments.npy", "labels.npy", CONVERTED}
+ARRAYS = {  # by format version; the first kept no hashes
+    1: {"files.npy", "pictures.npy", "moments.npy", "labels.npy", CONVERTED},
+    2: {"files.npy", "pictures.npy", "hashes.npy", "moments.npy", "labels.npy", CONVERTED},
+}
 HASH_BYTES = 32
 RECORD = np.dtype(
     [
@@ -60,7 +63,8 @@ class EncodedStore(Described):
         image_size: None, for pictures may have any.
         root: the folder of the files.
         pictures: RECORD [N].
-        hashes: uint8 [N, HASH_BYTES], SHA-256 of each picture's bytes as they were indexed.
+        hashes: uint8 [N, HASH_BYTES], SHA-256 of each picture's bytes as they were indexed; None
+            in stores of format 1.
         sums: float64 [N, 6], the mean of each channel of each picture, then of its square.
         recent: positions of the pictures that were read last.
     """
@@ -151,7 +155,9 @@ def open_encoded(path, meta, map_array, damaged):
     count = meta["count"]
     pictures = map_array(path / "pictures.npy", RECORD, (count,))
     labels = np.array(map_array(path / "labels.npy", np.dtype(np.int32), (count,)))
-    hashes = map_array(path / "hashes.npy", np.dtype(np.uint8), (count, HASH_BYTES))
+    hashes = None
+    if meta["format_version"] > 1:
+        hashes = map_array(path / "hashes.npy", np.dtype(np.uint8), (count, HASH_BYTES))
     sums = map_array(path / "moments.npy", np.dtype(np.float64), (count, 6))
     try:
         files = np.load(path / "files.npy", mmap_mode="r", allow_pickle=False)

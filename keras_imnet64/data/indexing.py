@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import RunFailed, UserError, printable
 from ..files import read_json, sync_file, write_json
 from ..quiet import import_tensorflow
-from .damage import JPEG_KINDS, is_complete
+from .damage import JPEG_KINDS, check_undamaged
 from .encoded import CONVERTED, FORMAT_VERSION, HASH_BYTES, HERE, KIND, RECORD, digest_of
 from .packing import SLACK_BYTES, new_store, require_space
 from .pictures import as_sentences, opened, orientation_of, rgb, turned
@@ -230,12 +230,13 @@ def look_at(content, where):
         Exception: it is damaged: a Damage, or whatever Pillow raises.
     """
     with opened(io.BytesIO(content), where) as picture:
-        is_whole_file = is_complete(content, picture.format)
+        check_undamaged(content, picture.format)
         picture.load()
         orientation = orientation_of(picture)
         is_plain = (picture.format, picture.mode) in AS_THEY_ARE and not _needs_pillow(picture)
         colours = rgb(picture, where)
-        as_it_is = is_whole_file and is_plain and _is_trained_on(content, np.asarray(colours))
+        is_progressive = "progressive" in picture.info
+        as_it_is = is_plain and _is_trained_on(content, np.asarray(colours), is_progressive)
         if not as_it_is:
             colours, orientation = turned(colours, orientation), 1
     pixels = np.asarray(colours)
@@ -256,12 +257,32 @@ def _needs_pillow(picture):
     return picture.has_transparency_data or is_animated
 
 
-def _is_trained_on(content, pixels):
-    """Whether training decodes a file to these very pixels, uint8 [h, w, 3]."""
+def _is_trained_on(content, pixels, is_progressive):
+    """Whether training decodes a file to these very pixels, uint8 [h, w, 3].
+
+    Of a progressive JPEG its quarters are looked at too: where scans are missing, decoders smooth
+    over blocks, and a window of the picture has other neighbours to smooth with.
+    """
     from .decoding import decoded
 
-    found = decoded(content, *pixels.shape[:2])
-    return found is not None and np.array_equal(found, pixels)
+    height, width = pixels.shape[:2]
+    boxes = [(0, 0, height, width), *(_quarters(height, width) if is_progressive else ())]
+    return all(
+        np.array_equal(decoded(content, (height, width), (top, left, rows, columns)), part)
+        for top, left, rows, columns in boxes
+        for part in [pixels[top : top + rows, left : left + columns]]
+    )
+
+
+def _quarters(height, width):
+    """(top, left, height, width) of each quarter of a picture."""
+    down, right = height // 2, width // 2
+    return [
+        (top, left, rows, columns)
+        for top, rows in ((0, down), (down, height - down))
+        for left, columns in ((0, right), (right, width - right))
+        if rows and columns
+    ]
 
 
 def _sums(pixels):

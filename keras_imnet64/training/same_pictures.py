@@ -58,7 +58,9 @@ def with_advice(run, recipe, stream, progress):
     except PictureFailed as failure:
         store = failure.store
         advice = "bring back the file as it was, and the same command goes on"
-        if _has_used(store, [failure.position], recipe, stream, progress):
+        if store.hashes is None:
+            advice += "; with another in its place the run must be begun anew with --fresh"
+        elif _has_used(store, [failure.position], recipe, stream, progress):
             advice += "; this run has used that picture, so with another in its place it must be "
             advice += "begun anew with --fresh"
         else:

@@ -174,35 +174,38 @@ def test_the_digest_is_of_the_pictures_bytes_and_labels(tmp_path):
 DAMAGED = {
     "empty.jpg": (b"", "is empty"),
     "words.jpg": (b"these are words, not pixels\n" * 9, "is not a picture of a kind that is known"),
-    "cut.jpg": (encoded(RGB, "JPEG")[:-60], "is not a whole picture: its data end before its"),
+    "cut.jpg": (encoded(RGB, "JPEG")[:-60], "is not a whole picture: Premature end of JPEG file"),
     "cut and its end put back.jpg": (
         encoded(RGB, "JPEG")[:-60] + b"\xff\xd9",
-        "is not a whole picture: its data end before its last pixel",
+        "is not a whole picture: Corrupt JPEG data: premature end",
     ),
     "without its end.jpg": (
         encoded(RGB, "JPEG")[:-2],
-        "is not a whole picture: image file is truncated",
+        "is not a whole picture: Premature end of JPEG file",
     ),
     "cut between scans.jpg": (
         without_last_scan(encoded(RGB, "JPEG", progressive=True))[:-2],
-        "is not a whole picture: it ends before its last scan",
+        "is not a whole picture: Premature end of JPEG file",
     ),
     "zero tail.jpg": (
         with_zeros(encoded(TEXTURE, "JPEG"), -600, None),
-        "is not a whole picture: its data go on after its last pixel",
+        "is not a whole picture: Premature end of JPEG file",
     ),
-    "zeros.jpg": (with_zeros(encoded(TEXTURE, "JPEG"), 1000, 1500), "is not a whole picture: its "),
+    "zeros.jpg": (
+        with_zeros(encoded(TEXTURE, "JPEG"), 1000, 1500),
+        "is not a whole picture: Corrupt JPEG data",
+    ),
     "progressive with zeros.jpg": (
         with_zeros(encoded(TEXTURE, "JPEG", progressive=True), -500, -100),
-        "is not a whole picture: its ",
+        "is not a whole picture: Corrupt JPEG data",
     ),
     "zeros cmyk.jpg": (
         with_zeros(encoded(TEXTURE.convert("CMYK"), "JPEG"), 1000, 1500),
-        "is not a whole picture: its ",
+        "is not a whole picture: Corrupt JPEG data",
     ),
     "restart lost.jpg": (
         encoded(RGB, "JPEG", restart_marker_blocks=1).replace(b"\xff\xd1", b"\xff\xd2"),
-        "is not a whole picture: its restart markers are out of order",
+        "is not a whole picture: Corrupt JPEG data",
     ),
     "cut.png": (encoded(RGB, "PNG")[:-60], "is not a whole picture: "),
     "wrong checksum.png": (
@@ -348,6 +351,19 @@ def holding(name, array):
     return change
 
 
+def test_a_store_of_the_first_format_opens(packed, tmp_path):
+    """It was written without hashes of its pictures."""
+    path = tmp_path / "train"
+    shutil.copytree(packed, path)
+    (path / "hashes.npy").unlink()
+    meta = json.loads((path / "meta.json").read_text())
+    del meta["bytes"]["hashes.npy"]
+    (path / "meta.json").write_text(json.dumps(meta | {"format_version": 1}))
+    store = stores.open_store(path)
+    assert store.hashes is None
+    assert list(store.read(range(11))) == list(stores.open_store(packed).read(range(11)))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -372,7 +388,7 @@ def holding(name, array):
         (holding("moments.npy", np.zeros((11, 5))), r"moments\.npy holds float64 \[11, 5\]"),
         (with_meta(kind="raw", format_version=1), r"meta\.json cannot be used"),
         (with_meta(kind="else"), r"meta\.json has kind and format version \('else', 2\)"),
-        (with_meta(format_version=1), r"has kind and format version \('encoded', 1\)"),
+        (with_meta(format_version=1), r"meta\.json cannot be used"),  # it has hashes
         (with_meta(format_version=99), r"meta\.json has kind and format version .*99"),
         (with_meta(root=None), r'meta\.json cannot be used: its "root" is wrong'),
         (lambda path: (path / "files.npy").unlink(), r"files\.npy is missing"),
