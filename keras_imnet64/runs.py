@@ -48,6 +48,10 @@ class Run:
     best = property(lambda self: self.path / "best.keras")
     model = property(lambda self: self.path / "model.keras")
 
+    def hashes_file(self, split):
+        """Of the pictures that a run was begun with, see `training.same_pictures`."""
+        return self.path / f"pictures-{split}.npy"
+
     @property
     def is_finished(self):
         return self.metrics_file.is_file()

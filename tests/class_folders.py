@@ -15,9 +15,8 @@ def drawn(height, width, seed=0):
 
 
 def resized(picture, size, filter_name):
-    """By Pillow, rows first; size as (height, width)."""
-    resample = Image.Resampling[filter_name.upper()]
-    return picture.resize((picture.width, size[0]), resample).resize(size[::-1], resample)
+    """By Pillow; size as (height, width)."""
+    return picture.resize(size[::-1], Image.Resampling[filter_name.upper()])
 
 
 def write_folders(root, per_class=4, suffix=".jpg"):

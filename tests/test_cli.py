@@ -360,6 +360,7 @@ def test_prepare_lists_what_it_skipped(run, tmp_path, monkeypatch):
     def prepare(*_, skipped, skip_corrupt, **__):
         assert skip_corrupt
         skipped.append(("train/a\x1b.JPEG", "is not a whole picture"))
+        return {}
 
     monkeypatch.setattr("keras_imnet64.data.datasets.prepare", prepare)
     arguments = ("--data-dir", tmp_path, "--skip-corrupt", "--json")

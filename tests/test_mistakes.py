@@ -98,7 +98,9 @@ def test_each_mistake(name, place, run):
     found, out, err = run(*command.split())
     assert (found, out) == (status, ""), err
     *progress, line = err.splitlines()
-    assert all(re.fullmatch(r"(packing|checking|looking at) .*\.\.\.", p) for p in progress), err
+    assert all(
+        re.fullmatch(r"(packing|indexing|checking|looking at) .*\.\.\.", p) for p in progress
+    ), err
     assert line.startswith("Error: ")
     assert re.search(sentence, line), line
     assert len(line) < 600
@@ -248,6 +250,20 @@ simply(
     EVALUATE.format("model.keras") + " --per-class a/b.csv",
     "a/b.csv cannot be written",
 )
+
+
+@mistake(
+    r"zeros\.jpg is not a whole picture: Premature end of JPEG file; --skip-corrupt",
+    command="data prepare image_folder/pets --source pets --data-dir data",
+)
+def zeros_at_the_end_of_a_picture(place):
+    folder = place.path / "pets" / "cat"
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")
+    for name in ("whole.jpg", "zeros.jpg"):
+        Image.fromarray(noise).save(folder / name)
+    content = (folder / "zeros.jpg").read_bytes()
+    (folder / "zeros.jpg").write_bytes(content[:-1024] + bytes(1024))
 
 
 def archives(place):

@@ -65,7 +65,7 @@ def prepare(
     import_tensorflow()
     skipped = []
     with packing_bar() as progress:
-        datasets.prepare(
+        stores = datasets.prepare(
             dataset,
             data_dir=data_dir,
             cache_dir=cache_dir,
@@ -79,6 +79,13 @@ def prepare(
         )
     for name, reason in skipped:
         click.echo(printable(f"skipped: {name} {reason}"), err=True)
+    for split, store in stores.items():
+        if store.image_size is None and store.num_converted:
+            click.echo(
+                f"{split}: {store.num_converted:,} of {len(store):,} pictures kept as PNG in the "
+                f"store, {store.converted_bytes:,} bytes, for training cannot decode their files",
+                err=True,
+            )
     result = datasets.info(dataset, data_dir=data_dir, cache_dir=cache_dir)
     if as_json:
         result["skipped"] = [{"file": name, "reason": reason} for name, reason in skipped]

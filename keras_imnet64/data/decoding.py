@@ -1,8 +1,7 @@
 """Encoded pictures into uint8 pictures of one size: TensorFlow decodes a window, which is resized.
 
-The pixels are those of torchvision's transforms on Pillow's images, but for what it changes whether
-rows or columns are resized first; and of a JPEG only the rows and columns within the window are
-computed.
+The pixels are those of torchvision's transforms on Pillow's images. Of a JPEG only the rows and
+columns within the window are computed.
 """
 
 import contextlib
@@ -13,11 +12,11 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_imnet64.data.augment.crops import BOX
-from keras_imnet64.data.encoded import SIDEWAYS
-from keras_imnet64.errors import RunFailed
+from keras_imnet64.data.encoded import SIDEWAYS, PictureFailed
 
 MARGIN = 2  # pixels beyond a crop, for JPEG may have one colour for two of them
 UNDECODABLE = re.compile("JPEG|PNG")  # what TensorFlow names where it cannot decode
+JPEG_SIGNATURE = b"\xff\xd8\xff"  # by which TensorFlow's `is_jpeg` knows one
 REGION = 9  # numbers that say what of a picture is decoded
 BACKWARD_ROWS, BACKWARD_COLUMNS = (3, 4, 6, 7), (2, 3, 7, 8)  # EXIF orientations, as decoded
 
@@ -100,29 +99,64 @@ def decode(content, region, mirrored, show, shape):
         mirrored: bool [], whether what is shown is mirrored.
         show: makes uint8 `shape` of the box, uint8 [h, w, 3], turned upright, and of `mirrored`.
     """
-    window = region[:4]
 
-    def jpeg():
-        return tf.io.decode_and_crop_jpeg(content, window, 3, dct_method="INTEGER_ACCURATE")
+    def finish(pixels, region, mirrored):
+        *box, orientation = region[4:].tolist()
+        return show(upright(_cut(pixels, box), orientation), bool(mirrored))
+
+    window = region[:4]
 
     def png():
         top, left, height, width = tf.unstack(window)
         return tf.io.decode_png(content, channels=3)[top : top + height, left : left + width]
 
-    def finish(pixels, region, mirrored):
-        top, left, height, width, orientation = region[4:].tolist()
-        box = pixels[top : top + height, left : left + width]
-        return show(upright(box, orientation), bool(mirrored))
-
-    pixels = tf.cond(tf.io.is_jpeg(content), jpeg, png)
+    pixels = tf.cond(tf.io.is_jpeg(content), lambda: _jpeg(content, window), png)
     return tf.ensure_shape(tf.numpy_function(finish, [pixels, region, mirrored], tf.uint8), shape)
+
+
+def _jpeg(content, window):
+    return tf.io.decode_and_crop_jpeg(content, window, 3, dct_method="INTEGER_ACCURATE")
+
+
+def decoded(content, size, box=None):
+    """A box of a JPEG or PNG as training decodes it, at once and without a graph.
+
+    Args:
+        content: bytes.
+        size: (height, width) that the picture should have, as it is stored.
+        box: (top, left, height, width); None is all of the picture.
+
+    Returns:
+        uint8 [height, width, 3] of the box; None where the picture cannot be decoded or is of
+        another size.
+    """
+    boxes = dict(zip(BOX, np.array([box or (0, 0, *size)]).T, strict=True))
+    region = regions(boxes, np.array([size]), np.ones(1, int))[0]
+    try:
+        if content.startswith(JPEG_SIGNATURE):
+            window = _jpeg(content, region[:4]).numpy()
+        else:
+            window = tf.io.decode_png(content, channels=3).numpy()
+            if window.shape[:2] != tuple(size):
+                return None
+            window = _cut(window, region[:4])
+    except tf.errors.InvalidArgumentError:
+        return None
+    return _cut(window, region[4:8])
+
+
+def _cut(pixels, box):
+    top, left, height, width = box
+    return pixels[top : top + height, left : left + width]
 
 
 @contextlib.contextmanager
 def as_run_failed(store):
-    """Let a picture that a running pipeline cannot read or decode be told by its name."""
+    """Raise a PictureFailed for a picture that a running pipeline cannot read or decode."""
     try:
         yield
+    except PictureFailed:  # of another store, whose pictures are read within
+        raise
     except Exception as error:
         failure = getattr(store, "failure", None)
         if failure is None and store.image_size is None and UNDECODABLE.search(str(error)):
@@ -133,20 +167,11 @@ def as_run_failed(store):
 
 
 def _undecodable(store):
-    """The RunFailed that names the picture: of those read last, for TensorFlow does not say which.
-
-    Pillow, which decoded all when they were indexed, forgives a little more than TensorFlow.
-    """
+    """The failure that names the picture: one of those read last, for TensorFlow names none."""
     for position in reversed(store.recent.copy()):
         record = store.pictures[position]
-        try:
-            pixels = tf.io.decode_image(store.read([position])[0], 3, expand_animations=False)
-            whole = pixels.shape[:2] == (record["height"], record["width"])
-        except tf.errors.InvalidArgumentError:
-            whole = False
-        if not whole:
-            return RunFailed(
-                f"{store.file_of(position)} is damaged, or another than when it was indexed: mend "
-                f"it or take it away, and run {store.command} again"
-            )
+        (content,) = store.read([position])
+        if decoded(content, (record["height"], record["width"])) is None:
+            fault = f"{store.file_of(position)} is damaged, or another than when it was indexed"
+            return PictureFailed(fault, store, position)
     return None

@@ -1,12 +1,13 @@
 """Encoded stores: pictures of any size as JPEG or PNG, indexed where they lie and read at random.
 
 A store is a folder with `files.npy` (names of files below `root`), `pictures.npy` (RECORD [N],
-where each picture lies and how large it is), `moments.npy` (float64 [N, 6]), `labels.npy`,
-`converted.bin` and `meta.json`. Nothing is copied, but what TensorFlow cannot decode as Pillow
-does: such pictures are kept in `converted.bin` as PNG. `indexing` writes it; `store.open_store`
-opens either kind.
+where each picture lies and how large it is), `hashes.npy` (uint8 [N, 32], SHA-256 of its file's
+bytes), `moments.npy` (float64 [N, 6]), `labels.npy`, `converted.bin` and `meta.json`. Nothing is
+copied, but what TensorFlow cannot decode as Pillow does: such pictures are kept in `converted.bin`
+as PNG. `indexing` writes it; `store.open_store` opens either kind.
 """
 
+import hashlib
 import os
 from collections import deque
 
@@ -17,10 +18,14 @@ from .described import Described
 from .pictures import UPRIGHT
 
 KIND = "encoded"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONVERTED = "converted.bin"
 HERE = -1  # the file number of what lies in CONVERTED
-ARRAYS = {"files.npy", "pictures.npy", "moments.npy", "labels.npy", CONVERTED}
+ARRAYS = {  # by format version; the first kept no hashes
+    1: {"files.npy", "pictures.npy", "moments.npy", "labels.npy", CONVERTED},
+    2: {"files.npy", "pictures.npy", "hashes.npy", "moments.npy", "labels.npy", CONVERTED},
+}
+HASH_BYTES = 32
 RECORD = np.dtype(
     [
         ("file", "<i4"),  # a position in files.npy, or HERE
@@ -36,6 +41,21 @@ RECENT = 4096  # pictures that are read ahead at most, roughly
 SIDEWAYS = 5  # the first of the orientations that exchange height and width
 
 
+class PictureFailed(RunFailed):
+    """A picture that an index has can no longer be read or decoded.
+
+    Attributes:
+        fault: what is wrong, in words that begin with the file.
+        store, position: where it stands.
+    """
+
+    def __init__(self, fault, store, position):
+        super().__init__(
+            f"{fault}: bring back the file as it was, or mend it and run {store.command}"
+        )
+        self.fault, self.store, self.position = fault, store, int(position)
+
+
 class EncodedStore(Described):
     """One split: where its pictures lie, labels, and what they mean; see also `Described`.
 
@@ -43,6 +63,8 @@ class EncodedStore(Described):
         image_size: None, for pictures may have any.
         root: the folder of the files.
         pictures: RECORD [N].
+        hashes: uint8 [N, HASH_BYTES], SHA-256 of each picture's bytes as they were indexed; None
+            in stores of format 1.
         sums: float64 [N, 6], the mean of each channel of each picture, then of its square.
         recent: positions of the pictures that were read last.
     """
@@ -51,9 +73,9 @@ class EncodedStore(Described):
     failure = None
     root = property(lambda self: self.meta["root"])
 
-    def __init__(self, path, meta, files, pictures, sums, labels):
+    def __init__(self, path, meta, files, pictures, hashes, sums, labels):
         super().__init__(path, meta, labels)
-        self.files, self.pictures, self.sums = files, pictures, sums
+        self.files, self.pictures, self.hashes, self.sums = files, pictures, hashes, sums
         self.recent = deque(maxlen=RECENT)
 
     def sizes(self, positions):
@@ -62,6 +84,15 @@ class EncodedStore(Described):
         sizes = np.stack([records["height"], records["width"]], axis=-1).astype(np.int64)
         sideways = records["orientation"] >= SIDEWAYS
         return np.where(sideways[..., None], sizes[..., ::-1], sizes)
+
+    @property
+    def num_converted(self):
+        """How many pictures the store keeps as PNG."""
+        return int(np.count_nonzero(self.pictures["file"] == HERE))
+
+    @property
+    def converted_bytes(self):
+        return self.meta["bytes"][CONVERTED]
 
     def file_of(self, position):
         """The path of the file that holds a picture."""
@@ -74,13 +105,13 @@ class EncodedStore(Described):
         """The bytes of pictures, JPEG or PNG: an object array [B]; safe to call from threads.
 
         Raises:
-            RunFailed: a file is gone or shorter than it was.
+            PictureFailed: a file is gone or shorter than it was.
         """
         contents = np.empty(len(positions), object)
         self.recent.extend(positions)
         try:
             contents[:] = [self._read(position) for position in positions]
-        except RunFailed as failure:
+        except PictureFailed as failure:
             self.failure = failure  # which TensorFlow, on its way through a pipeline, makes its own
             raise
         return contents
@@ -95,15 +126,11 @@ class EncodedStore(Described):
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise RunFailed(
-                f"{file} cannot be read any more ({error.strerror}); {self._remedy()}"
-            ) from error
+            fault = f"{file} cannot be read any more ({error.strerror})"
+            raise PictureFailed(fault, self, position) from error
         if len(content) != length:
-            raise RunFailed(f"{file} is shorter than when it was indexed; {self._remedy()}")
+            raise PictureFailed(f"{file} is shorter than when it was indexed", self, position)
         return content
-
-    def _remedy(self):
-        return f"bring it back, or run {self.command}"
 
     @property
     def command(self):
@@ -111,11 +138,26 @@ class EncodedStore(Described):
         return f"`python cli.py data prepare {self.dataset} --source {self.root}`"
 
 
+def digest_of(hashes, labels):
+    """SHA-256 (hex) of the SHA-256 of each picture's bytes, then of the labels: a store's digest.
+
+    Args:
+        hashes: uint8 [N, HASH_BYTES].
+        labels: int32 [N].
+    """
+    sha = hashlib.sha256(np.ascontiguousarray(hashes).data)
+    sha.update(np.ascontiguousarray(labels).data)
+    return sha.hexdigest()
+
+
 def open_encoded(path, meta, map_array, damaged):
     """An EncodedStore from its checked `meta.json`; see `store.open_store`."""
     count = meta["count"]
     pictures = map_array(path / "pictures.npy", RECORD, (count,))
     labels = np.array(map_array(path / "labels.npy", np.dtype(np.int32), (count,)))
+    hashes = None
+    if meta["format_version"] > 1:
+        hashes = map_array(path / "hashes.npy", np.dtype(np.uint8), (count, HASH_BYTES))
     sums = map_array(path / "moments.npy", np.dtype(np.float64), (count, 6))
     try:
         files = np.load(path / "files.npy", mmap_mode="r", allow_pickle=False)
@@ -127,7 +169,7 @@ def open_encoded(path, meta, map_array, damaged):
     mean, square = np.split(sums, 2, axis=1)
     if not ((mean >= 0) & (mean <= 255) & (square <= 255 * mean * (1 + 1e-9))).all():
         raise damaged(path / "moments.npy", "does not hold means of pixels")
-    store = EncodedStore(path, meta, files, pictures, sums, labels)
+    store = EncodedStore(path, meta, files, pictures, hashes, sums, labels)
     first = store.file_of(int(np.argmax(pictures["file"] != HERE)))
     if not os.path.isfile(first):
         raise UserError(

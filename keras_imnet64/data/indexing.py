@@ -1,7 +1,8 @@
-"""Writing an encoded store: every listed picture is decoded once, and told where it lies.
+"""Writing an encoded store: every listed picture is decoded, and where it lies is noted.
 
-Decoding shows what is damaged before training begins, and gives sizes, means and spreads. What lies
-in a store is told in `encoded`; the lists of pictures come from `sources`.
+A picture is taken only if it is undamaged (see `damage`), and stays where it lies only if training,
+which decodes with TensorFlow, sees the pixels that Pillow sees; else the store keeps a PNG of it.
+`encoded` describes what lies in a store; the lists of pictures come from `sources`.
 """
 
 import hashlib
@@ -12,19 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from ..errors import RunFailed, UserError, printable
 from ..files import read_json, sync_file, write_json
-from .encoded import CONVERTED, FORMAT_VERSION, HERE, KIND, RECORD
-from .packing import new_store
+from ..quiet import import_tensorflow
+from .damage import JPEG_KINDS, check_undamaged
+from .encoded import CONVERTED, FORMAT_VERSION, HASH_BYTES, HERE, KIND, RECORD, digest_of
+from .packing import SLACK_BYTES, new_store, require_space
 from .pictures import as_sentences, opened, orientation_of, rgb, turned
 from .store import open_store
 
 AT_ONCE = 256  # pictures in work, which bounds memory
-AS_THEY_ARE = {("JPEG", "L"), ("JPEG", "RGB"), ("PNG", "L"), ("PNG", "RGB")}
-BYTES_PER_PICTURE = 200  # of the index, with names of usual length
-SLACK_BYTES = 16 * 2**20
+AS_THEY_ARE = {(kind, mode) for kind in (*JPEG_KINDS, "PNG") for mode in ("L", "RGB")}
+BYTES_PER_PICTURE = 240  # of the index, with names of usual length
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def write_index(
         UserError: a picture is damaged, a class has none, or there is no room.
         RunFailed: writing broke off.
     """
+    import_tensorflow()
     doing = f"indexing {dataset} {split}"
     meta = {
         "kind": KIND,
@@ -94,13 +96,13 @@ def write_index(
     needed = len(listed) * BYTES_PER_PICTURE + SLACK_BYTES
     with new_store(path, doing, needed, meta) as work:
         with open(work / CONVERTED, "wb") as converted:
-            index = _Index(root, work, converted, len(listed))
-            index.examine(listed, skipped, doing, progress)
+            index = _Index(root, work, converted, len(listed), doing)
+            index.examine(listed, skipped, progress)
             index.refuse_lost_classes(listed, wnids, split)
             labels = index.write()
         meta["count"] = len(labels)
         meta["class_counts"] = np.bincount(labels, minlength=len(wnids)).tolist()
-        meta["digest"] = index.digest(labels)
+        meta["digest"] = digest_of(index.hashes[: len(labels)], labels)
     return open_store(path)
 
 
@@ -116,14 +118,14 @@ def mark_unverified(path):
 class _Index:
     """The arrays of one store while its pictures are looked at."""
 
-    def __init__(self, root, folder, converted, most):
+    def __init__(self, root, folder, converted, most, doing):
         self.root, self.folder, self.converted, self.count = root, folder, converted, 0
+        self.doing = doing
         self.files = {}  # name -> number
         self.records, self.sums = np.zeros(most, RECORD), np.zeros((most, 6))
-        self.labels = np.zeros(most, np.int32)
-        self.sha = hashlib.sha256()
+        self.hashes, self.labels = np.zeros((most, HASH_BYTES), np.uint8), np.zeros(most, np.int32)
 
-    def examine(self, listed, skipped, doing, progress):
+    def examine(self, listed, skipped, progress):
         """Decode all pictures in threads, and note them in their order."""
         done, total = 0, len(listed)
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -139,7 +141,7 @@ class _Index:
                         skipped.append((picture.in_words, fault))
                 done += len(part)
                 if progress:
-                    progress(doing, done, total)
+                    progress(self.doing, done, total)
 
     def _look_at(self, picture):
         """A `Seen`, or the UserError that says what is wrong."""
@@ -163,6 +165,7 @@ class _Index:
     def _note(self, picture, seen):
         if seen.converted:
             number, offset, length = HERE, self.converted.tell(), len(seen.converted)
+            self._require_room(length)
             self.converted.write(seen.converted)
         else:
             number = self.files.setdefault(picture.name, len(self.files))
@@ -171,8 +174,13 @@ class _Index:
         self.records[self.count] = place
         self.sums[self.count] = seen.sums
         self.labels[self.count] = picture.label
-        self.sha.update(seen.sha256)
+        self.hashes[self.count] = np.frombuffer(seen.sha256, np.uint8)
         self.count += 1
+
+    def _require_room(self, length):
+        """Before each PNG, for how much all of them take shows only as they are made."""
+        what = f"{self.doing}, with {self.count:,} pictures looked at and more to keep as PNG,"
+        require_space(self.folder, length + SLACK_BYTES, what)
 
     def refuse_lost_classes(self, listed, wnids, split):
         lost = {picture.label for picture in listed} - set(self.labels[: self.count].tolist())
@@ -190,6 +198,7 @@ class _Index:
         arrays = {
             "files": np.array([os.fsencode(name) for name in self.files] or [b"-"]),
             "pictures": self.records[: self.count],
+            "hashes": self.hashes[: self.count],
             "moments": self.sums[: self.count],
             "labels": self.labels[: self.count],
         }
@@ -198,11 +207,6 @@ class _Index:
                 np.save(file, array, allow_pickle=False)
                 sync_file(file)
         return arrays["labels"]
-
-    def digest(self, labels):
-        """SHA-256 (hex) of the SHA-256 of each picture's bytes, then of the labels."""
-        self.sha.update(labels.data)
-        return self.sha.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -219,14 +223,20 @@ class Seen:
 
 
 def look_at(content, where):
-    """Decode a picture and tell what an index has to know; errors as of Pillow, or UserError."""
+    """Decode a picture and note what an index has to know.
+
+    Raises:
+        UserError: it is of a kind that is not taken.
+        Exception: it is damaged: a Damage, or whatever Pillow raises.
+    """
     with opened(io.BytesIO(content), where) as picture:
+        check_undamaged(content, picture.format)
         picture.load()
         orientation = orientation_of(picture)
-        known = (picture.format, picture.mode) in AS_THEY_ARE
-        as_it_is = known and not picture.has_transparency_data and not _is_animated(picture)
-        as_it_is = as_it_is and (picture.format != "PNG" or _is_strict_png(content))
+        is_plain = (picture.format, picture.mode) in AS_THEY_ARE and not _needs_pillow(picture)
         colours = rgb(picture, where)
+        is_progressive = "progressive" in picture.info
+        as_it_is = is_plain and _is_trained_on(content, np.asarray(colours), is_progressive)
         if not as_it_is:
             colours, orientation = turned(colours, orientation), 1
     pixels = np.asarray(colours)
@@ -241,26 +251,45 @@ def look_at(content, where):
     )
 
 
-def _is_animated(picture):
-    return getattr(picture, "n_frames", 1) > 1
+def _needs_pillow(picture):
+    """Whether a PNG is more than its pixels: transparent in places, or animated."""
+    is_animated = picture.format == "PNG" and getattr(picture, "n_frames", 1) > 1
+    return picture.has_transparency_data or is_animated
 
 
-def _is_strict_png(content):
-    """Whether all checksums and the end are there, which TensorFlow needs and Pillow does not."""
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-            picture.verify()
-    except Exception:  # Pillow raises many kinds
-        return False
-    return True
+def _is_trained_on(content, pixels, is_progressive):
+    """Whether training decodes a file to these very pixels, uint8 [h, w, 3].
+
+    Of a progressive JPEG its quarters are looked at too: where scans are missing, decoders smooth
+    over blocks, and a window of the picture has other neighbours to smooth with.
+    """
+    from .decoding import decoded
+
+    height, width = pixels.shape[:2]
+    boxes = [(0, 0, height, width), *(_quarters(height, width) if is_progressive else ())]
+    return all(
+        np.array_equal(decoded(content, (height, width), (top, left, rows, columns)), part)
+        for top, left, rows, columns in boxes
+        for part in [pixels[top : top + rows, left : left + columns]]
+    )
+
+
+def _quarters(height, width):
+    """(top, left, height, width) of each quarter of a picture."""
+    down, right = height // 2, width // 2
+    return [
+        (top, left, rows, columns)
+        for top, rows in ((0, down), (down, height - down))
+        for left, columns in ((0, right), (right, width - right))
+        if rows and columns
+    ]
 
 
 def _sums(pixels):
     """float64 [6]: the mean of each channel, then of its square, from exact integers."""
-    counts = [np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)]
-    levels = np.arange(256)
-    powers = [[int(c @ levels**power) for c in counts] for power in (1, 2)]
-    return np.array(powers, np.float64).ravel() / (pixels.shape[0] * pixels.shape[1])
+    from .sums import channel_sums
+
+    return channel_sums(pixels).ravel() / (pixels.shape[0] * pixels.shape[1])
 
 
 def _png(picture):

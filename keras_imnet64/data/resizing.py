@@ -1,10 +1,14 @@
-"""Resizing uint8 pictures one by one, to the bit as Pillow does, in about a quarter of its time.
+"""Resizes uint8 pictures one by one, bit for bit as Pillow 13 does, in less than half of its time.
 
-As in Pillow rows are weighed, then columns, in integers that are rounded after each; Pillow itself
-weighs columns first where that is quicker for it, which may change the last bit. All is done to
-whole lines at a time, so that the compiler (Numba) can use the processor's vectors: for the second
-pass the picture is turned on its side, and back. Whoever imports this module waits a second or two
-for the compiler.
+As in Pillow, columns are weighed and then rows, in integers that are rounded and clipped to 0..255
+after each; where the height shrinks by far more than the width, rows come first. The order shows:
+beside edges, where bicubic and lanczos weights leave 0..255, by tens of grey levels. Pillow before
+13 always begins with columns. torchvision gives these pixels of Pillow's images; of tensors its own
+arithmetic gives others, by up to 2 grey levels (bilinear) or 24 (bicubic) in tests.
+
+Whole lines are weighed at a time, so that the compiler (Numba) can use the processor's vectors: for
+the columns the picture is turned on its side, and back. Whoever imports this module waits a second
+or two for the compiler.
 """
 
 from functools import lru_cache
@@ -41,7 +45,13 @@ def resize(pixels, size, interpolation, mirrored=False):
     if mirrored:
         columns = tuple(np.ascontiguousarray(table[::-1]) for table in columns)
     lines = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
-    return _resized(lines, rows, columns)
+    return _resized(lines, rows, columns, rows_come_first(pixels.shape, size))
+
+
+def rows_come_first(size_in, size_out):
+    """Whether Pillow 13 weighs rows before columns, between sizes of (height, width)."""
+    removed_rows, removed_columns = (size_in[axis] - size_out[axis] for axis in range(2))
+    return removed_rows > max(0, 2 * removed_columns)
 
 
 @lru_cache(KEPT)
@@ -110,6 +120,11 @@ def _turned_back(lines):
     return turned
 
 
-@njit(types.uint8[:, :, ::1](LINES, AXIS, AXIS), nogil=True)
-def _resized(lines, rows, columns):
-    return _turned_back(_weighed(_on_its_side(_weighed(lines, rows)), columns))
+@njit(types.uint8[:, :, ::1](LINES, AXIS, AXIS, types.boolean), nogil=True)
+def _resized(lines, rows, columns, rows_first):
+    if rows_first:
+        return _turned_back(_weighed(_on_its_side(_weighed(lines, rows)), columns))
+    narrowed = _turned_back(_weighed(_on_its_side(lines), columns))
+    height, width, channels = narrowed.shape
+    weighed = _weighed(narrowed.reshape(height, width * channels), rows)
+    return weighed.reshape(len(weighed), width, channels)

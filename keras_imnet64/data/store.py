@@ -37,9 +37,12 @@ KINDS = {  # what each has besides
         "image_size": lambda value: is_count(value) and value > 0,
         "bytes": lambda value: isinstance(value, dict) and value.keys() == ARRAYS,
     },
-    (encoded.KIND, encoded.FORMAT_VERSION): {
-        "root": str,
-        "bytes": lambda value: isinstance(value, dict) and value.keys() == encoded.ARRAYS,
+    **{
+        (encoded.KIND, version): {
+            "root": str,
+            "bytes": lambda value, names=names: isinstance(value, dict) and value.keys() == names,
+        }
+        for version, names in encoded.ARRAYS.items()
     },
 }
 

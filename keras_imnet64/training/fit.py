@@ -47,7 +47,6 @@ from keras_imnet64.training.checkpoints import Checkpoints
 from keras_imnet64.training.feed import load_data, make_stream
 from keras_imnet64.training.folder import (
     check_run,
-    check_same_data,
     claim,
     has_state,
     resume,
@@ -58,6 +57,7 @@ from keras_imnet64.training.memory import PeakMemory
 from keras_imnet64.training.optim import averaged_weights
 from keras_imnet64.training.progress import Progress
 from keras_imnet64.training.recovery import recover
+from keras_imnet64.training.same_pictures import check_same_pictures, with_advice
 from keras_imnet64.training.state import variables_by_path
 
 
@@ -118,7 +118,7 @@ def fit(
 
         run = claim(recipe, out_dir, fresh, stack)
         progress, metric_state = resume(run, recipe, variables)
-        check_same_data(run, data)
+        check_same_pictures(run, recipe, data, stream, progress)
         introduce(recipe, data, model, own, devices, stream, progress)
         write_environment(run, data, own, stream, devices, progress)
 
@@ -166,6 +166,7 @@ def fit(
         def go_on():
             train(model, stream, recipe, progress, [position, epoch_end, *(callbacks or ()), bar])
 
+        stack.enter_context(with_advice(run, recipe, stream, progress))
         start(progress, metric_state)
         with stop.listening(), PeakMemory(devices) as memory:
             keep_going(go_on, restore, recipe, run, stream, epoch_end)

@@ -20,6 +20,7 @@ from keras_imnet64.runs import (
     remove_leftovers,
     set_aside,
 )
+from keras_imnet64.training.same_pictures import forget_hashes, stores_of
 from keras_imnet64.training.state import list_checkpoints, newest_checkpoint, write_state
 
 
@@ -61,19 +62,6 @@ def claim(recipe, out_dir, fresh, stack):
     remove_leftovers(run)
     write_atomic(run.recipe_file, recipe.to_toml())
     return run
-
-
-def check_same_data(run, data):
-    """A run goes on with the pictures that it was begun with, or not at all."""
-    if not run.environment_file.exists():
-        return
-    begun = run.environment["digest"]
-    changed = [split for split, digest in digests(data).items() if digest != begun[split]]
-    if changed:
-        raise UserError(
-            f"{run.path} was begun with other {changed[0]} pictures than those that are here as "
-            f"{run.environment['dataset']}: bring those back, or begin anew with --fresh"
-        )
 
 
 def resume(run, recipe, variables, before=None):
@@ -126,22 +114,19 @@ def write_environment(run, data, own_model, stream, devices, progress):
     earlier = []
     if run.environment_file.exists():
         earlier = run.environment["processes"]
-    stores = {"train": data.train.store, "validation": data.final.store}
+    stores = stores_of(data)
     write_json(
         run.environment_file,
         {
             "dataset": data.train.store.dataset,
             "verified": {split: bool(store.verified) for split, store in stores.items()},
-            "digest": digests(data),
+            "digest": {split: store.digest for split, store in stores.items()},
             "own_model": own_model,
             "exactly_resumable": not stream.inexact_steps,
             "processes": [*earlier, entry],
         },
     )
-
-
-def digests(data):
-    return {"train": data.train.store.digest, "validation": data.final.store.digest}
+    forget_hashes(run)
 
 
 @contextlib.contextmanager

@@ -62,6 +62,20 @@ CLEAR.putalpha(Image.linear_gradient("L").resize((37, 41)))
 FRAMES = {"save_all": True, "append_images": [drawn(41, 37, 1)]}
 DEEP = Image.fromarray(np.linspace(0, 65535, 41 * 37).reshape(41, 37).astype("uint16"))
 SPOTTED = RGB.quantize(16)
+TEXTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (41, 37, 3), "uint8"))
+
+
+def without_last_scan(content):
+    """A progressive JPEG whose coefficients lack their lowest bits, as some encoders leave them."""
+    return content[: content.rindex(b"\xff\xda")] + b"\xff\xd9"
+
+
+def with_zeros(content, begin, end):
+    content = bytearray(content)
+    content[begin:end] = bytes(len(content[begin:end]))
+    return bytes(content)
+
+
 AS_THEY_LIE = {
     "RGB.JPEG": encoded(RGB, "JPEG"),
     "odd and subsampled.jpg": encoded(drawn(3, 5), "JPEG", subsampling=2),
@@ -73,6 +87,10 @@ AS_THEY_LIE = {
     "grey.png": encoded(RGB.convert("L"), "PNG"),
     "jpeg named.png": encoded(RGB, "JPEG"),
     "with junk after its end.jpg": encoded(RGB, "JPEG") + bytes(99),
+    "with a byte of junk before its end.jpg": encoded(RGB, "JPEG")[:-2] + b"\x7f\xff\xd9",
+    "with fill before its end.jpg": encoded(RGB, "JPEG")[:-2] + b"\xff\xff\xff\xd9",
+    "restarts.jpg": encoded(RGB, "JPEG", restart_marker_blocks=1),
+    "phone.jpg": encoded(RGB, "MPO", **FRAMES),
 }
 CONVERTED = {
     "cmyk.jpg": encoded(RGB.convert("CMYK"), "JPEG"),
@@ -91,7 +109,9 @@ CONVERTED = {
         RGB, "WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     ),
     "without its end.png": encoded(RGB, "PNG")[:-12],
-    "wrong checksum.png": encoded(RGB, "PNG")[:-14] + b"??" + encoded(RGB, "PNG")[-12:],
+    "without its last two bytes.png": encoded(RGB, "PNG")[:-2],
+    "wrong checksum of its end.png": encoded(RGB, "PNG")[:-2] + b"??",
+    "without its last bits.jpg": without_last_scan(encoded(RGB, "JPEG", progressive=True)),
 }
 
 
@@ -154,8 +174,44 @@ def test_the_digest_is_of_the_pictures_bytes_and_labels(tmp_path):
 DAMAGED = {
     "empty.jpg": (b"", "is empty"),
     "words.jpg": (b"these are words, not pixels\n" * 9, "is not a picture of a kind that is known"),
-    "cut.jpg": (encoded(RGB, "JPEG")[:-60], "is not a whole picture: image file is truncated"),
+    "cut.jpg": (encoded(RGB, "JPEG")[:-60], "is not a whole picture: Premature end of JPEG file"),
+    "cut and its end put back.jpg": (
+        encoded(RGB, "JPEG")[:-60] + b"\xff\xd9",
+        "is not a whole picture: Corrupt JPEG data: premature end",
+    ),
+    "without its end.jpg": (
+        encoded(RGB, "JPEG")[:-2],
+        "is not a whole picture: Premature end of JPEG file",
+    ),
+    "cut between scans.jpg": (
+        without_last_scan(encoded(RGB, "JPEG", progressive=True))[:-2],
+        "is not a whole picture: Premature end of JPEG file",
+    ),
+    "zero tail.jpg": (
+        with_zeros(encoded(TEXTURE, "JPEG"), -600, None),
+        "is not a whole picture: Premature end of JPEG file",
+    ),
+    "zeros.jpg": (
+        with_zeros(encoded(TEXTURE, "JPEG"), 1000, 1500),
+        "is not a whole picture: Corrupt JPEG data",
+    ),
+    "progressive with zeros.jpg": (
+        with_zeros(encoded(TEXTURE, "JPEG", progressive=True), -500, -100),
+        "is not a whole picture: Corrupt JPEG data",
+    ),
+    "zeros cmyk.jpg": (
+        with_zeros(encoded(TEXTURE.convert("CMYK"), "JPEG"), 1000, 1500),
+        "is not a whole picture: Corrupt JPEG data",
+    ),
+    "restart lost.jpg": (
+        encoded(RGB, "JPEG", restart_marker_blocks=1).replace(b"\xff\xd1", b"\xff\xd2"),
+        "is not a whole picture: Corrupt JPEG data",
+    ),
     "cut.png": (encoded(RGB, "PNG")[:-60], "is not a whole picture: "),
+    "wrong checksum.png": (
+        encoded(RGB, "PNG")[:-14] + b"??" + encoded(RGB, "PNG")[-12:],
+        "is not a whole picture: the checksum of its pixels is wrong",
+    ),
     "bomb.png": (png_that_claims(60_000, 60_000), "claims 3,600,000,000 pixels"),
     "floats.tiff": (encoded(Image.new("F", (2, 2)), "TIFF"), "holds floating-point numbers"),
 }
@@ -295,6 +351,19 @@ def holding(name, array):
     return change
 
 
+def test_a_store_of_the_first_format_opens(packed, tmp_path):
+    """It was written without hashes of its pictures."""
+    path = tmp_path / "train"
+    shutil.copytree(packed, path)
+    (path / "hashes.npy").unlink()
+    meta = json.loads((path / "meta.json").read_text())
+    del meta["bytes"]["hashes.npy"]
+    (path / "meta.json").write_text(json.dumps(meta | {"format_version": 1}))
+    store = stores.open_store(path)
+    assert store.hashes is None
+    assert list(store.read(range(11))) == list(stores.open_store(packed).read(range(11)))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -312,12 +381,14 @@ def holding(name, array):
         (holding("pictures.npy", np.zeros(3)), r"pictures\.npy holds float64 \[3\] where"),
         (holding("files.npy", b"no array"), r"files\.npy cannot be read"),
         (holding("files.npy", np.zeros(3)), r"files\.npy does not hold names of files"),
+        (holding("hashes.npy", np.zeros((11, 5), "uint8")), r"hashes\.npy holds uint8 \[11, 5\]"),
         (holding("labels.npy", np.full(11, 3, "int32")), r"labels\.npy holds other labels"),
         (holding("moments.npy", np.full((11, 6), np.nan)), r"moments\.npy does not hold means"),
         (holding("moments.npy", np.full((11, 6), 300.0)), r"moments\.npy does not hold means"),
         (holding("moments.npy", np.zeros((11, 5))), r"moments\.npy holds float64 \[11, 5\]"),
-        (with_meta(kind="raw"), r"meta\.json cannot be used"),
-        (with_meta(kind="else"), r"meta\.json has kind and format version \('else', 1\)"),
+        (with_meta(kind="raw", format_version=1), r"meta\.json cannot be used"),
+        (with_meta(kind="else"), r"meta\.json has kind and format version \('else', 2\)"),
+        (with_meta(format_version=1), r"meta\.json cannot be used"),  # it has hashes
         (with_meta(format_version=99), r"meta\.json has kind and format version .*99"),
         (with_meta(root=None), r'meta\.json cannot be used: its "root" is wrong'),
         (lambda path: (path / "files.npy").unlink(), r"files\.npy is missing"),
@@ -361,6 +432,37 @@ def test_a_disk_without_room_is_refused_before_any_work(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"indexing image_folder/toy train needs .* where 9 are"):
         indexed(tmp_path)
     assert left_in(tmp_path / "data") == []
+
+
+def test_a_disk_that_pngs_would_fill_is_refused_before_it_is_full(tmp_path, monkeypatch):
+    """The index fits; how much room converted pictures take shows only when they are made."""
+    root, usage = write_folders(tmp_path / "pictures"), shutil.disk_usage(tmp_path)
+    for number in range(9):
+        TEXTURE.convert("CMYK").save(root / "bee" / f"cmyk {number}.jpg")
+    free = packing.SLACK_BYTES + 16_000
+
+    def shrinking(folder):
+        written = sum(file.stat().st_size for file in Path(folder).rglob("converted.bin"))
+        return usage._replace(free=free - written)
+
+    monkeypatch.setattr(packing.shutil, "disk_usage", shrinking)
+    sentence = r"with [\d,]+ pictures looked at and more to keep as PNG, needs .* are free"
+    with pytest.raises(UserError, match=sentence):
+        prepare(root, tmp_path / "data")
+    assert left_in(tmp_path / "data") == []
+
+
+def test_prepare_says_what_is_kept_as_png(tmp_path, run):
+    root = write_folders(tmp_path / "pictures")
+    for kind in ("CMYK", "RGB"):
+        TEXTURE.convert(kind).save(root / "bee" / f"{kind}.jpg")
+    status, _, err = run(
+        "data", "prepare", TOY, "--source", root, "--data-dir", tmp_path / "data", "--json"
+    )
+    store = datasets.open_dataset(TOY, "train", data_dir=tmp_path / "data")
+    size = (store.path / "converted.bin").stat().st_size
+    said = f"train: 1 of {len(store)} pictures kept as PNG in the store, {size:,} bytes, for"
+    assert status == 0 and said in err
 
 
 @pytest.mark.parametrize("name", [TOY, "imagenet21k"])

@@ -247,6 +247,16 @@ def test_damaged_pictures_can_be_left_out(tmp_path):
         np.testing.assert_allclose(image[30, 30], COLOURS[SORTED[label]], atol=3)
 
 
+def test_zeros_in_a_picture_are_named(tmp_path):
+    """Pillow decodes it all the same, to grey."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")
+    content = io.BytesIO()
+    Image.fromarray(noise).save(content, "JPEG")
+    files = layout() | {TRAIN_0: content.getvalue()[:-1024] + bytes(1024)}
+    with pytest.raises(UserError, match=r"_0\.JPEG is not a whole picture \(Premature end"):
+        prepare(write_zip(tmp_path / "tiny.zip", files), tmp_path / "data")
+
+
 def test_where_nothing_is_damaged_nothing_is_left_out(tmp_path):
     skipped, calls = [], []
     stores = prepare(

@@ -1,6 +1,8 @@
 """Training on pictures of any size, from class folders to a scored file, under either backend."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import keras
@@ -9,12 +11,14 @@ import pytest
 from class_folders import indexed
 from PIL import Image
 
+from keras_imnet64.data.datasets import prepare
 from keras_imnet64.data.pictures import View, read_picture
-from keras_imnet64.errors import RunFailed, UserError
+from keras_imnet64.errors import RunFailed, Stopped, UserError
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.evaluation.predict import predict
 from keras_imnet64.models.ship import load_model, model_info
 from keras_imnet64.recipe import check_recipe
+from keras_imnet64.training.feed import load_data, make_stream
 from keras_imnet64.training.fit import fit
 
 RECIPE = {
@@ -107,6 +111,103 @@ def test_a_picture_that_was_replaced_ends_the_run_in_a_sentence(tmp_path):
         file.write_bytes(file.read_bytes().ljust(length, b"\0")[:length])
     with pytest.raises(RunFailed, match=r"bee/\d\.jpg is damaged, or another than when"):
         fit(check_recipe(RECIPE), tmp_path / "run", data_dir=tmp_path / "data")
+
+
+# -------------------------------------------------------------- a picture that fails while training
+
+
+class StopAfter(keras.callbacks.Callback):
+    """Ends a run by a signal after a step of its first epoch, so that its state is saved."""
+
+    def __init__(self, step, then=lambda: None):
+        super().__init__()
+        self.step, self.then = step, then
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == self.step:
+            self.then()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def recipe(**changes):
+    model = RECIPE["model"] | {"normalization": "imagenet"}
+    data = RECIPE["data"] | {"batch_size": 3}
+    return check_recipe(RECIPE | {"model": model, "data": data} | changes)
+
+
+def file_in_step(folder, step):
+    """A file of which the first epoch shows the picture in this step, from 0."""
+    data = load_data(recipe(), folder / "data")
+    stream = make_stream(recipe(), data)
+    return Path(data.train.store.file_of(stream.positions(0, step)[0]))
+
+
+def stopped_and_damaged(folder, step):
+    """A run that was stopped after the first of three steps, then failed at a picture of a step.
+
+    Returns:
+        (the sentence, the file of the picture, its bytes before it was damaged).
+    """
+    indexed(folder)
+    file = file_in_step(folder, step)
+    whole = file.read_bytes()
+    where = {"out_dir": folder / "run", "data_dir": folder / "data"}
+    with pytest.raises(Stopped):
+        fit(recipe(train={"epochs": 2}), callbacks=[StopAfter(0)], **where)
+    file.write_bytes(whole[:200])
+    with pytest.raises(RunFailed) as failure:
+        fit(recipe(train={"epochs": 2}), **where)
+    return str(failure.value), file, whole
+
+
+def go_on(folder):
+    return fit(recipe(train={"epochs": 2}), folder / "run", data_dir=folder / "data")
+
+
+def prepare_again(folder):
+    return prepare("image_folder/toy", source=folder / "pictures", data_dir=folder / "data")
+
+
+def test_a_run_goes_on_with_the_same_file(tmp_path):
+    sentence, file, whole = stopped_and_damaged(tmp_path, step=0)
+    assert f"{file} is shorter than when it was indexed: bring back the file as it was" in sentence
+    assert "begun anew with --fresh" in sentence and "\n" not in sentence
+    file.write_bytes(whole)
+    assert go_on(tmp_path).is_finished
+
+
+@pytest.mark.parametrize("mended", [1, 2])
+def test_a_run_goes_on_with_mended_pictures_that_it_has_not_used(mended, tmp_path):
+    """However many: one has failed, and `data prepare` has named the others."""
+    sentence, file, _ = stopped_and_damaged(tmp_path, step=1)
+    assert "data prepare image_folder/toy" in sentence and "goes on too" in sentence
+    for path in (file, file_in_step(tmp_path, 2))[:mended]:
+        Image.new("RGB", (60, 40), "red").save(path)
+    prepare_again(tmp_path)
+    run = go_on(tmp_path)
+    assert run.is_finished and [p["from_step"] for p in run.environment["processes"]] == [0, 1, 1]
+    assert not list(run.path.glob("pictures-*"))
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_run_does_not_go_on_with_other_pictures_in_place_of_those_it_used(step, tmp_path):
+    _, file, whole = stopped_and_damaged(tmp_path, step)
+    file.write_bytes(whole)
+    Image.new("RGB", (60, 40), "red").save(file_in_step(tmp_path, 0))
+    prepare_again(tmp_path)
+    with pytest.raises(UserError, match="begun with other train pictures than those that are here"):
+        go_on(tmp_path)
+
+
+def test_a_run_that_has_trained_on_nothing_begins_with_the_pictures_that_are_here(tmp_path):
+    indexed(tmp_path)
+    file = file_in_step(tmp_path, 0)
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(RunFailed, match="goes on too"):
+        go_on(tmp_path)
+    Image.new("RGB", (60, 40), "red").save(file)
+    prepare_again(tmp_path)
+    assert go_on(tmp_path).is_finished
 
 
 @pytest.mark.parametrize(

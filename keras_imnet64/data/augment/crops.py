@@ -187,7 +187,11 @@ def random_resized_crop(images, draws, mean_image, *, scale, ratio, interpolatio
 
 
 def resized_crop(images, boxes, size, interpolation):
-    """The box of each picture, resized to `size` as Pillow does: uint8 [B, *size, 3]."""
+    """The box of each picture, resized to `size` as Pillow does: uint8 [B, *size, 3].
+
+    Columns come first, as in Pillow where the result has no fewer rows than the box; weights are
+    float32 and not Pillow's integers, so that a pixel may be a grey level off.
+    """
     height, width = images.shape[1:3]
     rows = _resizing(boxes["top"], boxes["height"], height, size[0], interpolation)
     columns = _resizing(boxes["left"], boxes["width"], width, size[1], interpolation)

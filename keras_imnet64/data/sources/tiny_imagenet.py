@@ -17,6 +17,7 @@ import numpy as np
 from ...errors import UserError, reason
 from ...files import expand, read_small
 from ...zips import TEXT_BYTES, open_zip, read_member
+from ..damage import check_undamaged
 
 IMAGE_SIZE = 64
 NUM_CLASSES = 200
@@ -301,6 +302,7 @@ def _pixels(content):
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             size = picture.size
             if size == (IMAGE_SIZE, IMAGE_SIZE):  # judged before anything is decoded
+                check_undamaged(content, picture.format)  # of which Pillow is silent
                 return np.asarray(picture.convert("RGB"))  # some are greyscale
     except UnidentifiedImageError:
         raise ValueError("is not a picture") from None

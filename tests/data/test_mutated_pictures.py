@@ -1,0 +1,24 @@
+"""Damaged files by the hundred: what is accepted, training reads as Pillow does."""
+
+from collections import Counter
+
+from mutated_pictures import DAMAGES, ENCODINGS, mutated, outcome
+
+NUM_FILES = 189
+
+
+def test_what_is_accepted_is_read_alike_by_training(tmp_path):
+    files = mutated(NUM_FILES, seed=1)
+    counts, wrong = outcome(files, tmp_path)
+    assert wrong == []
+    assert counts["accepted"] + counts["refused"] == NUM_FILES
+    assert counts["accepted"] > 5 and counts["converted"] > 1  # not all are refused
+
+
+def test_every_encoding_is_damaged_in_every_way():
+    names = [name.split(" ", 1)[1] for name in mutated(54 * len(DAMAGES))]
+    for damage in DAMAGES:
+        marked = Counter(
+            name.split(" ")[0] for name in names if name.endswith(f"{damage.__name__}.jpg")
+        )
+        assert set(marked) >= {name.split(" ")[0] for name in ENCODINGS if "PNG" not in name}
