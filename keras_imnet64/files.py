@@ -146,6 +146,16 @@ def expand(path):
     return Path(os.path.expanduser(path))
 
 
+def portable(path):
+    """The text of a path, the same under every locale: UTF-8, other bytes as lone surrogates."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def native(text):
+    """A `portable` text as this process, under its locale, names the path."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
 def check_writable(path, must_exist=False):
     """Raise the OSError that making or filling the folder `path` would end in, if it is clear now.
 

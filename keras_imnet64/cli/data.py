@@ -13,7 +13,7 @@ from keras_imnet64.cli.frame import (
     recipe_option,
 )
 from keras_imnet64.errors import printable
-from keras_imnet64.output import show, show_table
+from keras_imnet64.output import say, show, show_table
 
 
 @cli.group()
@@ -39,6 +39,11 @@ def data():
     type=float,
     help="image_folder: about how much of each class is kept aside without a val/; default 0.1.",
 )
+@click.option(
+    "--splits",
+    metavar="TRAIN,VALIDATION",
+    help='image_folder: two folders of the source; "none": all are classes, even one called train.',
+)
 @data_options
 @json_option
 def prepare(
@@ -48,6 +53,7 @@ def prepare(
     skip_corrupt,
     class_list,
     validation_share,
+    splits,
     data_dir,
     cache_dir,
     as_json,
@@ -75,7 +81,9 @@ def prepare(
             skipped=skipped,
             class_list=class_list,
             validation_share=validation_share,
+            splits=splits,
             progress=progress,
+            say=say,
         )
     for name, reason in skipped:
         click.echo(printable(f"skipped: {name} {reason}"), err=True)

@@ -221,7 +221,9 @@ def prepare(
     skipped=None,
     class_list=None,
     validation_share=None,
+    splits=None,
     progress=None,
+    say=None,
 ):
     """Make a data set ready: build it through TFDS (or read its zip), then pack both splits.
 
@@ -240,7 +242,11 @@ def prepare(
         skipped: a list that receives (name, reason) of each picture that was left out.
         class_list: for `imagenet21k`, a file of the class ids to take, one per line.
         validation_share: for `image_folder` without val/, about what of each class; default 0.1.
+        splits: for `image_folder`, which folders are splits where that is not clear: "none", or
+            the names of two with a comma between, training first.
         progress: called as `progress(description, done, total)`.
+        say: called with a sentence about what was found, before the work; by default nothing is
+            said.
 
     Returns:
         dict: the stores by split, memory-mapped.
@@ -251,7 +257,7 @@ def prepare(
     """
     dataset = find_dataset(name)
     _check_request(dataset, source, allow_unverified, skip_corrupt)
-    _check_selection(dataset, class_list, validation_share)
+    _check_selection(dataset, class_list, validation_share, splits)
     verified, unverified = places_of(dataset, data_dir, cache_dir)
     if source is None and verified.packed():
         return verified.open()
@@ -266,6 +272,8 @@ def prepare(
         progress=progress,
         class_list=class_list,
         validation_share=validation_share,
+        splits=splits,
+        say=say,
     )
     return dataset.make(request)
 
@@ -287,12 +295,14 @@ def _check_request(dataset, source, allow_unverified, skip_corrupt):
         )
 
 
-def _check_selection(dataset, class_list, validation_share):
+def _check_selection(dataset, class_list, validation_share, splits):
     """Refuse options that another data set heeds."""
     if class_list is not None and dataset.name != "imagenet21k":
         raise UserError(f"--class-list is for imagenet21k; received it for {dataset.name}")
     if validation_share is not None and dataset.make is not from_image_folder:
         raise UserError(f"--validation-share is for {OWN}; received it for {dataset.name}")
+    if splits is not None and dataset.make is not from_image_folder:
+        raise UserError(f"--splits is for {OWN}; received it for {dataset.name}")
 
 
 def places_of(dataset, data_dir=None, cache_dir=None):

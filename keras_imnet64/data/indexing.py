@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import RunFailed, UserError, printable
-from ..files import read_json, sync_file, write_json
+from ..files import portable, read_json, sync_file, write_json
 from .encoded import CONVERTED, FORMAT_VERSION, HERE, KIND, RECORD
 from .packing import new_store
 from .pictures import as_sentences, opened, orientation_of, rgb, turned
@@ -89,7 +89,7 @@ def write_index(
         "split": split,
         "wnids": list(wnids),
         "class_names": list(class_names),
-        "root": str(root),
+        "root": portable(root),
     }
     needed = len(listed) * BYTES_PER_PICTURE + SLACK_BYTES
     with new_store(path, doing, needed, meta) as work:

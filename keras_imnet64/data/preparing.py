@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
-from . import indexing, packing
+from ..errors import UserError, printable
+from . import finding, indexing, packing
 from .places import Place
 from .sources import archives, folders, imagenet2012, shapes, tiny_imagenet
 
+MOST_NAMED = 5  # classes or files in a line
 DEFAULT_SHARE = 0.1  # of the pictures of each class, for validation, where nothing splits them
 
 
@@ -24,7 +25,8 @@ class Request:
     Attributes:
         verified, unverified: the two places of the data set.
         skipped: receives (name, reason) of each picture that is left out.
-        class_list, validation_share: of the sources that take them.
+        class_list, validation_share, splits: of the sources that take them.
+        say: receives sentences about what was found, before the work.
     """
 
     verified: Place
@@ -36,6 +38,8 @@ class Request:
     progress: Callable | None
     class_list: str | Path | None = None
     validation_share: float | None = None
+    splits: str | None = None
+    say: Callable | None = None
 
 
 # ---------------------------------------------------------------------------------- through TFDS
@@ -139,6 +143,8 @@ def from_picture_files(request):
                 f"{request.source} is not Tiny ImageNet: {unexpected}; pass the usual "
                 "tiny-imagenet-200.zip, or --allow-unverified to use other pictures in its layout"
             )
+        _require_classes(listing.wnids, request.source)
+        _leave_out(listing.unused, sum(map(len, listing.files.values())), request.source, request)
         damaged = []
         if request.skip_corrupt:
             listing, damaged = tiny_imagenet.without_damaged(tree, listing, request.progress)
@@ -208,7 +214,8 @@ def from_image_folder(request):
     share = DEFAULT_SHARE if request.validation_share is None else request.validation_share
     if not 0 < share < 1:
         raise UserError(f"--validation-share must be between 0 and 1; received {share}")
-    return _index(request, folders.list_image_folder(request.source, share), "")
+    listing = folders.list_image_folder(request.source, share, request.splits)
+    return _index(request, listing, "")
 
 
 def _require_source(request, what):
@@ -227,6 +234,10 @@ def _index(request, listing, unexpected):
         raise UserError(
             f"{listing.root} is not {name}: {unexpected}; --allow-unverified takes it all the same"
         )
+    _require_classes(listing.wnids, listing.root)
+    _leave_out(listing.faulty, sum(listing.counts().values()), listing.root, request)
+    if request.say:
+        _describe(listing, request.say)
     damaged = [] if request.skip_corrupt else None
     with packing.working_folder(request.verified.packed_dir) as incoming:
         request.verified.refuse_if_being_packed()  # named so wherever the pictures go in the end
@@ -253,6 +264,42 @@ def _index(request, listing, unexpected):
         place.take_in(incoming)
     request.skipped.extend(damaged or [])
     return place.open()
+
+
+def _require_classes(wnids, where):
+    """Refuse a single class, from which no model can learn to tell anything."""
+    if len(wnids) < 2:
+        raise UserError(
+            f"{where} holds pictures of one class, {wnids[0]}; two classes or more are needed"
+        )
+
+
+def _leave_out(faulty, num_pictures, where, request):
+    """Refuse files that are no pictures, or list them as skipped where the user asked for that."""
+    if faulty and not request.skip_corrupt:
+        raise UserError(
+            f"{finding.in_words(faulty, num_pictures, where)}; convert or move such files, or "
+            "leave them out with --skip-corrupt, which lists them"
+        )
+    request.skipped.extend(faulty)
+
+
+def _describe(listing, say):
+    """Tell the user what was taken for classes and splits, and what was left aside."""
+    counts = " + ".join(f"{count:,}" for count in listing.counts().values())
+    where = f" in {listing.folders}" if listing.folders else ""
+    classes = _first(listing.wnids)
+    say(f"{len(listing.wnids):,} classes{where} ({counts} pictures): {classes}")
+    for note in listing.notes:
+        say(f"note: {note}")
+    if listing.aside:
+        say(f"left aside: {_first(listing.aside)}")
+
+
+def _first(names):
+    """The first names of a list for a line, and how many more there are."""
+    first = printable(", ".join(names[:MOST_NAMED]))
+    return first + (f", and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else "")
 
 
 def _names_of(wnids):
