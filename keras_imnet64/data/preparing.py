@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError, printable
+from ..files import portable
 from . import finding, indexing, packing
 from .places import Place
 from .sources import archives, folders, imagenet2012, shapes, tiny_imagenet
@@ -166,7 +167,7 @@ def _pack_files(place, split, tree, listing, request, folder):
         image_size=place.dataset.image_size,
         wnids=listing.wnids,
         class_names=listing.class_names,
-        source=f"file:{Path(request.source).name}",
+        source=f"file:{portable(Path(request.source).name)}",
         verified=place.verified,
         progress=request.progress,
     )
@@ -250,7 +251,7 @@ def _index(request, listing, unexpected):
                 split=split,
                 wnids=listing.wnids,
                 class_names=_names_of(listing.wnids),
-                source=f"index:{listing.root}",
+                source=f"index:{portable(listing.root)}",
                 verified=not unexpected,
                 skipped=damaged,
                 progress=request.progress,
