@@ -156,6 +156,14 @@ def native(text):
     return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
+def is_portable(value):
+    """Whether a JSON value is a text that `native` can name a path by."""
+    try:
+        return isinstance(value, str) and bool(native(value))
+    except UnicodeEncodeError:
+        return False
+
+
 def check_writable(path, must_exist=False):
     """Raise the OSError that making or filling the folder `path` would end in, if it is clear now.
 

@@ -32,12 +32,14 @@ def data():
     help="Where it lies: a folder of archives or of pictures, or tiny-imagenet-200.zip.",
 )
 @click.option("--allow-unverified", is_flag=True, help="Take other archives in that layout.")
-@click.option("--skip-corrupt", is_flag=True, help="List damaged pictures and leave them out.")
+@click.option(
+    "--skip-corrupt", is_flag=True, help="List files that cannot be used; leave them out."
+)
 @click.option("--class-list", type=FILE, help="imagenet21k: a file of the class ids to take.")
 @click.option(
     "--validation-share",
     type=float,
-    help="image_folder: about how much of each class is kept aside without a val/; default 0.1.",
+    help="image_folder: about how much of each class is kept aside without splits; default 0.1.",
 )
 @click.option(
     "--splits",
@@ -60,7 +62,8 @@ def prepare(
 ):
     """Make a data set ready to train on: packed, or its JPEGs indexed.
 
-    Without --source TFDS downloads it; `shapes` is drawn on the spot.
+    Without --source TFDS downloads it; `shapes` is drawn on the spot. In an image_folder, folders
+    that are named like train, val or test, in any spelling, are splits, and others classes.
 
     \b
     Example: python cli.py data prepare imagenet_resized/64x64 --source ARCHIVES

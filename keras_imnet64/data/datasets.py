@@ -56,7 +56,8 @@ class Dataset:
             own were, where that is known.
         embedded: whether it can be made on the spot, with nothing to download.
         source_hint: what stands after --source in a message.
-        promises: whether the name says which pictures they are.
+        promises: whether the name says which pictures they are; where it does not, any pictures
+            are what it promises, and so are verified.
     """
 
     name: str
@@ -237,11 +238,13 @@ def prepare(
             a folder of JPEGs, which are read there from then on; None downloads through TFDS,
             draws `shapes`, or looks where TFDS has `imagenet2012`.
         allow_unverified: take pictures that are not the published ones, into a place of their own.
-        skip_corrupt: leave out damaged pictures where each has a file; what is left is not the
-            published set, so it goes into the place of unverified ones.
+        skip_corrupt: leave out files that cannot be used where each picture has a file. What is
+            left of a published set without its damaged pictures goes into the place of unverified
+            ones; `image_folder` promises no pictures, so that its are verified in any case.
         skipped: a list that receives (name, reason) of each picture that was left out.
         class_list: for `imagenet21k`, a file of the class ids to take, one per line.
-        validation_share: for `image_folder` without val/, about what of each class; default 0.1.
+        validation_share: for `image_folder` without splits, what share of each class is kept for
+            validation, about; default 0.1.
         splits: for `image_folder`, which folders are splits where that is not clear: "none", or
             the names of two with a comma between, training first.
         progress: called as `progress(description, done, total)`.

@@ -138,6 +138,7 @@ def from_picture_files(request):
         )
     with tiny_imagenet.open_tree(request.source) as tree:
         listing = tiny_imagenet.read_listing(tree)
+        _leave_out(listing.unused, sum(map(len, listing.files.values())), request.source, request)
         unexpected = listing.unexpected(archives.imagenet_wnids())
         if unexpected and not request.allow_unverified:
             raise UserError(
@@ -145,7 +146,6 @@ def from_picture_files(request):
                 "tiny-imagenet-200.zip, or --allow-unverified to use other pictures in its layout"
             )
         _require_classes(listing.wnids, request.source)
-        _leave_out(listing.unused, sum(map(len, listing.files.values())), request.source, request)
         damaged = []
         if request.skip_corrupt:
             listing, damaged = tiny_imagenet.without_damaged(tree, listing, request.progress)
@@ -231,12 +231,12 @@ def _require_source(request, what):
 def _index(request, listing, unexpected):
     """Both splits into one of the two places. `unexpected`: what is not as the name promises."""
     name = request.verified.dataset.name
+    _leave_out(listing.faulty, sum(listing.counts().values()), listing.root, request)
     if unexpected and not request.allow_unverified:
         raise UserError(
             f"{listing.root} is not {name}: {unexpected}; --allow-unverified takes it all the same"
         )
     _require_classes(listing.wnids, listing.root)
-    _leave_out(listing.faulty, sum(listing.counts().values()), listing.root, request)
     if request.say:
         _describe(listing, request.say)
     damaged = [] if request.skip_corrupt else None

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError, reason
-from ..files import check_fields, is_count, is_texts, read_json
+from ..files import check_fields, is_count, is_portable, is_texts, read_json
 from . import encoded
 from .described import Described
 
@@ -38,7 +38,7 @@ KINDS = {  # what each has besides
         "bytes": lambda value: isinstance(value, dict) and value.keys() == ARRAYS,
     },
     (encoded.KIND, encoded.FORMAT_VERSION): {
-        "root": str,
+        "root": is_portable,
         "bytes": lambda value: isinstance(value, dict) and value.keys() == encoded.ARRAYS,
     },
 }

@@ -134,8 +134,6 @@ def test_a_class_may_be_called_like_a_split_beside_classes_and_below_splits(tmp_
     assert "train is taken for a class like the folders beside it" in listing.notes
     write(tmp_path / "split", "train/train", "train/car", "val/train", "val/car")
     assert folders.list_image_folder(tmp_path / "split", 0.1).wnids == ["car", "train"]
-    write(tmp_path / "quality", "valid", "invalid")
-    assert folders.list_image_folder(tmp_path / "quality", 0.1).wnids == ["invalid", "valid"]
 
 
 # --------------------------------------------------------------------------------- what is asked
@@ -146,6 +144,9 @@ ASKED = {
     "unlabelled sets": (["train", "test1"], "or pass --splits none if train is a class"),
     "a class of parts": (["train/steam", "train/diesel", "car"], "--splits none if train is a cl"),
     "no training": (["val/cat", "val/dog", "test/cat"], "has test and val but no folder train"),
+    "unlabelled beside classes": (["cat", "dog", "test"], "--splits none if every folder is a"),
+    "valid and invalid": (["valid", "invalid"], "has valid but no folder train: add it, or pass"),
+    "classes below one": (["Images/cat", "Images/dog", "train"], "--splits none if train is a cl"),
     "two of a kind": (["train/cat", "val/cat", "valid/cat"], "val and valid, which are all named"),
     "unknown names": (["A/cat", "A/dog", "B/cat", "B/dog"], "say which with --splits A,B; if they"),
     "other way round": (["cat/train", "cat/test", "dog/train"], "cat holds test and train, which"),

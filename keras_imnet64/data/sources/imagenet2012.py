@@ -31,6 +31,7 @@ def list_pictures(source, progress=None):
         if not (root / VALIDATION_TAR).is_file():
             raise UserError(f"{root} has {TRAIN_TAR} but not {VALIDATION_TAR}; both are needed")
         return _from_tars(root, progress)
+    root = layout.enter_lone_folders(root, layout.split_of)
     named = layout.named_splits(list_folder(root)[0])
     train = layout.only_one(root, named, layout.TRAIN)
     if train is None:

@@ -163,16 +163,15 @@ def _as_told(root, folders, splits):
 
 
 def _are_classes(root, named, others):
-    """Whether folders that are named like a split are classes beside others.
+    """Whether a folder called train is a class: trains beside cars and buses.
 
-    They are where all mean one split only and hold pictures themselves, as the folder of a class
-    does, or where there is no training split that they could belong to.
+    It is one where it holds pictures itself, as folders beside it do, and no other folder speaks of
+    a split. A folder called test is not, since unlabelled pictures often lie so.
     """
-    splits = set(named.values())
-    of_others = {_parsed(name)[0] for name in others} - {None}
-    if not others or len(splits | of_others) > 1:
+    splits = {_parsed(name)[0] for name in [*named, *others]} - {None}
+    if not others or splits != {TRAIN} or any(_folders_in(root / name) for name in named):
         return False
-    return TRAIN not in splits or not any(_folders_in(root / name) for name in named)
+    return not all(_folders_in(root / name) for name in others)
 
 
 def _as_splits(root, named, others):
@@ -180,7 +179,7 @@ def _as_splits(root, named, others):
     if train is None:
         raise UserError(
             f"{root} has {_listed(named)} but no folder train: add it, or pass one of its folders "
-            f"as --source to have that split, or --splits {NO_SPLITS} if these are classes"
+            f"as --source to have that split, or --splits {NO_SPLITS} if every folder is a class"
         )
     tests = [n for n, split in named.items() if split == TEST and _folders_in(root / n)]
     if validation:

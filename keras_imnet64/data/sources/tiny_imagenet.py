@@ -185,8 +185,9 @@ def read_listing(tree):
     if doubled or not wnids:
         raise UserError(f"{tree.full_name('wnids.txt')} must list each class id once")
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    train = _in_class_folders(tree, "train", label_of)
-    validation = _validation_files(tree, label_of)
+    pictures = _pictures(tree)
+    train = _in_class_folders(tree, pictures, "train", label_of)
+    validation = _validation_files(tree, pictures, label_of)
     used = {name for name, _ in train + validation}
     words = dict(line.split("\t", 1) for line in _lines(tree, "words.txt") if "\t" in line)
     return Listing(
@@ -197,7 +198,7 @@ def read_listing(tree):
             "train": np.array([label for _, label in train], np.int64),
             "validation": np.array([label for _, label in validation], np.int64),
         },
-        [(name, "is of no class") for name in _pictures(tree) if name not in used],
+        [(name, "is of no class") for name in pictures if name not in used],
     )
 
 
@@ -219,14 +220,14 @@ def _may_be_a_picture(name):
     return not hidden and not is_companion(file) and not any(map(is_companion_folder, folders))
 
 
-def _in_class_folders(tree, split, label_of):
-    """[(file, label)] of what lies below <split>/<wnid>/, in sorted order of the paths.
+def _in_class_folders(tree, pictures, split, label_of):
+    """[(file, label)] of the pictures that lie below <split>/<wnid>/, in their order.
 
     Raises:
         UserError: a class is not listed, or has no pictures.
     """
     found = []
-    for name in _pictures(tree):
+    for name in pictures:
         parts = PurePosixPath(name).parts
         if parts[0] == split and len(parts) > 2:
             if parts[1] not in label_of:
@@ -241,9 +242,10 @@ def _in_class_folders(tree, split, label_of):
     return found
 
 
-def _validation_files(tree, label_of):
+def _validation_files(tree, pictures, label_of):
     if ANNOTATIONS not in tree.names and _is_sorted_into_classes(tree, label_of):
-        return sorted(_in_class_folders(tree, "val", label_of), key=lambda found: _number(found[0]))
+        found = _in_class_folders(tree, pictures, "val", label_of)
+        return sorted(found, key=lambda picture: _number(picture[0]))
     found = []
     for line in _lines(tree, ANNOTATIONS):
         file, _, rest = line.partition("\t")
