@@ -160,15 +160,17 @@ def test_folders_have_the_pictures_of_the_tars(tmp_path, flat):
 
 
 def test_folders_are_known_in_other_spellings_and_what_is_beside_them_is_named(tmp_path, counted):
-    root, skipped, said = write_folders(tmp_path / "folders"), [], []
+    root, skipped, said = write_folders(tmp_path / "source" / "folders"), [], []
     (root / "train").rename(root / "Train")
     (root / "val").rename(root / "valid")
     (root / "Train" / WNIDS[0] / "broken.JPEG").symlink_to("/nowhere")
     write(root / "valid" / "1.JPEG", jpeg(0))
     write(root / "valid" / "valprep.sh", b"mkdir")
     write(root / "test" / "1.JPEG", jpeg(0))
+    with pytest.raises(UserError, match=r"2 of 11 files .*: valid/1\.JPEG lies in no class folder"):
+        prepare(root.parent, tmp_path / "data", allow_unverified=False)
     options = {"skip_corrupt": True, "skipped": skipped, "say": said.append}
-    store = prepare(root, tmp_path / "data", allow_unverified=False, **options)["train"]
+    store = prepare(root.parent, tmp_path / "data", allow_unverified=False, **options)["train"]
     assert store.verified and contents(store) == EXPECTED  # nothing that it promises is missing
     assert [name for name, _ in skipped] == ["valid/1.JPEG", f"Train/{WNIDS[0]}/broken.JPEG"]
     assert said[-1] == "left aside: valid/valprep.sh, test/"

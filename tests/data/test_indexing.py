@@ -322,6 +322,7 @@ def holding(name, array):
         (with_meta(kind="else"), r"meta\.json has kind and format version \('else', 1\)"),
         (with_meta(format_version=99), r"meta\.json has kind and format version .*99"),
         (with_meta(root=None), r'meta\.json cannot be used: its "root" is wrong'),
+        (with_meta(root="\ud800"), r'meta\.json cannot be used: its "root" is wrong'),
         (lambda path: (path / "files.npy").unlink(), r"files\.npy is missing"),
     ],
 )
