@@ -146,17 +146,17 @@ def expand(path):
     return Path(os.path.expanduser(path))
 
 
-def portable(path):
+def portable(path: str | os.PathLike) -> str:
     """The text of a path, the same under every locale: UTF-8, other bytes as lone surrogates."""
     return os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
-def native(text):
+def native(text: str) -> str:
     """A `portable` text as this process, under its locale, names the path."""
     return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
-def is_portable(value):
+def is_portable(value: object) -> bool:
     """Whether a JSON value is a text that `native` can name a path by."""
     try:
         return isinstance(value, str) and bool(native(value))

@@ -20,7 +20,7 @@ MARKUP = (  # in lower case -> what begins with it or holds it near its beginnin
 )
 
 
-def kind_of(head):
+def kind_of(head: bytes) -> str | None:
     """What a file is, as the end of a sentence "FILE is ..."; None where its bytes say nothing.
 
     Args:
@@ -36,7 +36,7 @@ def kind_of(head):
     return found[0] if found else None
 
 
-def _kind_of_media(brand):
+def _kind_of_media(brand: bytes) -> str:
     """HEIC, AVIF, camera raws and videos share one container (ISO 14496-12) and differ in brand."""
     if brand in HEIC_BRANDS:
         return f"a HEIC picture, {CONVERT}"

@@ -7,6 +7,7 @@ Decoding is the task of `pictures`.
 """
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -32,6 +33,7 @@ TEXT_SUFFIXES = {
 }  # fmt: skip
 SURE_FORMATS = {"JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000"}  # by their bytes
 MOST_NAMED = 3  # files in a message
+Faulty = tuple[Path | str, str]  # a file, what is wrong with it
 
 
 @dataclass
@@ -46,10 +48,12 @@ class Found:
 
     pictures: list[Path] = field(default_factory=list)
     aside: list[Path] = field(default_factory=list)
-    faulty: list[tuple[Path, str]] = field(default_factory=list)
+    faulty: list[Faulty] = field(default_factory=list)
 
 
-def find_pictures(paths, skipped=None):
+def find_pictures(
+    paths: str | os.PathLike | Iterable, skipped: list[Faulty] | None = None
+) -> list[Path]:
     """The files that are named, and the pictures in the folders that are named.
 
     Folders are searched recursively, through links too.
@@ -71,7 +75,7 @@ def find_pictures(paths, skipped=None):
     return [file for path in paths for file in _pictures_at(Path(path), skipped)]
 
 
-def _pictures_at(path, skipped):
+def _pictures_at(path: Path, skipped: list[Faulty] | None) -> list[Path]:
     try:
         if path.is_file():
             return [path]
@@ -86,7 +90,7 @@ def _pictures_at(path, skipped):
     if found.faulty and skipped is None:
         faulty = [(file.relative_to(path), fault) for file, fault in found.faulty]
         raise UserError(
-            f"{in_words(faulty, len(found.pictures), path)}; convert or move such files "
+            f"{describe_faulty(faulty, len(found.pictures), path)}; convert or move such files "
             "(`predict` leaves them out with --skip-corrupt)"
         )
     if skipped is not None:
@@ -94,11 +98,11 @@ def _pictures_at(path, skipped):
     return found.pictures
 
 
-def _cannot_be_searched(path, error):
+def _cannot_be_searched(path: Path, error: OSError) -> UserError:
     return UserError(f"{path} cannot be searched: {error.strerror}")
 
 
-def find_below(folder):
+def find_below(folder: Path) -> Found:
     """The `Found` of all files below a folder, each list in sorted order.
 
     Raises:
@@ -116,7 +120,7 @@ def find_below(folder):
     return found
 
 
-def files_below(folder):
+def files_below(folder: Path) -> Iterator[Path]:
     """Paths of all that is no folder and no companion below `folder`.
 
     Hidden folders are not entered, but named like files. Each real folder is entered once, and none
@@ -126,7 +130,7 @@ def files_below(folder):
         OSError: a folder cannot be listed.
     """
 
-    def stop(error):
+    def stop(error: OSError) -> None:
         raise error
 
     seen = set(map(str, Path(os.path.realpath(folder)).parents))
@@ -142,7 +146,7 @@ def files_below(folder):
         yield from (Path(where, n) for n in [*hidden, *names] if not is_companion(n))
 
 
-def list_folder(folder):
+def list_folder(folder: Path) -> tuple[list[str], list[Path]]:
     """(names of the folders, paths of the files) directly in a folder, sorted, without companions.
 
     Hidden folders count as files.
@@ -169,7 +173,7 @@ def list_folder(folder):
 # ----------------------------------------------------------------------------- what each file is
 
 
-def sort_files(files):
+def sort_files(files: Iterable[Path]) -> Found:
     """The `Found` of paths of files; those whose suffix is no picture's are looked into."""
     found = Found()
     for file in files:
@@ -186,24 +190,24 @@ def sort_files(files):
     return found
 
 
-def is_companion(name):
+def is_companion(name: str) -> bool:
     """Whether a file of this name is what systems leave in folders, such as Thumbs.db."""
     name = name.lower()
     return name in COMPANION_FILES or name.startswith(COMPANION_PREFIXES)
 
 
-def is_companion_folder(name):
+def is_companion_folder(name: str) -> bool:
     """Whether a folder of this name is what systems leave among folders, such as @eaDir."""
     name = name.lower()
     return name in COMPANION_FOLDERS or name.startswith(COMPANION_PREFIXES)
 
 
-def is_text(file):
+def is_text(file: str | Path) -> bool:
     """Whether a file is text by its suffix, such as annotations or notes."""
     return PurePath(file).suffix.lower() in TEXT_SUFFIXES
 
 
-def _fault_of(file):
+def _fault_of(file: Path) -> str | None:
     """What keeps a file from being a picture, in words; None for a picture."""
     if not file.is_file():
         return "is not a file" if file.exists() else "is a broken link"
@@ -216,12 +220,12 @@ def _fault_of(file):
         return str(error).removeprefix(f"{printable(file)} ")
 
 
-def _sure():
+def _sure() -> tuple[str, ...]:
     """Pillow's names of the formats that are told by their first bytes without a doubt."""
     return tuple(SURE_FORMATS.intersection(formats()))
 
 
-def in_words(faulty, num_pictures, folder):
+def describe_faulty(faulty: list[Faulty], num_pictures: int, folder: str | Path) -> str:
     """How many files of a folder cannot be used and what is wrong with the first, as a clause.
 
     Args:

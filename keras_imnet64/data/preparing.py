@@ -267,7 +267,7 @@ def _index(request, listing, unexpected):
     return place.open()
 
 
-def _require_classes(wnids, where):
+def _require_classes(wnids: list[str], where: str | Path) -> None:
     """Refuse a single class, from which no model can learn to tell anything."""
     if len(wnids) < 2:
         raise UserError(
@@ -275,17 +275,20 @@ def _require_classes(wnids, where):
         )
 
 
-def _leave_out(faulty, num_pictures, where, request):
+def _leave_out(
+    faulty: list[finding.Faulty], num_pictures: int, where: str | Path, request: Request
+) -> None:
     """Refuse files that are no pictures, or list them as skipped where the user asked for that."""
     if faulty and not request.skip_corrupt:
+        which = finding.describe_faulty(faulty, num_pictures, where)
         raise UserError(
-            f"{finding.in_words(faulty, num_pictures, where)}; convert or move such files, or "
-            "leave them out with --skip-corrupt, which lists them"
+            f"{which}; convert or move such files, or leave them out with --skip-corrupt, which "
+            "lists them"
         )
     request.skipped.extend(faulty)
 
 
-def _describe(listing, say):
+def _describe(listing: folders.Listing, say: Callable[[str], None]) -> None:
     """Tell the user what was taken for classes and splits, and what was left aside."""
     counts = " + ".join(f"{count:,}" for count in listing.counts().values())
     where = f" in {listing.folders}" if listing.folders else ""
@@ -297,7 +300,7 @@ def _describe(listing, say):
         say(f"left aside: {_first(listing.aside)}")
 
 
-def _first(names):
+def _first(names: list[str]) -> str:
     """The first names of a list for a line, and how many more there are."""
     first = printable(", ".join(names[:MOST_NAMED]))
     return first + (f", and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else "")

@@ -10,12 +10,13 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import UserError
 from ...files import expand, portable, read_small
-from ..finding import Found, find_below, list_folder, sort_files
+from ..finding import Faulty, Found, find_below, list_folder, sort_files
 from ..indexing import Listed
 from . import layout as layouts
 
@@ -45,24 +46,24 @@ class Listing:
     """
 
     root: Path
-    wnids: list = field(default_factory=list)
-    splits: dict = field(default_factory=lambda: {"train": [], "validation": []})
-    faulty: list = field(default_factory=list)
-    aside: list = field(default_factory=list)
+    wnids: list[str] = field(default_factory=list)
+    splits: dict[str, list[Listed]] = field(default_factory=lambda: {"train": [], "validation": []})
+    faulty: list[Faulty] = field(default_factory=list)
+    aside: list[str] = field(default_factory=list)
     folders: str = ""
-    notes: list = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
-    def counts(self):
+    def counts(self) -> dict[str, int]:
         return {split: len(pictures) for split, pictures in self.splits.items()}
 
-    def take(self, found, label):
+    def take(self, found: Found, label: int) -> list[Listed]:
         """list of `Listed`: the pictures of a class; what else was found is noted."""
         self.faulty += [(self.name_of(file), fault) for file, fault in found.faulty]
         self.aside += map(self.name_of, found.aside)
         names = map(self.name_of, found.pictures)
         return [Listed(name, label) for name in sorted(names, key=os.fsencode)]
 
-    def note_loose(self, folder):
+    def note_loose(self, folder: Path) -> None:
         """Note the files that lie beside class folders: pictures and broken links are missed."""
         found = sort_files(list_folder(folder)[1])
         self.faulty += [(self.name_of(file), IN_NO_CLASS) for file in found.pictures]
@@ -73,14 +74,16 @@ class Listing:
                 self.aside.append(self.name_of(file))
         self.aside += map(self.name_of, found.aside)
 
-    def name_of(self, file):
+    def name_of(self, file: Path) -> str:
         return file.relative_to(self.root).as_posix()
 
 
 # ------------------------------------------------------------------------------- anyone's pictures
 
 
-def list_image_folder(source, validation_share, splits=None):
+def list_image_folder(
+    source: str | Path, validation_share: float, splits: str | None = None
+) -> Listing:
     """Training and validation folders of class folders, or one folder of them that is split.
 
     Args:
@@ -105,7 +108,7 @@ def list_image_folder(source, validation_share, splits=None):
     return listing
 
 
-def list_train_and_validation(root, train, validation):
+def list_train_and_validation(root: Path, train: str, validation: str) -> Listing:
     """The Listing of two folders of class folders; classes are those of the first."""
     listing = Listing(root, folders=f"{train} and {validation}")
     of_train = _classes_of_split(listing, train, ())
@@ -124,14 +127,14 @@ def list_train_and_validation(root, train, validation):
     return listing
 
 
-def _classes_of_split(listing, name, known):
+def _classes_of_split(listing: Listing, name: str, known: Container[str]) -> dict[str, Path]:
     """{class id: its folder} of a split, whose folder may hold one of the same name."""
     folder = layouts.enter_lone_folders(listing.root / name, lambda lone: class_id(lone) in known)
     listing.note_loose(folder)
     return class_folders(folder)
 
 
-def _split(root, share):
+def _split(root: Path, share: float) -> Listing:
     classes = class_folders(root)
     kept = f"about {100 * share:g} % of each class are kept aside for validation"
     listing = Listing(root, list(classes), notes=[f"nothing is split, so {kept}"])
@@ -200,7 +203,7 @@ def list_imagenet_21k(source, class_list=None):
     return listing
 
 
-def _refuse_splits_of_imagenet_21k(root):
+def _refuse_splits_of_imagenet_21k(root: Path) -> None:
     """Its selection splits the classes itself; what is split already is another set of pictures."""
     named = layouts.named_splits(list_folder(root)[0])
     if layouts.TRAIN in named.values():
@@ -242,7 +245,7 @@ def source_folder(source):
     return Path(os.path.abspath(folder))
 
 
-def class_id(name):
+def class_id(name: str) -> str:
     """The id of a class by its folder's name: the same in every locale and on every system.
 
     macOS writes accents as characters of their own (NFD) where others compose them (NFC).
@@ -250,7 +253,7 @@ def class_id(name):
     return unicodedata.normalize("NFC", portable(name))
 
 
-def class_folders(folder):
+def class_folders(folder: Path) -> dict[str, Path]:
     """{class id: its folder} of the folders in one, in sorted order of the ids.
 
     Raises:

@@ -7,6 +7,7 @@ a split or a class, the user is asked, and answers with --splits.
 """
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class Layout:
     notes: tuple[str, ...] = ()
 
 
-def find_layout(source, splits=None):
+def find_layout(source: Path, splits: str | None = None) -> Layout:
     """The `Layout` of a folder of class folders, or of splits of them.
 
     Args:
@@ -75,7 +76,7 @@ def find_layout(source, splits=None):
     return Layout(root, notes=tuple(notes))
 
 
-def enter_lone_folders(folder, stop):
+def enter_lone_folders(folder: Path, stop: Callable[[str], object]) -> Path:
     """The first folder from `folder` on that holds more than one folder of folders.
 
     Args:
@@ -94,13 +95,13 @@ def enter_lone_folders(folder, stop):
 # ------------------------------------------------------------------------------------------- names
 
 
-def split_of(name):
+def split_of(name: str) -> str | None:
     """The split that a folder's name stands for, such as "test" for Test_Set; None for others."""
     split, rest = _parsed(name)
     return None if rest else split
 
 
-def named_splits(names):
+def named_splits(names: Iterable[str]) -> dict[str, str]:
     """{name of a folder: the split that it is called like}, without the names of other folders.
 
     A name with other words besides, such as seg_train, counts where another split has the same
@@ -116,7 +117,7 @@ def named_splits(names):
     return pairs[0] if pairs and TRAIN not in plain.values() else plain
 
 
-def _parsed(name):
+def _parsed(name: str) -> tuple[str | None, tuple[str, ...]]:
     """(the only split that a name speaks of, or None; its other words)."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
     splits, rest = [], []
@@ -130,7 +131,7 @@ def _parsed(name):
     return (splits[0] if len(splits) == 1 else None), tuple(rest)
 
 
-def only_one(root, named, split, remedy=""):
+def only_one(root: Path, named: dict[str, str], split: str, remedy: str = "") -> str | None:
     """The name of the folder of a split, None where there is none.
 
     Args:
@@ -151,7 +152,7 @@ def only_one(root, named, split, remedy=""):
 # --------------------------------------------------------------------------------------- decisions
 
 
-def _as_told(root, folders, splits):
+def _as_told(root: Path, folders: list[str], splits: str) -> Layout:
     train, _, validation = splits.partition(",")
     if train not in folders or validation not in folders or train == validation:
         raise UserError(
@@ -162,7 +163,7 @@ def _as_told(root, folders, splits):
     return Layout(root, train, validation, aside)
 
 
-def _are_classes(root, named, others):
+def _are_classes(root: Path, named: dict[str, str], others: list[str]) -> bool:
     """Whether a folder called train is a class: trains beside cars and buses.
 
     It is one where it holds pictures itself, as folders beside it do, and no other folder speaks of
@@ -174,7 +175,7 @@ def _are_classes(root, named, others):
     return not all(_folders_in(root / name) for name in others)
 
 
-def _as_splits(root, named, others):
+def _as_splits(root: Path, named: dict[str, str], others: list[str]) -> Layout:
     train, validation = (only_one(root, named, s, OR_SPLITS) for s in (TRAIN, VALIDATION))
     if train is None:
         raise UserError(
@@ -197,7 +198,7 @@ def _as_splits(root, named, others):
     return Layout(root, train, validation, tuple(aside), tuple(notes))
 
 
-def _no_validation(root, train, others):
+def _no_validation(root: Path, train: str, others: list[str]) -> UserError:
     is_class = f", or pass --splits {NO_SPLITS} if {train} is a class" if others else ""
     return UserError(
         f"{root} has a folder {train} but no val, validation or test with class folders: add one, "
@@ -205,7 +206,7 @@ def _no_validation(root, train, others):
     )
 
 
-def _refuse_splits_in_classes(root, classes):
+def _refuse_splits_in_classes(root: Path, classes: list[str]) -> None:
     """Refuse <class>/<split>/<picture>, and folders that may be splits of names unknown here."""
     common = None  # names that each class folder holds, where they hold no pictures besides
     for name in classes:
@@ -227,16 +228,16 @@ def _refuse_splits_in_classes(root, classes):
         )
 
 
-def _folders_in(folder):
+def _folders_in(folder: Path) -> list[str]:
     return list_folder(folder)[0]
 
 
-def _is_missed(file):
+def _is_missed(file: Path) -> bool:
     """Whether a file beside folders would be missed: a picture, or a link that leads nowhere."""
     return file.suffix.lower() in suffixes() or not file.exists()
 
 
-def _listed(names, most=5):
+def _listed(names: Iterable[str], most: int = 5) -> str:
     """Names for a message: "a, b and c"."""
     names = list(names)
     if len(names) > most:

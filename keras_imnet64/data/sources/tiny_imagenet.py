@@ -207,12 +207,12 @@ def _lines(tree, name):
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _pictures(tree):
+def _pictures(tree: Tree) -> list[str]:
     """Names of all files below train/ and val/, sorted, but for texts and what systems leave."""
     return sorted(name for name in tree.names if _may_be_a_picture(name))
 
 
-def _may_be_a_picture(name):
+def _may_be_a_picture(name: str) -> bool:
     *folders, file = PurePosixPath(name).parts
     if not folders or folders[0] not in ("train", "val") or is_text(file):
         return False
@@ -220,7 +220,9 @@ def _may_be_a_picture(name):
     return not hidden and not is_companion(file) and not any(map(is_companion_folder, folders))
 
 
-def _in_class_folders(tree, pictures, split, label_of):
+def _in_class_folders(
+    tree: Tree, pictures: list[str], split: str, label_of: dict[str, int]
+) -> list[tuple[str, int]]:
     """[(file, label)] of the pictures that lie below <split>/<wnid>/, in their order.
 
     Raises:
@@ -242,7 +244,9 @@ def _in_class_folders(tree, pictures, split, label_of):
     return found
 
 
-def _validation_files(tree, pictures, label_of):
+def _validation_files(
+    tree: Tree, pictures: list[str], label_of: dict[str, int]
+) -> list[tuple[str, int]]:
     if ANNOTATIONS not in tree.names and _is_sorted_into_classes(tree, label_of):
         found = _in_class_folders(tree, pictures, "val", label_of)
         return sorted(found, key=lambda picture: _number(picture[0]))
@@ -261,15 +265,15 @@ def _validation_files(tree, pictures, label_of):
     return found
 
 
-def _is_sorted_into_classes(tree, label_of):
+def _is_sorted_into_classes(tree: Tree, label_of: dict[str, int]) -> bool:
     folders = {name.split("/")[1] for name in tree.names if name.startswith("val/")}
     return not folders.isdisjoint(label_of)
 
 
-def _number(name):
-    """What sorts val_2.JPEG before val_10.JPEG: the name of a file with its digits as numbers."""
+def _number(name: str) -> list[str | tuple[int, str]]:
+    """What sorts val_2.JPEG before val_10.JPEG: the name of a file, its numbers by length first."""
     parts = re.split(r"([0-9]+)", PurePosixPath(name).name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+    return [(len(part), part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 # --------------------------------------------------------------------------------------- pictures
