@@ -146,6 +146,24 @@ def expand(path):
     return Path(os.path.expanduser(path))
 
 
+def portable(path: str | os.PathLike) -> str:
+    """The text of a path, the same under every locale: UTF-8, other bytes as lone surrogates."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def native(text: str) -> str:
+    """A `portable` text as this process, under its locale, names the path."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
+def is_portable(value: object) -> bool:
+    """Whether a JSON value is a text that `native` can name a path by."""
+    try:
+        return isinstance(value, str) and bool(native(value))
+    except UnicodeEncodeError:
+        return False
+
+
 def check_writable(path, must_exist=False):
     """Raise the OSError that making or filling the folder `path` would end in, if it is clear now.
 

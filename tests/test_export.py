@@ -14,7 +14,7 @@ from keras import layers
 from PIL import Image
 
 from keras_imnet64 import export as module
-from keras_imnet64.data.pictures import find_pictures
+from keras_imnet64.data.finding import find_pictures
 from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.export import child, compare, export
 from keras_imnet64.models import build_model

@@ -329,14 +329,15 @@ def archives_of_something_else(place):
 
 
 def tiny(place, **files):
-    """A folder in Tiny ImageNet's layout with one class; files put over it."""
+    """A zip in Tiny ImageNet's layout with two classes; files put over it."""
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64), "green").save(buffer, "JPEG")
     content = {
-        "wnids.txt": b"n01443537\n",
+        "wnids.txt": b"n01443537\nn02124075\n",
         "words.txt": b"n01443537\tgoldfish\n",
         "val/val_annotations.txt": b"val_0.JPEG\tn01443537\t0\t0\t9\t9\n",
         "val/images/val_0.JPEG": buffer.getvalue(),
+        "train/n02124075/images/n02124075_0.JPEG": buffer.getvalue(),
         "train/n01443537/images/n01443537_0.JPEG": buffer.getvalue(),
         "train/n01443537/images/n01443537_1.JPEG": buffer.getvalue(),
     }
@@ -369,6 +370,58 @@ def zip_that_climbs(place):
 @mistake("is not Tiny ImageNet", command=PREPARE_TINY.removesuffix(" --allow-unverified"))
 def zip_of_something_else(place):
     tiny(place)
+
+
+def pictures(place, *names):
+    for name in names:
+        (place.path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(place.path / "red.jpg", place.path / "pets" / name)
+
+
+PREPARE_PETS = "data prepare image_folder/pets --source pets"
+
+
+@mistake("pets holds pictures of one class, cat; two classes or more", command=PREPARE_PETS)
+def one_class(place):
+    pictures(place, "cat/1.jpg", "cat/2.jpg")
+
+
+@mistake(r"2 of 6 files below .*pets cannot be used: cat/3\.HEIC is a HEIC", command=PREPARE_PETS)
+def pictures_left_out(place):
+    pictures(place, "cat/1.jpg", "cat/2", "dog/1.jpg", "dog/2.jpg_large")
+    (place.path / "pets/cat/3.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (place.path / "pets/dog/3.jpg").symlink_to("nowhere")
+
+
+@mistake(r"1 of 5 .*: loose\.jpg lies in no class folder; .*--skip-corrupt", command=PREPARE_PETS)
+def picture_of_no_class(place):
+    pictures(place, "cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/2.jpg", "loose.jpg")
+
+
+@mistake("pass --splits none if train is a class", command=PREPARE_PETS)
+def train_may_be_a_class(place):
+    pictures(place, "train/steam/1.jpg", "train/diesel/1.jpg", "car/1.jpg")
+
+
+@mistake("--splits A,B; if they are classes, pass --splits none", command=PREPARE_PETS)
+def splits_of_unknown_names(place):
+    pictures(place, *(f"{split}/{name}/1.jpg" for split in "AB" for name in ("cat", "dog")))
+
+
+@mistake('--splits takes "none", or the names of two', command=f"{PREPARE_PETS} --splits val,cat")
+def splits_that_are_not_there(place):
+    pictures(place, "cat/1.jpg", "dog/1.jpg")
+
+
+simply("splits_of_another_set", "data prepare shapes --splits none", "--splits is for image_folder")
+
+
+@mistake(
+    r"1 of 2 files below pets cannot be used: notes is not", command="predict model.keras pets"
+)
+def file_beside_pictures(place):
+    pictures(place, "1.jpg")
+    (place.path / "pets/notes").write_text("words")
 
 
 @mistake(

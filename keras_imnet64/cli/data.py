@@ -13,7 +13,7 @@ from keras_imnet64.cli.frame import (
     recipe_option,
 )
 from keras_imnet64.errors import printable
-from keras_imnet64.output import show, show_table
+from keras_imnet64.output import say, show, show_table
 
 
 @cli.group()
@@ -32,12 +32,19 @@ def data():
     help="Where it lies: a folder of archives or of pictures, or tiny-imagenet-200.zip.",
 )
 @click.option("--allow-unverified", is_flag=True, help="Take other archives in that layout.")
-@click.option("--skip-corrupt", is_flag=True, help="List damaged pictures and leave them out.")
+@click.option(
+    "--skip-corrupt", is_flag=True, help="List files that cannot be used; leave them out."
+)
 @click.option("--class-list", type=FILE, help="imagenet21k: a file of the class ids to take.")
 @click.option(
     "--validation-share",
     type=float,
-    help="image_folder: about how much of each class is kept aside without a val/; default 0.1.",
+    help="image_folder: about how much of each class is kept aside without splits; default 0.1.",
+)
+@click.option(
+    "--splits",
+    metavar="TRAIN,VALIDATION",
+    help='image_folder: two folders of the source; "none": all are classes, even one called train.',
 )
 @data_options
 @json_option
@@ -48,13 +55,15 @@ def prepare(
     skip_corrupt,
     class_list,
     validation_share,
+    splits,
     data_dir,
     cache_dir,
     as_json,
 ):
     """Make a data set ready to train on: packed, or its JPEGs indexed.
 
-    Without --source TFDS downloads it; `shapes` is drawn on the spot.
+    Without --source TFDS downloads it; `shapes` is drawn on the spot. In an image_folder, folders
+    that are named like train, val or test, in any spelling, are splits, and others classes.
 
     \b
     Example: python cli.py data prepare imagenet_resized/64x64 --source ARCHIVES
@@ -75,7 +84,9 @@ def prepare(
             skipped=skipped,
             class_list=class_list,
             validation_share=validation_share,
+            splits=splits,
             progress=progress,
+            say=say,
         )
     for name, reason in skipped:
         click.echo(printable(f"skipped: {name} {reason}"), err=True)

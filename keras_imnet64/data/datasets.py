@@ -56,7 +56,8 @@ class Dataset:
             own were, where that is known.
         embedded: whether it can be made on the spot, with nothing to download.
         source_hint: what stands after --source in a message.
-        promises: whether the name says which pictures they are.
+        promises: whether the name says which pictures they are; where it does not, any pictures
+            are what it promises, and so are verified.
     """
 
     name: str
@@ -221,7 +222,9 @@ def prepare(
     skipped=None,
     class_list=None,
     validation_share=None,
+    splits=None,
     progress=None,
+    say=None,
 ):
     """Make a data set ready: build it through TFDS (or read its zip), then pack both splits.
 
@@ -235,12 +238,18 @@ def prepare(
             a folder of JPEGs, which are read there from then on; None downloads through TFDS,
             draws `shapes`, or looks where TFDS has `imagenet2012`.
         allow_unverified: take pictures that are not the published ones, into a place of their own.
-        skip_corrupt: leave out damaged pictures where each has a file; what is left is not the
-            published set, so it goes into the place of unverified ones.
+        skip_corrupt: leave out files that cannot be used where each picture has a file. What is
+            left of a published set without its damaged pictures goes into the place of unverified
+            ones; `image_folder` promises no pictures, so that its are verified in any case.
         skipped: a list that receives (name, reason) of each picture that was left out.
         class_list: for `imagenet21k`, a file of the class ids to take, one per line.
-        validation_share: for `image_folder` without val/, about what of each class; default 0.1.
+        validation_share: for `image_folder` without splits, what share of each class is kept for
+            validation, about; default 0.1.
+        splits: for `image_folder`, which folders are splits where that is not clear: "none", or
+            the names of two with a comma between, training first.
         progress: called as `progress(description, done, total)`.
+        say: called with a sentence about what was found, before the work; by default nothing is
+            said.
 
     Returns:
         dict: the stores by split, memory-mapped.
@@ -251,7 +260,7 @@ def prepare(
     """
     dataset = find_dataset(name)
     _check_request(dataset, source, allow_unverified, skip_corrupt)
-    _check_selection(dataset, class_list, validation_share)
+    _check_selection(dataset, class_list, validation_share, splits)
     verified, unverified = places_of(dataset, data_dir, cache_dir)
     if source is None and verified.packed():
         return verified.open()
@@ -266,6 +275,8 @@ def prepare(
         progress=progress,
         class_list=class_list,
         validation_share=validation_share,
+        splits=splits,
+        say=say,
     )
     return dataset.make(request)
 
@@ -287,12 +298,14 @@ def _check_request(dataset, source, allow_unverified, skip_corrupt):
         )
 
 
-def _check_selection(dataset, class_list, validation_share):
+def _check_selection(dataset, class_list, validation_share, splits):
     """Refuse options that another data set heeds."""
     if class_list is not None and dataset.name != "imagenet21k":
         raise UserError(f"--class-list is for imagenet21k; received it for {dataset.name}")
     if validation_share is not None and dataset.make is not from_image_folder:
         raise UserError(f"--validation-share is for {OWN}; received it for {dataset.name}")
+    if splits is not None and dataset.make is not from_image_folder:
+        raise UserError(f"--splits is for {OWN}; received it for {dataset.name}")
 
 
 def places_of(dataset, data_dir=None, cache_dir=None):

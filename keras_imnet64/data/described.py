@@ -10,7 +10,8 @@ class Described:
         labels: int32 [N], 0-based positions in `wnids`.
         wnids: class ids, in label order.
         class_names: names for people, in label order.
-        verified: whether the pictures are known to be those that the name promises.
+        verified: whether the pictures are known to be those that the name promises; always true
+            of one's own, since their name promises none.
         digest: SHA-256 (hex) of pictures and labels.
     """
 

@@ -14,6 +14,7 @@ from collections import deque
 import numpy as np
 
 from ..errors import RunFailed, UserError, reason
+from ..files import native
 from .described import Described
 from .pictures import UPRIGHT
 
@@ -71,7 +72,7 @@ class EncodedStore(Described):
 
     image_size = None
     failure = None
-    root = property(lambda self: self.meta["root"])
+    root = property(lambda self: native(self.meta["root"]))
 
     def __init__(self, path, meta, files, pictures, hashes, sums, labels):
         super().__init__(path, meta, labels)

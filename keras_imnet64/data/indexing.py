@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import RunFailed, UserError, printable
-from ..files import read_json, sync_file, write_json
+from ..files import portable, read_json, sync_file, write_json
 from ..quiet import import_tensorflow
 from .damage import JPEG_KINDS, check_undamaged
 from .encoded import CONVERTED, FORMAT_VERSION, HASH_BYTES, HERE, KIND, RECORD, digest_of
@@ -91,7 +91,7 @@ def write_index(
         "split": split,
         "wnids": list(wnids),
         "class_names": list(class_names),
-        "root": str(root),
+        "root": portable(root),
     }
     needed = len(listed) * BYTES_PER_PICTURE + SLACK_BYTES
     with new_store(path, doing, needed, meta) as work:

@@ -1,11 +1,10 @@
-"""Picture files as a model takes them: found, decoded, and shown at its size.
+"""Picture files as a model takes them: decoded, and shown at its size.
 
-Needs neither Keras nor TensorFlow. Files are found and read here for `predict`; which pictures make
-a data set is told in `sources`, and how they are read in training in `pipeline`.
+Needs neither Keras nor TensorFlow. Files are read here for `predict`; `finding` finds them, which
+pictures make a data set is told in `sources`, and how they are read in training in `pipeline`.
 """
 
 import contextlib
-import os
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from keras_imnet64.errors import UserError, nearest, reason
+
+from .contents import HEAD_BYTES, kind_of
 
 FILTERS = {
     "box": Image.Resampling.BOX,
@@ -41,67 +42,7 @@ EIGHT_BITS = ((np.arange(1 << 16) + 128) // 257).astype("uint8")  # 65535 -> 255
 ON_TRANSPARENCY = "white"
 
 
-# -------------------------------------------------------------------------------------- find files
-
-
-def find_pictures(paths):
-    """The files that are named, and the pictures in the folders that are named.
-
-    Folders are searched recursively, through links too, for the suffixes that Pillow opens; hidden
-    files and folders are passed over.
-
-    Args:
-        paths: one path or several.
-
-    Returns:
-        list of Path: in the order of `paths`, each folder's in sorted order.
-
-    Raises:
-        UserError: a path does not exist, cannot be listed, or a folder holds no picture.
-    """
-    paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    if not paths:
-        raise UserError("no pictures were named; name picture files or folders of them")
-    return [file for path in paths for file in _pictures_at(Path(path))]
-
-
-def _pictures_at(path):
-    try:
-        if path.is_file():
-            return [path]
-        if path.is_dir():
-            found = sorted(_pictures_below(path))
-        elif path.exists():
-            raise UserError(f"{path} is neither a file nor a folder of pictures")
-        else:
-            raise UserError(f"{path} does not exist; a picture or a folder is needed")
-    except OSError as error:
-        raise UserError(f"{path} cannot be searched: {error.strerror}") from error
-    if not found:
-        raise UserError(
-            f"the folder {path} holds no picture; files such as .png and .jpg are needed"
-        )
-    return found
-
-
-def _pictures_below(folder):
-    """Each real folder once, and none that `folder` lies in, where a link may lead round."""
-
-    def stop(error):
-        raise error
-
-    seen = set(map(str, Path(os.path.realpath(folder)).parents))
-    for where, folders, names in os.walk(folder, onerror=stop, followlinks=True):
-        real = os.path.realpath(where)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            file = Path(where, name)
-            if not name.startswith(".") and file.suffix.lower() in suffixes() and file.is_file():
-                yield file
+# ------------------------------------------------------------------------------------ kinds of file
 
 
 @cache
@@ -205,9 +146,20 @@ def read_picture(path, view):
 
 
 @contextlib.contextmanager
-def opened(file, path):
-    """The PIL image of an open file, whose size has been judged; nothing is decoded yet."""
-    with Image.open(file, formats=formats()) as picture:
+def opened(file, path, kinds=None):
+    """The PIL image of an open file, whose size has been judged; nothing is decoded yet.
+
+    Args:
+        kinds: the `formats` that are tried, by default all of them.
+    """
+    try:
+        picture = Image.open(file, formats=kinds or formats())
+    except UnidentifiedImageError:
+        file.seek(0)
+        if kind := kind_of(file.read(HEAD_BYTES)):
+            raise UserError(f"{path} is {kind}") from None
+        raise
+    with picture:
         _check_size(picture.width * picture.height, path)
         yield picture
 

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
-from . import indexing, packing
+from ..errors import UserError, printable
+from ..files import portable
+from . import finding, indexing, packing
 from .places import Place
 from .sources import archives, folders, imagenet2012, shapes, tiny_imagenet
 
+MOST_NAMED = 5  # classes or files in a line
 DEFAULT_SHARE = 0.1  # of the pictures of each class, for validation, where nothing splits them
 
 
@@ -24,7 +26,8 @@ class Request:
     Attributes:
         verified, unverified: the two places of the data set.
         skipped: receives (name, reason) of each picture that is left out.
-        class_list, validation_share: of the sources that take them.
+        class_list, validation_share, splits: of the sources that take them.
+        say: receives sentences about what was found, before the work.
     """
 
     verified: Place
@@ -36,6 +39,8 @@ class Request:
     progress: Callable | None
     class_list: str | Path | None = None
     validation_share: float | None = None
+    splits: str | None = None
+    say: Callable | None = None
 
 
 # ---------------------------------------------------------------------------------- through TFDS
@@ -133,12 +138,14 @@ def from_picture_files(request):
         )
     with tiny_imagenet.open_tree(request.source) as tree:
         listing = tiny_imagenet.read_listing(tree)
+        _leave_out(listing.unused, sum(map(len, listing.files.values())), request.source, request)
         unexpected = listing.unexpected(archives.imagenet_wnids())
         if unexpected and not request.allow_unverified:
             raise UserError(
                 f"{request.source} is not Tiny ImageNet: {unexpected}; pass the usual "
                 "tiny-imagenet-200.zip, or --allow-unverified to use other pictures in its layout"
             )
+        _require_classes(listing.wnids, request.source)
         damaged = []
         if request.skip_corrupt:
             listing, damaged = tiny_imagenet.without_damaged(tree, listing, request.progress)
@@ -160,7 +167,7 @@ def _pack_files(place, split, tree, listing, request, folder):
         image_size=place.dataset.image_size,
         wnids=listing.wnids,
         class_names=listing.class_names,
-        source=f"file:{Path(request.source).name}",
+        source=f"file:{portable(Path(request.source).name)}",
         verified=place.verified,
         progress=request.progress,
     )
@@ -208,7 +215,8 @@ def from_image_folder(request):
     share = DEFAULT_SHARE if request.validation_share is None else request.validation_share
     if not 0 < share < 1:
         raise UserError(f"--validation-share must be between 0 and 1; received {share}")
-    return _index(request, folders.list_image_folder(request.source, share), "")
+    listing = folders.list_image_folder(request.source, share, request.splits)
+    return _index(request, listing, "")
 
 
 def _require_source(request, what):
@@ -223,10 +231,14 @@ def _require_source(request, what):
 def _index(request, listing, unexpected):
     """Both splits into one of the two places. `unexpected`: what is not as the name promises."""
     name = request.verified.dataset.name
+    _leave_out(listing.faulty, sum(listing.counts().values()), listing.root, request)
     if unexpected and not request.allow_unverified:
         raise UserError(
             f"{listing.root} is not {name}: {unexpected}; --allow-unverified takes it all the same"
         )
+    _require_classes(listing.wnids, listing.root)
+    if request.say:
+        _describe(listing, request.say)
     damaged = [] if request.skip_corrupt else None
     with packing.working_folder(request.verified.packed_dir) as incoming:
         request.verified.refuse_if_being_packed()  # named so wherever the pictures go in the end
@@ -239,7 +251,7 @@ def _index(request, listing, unexpected):
                 split=split,
                 wnids=listing.wnids,
                 class_names=_names_of(listing.wnids),
-                source=f"index:{listing.root}",
+                source=f"index:{portable(listing.root)}",
                 verified=not unexpected,
                 skipped=damaged,
                 progress=request.progress,
@@ -253,6 +265,45 @@ def _index(request, listing, unexpected):
         place.take_in(incoming)
     request.skipped.extend(damaged or [])
     return place.open()
+
+
+def _require_classes(wnids: list[str], where: str | Path) -> None:
+    """Refuse a single class, from which no model can learn to tell anything."""
+    if len(wnids) < 2:
+        raise UserError(
+            f"{where} holds pictures of one class, {wnids[0]}; two classes or more are needed"
+        )
+
+
+def _leave_out(
+    faulty: list[finding.Faulty], num_pictures: int, where: str | Path, request: Request
+) -> None:
+    """Refuse files that are no pictures, or list them as skipped where the user asked for that."""
+    if faulty and not request.skip_corrupt:
+        which = finding.describe_faulty(faulty, num_pictures, where)
+        raise UserError(
+            f"{which}; convert or move such files, or leave them out with --skip-corrupt, which "
+            "lists them"
+        )
+    request.skipped.extend(faulty)
+
+
+def _describe(listing: folders.Listing, say: Callable[[str], None]) -> None:
+    """Tell the user what was taken for classes and splits, and what was left aside."""
+    counts = " + ".join(f"{count:,}" for count in listing.counts().values())
+    where = f" in {listing.folders}" if listing.folders else ""
+    classes = _first(listing.wnids)
+    say(f"{len(listing.wnids):,} classes{where} ({counts} pictures): {classes}")
+    for note in listing.notes:
+        say(f"note: {note}")
+    if listing.aside:
+        say(f"left aside: {_first(listing.aside)}")
+
+
+def _first(names: list[str]) -> str:
+    """The first names of a list for a line, and how many more there are."""
+    first = printable(", ".join(names[:MOST_NAMED]))
+    return first + (f", and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else "")
 
 
 def _names_of(wnids):

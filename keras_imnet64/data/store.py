@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError, reason
-from ..files import check_fields, is_count, is_texts, read_json
+from ..files import check_fields, is_count, is_portable, is_texts, read_json
 from . import encoded
 from .described import Described
 
@@ -39,7 +39,7 @@ KINDS = {  # what each has besides
     },
     **{
         (encoded.KIND, version): {
-            "root": str,
+            "root": is_portable,
             "bytes": lambda value, names=names: isinstance(value, dict) and value.keys() == names,
         }
         for version, names in encoded.ARRAYS.items()

@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 from keras_imnet64.backend import take_devices
-from keras_imnet64.data.pictures import View, check_filter, find_pictures, read_picture
+from keras_imnet64.data.finding import find_pictures
+from keras_imnet64.data.pictures import View, check_filter, read_picture
 from keras_imnet64.errors import RunFailed, UserError, reason
 from keras_imnet64.evaluation.evaluate import scoring_batch_size
 from keras_imnet64.files import csv_text
@@ -49,9 +50,11 @@ def predict(run_or_model, pictures, *, top=5, devices=None, skip_corrupt=False):
     path = model_file(run_or_model)
     info = model_info(path)
     check_filter(info.get("resize_filter", "box"))
-    files = find_pictures(pictures)
+    not_pictures = [] if skip_corrupt else None
+    files = find_pictures(pictures, not_pictures)
     devices = devices or take_devices()
-    found, skipped = [], []
+    found = []
+    skipped = [{"file": str(f), "reason": f"{f} {fault}"} for f, fault in not_pictures or []]
     with devices.scope():
         model = load_model(path)
         image_size, classes = _size_and_classes(model, info, path)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_imnet64.data.pictures import find_pictures
+from keras_imnet64.data.finding import find_pictures
 from keras_imnet64.errors import RunFailed, UserError, nearest
 from keras_imnet64.export.formats import FORMATS
 from keras_imnet64.files import denied, expand, sync_folder

@@ -74,10 +74,10 @@ def test_pictures_are_shown_upright(tmp_path):
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     pixels = np.zeros((16, 16, 3), np.uint8)
     pixels[8:] = 255  # white below, which is on the left once it is turned
-    for number in range(2):
-        (tmp_path / "pictures" / "one").mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(pixels)
-        picture.save(tmp_path / "pictures" / "one" / f"{number}.jpg", exif=exif, quality=100)
+    for name in ("one/0.jpg", "one/1.jpg", "two/0.jpg", "two/1.jpg"):
+        file = tmp_path / "pictures" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file, exif=exif, quality=100)
     datasets.prepare("image_folder/toy", source=tmp_path / "pictures", data_dir=tmp_path / "data")
     small(tmp_path)
     store = datasets.open_dataset(

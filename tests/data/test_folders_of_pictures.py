@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from class_folders import drawn, write_folders
@@ -67,13 +70,15 @@ def test_a_class_may_be_missing_in_validation(tmp_path):
     ("names", "message"),
     [
         (["train/a/1.png", "val/b/1.png"], r"val has the class b, which .*train lacks"),
-        (["train/a/1.png"], "has a folder train but none of val, validation, valid"),
+        (["train/a/1.png"], "has a folder train but no val, validation or test"),
         (["train/1.png", "val/1.png"], r"train holds pictures such as 1\.png, but no class"),
         (["train/a/1.png", "val/1.png"], r"val holds pictures such as 1\.png, but no class"),
         (["1.png", "2.png"], r"holds pictures such as [12]\.png, but no class folders"),
         (["a/.hidden.png", "b/1.png"], "the folder .*a holds no picture"),
         (["a/1.png", "b/1.png", "b/2.png"], "a holds one picture: to be split"),
         ([".git/1.png"], "holds no class folders; <class>/<picture> is needed"),
+        (["a/1.png", "a/2.png"], "holds pictures of one class, a; two classes or more are needed"),
+        (["train/a/1.png", "val/a/1.png"], "holds pictures of one class, a; two classes or more"),
     ],
 )
 def test_folders_that_are_no_classes_of_pictures(tmp_path, names, message):
@@ -97,13 +102,41 @@ def test_an_empty_class_folder_is_named(tmp_path):
         prepare(root, tmp_path / "data")
 
 
-def test_what_is_no_picture_is_passed_over(tmp_path):
-    root = write(tmp_path, *numbered("a", 2), "a/.hidden.png", "a/._0.png", ".trash/1.png")
-    (root / "a" / "notes.txt").write_text("")
+def test_nothing_is_left_out_without_a_word(tmp_path):
+    root = write(tmp_path / "p", *numbered("a", 2), *numbered("b", 2), "a/.hidden.png", "a/._0.png")
+    write(root, "loose.png", ".old/1.png", "a/no suffix", "a/1.jpg_large", "a/@eaDir/0.png/t.png")
+    for name in ("a/notes.txt", "README.md", "Thumbs.db", "pets.zip"):
+        (root / name).write_text("")
     (root / "a" / "folder.jpg").mkdir()
+    (root / "c").symlink_to("/nowhere")
     os.mkfifo(root / "a" / "pipe.jpg")
-    write(root, "loose.png")
-    assert set(sides(root)) == {"a/0.png", "a/1.png"}
+    faulty = [
+        ("loose.png", "lies in no class folder"),
+        ("c", "is a broken link"),
+        ("a/pipe.jpg", "is not a file"),
+    ]
+    with pytest.raises(UserError, match=r"3 of 9 files below .* --skip-corrupt, which lists them"):
+        prepare(root, tmp_path / "data")
+    skipped, said = [], []
+    stores = prepare(root, tmp_path / "data", skip_corrupt=True, skipped=skipped, say=said.append)
+    assert sum(map(len, stores.values())) == 6 and skipped == faulty
+    left = {".old", "README.md", "pets.zip", "a/.hidden.png", "a/notes.txt"}
+    assert set(said[-1].removeprefix("left aside: ").split(", ")) == left
+
+
+def test_loose_pictures_beside_splits_and_below_them_are_named(tmp_path):
+    root = write(tmp_path / "p", "train/a/1.png", "train/b/1.png", "val/a/1.png")
+    write(root, "1.png", "train/2.png", "val/3.png")
+    skipped = []
+    prepare(root, tmp_path / "data", skip_corrupt=True, skipped=skipped)
+    assert sorted(name for name, _ in skipped) == ["1.png", "train/2.png", "val/3.png"]
+
+
+def test_skipped_pictures_of_ones_own_leave_the_set_as_the_name_promises(tmp_path):
+    root = write(tmp_path / "p", *numbered("a", 3), *numbered("b", 3))
+    (root / "a" / "3.png").write_bytes(b"no picture")
+    store = prepare(root, tmp_path / "data", skip_corrupt=True)["train"]
+    assert store.verified and store.path.parent.name == "image_folder_toy"
 
 
 def test_links_to_classes_and_pictures_are_followed_but_not_round(tmp_path):
@@ -113,8 +146,6 @@ def test_links_to_classes_and_pictures_are_followed_but_not_round(tmp_path):
     (root / "a" / "up").symlink_to(root / "a")
     (root / "a" / "above").symlink_to(root)  # all classes would be this one
     (root / "a" / "linked.png").symlink_to(tmp_path / "elsewhere" / "b" / "0.png")
-    (root / "itself").symlink_to(root / "itself")
-    (root / "broken").symlink_to(tmp_path / "nowhere")
     expected = {*numbered("a", 2), *numbered("b", 2), "a/linked.png"}
     assert set(sides(root)) == expected
     stores = prepare(root, tmp_path / "data")
@@ -128,19 +159,76 @@ NO_UTF8 = pytest.param(b"caf\xe9.png", marks=pytest.mark.skipif(ON_MACOS, reason
 @pytest.mark.parametrize("name", [*NAMES, b"x" * 240 + b".png", NO_UTF8])
 def test_names_of_any_bytes_are_read_again(tmp_path, name):
     folder = name.removesuffix(b".png")
-    for split in ("train", "val"):
-        file = os.path.join(os.fsencode(tmp_path), b"pictures", split.encode(), folder, name)
-        os.makedirs(os.path.dirname(file))
-        drawn(3, 3).save(os.fsdecode(file), "PNG")
+    for split in (b"train", b"val"):
+        for wnid in (folder, b"zebra"):
+            file = os.path.join(os.fsencode(tmp_path), b"pictures", split, wnid, name)
+            os.makedirs(os.path.dirname(file))
+            drawn(3, 3).save(os.fsdecode(file), "PNG")
     prepare(tmp_path / "pictures", tmp_path / "data")
     store = datasets.open_dataset("image_folder/toy", "train", data_dir=tmp_path / "data")
-    assert os.fsencode(store.file_of(0)).endswith(b"train/" + folder + b"/" + name)
+    at = [os.fsencode(wnid) for wnid in store.wnids].index(folder)
+    assert os.fsencode(store.file_of(at)).endswith(b"train/" + folder + b"/" + name)
+    assert store.read([at])[0].startswith(b"\x89PNG")
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"  # as Linux and as macOS write it
+
+
+def test_a_class_is_the_same_in_either_unicode_form_of_its_name(tmp_path):
+    root = write(tmp_path / "p", f"train/{DECOMPOSED}/1.png", "train/z/1.png")
+    write(root, f"val/{COMPOSED}/1.png")
+    stores = prepare(root, tmp_path / "data")
+    for store in stores.values():
+        assert store.wnids == [COMPOSED, "z"] and store.labels[0] == 0
+        assert store.read([0])[0].startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(ON_MACOS, reason="both are one folder there")
+def test_two_folders_of_one_class_in_two_unicode_forms_are_refused(tmp_path):
+    root = write(tmp_path / "p", f"{COMPOSED}/1.png", f"{DECOMPOSED}/1.png", "z/1.png")
+    with pytest.raises(
+        UserError, match=r"two folders of the class .* \('cafe\\u0301' and 'caf\\xe9"
+    ):
+        prepare(root, tmp_path / "data")
+
+
+PREPARE = """
+import sys
+from keras_imnet64.data import datasets
+assert sys.flags.utf8_mode == int(sys.argv[1])
+datasets.prepare("image_folder/toy", source=sys.argv[2], data_dir=sys.argv[3])
+for data_dir in sys.argv[3:]:
+    store = datasets.open_dataset("image_folder/toy", "train", data_dir=data_dir)
+    assert store.read([0])[0].startswith(b"\\x89PNG"), store.root
+"""
+
+
+def test_a_set_is_the_same_under_every_locale(tmp_path):
+    root = write(tmp_path / "\u00fc", f"{COMPOSED}/1.png", f"{COMPOSED}/2.png", *numbered("z", 2))
+    write(root, *numbered("\u65e5\u672c", 2), "z/\u00e4.png")
+    folders_of = {"1": tmp_path / "utf8", "0": tmp_path / "ascii"}  # by Python's UTF-8 mode
+    for mode, data_dir in folders_of.items():
+        env = {"LC_ALL": "C", "PYTHONUTF8": mode, "PYTHONCOERCECLOCALE": "0"}
+        there = [folder for folder in folders_of.values() if folder.exists()]
+        child = subprocess.run(
+            [sys.executable, "-c", PREPARE, mode, root, data_dir, *there],
+            env=os.environ | env,
+            cwd=Path(__file__).parent.parent.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert child.returncode == 0, child.stderr
+    utf8, ascii_ = (folder / "packed/image_folder_toy" for folder in folders_of.values())
+    for file in ("train/meta.json", "validation/meta.json", "train/files.npy"):
+        assert (utf8 / file).read_bytes() == (ascii_ / file).read_bytes()
+    store = datasets.open_dataset("image_folder/toy", "train", data_dir=tmp_path / "ascii")
+    assert store.wnids == [COMPOSED, "z", "\u65e5\u672c"]
     assert store.read([0])[0].startswith(b"\x89PNG")
-    assert [os.fsencode(wnid) for wnid in store.wnids] == [folder]
 
 
 def test_a_damaged_picture_of_an_odd_name_is_told_in_one_line(tmp_path):
-    root = write(tmp_path / "pictures", "train/a/1.png", "val/a/1.png")
+    root = write(tmp_path / "pictures", "train/a/1.png", "train/b/1.png", "val/a/1.png")
     (root / "train" / "a" / "line\nbreak.jpg").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"line\\nbreak\.jpg is not a picture") as refusal:
         prepare(root, tmp_path / "data")
@@ -245,6 +333,21 @@ def test_a_class_list_that_is_no_file(tmp_path, few):
     for path in (tmp_path / "nowhere", tmp_path, tmp_path / "pipe"):
         with pytest.raises(UserError, match=r"the class list .* cannot be read"):
             prepare(root, tmp_path / "data", "imagenet21k", class_list=path)
+
+
+def test_splits_are_no_classes_of_it(tmp_path):
+    root = write(tmp_path, "imagenet21k_train/n1/1.png", "imagenet21k_val/n1/1.png")
+    with pytest.raises(UserError, match=r"imagenet21k_val, which are named like splits; .*image_f"):
+        folders.list_imagenet_21k(root)
+
+
+def test_other_files_of_kept_classes_are_named(tmp_path, few):
+    root = write(tmp_path, *numbered("n1", 5), *numbered("n2", 5), "n1/no suffix", "n3/1.png")
+    for wnid in ("n1", "n3"):
+        (root / wnid / "broken.jpg").symlink_to("/nowhere")
+    listing = folders.list_imagenet_21k(root)
+    assert listing.faulty == [("n1/broken.jpg", "is a broken link")]
+    assert listing.counts() == {"train": 7, "validation": 4}
 
 
 def test_no_class_large_enough(tmp_path):

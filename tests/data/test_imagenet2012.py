@@ -159,6 +159,23 @@ def test_folders_have_the_pictures_of_the_tars(tmp_path, flat):
     assert stores["train"].digest == tars["train"].digest
 
 
+def test_folders_are_known_in_other_spellings_and_what_is_beside_them_is_named(tmp_path, counted):
+    root, skipped, said = write_folders(tmp_path / "source" / "folders"), [], []
+    (root / "train").rename(root / "Train")
+    (root / "val").rename(root / "valid")
+    (root / "Train" / WNIDS[0] / "broken.JPEG").symlink_to("/nowhere")
+    write(root / "valid" / "1.JPEG", jpeg(0))
+    write(root / "valid" / "valprep.sh", b"mkdir")
+    write(root / "test" / "1.JPEG", jpeg(0))
+    with pytest.raises(UserError, match=r"2 of 11 files .*: valid/1\.JPEG lies in no class folder"):
+        prepare(root.parent, tmp_path / "data", allow_unverified=False)
+    options = {"skip_corrupt": True, "skipped": skipped, "say": said.append}
+    store = prepare(root.parent, tmp_path / "data", allow_unverified=False, **options)["train"]
+    assert store.verified and contents(store) == EXPECTED  # nothing that it promises is missing
+    assert [name for name, _ in skipped] == ["valid/1.JPEG", f"Train/{WNIDS[0]}/broken.JPEG"]
+    assert said[-1] == "left aside: valid/valprep.sh, test/"
+
+
 def test_records_of_tfds_are_read_where_they_lie(tmp_path, counted):
     write_records(tmp_path)
     write_records(tmp_path, version="incomplete.X_5.1.0", label=99)  # of a build that broke off
@@ -279,9 +296,11 @@ def test_both_tars_are_needed(tmp_path):
 def test_flat_validation_is_of_published_names_and_of_files(tmp_path):
     root = write_folders(tmp_path / "folders", flat=True)
     os.mkfifo(root / "val" / published(WNID)[1])  # which nobody fills
-    assert len(prepare(root, tmp_path / "data")["validation"]) == 3
+    with pytest.raises(UserError, match=rf"val/{published(WNID)[1]} is not a file; .*--skip-corr"):
+        prepare(root, tmp_path / "data")
+    assert len(prepare(root, tmp_path / "data", skip_corrupt=True)["validation"]) == 3
     write(root / "val" / "mine.jpg", jpeg(0))
-    with pytest.raises(UserError, match=r"val holds mine\.jpg, which is no validation picture"):
+    with pytest.raises(UserError, match=r"holds val/mine\.jpg, which is no validation picture"):
         prepare(root, tmp_path / "data")
     with pytest.raises(UserError, match=r"val cannot be listed: No such file"):
         (root / "val").rename(root / "moved")

@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import ON_MACOS, png_that_claims
+from conftest import png_that_claims
 from PIL import Image
 
 from keras_imnet64.data import pictures
-from keras_imnet64.data.pictures import View, find_pictures, read_picture
+from keras_imnet64.data.pictures import View, read_picture
 from keras_imnet64.errors import UserError
 
 COLOURS = np.array([[[250, 0, 0], [0, 240, 0]], [[0, 0, 230], [9, 8, 7]]], "uint8")  # 2 x 2
@@ -171,7 +171,7 @@ def test_threads_read_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is not a picture"),
+        (b"", "is empty"),
         (b"these are words, not pixels\n" * 9, "is not a picture"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is not a picture"),
         (b"\x89HDF\r\n\x1a\n" + bytes(99), "is not a picture"),  # a file of weights
@@ -236,67 +236,3 @@ def test_what_is_no_file_is_refused(tmp_path):
     for name in ("pipe.png", "nowhere.png", "."):
         with pytest.raises(UserError, match="is not a file"):
             read_picture(tmp_path / name, View(16))
-
-
-# --------------------------------------------------------------------------------------- find
-
-
-def test_folders_are_searched_in_sorted_order(tmp_path):
-    names = ["b/2.JPG", "b/10.png", "a/z.webp", "c.gif", "b/notes.txt", ".hidden.png", ".git/x.png"]
-    for name in [*names, "b/weights.h5"]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.png").mkdir()
-    found = [str(file.relative_to(tmp_path)) for file in find_pictures(tmp_path)]
-    assert found == ["a/z.webp", "b/10.png", "b/2.JPG", "c.gif"]
-
-
-def test_files_are_taken_as_given(tmp_path):
-    named, folder = tmp_path / "scan", tmp_path / "b"
-    folder.mkdir()
-    for file in (named, folder / "1.png", tmp_path / ".hidden"):
-        file.touch()
-    given = [str(named), folder, tmp_path / ".hidden"]
-    assert find_pictures(given) == [named, folder / "1.png", tmp_path / ".hidden"]
-
-
-def test_links_are_followed_but_not_round_and_round(tmp_path):
-    inside, outside = tmp_path / "inside", tmp_path / "outside"
-    for folder in (inside, outside):
-        folder.mkdir()
-        (folder / "1.png").touch()
-    (inside / "up").symlink_to(inside)
-    (inside / "elsewhere").symlink_to(outside)
-    (outside / "back").symlink_to(inside)
-    (inside / "itself.png").symlink_to(inside / "itself.png")
-    (inside / "broken.png").symlink_to(tmp_path / "nowhere")
-    assert find_pictures(inside) == [inside / "1.png", inside / "elsewhere" / "1.png"]
-
-
-@pytest.mark.skipif(ON_MACOS, reason="such a name cannot be made there")
-def test_a_name_that_is_no_utf8_is_found(tmp_path):
-    file = os.path.join(os.fsencode(tmp_path), b"caf\xe9.png")
-    Image.fromarray(COLOURS).save(file, "png")
-    (found,) = find_pictures([tmp_path])
-    np.testing.assert_array_equal(read_picture(found, View(2)), COLOURS)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda path: path / "nowhere", "nowhere does not exist"),
-        (lambda path: path, "holds no picture"),
-        (lambda path: os.mkfifo(path / "pipe") or path / "pipe", "neither a file nor a folder"),
-        (lambda path: path / ("x" * 300), "cannot be searched"),
-        (lambda path: path / "line\nbreak", r"line\\nbreak does not exist"),
-    ],
-)
-def test_paths_without_pictures_are_refused(tmp_path, make, message):
-    with pytest.raises(UserError, match=message) as caught:
-        find_pictures([make(tmp_path)])
-    assert "\n" not in str(caught.value)
-
-
-def test_nothing_named():
-    with pytest.raises(UserError, match="no pictures were named"):
-        find_pictures([])

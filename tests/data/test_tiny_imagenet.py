@@ -96,6 +96,86 @@ def test_zip_folder_and_what_holds_them_give_the_same_store(tmp_path):
     assert len({r["validation"].digest for r in results}) == 1
 
 
+def sorted_into_classes(images="images/", annotations=True, train="images/"):
+    """The layout as scripts of tutorials leave it: validation pictures in class folders."""
+    files = {}
+    for name, content in layout().items():
+        for i, wnid in enumerate(WNIDS):
+            name = name.replace(f"val/images/val_{i}.", f"val/{wnid}/{images}val_{i}.")
+        if annotations or not name.endswith("annotations.txt"):
+            files[name.replace("/images/n0", f"/{train}n0")] = content
+    return files
+
+
+@pytest.mark.parametrize("annotations", [True, False])
+@pytest.mark.parametrize("images", ["images/", ""])
+@pytest.mark.parametrize("write", [write_zip, write_folder])
+def test_validation_in_class_folders_gives_the_same_store(tmp_path, write, images, annotations):
+    expected = prepare(write_zip(tmp_path / "tiny.zip", layout()), tmp_path / "data")
+    files = sorted_into_classes(images, annotations, train=images)
+    stores = prepare(write(tmp_path / "sorted", files), tmp_path / "other")
+    for split, store in stores.items():
+        assert store.verified and store.digest == expected[split].digest
+        assert store.labels.tolist() == expected[split].labels.tolist()
+
+
+def test_validation_in_class_folders_is_in_the_order_of_its_numbers(tmp_path):
+    files = {n: c for n, c in sorted_into_classes("", False).items() if "/val/" not in n}
+    numbers = {0: 1, 1: 0, 9: 2, 10: 2, 11: 0, 100: 1}
+    for number, label in numbers.items():
+        files[f"{ROOT}val/{SORTED[label]}/val_{number}.JPEG"] = jpeg(COLOURS[SORTED[label]])
+    source = write_zip(tmp_path / "tiny.zip", files)
+    store = prepare(source, tmp_path / "data", allow_unverified=True)["validation"]
+    assert store.labels.tolist() == list(numbers.values())
+
+
+@pytest.mark.parametrize("write", [write_zip, write_folder])
+def test_files_of_no_class_are_named_and_companions_are_not(tmp_path, write):
+    files = layout()
+    companions = ("val/.DS_Store", "train/Thumbs.db", "train/n02124075/images/._n02124075_0.JPEG")
+    for name in ("train/1.JPEG", "val/images/val_3.JPEG", "val/x.JPEG", *companions):
+        files[ROOT + name] = jpeg(0)
+    source, skipped = write(tmp_path / "tiny", files), []
+    with pytest.raises(
+        UserError, match=r"3 of 12 files .*: train/1\.JPEG is of no class, val/imag"
+    ):
+        prepare(source, tmp_path / "data")
+    store = prepare(source, tmp_path / "data", skip_corrupt=True, skipped=skipped)["train"]
+    assert store.verified and len(store) == 6
+    assert [name for name, _ in skipped] == ["train/1.JPEG", "val/images/val_3.JPEG", "val/x.JPEG"]
+
+
+@pytest.mark.parametrize("name", ["n02124075_2", "n02124075_2.jpg_large", "n02124075_2.png"])
+def test_training_pictures_of_any_suffix_are_taken(tmp_path, name):
+    files = layout() | {f"{ROOT}train/n02124075/images/{name}": jpeg(0)}
+    source = write_zip(tmp_path / "tiny.zip", files)
+    with pytest.raises(UserError, match="train has 3 pictures of n02124075, not 2"):
+        prepare(source, tmp_path / "data")
+    assert len(prepare(source, tmp_path / "data", allow_unverified=True)["train"]) == 7
+
+
+def test_links_of_a_folder_are_followed_and_broken_ones_are_named(tmp_path):
+    root = write_folder(tmp_path, layout()) / ROOT
+    (root / "train/n02124075").rename(tmp_path / "elsewhere")
+    (root / "train/n02124075").symlink_to(tmp_path / "elsewhere")
+    assert prepare(root, tmp_path / "data")["train"].verified
+    file = tmp_path / "elsewhere/images/n02124075_1.JPEG"
+    file.unlink()
+    file.symlink_to("/nowhere")
+    with pytest.raises(UserError, match=r"n02124075_1\.JPEG is damaged \(.*No such file"):
+        prepare(root, tmp_path / "data")
+
+
+def test_one_class_is_refused(tmp_path):
+    files = {n: c for n, c in layout().items() if "n0" not in n or WNIDS[0] in n}
+    files |= {f"{ROOT}wnids.txt": b"n02124075\n"}
+    files |= {f"{ROOT}val/val_annotations.txt": b"val_0.JPEG\tn02124075\n"}
+    del files[f"{ROOT}val/images/val_1.JPEG"], files[f"{ROOT}val/images/val_2.JPEG"]
+    source = write_zip(tmp_path / "tiny.zip", files)
+    with pytest.raises(UserError, match="holds pictures of one class, n02124075; two classes or"):
+        prepare(source, tmp_path / "data", allow_unverified=True)
+
+
 def test_nothing_is_unpacked(tmp_path):
     prepare(write_zip(tmp_path / "tiny.zip", layout()), tmp_path / "data")
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["packed"]
@@ -163,7 +243,7 @@ def test_a_damaged_zip_member_is_named(tmp_path):
 
 @pytest.mark.parametrize("make", [lambda p: p / "nowhere", lambda p: p])
 def test_a_source_that_is_not_there(tmp_path, make):
-    with pytest.raises(UserError, match=r"--source must be tiny-imagenet-200\.zip"):
+    with pytest.raises(UserError, match=r"--source must be tiny-imagenet-200\.zip.*\(image_folder"):
         prepare(make(tmp_path), tmp_path / "data")
 
 

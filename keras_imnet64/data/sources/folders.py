@@ -1,22 +1,27 @@
 """Class folders of pictures: anyone's own, ImageNet-1K's and ImageNet-21K's, listed for an index.
 
-Nothing is decoded here. A class is a folder, its id the folder's name; pictures of a class are in
-sorted order of their names (by bytes, as `LC_ALL=C ls` has them).
+Nothing is decoded here. A class is a folder, its id the folder's name in UTF-8 and in Unicode's
+composed form, whatever the locale and the system that wrote it; pictures of a class are in sorted
+order of their names (by bytes, as `LC_ALL=C ls` has them). `layout` decides which folders are
+classes, and `finding` which files are pictures.
 """
 
 import hashlib
 import os
+import unicodedata
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import UserError
-from ...files import expand, read_small
+from ...files import expand, portable, read_small
+from ..finding import Faulty, Found, find_below, list_folder, sort_files
 from ..indexing import Listed
-from ..pictures import find_pictures, suffixes
+from . import layout as layouts
 
-VALIDATION_NAMES = ("val", "validation", "valid")
 LIST_BYTES = 2**22
+IN_NO_CLASS = "lies in no class folder"
 IMAGENET_21K_MORE_THAN = 500  # pictures of a class that is kept (Alibaba-MIIL/ImageNet21K)
 IMAGENET_21K_VALIDATION = 50  # the first of each class
 IMAGENET_21K_COUNTS = {  # whether by a list -> classes, training and validation pictures
@@ -25,7 +30,7 @@ IMAGENET_21K_COUNTS = {  # whether by a list -> classes, training and validation
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Listing:
     """What a source holds.
 
@@ -33,83 +38,118 @@ class Listing:
         root: the folder below which the files lie.
         wnids: class ids, in label order.
         splits: {split: list of `Listed`}.
+        faulty: (name below root, what is wrong with it) of files that are no pictures, and of
+            pictures that are of no class.
+        aside: names of files that nobody takes for pictures, such as annotations.
+        folders: what the user calls the splits, as in "train and val"; empty where there are none.
+        notes: sentences for the user about what was decided.
     """
 
     root: Path
-    wnids: list
-    splits: dict
+    wnids: list[str] = field(default_factory=list)
+    splits: dict[str, list[Listed]] = field(default_factory=lambda: {"train": [], "validation": []})
+    faulty: list[Faulty] = field(default_factory=list)
+    aside: list[str] = field(default_factory=list)
+    folders: str = ""
+    notes: list[str] = field(default_factory=list)
 
-    def counts(self):
+    def counts(self) -> dict[str, int]:
         return {split: len(pictures) for split, pictures in self.splits.items()}
+
+    def take(self, found: Found, label: int) -> list[Listed]:
+        """list of `Listed`: the pictures of a class; what else was found is noted."""
+        self.faulty += [(self.name_of(file), fault) for file, fault in found.faulty]
+        self.aside += map(self.name_of, found.aside)
+        names = map(self.name_of, found.pictures)
+        return [Listed(name, label) for name in sorted(names, key=os.fsencode)]
+
+    def note_loose(self, folder: Path) -> None:
+        """Note the files that lie beside class folders: pictures and broken links are missed."""
+        found = sort_files(list_folder(folder)[1])
+        self.faulty += [(self.name_of(file), IN_NO_CLASS) for file in found.pictures]
+        for file, fault in found.faulty:
+            if os.path.islink(file):
+                self.faulty.append((self.name_of(file), fault))
+            else:
+                self.aside.append(self.name_of(file))
+        self.aside += map(self.name_of, found.aside)
+
+    def name_of(self, file: Path) -> str:
+        return file.relative_to(self.root).as_posix()
 
 
 # ------------------------------------------------------------------------------- anyone's pictures
 
 
-def list_image_folder(source, validation_share):
-    """train/ and val/ of class folders, or one folder of them that is split.
+def list_image_folder(
+    source: str | Path, validation_share: float, splits: str | None = None
+) -> Listing:
+    """Training and validation folders of class folders, or one folder of them that is split.
 
     Args:
         source: the folder.
         validation_share: the chance of each picture to be kept aside, where there is no val/. Its
             name alone draws, so that a picture stays on its side when others come; but of each
             class at least one is on either side.
+        splits: as for `layout.find_layout`.
 
     Raises:
-        UserError: there are no classes, a class without pictures, or one that only val/ has.
+        UserError: there are no classes, a class without pictures, or one that only val/ has; or
+            the folders can be read in two ways.
     """
-    root = source_folder(source)
-    if not (root / "train").is_dir():
-        return _split(root, validation_share)
-    validation = next((n for n in VALIDATION_NAMES if (root / n).is_dir()), None)
-    if validation is None:
-        raise UserError(
-            f"{root} has a folder train but none of {', '.join(VALIDATION_NAMES)}: add one, or "
-            f"pass {root / 'train'} to have it split"
-        )
-    return list_train_and_validation(root, "train", validation)
+    layout = layouts.find_layout(source_folder(source), splits)
+    if layout.train is None:
+        listing = _split(layout.root, validation_share)
+    else:
+        listing = list_train_and_validation(layout.root, layout.train, layout.validation)
+        listing.note_loose(layout.root)
+    listing.notes += layout.notes
+    listing.aside += [f"{name}/" for name in layout.aside]
+    return listing
 
 
-def list_train_and_validation(root, train, validation):
+def list_train_and_validation(root: Path, train: str, validation: str) -> Listing:
     """The Listing of two folders of class folders; classes are those of the first."""
-    wnids = class_ids(root / train)
-    others = set(class_ids(root / validation)) - set(wnids)
+    listing = Listing(root, folders=f"{train} and {validation}")
+    of_train = _classes_of_split(listing, train, ())
+    of_validation = _classes_of_split(listing, validation, of_train)
+    others = set(of_validation) - set(of_train)
     if others:
         raise UserError(
             f"{root / validation} has the class {min(others)}, which {root / train} lacks: "
             "a model cannot learn it"
         )
-    of_validation = [wnid for wnid in wnids if (root / validation / wnid).is_dir()]
-    labels = {wnid: label for label, wnid in enumerate(wnids)}
-    return Listing(
-        root,
-        wnids,
-        {
-            "train": [p for w in wnids for p in pictures_of(root, root / train / w, labels[w])],
-            "validation": [
-                p
-                for wnid in of_validation
-                for p in pictures_of(root, root / validation / wnid, labels[wnid])
-            ],
-        },
-    )
+    listing.wnids = list(of_train)
+    for split, classes in (("train", of_train), ("validation", of_validation)):
+        for label, wnid in enumerate(listing.wnids):
+            if wnid in classes:
+                listing.splits[split] += listing.take(find_below(classes[wnid]), label)
+    return listing
 
 
-def _split(root, share):
-    wnids, splits = class_ids(root), {"train": [], "validation": []}
-    for label, wnid in enumerate(wnids):
-        pictures = pictures_of(root, root / wnid, label)
+def _classes_of_split(listing: Listing, name: str, known: Container[str]) -> dict[str, Path]:
+    """{class id: its folder} of a split, whose folder may hold one of the same name."""
+    folder = layouts.enter_lone_folders(listing.root / name, lambda lone: class_id(lone) in known)
+    listing.note_loose(folder)
+    return class_folders(folder)
+
+
+def _split(root: Path, share: float) -> Listing:
+    classes = class_folders(root)
+    kept = f"about {100 * share:g} % of each class are kept aside for validation"
+    listing = Listing(root, list(classes), notes=[f"nothing is split, so {kept}"])
+    listing.note_loose(root)
+    for label, folder in enumerate(classes.values()):
+        pictures = listing.take(find_below(folder), label)
         if len(pictures) < 2:
-            raise UserError(
-                f"{root / wnid} holds one picture: to be split, a class needs at least two"
-            )
+            raise UserError(f"{folder} holds one picture: to be split, a class needs at least two")
         by_name = sorted(pictures, key=lambda picture: _rank(picture.name))
         low = sum(_rank(picture.name) < share for picture in by_name)
         kept_aside = min(max(1, low), len(pictures) - 1)
         aside = {picture.name for picture in by_name[:kept_aside]}
         for picture in pictures:
-            splits["validation" if picture.name in aside else "train"].append(picture)
-    return Listing(root, wnids, splits)
+            listing.splits["validation" if picture.name in aside else "train"].append(picture)
+    return listing
 
 
 def _rank(name):
@@ -134,30 +174,43 @@ def list_imagenet_21k(source, class_list=None):
     Raises:
         UserError: a listed class is missing, listed twice or too small, or none is large enough.
     """
-    root = source_folder(source)
-    there = class_ids(root)
-    wnids = there if class_list is None else sorted(read_class_list(class_list))
+    root = layouts.enter_lone_folders(source_folder(source), layouts.split_of)
+    _refuse_splits_of_imagenet_21k(root)
+    there = class_folders(root)
+    wnids = list(there) if class_list is None else sorted(read_class_list(class_list))
     missing = sorted(set(wnids) - set(there))
     if missing:
         raise UserError(f"{class_list} names the class {missing[0]}, which is no folder in {root}")
-    kept, splits = [], {"train": [], "validation": []}
+    listing = Listing(root)
+    listing.note_loose(root)
     for wnid in wnids:
-        pictures = pictures_of(root, root / wnid, len(kept)) if _has_files(root / wnid) else []
+        found = find_below(there[wnid]) if _has_files(there[wnid]) else Found()
         least = IMAGENET_21K_VALIDATION if class_list else IMAGENET_21K_MORE_THAN
-        if len(pictures) > least:
-            kept.append(wnid)
-            splits["validation"] += pictures[:IMAGENET_21K_VALIDATION]
-            splits["train"] += pictures[IMAGENET_21K_VALIDATION:]
+        if len(found.pictures) > least:
+            pictures = listing.take(found, len(listing.wnids))
+            listing.wnids.append(wnid)
+            listing.splits["validation"] += pictures[:IMAGENET_21K_VALIDATION]
+            listing.splits["train"] += pictures[IMAGENET_21K_VALIDATION:]
         elif class_list:
             raise UserError(
-                f"{root / wnid} holds {len(pictures)} pictures; more than {least} are needed"
+                f"{there[wnid]} holds {len(found.pictures)} pictures; more than {least} are needed"
             )
-    if not kept:
+    if not listing.wnids:
         raise UserError(
             f"no class of {root} has more than {IMAGENET_21K_MORE_THAN} pictures; "
             "ImageNet-21K's selection keeps only those, or those of a list: --class-list FILE"
         )
-    return Listing(root, kept, splits)
+    return listing
+
+
+def _refuse_splits_of_imagenet_21k(root: Path) -> None:
+    """Its selection splits the classes itself; what is split already is another set of pictures."""
+    named = layouts.named_splits(list_folder(root)[0])
+    if layouts.TRAIN in named.values():
+        raise UserError(
+            f"{root} has the folders {' and '.join(named)}, which are named like splits; "
+            "imagenet21k takes one folder of class folders, image_folder/NAME takes splits of them"
+        )
 
 
 def _has_files(folder):
@@ -174,7 +227,7 @@ def read_class_list(path):
         text = read_small(expand(path), LIST_BYTES).decode()
     except (OSError, ValueError) as error:
         raise UserError(f"the class list {path} cannot be read: {error}") from None
-    wnids = text.split()
+    wnids = [unicodedata.normalize("NFC", word) for word in text.split()]
     doubled = next((wnid for wnid, times in Counter(wnids).items() if times > 1), None)
     if doubled or not wnids:
         what = f"lists {doubled} twice" if doubled else "is empty"
@@ -192,24 +245,34 @@ def source_folder(source):
     return Path(os.path.abspath(folder))
 
 
-def class_ids(folder):
-    """Names of the class folders in sorted order; hidden ones are passed over."""
-    try:
-        found = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    except OSError as error:
-        raise UserError(f"{folder} cannot be listed: {error.strerror}") from None
-    wnids = sorted(entry.name for entry in found if os.path.isdir(entry))
-    loose = next((e for e in found if Path(e.name).suffix.lower() in suffixes()), None)
-    if not wnids and loose:
+def class_id(name: str) -> str:
+    """The id of a class by its folder's name: the same in every locale and on every system.
+
+    macOS writes accents as characters of their own (NFD) where others compose them (NFC).
+    """
+    return unicodedata.normalize("NFC", portable(name))
+
+
+def class_folders(folder: Path) -> dict[str, Path]:
+    """{class id: its folder} of the folders in one, in sorted order of the ids.
+
+    Raises:
+        UserError: there is none, or two have the same id.
+    """
+    names, files = list_folder(folder)
+    if not names:
+        loose = sort_files(files).pictures
         raise UserError(
-            f"{folder} holds pictures such as {loose.name}, but no class folders with pictures"
+            f"{folder} holds pictures such as {loose[0].name}, but no class folders with pictures"
+            if loose
+            else f"{folder} holds no class folders; <class>/<picture> is needed"
         )
-    if not wnids:
-        raise UserError(f"{folder} holds no class folders; <class>/<picture> is needed")
-    return wnids
-
-
-def pictures_of(root, folder, label):
-    """list of `Listed`: the pictures of a class folder, also of folders in it."""
-    names = [file.relative_to(root).as_posix() for file in find_pictures(folder)]
-    return [Listed(name, label) for name in sorted(names, key=os.fsencode)]
+    found = {}
+    for name in names:
+        other = found.setdefault(class_id(name), name)
+        if other != name:
+            raise UserError(
+                f"{folder} has two folders of the class {class_id(name)}, in two Unicode forms of "
+                f"its name ({other!a} and {name!a}): move the pictures into one of them"
+            )
+    return {wnid: folder / found[wnid] for wnid in sorted(found)}

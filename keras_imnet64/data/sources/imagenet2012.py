@@ -5,14 +5,13 @@ unpacked: `ILSVRC2012_img_train.tar` holds a tar for each class, `ILSVRC2012_img
 whose classes stand in a file of TFDS.
 """
 
-import os
 import tarfile
 from pathlib import Path, PurePosixPath
 
 from ...errors import UserError, reason
+from ..finding import find_below, list_folder, sort_files
 from ..indexing import Listed
-from ..pictures import suffixes
-from . import folders
+from . import folders, layout
 from .archives import imagenet_wnids, tfds_file
 
 TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -32,25 +31,36 @@ def list_pictures(source, progress=None):
         if not (root / VALIDATION_TAR).is_file():
             raise UserError(f"{root} has {TRAIN_TAR} but not {VALIDATION_TAR}; both are needed")
         return _from_tars(root, progress)
-    if not (root / "train").is_dir():
+    root = layout.enter_lone_folders(root, layout.split_of)
+    named = layout.named_splits(list_folder(root)[0])
+    train = layout.only_one(root, named, layout.TRAIN)
+    if train is None:
         raise UserError(
             f"{root} holds neither {TRAIN_TAR} and {VALIDATION_TAR} nor the folders train and val"
         )
-    validation = next((n for n in folders.VALIDATION_NAMES if (root / n).is_dir()), "val")
-    loose = [name for name in _names_in(root / validation) if is_picture(name)]
-    if not loose:
-        return folders.list_train_and_validation(root, "train", validation)
-    wnids = folders.class_ids(root / "train")
-    pictures = [
-        Listed(f"{validation}/{name}", label)
-        for name, label in _labelled(root / validation, loose, wnids)
-    ]
-    train = [
-        picture
-        for label, wnid in enumerate(wnids)
-        for picture in folders.pictures_of(root, root / "train" / wnid, label)
-    ]
-    return folders.Listing(root, wnids, {"train": train, "validation": pictures})
+    validation = layout.only_one(root, named, layout.VALIDATION) or "val"
+    subfolders, files = list_folder(root / validation)
+    if subfolders or not files:
+        listing = folders.list_train_and_validation(root, train, validation)
+    else:
+        listing = _with_flat_validation(root, train, validation, sort_files(files))
+    listing.note_loose(root)
+    others = set(list_folder(root)[0]) - {train, validation}
+    listing.aside += [f"{name}/" for name in sorted(others)]
+    return listing
+
+
+def _with_flat_validation(root, train, validation, found):
+    """The listing where the validation pictures lie in one folder under their published names."""
+    classes = folders.class_folders(root / train)
+    listing = folders.Listing(root, list(classes), folders=f"{train} and {validation}")
+    listing.note_loose(root / train)
+    for label, folder in enumerate(classes.values()):
+        listing.splits["train"] += listing.take(find_below(folder), label)
+    names = [picture.name for picture in listing.take(found, 0)]
+    for name, label in _labelled(root, names, listing.wnids):
+        listing.splits["validation"].append(Listed(name, label))
+    return listing
 
 
 def unexpected(listing):
@@ -65,17 +75,6 @@ def unexpected(listing):
         if len(listing.splits[split]) != expected:
             return f"{split} has {len(listing.splits[split]):,} pictures, not {expected:,}"
     return ""
-
-
-def is_picture(name):
-    return PurePosixPath(name).suffix.lower() in suffixes()
-
-
-def _names_in(folder):
-    """Of files, hidden ones passed over."""
-    if not folder.is_dir():
-        return []
-    return sorted(e.name for e in os.scandir(folder) if e.name[0] != "." and os.path.isfile(e))
 
 
 def _labelled(where, names, wnids):
@@ -163,7 +162,7 @@ def _validation(path, wnids):
 
 def _opened(path, content=None, member=""):
     try:
-        return tarfile.open(path, "r:", fileobj=content)
+        return tarfile.open(path, "r:", fileobj=content, encoding="utf-8")
     except (tarfile.TarError, OSError) as error:
         where = f"{path}: {member}" if member else path
         raise UserError(f"{where} is not a whole tar archive ({reason(error)})") from None

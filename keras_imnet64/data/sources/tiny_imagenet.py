@@ -2,10 +2,13 @@
 
 Layout: `wnids.txt`, `words.txt`, `train/<wnid>/images/*.JPEG`, `val/images/*.JPEG` and
 `val/val_annotations.txt` (file, wnid and a box per line), as a rule below `tiny-imagenet-200/`.
+Scripts of tutorials sort the validation pictures into `val/<wnid>/images/` or `val/<wnid>/`, and
+drop `images/` below `train/<wnid>/` too: the same pictures in the same order, whatever the layout.
 """
 
 import io
 import os
+import re
 import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +20,9 @@ import numpy as np
 from ...errors import UserError, reason
 from ...files import expand, read_small
 from ...zips import TEXT_BYTES, open_zip, read_member
+from ..contents import HEAD_BYTES, kind_of
 from ..damage import check_undamaged
+from ..finding import files_below, is_companion, is_companion_folder, is_text
 
 IMAGE_SIZE = 64
 NUM_CLASSES = 200
@@ -26,6 +31,7 @@ NUM_VALIDATION = 10_000
 READ_BATCH = 512  # pictures
 LEAVE_OUT = "fetch it again, or leave out such pictures with --skip-corrupt"
 FORMATS = ("JPEG", "PNG")  # others of Pillow's start programs, for PostScript say
+ANNOTATIONS = "val/val_annotations.txt"
 FOLDER, ZIP = "tiny-imagenet-200", "tiny-imagenet-200.zip"
 
 
@@ -64,8 +70,10 @@ class _Folder:
         self.path = path
 
     def names(self):
-        found = (file for file in self.path.rglob("*") if file.is_file())
-        return [file.relative_to(self.path).as_posix() for file in found]
+        try:
+            return [file.relative_to(self.path).as_posix() for file in files_below(self.path)]
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be listed: {error.strerror}") from None
 
     def read(self, name):
         return read_small(self.path / name, TEXT_BYTES)
@@ -122,8 +130,8 @@ def open_tree(source):
     if os.path.isfile(source / ZIP):
         return Tree(_Zip(source / ZIP))
     raise UserError(
-        f"--source must be {ZIP}, the folder {FOLDER}, or a folder that holds one of them; "
-        f"received {source}"
+        f"--source must be {ZIP}, the folder {FOLDER} with its wnids.txt, or a folder that holds "
+        f"one of them; received {source} (image_folder/NAME takes class folders alone)"
     )
 
 
@@ -132,12 +140,17 @@ def open_tree(source):
 
 @dataclass(frozen=True)
 class Listing:
-    """What a tree holds: class ids in sorted order (a label is a position there), files, labels."""
+    """What a tree holds: class ids in sorted order (a label is a position there), files, labels.
+
+    Attributes:
+        unused: (file, what is wrong with it) of files among the pictures that are of no class.
+    """
 
     wnids: list[str]
     class_names: list[str]
     files: dict[str, list[str]]
     labels: dict[str, np.ndarray]
+    unused: list[tuple[str, str]]
 
     def unexpected(self, imagenet_wnids):
         """What differs from Tiny ImageNet, in words; empty where nothing does.
@@ -163,7 +176,7 @@ def read_listing(tree):
     """Read the class ids and annotations and list the pictures of both splits.
 
     Training pictures are in sorted order of their paths, validation pictures in the order of
-    `val_annotations.txt`.
+    `val_annotations.txt`, which is that of the numbers in their names.
 
     Raises:
         UserError: a part of the layout is missing or names something that is not there.
@@ -173,8 +186,10 @@ def read_listing(tree):
     if doubled or not wnids:
         raise UserError(f"{tree.full_name('wnids.txt')} must list each class id once")
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    train = _train_files(tree, label_of)
-    validation = _validation_files(tree, label_of)
+    pictures = _pictures(tree)
+    train = _in_class_folders(tree, pictures, "train", label_of)
+    validation = _validation_files(tree, pictures, label_of)
+    used = {name for name, _ in train + validation}
     words = dict(line.split("\t", 1) for line in _lines(tree, "words.txt") if "\t" in line)
     return Listing(
         wnids,
@@ -184,6 +199,7 @@ def read_listing(tree):
             "train": np.array([label for _, label in train], np.int64),
             "validation": np.array([label for _, label in validation], np.int64),
         },
+        [(name, "is of no class") for name in pictures if name not in used],
     )
 
 
@@ -192,11 +208,31 @@ def _lines(tree, name):
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _train_files(tree, label_of):
+def _pictures(tree: Tree) -> list[str]:
+    """Names of all files below train/ and val/, sorted, but for texts and what systems leave."""
+    return sorted(name for name in tree.names if _may_be_a_picture(name))
+
+
+def _may_be_a_picture(name: str) -> bool:
+    *folders, file = PurePosixPath(name).parts
+    if not folders or folders[0] not in ("train", "val") or is_text(file):
+        return False
+    hidden = any(part.startswith(".") for part in (*folders, file))
+    return not hidden and not is_companion(file) and not any(map(is_companion_folder, folders))
+
+
+def _in_class_folders(
+    tree: Tree, pictures: list[str], split: str, label_of: dict[str, int]
+) -> list[tuple[str, int]]:
+    """[(file, label)] of the pictures that lie below <split>/<wnid>/, in their order.
+
+    Raises:
+        UserError: a class is not listed, or has no pictures.
+    """
     found = []
-    for name in sorted(tree.names):
+    for name in pictures:
         parts = PurePosixPath(name).parts
-        if parts[0] == "train" and parts[-2] == "images" and name.lower().endswith(".jpeg"):
+        if parts[0] == split and len(parts) > 2:
             if parts[1] not in label_of:
                 raise UserError(
                     f"{tree.full_name(name)} is of a class that wnids.txt does not list"
@@ -205,22 +241,40 @@ def _train_files(tree, label_of):
     present = {label for _, label in found}
     missing = [wnid for wnid, label in label_of.items() if label not in present]
     if missing:
-        raise UserError(f"{tree.full_name('train/' + missing[0])} has no pictures")
+        raise UserError(f"{tree.full_name(f'{split}/{missing[0]}')} has no pictures")
     return found
 
 
-def _validation_files(tree, label_of):
+def _validation_files(
+    tree: Tree, pictures: list[str], label_of: dict[str, int]
+) -> list[tuple[str, int]]:
+    if ANNOTATIONS not in tree.names and _is_sorted_into_classes(tree, label_of):
+        found = _in_class_folders(tree, pictures, "val", label_of)
+        return sorted(found, key=lambda picture: _number(picture[0]))
     found = []
-    for line in _lines(tree, "val/val_annotations.txt"):
+    for line in _lines(tree, ANNOTATIONS):
         file, _, rest = line.partition("\t")
-        wnid, name = rest.split("\t")[0], f"val/images/{file}"
+        wnid = rest.split("\t")[0]
         if wnid not in label_of:
-            where = tree.full_name("val/val_annotations.txt")
+            where = tree.full_name(ANNOTATIONS)
             raise UserError(f'{where} gives {file} the class "{wnid}", which wnids.txt lacks')
-        if name not in tree.names:
-            raise UserError(f"{tree.full_name(name)} is missing")
+        places = [f"val/{folder}{file}" for folder in ("images/", f"{wnid}/images/", f"{wnid}/")]
+        name = next((place for place in places if place in tree.names), None)
+        if name is None:
+            raise UserError(f"{tree.full_name(places[0])} is missing")
         found.append((name, label_of[wnid]))
     return found
+
+
+def _is_sorted_into_classes(tree: Tree, label_of: dict[str, int]) -> bool:
+    folders = {name.split("/")[1] for name in tree.names if name.startswith("val/")}
+    return not folders.isdisjoint(label_of)
+
+
+def _number(name: str) -> list[str | tuple[int, str]]:
+    """What sorts val_2.JPEG before val_10.JPEG: the name of a file, its numbers by length first."""
+    parts = re.split(r"([0-9]+)", PurePosixPath(name).name)
+    return [(len(part), part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 # --------------------------------------------------------------------------------------- pictures
@@ -305,7 +359,7 @@ def _pixels(content):
                 check_undamaged(content, picture.format)  # of which Pillow is silent
                 return np.asarray(picture.convert("RGB"))  # some are greyscale
     except UnidentifiedImageError:
-        raise ValueError("is not a picture") from None
+        raise ValueError(f"is {kind_of(content[:HEAD_BYTES]) or 'not a picture'}") from None
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise ValueError(f"is not a whole picture ({reason(error)})") from None
     raise ValueError(f"is {size[0]} x {size[1]} pixels, not {IMAGE_SIZE} x {IMAGE_SIZE}")
