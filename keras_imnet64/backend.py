@@ -72,7 +72,10 @@ def _check_installed(name, named_by=""):
         )
 
 
-PLATFORMS = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")  # variables that choose JAX's kind of device
+DEVICE_KINDS = {  # variables that choose which kinds of device a backend looks for
+    "tensorflow": ("TF_ENABLED_DEVICE_TYPES",),
+    "jax": ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"),
+}
 
 
 @dataclass(frozen=True)
@@ -137,11 +140,27 @@ def _import_backend():
     return keras.config.backend()
 
 
+@contextlib.contextmanager
+def _looking_for_devices(backend):
+    """Say in a sentence that a backend finds none, and which variables asked for others."""
+    try:
+        yield
+    except Exception as error:  # of many kinds, an AssertionError without a word too
+        asked = [name for name in DEVICE_KINDS[backend] if os.environ.get(name)]
+        received = ", ".join(f"{name}={os.environ[name]}" for name in asked)
+        cure = f"`unset {' '.join(asked)}`" if asked else "`python cli.py doctor` examines it"
+        raise UserError(
+            f"{backend} finds no device{f' with {received}' if asked else ''} ({reason(error)}): "
+            + cure
+        ) from error
+
+
 def _take_tensorflow(devices, virtual):
     import tensorflow as tf
 
-    kind = "gpu" if tf.config.list_physical_devices("GPU") and not virtual else "cpu"
-    physical = tf.config.list_physical_devices(kind.upper())
+    with _looking_for_devices("tensorflow"):
+        kind = "gpu" if tf.config.list_physical_devices("GPU") and not virtual else "cpu"
+        physical = tf.config.list_physical_devices(kind.upper())
     with _before_initialisation("TensorFlow"):
         if virtual:
             tf.config.set_visible_devices([], "GPU")
@@ -171,7 +190,7 @@ def hide_gpus_from_tensorflow():
     """For what only feeds data: tf.data needs no GPU, and TensorFlow would take all its memory."""
     import tensorflow as tf
 
-    with _before_initialisation("TensorFlow"):
+    with _looking_for_devices("tensorflow"), _before_initialisation("TensorFlow"):
         tf.config.set_visible_devices([], "GPU")
 
 
@@ -184,7 +203,8 @@ def _take_jax(devices, virtual):
         with _before_initialisation("JAX"):
             jax.config.update("jax_platforms", "cpu")
             jax.config.update("jax_num_cpu_devices", virtual)
-    present = _jax_devices(jax)
+    with _looking_for_devices("jax"):
+        present = jax.local_devices()
     kind = present[0].platform
     chosen = [present[index] for index in choose_indices(devices, len(present), kind)]
     names = tuple(f"{kind}:{device.id}" for device in chosen)
@@ -193,20 +213,6 @@ def _take_jax(devices, virtual):
         return Devices("jax", kind, names)
     strategy = keras.distribution.DataParallel(devices=list(names), auto_shard_dataset=False)
     return Devices("jax", kind, names, strategy)
-
-
-def _jax_devices(jax):
-    """The devices of this process; UserError where the platforms that are asked for have none."""
-    try:
-        return jax.local_devices()
-    except Exception as error:  # of many kinds, an AssertionError without a word too
-        named = [name for name in PLATFORMS if os.environ.get(name)]
-        asked = ", ".join(f"{name}={os.environ[name]}" for name in named)
-        raise UserError(
-            f"JAX finds no device{f' for {asked}' if asked else ''} ({reason(error)}): "
-            + (f"`unset {' '.join(named)}`" if named else "`python cli.py doctor` examines JAX")
-            + " or use --backend tensorflow"
-        ) from error
 
 
 def _take_torch(devices, virtual):

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import keras
 import pytest
 
+from keras_imnet64 import backend
+from keras_imnet64.backend import take_devices
 from keras_imnet64.errors import UserError
 from keras_imnet64.keras_settings import check_keras_json, keras_settings
 
@@ -143,3 +145,42 @@ def test_settings_lie_where_keras_looks(environment, place, tmp_path, monkeypatc
         monkeypatch.setenv(name, value.format(tmp_path))
     assert keras_settings().path == Path(place.format(tmp_path))
     assert keras_config()["_config_path"] == place.format(tmp_path)
+
+
+# -------------------------------------------------------------------------- a backend cannot begin
+
+
+@pytest.mark.parametrize(
+    ("environment", "cure"),
+    [
+        ({"JAX_PLATFORMS": "cuda"}, "with JAX_PLATFORMS=cuda (AssertionError): `unset JAX_PLATF"),
+        ({"JAX_PLATFORM_NAME": "gpu"}, "JAX_PLATFORM_NAME=gpu (AssertionError): `unset JAX_PLA"),
+        ({}, "jax finds no device (AssertionError): `python cli.py doctor` examines it"),
+    ],
+)
+def test_kinds_of_device_that_are_not_here(environment, cure, monkeypatch):
+    import jax
+
+    def refuse():
+        raise AssertionError  # as JAX does
+
+    for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax, "local_devices", refuse)
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    with pytest.raises(UserError) as refusal:
+        take_devices()
+    assert cure in str(refusal.value)
+
+
+def test_a_library_that_cannot_be_loaded(monkeypatch):
+    def refuse():
+        raise ValueError("invalid truth value 'maybe' for environment 'JAX_LOG_COMPILES'")
+
+    monkeypatch.setattr(backend, "import_tensorflow", refuse)
+    with pytest.raises(
+        UserError, match=r"cannot be loaded \(invalid truth .*`python cli.py doctor"
+    ):
+        take_devices()

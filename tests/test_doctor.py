@@ -216,6 +216,23 @@ def test_a_keras_json_that_is_right_and_one_that_the_environment_overrules(monke
     assert facts.chosen_backend(found) == ("tensorflow", "KERAS_BACKEND")
 
 
+def test_variables_that_commands_refuse(problems, monkeypatch):
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    what, mend = the_only(problems(refused_settings=facts.refused_settings()))
+    assert "JAX_ENABLE_X64 computes in float64" in what and mend == "`unset JAX_ENABLE_X64`"
+
+
+def test_a_kind_of_device_that_is_not_here(problems, examined, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    row = examined["backends"]["jax"] | {
+        "computes": False,
+        "devices": [],
+        "error": "AssertionError",
+    }
+    _, mend = the_only(problems(backends=examined["backends"] | {"jax": row}))
+    assert mend == "unset JAX_PLATFORMS"
+
+
 # ---------------------------------------------------------------------------------------- backends
 
 

@@ -7,7 +7,7 @@ import shlex
 from difflib import get_close_matches
 from pathlib import Path
 
-from keras_imnet64.backend import BACKENDS, PLATFORMS
+from keras_imnet64.backend import BACKENDS, DEVICE_KINDS
 from keras_imnet64.doctor.facts import DISTRIBUTION
 from keras_imnet64.doctor.text import gigabytes
 from keras_imnet64.doctor.trials import BY_SIGNAL, NO_ANSWER
@@ -62,8 +62,8 @@ def _mend_of(backend, row, gpus):
         return "examine again when the machine has less to do: python cli.py doctor"
     if not row["imports"]:
         return _pip(f"--force-reinstall {backend}")
-    asked = [name for name in PLATFORMS if os.environ.get(name)]
-    if backend == "jax" and asked and not row["devices"]:
+    asked = [name for name in DEVICE_KINDS.get(backend, ()) if os.environ.get(name)]
+    if asked and not row["devices"]:
         return f"unset {' '.join(asked)}"
     if error.startswith(BY_SIGNAL):
         return "examine again when no other program is running: python cli.py doctor"
