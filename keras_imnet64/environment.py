@@ -58,6 +58,9 @@ REFUSED = {
     ),
     "KERAS_NNX_ENABLED": Refused("makes Keras use the variables of Flax", (*UNSET, *OFF)),
     "TF2_BEHAVIOR": Refused("makes TensorFlow behave as its first version", (*UNSET, *ON)),
+    "TF_FUNCTION_JIT_COMPILE_DEFAULT": Refused(
+        "has XLA compile what it cannot", (*UNSET, *OFF), instead="; train.xla compiles the step"
+    ),
     "TF_ENABLE_AUTO_MIXED_PRECISION": Refused("computes in float16 or bfloat16", (*UNSET, *OFF)),
     "TF_ENABLE_MAXPOOL_NANPROP": Refused("changes what a pool makes of NaN", (*UNSET, *OFF)),
     "TF_CONV2D_USE_FP16_ACCUMULATE": Refused("sums up in float16", (*UNSET, *OFF)),
@@ -88,9 +91,7 @@ REFUSED = {
     "JAX_DEBUG_NANS": _jax("breaks off where a run itself handles what is not finite"),
     "JAX_DEBUG_INFS": _jax("breaks off where a run itself handles what is not finite"),
     "JAX_DEBUG_KEY_REUSE": _jax("breaks off what is right"),
-    "JAX_CHECK_TRACER_LEAKS": _jax("breaks off what is right"),
     "JAX_CHECK_STATIC_INDICES": _jax("breaks off what is right"),
-    "JAX_ENABLE_CHECKS": _jax("breaks off what is right"),
     "JAX_ERROR_CHECKING_BEHAVIOR_NAN": _jax("breaks off what is not finite", "ignore"),
     "JAX_ERROR_CHECKING_BEHAVIOR_DIVIDE": _jax("breaks off a division by zero", "ignore"),
     "JAX_ERROR_CHECKING_BEHAVIOR_OOB": _jax("breaks off what is right", "ignore"),
@@ -105,6 +106,7 @@ REFUSED = {
 FLAGS = ("XLA_FLAGS", "TF_XLA_FLAGS")
 REFUSED_FLAGS = {  # of these variables; the others choose among compiler passes
     "xla_cpu_enable_fast_math": "takes approximations, and NaN as impossible",
+    "tf_xla_cpu_global_jit": "has XLA compile what it cannot",
     "xla_cpu_enable_fast_min_max": "changes what becomes of NaN",
     "xla_gpu_enable_fast_min_max": "changes what becomes of NaN",
     "xla_gpu_enable_bf16_3way_gemm": "multiplies float32 in bfloat16",
@@ -122,7 +124,7 @@ _CUDNN = (
     "WORKSPACE_LIMIT_IN_MB",
 )
 RECORDED = (
-    *("XLA_FLAGS", "TF_XLA_FLAGS", "TF_FUNCTION_JIT_COMPILE_DEFAULT", "TF_JIT_COMPILE_REWRITE"),
+    *("XLA_FLAGS", "TF_XLA_FLAGS", "TF_JIT_COMPILE_REWRITE", "JAX_DISABLE_MOST_OPTIMIZATIONS"),
     *("TF_ENABLE_ONEDNN_OPTS", "TF_ENABLE_ZENDNN_OPTS", "TF_DISABLE_JIT_KERNELS"),
     *(f"{library}_{name}" for library in ("ONEDNN", "DNNL") for name in _ONEDNN),
     *("TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_OVERRIDE_GLOBAL_THREADPOOL"),

@@ -13,7 +13,15 @@ from pathlib import Path
 
 from keras_imnet64.environment import check_environment
 from keras_imnet64.errors import UserError, reason, shortened
-from keras_imnet64.files import JSON_BYTES, denied, expand, parse_json, read_small
+from keras_imnet64.files import (
+    JSON_BYTES,
+    byte_order_mark,
+    decode_text,
+    denied,
+    expand,
+    parse_json,
+    read_small,
+)
 
 BACKENDS = ("tensorflow", "jax", "torch")
 DEFAULTS = {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
@@ -92,14 +100,23 @@ def keras_settings():
         return KerasSettings(path, False, {}, None)
     content = {}
     try:
-        # As text, because Keras passes over a file that begins with a byte order mark.
-        content = parse_json(read_small(path, JSON_BYTES).decode())
+        content = parse_json(_unmarked(read_small(path, JSON_BYTES)))
         _check_settings(content)
     except (OSError, ValueError) as error:
         wrong = reason(denied(error, path))
         content = content if isinstance(content, dict) else {}
         return KerasSettings(path, True, content, f"{path} does not work for Keras: {wrong}")
     return KerasSettings(path, True, content, None)
+
+
+def _unmarked(content):
+    """The text of keras.json, which Keras passes over where a byte order mark begins it."""
+    encoding = byte_order_mark(content)
+    if encoding:
+        raise ValueError(
+            f"it begins with the byte order mark of {encoding}: save it as UTF-8 alone"
+        )
+    return decode_text(content)
 
 
 def _check_settings(content):

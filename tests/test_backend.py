@@ -68,7 +68,9 @@ def test_a_choice_that_keras_would_break_on(settings, environment, message, kera
         ("{", "Expecting property name"),
         ("[]", "it is not a JSON object"),
         ("[" * 100_000, "nested too deeply"),
-        ("\ufeff{}", "BOM"),  # Keras would pass over what such a file says
+        ("\ufeff{}", "mark of UTF-8: save"),  # Keras would pass over what such a file says
+        ("\ufeff{}".encode("utf-16-le"), "mark of UTF-16: save"),
+        ("{}".encode("utf-16-le"), "zero bytes"),
         ('{"floatx": "float17"}', '"float64"; received "float17"'),
         ('{"floatx": "bfloat16"}', '"float64"; received "bfloat16"'),
         ('{"floatx": ["float32"]}', 'received ["float32"]'),
@@ -81,7 +83,7 @@ def test_a_choice_that_keras_would_break_on(settings, environment, message, kera
     ],
 )
 def test_settings_that_are_refused(settings, message, keras_json):
-    keras_json.write_text(settings)
+    keras_json.write_bytes(settings if isinstance(settings, bytes) else settings.encode())
     with pytest.raises(UserError) as refusal:
         check_keras_json()
     assert str(refusal.value).startswith(f"{keras_json} does not work for Keras: ")

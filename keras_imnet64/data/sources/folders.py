@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
-from ...files import expand, read_small
+from ...files import decode_text, expand, read_small
 from ..indexing import Listed
 from ..pictures import find_pictures, suffixes
 
@@ -171,7 +171,7 @@ def _has_files(folder):
 def read_class_list(path):
     """The class ids of a text file, one per line."""
     try:
-        text = read_small(expand(path), LIST_BYTES).decode()
+        text = decode_text(read_small(expand(path), LIST_BYTES))
     except (OSError, ValueError) as error:
         raise UserError(f"the class list {path} cannot be read: {error}") from None
     wnids = text.split()
