@@ -90,13 +90,9 @@ REFUSED = {
     "JAX_NO_TRACING": _jax("refuses to compile anything"),
     "JAX_DEBUG_NANS": _jax("breaks off where a run itself handles what is not finite"),
     "JAX_DEBUG_INFS": _jax("breaks off where a run itself handles what is not finite"),
-    "JAX_DEBUG_KEY_REUSE": _jax("breaks off what is right"),
-    "JAX_CHECK_STATIC_INDICES": _jax("breaks off what is right"),
-    "JAX_ERROR_CHECKING_BEHAVIOR_NAN": _jax("breaks off what is not finite", "ignore"),
-    "JAX_ERROR_CHECKING_BEHAVIOR_DIVIDE": _jax("breaks off a division by zero", "ignore"),
-    "JAX_ERROR_CHECKING_BEHAVIOR_OOB": _jax("breaks off what is right", "ignore"),
-    "JAX_ARRAY_GARBAGE_COLLECTION_GUARD": _jax("breaks off what is right", "allow", "log", "none"),
-    "JAX_THREAD_GUARD": _jax("breaks off what is right"),
+    "JAX_ARRAY_GARBAGE_COLLECTION_GUARD": _jax(
+        "ends a process whose arrays Python collects late", "allow", "log", "none"
+    ),
 } | {
     f"JAX_TRANSFER_GUARD{direction}": _jax("refuses to move pictures to a device", *allowed)
     for direction in ("", "_HOST_TO_DEVICE", "_DEVICE_TO_HOST", "_DEVICE_TO_DEVICE")
