@@ -24,6 +24,7 @@ MOST_RECORDED = 500  # characters of a value
 OFF = ("0", "n", "no", "f", "false", "off")  # as JAX reads them
 ON = ("1", "y", "yes", "t", "true", "on")
 UNSET = ("",)
+LOGGED = ("allow", "log", "log_explicit", "none")
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,11 @@ REFUSED = {
     "JAX_DEBUG_NANS": _jax("breaks off where a run itself handles what is not finite"),
     "JAX_DEBUG_INFS": _jax("breaks off where a run itself handles what is not finite"),
     "JAX_ARRAY_GARBAGE_COLLECTION_GUARD": _jax(
-        "ends a process whose arrays Python collects late", "allow", "log", "none"
+        "ends a process whose arrays Python collects late", *LOGGED
     ),
 } | {
-    f"JAX_TRANSFER_GUARD{direction}": _jax("refuses to move pictures to a device", *allowed)
+    f"JAX_TRANSFER_GUARD{direction}": _jax("refuses to move pictures to a device", *LOGGED)
     for direction in ("", "_HOST_TO_DEVICE", "_DEVICE_TO_HOST", "_DEVICE_TO_DEVICE")
-    for allowed in [("allow", "log", "log_explicit", "none")]
 }
 
 FLAGS = ("XLA_FLAGS", "TF_XLA_FLAGS")

@@ -43,6 +43,10 @@ def keras_config(monkeypatch):
         ("{}", {"KERAS_BACKEND": "tensorflw"}, 'did you mean "tensorflow"?'),
         ('{"backend": "theano"}', {"KERAS_BACKEND": "jax"}, ""),
         ('{"backend": "jax", "floatx": "float32"}', {}, ""),
+        ('{"backend": "jax"}', {"JAX_ENABLE_X64": "1"}, "`unset JAX_ENABLE_X64`"),
+        ("{}", {"KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "1"}, "`unset JAX_ENABLE_X64`"),
+        ("{}", {"KERAS_BACKEND": "tensorflow", "JAX_ENABLE_X64": "1"}, ""),
+        ("{}", {"KERAS_MAX_EPOCHS": ""}, "`unset KERAS_MAX_EPOCHS`"),
     ],
 )
 def test_a_choice_that_keras_would_break_on(settings, environment, message, keras_json):
