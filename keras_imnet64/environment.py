@@ -86,11 +86,11 @@ REFUSED = {
     "JAX_THREEFRY_PARTITIONABLE": _jax("draws other random numbers", *ON),
     "JAX_RANDOM_SEED_OFFSET": _jax("draws other random numbers", "0"),
     "JAX_HIGH_DYNAMIC_RANGE_GUMBEL": _jax("draws other random numbers"),
-    "JAX_DISABLE_JIT": _jax("takes each step apart, which is not what a run compiles"),
+    "JAX_DISABLE_JIT": _jax("runs each operation alone instead of compiling the step"),
     "JAX_NO_EXECUTION": _jax("computes nothing"),
     "JAX_NO_TRACING": _jax("refuses to compile anything"),
-    "JAX_DEBUG_NANS": _jax("breaks off where a run itself handles what is not finite"),
-    "JAX_DEBUG_INFS": _jax("breaks off where a run itself handles what is not finite"),
+    "JAX_DEBUG_NANS": _jax("breaks off where a run itself recovers from NaN and infinity"),
+    "JAX_DEBUG_INFS": _jax("breaks off where a run itself recovers from NaN and infinity"),
     "JAX_ARRAY_GARBAGE_COLLECTION_GUARD": _jax(
         "ends a process whose arrays Python collects late", *LOGGED
     ),
@@ -101,7 +101,7 @@ REFUSED = {
 
 FLAGS = ("XLA_FLAGS", "TF_XLA_FLAGS")
 REFUSED_FLAGS = {  # of these variables; the others choose among compiler passes
-    "xla_cpu_enable_fast_math": "takes approximations, and NaN as impossible",
+    "xla_cpu_enable_fast_math": "approximates, and assumes that there is no NaN",
     "tf_xla_cpu_global_jit": "has XLA compile what it cannot",
     "xla_cpu_enable_fast_min_max": "changes what becomes of NaN",
     "xla_gpu_enable_fast_min_max": "changes what becomes of NaN",
