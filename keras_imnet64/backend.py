@@ -5,19 +5,16 @@ JAX. TensorFlow spans the devices of one machine with MirroredStrategy, JAX with
 """
 
 import contextlib
-import json
 import os
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from keras_imnet64.errors import UserError, nearest, reason, shortened
-from keras_imnet64.files import JSON_BYTES, denied, expand, parse_json, read_small
+from keras_imnet64.environment import check_environment
+from keras_imnet64.errors import UserError, nearest, reason
+from keras_imnet64.keras_settings import BACKENDS, check_keras_json, keras_settings
 from keras_imnet64.quiet import import_tensorflow
-
-BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def choose_backend(name=None):
@@ -29,8 +26,9 @@ def choose_backend(name=None):
         str: the backend, or None where keras.json decides.
 
     Raises:
-        UserError: for a backend that is not known, not installed, or comes too late, and for a
-            keras.json that Keras would break on.
+        UserError: for a backend that is not known, not installed, or comes too late, and for
+            settings of keras.json or the environment that Keras would break on, or that would
+            change results.
     """
     if name and name not in BACKENDS:
         raise UserError(f'backend "{name}" is not known; {nearest(name, BACKENDS)}')
@@ -41,15 +39,19 @@ def choose_backend(name=None):
                 f"Keras is already imported with the {current} backend; received {name}: "
                 f"start a new process with KERAS_BACKEND={name}"
             )
+        check_environment(current)
         return current
     check_keras_json()
     name = name or os.environ.get("KERAS_BACKEND")
     if name:
         _check_installed(name)
+        check_environment(name)
         os.environ["KERAS_BACKEND"] = name
         return name
     settings = keras_settings()
-    _check_installed(settings.content.get("backend", "tensorflow"), f" that {settings.path} names")
+    named = settings.content.get("backend", "tensorflow")
+    _check_installed(named, f" that {settings.path} names")
+    check_environment(named)
     return None
 
 
@@ -70,74 +72,10 @@ def _check_installed(name, named_by=""):
         )
 
 
-@dataclass(frozen=True)
-class KerasSettings:
-    """What keras.json says."""
-
-    path: Path
-    exists: bool
-    content: dict  # empty where it is not there, or is no JSON object
-    fault: str | None  # a sentence: why Keras, or our networks, would not work with it
-
-
-def keras_settings():
-    """Keras' own settings, from where its import will take them; whatever lies there is survived.
-
-    The backend is not judged beyond its type: a variable or an option may overrule it.
-    """
-    home = os.environ.get("KERAS_HOME")  # the rule of keras/src/backend/config.py, an empty one too
-    if home is None:
-        base = os.path.expanduser("~")
-        home = os.path.join(base if os.access(base, os.W_OK) else "/tmp", ".keras")
-    path = expand(os.path.join(home, "keras.json"))
-    if not os.path.exists(path):
-        return KerasSettings(path, False, {}, None)
-    content = {}
-    try:
-        # As text, because Keras passes over a file that begins with a byte order mark.
-        content = parse_json(read_small(path, JSON_BYTES).decode())
-        _check_settings(content)
-    except (OSError, ValueError) as error:
-        wrong = reason(denied(error, path))
-        content = content if isinstance(content, dict) else {}
-        return KerasSettings(path, True, content, f"{path} does not work for Keras: {wrong}")
-    return KerasSettings(path, True, content, None)
-
-
-def _check_settings(content):
-    """Refuse what ends the import of Keras, or what our networks do not work with."""
-    if not isinstance(content, dict):
-        raise ValueError("it is not a JSON object")
-    for key, (is_right, words) in SETTINGS.items():
-        if key in content and not is_right(content[key]):
-            received = shortened(json.dumps(content[key]), 60)
-            raise ValueError(f'its "{key}" must be {words}; received {received}')
-
-
-SETTINGS = {  # {key: (whether a value is right, which are)}; `set_floatx` takes bfloat16 as well
-    "backend": (lambda value: isinstance(value, str) and value, f"one of {', '.join(BACKENDS)}"),
-    "floatx": (
-        lambda value: value in ("float16", "float32", "float64"),
-        '"float16", "float32" or "float64"',
-    ),
-    "epsilon": (
-        lambda value: isinstance(value, float) and 0 < value < 1,
-        "a fraction between 0 and 1, such as 1e-07",
-    ),
-    "image_data_format": (lambda value: value == "channels_last", '"channels_last"'),
-    "nnx_enabled": (lambda value: not value or find_spec("flax"), "false without flax installed"),
+DEVICE_KINDS = {  # variables that choose which kinds of device a backend looks for
+    "tensorflow": ("TF_ENABLED_DEVICE_TYPES",),
+    "jax": ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"),
 }
-
-
-def check_keras_json():
-    """Refuse a keras.json that the import of Keras would break on.
-
-    Raises:
-        UserError: says what is wrong with it.
-    """
-    fault = keras_settings().fault
-    if fault:
-        raise UserError(f"{fault}: mend or delete it")
 
 
 @dataclass(frozen=True)
@@ -177,12 +115,10 @@ def take_devices(devices=None, virtual=None):
         virtual: split the CPU into so many devices, to try out what spans several.
 
     Raises:
-        UserError: for devices that are not there, or when the backend cannot span several.
+        UserError: for devices that are not there, when the backend cannot span several, or cannot
+            be loaded at all.
     """
-    import_tensorflow()
-    import keras
-
-    backend = keras.config.backend()
+    backend = _import_backend()
     if virtual is not None and not 1 <= virtual <= 64:
         raise UserError(f"--virtual-devices must be 1 to 64; received {virtual}")
     take = {"tensorflow": _take_tensorflow, "jax": _take_jax, "torch": _take_torch}
@@ -191,11 +127,40 @@ def take_devices(devices=None, virtual=None):
     return take[backend](devices, virtual)
 
 
+def _import_backend():
+    """Load TensorFlow and Keras with its backend, and return the backend's name."""
+    try:
+        import_tensorflow()
+        import keras
+    except Exception as error:  # a library that is half installed, a variable that it cannot read
+        raise UserError(
+            f"Keras with {chosen_backend()} cannot be loaded ({reason(error)}): "
+            "`python cli.py doctor` examines this installation"
+        ) from error
+    return keras.config.backend()
+
+
+@contextlib.contextmanager
+def _looking_for_devices(backend):
+    """Say in a sentence that a backend finds none, and which variables asked for others."""
+    try:
+        yield
+    except Exception as error:  # of many kinds, an AssertionError without a word too
+        asked = [name for name in DEVICE_KINDS[backend] if os.environ.get(name)]
+        received = ", ".join(f"{name}={os.environ[name]}" for name in asked)
+        cure = f"`unset {' '.join(asked)}`" if asked else "`python cli.py doctor` examines it"
+        raise UserError(
+            f"{backend} finds no device{f' with {received}' if asked else ''} ({reason(error)}): "
+            + cure
+        ) from error
+
+
 def _take_tensorflow(devices, virtual):
     import tensorflow as tf
 
-    kind = "gpu" if tf.config.list_physical_devices("GPU") and not virtual else "cpu"
-    physical = tf.config.list_physical_devices(kind.upper())
+    with _looking_for_devices("tensorflow"):
+        kind = "gpu" if tf.config.list_physical_devices("GPU") and not virtual else "cpu"
+        physical = tf.config.list_physical_devices(kind.upper())
     with _before_initialisation("TensorFlow"):
         if virtual:
             tf.config.set_visible_devices([], "GPU")
@@ -225,7 +190,7 @@ def hide_gpus_from_tensorflow():
     """For what only feeds data: tf.data needs no GPU, and TensorFlow would take all its memory."""
     import tensorflow as tf
 
-    with _before_initialisation("TensorFlow"):
+    with _looking_for_devices("tensorflow"), _before_initialisation("TensorFlow"):
         tf.config.set_visible_devices([], "GPU")
 
 
@@ -238,7 +203,8 @@ def _take_jax(devices, virtual):
         with _before_initialisation("JAX"):
             jax.config.update("jax_platforms", "cpu")
             jax.config.update("jax_num_cpu_devices", virtual)
-    present = jax.local_devices()
+    with _looking_for_devices("jax"):
+        present = jax.local_devices()
     kind = present[0].platform
     chosen = [present[index] for index in choose_indices(devices, len(present), kind)]
     names = tuple(f"{kind}:{device.id}" for device in chosen)

@@ -12,6 +12,7 @@ import shutil
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
 from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.files import denied, expand, sync_folder
+from keras_imnet64.keras_settings import keras_defaults
 from keras_imnet64.models import MOST_PIXELS, build_model, check_whole, find_model
 from keras_imnet64.models.foreign import (
     AS_PUBLISHED,
@@ -39,6 +40,7 @@ RESIZE_FILTERS = {"davit": "bicubic"}
 RESIZE_FILTER = "bilinear"
 
 
+@keras_defaults()
 def convert(
     name,
     weights,

@@ -4,6 +4,7 @@ What is wrong with a file that is read is a ValueError or an OSError, which `den
 Folders to make several files in are the business of `workdirs`.
 """
 
+import codecs
 import csv
 import errno
 import io
@@ -14,6 +15,13 @@ from pathlib import Path
 
 JSON_BYTES = 16 * 2**20  # ours have some 100 KB
 JSON_DEPTH = 100
+MARKS = {  # those of UTF-32 first, since two of them begin as those of UTF-16 do
+    codecs.BOM_UTF8: "UTF-8",
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 
 
 def write_atomic(path, content):
@@ -87,6 +95,31 @@ def read_small(path, most):
         raise ValueError(f"it has {state.st_size:,} bytes, more than {most:,}")
     with open(path, "rb") as file:
         return file.read(most)
+
+
+def byte_order_mark(content):
+    """The encoding whose byte order mark some bytes begin with, such as "UTF-16", or None."""
+    return next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
+
+
+def decode_text(content, errors="strict"):
+    """The text of a file that a person has written, by its byte order mark or as UTF-8.
+
+    Editors on Windows mark what they save as Unicode; their line ends are left as they are.
+
+    Raises:
+        ValueError: it is in no such encoding.
+    """
+    encoding = byte_order_mark(content)
+    if encoding is None and b"\0" in content:
+        raise ValueError("it has zero bytes, as text in UTF-16 has: save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig" if encoding in (None, "UTF-8") else encoding, errors)
+    except UnicodeDecodeError as error:
+        where = f"{error.reason} at byte {error.start}"
+        raise ValueError(
+            f"it is not {encoding or 'UTF-8'} text ({where}): save it as UTF-8"
+        ) from None
 
 
 def read_json(path):

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from keras_imnet64.errors import UserError, printable
 from keras_imnet64.files import write_atomic
+from keras_imnet64.keras_settings import keras_defaults
 from keras_imnet64.output import check_output_file
 from keras_imnet64.training.feed import load_data, make_stream
 
@@ -19,6 +20,7 @@ MOST_PICTURES = 1024  # a sheet of some 50 megapixels
 BACKGROUND, INK = (250, 250, 250), (20, 20, 20)
 
 
+@keras_defaults()
 def preview(
     recipe,
     out,

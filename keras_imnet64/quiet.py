@@ -11,7 +11,7 @@ import tempfile
 import warnings
 
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
-LIBRARIES = ("absl", "jax", "tensorflow", "h5py", "PIL")
+LIBRARIES = ("absl", "jax", "tensorflow", "h5py", "PIL", "urllib3")
 
 
 def show_everything():

@@ -26,7 +26,7 @@ from keras_imnet64.data.augment import OPS, check_augment
 from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.data.layers import check_layer_name
 from keras_imnet64.errors import UserError, nearest, reason
-from keras_imnet64.files import depth, expand, read_small
+from keras_imnet64.files import decode_text, depth, expand, read_small
 from keras_imnet64.models import find_model
 
 FILE_BYTES = 2**20  # ours have 2 KB
@@ -368,7 +368,7 @@ def load_recipe(name_or_path, overrides=()):
     """
     path = find_recipe(name_or_path)
     try:
-        content = parse_toml(read_small(path, FILE_BYTES).decode("utf-8-sig"))
+        content = parse_toml(decode_text(read_small(path, FILE_BYTES)))
     except (OSError, ValueError) as error:
         raise UserError(f"recipe {path} cannot be read as TOML: {reason(error)}") from error
     changes = {}

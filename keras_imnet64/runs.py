@@ -26,8 +26,12 @@ HISTORY_BYTES = 2**26  # 200 bytes per epoch
 ENVIRONMENT = {
     "dataset": str,
     "digest": lambda value: isinstance(value, dict) and {"train", "validation"} <= value.keys(),
-    "processes": list,
+    "processes": lambda rows: bool(rows) and isinstance(rows, list) and all(map(_is_process, rows)),
 }
+
+
+def _is_process(row):
+    return isinstance(row, dict) and isinstance(row.get("settings", {}), dict)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import keras
 import pytest
 
 from keras_imnet64 import backend
-from keras_imnet64.backend import check_keras_json, keras_settings
+from keras_imnet64.backend import take_devices
 from keras_imnet64.errors import UserError
+from keras_imnet64.keras_settings import check_keras_json, keras_settings
 
 
 @pytest.fixture
@@ -42,6 +43,10 @@ def keras_config(monkeypatch):
         ("{}", {"KERAS_BACKEND": "tensorflw"}, 'did you mean "tensorflow"?'),
         ('{"backend": "theano"}', {"KERAS_BACKEND": "jax"}, ""),
         ('{"backend": "jax", "floatx": "float32"}', {}, ""),
+        ('{"backend": "jax"}', {"JAX_ENABLE_X64": "1"}, "`unset JAX_ENABLE_X64`"),
+        ("{}", {"KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "1"}, "`unset JAX_ENABLE_X64`"),
+        ("{}", {"KERAS_BACKEND": "tensorflow", "JAX_ENABLE_X64": "1"}, ""),
+        ("{}", {"KERAS_MAX_EPOCHS": ""}, "`unset KERAS_MAX_EPOCHS`"),
     ],
 )
 def test_a_choice_that_keras_would_break_on(settings, environment, message, keras_json):
@@ -67,21 +72,22 @@ def test_a_choice_that_keras_would_break_on(settings, environment, message, kera
         ("{", "Expecting property name"),
         ("[]", "it is not a JSON object"),
         ("[" * 100_000, "nested too deeply"),
-        ("\ufeff{}", "BOM"),  # Keras would pass over what such a file says
+        ("\ufeff{}", "mark of UTF-8: save"),  # Keras would pass over what such a file says
+        ("\ufeff{}".encode("utf-16-le"), "mark of UTF-16: save"),
+        ("{}".encode("utf-16-le"), "zero bytes"),
         ('{"floatx": "float17"}', '"float64"; received "float17"'),
         ('{"floatx": "bfloat16"}', '"float64"; received "bfloat16"'),
         ('{"floatx": ["float32"]}', 'received ["float32"]'),
         ('{"epsilon": 1}', "received 1:"),
         ('{"epsilon": NaN}', "received NaN:"),
-        ('{"image_data_format": "channels_first"}', 'must be "channels_last"; received'),
-        ('{"nnx_enabled": true}', "false without flax"),
+        ('{"image_data_format": "channels"}', '"channels_first"; received "channels"'),
+        ('{"nnx_enabled": true}', '"nnx_enabled" must be false; received true'),
         ('{"backend": null}', "received null"),
         ('{"floatx": "' + "\\n" * 9999 + '"}', "..."),
     ],
 )
-def test_settings_that_are_refused(settings, message, keras_json, monkeypatch):
-    monkeypatch.setattr(backend, "find_spec", lambda name: None)
-    keras_json.write_text(settings)
+def test_settings_that_are_refused(settings, message, keras_json):
+    keras_json.write_bytes(settings if isinstance(settings, bytes) else settings.encode())
     with pytest.raises(UserError) as refusal:
         check_keras_json()
     assert str(refusal.value).startswith(f"{keras_json} does not work for Keras: ")
@@ -97,6 +103,8 @@ def test_settings_that_are_refused(settings, message, keras_json, monkeypatch):
         '{"floatx": "float64"}',
         '{"epsilon": 1}',
         '{"epsilon": 1e-5}',
+        '{"image_data_format": "channels_first"}',
+        '{"image_data_format": "channels"}',
         "[]",
     ],
 )
@@ -143,3 +151,42 @@ def test_settings_lie_where_keras_looks(environment, place, tmp_path, monkeypatc
         monkeypatch.setenv(name, value.format(tmp_path))
     assert keras_settings().path == Path(place.format(tmp_path))
     assert keras_config()["_config_path"] == place.format(tmp_path)
+
+
+# -------------------------------------------------------------------------- a backend cannot begin
+
+
+@pytest.mark.parametrize(
+    ("environment", "cure"),
+    [
+        ({"JAX_PLATFORMS": "cuda"}, "with JAX_PLATFORMS=cuda (AssertionError): `unset JAX_PLATF"),
+        ({"JAX_PLATFORM_NAME": "gpu"}, "JAX_PLATFORM_NAME=gpu (AssertionError): `unset JAX_PLA"),
+        ({}, "jax finds no device (AssertionError): `python cli.py doctor` examines it"),
+    ],
+)
+def test_kinds_of_device_that_are_not_here(environment, cure, monkeypatch):
+    import jax
+
+    def refuse():
+        raise AssertionError  # as JAX does
+
+    for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax, "local_devices", refuse)
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    with pytest.raises(UserError) as refusal:
+        take_devices()
+    assert cure in str(refusal.value)
+
+
+def test_a_library_that_cannot_be_loaded(monkeypatch):
+    def refuse():
+        raise ValueError("invalid truth value 'maybe' for environment 'JAX_LOG_COMPILES'")
+
+    monkeypatch.setattr(backend, "import_tensorflow", refuse)
+    with pytest.raises(
+        UserError, match=r"cannot be loaded \(invalid truth .*`python cli.py doctor"
+    ):
+        take_devices()

@@ -179,7 +179,8 @@ def test_an_unknown_backend_in_the_environment(problems, monkeypatch):
         ('{"backend": ', "does not work for Keras: Expecting value", "mv "),
         ('["jax"]', "does not work for Keras: it is not a JSON object", "mv "),
         ("[" * 100_000, "nested too deeply", "mv "),
-        ('{"image_data_format": "channels_first"}', 'must be "channels_last"', "mv "),
+        ('{"image_data_format": "channels"}', 'must be "channels_last"', "mv "),
+        ('{"nnx_enabled": true}', '"nnx_enabled" must be false', "mv "),
         ('{"floatx": "bfloat16"}', 'received "bfloat16"', "mv "),
         ('{"epsilon": 1}', '"epsilon" must be', "mv "),
     ],
@@ -213,6 +214,23 @@ def test_a_keras_json_that_is_right_and_one_that_the_environment_overrules(monke
     assert facts.chosen_backend(found) == ("jax", str(tmp_path / "keras.json"))
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     assert facts.chosen_backend(found) == ("tensorflow", "KERAS_BACKEND")
+
+
+def test_variables_that_commands_refuse(problems, monkeypatch):
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    what, mend = the_only(problems(refused_settings=facts.refused_settings()))
+    assert "JAX_ENABLE_X64 computes in float64" in what and mend == "`unset JAX_ENABLE_X64`"
+
+
+def test_a_kind_of_device_that_is_not_here(problems, examined, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    row = examined["backends"]["jax"] | {
+        "computes": False,
+        "devices": [],
+        "error": "AssertionError",
+    }
+    _, mend = the_only(problems(backends=examined["backends"] | {"jax": row}))
+    assert mend == "unset JAX_PLATFORMS"
 
 
 # ---------------------------------------------------------------------------------------- backends

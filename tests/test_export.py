@@ -33,7 +33,9 @@ for path in sys.argv[3:]:
     serve = tf.saved_model.load(path)
     specification = serve.signatures["serving_default"].structured_input_signature[1]["pixels"]
     assert specification.dtype == tf.uint8 and specification.shape[0] is None, specification
-    found[path] = np.concatenate([serve.serve(pixels[:1]), serve.serve(pixels[1:])])
+    parts = [serve.serve(part) for part in (pixels[:0], pixels[:1], pixels[1:])]
+    found[path] = np.concatenate(parts)
+    assert parts[0].shape == (0, found[path].shape[1]) and parts[0].dtype == tf.float32
     assert found[path].dtype == np.float32
 assert sys.modules["keras"] is None
 np.savez(sys.argv[2], **found)

@@ -195,6 +195,33 @@ def backend_that_is_not_installed(place):
     place.patch.setattr("keras_imnet64.backend.find_spec", lambda name: None)
 
 
+@mistake('KERAS_MAX_EPOCHS ends training early.*received "1": `unset KERAS', command=FIT)
+def a_limit_of_epochs(place):
+    place.patch.setenv("KERAS_MAX_EPOCHS", "1")
+
+
+@mistake("KERAS_MAX_STEPS_PER_EPOCH ends every", command=EVALUATE.format("model.keras"))
+def a_limit_of_steps(place):
+    place.patch.setenv("KERAS_MAX_STEPS_PER_EPOCH", "1")
+
+
+@mistake(
+    "NVIDIA_TF32_OVERRIDE changes the precision.*`unset NVIDIA_TF32_OVERRIDE`",
+    command="export model.keras --format keras --out out.keras",
+)
+def another_precision(place):
+    place.patch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+
+
+@mistake(
+    "cannot be downloaded here.*no network.*fetch Imagenet8_train_npz.zip.*with --source",
+    command="data prepare imagenet_resized/8x8 --data-dir data",
+)
+def no_network(place):
+    name = "keras_imnet64.data.sources.imagenet_resized.why_not_offered"
+    place.patch.setattr(name, lambda sizes: "there is no network")
+
+
 # ----------------------------------------------------------------------------------- data and files
 
 simply(

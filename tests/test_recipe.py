@@ -157,6 +157,13 @@ def test_names_and_overrides_that_do_not_work(name, overrides, message):
 
 def test_a_file_that_is_not_toml(tmp_path):
     path = tmp_path / "bad.toml"
-    path.write_bytes(b"\xff\xfe[model")
-    with pytest.raises(UserError, match="cannot be read as TOML"):
+    path.write_bytes("[model]".encode("utf-16-le"))  # without a mark of that
+    with pytest.raises(UserError, match=r"cannot be read as TOML: .*UTF-16.*save it as UTF-8"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_file_that_an_editor_has_marked(encoding, tmp_path):
+    text = load_recipe("demo").to_toml()
+    (tmp_path / "demo.toml").write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    assert load_recipe(tmp_path / "demo.toml") == load_recipe("demo")

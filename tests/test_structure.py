@@ -20,7 +20,8 @@ ROWS = (
     {"evaluation", "recipe_costs"},
     {"recipe"},
     {"data", "models", "runs", "backend", "bars", "output"},
-    {"options"},
+    {"keras_settings"},
+    {"environment", "options"},
     {"errors", "files", "quiet", "workdirs", "zips", "__init__"},
 )
 ROW_OF = {part: number for number, row in enumerate(ROWS) for part in row}

@@ -45,6 +45,7 @@ def show_recipe(json_before, recipe, as_json):
 
     Example: python cli.py recipes show demo
     """
+    from keras_imnet64.files import decode_text
     from keras_imnet64.listing import facts, in_words
     from keras_imnet64.recipe import find_recipe, load_recipe
 
@@ -55,7 +56,7 @@ def show_recipe(json_before, recipe, as_json):
     for line in in_words(facts(loaded)):
         click.echo(f"# {printable(line)}")
     click.echo()
-    write_text(find_recipe(recipe).read_text("utf-8-sig"))
+    write_text(decode_text(find_recipe(recipe).read_bytes()).replace("\r\n", "\n"))
 
 
 @cli.command()

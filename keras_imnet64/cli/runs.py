@@ -342,10 +342,8 @@ def export(run_or_model, format_name, out, images, data_dir, cache_dir, as_json)
     \b
     Example: python cli.py export saved_models/demo-jax --format saved_model
     """
-    from keras_imnet64.backend import check_keras_json
     from keras_imnet64.export import export as write
 
-    check_keras_json()
     result = write(
         run_or_model,
         format_name,

@@ -20,8 +20,9 @@ def examine(data_dir=None, cache_dir=None):
 
     Returns:
         dict, fit for JSON: versions, unmet_requirements, keras_json, chosen_backend, chosen_by,
-        backends, machine, disk, datasets, problems (a list of {"what": sentence, "mend": command
-        or advice}, empty where all is well). Bytes and seconds are numbers; None is unknown.
+        refused_settings, backends, machine, disk, datasets, problems (a list of {"what": sentence,
+        "mend": command or advice}, empty where all is well). Bytes and seconds are numbers; None is
+        unknown.
     """
     keras_json = facts.read_keras_json()
     chosen, by = facts.chosen_backend(keras_json)
@@ -32,6 +33,7 @@ def examine(data_dir=None, cache_dir=None):
         "keras_json": keras_json,
         "chosen_backend": chosen,
         "chosen_by": by,
+        "refused_settings": facts.refused_settings(),
         "backends": {name: trials.examine_backend(name, keras_json) for name in BACKENDS},
         "machine": facts.machine(),
         "disk": facts.disk(data_dir, cache_dir),

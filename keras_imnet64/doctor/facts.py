@@ -12,8 +12,9 @@ from importlib import metadata
 from pathlib import Path
 
 from keras_imnet64 import __version__
-from keras_imnet64.backend import SETTINGS, keras_settings
+from keras_imnet64.environment import refusals
 from keras_imnet64.errors import UserError, reason
+from keras_imnet64.keras_settings import SETTINGS, keras_settings
 from keras_imnet64.runs import DEFAULT_ROOT
 
 DISTRIBUTION = "keras-imnet64"
@@ -77,6 +78,11 @@ def chosen_backend(keras_json):
     if keras_json["backend"]:
         return str(keras_json["backend"]), keras_json["path"]
     return "tensorflow", "default"
+
+
+def refused_settings():
+    """[{"what": sentence, "mend": command}] of variables that commands refuse, for any backend."""
+    return [{"what": what, "mend": mend} for what, mend in refusals()]
 
 
 # ------------------------------------------------------------------------------------------ machine

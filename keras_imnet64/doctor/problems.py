@@ -7,7 +7,7 @@ import shlex
 from difflib import get_close_matches
 from pathlib import Path
 
-from keras_imnet64.backend import BACKENDS
+from keras_imnet64.backend import BACKENDS, DEVICE_KINDS
 from keras_imnet64.doctor.facts import DISTRIBUTION
 from keras_imnet64.doctor.text import gigabytes
 from keras_imnet64.doctor.trials import BY_SIGNAL, NO_ANSWER
@@ -25,6 +25,7 @@ def problems_of(report):
         _of_backends,
         _of_keras_json,
         _of_choice,
+        _of_settings,
         _of_gpus,
         _of_memory,
         _of_disk,
@@ -61,6 +62,9 @@ def _mend_of(backend, row, gpus):
         return "examine again when the machine has less to do: python cli.py doctor"
     if not row["imports"]:
         return _pip(f"--force-reinstall {backend}")
+    asked = [name for name in DEVICE_KINDS.get(backend, ()) if os.environ.get(name)]
+    if asked and not row["devices"]:
+        return f"unset {' '.join(asked)}"
     if error.startswith(BY_SIGNAL):
         return "examine again when no other program is running: python cli.py doctor"
     code = shlex.quote("import keras; print(keras.ops.ones(1))")
@@ -98,6 +102,11 @@ def _of_choice(report):
     elif not report["backends"][name]["installed"]:
         needed = shlex.quote(_extra("torch")) if name == "torch" else name
         yield f"{by} names the backend {name}, which is not installed", _pip(needed)
+
+
+def _of_settings(report):
+    for refused in report["refused_settings"]:
+        yield refused["what"], refused["mend"]
 
 
 def _of_gpus(report):

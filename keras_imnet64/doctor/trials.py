@@ -12,6 +12,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+from keras_imnet64.environment import without_refused
 from keras_imnet64.errors import UserError, reason
 
 PROBE_SECONDS = 120  # a backend that is loaded from a slow network disk takes a while
@@ -29,7 +30,7 @@ def examine_backend(name, keras_json):
     """
     if find_spec(name) is None:
         return {"installed": False}
-    environment = {
+    environment = without_refused(os.environ) | {
         "KERAS_BACKEND": name,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # leave the memory to whoever is training
@@ -147,7 +148,7 @@ def _in_a_process_of_its_own(function, *arguments, environment=None):
     try:
         child = subprocess.run(
             [sys.executable, "-P", "-c", code],
-            env=os.environ | (environment or {}),
+            env=environment or os.environ,
             capture_output=True,
             text=True,
             errors="replace",

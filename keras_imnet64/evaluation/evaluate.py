@@ -14,6 +14,7 @@ from keras_imnet64.data.selection import select
 from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.evaluation import per_class as classwise
 from keras_imnet64.evaluation.metrics import accuracy_metrics, cross_entropy
+from keras_imnet64.keras_settings import keras_defaults
 from keras_imnet64.models.contract import contract_of, names_of, with_logits
 from keras_imnet64.models.ship import load_model, model_info
 from keras_imnet64.output import check_output_file
@@ -142,6 +143,7 @@ def select_for(info, store, path):
     return select(store, info["wnids"])
 
 
+@keras_defaults()
 def evaluate(
     run_or_model,
     *,

@@ -16,6 +16,7 @@ from keras_imnet64.data.pictures import View, check_filter, read_picture
 from keras_imnet64.errors import RunFailed, UserError, reason
 from keras_imnet64.evaluation.evaluate import scoring_batch_size
 from keras_imnet64.files import csv_text
+from keras_imnet64.keras_settings import keras_defaults
 from keras_imnet64.models.contract import contract_of, names_of, with_logits
 from keras_imnet64.models.ship import load_model, model_info
 from keras_imnet64.runs import model_file
@@ -24,6 +25,7 @@ COLUMNS = ("file", "rank", "class_id", "class_name", "probability")
 MAX_READERS = 8  # threads; each may hold a picture of its full size
 
 
+@keras_defaults()
 def predict(run_or_model, pictures, *, top=5, devices=None, skip_corrupt=False):
     """The likeliest classes of pictures, by a run's model.keras or any `.keras` file.
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_imnet64.data.finding import find_pictures
+from keras_imnet64.environment import check_environment
 from keras_imnet64.errors import RunFailed, UserError, nearest
 from keras_imnet64.export.formats import FORMATS
 from keras_imnet64.files import denied, expand, sync_folder
@@ -55,6 +56,7 @@ def export(run_or_model, format, *, out=None, pictures=None, data_dir=None, cach
         UserError: no such format, not a classifier of pictures, or the target is there already.
         RunFailed: the artefact computes something else, or could not be written; nothing is left.
     """
+    check_environment("tensorflow")
     if format not in FORMATS:
         raise UserError(f'there is no format "{format}"; {nearest(format, FORMATS)}')
     source = model_file(run_or_model)
@@ -180,6 +182,7 @@ def in_child(step, work, doing):
     ours = str(Path(__file__).parents[2])
     environment = os.environ | {
         "KERAS_BACKEND": "tensorflow",
+        "KERAS_HOME": os.devnull,  # Keras' own defaults, whatever keras.json says
         "CUDA_VISIBLE_DEVICES": "-1",  # float32 of a GPU may mean TF32, and it may be taken
         "TF_CPP_MIN_LOG_LEVEL": log_level,
         "PYTHONPATH": os.pathsep.join(filter(None, [ours, os.environ.get("PYTHONPATH")])),

@@ -38,6 +38,20 @@ def serving(model):
     return serve
 
 
+def also_of_none(serve):
+    """The same function, which returns logits [0, K] of 0 pictures: convolutions fail on none."""
+    import tensorflow as tf
+
+    def serve_any(pixels):
+        shape = tf.shape(pixels)
+        missing = tf.concat([1 - tf.minimum(shape[:1], 1), shape[1:]], 0)  # [1 or 0, H, W, 3]
+        pictures = tf.concat([pixels, tf.zeros(missing, pixels.dtype)], 0)
+        pictures.set_shape(pixels.shape)
+        return serve(pictures)[: shape[0]]
+
+    return serve_any
+
+
 def write_saved_model(model, info, path):
     """TensorFlow's SavedModel with the endpoint `serve`, names in its folder for extra assets."""
     import keras
@@ -46,7 +60,7 @@ def write_saved_model(model, info, path):
     archive = keras.export.ExportArchive()
     archive.track(model)
     pixels = tf.TensorSpec((None, *model.inputs[0].shape[1:]), "uint8", name="pixels")
-    archive.add_endpoint("serve", serving(model), [pixels])
+    archive.add_endpoint("serve", also_of_none(serving(model)), [pixels])
     archive.write_out(path, verbose=False)
     extra = path / "assets.extra"
     if info:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from keras_imnet64.errors import UserError, nearest
+from keras_imnet64.keras_settings import keras_defaults
 from keras_imnet64.options import (
     auto_or_whole,
     check_options,
@@ -164,17 +165,16 @@ def build_model(
     check_whole("num_classes", num_classes, 2, MOST_CLASSES)
     import keras
 
-    before = keras.config.dtype_policy()
-    try:
-        keras.config.set_dtype_policy(dtype)
-    except ValueError:
-        raise UserError(f"dtype must be the name of a Keras policy; received {dtype!r}") from None
-    try:
+    with keras_defaults():
+        try:
+            keras.config.set_dtype_policy(dtype)
+        except ValueError:
+            raise UserError(
+                f"dtype must be the name of a Keras policy; received {dtype!r}"
+            ) from None
         return row.build(
             image_size=image_size, num_classes=num_classes, normalization=normalization, **options
         )
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def check_whole(name, value, lowest, highest):

@@ -10,6 +10,7 @@ import sys
 from keras_imnet64.backend import choose_backend, choose_indices, take_devices
 from keras_imnet64.bars import CallBar
 from keras_imnet64.errors import RunFailed, UserError
+from keras_imnet64.keras_settings import keras_defaults
 from keras_imnet64.quiet import quiet_libraries
 from keras_imnet64.recipe import check_recipe, parse_toml
 from keras_imnet64.recipe_costs import outline_of
@@ -42,7 +43,7 @@ def _look(recipe, devices, where):
 
     recipe = check_recipe(parse_toml(recipe))
     outline_of(recipe)
-    with CallBar() as progress:
+    with keras_defaults(), CallBar() as progress:
         make_stream(
             recipe, load_data(recipe, where.get("data-dir"), where.get("cache-dir"), progress)
         )

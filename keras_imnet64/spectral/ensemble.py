@@ -15,6 +15,7 @@ from keras_imnet64.errors import UserError, nearest
 from keras_imnet64.evaluation.evaluate import BATCH_SIZE, evaluate
 from keras_imnet64.export.formats import FORMATS
 from keras_imnet64.files import write_atomic, write_json
+from keras_imnet64.keras_settings import keras_defaults
 from keras_imnet64.models import name_of_band
 from keras_imnet64.models.joined import fill_members, join
 from keras_imnet64.models.ship import load_model, model_info, ship
@@ -51,6 +52,7 @@ class Member:
         return self.run.path.name
 
 
+@keras_defaults()
 def ensemble(
     run_dir,
     *,

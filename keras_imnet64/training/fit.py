@@ -24,6 +24,7 @@ from keras_imnet64.evaluation.evaluate import (
     with_ten_crops,
 )
 from keras_imnet64.files import write_atomic, write_csv, write_json
+from keras_imnet64.keras_settings import keras_defaults
 from keras_imnet64.models.macs import count_parameters
 from keras_imnet64.models.ship import fill, load_model, plain_twin, ship
 from keras_imnet64.output import say
@@ -61,6 +62,7 @@ from keras_imnet64.training.same_pictures import check_same_pictures, with_advic
 from keras_imnet64.training.state import variables_by_path
 
 
+@keras_defaults()
 def fit(
     recipe,
     out_dir,

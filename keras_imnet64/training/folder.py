@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_imnet64.environment import changed_settings, recorded_settings
 from keras_imnet64.errors import RunFailed, UserError
 from keras_imnet64.files import denied, write_atomic, write_json
 from keras_imnet64.models.ship import model_info
@@ -110,10 +111,13 @@ def write_environment(run, data, own_model, stream, devices, progress):
         "devices": list(devices.names),
         "python": sys.version.split()[0],
         "versions": {name: version(name) for name in packages},
+        "settings": recorded_settings(),
     }
     earlier = []
     if run.environment_file.exists():
         earlier = run.environment["processes"]
+        for change in changed_settings(earlier[-1].get("settings", {}), entry["settings"]):
+            say(f"settings {change}: last bits may differ from those of a run without a stop")
     stores = stores_of(data)
     write_json(
         run.environment_file,

@@ -299,8 +299,9 @@ def test_large_classes_are_kept_and_their_first_pictures_validate(tmp_path, few)
 
 def test_a_list_takes_its_classes_as_they_are_in_sorted_order(tmp_path, few):
     root = write(tmp_path / "p", *numbered("n2", 3), *numbered("n3", 5), *numbered("n1", 4))
-    (tmp_path / "list").write_text("n2\r\nn1\n\n")
-    assert folders.list_imagenet_21k(root, tmp_path / "list").wnids == ["n1", "n2"]
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / "list").write_bytes("n2\r\nn1\n\n".encode(encoding))
+        assert folders.list_imagenet_21k(root, tmp_path / "list").wnids == ["n1", "n2"]
 
 
 @pytest.mark.parametrize(
@@ -312,7 +313,8 @@ def test_a_list_takes_its_classes_as_they_are_in_sorted_order(tmp_path, few):
         (b"n1\nn9\n", "list names the class n9, which is no folder in"),
         (b"n1\n../p/n2\n", r"list names the class \.\./p/n2, which is no folder"),
         (b"/etc\n", "list names the class /etc, which is no folder"),
-        (b"nul\0byte\n", "which is no folder"),
+        (b"nul\0byte\n", "list cannot be read: it has zero bytes"),
+        (b"n\xe9\n", "list cannot be read: it is not UTF-8 text"),
         (b"n0\n", "n0 holds 0 pictures; more than 2 are needed"),
         (b"n2\n", "n2 holds 2 pictures; more than 2 are needed"),
         (b"\xff\xfe\0", "the class list .*list cannot be read"),

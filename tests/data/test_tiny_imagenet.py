@@ -84,6 +84,19 @@ def test_labels_follow_sorted_wnids_and_pictures_their_files(tmp_path):
             np.testing.assert_allclose(image[30, 30], COLOURS[SORTED[label]], atol=3)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_text_that_an_editor_on_windows_has_saved(encoding, tmp_path):
+    files = layout()
+    for name in ("wnids.txt", "words.txt", "val/val_annotations.txt"):
+        text = files[ROOT + name].decode().replace("\n", "\r\n")
+        files[ROOT + name] = text.encode(encoding)
+    write_zip(tmp_path / "tiny.zip", files)
+    with tiny_imagenet.open_tree(tmp_path / "tiny.zip") as tree:
+        listing = tiny_imagenet.read_listing(tree)
+    assert (listing.wnids, listing.class_names[0]) == (SORTED, "goldfish")
+    assert listing.labels["validation"].tolist() == [SORTED.index(wnid) for wnid in WNIDS]
+
+
 def test_zip_folder_and_what_holds_them_give_the_same_store(tmp_path):
     archive = write_zip(tmp_path / "tiny.zip", layout())
     folder = write_folder(tmp_path / "above", layout())
@@ -210,6 +223,7 @@ def annotated(text):
     [
         (without("wnids.txt"), "has no wnids.txt"),
         (without("words.txt"), "tiny-imagenet-200/words.txt is missing"),
+        (layout() | {f"{ROOT}wnids.txt": b"n\0"}, "wnids.txt cannot be read: it has zero bytes"),
         (without("val/val_annotations.txt"), "val/val_annotations.txt is missing"),
         (without("val/images/val_2.JPEG"), "val/images/val_2.JPEG is missing"),
         (annotated(b"val_0.JPEG\tn09999999\t0\t0\t1\t1\n"), 'the class "n09999999"'),

@@ -99,7 +99,7 @@ class CrashAt(SignalAt):
     ids=["signal", "crash"],
 )
 def test_an_interrupted_run_ends_with_the_bits_of_a_straight_one(
-    interruption, error, from_step, small_recipe, data_dir, tmp_path
+    interruption, error, from_step, small_recipe, data_dir, tmp_path, monkeypatch, capsys
 ):
     recipe = small_recipe(
         model={"dropout": 0.2},
@@ -111,7 +111,10 @@ def test_an_interrupted_run_ends_with_the_bits_of_a_straight_one(
         fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[interruption])
     (tmp_path / "run" / "checkpoints" / ".half.writing").write_bytes(b"killed here")
     assert not (tmp_path / "run" / "metrics.json").exists()
+    monkeypatch.setenv("NCCL_ALGO", "Ring")
     run = fit(recipe, tmp_path / "run", data_dir=data_dir)
+    assert "settings NCCL_ALGO is Ring, was not set: last bits may" in capsys.readouterr().err
+    assert run.environment["processes"][-1]["settings"]["NCCL_ALGO"] == "Ring"
     assert [float(r["learning_rate"]) for r in run.history] == pytest.approx(RATES, rel=1e-4)
     same_end(straight, run)
     assert [p["from_step"] for p in run.environment["processes"]] == [0, from_step]

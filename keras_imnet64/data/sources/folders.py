@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import UserError
-from ...files import expand, portable, read_small
+from ...files import decode_text, expand, portable, read_small
 from ..finding import Faulty, Found, find_below, list_folder, sort_files
 from ..indexing import Listed
 from . import layout as layouts
@@ -224,7 +224,7 @@ def _has_files(folder):
 def read_class_list(path):
     """The class ids of a text file, one per line."""
     try:
-        text = read_small(expand(path), LIST_BYTES).decode()
+        text = decode_text(read_small(expand(path), LIST_BYTES))
     except (OSError, ValueError) as error:
         raise UserError(f"the class list {path} cannot be read: {error}") from None
     wnids = [unicodedata.normalize("NFC", word) for word in text.split()]

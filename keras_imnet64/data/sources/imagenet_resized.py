@@ -10,18 +10,20 @@ import contextlib
 import errno
 import io
 import os
-import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download.resource import get_dl_fname
 from tensorflow_datasets.core.utils import tqdm_utils
 from tensorflow_datasets.datasets.imagenet_resized import imagenet_resized_dataset_builder
 
 from ...errors import RunFailed, UserError, reason
 from . import shapes
+from .downloads import impatient_downloads, why_not_offered
 
+PAGE = "https://image-net.org/download-images"
 READ_BATCH = 512  # pictures
 Official = imagenet_resized_dataset_builder.Builder
 Config = imagenet_resized_dataset_builder.ImagenetResizedConfig
@@ -110,13 +112,15 @@ def build(builder, paths=None, *, total=None, overwrite=False, progress=None):
     ours = progress is not None and paths is not None  # a download shows TFDS' own bars
     if ours:
         builder._generate_examples = _counted(builder, total, progress)
+    if paths is None:
+        _check_downloads(builder)
     modes = tfds.GenerateMode
     config = tfds.download.DownloadConfig(
         try_download_gcs=False,  # a ready-made copy would come without the archives' checksums
         download_mode=modes.REUSE_CACHE_IF_EXISTS if overwrite else modes.REUSE_DATASET_IF_EXISTS,
     )
     try:
-        with _quiet(enabled=ours):
+        with _quiet(enabled=ours), impatient_downloads():
             builder.download_and_prepare(download_config=config)
     except Exception as error:  # TFDS raises what its many parts raise
         why = f"{type(error).__name__}: {reason(error)}"
@@ -128,10 +132,38 @@ def build(builder, paths=None, *, total=None, overwrite=False, progress=None):
         if paths is not None:
             files = ", ".join(map(str, paths.values()))
             raise UserError(f"building {builder.name} from {files} failed: {why}") from error
-        raise UserError(
-            f"downloading {builder.info.full_name} failed ({why}); fetch its archives by hand "
-            "and pass their folder with --source"
-        ) from error
+        raise _no_download(builder, why) from error
+
+
+def _check_downloads(builder):
+    """Refuse a download that the server does not offer; what is here already is not asked for."""
+    archives = _archives(builder).items()
+    missing = {url: archive.size for url, archive in archives if not _is_here(builder, url)}
+    why = why_not_offered(missing)
+    if why:
+        raise _no_download(builder, why)
+
+
+def _is_here(builder, url):
+    """Whether TFDS has downloaded an archive before, or somebody has put it where TFDS looks."""
+    archive, downloads = Official.url_infos[url], Path(builder.data_dir_root) / "downloads"
+    cached = get_dl_fname(url, archive.checksum)
+    places = (downloads / "manual" / archive.filename, downloads / cached)
+    return any(file.exists() for file in (*places, downloads / builder.name / cached))
+
+
+def _archives(builder):
+    """{url: size, checksum and filename} of the archives of the builder's image size."""
+    first = f"Imagenet{builder.builder_config.size}_"
+    return {u: a for u, a in Official.url_infos.items() if a.filename.startswith(first)}
+
+
+def _no_download(builder, why):
+    names = ", ".join(archive.filename for archive in _archives(builder).values())
+    return UserError(
+        f"{builder.info.full_name} cannot be downloaded here ({why}): fetch {names} from {PAGE}, "
+        "which gives them after a login, and pass their folder with --source"
+    )
 
 
 def _counted(builder, total, progress):
@@ -151,11 +183,11 @@ def _counted(builder, total, progress):
 
 @contextlib.contextmanager
 def _quiet(enabled):
-    """Keep TFDS' messages off standard output, and off the screen where our bar is drawn."""
+    """Keep TFDS' messages off the screen, and its bars where our own is drawn."""
     bars = tqdm_utils._active
     tqdm_utils.display_progress_bar(bars and not enabled)
     try:
-        with contextlib.redirect_stdout(io.StringIO() if enabled else sys.stderr):
+        with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         tqdm_utils.display_progress_bar(bars)

@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from ...errors import UserError, reason
-from ...files import expand, read_small
+from ...files import decode_text, expand, read_small
 from ...zips import TEXT_BYTES, open_zip, read_member
 from ..contents import HEAD_BYTES, kind_of
 from ..damage import check_undamaged
@@ -204,7 +204,10 @@ def read_listing(tree):
 
 
 def _lines(tree, name):
-    text = tree.read(name).decode("utf-8", errors="replace")
+    try:
+        text = decode_text(tree.read(name), errors="replace")  # of names
+    except ValueError as error:
+        raise UserError(f"{tree.full_name(name)} cannot be read: {error}") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
