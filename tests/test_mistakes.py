@@ -284,13 +284,13 @@ simply(
     command="data prepare image_folder/pets --source pets --data-dir data",
 )
 def zeros_at_the_end_of_a_picture(place):
-    folder = place.path / "pets" / "cat"
-    folder.mkdir(parents=True)
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")
-    for name in ("whole.jpg", "zeros.jpg"):
-        Image.fromarray(noise).save(folder / name)
-    content = (folder / "zeros.jpg").read_bytes()
-    (folder / "zeros.jpg").write_bytes(content[:-1024] + bytes(1024))
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8"))
+    for name in ("cat/whole.jpg", "cat/zeros.jpg", "dog/a.jpg", "dog/b.jpg"):
+        file = place.path / "pets" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        noise.save(file)
+    file = place.path / "pets" / "cat" / "zeros.jpg"
+    file.write_bytes(file.read_bytes()[:-1024] + bytes(1024))
 
 
 def archives(place):
