@@ -1,12 +1,13 @@
-"""What it costs to look, in each training step, whether every number of the state is finite.
+"""What it costs to look at the state of training for numbers that are not finite.
 
     KERAS_BACKEND=jax python benchmarks/finite_cost.py wrn36_2
 
-Two compiled copies of the recipe's network and optimizer for 1,000 classes of 64 px train on one
-batch that is there, the one looking as `fit` does and the other not. Blocks of steps of the two
-alternate in one process, each side the first in every second round. The figures are the medians
-over the rounds of the wall time and of the processor time of a step; beside other work the second
-is the steadier. Its standard error is that of the rounds drawn again, with replacement.
+The recipe's network and optimizer for 1,000 classes of 64 px train on one batch that is there.
+Blocks of steps without a look alternate in one process with blocks that look before each step,
+each kind the first in every second round. The difference of the medians is the cost of a look, and
+the share that of one look in as many steps as `fit` makes between two. Wall time and processor time
+are given: beside other work the second is the steadier. The standard error is that of the rounds
+drawn again, with replacement.
 """
 
 import time
@@ -25,26 +26,32 @@ def main(recipe, batch_size, steps, rounds):
 
     choose_backend()
     devices = take_devices()
-    models = {side: prepare(recipe, devices, side == "looking") for side in ("plain", "looking")}
+    model, look = prepare(recipe, devices)
     batch = a_batch(batch_size)
-    times = {side: [] for side in models}
+    times = {side: [] for side in ("plain", "looking")}
     for number in range(1 + rounds):  # the first compiles and is not counted
-        for side in list(models) if number % 2 else reversed(models):
-            times[side].append(seconds_per_step(models[side], batch, steps))
+        for side in list(times) if number % 2 else reversed(times):
+            called = [look] if side == "looking" else []
+            times[side].append(seconds_per_step(model, batch, steps, called))
     print(f"{recipe} on {devices.backend}, {batch_size} images per step")
-    times = {side: 1000 * np.array(values[1:]) for side, values in times.items()}
+    plain, looking = (1000 * np.array(times[side][1:]) for side in times)
     for column, kind in enumerate(("wall", "processor")):
-        plain, looking = (times[side][:, column] for side in ("plain", "looking"))
-        shares = [share(plain[i], looking[i]) for i in samples(rounds)]
-        print(
-            f"{kind:9} {np.median(plain):8.2f} ms plain {np.median(looking):8.2f} ms looking: "
-            f"{share(plain, looking):+.2f} +- {np.std(shares):.2f} %"
-        )
+        print(f"{kind:9} {sentence(plain[:, column], looking[:, column])}")
 
 
-def share(plain, looking):
-    """Percent that looking adds, from the medians over paired blocks."""
-    return 100 * (np.median(looking) / np.median(plain) - 1)
+def sentence(plain, looking):
+    """The step, the look and the share of the look, from milliseconds per step of each round."""
+    from keras_imnet64.training.callbacks import LOOK_EVERY
+
+    def cost(rounds):
+        return np.median(looking[rounds]) - np.median(plain[rounds])
+
+    step, look = np.median(plain), cost(slice(None))
+    error = np.std([cost(rounds) for rounds in samples(len(plain))])
+    return (
+        f"{step:8.2f} ms per step, {look:.2f} +- {error:.2f} ms per look: "
+        f"{100 * look / LOOK_EVERY / step:.3f} % at one in {LOOK_EVERY} steps"
+    )
 
 
 def samples(rounds, number=2000):
@@ -52,15 +59,18 @@ def samples(rounds, number=2000):
     return np.random.default_rng(0).integers(0, rounds, (number, rounds))
 
 
-def prepare(name, devices, looking):
-    """The recipe's network, compiled as `fit` does, with or without the look at its state."""
+def prepare(name, devices):
+    """The recipe's network, compiled as `fit` does, and a callback that looks at its state."""
+    import keras
+
     from keras_imnet64.evaluation.metrics import accuracy_metrics
     from keras_imnet64.models import build_model
     from keras_imnet64.recipe import load_recipe
     from keras_imnet64.training.build import make_optimizer_of
-    from keras_imnet64.training.finite import report_states_that_are_not_finite
+    from keras_imnet64.training.finite import FiniteCheck
     from keras_imnet64.training.loss import CrossEntropy
     from keras_imnet64.training.parallel import jit_compile
+    from keras_imnet64.training.state import variables_by_path
 
     recipe = load_recipe(name)
     model = build_model(recipe.model.name, image_size=64, num_classes=1000, **recipe.model.options)
@@ -71,9 +81,9 @@ def prepare(name, devices, looking):
         jit_compile=jit_compile(recipe.train.xla, devices),
     )
     model.optimizer.build(model.trainable_variables)
-    if looking:
-        report_states_that_are_not_finite(model)
-    return model
+    check = FiniteCheck(model, variables_by_path(model, []))
+    look = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: check())
+    return model, look
 
 
 def a_batch(size):
@@ -85,7 +95,7 @@ def a_batch(size):
     return tf.data.Dataset.from_tensors((images, labels)).repeat()
 
 
-def seconds_per_step(model, batch, steps):
+def seconds_per_step(model, batch, steps, callbacks):
     """(of wall time, of processor time) of the second half of twice so many steps."""
     import keras
 
@@ -93,7 +103,8 @@ def seconds_per_step(model, batch, steps):
     note = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: ends.append((time.perf_counter(), time.process_time()))
     )
-    model.fit(batch, steps_per_epoch=steps, epochs=2, callbacks=[note], shuffle=False, verbose=0)
+    options = {"steps_per_epoch": steps, "epochs": 2, "shuffle": False, "verbose": 0}
+    model.fit(batch, callbacks=[*callbacks, note], **options)
     return np.subtract(ends[1], ends[0]) / steps
 
 

@@ -83,10 +83,8 @@ def roll_back(trouble, settings, run, restore, epoch_end):
         settings: the recipe's `train`.
     """
     parts = settings.accumulate_steps
-    before = (
-        trouble.epoch,
-        (trouble.step - 1) // parts * parts,
-    )  # the update that gave its weights
+    last_update = (trouble.step - 1) // parts * parts  # which gave the weights of that step
+    before = (trouble.epoch, last_update)
     if not any(place_of(path) < list(before) for path in list_checkpoints(run.checkpoints)):
         return False
     progress = restore(before)
