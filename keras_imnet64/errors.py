@@ -24,7 +24,7 @@ class UserError(Exception):
 
 
 class RunFailed(UserError):
-    """A run that began well and cannot go on: the loss is not finite, memory or disk ran out."""
+    """A run that began well and cannot go on: a number is not finite, memory or disk ran out."""
 
     exit_status = EXIT_RUN_FAILED
 

@@ -148,8 +148,8 @@ class TrainSection(Section):
     # Besides each epoch's end: "10 min", "500 steps", or "epoch" for no more. Minutes become more
     # where writing would take over 1 % of the time.
     checkpoint_every: Annotated[str, Field(pattern=CHECKPOINT_EVERY)] = "10 min"
-    # Where the loss is not finite: stop, or go back one checkpoint with the learning rate times
-    # rollback_factor, at most max_rollbacks times.
+    # Where the loss or a weight is not finite: stop, or go back one checkpoint with the learning
+    # rate times rollback_factor, at most max_rollbacks times.
     on_nan: Literal["stop", "rollback"] = "stop"
     rollback_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     max_rollbacks: Annotated[int, Field(ge=1, le=100)] = 3

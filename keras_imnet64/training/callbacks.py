@@ -22,12 +22,25 @@ COLUMNS = (
 )
 
 
-class NotFinite(Exception):
-    """A step of an epoch, counted from 1, after which something is not finite."""
+LOOK_EVERY = 50  # steps; at the epoch's end too
 
-    def __init__(self, what, epoch, step):
-        super().__init__(f"{what} is not finite at step {step} of epoch {epoch + 1}")
-        self.epoch, self.step = epoch, step
+
+class NotFinite(Exception):
+    """A number of the state, the loss or the validation's loss is infinite or NaN.
+
+    Attributes:
+        what: "the loss", "the validation's loss", or the path of a variable.
+        epoch: the epoch, counted from 0.
+        step: the step of the epoch, counted from 1, after which this was seen.
+        finite_until: the last step of the epoch after which all of the state was seen to be finite.
+        first: the first step after which it can have been so.
+    """
+
+    def __init__(self, what, epoch, step, finite_until):
+        self.what, self.epoch, self.step, self.finite_until = what, epoch, step, finite_until
+        self.first = step if what.endswith("loss") else finite_until + 1
+        steps = f"step {step}" if self.first == step else f"one of the steps {self.first} to {step}"
+        super().__init__(f"{what} is not finite at {steps} of epoch {epoch + 1}")
 
 
 class StopRequest:
@@ -87,7 +100,7 @@ class Position(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         # Counted here because overriding on_train_batch_end would make Keras wait for each step.
         self.step += 1
-        at_its_end = self.is_epoch_done or self.until == (self.epoch, self.step)
+        at_its_end = self.is_epoch_done or self._is_at_until
         if self.stop.requested or at_its_end or self.progress_bar.bad_step:
             self.model.stop_training = True  # Keras leaves the epoch after this step
 
@@ -96,15 +109,26 @@ class Position(keras.callbacks.Callback):
         # ask for one more would end it too, but TensorFlow then still runs those parts of a step
         # that need no data, such as counting it.
         if self.is_epoch_done:
-            self.model.stop_training = self.stop.requested
+            self.model.stop_training = self.stop.requested or self._is_at_until
 
     @property
     def is_epoch_done(self):
         return self.step == self.stream.steps_per_epoch
 
+    @property
+    def _is_at_until(self):
+        return self.until == (self.epoch, self.step)
+
 
 class EpochEnd(keras.callbacks.Callback):
-    """Validates, records, ships the best, lowers the rate, stops early, writes the checkpoint."""
+    """Validates, records, ships the best, lowers the rate, stops early, writes the checkpoint.
+
+    Within an epoch it writes the checkpoints that fall due, and looks every `LOOK_EVERY` steps
+    whether the state is finite. The loss is looked at in every step, by the progress bar.
+
+    Attributes:
+        finite_until: the last step of the epoch after which the state was seen to be finite.
+    """
 
     def __init__(
         self,
@@ -146,18 +170,34 @@ class EpochEnd(keras.callbacks.Callback):
         if not is_begun and not self.checkpoints.save(self.progress):
             raise UserError("the weights to begin with are not finite: take others")
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self.finite_until = self.position.step  # a checkpoint is finite
+        self.found_not_finite = None
+
     def on_train_batch_begin(self, batch, logs=None):
         done = self.position.step - 1  # of this epoch; `position` has counted the one that begins
+        if done and done % LOOK_EVERY == 0:
+            self._look(done)
         steps = self.position.epoch * self.position.stream.steps_per_epoch + done
         if done and self.checkpoints.is_due(steps):
             at = {"epoch": self.position.epoch, "step": done}
             self.checkpoints.save_beside(self.progress | at, steps)
 
+    def _look(self, done):
+        """Stop after the step that begins if the state is not finite; `done` are before it."""
+        if self.checkpoints.is_state_finite():
+            self.finite_until = done
+        elif self.found_not_finite is None:
+            self.found_not_finite = self._not_finite(self.checkpoints.what_is_not_finite(), done)
+            self.model.stop_training = True
+
+    def _not_finite(self, what, step):
+        return NotFinite(what, self.position.epoch, step, self.finite_until)
+
     def on_epoch_end(self, epoch, logs=None):
         bar = self.position.progress_bar
         seconds, images_per_second = bar.end()
-        if bar.bad_step:
-            raise NotFinite("the loss", epoch, bar.bad_step)
+        self._check_finite(bar.bad_step)
         if not self.position.is_epoch_done:  # a signal, or a callback of the user's
             self.save(epoch, self.position.step)
             return
@@ -168,18 +208,29 @@ class EpochEnd(keras.callbacks.Callback):
         self._record(row)
         self.save(epoch + 1, 0)  # last: what was written before it is written again after a kill
 
+    def _check_finite(self, bad_step):
+        """Raises NotFinite unless all of the state is finite; `bad_step`: the loss's, or None."""
+        found = self.found_not_finite
+        if bad_step and (found is None or bad_step <= found.step):
+            raise self._not_finite("the loss", bad_step)
+        if found:
+            raise found
+        what = self.checkpoints.what_is_not_finite()
+        if what:
+            raise self._not_finite(what, self.position.step)
+
     def save(self, epoch, step):
         """Checkpoint everything; training goes on at this step of this epoch."""
         self.progress |= {"epoch": epoch, "step": step}
         if not self.checkpoints.save(self.progress):
-            raise NotFinite("a weight", self.position.epoch, self.position.step)
+            raise self._not_finite("a weight", self.position.step)
         self.checkpoints.begin(epoch * self.position.stream.steps_per_epoch + step)
 
     def _row(self, epoch, logs, seconds, images_per_second):
         fill(self.plain, self.model, averaged_weights(self.model.optimizer))
         scores = score(self.scorer, self.validation, self.scoring_batch_size, self.view)
         if not math.isfinite(scores["loss"]):
-            raise NotFinite("the validation's loss", epoch, self.position.step)
+            raise self._not_finite("the validation's loss", self.position.step)
         optimizer = self.model.optimizer
         return {
             "epoch": epoch + 1,

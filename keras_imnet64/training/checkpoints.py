@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from keras_imnet64.errors import reason
 from keras_imnet64.output import say
+from keras_imnet64.training.finite import FiniteCheck, what_is_not_finite
 from keras_imnet64.training.state import is_finite, read_state, save_checkpoint
 
 MOST_OF_THE_TIME = 0.01  # that writing takes, where minutes say how often
@@ -27,6 +28,7 @@ class Checkpoints:
         self.number = int(number or 0)
         self.cost = 0.0  # seconds that the last one took, of this thread and beside it
         self.begin(0)
+        self.is_state_finite = FiniteCheck(model, variables)
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing = None
 
@@ -43,23 +45,35 @@ class Checkpoints:
         pause = max(60 * self.number, self.cost / MOST_OF_THE_TIME)
         return self.unit == "min" and time.monotonic() - self.since >= pause
 
+    def read(self):
+        """Returns {path: array}, copies of the state between two steps."""
+        return read_state(self.model, self.variables)
+
+    def what_is_not_finite(self):
+        """Returns what of the state is not finite, see `finite.what_is_not_finite`, or None."""
+        return what_is_not_finite(self.read())
+
     def save(self, progress):
         """Write the state now; returns whether it was finite, else nothing is written.
 
         Raises:
             OSError: it could not be written; the checkpoints before it are intact.
         """
-        self.wait()
-        state = read_state(self.model, self.variables)
+        state = self.read()
         if not is_finite(state):
             return False
-        save_checkpoint(self.folder, state, progress)
+        self.save_copy(state, progress)
         return True
+
+    def save_copy(self, state, progress):
+        """Write a state that was read before and is finite; OSError as in `save`."""
+        self.wait()
+        save_checkpoint(self.folder, state, progress)
 
     def save_beside(self, progress, step):
         """Write the state of now while training goes on; where that fails, say so and go on."""
         started = time.monotonic()
-        state = read_state(self.model, self.variables)
+        state = self.read()
         self.begin(step)
         self._writing = self._writer.submit(self._write, state, copy.deepcopy(progress), started)
 
@@ -74,7 +88,7 @@ class Checkpoints:
         self._writer.shutdown()
 
     def _write(self, state, progress, started):
-        if not is_finite(state):  # the loss will be the next thing that is not
+        if not is_finite(state):  # the next look at the state ends the run
             say("no checkpoint was written: a weight, or the optimizer's state, is not finite")
             return
         try:

@@ -94,7 +94,7 @@ def fit(
 
     Raises:
         UserError: the recipe cannot be trained here.
-        RunFailed: the loss is not finite; memory or disk ran out.
+        RunFailed: the loss or a weight is not finite; memory or disk ran out.
         Stopped: a signal came; the state is saved and the same call goes on.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
@@ -165,8 +165,9 @@ def fit(
             checkpoints.wait()
             return start(*resume(run, recipe, variables, before))
 
-        def go_on():
-            train(model, stream, recipe, progress, [position, epoch_end, *(callbacks or ()), bar])
+        def go_on(*ours):
+            every = [position, epoch_end, *ours, *(callbacks or ()), bar]
+            train(model, stream, recipe, progress, every)
 
         stack.enter_context(with_advice(run, recipe, stream, progress))
         start(progress, metric_state)

@@ -1,13 +1,18 @@
-"""What becomes of a run in which something is not finite: it goes back, or is left to be looked at.
+"""Handles a loss or weight that is not finite: rolls back, or keeps the state before it and fails.
 
-The steps of a run are the same each time, so the state before any step is had by going on from the
-checkpoint before it.
+The loss is looked at in every step, the rest of the state more rarely, so that the step that is
+to be named may lie before the step after which the run stopped. The steps of a run give the same
+each time. They are therefore repeated from the newest checkpoint, which is finite, and the state
+is looked at after each.
 """
+
+import keras
 
 from keras_imnet64.errors import RunFailed
 from keras_imnet64.files import write_json
 from keras_imnet64.output import say
 from keras_imnet64.training.callbacks import NotFinite
+from keras_imnet64.training.finite import what_is_not_finite
 from keras_imnet64.training.state import list_checkpoints, place_of
 
 
@@ -18,7 +23,7 @@ def recover(trouble, recipe, run, stream, restore, epoch_end, train):
         trouble: the `NotFinite`.
         restore: fills the variables from the newest checkpoint, or the newest before a place, and
             begins there.
-        train: goes on from there.
+        train: goes on from there; takes further callbacks, which are called before the user's.
 
     Raises:
         RunFailed: the recipe does not go back, or has often enough, or there is nothing to go to.
@@ -28,31 +33,62 @@ def recover(trouble, recipe, run, stream, restore, epoch_end, train):
     progress = restore()
     back = len(progress["rollbacks"])
     wanted = recipe.train.on_nan == "rollback" and back < recipe.train.max_rollbacks
-    if wanted and roll_back(trouble, recipe.train.rollback_factor, run, restore, epoch_end):
+    if wanted and roll_back(trouble, recipe.train, run, restore, epoch_end):
         return
-    step = keep_state_before(trouble, recipe, progress, restore, epoch_end.position, train)
-    if epoch_end.position.stop.requested:
-        return
-    positions = stream.positions(trouble.epoch, step - 1).tolist()
-    found = {"epoch": trouble.epoch + 1, "step": step, "split": "train", "positions": positions}
-    write_json(run.not_finite_file, found)
-    if step != trouble.step:  # whose update it was
-        trouble = NotFinite("a weight", trouble.epoch, step)
     times = f" (it went back {back} times already)" if back else ""
+    found = None
+    if not stream.inexact_steps:
+        say(f"{trouble}: the steps to it are repeated, to find the first and keep the state before")
+        found = find_first(trouble, progress, epoch_end, train)
+        if found is None and epoch_end.position.stop.requested:
+            return
+    write_pictures(found or trouble, run, stream)
+    newest = list_checkpoints(run.checkpoints)[-1]
+    if found is None:
+        raise RunFailed(f"{trouble}{times}; {not_repeated(stream, newest, run)}")
     raise RunFailed(
-        f"{trouble}{times}; the same command goes on from {list_checkpoints(run.checkpoints)[-1]} "
+        f"{found}{times}; the same command goes on from {newest} "
         f"and repeats the step, whose pictures are named in {run.not_finite_file}: in a new run "
         "lower optimizer.learning_rate, set optimizer.clip_norm or "
         "train.on_nan='\"rollback\"'"
     )
 
 
-def roll_back(trouble, factor, run, restore, epoch_end):
-    """Go back behind at least one update before the trouble; returns whether that was possible."""
-    before = (trouble.epoch, trouble.step - 1)  # whose weights gave what is not finite
+def not_repeated(stream, newest, run):
+    """Returns the clauses that say why no state right before the step could be kept."""
+    if stream.inexact_steps:
+        reason = f"{stream.inexact_steps[0].op} draws its own random numbers, so"
+    else:
+        reason = "repeated, the steps gave something else: something in this run is random, and"
+    return (
+        f"{reason} the state before cannot be had again; the pictures are named in "
+        f"{run.not_finite_file}, and the same command goes on from {newest}"
+    )
+
+
+def write_pictures(found, run, stream):
+    """Write not_finite.json: the step, or the steps, and the positions of their pictures."""
+    steps = range(found.first, found.step + 1)
+    positions = [p for step in steps for p in stream.positions(found.epoch, step - 1).tolist()]
+    content = {"epoch": found.epoch + 1, "step": found.step}
+    if len(steps) > 1:
+        content["first_step"] = found.first
+    write_json(run.not_finite_file, content | {"split": "train", "positions": positions})
+
+
+def roll_back(trouble, settings, run, restore, epoch_end):
+    """Go back behind at least one update before the trouble; returns whether that was possible.
+
+    Args:
+        settings: the recipe's `train`.
+    """
+    parts = settings.accumulate_steps
+    last_update = (trouble.step - 1) // parts * parts  # which gave the weights of that step
+    before = (trouble.epoch, last_update)
     if not any(place_of(path) < list(before) for path in list_checkpoints(run.checkpoints)):
         return False
     progress = restore(before)
+    factor = settings.rollback_factor
     say(f"{trouble}: going back, with the learning rate times {factor}")
     progress["plateau"]["scale"] *= factor
     epoch_end.model.optimizer.learning_rate_scale.assign(progress["plateau"]["scale"])
@@ -61,22 +97,61 @@ def roll_back(trouble, factor, run, restore, epoch_end):
     return True
 
 
-def keep_state_before(trouble, recipe, progress, restore, position, train):
-    """Make the last finite state the newest checkpoint; returns the step that ends it.
+def find_first(trouble, progress, epoch_end, train):
+    """Repeat the steps from the newest checkpoint to the trouble, and keep the state before it.
 
-    A step that is not finite may have been given weights that are not, and those may have been
-    gathered over the parts of a batch.
+    That state is made the newest checkpoint.
+
+    Args:
+        progress: of that checkpoint, where `train` goes on.
+
+    Returns:
+        NotFinite: of the first step after which the state is not finite; None if it is finite
+        after all of them, and if a signal stopped the run meanwhile.
     """
-    earliest = trouble.step - 2 - recipe.train.accumulate_steps
-    for done in range(trouble.step - 1, max(earliest, -1), -1):
-        if (progress["epoch"], progress["step"]) >= (trouble.epoch, done):
-            return progress["step"] + 1
-        position.until = (trouble.epoch, done)
-        try:
-            train()
-            return done + 1
-        except NotFinite:
-            progress = restore()
-        finally:
-            position.until = None
-    return trouble.step
+    search = Search(trouble, epoch_end)
+    begin = (progress["epoch"], progress["step"])
+    epoch_end.position.until = (trouble.epoch, trouble.step)
+    try:
+        train(search)
+        return None
+    except NotFinite as again:
+        found = search.found or again
+    finally:
+        epoch_end.position.until = None
+    found = NotFinite(found.what, found.epoch, found.step, found.step - 1)
+    if search.before == (found.epoch, found.step - 1):
+        epoch, step = search.before
+        at = {"epoch": epoch, "step": step}
+        epoch_end.checkpoints.save_copy(search.state, epoch_end.progress | at)
+        return found
+    return found if begin == (found.epoch, found.step - 1) else None
+
+
+class Search(keras.callbacks.Callback):
+    """Reads the state before each step that may have been the first; stops behind the first.
+
+    Attributes:
+        before: (epoch, step) of the last state that was finite, None before the first.
+        state: that state, {path: array}.
+        found: the `NotFinite` of the step behind it, or None.
+    """
+
+    def __init__(self, trouble, epoch_end):
+        super().__init__()
+        self.epoch, self.first_step = trouble.epoch, trouble.finite_until
+        self.epoch_end = epoch_end
+        self.before = self.state = self.found = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        position = self.epoch_end.position
+        done = position.step - 1
+        if position.epoch != self.epoch or done < max(1, self.first_step) or self.found:
+            return
+        state = self.epoch_end.checkpoints.read()
+        what = what_is_not_finite(state)
+        if what:
+            self.found = NotFinite(what, self.epoch, done, done - 1)
+            self.model.stop_training = True
+        else:
+            self.before, self.state = (self.epoch, done), state
