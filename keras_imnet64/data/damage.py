@@ -29,17 +29,22 @@ def check_undamaged(content, kind):
         content: bytes, the file.
         kind: Pillow's name of its format.
 
+    Returns:
+        Whether nothing is to be said of it: TensorFlow prints a warning each time that it decodes
+        a JPEG with junk before its end.
+
     Raises:
         Damage: says what is wrong.
     """
     if kind in JPEG_KINDS:
-        _check_jpeg(content)
-    elif kind == "PNG":
+        return _check_jpeg(content)
+    if kind == "PNG":
         _check_png(content)
+    return True
 
 
 def _check_jpeg(content):
-    """Decode it at the smallest scale, for every code is read at any."""
+    """Decode it at the smallest scale, for every code is read at any; whether there is no junk."""
     try:
         _, _, colours, _ = simplejpeg.decode_jpeg_header(content)
         colours = COLOURS.get(colours, "RGB")
@@ -48,6 +53,8 @@ def _check_jpeg(content):
         junk = JUNK.search(str(error))
         if not junk or int(junk[1]) > JUNK_BYTES:
             raise Damage(str(error)) from None
+        return False
+    return True
 
 
 def _check_png(content):
@@ -58,4 +65,6 @@ def _check_png(content):
         checksum = zlib.crc32(memoryview(content)[place + 4 : end]).to_bytes(4, "big")
         if name == b"IDAT" and checksum != content[end : end + 4]:
             raise Damage("the checksum of its pixels is wrong")
+        if name == b"IEND":
+            return
         place = end + 4

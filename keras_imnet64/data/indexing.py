@@ -230,13 +230,15 @@ def look_at(content, where):
         Exception: it is damaged: a Damage, or whatever Pillow raises.
     """
     with opened(io.BytesIO(content), where) as picture:
-        check_undamaged(content, picture.format)
+        is_clean = check_undamaged(content, picture.format)
         picture.load()
         orientation = orientation_of(picture)
         is_plain = (picture.format, picture.mode) in AS_THEY_ARE and not _needs_pillow(picture)
         colours = rgb(picture, where)
         is_progressive = "progressive" in picture.info
-        as_it_is = is_plain and _is_trained_on(content, np.asarray(colours), is_progressive)
+        as_it_is = (
+            is_clean and is_plain and _is_trained_on(content, np.asarray(colours), is_progressive)
+        )
         if not as_it_is:
             colours, orientation = turned(colours, orientation), 1
     pixels = np.asarray(colours)

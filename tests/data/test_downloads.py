@@ -29,7 +29,8 @@ class Handler(BaseHTTPRequestHandler):
         _, status, kind, length = self.path.split("/")
         self.send_response(int(status))
         self.send_header("Content-Type", {"html": "text/html", "zip": "application/zip"}[kind])
-        self.send_header("Content-Length", length)
+        if length != "unknown":
+            self.send_header("Content-Length", length)
         self.end_headers()
 
     def log_message(self, *_):
@@ -68,7 +69,11 @@ def brief(monkeypatch):
         ("/503/zip/70", "127.0.0.1 answers with status 503 Service Unavailable"),
         ("/200/html/70", "127.0.0.1 answers with a web page, as it does where a login is needed"),
         ("/moved", "127.0.0.1 answers with a web page, as it does where a login is needed"),
-        ("/200/zip/71", "127.0.0.1 offers a file of 71 bytes where 70 are published"),
+        ("/200/zip/71", "127.0.0.1 offers a file of 71 bytes where 70 bytes are published"),
+        (
+            "/200/zip/unknown",
+            "127.0.0.1 offers a file of unknown size where 70 bytes are published",
+        ),
     ],
 )
 def test_what_a_server_answers(server, path, why):

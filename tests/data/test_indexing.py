@@ -93,6 +93,8 @@ AS_THEY_LIE = {
     "phone.jpg": encoded(RGB, "MPO", **FRAMES),
 }
 CONVERTED = {
+    # TensorFlow decodes it, with a warning each time.
+    "with junk before its end.jpg": encoded(RGB, "JPEG")[:-2] + bytes(9) + b"\xff\xd9",
     "cmyk.jpg": encoded(RGB.convert("CMYK"), "JPEG"),
     "16 bits.png": encoded(DEEP, "PNG"),
     "1 bit.png": encoded(RGB.convert("1"), "PNG"),

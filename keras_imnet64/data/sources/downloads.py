@@ -66,8 +66,9 @@ def _why_not_this(response, host, size):
         return f"{host} answers with status {response.status_code} {response.reason}".strip()
     if "html" in response.headers.get("Content-Type", ""):
         return f"{host} answers with a web page, as it does where a login is needed"
-    if length.isdigit() and int(length) != size:
-        return f"{host} offers a file of {int(length):,} bytes where {size:,} are published"
+    if length != str(size):
+        offered = f"{int(length):,} bytes" if length.isdigit() else "unknown size"
+        return f"{host} offers a file of {offered} where {size:,} bytes are published"
     return None
 
 
