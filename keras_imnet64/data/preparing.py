@@ -14,6 +14,7 @@ from ..files import portable
 from . import finding, indexing, packing
 from .places import Place
 from .sources import archives, folders, imagenet2012, shapes, tiny_imagenet
+from .store import open_store
 
 MOST_NAMED = 5  # classes or files in a line
 DEFAULT_SHARE = 0.1  # of the pictures of each class, for validation, where nothing splits them
@@ -216,6 +217,11 @@ def from_image_folder(request):
     if not 0 < share < 1:
         raise UserError(f"--validation-share must be between 0 and 1; received {share}")
     listing = folders.list_image_folder(request.source, share, request.splits)
+    if listing.folders and request.validation_share is not None:
+        raise UserError(
+            f"--validation-share is for pictures that are not split, but {listing.root} has "
+            f"{listing.folders}: leave the option out, or pass the folder of one split as --source"
+        )
     return _index(request, listing, "")
 
 
@@ -231,7 +237,8 @@ def _require_source(request, what):
 def _index(request, listing, unexpected):
     """Both splits into one of the two places. `unexpected`: what is not as the name promises."""
     name = request.verified.dataset.name
-    _leave_out(listing.faulty, sum(listing.counts().values()), listing.root, request)
+    where = listing.source or listing.root
+    _leave_out(listing.faulty, sum(listing.counts().values()), where, request)
     if unexpected and not request.allow_unverified:
         raise UserError(
             f"{listing.root} is not {name}: {unexpected}; --allow-unverified takes it all the same"
@@ -256,6 +263,8 @@ def _index(request, listing, unexpected):
                 skipped=damaged,
                 progress=request.progress,
             )
+        if request.say:
+            _note_lost_classes(listing, incoming / "validation", request.say)
         place = request.verified
         if unexpected or (damaged and place.dataset.promises):
             place = request.unverified
@@ -265,6 +274,15 @@ def _index(request, listing, unexpected):
         place.take_in(incoming)
     request.skipped.extend(damaged or [])
     return place.open()
+
+
+def _note_lost_classes(listing: folders.Listing, store: Path, say: Callable[[str], None]) -> None:
+    """Name the classes whose validation pictures were all left out for their damage."""
+    there = set(open_store(store).labels.tolist())
+    lost = sorted({picture.label for picture in listing.splits["validation"]} - there)
+    if lost:
+        note = folders.unscored([listing.wnids[label] for label in lost], "validation")
+        say(f"note: {note}")
 
 
 def _require_classes(wnids: list[str], where: str | Path) -> None:
