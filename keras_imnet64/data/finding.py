@@ -164,7 +164,8 @@ def list_folder(folder: Path) -> tuple[list[str], list[Path]]:
         raise UserError(f"{folder} cannot be listed: {denied(error, folder)}") from None
     folders, files = [], []
     for entry in entries:
-        is_folder = os.path.isdir(entry)  # through links, without an error for those that go round
+        # Links are followed, without an error for those that go round.
+        is_folder = entry.is_dir(follow_symlinks=False) or os.path.isdir(entry)
         if is_folder and is_companion_folder(entry.name):
             continue
         if is_folder and not entry.name.startswith("."):

@@ -106,7 +106,7 @@ def write_index(
         with open(work / CONVERTED, "wb") as converted:
             index = _Index(root, work, converted, len(listed), doing)
             index.examine(listed, skipped, progress)
-            if split == "train":  # what is not learnt is missed, what is not scored only noted
+            if split == "train":  # a class without validation pictures is only noted, see preparing
                 index.refuse_lost_classes(listed, wnids, split)
             labels = index.write()
         meta["count"] = len(labels)
@@ -203,7 +203,7 @@ class _Index:
         if lost:
             raise UserError(
                 f"{self.root} has no whole picture of {wnids[min(lost)]} in {split}, even with "
-                "--skip-corrupt: mend or delete the damaged ones, or move the class away"
+                "--skip-corrupt: mend the damaged ones, add others, or move the class away"
             )
 
     def write(self):

@@ -12,10 +12,11 @@ from pathlib import Path
 from ..errors import UserError, printable
 from ..files import portable
 from . import finding, indexing, packing
+from .encoded import EncodedStore
 from .places import Place
 from .sources import archives, folders, imagenet2012, shapes, tiny_imagenet
-from .store import open_store
 
+INDEX = "index:"  # before the folder of pictures in the `source` of a store
 MOST_NAMED = 5  # classes or files in a line
 DEFAULT_SHARE = 0.1  # of the pictures of each class, for validation, where nothing splits them
 
@@ -246,11 +247,12 @@ def _index(request, listing, unexpected):
     _require_classes(listing.wnids, listing.root)
     if request.say:
         _describe(listing, request.say)
+        _note_replaced(request.verified, listing.root, request.say)
     damaged = [] if request.skip_corrupt else None
     with packing.working_folder(request.verified.packed_dir) as incoming:
         request.verified.refuse_if_being_packed()  # named so wherever the pictures go in the end
-        for split, pictures in listing.splits.items():
-            indexing.write_index(
+        written = {
+            split: indexing.write_index(
                 incoming / split,
                 pictures,
                 root=listing.root,
@@ -258,13 +260,16 @@ def _index(request, listing, unexpected):
                 split=split,
                 wnids=listing.wnids,
                 class_names=_names_of(listing.wnids),
-                source=f"index:{portable(listing.root)}",
+                source=f"{INDEX}{portable(listing.root)}",
                 verified=not unexpected,
                 skipped=damaged,
                 progress=request.progress,
             )
+            for split, pictures in listing.splits.items()
+        }
         if request.say:
-            _note_lost_classes(listing, incoming / "validation", request.say)
+            _note_lost_classes(listing, written["validation"], request.say)
+            _note_shared_pictures(written["train"], written["validation"], request.say)
         place = request.verified
         if unexpected or (damaged and place.dataset.promises):
             place = request.unverified
@@ -276,13 +281,39 @@ def _index(request, listing, unexpected):
     return place.open()
 
 
-def _note_lost_classes(listing: folders.Listing, store: Path, say: Callable[[str], None]) -> None:
+def _note_replaced(place: Place, root: Path, say: Callable[[str], None]) -> None:
+    """Say whose pictures a data set of this name had before, if they lay elsewhere."""
+    try:
+        before = place.open()["train"].source if place.packed() else None
+    except UserError:  # a damaged store is replaced as well
+        return
+    if before and before != f"{INDEX}{portable(root)}":
+        say(f"note: replaces the pictures of {printable(before.removeprefix(INDEX))}")
+
+
+def _note_lost_classes(
+    listing: folders.Listing, validation: EncodedStore, say: Callable[[str], None]
+) -> None:
     """Name the classes whose validation pictures were all left out for their damage."""
-    there = set(open_store(store).labels.tolist())
+    there = set(validation.labels.tolist())
     lost = sorted({picture.label for picture in listing.splits["validation"]} - there)
     if lost:
         note = folders.unscored([listing.wnids[label] for label in lost], "validation")
         say(f"note: {note}")
+
+
+def _note_shared_pictures(
+    train: EncodedStore, validation: EncodedStore, say: Callable[[str], None]
+) -> None:
+    """Say how many validation pictures are trained on too, by the SHA-256 of their files."""
+    hashes = list(map(bytes, validation.hashes))
+    trained_on = set(hashes).intersection(map(bytes, train.hashes))
+    count = sum(digest in trained_on for digest in hashes)
+    if count:
+        say(
+            f"note: train has the same file as {count:,} of the {len(hashes):,} validation "
+            "pictures, so the scores will look too good"
+        )
 
 
 def _require_classes(wnids: list[str], where: str | Path) -> None:

@@ -107,7 +107,10 @@ class Listing:
 
     def name_of(self, file: Path) -> str:
         """The name below root, or the whole path of a file that lies outside root."""
-        return (file.relative_to(self.root) if file.is_relative_to(self.root) else file).as_posix()
+        try:
+            return file.relative_to(self.root).as_posix()
+        except ValueError:
+            return file.as_posix()
 
 
 # ------------------------------------------------------------------------------- anyone's pictures
@@ -132,11 +135,11 @@ def list_image_folder(
     source = source_folder(source)
     layout = layouts.find_layout(source, splits)
     if layout.train is None:
-        listing = _split(layout.root, validation_share)
+        listing = _split(layout.root, validation_share, source)
     else:
         listing = list_train_and_validation(layout.root, layout.train, layout.validation)
-    listing.source = source
-    listing.note_loose(layout.root, source)
+        listing.source = source
+        listing.note_loose(layout.root, source)
     listing.note_inner_folders()
     listing.notes += layout.notes
     listing.aside += [f"{name}/" for name in layout.aside]
@@ -166,7 +169,8 @@ def list_train_and_validation(root: Path, train: str, validation: str) -> Listin
 
 def unscored(wnids: list[str], validation: str) -> str:
     """A note about classes without validation pictures."""
-    return f"{validation} has no pictures of {layouts.listed(wnids)}, which are trained, not scored"
+    which = layouts.listed(wnids)
+    return f"{validation} has no pictures of {which}, about which the scores will say nothing"
 
 
 def _remedy_for_unknown(wnid: str, known: Iterable[str]) -> str:
@@ -184,10 +188,11 @@ def _classes_of_split(listing: Listing, name: str, known: Container[str]) -> dic
     return class_folders(folder)
 
 
-def _split(root: Path, share: float) -> Listing:
+def _split(root: Path, share: float, source: Path) -> Listing:
     classes = class_folders(root)
     kept = f"about {100 * share:g} % of each class are kept aside for validation"
-    listing = Listing(root, list(classes), notes=[f"nothing is split, so {kept}"])
+    listing = Listing(root, list(classes), notes=[f"nothing is split, so {kept}"], source=source)
+    listing.note_loose(root, source)
     for label, folder in enumerate(classes.values()):
         pictures = listing.take_class(folder, label)
         if len(pictures) < 2:
