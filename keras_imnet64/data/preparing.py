@@ -247,29 +247,15 @@ def _index(request, listing, unexpected):
     _require_classes(listing.wnids, listing.root)
     if request.say:
         _describe(listing, request.say)
-        _note_replaced(request.verified, listing.root, request.say)
+        place = request.unverified if unexpected else request.verified
+        _note_replaced(place, listing.root, request.say)
     damaged = [] if request.skip_corrupt else None
     with packing.working_folder(request.verified.packed_dir) as incoming:
         request.verified.refuse_if_being_packed()  # named so wherever the pictures go in the end
-        written = {
-            split: indexing.write_index(
-                incoming / split,
-                pictures,
-                root=listing.root,
-                dataset=name,
-                split=split,
-                wnids=listing.wnids,
-                class_names=_names_of(listing.wnids),
-                source=f"{INDEX}{portable(listing.root)}",
-                verified=not unexpected,
-                skipped=damaged,
-                progress=request.progress,
-            )
-            for split, pictures in listing.splits.items()
-        }
+        train, validation = _write_splits(request, listing, incoming, not unexpected, damaged)
         if request.say:
-            _note_lost_classes(listing, written["validation"], request.say)
-            _note_shared_pictures(written["train"], written["validation"], request.say)
+            _note_lost_classes(listing, validation, request.say)
+            _note_shared_pictures(train, validation, request.say)
         place = request.verified
         if unexpected or (damaged and place.dataset.promises):
             place = request.unverified
@@ -279,6 +265,32 @@ def _index(request, listing, unexpected):
         place.take_in(incoming)
     request.skipped.extend(damaged or [])
     return place.open()
+
+
+def _write_splits(
+    request: Request,
+    listing: folders.Listing,
+    folder: Path,
+    verified: bool,
+    damaged: list[finding.Faulty] | None,
+) -> list[EncodedStore]:
+    """Index both splits into folders of their names in `folder`; training comes first."""
+    return [
+        indexing.write_index(
+            folder / split,
+            listing.splits[split],
+            root=listing.root,
+            dataset=request.verified.dataset.name,
+            split=split,
+            wnids=listing.wnids,
+            class_names=_names_of(listing.wnids),
+            source=f"{INDEX}{portable(listing.root)}",
+            verified=verified,
+            skipped=damaged,
+            progress=request.progress,
+        )
+        for split in ("train", "validation")
+    ]
 
 
 def _note_replaced(place: Place, root: Path, say: Callable[[str], None]) -> None:

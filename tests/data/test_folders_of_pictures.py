@@ -137,7 +137,7 @@ def test_loose_pictures_beside_splits_and_below_them_are_named(tmp_path):
 
 
 LONE = {  # where loose files lie -> (class folders, the name that a loose file gets in messages)
-    "": (["data/a", "data/b"], "{root}/loose"),
+    ".": (["data/a", "data/b"], "{root}/loose"),
     "data": (["data/deep/a", "data/deep/b"], "{root}/data/loose"),
     "train": (["train/train/a", "train/train/b", "val/a"], "train/loose"),
     "val": (["train/a", "train/b", "val/val/a", "val/val/b"], "val/loose"),

@@ -167,6 +167,10 @@ ASKED = {
         "annotations and images, named like a p",
     ),
     "images of classes": (["images/cat", "images/dog", "meta"], "pass .*/images as --source, or p"),
+    "annotations by class": (
+        [f"{part}/{dog}" for part in ("Images", "Annotation") for dog in ("n1-Pug", "n2-Boxer")],
+        r"folders Annotation and Images, named .* pass .*/Images as --source",
+    ),
     "splits beside texts": (
         ["p/train/a", "p/val/a", "Docs/x"],
         r"Docs, named .* pass .*/p as --so",

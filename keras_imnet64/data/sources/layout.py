@@ -25,11 +25,14 @@ FILLERS = {  # words beside them that change nothing
     "set", "sets", "data", "dataset", "split", "folder", "dir", "files",
     "image", "images", "img", "imgs", "picture", "pictures", "photos",
 }  # fmt: skip
-NO_CLASSES = {  # in lower case: folders of pictures as a whole, and of what is known about them
-    "images", "imgs", "img", "jpegimages", "pictures", "photos",
-    "annotations", "annots", "labels", "masks", "trimaps", "segmentations", "bboxes", "xmls",
-    "attributes", "parts", "keypoints", "imagesets",
-    "meta", "metadata", "docs", "scripts", "splits", "lists",
+OF_PICTURES = {  # names, in lower case, of folders of all pictures of a data set
+    "images", "imgs", "img", "jpegimages", "pictures", "photos", "jpg", "jpeg", "png",
+}  # fmt: skip
+ABOUT_PICTURES = {  # and of folders of what is known about them
+    "annotation", "annotations", "annots", "labels", "bboxes", "keypoints", "attributes", "parts",
+    "masks", "trimaps", "segmentations", "segmentationclass", "segmentationobject",
+    "xml", "xmls", "json", "csv", "txt",
+    "meta", "metadata", "docs", "scripts", "splits", "lists", "imagesets",
 }  # fmt: skip
 GLUED = re.compile(rf"({'|'.join(WORDS)})({'|'.join(FILLERS)})?(\d*)")
 NO_SPLITS = "none"  # of --splits: every folder is a class
@@ -244,9 +247,9 @@ def _refuse_no_classes(folder: Path, otherwise: str) -> None:
     if not odd:
         return
     others = [name for name in folders if name not in odd]
-    inner = [name for name in others or odd if _holds_classes(folder / name)]
-    if len(inner) == 1 and inner == (others or inner):
-        remedy = f"pass {folder / inner[0]} as --source"
+    likely = others or [name for name in odd if name.casefold() in OF_PICTURES]
+    if len(likely) == 1 and _holds_classes(folder / likely[0]):
+        remedy = f"pass {folder / likely[0]} as --source"
     elif others:
         remedy = "move such folders away"
     else:
@@ -258,7 +261,7 @@ def _refuse_no_classes(folder: Path, otherwise: str) -> None:
 
 
 def _is_no_class(name: str) -> bool:
-    return name.casefold() in NO_CLASSES
+    return name.casefold() in OF_PICTURES | ABOUT_PICTURES
 
 
 def _holds_classes(folder: Path) -> bool:
