@@ -3,7 +3,8 @@
 What is read is `<split>/<class>/<picture>`, or `<class>/<picture>` where nothing is split yet.
 Folders of people and of data hubs look otherwise: their splits are called `Train` or `test_set`,
 and they lie in a folder of the same name. Such names are recognised; where a folder could be either
-a split or a class, the user is asked, and answers with --splits.
+a split or a class, the user is asked, and answers with --splits. So are folders such as images and
+annotations, which hold a whole data set or what is known about it, and no class.
 """
 
 import re
