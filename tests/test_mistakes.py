@@ -441,6 +441,17 @@ def splits_that_are_not_there(place):
     pictures(place, "cat/1.jpg", "dog/1.jpg")
 
 
+@mistake("pass .*pets/images as --source, or pass --splits none if every", command=PREPARE_PETS)
+def folders_about_pictures(place):
+    pictures(place, "images/cat/1.jpg", "images/dog/1.jpg")
+    (place.path / "pets/annotations").mkdir()
+
+
+@mistake("pets has train and val: leave", command=f"{PREPARE_PETS} --validation-share 0.2")
+def a_share_of_what_is_split(place):
+    pictures(place, "train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg")
+
+
 simply("splits_of_another_set", "data prepare shapes --splits none", "--splits is for image_folder")
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from keras_imnet64.errors import UserError, printable
+from keras_imnet64.files import denied
 
-from .pictures import as_sentences, formats, opened, suffixes
+from .pictures import Unreadable, as_sentences, formats, opened, readable, suffixes
 
 COMPANION_FILES = {  # in lower case
     ".ds_store", ".apdisk", ".localized", "icon\r",  # macOS
@@ -99,11 +100,16 @@ def _pictures_at(path: Path, skipped: list[Faulty] | None) -> list[Path]:
 
 
 def _cannot_be_searched(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path} cannot be searched: {error.strerror}")
+    """The sentence about a folder below `path`, or `path` itself, that cannot be listed."""
+    folder = error.filename or path
+    return UserError(f"{folder} cannot be searched: {denied(error, folder)}")
 
 
-def find_below(folder: Path) -> Found:
+def find_below(folder: Path, needed: str = "files such as .png and .jpg are needed") -> Found:
     """The `Found` of all files below a folder, each list in sorted order.
+
+    Args:
+        needed: what to say of a folder without pictures.
 
     Raises:
         UserError: a folder cannot be listed, or there is no picture.
@@ -114,9 +120,7 @@ def find_below(folder: Path) -> Found:
         raise _cannot_be_searched(folder, error) from error
     if not found.pictures:
         such = f"; {found.faulty[0][0]} {found.faulty[0][1]}" if found.faulty else ""
-        raise UserError(
-            f"the folder {folder} holds no picture; files such as .png and .jpg are needed{such}"
-        )
+        raise UserError(f"the folder {folder} holds no picture; {needed}{such}")
     return found
 
 
@@ -157,10 +161,11 @@ def list_folder(folder: Path) -> tuple[list[str], list[Path]]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(f"{folder} cannot be listed: {error.strerror}") from None
+        raise UserError(f"{folder} cannot be listed: {denied(error, folder)}") from None
     folders, files = [], []
     for entry in entries:
-        is_folder = os.path.isdir(entry)  # through links, without an error for those that go round
+        # Links are followed, without an error for those that go round.
+        is_folder = entry.is_dir(follow_symlinks=False) or os.path.isdir(entry)
         if is_folder and is_companion_folder(entry.name):
             continue
         if is_folder and not entry.name.startswith("."):
@@ -190,6 +195,11 @@ def sort_files(files: Iterable[Path]) -> Found:
     return found
 
 
+def is_picture(file: Path) -> bool:
+    """Whether `sort_files` takes a file for a picture."""
+    return bool(sort_files([file]).pictures)
+
+
 def is_companion(name: str) -> bool:
     """Whether a file of this name is what systems leave in folders, such as Thumbs.db."""
     name = name.lower()
@@ -208,14 +218,20 @@ def is_text(file: str | Path) -> bool:
 
 
 def _fault_of(file: Path) -> str | None:
-    """What keeps a file from being a picture, in words; None for a picture."""
-    if not file.is_file():
-        return "is not a file" if file.exists() else "is a broken link"
-    if file.suffix.lower() in suffixes():
-        return None  # decoding it will show what is wrong with it
+    """What keeps a file from being a picture, in words; None for a picture.
+
+    A file that may not be read counts as a picture, so that whoever reads it next says why not.
+    """
     try:
+        with readable(file):
+            if not file.is_file():
+                return "is not a file" if file.exists() else "is a broken link"
+        if file.suffix.lower() in suffixes():
+            return None  # decoding it will show what is wrong with it
         with as_sentences(file), open(file, "rb") as content, opened(content, file, _sure()):
             return None
+    except Unreadable:
+        return None
     except UserError as error:
         return str(error).removeprefix(f"{printable(file)} ")
 

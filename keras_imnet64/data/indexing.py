@@ -20,7 +20,15 @@ from ..quiet import import_tensorflow
 from .damage import JPEG_KINDS, check_undamaged
 from .encoded import CONVERTED, FORMAT_VERSION, HASH_BYTES, HERE, KIND, RECORD, digest_of
 from .packing import SLACK_BYTES, new_store, require_space
-from .pictures import as_sentences, opened, orientation_of, rgb, turned
+from .pictures import (
+    Unreadable,
+    as_sentences,
+    opened,
+    orientation_of,
+    readable,
+    rgb,
+    turned,
+)
 from .store import open_store
 
 AT_ONCE = 256  # pictures in work, which bounds memory
@@ -98,7 +106,8 @@ def write_index(
         with open(work / CONVERTED, "wb") as converted:
             index = _Index(root, work, converted, len(listed), doing)
             index.examine(listed, skipped, progress)
-            index.refuse_lost_classes(listed, wnids, split)
+            if split == "train":  # a class without validation pictures is only noted, see preparing
+                index.refuse_lost_classes(listed, wnids, split)
             labels = index.write()
         meta["count"] = len(labels)
         meta["class_counts"] = np.bincount(labels, minlength=len(wnids)).tolist()
@@ -144,11 +153,16 @@ class _Index:
                     progress(self.doing, done, total)
 
     def _look_at(self, picture):
-        """A `Seen`, or the UserError that says what is wrong."""
+        """A `Seen`, or the UserError that says what is wrong with the picture.
+
+        Raises:
+            Unreadable: nothing is known of the picture, so that it is never left out for damage.
+        """
         path, where = self.root / picture.name, self._where(picture)
         try:
-            if not path.is_file():  # a pipe would never end
-                raise UserError(f"{where} is not a file")
+            with readable(path):
+                if not path.is_file():  # a pipe would never end
+                    raise UserError(f"{where} is not a file")
             with as_sentences(where):
                 with open(path, "rb") as file:
                     file.seek(picture.offset)
@@ -156,6 +170,8 @@ class _Index:
                 if not content:
                     raise UserError(f"{where} is empty")
                 return look_at(content, where)
+        except Unreadable:
+            raise
         except UserError as error:
             return error
 
@@ -187,7 +203,7 @@ class _Index:
         if lost:
             raise UserError(
                 f"{self.root} has no whole picture of {wnids[min(lost)]} in {split}, even with "
-                "--skip-corrupt: mend or delete the damaged ones, or move the class away"
+                "--skip-corrupt: mend the damaged ones, add others, or move the class away"
             )
 
     def write(self):

@@ -5,6 +5,7 @@ pictures make a data set is told in `sources`, and how they are read in training
 """
 
 import contextlib
+import errno
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from keras_imnet64.errors import UserError, nearest, reason
+from keras_imnet64.files import denied
 
 from .contents import HEAD_BYTES, kind_of
 
@@ -164,11 +166,31 @@ def opened(file, path, kinds=None):
         yield picture
 
 
+class Unreadable(UserError):
+    """The system does not let us read a file, of which nothing is known to be damaged."""
+
+
 @contextlib.contextmanager
-def as_sentences(path):
-    """Let what Pillow raises of a picture be a UserError that names it."""
+def readable(path):
+    """Raise an Unreadable with a sentence where the system refuses to let a file be read.
+
+    A missing file is left to the caller, and so are Pillow's own errors about a file's content,
+    which have no error number.
+    """
     try:
         yield
+    except OSError as error:
+        if error.errno in (None, errno.ENOENT):
+            raise
+        raise Unreadable(f"{path} cannot be read: {denied(error, path)}") from error
+
+
+@contextlib.contextmanager
+def as_sentences(path):
+    """Let what Pillow and the system raise of a picture be a UserError that names it."""
+    try:
+        with readable(path):
+            yield
     except UserError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

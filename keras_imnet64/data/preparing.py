@@ -12,9 +12,11 @@ from pathlib import Path
 from ..errors import UserError, printable
 from ..files import portable
 from . import finding, indexing, packing
+from .encoded import EncodedStore
 from .places import Place
 from .sources import archives, folders, imagenet2012, shapes, tiny_imagenet
 
+INDEX = "index:"  # before the folder of pictures in the `source` of a store
 MOST_NAMED = 5  # classes or files in a line
 DEFAULT_SHARE = 0.1  # of the pictures of each class, for validation, where nothing splits them
 
@@ -216,6 +218,11 @@ def from_image_folder(request):
     if not 0 < share < 1:
         raise UserError(f"--validation-share must be between 0 and 1; received {share}")
     listing = folders.list_image_folder(request.source, share, request.splits)
+    if listing.folders and request.validation_share is not None:
+        raise UserError(
+            f"--validation-share is for pictures that are not split, but {listing.root} has "
+            f"{listing.folders}: leave the option out, or pass the folder of one split as --source"
+        )
     return _index(request, listing, "")
 
 
@@ -231,7 +238,8 @@ def _require_source(request, what):
 def _index(request, listing, unexpected):
     """Both splits into one of the two places. `unexpected`: what is not as the name promises."""
     name = request.verified.dataset.name
-    _leave_out(listing.faulty, sum(listing.counts().values()), listing.root, request)
+    where = listing.source or listing.root
+    _leave_out(listing.faulty, sum(listing.counts().values()), where, request)
     if unexpected and not request.allow_unverified:
         raise UserError(
             f"{listing.root} is not {name}: {unexpected}; --allow-unverified takes it all the same"
@@ -239,23 +247,15 @@ def _index(request, listing, unexpected):
     _require_classes(listing.wnids, listing.root)
     if request.say:
         _describe(listing, request.say)
+        place = request.unverified if unexpected else request.verified
+        _note_replaced(place, listing.root, request.say)
     damaged = [] if request.skip_corrupt else None
     with packing.working_folder(request.verified.packed_dir) as incoming:
         request.verified.refuse_if_being_packed()  # named so wherever the pictures go in the end
-        for split, pictures in listing.splits.items():
-            indexing.write_index(
-                incoming / split,
-                pictures,
-                root=listing.root,
-                dataset=name,
-                split=split,
-                wnids=listing.wnids,
-                class_names=_names_of(listing.wnids),
-                source=f"index:{portable(listing.root)}",
-                verified=not unexpected,
-                skipped=damaged,
-                progress=request.progress,
-            )
+        train, validation = _write_splits(request, listing, incoming, not unexpected, damaged)
+        if request.say:
+            _note_lost_classes(listing, validation, request.say)
+            _note_shared_pictures(train, validation, request.say)
         place = request.verified
         if unexpected or (damaged and place.dataset.promises):
             place = request.unverified
@@ -265,6 +265,67 @@ def _index(request, listing, unexpected):
         place.take_in(incoming)
     request.skipped.extend(damaged or [])
     return place.open()
+
+
+def _write_splits(
+    request: Request,
+    listing: folders.Listing,
+    folder: Path,
+    verified: bool,
+    damaged: list[finding.Faulty] | None,
+) -> list[EncodedStore]:
+    """Index both splits into folders of their names in `folder`; training comes first."""
+    return [
+        indexing.write_index(
+            folder / split,
+            listing.splits[split],
+            root=listing.root,
+            dataset=request.verified.dataset.name,
+            split=split,
+            wnids=listing.wnids,
+            class_names=_names_of(listing.wnids),
+            source=f"{INDEX}{portable(listing.root)}",
+            verified=verified,
+            skipped=damaged,
+            progress=request.progress,
+        )
+        for split in ("train", "validation")
+    ]
+
+
+def _note_replaced(place: Place, root: Path, say: Callable[[str], None]) -> None:
+    """Say whose pictures a data set of this name had before, if they lay elsewhere."""
+    try:
+        before = place.open()["train"].source if place.packed() else None
+    except UserError:  # a damaged store is replaced as well
+        return
+    if before and before != f"{INDEX}{portable(root)}":
+        say(f"note: replaces the pictures of {printable(before.removeprefix(INDEX))}")
+
+
+def _note_lost_classes(
+    listing: folders.Listing, validation: EncodedStore, say: Callable[[str], None]
+) -> None:
+    """Name the classes whose validation pictures were all left out for their damage."""
+    there = set(validation.labels.tolist())
+    lost = sorted({picture.label for picture in listing.splits["validation"]} - there)
+    if lost:
+        note = folders.unscored([listing.wnids[label] for label in lost], "validation")
+        say(f"note: {note}")
+
+
+def _note_shared_pictures(
+    train: EncodedStore, validation: EncodedStore, say: Callable[[str], None]
+) -> None:
+    """Say how many validation pictures are trained on too, by the SHA-256 of their files."""
+    hashes = list(map(bytes, validation.hashes))
+    trained_on = set(hashes).intersection(map(bytes, train.hashes))
+    count = sum(digest in trained_on for digest in hashes)
+    if count:
+        say(
+            f"note: train has the same file as {count:,} of the {len(hashes):,} validation "
+            "pictures, so the scores will look too good"
+        )
 
 
 def _require_classes(wnids: list[str], where: str | Path) -> None:

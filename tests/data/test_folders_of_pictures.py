@@ -1,5 +1,6 @@
 """Class folders as people have them: which files are listed, on which side, and what is refused."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from class_folders import drawn, write_folders
 from conftest import ON_MACOS
 
-from keras_imnet64.data import datasets
+from keras_imnet64.data import datasets, finding, indexing
 from keras_imnet64.data.sources import folders
 from keras_imnet64.errors import UserError
 
@@ -74,7 +75,9 @@ def test_a_class_may_be_missing_in_validation(tmp_path):
         (["train/1.png", "val/1.png"], r"train holds pictures such as 1\.png, but no class"),
         (["train/a/1.png", "val/1.png"], r"val holds pictures such as 1\.png, but no class"),
         (["1.png", "2.png"], r"holds pictures such as [12]\.png, but no class folders"),
-        (["a/.hidden.png", "b/1.png"], "the folder .*a holds no picture"),
+        (["a/.hidden.png", "b/1.png"], "the folder .*a holds no picture; add some, or move or del"),
+        (["train/Cat/1.png", "val/cat/1.png"], "lacks: Cat is there, so spell the two alike"),
+        (["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/c/1.png"], "lacks: a model cannot"),
         (["a/1.png", "b/1.png", "b/2.png"], "a holds one picture: to be split"),
         ([".git/1.png"], "holds no class folders; <class>/<picture> is needed"),
         (["a/1.png", "a/2.png"], "holds pictures of one class, a; two classes or more are needed"),
@@ -121,7 +124,8 @@ def test_nothing_is_left_out_without_a_word(tmp_path):
     stores = prepare(root, tmp_path / "data", skip_corrupt=True, skipped=skipped, say=said.append)
     assert sum(map(len, stores.values())) == 6 and skipped == faulty
     left = {".old", "README.md", "pets.zip", "a/.hidden.png", "a/notes.txt"}
-    assert set(said[-1].removeprefix("left aside: ").split(", ")) == left
+    (aside,) = (line for line in said if line.startswith("left aside: "))
+    assert set(aside.removeprefix("left aside: ").split(", ")) == left
 
 
 def test_loose_pictures_beside_splits_and_below_them_are_named(tmp_path):
@@ -130,6 +134,103 @@ def test_loose_pictures_beside_splits_and_below_them_are_named(tmp_path):
     skipped = []
     prepare(root, tmp_path / "data", skip_corrupt=True, skipped=skipped)
     assert sorted(name for name, _ in skipped) == ["1.png", "train/2.png", "val/3.png"]
+
+
+LONE = {  # where loose files lie -> (class folders, the name that a loose file gets in messages)
+    ".": (["data/a", "data/b"], "{root}/loose"),
+    "data": (["data/deep/a", "data/deep/b"], "{root}/data/loose"),
+    "train": (["train/train/a", "train/train/b", "val/a"], "train/loose"),
+    "val": (["train/a", "train/b", "val/val/a", "val/val/b"], "val/loose"),
+}
+
+
+@pytest.mark.parametrize("where", LONE)
+def test_files_beside_a_lone_folder_that_is_entered_are_named(tmp_path, where):
+    inner, expected = LONE[where]
+    root = write(tmp_path / "p", *(f"{folder}/{i}.png" for folder in inner for i in (1, 2)))
+    expected = expected.format(root=root)
+    write(root, f"{where}/loose")
+    (root / where / "notes.txt").write_text("")
+    with pytest.raises(
+        UserError, match=rf"1 of \d+ files below {root} .*: {expected} lies in no cl"
+    ):
+        prepare(root, tmp_path / "data")
+    skipped, said = [], []
+    prepare(root, tmp_path / "data", skip_corrupt=True, skipped=skipped, say=said.append)
+    assert skipped == [(expected, "lies in no class folder")]
+    assert f"left aside: {expected.replace('loose', 'notes.txt')}" in said
+
+
+def test_a_class_may_lose_its_validation_pictures_to_damage_with_a_note(tmp_path):
+    root = write(tmp_path / "p", "train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png")
+    (root / "val" / "b" / "1.png").write_bytes(b"no picture")
+    said = []
+    stores = prepare(root, tmp_path / "data", skip_corrupt=True, say=said.append)
+    assert stores["validation"].labels.tolist() == [0]
+    assert "note: validation has no pictures of b, about which the scores will say nothing" in said
+
+
+def test_a_share_for_what_is_split_already_is_refused(tmp_path):
+    root = write(tmp_path / "p", "train/a/1.png", "train/b/1.png", "val/a/1.png")
+    with pytest.raises(UserError, match=r"--validation-share is for .*p has train and val: leave"):
+        prepare(root, tmp_path / "data", validation_share=0.3)
+
+
+@pytest.mark.parametrize("name", ["1.png", "1"])
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO])
+def test_a_picture_that_may_not_be_read_is_never_left_out(tmp_path, monkeypatch, name, error):
+    root = write(tmp_path / "p", f"a/{name}", "a/2.png", "b/1.jpg", "b/2.jpg")
+
+    def refusing(file, *args, **kwargs):
+        if file == root / "a" / name:
+            raise OSError(error, os.strerror(error), str(file))
+        return open(file, *args, **kwargs)
+
+    for module in (indexing, finding):
+        monkeypatch.setattr(module, "open", refusing, raising=False)
+    for skip_corrupt in (False, True):
+        with pytest.raises(UserError, match=f"a/{name} cannot be read: {os.strerror(error)}") as e:
+            prepare(root, tmp_path / "data", skip_corrupt=skip_corrupt)
+        assert "--skip-corrupt" not in str(e.value) and not (tmp_path / "data/packed/x").exists()
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    root = write(tmp_path / "p", "a/1.png", "a/deep/2.png", "b/1.png", "b/2.png")
+    listing = os.scandir
+
+    def refusing(folder):
+        if str(folder) == str(root / "a" / "deep"):
+            raise PermissionError(errno.EACCES, "Permission denied", folder)
+        return listing(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=r"p/a/deep cannot be searched: Permission denied"):
+        prepare(root, tmp_path / "data")
+
+
+def test_pictures_of_another_source_are_replaced_with_a_note(tmp_path):
+    said = []
+    for name in ("one", "two", "two"):
+        root = write(tmp_path / name, *numbered("a", 2), *numbered("b", 2))
+        prepare(root, tmp_path / "data", say=said.append)
+    replaced = [line for line in said if "replaces" in line]
+    assert replaced == [f"note: replaces the pictures of {tmp_path / 'one'}"]
+
+
+def test_pictures_of_both_splits_are_counted(tmp_path):
+    names = ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png"]
+    for seed, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(parents=True)
+        drawn(3, 3, seed).save(tmp_path / name)
+    said = []
+    prepare(tmp_path, tmp_path / "data", say=said.append)
+    assert not any("same file" in line for line in said)
+    shutil.copy(tmp_path / names[0], tmp_path / names[3])
+    prepare(tmp_path, tmp_path / "data", say=said.append)
+    assert said[-1] == (
+        "note: train has the same file as 1 of the 2 validation pictures, so the scores will look "
+        "too good"
+    )
 
 
 def test_skipped_pictures_of_ones_own_leave_the_set_as_the_name_promises(tmp_path):

@@ -63,6 +63,7 @@ def test_splits_are_known_in_any_spelling(names, split):
         ("toy_train wooden_test", {}),
         ("train a_train a_test", {"train": "train"}),
         ("test a_train a_test", {"a_train": "train", "a_test": "test"}),
+        ("train_1 train_2 val_1", {"train_1": "train", "train_2": "train", "val_1": "validation"}),
     ],
 )
 def test_other_words_count_where_two_splits_share_them(names, splits):
@@ -142,6 +143,7 @@ ASKED = {
     "train alone": (["train/cat", "train/dog"], "no val, validation or test with class folders"),
     "unlabelled test": (["train/cat", "train/dog", "test"], r"or pass .*train as --source to have"),
     "unlabelled sets": (["train", "test1"], "or pass --splits none if train is a class"),
+    "flat splits": (["train", "test"], r"train holds no class folders: sort .* as in train/cat/1"),
     "a class of parts": (["train/steam", "train/diesel", "car"], "--splits none if train is a cl"),
     "no training": (["val/cat", "val/dog", "test/cat"], "has test and val but no folder train"),
     "unlabelled beside classes": (["cat", "dog", "test"], "--splits none if every folder is a"),
@@ -150,6 +152,33 @@ ASKED = {
     "two of a kind": (["train/cat", "val/cat", "valid/cat"], "val and valid, which are all named"),
     "unknown names": (["A/cat", "A/dog", "B/cat", "B/dog"], "say which with --splits A,B; if they"),
     "other way round": (["cat/train", "cat/test", "dog/train"], "cat holds test and train, which"),
+    "splits in one": (["p/train/a", "p/test/a", "x"], r"like splits: pass .*/p as --source, or"),
+    "trained and validated": (["trainval/a", "test/a"], "or --splits trainval,test to name the"),
+    "two pairs": (
+        [f"{d}_{s}/a" for d in ("day", "night") for s in ("train", "val")],
+        "day_train an",
+    ),
+    "two of training": (
+        ["train_1/a", "train_2/a", "val_1/a"],
+        "train_1 and train_2, which are all",
+    ),
+    "pictures and boxes": (
+        ["images", "annotations/xmls"],
+        "annotations and images, named like a p",
+    ),
+    "images of classes": (["images/cat", "images/dog", "meta"], "pass .*/images as --source, or p"),
+    "annotations by class": (
+        [f"{part}/{dog}" for part in ("Images", "Annotation") for dog in ("n1-Pug", "n2-Boxer")],
+        r"folders Annotation and Images, named .* pass .*/Images as --source",
+    ),
+    "splits beside texts": (
+        ["p/train/a", "p/val/a", "Docs/x"],
+        r"Docs, named .* pass .*/p as --so",
+    ),
+    "a part beside classes": (
+        ["cat/old", "cat/young", "dog", "docs"],
+        "docs.* move such folders aw",
+    ),
 }
 
 
@@ -166,6 +195,25 @@ def test_every_folder_is_a_class_where_the_user_says_so(tmp_path, name):
     listing = folders.list_image_folder(write(tmp_path, *names), 0.1, "none")
     assert listing.wnids == sorted({name.split("/")[0] for name in names})
     assert sum(listing.counts().values()) == 2 * len(names)
+
+
+@pytest.mark.parametrize("inner", ["masks", "Labels"])
+def test_pictures_and_what_is_known_of_them_are_no_classes_of_a_split(tmp_path, inner):
+    write(
+        tmp_path, *(f"{split}/{name}" for split in ("train", "val") for name in ("images", inner))
+    )
+    question = f"train has the folders .*{inner}.* or pass --splits train,val if they are classes"
+    with pytest.raises(UserError, match=question):
+        found(tmp_path)
+    assert found(tmp_path, "train,val") == ("train", "val", ())
+    assert len(folders.list_image_folder(tmp_path, 0.1, "train,val").wnids) == 2
+
+
+def test_splits_may_lie_below_a_folder_of_images(tmp_path):
+    write(
+        tmp_path, *(f"{s}/images/{animal}" for s in ("train", "val") for animal in ("cat", "dog"))
+    )
+    assert folders.list_image_folder(tmp_path, 0.1).wnids == ["cat", "dog"]
 
 
 def test_splits_of_any_name_are_taken_where_the_user_names_them(tmp_path):
@@ -204,7 +252,29 @@ def test_that_a_folder_is_split_is_said(tmp_path):
     said = []
     root = write(tmp_path / "p", "cat", "dog")
     datasets.prepare("image_folder/x", source=root, data_dir=tmp_path / "data", say=said.append)
-    assert said == [
+    assert said[:2] == [
         "2 classes (2 + 2 pictures): cat, dog",
         "note: nothing is split, so about 10 % of each class are kept aside for validation",
     ]
+
+
+def notes(root):
+    return folders.list_image_folder(root, 0.1).notes
+
+
+def test_that_folders_within_classes_are_merged_is_said(tmp_path):
+    write(tmp_path, "fruit/apple", "fruit/pear", "veg/kale", "veg/leek", "nut/images")
+    expected = (
+        "pictures of fruit/apple, fruit/pear are taken for the class fruit, and likewise for veg"
+    )
+    assert notes(tmp_path)[1:] == [expected]
+
+
+def test_a_folder_within_each_class_is_no_news(tmp_path):
+    assert len(notes(write(tmp_path, "cat/images", "dog/images"))) == 1
+
+
+def test_classes_that_are_not_scored_are_named(tmp_path):
+    write(tmp_path, "train/a", "train/b", "train/c", "val/a")
+    expected = "val has no pictures of b and c, about which the scores will say nothing"
+    assert notes(tmp_path) == [expected]

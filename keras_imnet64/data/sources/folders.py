@@ -10,7 +10,7 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from ..indexing import Listed
 from . import layout as layouts
 
 LIST_BYTES = 2**22
+MOST_NAMED = 5  # folders in a note
 IN_NO_CLASS = "lies in no class folder"
 IMAGENET_21K_MORE_THAN = 500  # pictures of a class that is kept (Alibaba-MIIL/ImageNet21K)
 IMAGENET_21K_VALIDATION = 50  # the first of each class
@@ -36,6 +37,7 @@ class Listing:
 
     Attributes:
         root: the folder below which the files lie.
+        source: the folder that the user named, which root may lie in as a lone folder.
         wnids: class ids, in label order.
         splits: {split: list of `Listed`}.
         faulty: (name below root, what is wrong with it) of files that are no pictures, and of
@@ -43,6 +45,7 @@ class Listing:
         aside: names of files that nobody takes for pictures, such as annotations.
         folders: what the user calls the splits, as in "train and val"; empty where there are none.
         notes: sentences for the user about what was decided.
+        inner: {class id: names of the folders in its folder that hold pictures of it}.
     """
 
     root: Path
@@ -52,9 +55,19 @@ class Listing:
     aside: list[str] = field(default_factory=list)
     folders: str = ""
     notes: list[str] = field(default_factory=list)
+    inner: dict[str, set[str]] = field(default_factory=dict)
+    source: Path | None = None
 
     def counts(self) -> dict[str, int]:
         return {split: len(pictures) for split, pictures in self.splits.items()}
+
+    def take_class(self, folder: Path, label: int) -> list[Listed]:
+        """list of `Listed`: the pictures of a class whose folder is given."""
+        found = find_below(folder, "add some, or move or delete the folder if it is no class")
+        inner = {file.parent for file in found.pictures} - {folder}
+        names = {path.relative_to(folder).parts[0] for path in inner}
+        self.inner.setdefault(self.wnids[label], set()).update(names)
+        return self.take(found, label)
 
     def take(self, found: Found, label: int) -> list[Listed]:
         """list of `Listed`: the pictures of a class; what else was found is noted."""
@@ -63,9 +76,15 @@ class Listing:
         names = map(self.name_of, found.pictures)
         return [Listed(name, label) for name in sorted(names, key=os.fsencode)]
 
-    def note_loose(self, folder: Path) -> None:
-        """Note the files that lie beside class folders: pictures and broken links are missed."""
-        found = sort_files(list_folder(folder)[1])
+    def note_loose(self, folder: Path, outer: Path | None = None) -> None:
+        """Note the files that lie beside class folders: pictures and broken links are missed.
+
+        Args:
+            folder: holds the class folders.
+            outer: the folder from which lone folders were entered on the way to `folder`.
+        """
+        folders = layouts.way(outer or folder, folder)
+        found = sort_files(file for each in folders for file in list_folder(each)[1])
         self.faulty += [(self.name_of(file), IN_NO_CLASS) for file in found.pictures]
         for file, fault in found.faulty:
             if os.path.islink(file):
@@ -74,8 +93,24 @@ class Listing:
                 self.aside.append(self.name_of(file))
         self.aside += map(self.name_of, found.aside)
 
+    def note_inner_folders(self) -> None:
+        """Say that classes are made of several folders, each of which may have been meant as one.
+
+        A single folder within a class folder hides no other class.
+        """
+        several = {wnid: sorted(names) for wnid, names in self.inner.items() if len(names) > 1}
+        if several:
+            wnid, *others = several
+            paths = ", ".join(f"{wnid}/{name}" for name in several[wnid][:MOST_NAMED])
+            more = f", and likewise for {layouts.listed(others)}" if others else ""
+            self.notes.append(f"pictures of {paths} are taken for the class {wnid}{more}")
+
     def name_of(self, file: Path) -> str:
-        return file.relative_to(self.root).as_posix()
+        """The name below root, or the whole path of a file that lies outside root."""
+        try:
+            return file.relative_to(self.root).as_posix()
+        except ValueError:
+            return file.as_posix()
 
 
 # ------------------------------------------------------------------------------- anyone's pictures
@@ -97,12 +132,15 @@ def list_image_folder(
         UserError: there are no classes, a class without pictures, or one that only val/ has; or
             the folders can be read in two ways.
     """
-    layout = layouts.find_layout(source_folder(source), splits)
+    source = source_folder(source)
+    layout = layouts.find_layout(source, splits)
     if layout.train is None:
-        listing = _split(layout.root, validation_share)
+        listing = _split(layout.root, validation_share, source)
     else:
         listing = list_train_and_validation(layout.root, layout.train, layout.validation)
-        listing.note_loose(layout.root)
+        listing.source = source
+        listing.note_loose(layout.root, source)
+    listing.note_inner_folders()
     listing.notes += layout.notes
     listing.aside += [f"{name}/" for name in layout.aside]
     return listing
@@ -117,30 +155,46 @@ def list_train_and_validation(root: Path, train: str, validation: str) -> Listin
     if others:
         raise UserError(
             f"{root / validation} has the class {min(others)}, which {root / train} lacks: "
-            "a model cannot learn it"
+            f"{_remedy_for_unknown(min(others), of_train)}"
         )
     listing.wnids = list(of_train)
+    if lacking := [wnid for wnid in listing.wnids if wnid not in of_validation]:
+        listing.notes.append(unscored(lacking, validation))
     for split, classes in (("train", of_train), ("validation", of_validation)):
         for label, wnid in enumerate(listing.wnids):
             if wnid in classes:
-                listing.splits[split] += listing.take(find_below(classes[wnid]), label)
+                listing.splits[split] += listing.take_class(classes[wnid], label)
     return listing
+
+
+def unscored(wnids: list[str], validation: str) -> str:
+    """A note about classes without validation pictures."""
+    which = layouts.listed(wnids)
+    return f"{validation} has no pictures of {which}, about which the scores will say nothing"
+
+
+def _remedy_for_unknown(wnid: str, known: Iterable[str]) -> str:
+    alike = [other for other in known if other.casefold() == wnid.casefold()]
+    if alike:
+        return f"{alike[0]} is there, so spell the two alike"
+    return "a model cannot learn it, so move it away or add pictures to train on"
 
 
 def _classes_of_split(listing: Listing, name: str, known: Container[str]) -> dict[str, Path]:
     """{class id: its folder} of a split, whose folder may hold one of the same name."""
-    folder = layouts.enter_lone_folders(listing.root / name, lambda lone: class_id(lone) in known)
-    listing.note_loose(folder)
+    outer = listing.root / name
+    folder = layouts.enter_lone_folders(outer, lambda lone: class_id(lone) in known)
+    listing.note_loose(folder, outer)
     return class_folders(folder)
 
 
-def _split(root: Path, share: float) -> Listing:
+def _split(root: Path, share: float, source: Path) -> Listing:
     classes = class_folders(root)
     kept = f"about {100 * share:g} % of each class are kept aside for validation"
-    listing = Listing(root, list(classes), notes=[f"nothing is split, so {kept}"])
-    listing.note_loose(root)
+    listing = Listing(root, list(classes), notes=[f"nothing is split, so {kept}"], source=source)
+    listing.note_loose(root, source)
     for label, folder in enumerate(classes.values()):
-        pictures = listing.take(find_below(folder), label)
+        pictures = listing.take_class(folder, label)
         if len(pictures) < 2:
             raise UserError(f"{folder} holds one picture: to be split, a class needs at least two")
         by_name = sorted(pictures, key=lambda picture: _rank(picture.name))
@@ -174,15 +228,16 @@ def list_imagenet_21k(source, class_list=None):
     Raises:
         UserError: a listed class is missing, listed twice or too small, or none is large enough.
     """
-    root = layouts.enter_lone_folders(source_folder(source), layouts.split_of)
+    source = source_folder(source)
+    root = layouts.enter_lone_folders(source, layouts.split_of)
     _refuse_splits_of_imagenet_21k(root)
     there = class_folders(root)
     wnids = list(there) if class_list is None else sorted(read_class_list(class_list))
     missing = sorted(set(wnids) - set(there))
     if missing:
         raise UserError(f"{class_list} names the class {missing[0]}, which is no folder in {root}")
-    listing = Listing(root)
-    listing.note_loose(root)
+    listing = Listing(root, source=source)
+    listing.note_loose(root, source)
     for wnid in wnids:
         found = find_below(there[wnid]) if _has_files(there[wnid]) else Found()
         least = IMAGENET_21K_VALIDATION if class_list else IMAGENET_21K_MORE_THAN

@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 from ...errors import UserError, reason
-from ..finding import find_below, list_folder, sort_files
+from ..finding import list_folder, sort_files
 from ..indexing import Listed
 from . import folders, layout
 from .archives import imagenet_wnids, tfds_file
@@ -26,7 +26,7 @@ def list_pictures(source, progress=None):
     Raises:
         UserError: neither is there, or a tar is damaged or holds something else.
     """
-    root = folders.source_folder(source)
+    root = source = folders.source_folder(source)
     if (root / TRAIN_TAR).is_file():
         if not (root / VALIDATION_TAR).is_file():
             raise UserError(f"{root} has {TRAIN_TAR} but not {VALIDATION_TAR}; both are needed")
@@ -44,7 +44,8 @@ def list_pictures(source, progress=None):
         listing = folders.list_train_and_validation(root, train, validation)
     else:
         listing = _with_flat_validation(root, train, validation, sort_files(files))
-    listing.note_loose(root)
+    listing.source = source
+    listing.note_loose(root, source)
     others = set(list_folder(root)[0]) - {train, validation}
     listing.aside += [f"{name}/" for name in sorted(others)]
     return listing
@@ -56,7 +57,7 @@ def _with_flat_validation(root, train, validation, found):
     listing = folders.Listing(root, list(classes), folders=f"{train} and {validation}")
     listing.note_loose(root / train)
     for label, folder in enumerate(classes.values()):
-        listing.splits["train"] += listing.take(find_below(folder), label)
+        listing.splits["train"] += listing.take_class(folder, label)
     names = [picture.name for picture in listing.take(found, 0)]
     for name, label in _labelled(root, names, listing.wnids):
         listing.splits["validation"].append(Listed(name, label))

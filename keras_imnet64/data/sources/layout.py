@@ -3,7 +3,8 @@
 What is read is `<split>/<class>/<picture>`, or `<class>/<picture>` where nothing is split yet.
 Folders of people and of data hubs look otherwise: their splits are called `Train` or `test_set`,
 and they lie in a folder of the same name. Such names are recognised; where a folder could be either
-a split or a class, the user is asked, and answers with --splits.
+a split or a class, the user is asked, and answers with --splits. So are folders such as images and
+annotations, which hold a whole data set or what is known about it, and no class.
 """
 
 import re
@@ -12,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
-from ..finding import list_folder
-from ..pictures import suffixes
+from ..finding import is_picture, list_folder
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 WORDS = {  # of folders' names -> the split that they mean
@@ -26,8 +26,18 @@ FILLERS = {  # words beside them that change nothing
     "set", "sets", "data", "dataset", "split", "folder", "dir", "files",
     "image", "images", "img", "imgs", "picture", "pictures", "photos",
 }  # fmt: skip
+OF_PICTURES = {  # names, in lower case, of folders of all pictures of a data set
+    "images", "imgs", "img", "jpegimages", "pictures", "photos", "jpg", "jpeg", "png",
+}  # fmt: skip
+ABOUT_PICTURES = {  # and of folders of what is known about them
+    "annotation", "annotations", "annots", "labels", "bboxes", "keypoints", "attributes", "parts",
+    "masks", "trimaps", "segmentations", "segmentationclass", "segmentationobject",
+    "xml", "xmls", "json", "csv", "txt",
+    "meta", "metadata", "docs", "scripts", "splits", "lists", "imagesets",
+}  # fmt: skip
 GLUED = re.compile(rf"({'|'.join(WORDS)})({'|'.join(FILLERS)})?(\d*)")
 NO_SPLITS = "none"  # of --splits: every folder is a class
+BELOW_SPLITS = "lay the classes below the splits, as in train/CLASS"
 OR_SPLITS = ", or name the training and the validation folder with --splits TRAIN,VALIDATION"
 MOST_ENTERED = 16  # lone folders within each other, since links may lead round
 
@@ -64,32 +74,41 @@ def find_layout(source: Path, splits: str | None = None) -> Layout:
     if splits == NO_SPLITS:
         return Layout(source)
     root = enter_lone_folders(source, stop=split_of)
-    folders, _ = list_folder(root)
+    folders = _folders_in(root)
     if splits is not None:
         return _as_told(root, folders, splits)
     named = named_splits(folders)
     others = [name for name in folders if name not in named]
     if named and not _are_classes(root, named, others):
-        return _as_splits(root, named, others)
+        layout = _as_splits(root, named, others)
+        told = f"--splits {layout.train},{layout.validation} if they are classes"
+        for split in (layout.train, layout.validation):
+            _refuse_no_classes(enter_lone_folders(root / split), told)
+        return layout
+    _refuse_no_classes(root, f"--splits {NO_SPLITS} if every folder is a class")
     _refuse_splits_in_classes(root, folders)
     notes = [f"{name} is taken for a class like the folders beside it" for name in named]
     return Layout(root, notes=tuple(notes))
 
 
-def enter_lone_folders(folder: Path, stop: Callable[[str], object]) -> Path:
+def enter_lone_folders(folder: Path, stop: Callable[[str], object] = lambda _: False) -> Path:
     """The first folder from `folder` on that holds more than one folder of folders.
 
     Args:
-        stop: whether a lone folder of this name is not to be entered.
+        stop: whether a lone folder of this name is not to be entered; by default all are.
     """
     for _ in range(MOST_ENTERED):
-        folders, files = list_folder(folder)
-        if len(folders) != 1 or any(map(_is_missed, files)) or stop(folders[0]):
-            break
-        if not _folders_in(folder / folders[0]):
+        folders = _folders_in(folder)
+        if len(folders) != 1 or stop(folders[0]) or not _folders_in(folder / folders[0]):
             break
         folder /= folders[0]
     return folder
+
+
+def way(outer: Path, inner: Path) -> list[Path]:
+    """The folders from `outer` to `inner`, which lies in it: both, and those between."""
+    folders = [inner, *inner.parents]
+    return folders[: folders.index(outer) + 1][::-1]
 
 
 # ------------------------------------------------------------------------------------------- names
@@ -105,16 +124,20 @@ def named_splits(names: Iterable[str]) -> dict[str, str]:
     """{name of a folder: the split that it is called like}, without the names of other folders.
 
     A name with other words besides, such as seg_train, counts where another split has the same
-    words, as seg_test has.
+    words, as seg_test has. Of several such pairs all count, and so does every other folder that
+    speaks of training, so that the user is asked which to take.
     """
-    by_rest = {}
+    names, by_rest = list(names), {}
     for name in names:
         split, rest = _parsed(name)
         if split:
             by_rest.setdefault(rest, {})[name] = split
     plain = by_rest.pop((), {})
     pairs = [p for p in by_rest.values() if TRAIN in p.values() and len(set(p.values())) > 1]
-    return pairs[0] if pairs and TRAIN not in plain.values() else plain
+    if not pairs or TRAIN in plain.values():
+        return plain
+    training = {name: TRAIN for name in names if _parsed(name)[0] == TRAIN}
+    return training | {name: split for pair in pairs for name, split in pair.items()}
 
 
 def _parsed(name: str) -> tuple[str | None, tuple[str, ...]]:
@@ -143,7 +166,7 @@ def only_one(root: Path, named: dict[str, str], split: str, remedy: str = "") ->
     names = [name for name, meant in named.items() if meant == split]
     if len(names) > 1:
         raise UserError(
-            f"{root} has the folders {_listed(names)}, which are all named like the {split} split: "
+            f"{root} has the folders {listed(names)}, which are all named like the {split} split: "
             f"move all but one of them away{remedy}"
         )
     return names[0] if names else None
@@ -178,9 +201,11 @@ def _are_classes(root: Path, named: dict[str, str], others: list[str]) -> bool:
 def _as_splits(root: Path, named: dict[str, str], others: list[str]) -> Layout:
     train, validation = (only_one(root, named, s, OR_SPLITS) for s in (TRAIN, VALIDATION))
     if train is None:
+        likely = f"{others[0] if len(others) == 1 else 'TRAIN'},{next(iter(named))}"
         raise UserError(
-            f"{root} has {_listed(named)} but no folder train: add it, or pass one of its folders "
-            f"as --source to have that split, or --splits {NO_SPLITS} if every folder is a class"
+            f"{root} has {listed(named)} but no folder train: add it, or pass one of its folders "
+            f"as --source to have that split, or --splits {likely} to name the training and the "
+            f"validation folder, or --splits {NO_SPLITS} if every folder is a class"
         )
     tests = [n for n, split in named.items() if split == TEST and _folders_in(root / n)]
     if validation:
@@ -199,11 +224,55 @@ def _as_splits(root: Path, named: dict[str, str], others: list[str]) -> Layout:
 
 
 def _no_validation(root: Path, train: str, others: list[str]) -> UserError:
-    is_class = f", or pass --splits {NO_SPLITS} if {train} is a class" if others else ""
+    is_class = f", or pass --splits {NO_SPLITS} if {train} is a class"
+    if not _folders_in(root / train):
+        return UserError(
+            f"{root / train} holds no class folders: sort its pictures into folders of their "
+            f"classes, as in {train}/cat/1.jpg{is_class}"
+        )
+    is_class = is_class if others else ""
     return UserError(
         f"{root} has a folder {train} but no val, validation or test with class folders: add one, "
         f"or pass {root / train} as --source to have it split{is_class}"
     )
+
+
+def _refuse_no_classes(folder: Path, otherwise: str) -> None:
+    """Refuse folders such as images and annotations where class folders are needed.
+
+    Args:
+        otherwise: what to pass where they are classes all the same.
+    """
+    folders = _folders_in(folder)
+    odd = [name for name in folders if _is_no_class(name)]
+    if not odd:
+        return
+    others = [name for name in folders if name not in odd]
+    likely = others or [name for name in odd if name.casefold() in OF_PICTURES]
+    if len(likely) == 1 and _holds_classes(folder / likely[0]):
+        remedy = f"pass {folder / likely[0]} as --source"
+    elif others:
+        remedy = "move such folders away"
+    else:
+        remedy = "sort the pictures into folders of their classes, as in cat/1.jpg"
+    raise UserError(
+        f"{folder} has the folder{'s' * (len(odd) > 1)} {listed(odd)}, named like a part of a "
+        f"data set and not like a class: {remedy}, or pass {otherwise}"
+    )
+
+
+def _is_no_class(name: str) -> bool:
+    return name.casefold() in OF_PICTURES | ABOUT_PICTURES
+
+
+def _holds_classes(folder: Path) -> bool:
+    """Whether passing a folder as --source may work: it has class folders, or splits of them."""
+    folder = enter_lone_folders(folder, stop=split_of)
+    folders = _folders_in(folder)
+    if any(map(_is_no_class, folders)):
+        return False
+    named = named_splits(folders)
+    return len(folders) > 1 and all(_folders_in(folder / n) for n, s in named.items() if s == TRAIN)
 
 
 def _refuse_splits_in_classes(root: Path, classes: list[str]) -> None:
@@ -213,17 +282,18 @@ def _refuse_splits_in_classes(root: Path, classes: list[str]) -> None:
         folders, files = list_folder(root / name)
         named = {split_of(folder): folder for folder in folders}
         if TRAIN in named and {VALIDATION, TEST} & set(named):
+            has_classes = _folders_in(root / name / named[TRAIN])
+            remedy = f"pass {root / name} as --source" if has_classes else BELOW_SPLITS
             raise UserError(
-                f"{root / name} holds {_listed(sorted(f for s, f in named.items() if s))}, which "
-                "are named like splits: lay the classes below the splits, as in train/CLASS, or "
-                f"pass --splits {NO_SPLITS} to mix them"
+                f"{root / name} holds {listed(sorted(f for s, f in named.items() if s))}, which "
+                f"are named like splits: {remedy}, or pass --splits {NO_SPLITS} to mix them"
             )
-        here = set() if any(map(_is_missed, files)) else set(folders)
+        here = set() if any(map(is_picture, files)) else set(folders)
         common = here if common is None else common & here
     if len(classes) > 1 and len(common or ()) > 1:
         raise UserError(
-            f"{root} has the folders {_listed(classes)}, and each of them holds the folders "
-            f"{_listed(sorted(common))}: if they are splits, say which with --splits "
+            f"{root} has the folders {listed(classes)}, and each of them holds the folders "
+            f"{listed(sorted(common))}: if they are splits, say which with --splits "
             f"{classes[0]},{classes[1]}; if they are classes, pass --splits {NO_SPLITS}"
         )
 
@@ -232,12 +302,7 @@ def _folders_in(folder: Path) -> list[str]:
     return list_folder(folder)[0]
 
 
-def _is_missed(file: Path) -> bool:
-    """Whether a file beside folders would be missed: a picture, or a link that leads nowhere."""
-    return file.suffix.lower() in suffixes() or not file.exists()
-
-
-def _listed(names: Iterable[str], most: int = 5) -> str:
+def listed(names: Iterable[str], most: int = 5) -> str:
     """Names for a message: "a, b and c"."""
     names = list(names)
     if len(names) > most:

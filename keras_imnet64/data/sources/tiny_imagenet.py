@@ -23,6 +23,7 @@ from ...zips import TEXT_BYTES, open_zip, read_member
 from ..contents import HEAD_BYTES, kind_of
 from ..damage import check_undamaged
 from ..finding import files_below, is_companion, is_companion_folder, is_text
+from ..pictures import readable
 
 IMAGE_SIZE = 64
 NUM_CLASSES = 200
@@ -97,11 +98,12 @@ class Tree:
         self.names = {n.removeprefix(self._root) for n in names if n.startswith(self._root)}
 
     def read(self, name):
-        """The bytes of one file; UserError if it is missing or damaged."""
+        """The bytes of one file; UserError if it is missing, damaged or may not be read."""
         if name not in self.names:
             raise UserError(f"{self.where} is not complete: {self._root}{name} is missing")
         try:
-            return self._holder.read(self._root + name)
+            with readable(self.full_name(name)):
+                return self._holder.read(self._root + name)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise Damaged(self.full_name(name), f"is damaged ({reason(error)})") from None
 
