@@ -41,7 +41,7 @@ def test_damaged_files_of_a_run(name, tmp_path):
     contents = {
         "metrics.json": json.dumps({"model.keras": score, "best.keras": score}).encode(),
         "environment.json": json.dumps(
-            {"dataset": "toy", "digest": {"train": "a", "validation": "b"}, "processes": []}
+            {"dataset": "toy", "digest": {"train": "a", "validation": "b"}, "processes": [{}]}
         ).encode(),
         "recipe.toml": load_recipe("demo").to_toml().encode(),
         "history.csv": b"epoch,loss\n1,0.5\n",
