@@ -60,7 +60,8 @@ def test_published_errors():
 
 def test_override_is_a_line_of_toml():
     recipe = load_recipe(
-        "demo", ["optimizer.learning_rate=0.05", "schedule.epochs = [1, 2]", 'schedule.name="step"']
+        "tiny20_resnet18",
+        ["optimizer.learning_rate=0.05", "schedule.epochs = [1, 2]", 'schedule.name="step"'],
     )
     assert recipe.optimizer.learning_rate == 0.05
     assert recipe.optimizer.options["nesterov"] is True  # the rest of the table stays
@@ -68,10 +69,10 @@ def test_override_is_a_line_of_toml():
 
 
 def test_another_optimizer_drops_the_old_ones_options():
-    recipe = load_recipe("demo", ['optimizer.name="adamw"', "optimizer.beta_1=0.8"])
+    recipe = load_recipe("tiny20_resnet18", ['optimizer.name="adamw"', "optimizer.beta_1=0.8"])
     assert recipe.optimizer.options == {"beta_1": 0.8}
-    assert recipe.optimizer.learning_rate == load_recipe("demo").optimizer.learning_rate
-    same = load_recipe("demo", ['optimizer={name="sgd", momentum=0.5}'])
+    assert recipe.optimizer.learning_rate == load_recipe("tiny20_resnet18").optimizer.learning_rate
+    same = load_recipe("tiny20_resnet18", ['optimizer={name="sgd", momentum=0.5}'])
     assert same.optimizer.options == {"momentum": 0.5, "nesterov": True}
 
 
