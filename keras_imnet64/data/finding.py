@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from keras_imnet64.errors import UserError, printable
+from keras_imnet64.errors import UserError, in_words, printable
 from keras_imnet64.files import denied
 
 from .pictures import Unreadable, as_sentences, formats, opened, readable, suffixes
@@ -33,7 +33,6 @@ TEXT_SUFFIXES = {
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".sh", ".py",
 }  # fmt: skip
 SURE_FORMATS = {"JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000"}  # by their bytes
-MOST_NAMED = 3  # files in a message
 Faulty = tuple[Path | str, str]  # a file, what is wrong with it
 
 
@@ -248,8 +247,6 @@ def describe_faulty(faulty: list[Faulty], num_pictures: int, folder: str | Path)
         faulty: [(name below the folder, what is wrong with it)], at least one.
         num_pictures: how many files are pictures.
     """
-    first = ", ".join(f"{name} {fault}" for name, fault in faulty[:MOST_NAMED])
-    more = f", and {len(faulty) - MOST_NAMED:,} more" if len(faulty) > MOST_NAMED else ""
     total = len(faulty) + num_pictures
     of = f"{len(faulty):,} of {total:,} files below {folder} cannot be used"
-    return f"{of}: {first}{more}"
+    return f"{of}: {in_words([f'{name} {fault}' for name, fault in faulty])}"

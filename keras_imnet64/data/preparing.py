@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError, printable
+from ..errors import UserError, in_words, printable
 from ..files import portable
 from . import finding, indexing, packing
 from .encoded import EncodedStore
@@ -353,18 +353,12 @@ def _describe(listing: folders.Listing, say: Callable[[str], None]) -> None:
     """Tell the user what was taken for classes and splits, and what was left aside."""
     counts = " + ".join(f"{count:,}" for count in listing.counts().values())
     where = f" in {listing.folders}" if listing.folders else ""
-    classes = _first(listing.wnids)
+    classes = printable(in_words(listing.wnids, MOST_NAMED))
     say(f"{len(listing.wnids):,} classes{where} ({counts} pictures): {classes}")
     for note in listing.notes:
         say(f"note: {note}")
     if listing.aside:
-        say(f"left aside: {_first(listing.aside)}")
-
-
-def _first(names: list[str]) -> str:
-    """The first names of a list for a line, and how many more there are."""
-    first = printable(", ".join(names[:MOST_NAMED]))
-    return first + (f", and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else "")
+        say(f"left aside: {printable(in_words(listing.aside, MOST_NAMED))}")
 
 
 def _names_of(wnids):

@@ -113,7 +113,7 @@ def test_many_faults_are_counted_and_the_first_are_named(tmp_path):
     for number in range(5):
         (tmp_path / f"{number}.jpg").symlink_to("/nowhere")
     faults = r"0\.jpg is a broken link, 1\.jpg is a broken link, 2\.jpg is a broken link"
-    with pytest.raises(UserError, match=f"5 of 7 files below .*: {faults}, and 2 more; convert"):
+    with pytest.raises(UserError, match=f"5 of 7 files below .*: {faults} and 2 more; convert"):
         find_pictures(tmp_path)
 
 

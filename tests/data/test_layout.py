@@ -242,7 +242,7 @@ def test_what_was_understood_is_said_before_the_work(tmp_path):
         "image_folder/x", **options, say=said.append, progress=lambda *c: said.append(c)
     )
     assert said[:2] == [
-        "7 classes in train and val (14 + 14 pictures): a, b, c, d, e, and 2 more",
+        "7 classes in train and val (14 + 14 pictures): a, b, c, d, e and 2 more",
         "left aside: train/a/notes.txt, extra/",
     ]
     assert isinstance(said[2], tuple)
