@@ -102,13 +102,15 @@ def _longest(prefixes, name):
 
 
 def _nearest(states, first, classifiers, who):
-    """The classifier that lies without its first convolution; UserError if there is none."""
+    """The classifier of a file without a first convolution; UserError if there is none either."""
     found = [(w, p) for w, tensors in states.items() for p in _before(tensors, classifiers)]
+    bodies = [(w, p) for w, tensors in states.items() for p in _before(tensors, [first])]
     if found:
+        bodies = [(w, p) for w, p in bodies if _holds_most(states[w], p)]
+    if found and not bodies:
         return [min(found, key=lambda root: len(joined(*root)))]
-    bodies = [joined(w, p) for w, tensors in states.items() for p in _before(tensors, [first])]
     if bodies:
-        body = min(bodies, key=len)
+        body = min((joined(*root) for root in bodies), key=len)
         raise UserError(
             f'{who} has a network under "{body}" without a classifier '
             f"{' or '.join(body + name for name in classifiers)} [classes, features]; give its "
@@ -119,6 +121,11 @@ def _nearest(states, first, classifiers, who):
         f"{who} has no classifier {' or '.join(classifiers)} [classes, features] beside {first}, "
         f"but {in_words(names)}; name the network that it was trained with"
     )
+
+
+def _holds_most(tensors, prefix):
+    """Whether a prefix is that of a network and not of a block within one."""
+    return 2 * sum(name.startswith(prefix) for name in tensors) > len(tensors)
 
 
 def _only(roots, who):

@@ -42,6 +42,20 @@ def test_tensors_beside_the_network_are_left_out_by_name():
     assert found.left_out == ["criterion.weight", "loss_fn.a", "train_metrics.b"]
 
 
+def test_a_body_whose_classifier_lies_elsewhere_is_told():
+    """As programs leave it that train a new classifier on a frozen network."""
+    body = {f"backbone.{name}": 1 for name in NAMES[:2]}
+    with pytest.raises(UserError, match=r'under "backbone\." without a classifier backbone\.fc'):
+        find({"": body | {"fc.weight": 1}})
+
+
+def test_a_network_without_its_first_layer_is_found_by_its_classifier():
+    found = find(
+        {"": {"layer1.0.conv1.weight": 1, "layer1.0.bn1.weight": 1, "fc.weight": 1, "a": 1}}
+    )
+    assert found.prefix == ""
+
+
 def test_a_tensor_inside_of_the_network_is_not_left_out():
     found = find({"": tensors("") | {"fc2.weight": 1, "glossy.weight": 1}})
     assert {"fc2.weight", "glossy.weight"} < set(found.tensors)
