@@ -21,7 +21,7 @@ import click
 @click.option("--folder", type=click.Path(exists=True, path_type=Path))
 @click.option("--times", default=7, show_default=True)
 def main(recipe, folder, times):
-    from keras_imnet64.backend import choose_backend, take_devices
+    from keras_imnet64.backend.devices import choose_backend, take_devices
 
     choose_backend()
     devices = take_devices()
@@ -40,7 +40,7 @@ def prepare(name):
     """(compiled model, {path: variable}, minutes between checkpoints)."""
     from keras_imnet64.evaluation.metrics import accuracy_metrics
     from keras_imnet64.models import build_model
-    from keras_imnet64.recipe import load_recipe
+    from keras_imnet64.recipe.loading import load_recipe
     from keras_imnet64.training.build import make_optimizer_of
     from keras_imnet64.training.state import variables_by_path
 

@@ -5,9 +5,9 @@ JPEGs that are decoded on the fly are the business of `jpeg_speed.py`.
     pip install torch torchvision
     python benchmarks/data_speed.py crop       # pad, crop, mirror: at least 4 times as fast
     python benchmarks/data_speed.py trivial    # and TrivialAugmentWide, bilinear: at least 3 times
-    python benchmarks/data_speed.py take       # pictures as stored: at least half of numpy.take
+    python benchmarks/data_speed.py take       # images as stored: at least half of numpy.take
 
-Both sides read the same drawn pictures of 64 x 64 pixels from memory, in random order, and end in
+Both sides read the same drawn images of 64 x 64 pixels from memory, in random order, and end in
 the uint8 batch of 128 that a trainer takes. torchvision's v2 transforms work on uint8 tensors
 there, image by image, as its DataLoader has them, with the worker count that is fastest on this
 machine; ours is `TrainingStream`. The two alternate, each in a process of its own; the ratio of the
@@ -55,9 +55,9 @@ def rate_of(batches):
 
 def ours(case):
     from keras_imnet64.data.augment import check_augment
-    from keras_imnet64.data.pipeline import TrainingStream
     from keras_imnet64.data.selection import select
-    from keras_imnet64.data.store import RawStore
+    from keras_imnet64.data.stores.store import RawStore
+    from keras_imnet64.data.stream import TrainingStream
 
     _, mirror, steps = CASES[case]
     meta = {"wnids": ["a"], "class_names": ["a"], "image_size": SIZE, "dataset": "drawn"}
@@ -106,14 +106,14 @@ def torchs(case, num_workers):
     transform = v2.Compose({"crop": crop, "trivial": [*crop, trivial]}[case])
     images = torch.from_numpy(pictures()).permute(0, 3, 1, 2).contiguous()
 
-    class Pictures(torch.utils.data.Dataset):
+    class Images(torch.utils.data.Dataset):
         def __len__(self):
             return NUM_IMAGES
 
         def __getitem__(self, index):
             return transform(images[index]), 0
 
-    return rate_of(loaded(Pictures(), num_workers))
+    return rate_of(loaded(Images(), num_workers))
 
 
 def loaded(dataset, num_workers):

@@ -22,7 +22,7 @@ import numpy as np
 @click.option("--steps", default=10, show_default=True, help="Steps of a block.")
 @click.option("--rounds", default=20, show_default=True, help="Blocks of each side.")
 def main(recipe, batch_size, steps, rounds):
-    from keras_imnet64.backend import choose_backend, take_devices
+    from keras_imnet64.backend.devices import choose_backend, take_devices
 
     choose_backend()
     devices = take_devices()
@@ -65,7 +65,7 @@ def prepare(name, devices):
 
     from keras_imnet64.evaluation.metrics import accuracy_metrics
     from keras_imnet64.models import build_model
-    from keras_imnet64.recipe import load_recipe
+    from keras_imnet64.recipe.loading import load_recipe
     from keras_imnet64.training.build import make_optimizer_of
     from keras_imnet64.training.finite import FiniteCheck
     from keras_imnet64.training.loss import CrossEntropy

@@ -32,12 +32,13 @@ def main(recipe, data_dir, child):
 
 
 def first_loss(name, data_dir):
-    from keras_imnet64.backend import choose_backend, take_devices
+    from keras_imnet64.backend.devices import choose_backend, take_devices
 
     choose_backend()
     devices = take_devices()
-    from keras_imnet64.recipe import load_recipe
-    from keras_imnet64.training import build, feed
+    from keras_imnet64.recipe.loading import load_recipe
+    from keras_imnet64.training import build
+    from keras_imnet64.training import data as feed
 
     recipe = load_recipe(name, ["data.steps_per_epoch=1"])  # fits a small stand-in set too
     data = feed.load_data(recipe, data_dir)

@@ -29,19 +29,19 @@ def write_files(folder):
         colours = Image.fromarray(rng.integers(0, 256, (24, 32, 3), "uint8"))
         smooth = np.asarray(colours.resize((500, 375), Image.Resampling.BICUBIC), "float32")
         texture = rng.normal(0, 20, (188, 250, 3)).repeat(2, axis=0).repeat(2, axis=1)[:375]
-        picture = Image.fromarray(np.clip(smooth + texture, 0, 255).astype("uint8"))
+        image = Image.fromarray(np.clip(smooth + texture, 0, 255).astype("uint8"))
         split, kind = ("train" if number % 8 else "val"), f"class{number % 4}"
         target = folder / "pictures" / split / kind
         target.mkdir(parents=True, exist_ok=True)
-        picture.save(target / f"{number:04}.jpg", quality=90)
+        image.save(target / f"{number:04}.jpg", quality=90)
 
 
 def ours(folder):
     from keras_imnet64.data.augment import check_augment
     from keras_imnet64.data.datasets import prepare
-    from keras_imnet64.data.pictures import View
-    from keras_imnet64.data.pipeline import TrainingStream
+    from keras_imnet64.data.images.views import View
     from keras_imnet64.data.selection import select
+    from keras_imnet64.data.stream import TrainingStream
 
     where = {"data_dir": folder / "data", "source": folder / "pictures"}
     selection = select(prepare("image_folder", **where)["train"])
@@ -64,7 +64,7 @@ def torchs(folder, num_workers):
         [v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip(), v2.PILToTensor()]
     )
 
-    class Pictures(torch.utils.data.Dataset):
+    class Images(torch.utils.data.Dataset):
         def __len__(self):
             return len(files)
 
@@ -72,7 +72,7 @@ def torchs(folder, num_workers):
             with open(files[index], "rb") as file:
                 return transform(Image.open(file).convert("RGB")), 0
 
-    return data_speed.rate_of(data_speed.loaded(Pictures(), num_workers))
+    return data_speed.rate_of(data_speed.loaded(Images(), num_workers))
 
 
 if __name__ == "__main__":

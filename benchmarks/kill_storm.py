@@ -68,7 +68,7 @@ def train(recipe, settings, data_dir, noted, out):
     """What is killed: `fit`, noting in a file which step begins, counted over all epochs."""
     import keras
 
-    from keras_imnet64.recipe import load_recipe
+    from keras_imnet64.recipe.loading import load_recipe
     from keras_imnet64.training.fit import fit
 
     class Note(keras.callbacks.Callback):

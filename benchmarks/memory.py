@@ -1,11 +1,11 @@
 """Private memory of the training data over five epochs, for two sizes of the set on disk.
 
-    python benchmarks/memory.py                # 20,000 and 80,000 pictures: 0.25 and 1 GB of disk
+    python benchmarks/memory.py                # 20,000 and 80,000 images: 0.25 and 1 GB of disk
 
-Each set is drawn pictures of 64 x 64 pixels in a packed store that is mapped, not loaded; a process
+Each set is drawn images of 64 x 64 pixels in a packed store that is mapped, not loaded; a process
 of its own runs `TrainingStream` over it (pad, crop, mirror, TrivialAugmentWide, batches of 128).
 After each epoch its memory is what no file backs (Anonymous in /proc/PID/smaps_rollup, so Linux
-only). Flat over the epochs: nothing piles up. The same for both sets: the pictures are not held,
+only). Flat over the epochs: nothing piles up. The same for both sets: the images are not held,
 only what is drawn for each.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 from packing import anonymous_bytes
 
 SIZE, BATCH, EPOCHS = 64, 128, 5
-AT_ONCE = 1000  # pictures that are drawn and written at a time
+AT_ONCE = 1000  # images that are drawn and written at a time
 
 
 @click.command()
@@ -41,7 +41,7 @@ def main(counts, child):
 
 
 def megabytes(count):
-    """MB after each epoch over so many pictures, which are written, printed and deleted."""
+    """MB after each epoch over so many images, which are written, printed and deleted."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train"
         write_drawn(path, count)
@@ -50,12 +50,12 @@ def megabytes(count):
         output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     values = [value / 1e6 for value in json.loads(output.splitlines()[-1])]
     figures = " ".join(f"{value:8.1f}" for value in values)
-    print(f"{count:9,} pictures, {disk / 1e6:8,.1f} MB on disk: {figures} MB anonymous", flush=True)
+    print(f"{count:9,} images, {disk / 1e6:8,.1f} MB on disk: {figures} MB anonymous", flush=True)
     return values
 
 
 def write_drawn(path, count):
-    from keras_imnet64.data.packing import write_store
+    from keras_imnet64.data.stores.packing import write_store
 
     rng = np.random.default_rng(0)
     sizes = [min(AT_ONCE, count - begin) for begin in range(0, count, AT_ONCE)]
@@ -76,9 +76,9 @@ def write_drawn(path, count):
 def after_each_epoch(path):
     """Anonymous bytes of this process after each epoch over the store."""
     from keras_imnet64.data.augment import check_augment
-    from keras_imnet64.data.pipeline import TrainingStream
     from keras_imnet64.data.selection import select
-    from keras_imnet64.data.store import open_store
+    from keras_imnet64.data.stores.store import open_store
+    from keras_imnet64.data.stream import TrainingStream
 
     stream = TrainingStream(
         select(open_store(path, in_memory="never")),

@@ -1,10 +1,10 @@
-"""Packing Tiny ImageNet: seconds, pictures per second, memory, and what follows for ImageNet64.
+"""Packing Tiny ImageNet: seconds, images per second, memory, and what follows for ImageNet64.
 
     python benchmarks/packing.py tiny-imagenet-200.zip DATA_DIR
 
-First from its zip of 110,000 JPEGs; then the same pictures, written as archives in the layout of
+First from its zip of 110,000 JPEGs; then the same images, written as archives in the layout of
 ImageNet64 (not timed), through TFDS into a store, as `data prepare imagenet_resized/64x64 --source`
-does, which is projected to the 1,331,167 pictures of ImageNet64. Both are commands in a process of
+does, which is projected to the 1,331,167 images of ImageNet64. Both are commands in a process of
 their own; their memory is what no file backs (Anonymous in /proc/PID/smaps_rollup, so Linux only),
 since pages of a mapped file can be given back at any time.
 """
@@ -32,11 +32,11 @@ def main(source, data_dir):
     subprocess.run([sys.executable, script, archives, *counts, *where], check=True)
     options = ["--source", archives, "--allow-unverified", *where]
     rate = measure("imagenet_resized/64x64", options)
-    print(f"{NUM_IMAGENET:,} pictures at that rate: {NUM_IMAGENET / rate / 60:.0f} minutes")
+    print(f"{NUM_IMAGENET:,} images at that rate: {NUM_IMAGENET / rate / 60:.0f} minutes")
 
 
 def measure(dataset, options):
-    """Run `data prepare`, print what it took, return pictures per second."""
+    """Run `data prepare`, print what it took, return images per second."""
     command = [sys.executable, "cli.py", "data", "prepare", dataset, *options, "--json"]
     begin, peak = time.perf_counter(), 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
@@ -46,12 +46,12 @@ def measure(dataset, options):
         output = child.stdout.read()
     if child.returncode:
         raise SystemExit(child.returncode)
-    seconds, pictures = time.perf_counter() - begin, sum(json.loads(output)["splits"].values())
+    seconds, images = time.perf_counter() - begin, sum(json.loads(output)["splits"].values())
     print(
-        f"{dataset}: {pictures:,} pictures in {seconds:.1f} s from start to end, "
-        f"{pictures / seconds:,.0f} per second, at most {peak / 1e6:,.0f} MB anonymous"
+        f"{dataset}: {images:,} images in {seconds:.1f} s from start to end, "
+        f"{images / seconds:,.0f} per second, at most {peak / 1e6:,.0f} MB anonymous"
     )
-    return pictures / seconds
+    return images / seconds
 
 
 def anonymous_bytes(pid):

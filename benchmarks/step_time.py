@@ -60,12 +60,13 @@ def samples(rounds, number=2000):
 
 def prepare(name, settings, data_dir):
     """Devices, compiled model and training stream of a recipe, as `fit` makes them."""
-    from keras_imnet64.backend import choose_backend, take_devices
+    from keras_imnet64.backend.devices import choose_backend, take_devices
 
     choose_backend()
     devices = take_devices()
-    from keras_imnet64.recipe import load_recipe
-    from keras_imnet64.training import build, feed
+    from keras_imnet64.recipe.loading import load_recipe
+    from keras_imnet64.training import build
+    from keras_imnet64.training import data as feed
 
     recipe = load_recipe(name, settings)
     data = feed.load_data(recipe, data_dir)

@@ -1,7 +1,7 @@
-"""Write Tiny ImageNet's pictures as archives in ImageNet64's official layout and label order.
+"""Write Tiny ImageNet's images as archives in ImageNet64's official layout and label order.
 
-Real pictures of the real size for trying the 64-pixel recipes without ImageNet64 itself. Every
-picture keeps its own class among the 1000. Prepare Tiny ImageNet first; then:
+Real images of the real size for trying the 64-pixel recipes without ImageNet64 itself. Every
+image keeps its own class among the 1000. Prepare Tiny ImageNet first; then:
 
     python benchmarks/tiny_as_imagenet64.py OUT_DIR --train 20000 --validation 128
     python cli.py data prepare imagenet_resized/64x64 --source OUT_DIR --allow-unverified
@@ -20,8 +20,8 @@ from keras_imnet64.data.sources.archives import imagenet_wnids, write_archives
 
 @click.command()
 @click.argument("out_dir", type=click.Path(path_type=Path))
-@click.option("--train", default=20_000, show_default=True, help="Training pictures.")
-@click.option("--validation", default=2_000, show_default=True, help="Validation pictures.")
+@click.option("--train", default=20_000, show_default=True, help="Training images.")
+@click.option("--validation", default=2_000, show_default=True, help="Validation images.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where Tiny ImageNet is packed.")
 def main(out_dir, train, validation, data_dir):
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def main(out_dir, train, validation, data_dir):
 
 
 def pictures(split, count, data_dir):
-    """`count` pictures, the same each time, with labels in ImageNet64's order."""
+    """`count` images, the same each time, with labels in ImageNet64's order."""
     store = open_dataset("tiny_imagenet", split, data_dir=data_dir, in_memory="never")
     label_of = {wnid: label for label, wnid in enumerate(imagenet_wnids())}
     positions = generator(0, 0, split).permutation(len(store))[:count]

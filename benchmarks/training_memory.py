@@ -3,7 +3,7 @@
     python benchmarks/training_memory.py resnet34 spectral_resnet34_sub4 --batch-size 16
 
 Of a spectral recipe one branch is trained. Each side makes a few steps, as `fit` compiles them, on
-drawn pictures in a process of its own, in turn with the other side. Its memory is what no file
+drawn images in a process of its own, in turn with the other side. Its memory is what no file
 backs (RssAnon of /proc/PID/status, so Linux only) at its peak, less what the process held once the
 framework had trained another, very small network: weights, gradients, optimizer and what the
 backward pass keeps, as a GPU would hold them. The ratio of the medians is the figure.
@@ -46,7 +46,7 @@ def main(recipes, batch_size, rounds, limit_mb, child):
     for name, each in found.items():
         peaks = " ".join(f"{f['peak'] / 1e6:.0f}" for f in each)
         print(
-            f"{name}: {medians[name] / 1e6:,.0f} MB at {each[0]['batch_size']} pictures per step "
+            f"{name}: {medians[name] / 1e6:,.0f} MB at {each[0]['batch_size']} images per step "
             f"[{peaks}], beside {each[0]['before'] / 1e6:,.0f} MB of the framework"
         )
     for name in recipes[1:]:
@@ -78,11 +78,11 @@ def run(name, batch_size, limit=0):
 
 def train(name, batch_size, limit):
     """Steps of a recipe in this process, after a very small network's."""
-    from keras_imnet64.backend import choose_backend, take_devices
+    from keras_imnet64.backend.devices import choose_backend, take_devices
 
     choose_backend()
     devices = take_devices()
-    from keras_imnet64.recipe import load_recipe
+    from keras_imnet64.recipe.loading import load_recipe
     from keras_imnet64.training.memory import PeakMemory, anonymous_bytes
 
     recipe = load_recipe(name)
@@ -107,7 +107,7 @@ def make_steps(recipe, batch_size, devices):
     import keras
     import tensorflow as tf
 
-    from keras_imnet64.recipe_costs import num_classes_of
+    from keras_imnet64.recipe.costs import num_classes_of
     from keras_imnet64.spectral.branches import bands_of, recipe_of
     from keras_imnet64.training import build
 

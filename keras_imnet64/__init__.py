@@ -9,16 +9,16 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "list_recipes": "keras_imnet64.recipe",
-    "load_recipe": "keras_imnet64.recipe",
+    "list_recipes": "keras_imnet64.recipe.loading",
+    "load_recipe": "keras_imnet64.recipe.loading",
     "list_models": "keras_imnet64.models",
     "build_model": "keras_imnet64.models",
     "model_info": "keras_imnet64.models.ship",
     "fit": "keras_imnet64.training.fit",
-    "take_devices": "keras_imnet64.backend",
+    "take_devices": "keras_imnet64.backend.devices",
     "evaluate": "keras_imnet64.evaluation.evaluate",
     "predict": "keras_imnet64.evaluation.predict",
-    "UserError": "keras_imnet64.errors",
+    "UserError": "keras_imnet64.core.errors",
 }
 __all__ = [*_PUBLIC, "__version__"]
 

@@ -10,15 +10,9 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_imnet64.errors import UserError, printable, reason
-from keras_imnet64.files import (
-    check_fields,
-    check_writable,
-    denied,
-    expand,
-    read_json,
-    read_small,
-)
+from keras_imnet64.core.errors import UserError, printable, reason
+from keras_imnet64.core.files import check_fields, read_json, read_small
+from keras_imnet64.core.paths import check_writable, expand, os_error_text
 
 DEFAULT_ROOT = Path("saved_models")
 LEFTOVERS = ".*.writing*"  # of writers that were killed
@@ -53,7 +47,7 @@ class Run:
     model = property(lambda self: self.path / "model.keras")
 
     def hashes_file(self, split):
-        """Of the pictures that a run was begun with, see `training.same_pictures`."""
+        """Of the images that a run was begun with, see `training.same_images`."""
         return self.path / f"pictures-{split}.npy"
 
     @property
@@ -160,8 +154,8 @@ def create_run(path):
 
 def _unusable(path, error):
     return UserError(
-        f"{path} cannot be used as a run folder ({denied(error, path)}); choose another --name or "
-        "--out"
+        f"{path} cannot be used as a run folder ({os_error_text(error, path)}); choose another "
+        "--name or --out"
     )
 
 
@@ -183,7 +177,7 @@ def set_aside(path):
     try:
         path.rename(target)
     except OSError as error:
-        why = denied(error, path.parent)
+        why = os_error_text(error, path.parent)
         raise UserError(f"{path} cannot be renamed to {target} ({why}), as --fresh asks") from error
     return target
 

@@ -22,8 +22,8 @@ import pytest
 
 from keras_imnet64.cli import main
 from keras_imnet64.data.datasets import prepare
-from keras_imnet64.data.packing import write_store
-from keras_imnet64.recipe import check_recipe
+from keras_imnet64.data.stores.packing import write_store
+from keras_imnet64.recipe.loading import check_recipe
 
 ON_MACOS = sys.platform == "darwin"  # whose file system takes names in UTF-8 only
 WNIDS = [f"n{number:08}" for number in range(30, 20, -1)]  # as in ImageNet64, not in sorted order
@@ -37,8 +37,8 @@ SPECTRAL = {  # a model for `small_recipe`
 }
 
 
-def learnable_pictures(count, size, seed):
-    """Pictures of 10 classes told apart by the brightness of their halves, with noise."""
+def learnable_images(count, size, seed):
+    """Images of 10 classes told apart by the brightness of their halves, with noise."""
     labels = np.arange(count) % 10
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 60, (count, size, size, 3))
@@ -46,13 +46,13 @@ def learnable_pictures(count, size, seed):
     return images.astype("uint8"), labels
 
 
-def write_pictures(data_dir, size=16, train=96, validation=40, wnids=WNIDS):
+def write_images(data_dir, size=16, train=96, validation=40, wnids=WNIDS):
     """Stand-in stores for imagenet_resized, in the place of unverified data."""
     for seed, (split, count) in enumerate({"train": train, "validation": validation}.items()):
         folder = data_dir / "packed" / f"imagenet_resized_{size}x{size}-unverified" / split
         write_store(
             folder,
-            [learnable_pictures(count, size, seed)],
+            [learnable_images(count, size, seed)],
             dataset=f"imagenet_resized/{size}x{size}",
             split=split,
             count=count,
@@ -93,13 +93,13 @@ def child_under(backend, *arguments):
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-    """A data folder with 96 + 40 pictures of 16 pixels in 10 classes."""
-    return write_pictures(tmp_path_factory.mktemp("data"))
+    """A data folder with 96 + 40 images of 16 pixels in 10 classes."""
+    return write_images(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")
 def shapes_dir(tmp_path_factory):
-    """A data folder with the drawn shapes, 4,000 + 1,000 pictures of 64 pixels."""
+    """A data folder with the drawn shapes, 4,000 + 1,000 images of 64 pixels."""
     folder = tmp_path_factory.mktemp("shapes")
     prepare("shapes", data_dir=folder)
     return folder

@@ -21,12 +21,12 @@ from PIL import Image
 
 import keras_imnet64
 from keras_imnet64.cli import cli
+from keras_imnet64.core.errors import RunFailed, Stopped
 from keras_imnet64.data.datasets import DATASETS
-from keras_imnet64.errors import RunFailed, Stopped
 from keras_imnet64.models import build_model
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.ship import ship
-from keras_imnet64.recipe import list_recipes, load_recipe
+from keras_imnet64.recipe.loading import list_recipes, load_recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -264,7 +264,7 @@ def test_the_other_exit_statuses(run, monkeypatch, error, expected):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("keras_imnet64.recipe.find_recipe", fail)
+    monkeypatch.setattr("keras_imnet64.recipe.loading.find_recipe", fail)
     status, out, err = run("recipes", "show", "demo")
     assert (status, out) == (expected, "")
     assert str(error) in err
@@ -276,7 +276,7 @@ def test_the_other_exit_statuses(run, monkeypatch, error, expected):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A model file of 10 classes at 16 pixels, as of the pictures in `data_dir`; not trained."""
+    """A model file of 10 classes at 16 pixels, as of the images in `data_dir`; not trained."""
     path = tmp_path_factory.mktemp("model") / "model.keras"
     network = build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=0.5)
     initialize(network, 0)
@@ -288,7 +288,7 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.jpg"):
@@ -296,35 +296,35 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def test_predict_in_its_three_forms(run, model, pictures):
-    status, out, err = run("predict", model, pictures, "--json", "--top", 10)
+def test_predict_in_its_three_forms(run, model, images):
+    status, out, err = run("predict", model, images, "--json", "--top", 10)
     assert (status, err, out.count("\n")) == (0, "", 1)
     first, second = json.loads(out)["pictures"]
-    assert (first["file"], second["file"]) == (str(pictures / "a.png"), str(pictures / "b.jpg"))
+    assert (first["file"], second["file"]) == (str(images / "a.png"), str(images / "b.jpg"))
     assert sum(guess["probability"] for guess in first["top"]) == pytest.approx(1, abs=1e-5)
     assert sorted(guess["class_id"] for guess in first["top"]) == sorted(WNIDS)
 
-    status, out, err = run("predict", model, pictures, "--csv", "--top", 10)
+    status, out, err = run("predict", model, images, "--csv", "--top", 10)
     assert (status, err) == (0, "")
     rows = list(csv.DictReader(io.StringIO(out, newline="")))
     assert [row["class_id"] for row in rows[:10]] == [g["class_id"] for g in first["top"]]
     assert "a\x1b[31m, \nred cat" in {row["class_name"] for row in rows}
 
-    status, out, _ = run("predict", model, pictures, "--top", 10)
+    status, out, _ = run("predict", model, images, "--top", 10)
     lines = out.splitlines()
     assert (status, len(lines), lines[0], lines[11]) == (
         0,
         22,
-        str(pictures / "a.png"),
-        str(pictures / "b.jpg"),
+        str(images / "a.png"),
+        str(images / "b.jpg"),
     )
     assert r"a\x1b[31m, \nred cat (n00000027)" in out
 
 
-def test_predict_lists_what_it_skipped(run, model, pictures, tmp_path):
+def test_predict_lists_what_it_skipped(run, model, images, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff no more")
-    status, out, err = run("predict", model, broken, pictures, "--skip-corrupt", "--json")
+    status, out, err = run("predict", model, broken, images, "--skip-corrupt", "--json")
     assert status == 0
     assert [entry["file"] for entry in json.loads(out)["skipped"]] == [str(broken)]
     assert err.startswith(f"skipped: {broken} is not ") and err.count("\n") == 1
@@ -359,14 +359,14 @@ def test_doctor_ends_with_status_1_where_something_is_wrong(run, monkeypatch):
 def test_prepare_lists_what_it_skipped(run, tmp_path, monkeypatch):
     def prepare(*_, skipped, skip_corrupt, **__):
         assert skip_corrupt
-        skipped.append(("train/a\x1b.JPEG", "is not a whole picture"))
+        skipped.append(("train/a\x1b.JPEG", "is not a whole image"))
         return {}
 
     monkeypatch.setattr("keras_imnet64.data.datasets.prepare", prepare)
     arguments = ("--data-dir", tmp_path, "--skip-corrupt", "--json")
     status, out, err = run("data", "prepare", "tiny_imagenet", *arguments)
     assert (status, json.loads(out)["name"]) == (0, "tiny_imagenet")
-    assert err == "skipped: train/a\\x1b.JPEG is not a whole picture\n"
+    assert err == "skipped: train/a\\x1b.JPEG is not a whole image\n"
     assert json.loads(out)["skipped"][0]["file"] == "train/a\x1b.JPEG"
 
 
@@ -374,9 +374,9 @@ def test_prepare_lists_what_it_skipped(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("options", "quiet"), [([], True), (["-v"], False)])
-def test_other_libraries_speak_only_when_asked(model, pictures, options, quiet):
+def test_other_libraries_speak_only_when_asked(model, images, options, quiet):
     child = subprocess.run(
-        [sys.executable, ROOT / "cli.py", "predict", model, pictures, "--json", *options],
+        [sys.executable, ROOT / "cli.py", "predict", model, images, "--json", *options],
         env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
         capture_output=True,
         text=True,

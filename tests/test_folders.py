@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import ON_MACOS
 
-from keras_imnet64.data import packing
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.data.stores import packing
 from keras_imnet64.runs import Run, check_folder, create_run, open_run, set_aside
 
 TOO_LONG = "x" * 300

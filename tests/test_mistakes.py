@@ -23,17 +23,17 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from conftest import png_that_claims, write_pictures
+from conftest import png_that_claims, write_images
 from foreign_weights import shapes_of, write_zeros
 from PIL import Image
 from safetensors.numpy import save
 
-from keras_imnet64 import convert, export, preview  # noqa: F401 (as FIRST_READ)
-from keras_imnet64.backend import Devices
+from keras_imnet64.backend.devices import Devices
 from keras_imnet64.data.sources.archives import write_archives
 from keras_imnet64.models import build_model
-from keras_imnet64.models.file_kinds import BEFORE_TORCH_1_6
 from keras_imnet64.models.ship import ship
+from keras_imnet64.training import preview  # noqa: F401 (as FIRST_READ)
+from keras_imnet64.weights.file_kinds import BEFORE_TORCH_1_6
 
 FIRST_READ = codecs.lookup("utf-8-sig")  # a user that we become may not read it later
 FIT = "fit --recipe small.toml --out run"
@@ -61,9 +61,9 @@ def simply(name, command, sentence, status=2):
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory, small_recipe):
-    """What mistakes are made of: data, a recipe, a model file, a picture."""
+    """What mistakes are made of: data, a recipe, a model file, an image."""
     folder = tmp_path_factory.mktemp("material")
-    write_pictures(folder / "data")
+    write_images(folder / "data")
     (folder / "small.toml").write_text(small_recipe().to_toml())
     model = build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=0.5)
     ship(model, folder / "model.keras", {"dataset": "imagenet_resized/16x16"})
@@ -187,13 +187,13 @@ simply("branches_in_words", "ensemble run --branches 0,two", "numbers such as 0,
 @mistake("divisible by the 3 devices; received 16, the nearest below that works is 15", command=FIT)
 def batch_that_the_devices_do_not_divide(place):
     three = Devices("tensorflow", "cpu", ("CPU:0", "CPU:1", "CPU:2"))
-    place.patch.setattr("keras_imnet64.backend.take_devices", lambda *_: three)
+    place.patch.setattr("keras_imnet64.backend.devices.take_devices", lambda *_: three)
 
 
 @mistake("backend torch is not installed; `pip install torch`", command=f"{FIT} --backend torch")
 def backend_that_is_not_installed(place):
     place.patch.delitem(sys.modules, "keras")
-    place.patch.setattr("keras_imnet64.backend.find_spec", lambda name: None)
+    place.patch.setattr("keras_imnet64.backend.devices.find_spec", lambda name: None)
 
 
 @mistake('KERAS_MAX_EPOCHS ends training early.*received "1": `unset KERAS', command=FIT)
@@ -243,7 +243,7 @@ simply(
 simply(
     "downsample_small",
     "data downsample imagenet_resized/16x16 --size 8 --out small",
-    "has pictures of 16 x 16 pixels already",
+    "has images of 16 x 16 pixels already",
 )
 simply(
     "downsample_size",
@@ -268,9 +268,9 @@ simply(
 simply("downsampled_name", "data info downsampled/pets", "needs the name of a set and a size")
 simply("clean_unknown", "data clean shape", r'did you mean "shapes"\?')
 simply("skip_corrupt", "data prepare shapes --skip-corrupt", "nothing for --skip-corrupt")
-simply("no_picture", "predict model.keras small.toml", "small.toml is not a picture")
-simply("no_such_picture", "predict model.keras no.jpg", "no.jpg does not exist")
-simply("no_pictures", "predict model.keras data", "data holds no picture")
+simply("no_image", "predict model.keras small.toml", "small.toml is not an image")
+simply("no_such_image", "predict model.keras no.jpg", "no.jpg does not exist")
+simply("no_images", "predict model.keras data", "data holds no image")
 simply("two_forms", "predict model.keras red.jpg --csv --json", "give one")
 simply("per_class_folder", EVALUATE.format("model.keras") + " --per-class data", r"ends in \.csv")
 simply(
@@ -281,10 +281,10 @@ simply(
 
 
 @mistake(
-    r"zeros\.jpg is not a whole picture: Premature end of JPEG file; --skip-corrupt",
+    r"zeros\.jpg is not a whole image: Premature end of JPEG file; --skip-corrupt",
     command="data prepare image_folder/pets --source pets --data-dir data",
 )
-def zeros_at_the_end_of_a_picture(place):
+def zeros_at_the_end_of_a_image(place):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8"))
     for name in ("cat/whole.jpg", "cat/zeros.jpg", "dog/a.jpg", "dog/b.jpg"):
         file = place.path / "pets" / name
@@ -380,7 +380,7 @@ TRAIN_1 = "train/n01443537/images/n01443537_1.JPEG"
 
 @mistake(f"{TRAIN_1} .*--skip-corrupt", command=PREPARE_TINY)
 def jpeg_damaged(place):
-    tiny(place, **{TRAIN_1: b"\xff\xd8 no picture"})
+    tiny(place, **{TRAIN_1: b"\xff\xd8 no image"})
 
 
 @mistake(f"{TRAIN_1} is 65 x 64 pixels", command=PREPARE_TINY)
@@ -400,7 +400,7 @@ def zip_of_something_else(place):
     tiny(place)
 
 
-def pictures(place, *names):
+def images(place, *names):
     for name in names:
         (place.path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(place.path / "red.jpg", place.path / "pets" / name)
@@ -409,47 +409,47 @@ def pictures(place, *names):
 PREPARE_PETS = "data prepare image_folder/pets --source pets"
 
 
-@mistake("pets holds pictures of one class, cat; two classes or more", command=PREPARE_PETS)
+@mistake("pets holds images of one class, cat; two classes or more", command=PREPARE_PETS)
 def one_class(place):
-    pictures(place, "cat/1.jpg", "cat/2.jpg")
+    images(place, "cat/1.jpg", "cat/2.jpg")
 
 
 @mistake(r"2 of 6 files below .*pets cannot be used: cat/3\.HEIC is a HEIC", command=PREPARE_PETS)
-def pictures_left_out(place):
-    pictures(place, "cat/1.jpg", "cat/2", "dog/1.jpg", "dog/2.jpg_large")
+def images_left_out(place):
+    images(place, "cat/1.jpg", "cat/2", "dog/1.jpg", "dog/2.jpg_large")
     (place.path / "pets/cat/3.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     (place.path / "pets/dog/3.jpg").symlink_to("nowhere")
 
 
 @mistake(r"1 of 5 .*: loose\.jpg lies in no class folder; .*--skip-corrupt", command=PREPARE_PETS)
-def picture_of_no_class(place):
-    pictures(place, "cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/2.jpg", "loose.jpg")
+def image_of_no_class(place):
+    images(place, "cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/2.jpg", "loose.jpg")
 
 
 @mistake("pass --splits none if train is a class", command=PREPARE_PETS)
 def train_may_be_a_class(place):
-    pictures(place, "train/steam/1.jpg", "train/diesel/1.jpg", "car/1.jpg")
+    images(place, "train/steam/1.jpg", "train/diesel/1.jpg", "car/1.jpg")
 
 
 @mistake("--splits A,B; if they are classes, pass --splits none", command=PREPARE_PETS)
 def splits_of_unknown_names(place):
-    pictures(place, *(f"{split}/{name}/1.jpg" for split in "AB" for name in ("cat", "dog")))
+    images(place, *(f"{split}/{name}/1.jpg" for split in "AB" for name in ("cat", "dog")))
 
 
 @mistake('--splits takes "none", or the names of two', command=f"{PREPARE_PETS} --splits val,cat")
 def splits_that_are_not_there(place):
-    pictures(place, "cat/1.jpg", "dog/1.jpg")
+    images(place, "cat/1.jpg", "dog/1.jpg")
 
 
 @mistake("pass .*pets/images as --source, or pass --splits none if every", command=PREPARE_PETS)
-def folders_about_pictures(place):
-    pictures(place, "images/cat/1.jpg", "images/dog/1.jpg")
+def folders_about_images(place):
+    images(place, "images/cat/1.jpg", "images/dog/1.jpg")
     (place.path / "pets/annotations").mkdir()
 
 
 @mistake("pets has train and val: leave", command=f"{PREPARE_PETS} --validation-share 0.2")
 def a_share_of_what_is_split(place):
-    pictures(place, "train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg")
+    images(place, "train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg")
 
 
 simply("splits_of_another_set", "data prepare shapes --splits none", "--splits is for image_folder")
@@ -458,21 +458,21 @@ simply("splits_of_another_set", "data prepare shapes --splits none", "--splits i
 @mistake(
     r"1 of 2 files below pets cannot be used: notes is not", command="predict model.keras pets"
 )
-def file_beside_pictures(place):
-    pictures(place, "1.jpg")
+def file_beside_images(place):
+    images(place, "1.jpg")
     (place.path / "pets/notes").write_text("words")
 
 
 @mistake(
-    "broken.jpg is not a whole picture.*--skip-corrupt",
+    "broken.jpg is not a whole image.*--skip-corrupt",
     command="predict model.keras red.jpg broken.jpg",
 )
-def picture_cut_short(place):
+def image_cut_short(place):
     (place.path / "broken.jpg").write_bytes((place.path / "red.jpg").read_bytes()[:300])
 
 
 @mistake("bomb.png .*3,600,000,000 pixels", command="predict model.keras bomb.png")
-def picture_that_is_a_bomb(place):
+def image_that_is_a_bomb(place):
     (place.path / "bomb.png").write_bytes(png_that_claims(60_000, 60_000))
 
 
@@ -607,7 +607,7 @@ def run_of_another_user(place):
 @mistake("needs [0-9,]+ bytes.*where [0-9,]+ are free", command="data prepare shapes --data-dir d")
 def disk_without_room_for_data(place):
     usage = shutil.disk_usage("/")._replace(free=2**20)
-    place.patch.setattr("keras_imnet64.data.packing.shutil.disk_usage", lambda folder: usage)
+    place.patch.setattr("keras_imnet64.data.stores.packing.shutil.disk_usage", lambda folder: usage)
 
 
 @pytest.fixture
@@ -653,11 +653,11 @@ simply("folder_that_is_no_run", "evaluate data", "is not a run folder")
 
 
 @mistake(
-    r"model.keras takes pictures of 16 x 16",
+    r"model.keras takes images of 16 x 16",
     command="evaluate model.keras --dataset imagenet_resized/32x32",
 )
 def model_of_another_size(place):
-    write_pictures(place.path / "data", size=32)
+    write_images(place.path / "data", size=32)
 
 
 @mistake("other.keras is not a .keras file", command=EVALUATE.format("other.keras"))
@@ -716,7 +716,11 @@ def weights_file(name, sentence, command=GIVEN, of="resnet18", dtype="F16", cont
 
 def header(shape, kind="F32", held=4):
     """A safetensors file that claims a shape and has so many bytes."""
-    claim = {"dtype": kind, "shape": shape, "data_offsets": [0, 4 * np.prod(shape, dtype=object)]}
+    claim = {
+        "dtype": kind,
+        "shape": shape,
+        "data_offsets": [0, 4 * np.prod(shape, dtype=object)],
+    }
     text = json.dumps({"fc.weight": claim}).encode()
     return len(text).to_bytes(8, "little") + text + bytes(held)
 
@@ -860,7 +864,7 @@ def weights_of_numpy(place):
 )
 def weights_of_torch_without_torch(place):
     (place.path / "w.pth").write_bytes(BEFORE_TORCH_1_6)
-    place.patch.setattr("keras_imnet64.models.torch_files.find_spec", lambda name: None)
+    place.patch.setattr("keras_imnet64.weights.torch_files.find_spec", lambda name: None)
 
 
 @mistake(

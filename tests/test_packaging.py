@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from keras_imnet64 import __version__
-from keras_imnet64.recipe import list_recipes
+from keras_imnet64.recipe.loading import list_recipes
 
 ROOT = Path(__file__).parent.parent
 

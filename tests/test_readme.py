@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import first_steps as steps
 import pytest
 
-from keras_imnet64.recipe import list_recipes
+from keras_imnet64.recipe.loading import list_recipes
 
 TEXT = steps.README.read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)

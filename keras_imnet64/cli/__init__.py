@@ -1,7 +1,7 @@
 """The command line: parse, choose the backend, import late, call, print.
 
 Results go to standard output (`--json`: one object on one line), everything else to standard error.
-Exit status: see `errors`. How results look: see `output`. The commands stand in `runs` (train and
+Exit status: see `errors`. How results look: see `console`. The commands stand in `runs` (train and
 use models), `data` and `about` (recipes, the machine); what they share in `frame`.
 """
 
@@ -14,7 +14,7 @@ import click
 
 from keras_imnet64.cli import about, data, runs  # noqa: F401 (each adds its commands)
 from keras_imnet64.cli.frame import cli
-from keras_imnet64.errors import EXIT_RUN_FAILED, EXIT_STOPPED_AT_ONCE, UserError, printable
+from keras_imnet64.core.errors import EXIT_RUN_FAILED, EXIT_STOPPED_AT_ONCE, UserError, printable
 
 
 def main():

@@ -2,15 +2,9 @@
 
 import click
 
-from keras_imnet64.cli.frame import (
-    cli,
-    completing,
-    data_options,
-    json_option,
-    recipe_names,
-)
-from keras_imnet64.errors import EXIT_RUN_FAILED, printable
-from keras_imnet64.output import show, show_table, write_text
+from keras_imnet64.cli.frame import cli, completing, data_options, json_option, recipe_names
+from keras_imnet64.core.console import show, show_table, write_text
+from keras_imnet64.core.errors import EXIT_RUN_FAILED, printable
 
 
 @cli.group(invoke_without_command=True)
@@ -24,8 +18,8 @@ def recipes(context, as_json):
     if context.invoked_subcommand is not None:
         context.obj = as_json  # `recipes --json show NAME` is meant as it reads
         return
-    from keras_imnet64.listing import COLUMNS, facts, row
-    from keras_imnet64.recipe import list_recipes, load_recipe
+    from keras_imnet64.recipe.listing import COLUMNS, facts, row
+    from keras_imnet64.recipe.loading import list_recipes, load_recipe
 
     shipped = [load_recipe(name) for name in list_recipes()]
     if as_json:
@@ -45,9 +39,9 @@ def show_recipe(json_before, recipe, as_json):
 
     Example: python cli.py recipes show demo
     """
-    from keras_imnet64.files import decode_text
-    from keras_imnet64.listing import facts, in_words
-    from keras_imnet64.recipe import find_recipe, load_recipe
+    from keras_imnet64.core.files import decode_text
+    from keras_imnet64.recipe.listing import facts, in_words
+    from keras_imnet64.recipe.loading import find_recipe, load_recipe
 
     loaded = load_recipe(recipe)
     if as_json or json_before:

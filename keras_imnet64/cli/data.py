@@ -12,8 +12,8 @@ from keras_imnet64.cli.frame import (
     packing_bar,
     recipe_option,
 )
-from keras_imnet64.errors import printable
-from keras_imnet64.output import say, show, show_table
+from keras_imnet64.core.console import say, show, show_table
+from keras_imnet64.core.errors import printable
 
 
 @cli.group()
@@ -29,7 +29,7 @@ def data():
 @click.option(
     "--source",
     type=FILE,
-    help="Where it lies: a folder of archives or of pictures, or tiny-imagenet-200.zip.",
+    help="Where it lies: a folder of archives or of images, or tiny-imagenet-200.zip.",
 )
 @click.option("--allow-unverified", is_flag=True, help="Take other archives in that layout.")
 @click.option(
@@ -68,8 +68,8 @@ def prepare(
     \b
     Example: python cli.py data prepare imagenet_resized/64x64 --source ARCHIVES
     """
+    from keras_imnet64.core.library_logs import import_tensorflow
     from keras_imnet64.data import datasets
-    from keras_imnet64.quiet import import_tensorflow
 
     import_tensorflow()
     skipped = []
@@ -93,7 +93,7 @@ def prepare(
     for split, store in stores.items():
         if store.image_size is None and store.num_converted:
             click.echo(
-                f"{split}: {store.num_converted:,} of {len(store):,} pictures kept as PNG in the "
+                f"{split}: {store.num_converted:,} of {len(store):,} images kept as PNG in the "
                 f"store, {store.converted_bytes:,} bytes, for training cannot decode their files",
                 err=True,
             )
@@ -131,14 +131,14 @@ def data_info(dataset, data_dir, cache_dir, as_json):
 @data_options
 @json_option
 def downsample(dataset, size, out, resize_filter, data_dir, cache_dir, as_json):
-    """Make small pictures of large ones, as ImageNet64.
+    """Make small images of large ones, as ImageNet64.
 
     Archives in the official layout, and a packed store to train on. What was interrupted goes on.
 
     \b
     Example: python cli.py data downsample imagenet2012 --size 64 --out ARCHIVES
     """
-    from keras_imnet64.data import downsample as downsampling
+    from keras_imnet64.data.tools import downsample as downsampling
 
     with packing_bar() as progress:
         result = downsampling.downsample(
@@ -165,7 +165,7 @@ def clean(dataset, dry_run, data_dir, cache_dir, as_json):
 
     Example: python cli.py data clean imagenet_resized/64x64 --dry-run
     """
-    from keras_imnet64.data import cleaning
+    from keras_imnet64.data.tools import cleaning
 
     result = cleaning.clean(dataset, data_dir=data_dir, cache_dir=cache_dir, dry_run=dry_run)
     if result["removed"] and not as_json:
@@ -186,22 +186,22 @@ def preview(recipe, overrides, out, steps, pictures, epoch, data_dir, cache_dir,
 
     Example: python cli.py data preview --recipe demo --out sheet.png --steps
     """
-    from keras_imnet64.backend import choose_backend, hide_gpus_from_tensorflow
-    from keras_imnet64.quiet import import_tensorflow
-    from keras_imnet64.recipe import load_recipe
+    from keras_imnet64.backend.devices import choose_backend, hide_gpus_from_tensorflow
+    from keras_imnet64.core.library_logs import import_tensorflow
+    from keras_imnet64.recipe.loading import load_recipe
 
     choose_backend()
     recipe = load_recipe(recipe, overrides)
     import_tensorflow()
     hide_gpus_from_tensorflow()
-    from keras_imnet64.preview import preview as draw
+    from keras_imnet64.training.preview import preview as draw
 
     with packing_bar() as progress:
         result = draw(
             recipe,
             out,
             steps=steps,
-            num_pictures=pictures,
+            num_images=pictures,
             epoch=epoch,
             data_dir=data_dir,
             cache_dir=cache_dir,

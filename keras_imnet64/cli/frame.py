@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from keras_imnet64 import __version__
-from keras_imnet64.files import expand
-from keras_imnet64.quiet import quiet_libraries, show_everything
+from keras_imnet64.core.library_logs import show_library_logs, silence_libraries
+from keras_imnet64.core.paths import expand
 
 
 class WithVerbose:
@@ -18,7 +18,7 @@ class WithVerbose:
             is_flag=True,
             expose_value=False,
             is_eager=True,
-            callback=lambda context, option, wanted: wanted and show_everything(),
+            callback=lambda context, option, wanted: wanted and show_library_logs(),
             help="Show the messages of TensorFlow, JAX and others too.",
         )
         super().__init__(*args, params=[*(params or []), verbose], **kwargs)
@@ -28,7 +28,7 @@ class Command(WithVerbose, click.Command):
     """A command that keeps other libraries quiet, unless -v is given to it or to its group."""
 
     def invoke(self, context):
-        quiet_libraries()
+        silence_libraries()
         return super().invoke(context)
 
 
@@ -64,7 +64,7 @@ def completing(list_names):
 
 
 def recipe_names():
-    from keras_imnet64.recipe import list_recipes
+    from keras_imnet64.recipe.loading import list_recipes
 
     return list_recipes()
 
@@ -76,7 +76,7 @@ def dataset_names():
 
 
 def _backends():
-    from keras_imnet64.backend import BACKENDS
+    from keras_imnet64.backend.devices import BACKENDS
 
     return BACKENDS
 
@@ -142,6 +142,6 @@ def json_option(command):
 
 def packing_bar():
     """A progress bar on standard error for (description, done, total) calls."""
-    from keras_imnet64.bars import CallBar
+    from keras_imnet64.core.progress_bars import CallBar
 
     return CallBar()

@@ -13,8 +13,8 @@ from keras_imnet64.cli.frame import (
     packing_bar,
     recipe_option,
 )
-from keras_imnet64.errors import UserError, in_words, printable
-from keras_imnet64.output import show, show_table, write_text
+from keras_imnet64.core.console import show, show_table, write_text
+from keras_imnet64.core.errors import UserError, in_words, printable
 
 
 def format_names():
@@ -24,13 +24,13 @@ def format_names():
 
 
 def convertible_names():
-    from keras_imnet64.models.foreign import NAMINGS
+    from keras_imnet64.weights.namings import NAMINGS
 
     return list(NAMINGS)
 
 
 def class_orders():
-    from keras_imnet64.convert import CLASSES
+    from keras_imnet64.weights.convert import CLASSES
 
     return list(CLASSES)
 
@@ -74,8 +74,9 @@ def fit(
     \b
     Example: python cli.py fit --recipe wrn36_5 --set train.seed=1 --name second
     """
-    from keras_imnet64.backend import choose_backend, chosen_backend, take_devices
-    from keras_imnet64.recipe import is_folder_name, load_recipe
+    from keras_imnet64.backend.devices import choose_backend, chosen_backend, take_devices
+    from keras_imnet64.recipe.loading import load_recipe
+    from keras_imnet64.recipe.schema import is_folder_name
     from keras_imnet64.runs import DEFAULT_ROOT
     from keras_imnet64.spectral.branches import (
         bands_of,
@@ -138,11 +139,11 @@ def fit(
     type=click.Choice(["avg", "geo", "fit"]),
     default="avg",
     show_default=True,
-    help="Weights: alike, by rank with p = 0.3, or fitted on held-out pictures.",
+    help="Weights: alike, by rank with p = 0.3, or fitted on held-out images.",
 )
 @click.option("--branches", metavar="0,1,3", help="Join these; default all of the recipe.")
 @click.option("--allow-missing", is_flag=True, help="Join those that are finished.")
-@click.option("--single", type=FILE, help="Run of one network for the whole picture, to compare.")
+@click.option("--single", type=FILE, help="Run of one network for the whole image, to compare.")
 @device_options
 @data_options
 @json_option
@@ -168,7 +169,7 @@ def ensemble(
     \b
     Example: python cli.py ensemble saved_models/spectral_tiny20_sub4-tensorflow --fusion geo
     """
-    from keras_imnet64.backend import choose_backend, take_devices
+    from keras_imnet64.backend.devices import choose_backend, take_devices
 
     choose_backend(backend)
     taken = take_devices(devices, virtual_devices)
@@ -216,7 +217,7 @@ def numbers(text):
 @click.option(
     "--ten-crop/--one-crop",
     default=None,
-    help="Average over ten crops of each picture; default: as its recipe says.",
+    help="Average over ten crops of each image; default: as its recipe says.",
 )
 @device_options
 @data_options
@@ -241,7 +242,7 @@ def evaluate(
     \b
     Example: python cli.py evaluate saved_models/demo-jax --per-class classes.csv
     """
-    from keras_imnet64.backend import choose_backend, take_devices
+    from keras_imnet64.backend.devices import choose_backend, take_devices
 
     choose_backend(backend)
     taken = take_devices(devices, virtual_devices)
@@ -269,23 +270,23 @@ def evaluate(
 @cli.command()
 @click.argument("run_or_model", type=FILE)
 @click.argument("images", type=FILE, nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--top", default=5, show_default=True, help="How many classes for each picture.")
-@click.option("--skip-corrupt", is_flag=True, help="List pictures that cannot be read, and go on.")
-@click.option("--csv", "as_csv", is_flag=True, help="A row for each picture and class.")
+@click.option("--top", default=5, show_default=True, help="How many classes for each image.")
+@click.option("--skip-corrupt", is_flag=True, help="List images that cannot be read, and go on.")
+@click.option("--csv", "as_csv", is_flag=True, help="A row for each image and class.")
 @device_options
 @json_option
 def predict(
     run_or_model, images, top, skip_corrupt, as_csv, backend, devices, virtual_devices, as_json
 ):
-    """Say what is on pictures: the most probable classes of each.
+    """Say what is on images: the most probable classes of each.
 
     RUN_OR_MODEL is a run folder or a .keras file; IMAGE is a file of any kind that Pillow reads, or
-    a folder of such files. Pictures are made as small as those that the model was trained on.
+    a folder of such files. Images are made as small as those that the model was trained on.
 
     \b
     Example: python cli.py predict saved_models/demo-tensorflow cat.jpg holiday/
     """
-    from keras_imnet64.backend import choose_backend, take_devices
+    from keras_imnet64.backend.devices import choose_backend, take_devices
 
     if as_csv and as_json:
         raise UserError("--csv and --json are two forms of the same result; give one")
@@ -306,9 +307,9 @@ def predict(
 
 
 def show_predictions(result):
-    for picture in result["pictures"]:
-        click.echo(printable(picture["file"]))
-        for guess in picture["top"]:
+    for image in result["pictures"]:
+        click.echo(printable(image["file"]))
+        for guess in image["top"]:
             name, wnid = guess["class_name"], guess["class_id"]
             which = name if wnid in (None, name) else f"{name} ({wnid})"
             click.echo(f"{100 * guess['probability']:7.2f} %  {printable(which)}")
@@ -329,14 +330,14 @@ def show_predictions(result):
     "images",
     type=FILE,
     multiple=True,
-    help="Pictures to compare on (files, folders); default: the model's own data set.",
+    help="Images to compare on (files, folders); default: the model's own data set.",
 )
 @data_options
 @json_option
 def export(run_or_model, format_name, out, images, data_dir, cache_dir, as_json):
     """Write a model for servers or for plain Keras, proved the same.
 
-    saved_model: a TensorFlow SavedModel whose endpoint `serve` takes uint8 pictures. keras: a plain
+    saved_model: a TensorFlow SavedModel whose endpoint `serve` takes uint8 images. keras: a plain
     float32 file without compile state. Either is loaded anew, in another process, and compared.
 
     \b
@@ -348,12 +349,12 @@ def export(run_or_model, format_name, out, images, data_dir, cache_dir, as_json)
         run_or_model,
         format_name,
         out=out,
-        pictures=images or None,
+        images=images or None,
         data_dir=data_dir,
         cache_dir=cache_dir,
     )
     if result["compared"]["stand_in"]:
-        click.echo("Compared on drawn pictures; --image names real ones.", err=True)
+        click.echo("Compared on drawn images; --image names real ones.", err=True)
     show(result, as_json)
 
 
@@ -403,12 +404,12 @@ def convert(model, weights, image_size, out, classes, settings, prefix, as_json)
     Example: python cli.py convert --model resnet50 --weights resnet50.safetensors
         --image-size 64 --classes imagenet64 --out resnet50.keras
     """
-    from keras_imnet64.backend import choose_backend, take_devices
+    from keras_imnet64.backend.devices import choose_backend, take_devices
 
     choose_backend()
     take_devices()
-    from keras_imnet64.convert import convert as make
-    from keras_imnet64.convert import settings_of
+    from keras_imnet64.weights.convert import convert as make
+    from keras_imnet64.weights.convert import settings_of
 
     result = make(
         model,

@@ -1,7 +1,7 @@
 """The table of data sets, and the way from a name to its packed stores.
 
 To add a data set, add its row to DATASETS; a new kind of source is a module in `sources` and a
-function in `preparing`. Where data sets lie is told in `places`; reading a store is the business
+function in `prepare`. Where data sets lie is told in `locations`; reading a store is the business
 of `store`.
 """
 
@@ -10,21 +10,21 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..errors import UserError, nearest
-from ..files import expand
-from . import store as stores
-from .pictures import FILTERS
-from .places import Place
-from .preparing import (
+from keras_imnet64.core.errors import UserError, nearest
+from keras_imnet64.core.paths import expand
+from keras_imnet64.data.images.views import FILTERS
+from keras_imnet64.data.locations import DatasetLocation
+from keras_imnet64.data.prepare import (
     Request,
+    from_image_files,
     from_image_folder,
     from_imagenet21k,
     from_imagenet2012,
-    from_picture_files,
     pack_tfds,
     through_tfds,
 )
-from .sources import archives, imagenet2012, shapes, tiny_imagenet
+from keras_imnet64.data.sources import archives, imagenet2012, shapes, tiny_imagenet
+from keras_imnet64.data.stores import store as stores
 
 OWN = "image_folder"
 OWN_NAME = re.compile(r"[A-Za-z0-9][\w-]{0,63}", re.ASCII)
@@ -43,20 +43,20 @@ class Dataset:
 
     Attributes:
         name: what recipes and commands call it.
-        image_size: pixels per side; None for pictures of any size, which a recipe gives one.
-        num_classes: K; None where only the pictures tell.
-        splits: pictures in "train" and "validation", as the name promises them, or None.
+        image_size: pixels per side; None for images of any size, which a recipe gives one.
+        num_classes: K; None where only the images tell.
+        splits: images in "train" and "validation", as the name promises them, or None.
         description: one sentence.
         labels: returns (class ids, class names), in label order; None where the source tells.
         builder: TFDS' name of the builder, and of the one for unverified archives; empty where
-            the pictures do not come through TFDS.
-        make: the function of `preparing` that makes its stores.
-        file_per_picture: whether damaged pictures can be left out one by one.
-        resize_filter: how pictures are made small that a model of this set is shown later: as its
+            the images do not come through TFDS.
+        make: the function of `prepare` that makes its stores.
+        file_per_picture: whether damaged images can be left out one by one.
+        resize_filter: how images are made small that a model of this set is shown later: as its
             own were, where that is known.
         embedded: whether it can be made on the spot, with nothing to download.
         source_hint: what stands after --source in a message.
-        promises: whether the name says which pictures they are; where it does not, any pictures
+        promises: whether the name says which images they are; where it does not, any images
             are what it promises, and so are verified.
     """
 
@@ -113,7 +113,7 @@ DATASETS = {
             num_classes=tiny_imagenet.NUM_CLASSES,
             splits={"train": tiny_imagenet.NUM_TRAIN, "validation": tiny_imagenet.NUM_VALIDATION},
             description="Tiny ImageNet: 200 classes of ImageNet at 64 x 64 pixels, as JPEG.",
-            make=from_picture_files,
+            make=from_image_files,
             file_per_picture=True,
             resize_filter="box",  # our choice: its authors do not say how theirs were made small
             source_hint="tiny-imagenet-200.zip",
@@ -146,7 +146,7 @@ DATASETS = {
             image_size=None,
             num_classes=None,
             splits={"train": None, "validation": None},
-            description="Your own pictures in class folders; several sets as image_folder/NAME.",
+            description="Your own images in class folders; several sets as image_folder/NAME.",
             make=from_image_folder,
             file_per_picture=True,
             resize_filter="bilinear",
@@ -159,7 +159,7 @@ DATASETS = {
 def _made_by_downsampling(request):
     """What is made from another set is not prepared from a source."""
     dataset = request.verified.dataset
-    raise UserError(f"{dataset.name} is made from larger pictures: run `{_command_for(dataset)}`")
+    raise UserError(f"{dataset.name} is made from larger images: run `{_command_for(dataset)}`")
 
 
 def _small_row(name):
@@ -176,7 +176,7 @@ def _small_row(name):
         image_size=size,
         num_classes=None,
         splits={"train": None, "validation": None},
-        description=f"The pictures of {found['name']}, downsampled to {size} x {size} pixels.",
+        description=f"The images of {found['name']}, downsampled to {size} x {size} pixels.",
         make=_made_by_downsampling,
         resize_filter=found["filter"] or "box",
         promises=False,
@@ -237,11 +237,11 @@ def prepare(
         source: folder with the published archives, or for `tiny_imagenet` its zip or folder, or
             a folder of JPEGs, which are read there from then on; None downloads through TFDS,
             draws `shapes`, or looks where TFDS has `imagenet2012`.
-        allow_unverified: take pictures that are not the published ones, into a place of their own.
-        skip_corrupt: leave out files that cannot be used where each picture has a file. What is
-            left of a published set without its damaged pictures goes into the place of unverified
-            ones; `image_folder` promises no pictures, so that its are verified in any case.
-        skipped: a list that receives (name, reason) of each picture that was left out.
+        allow_unverified: take images that are not the published ones, into a place of their own.
+        skip_corrupt: leave out files that cannot be used where each image has a file. What is
+            left of a published set without its damaged images goes into the place of unverified
+            ones; `image_folder` promises no images, so that its are verified in any case.
+        skipped: a list that receives (name, reason) of each image that was left out.
         class_list: for `imagenet21k`, a file of the class ids to take, one per line.
         validation_share: for `image_folder` without splits, what share of each class is kept for
             validation, about; default 0.1.
@@ -255,13 +255,13 @@ def prepare(
         dict: the stores by split, memory-mapped.
 
     Raises:
-        UserError: unknown name, wrong or missing archives, damaged pictures, no room, a failed
+        UserError: unknown name, wrong or missing archives, damaged images, no room, a failed
             download, or another process of this machine is preparing the same set.
     """
     dataset = find_dataset(name)
     _check_request(dataset, source, allow_unverified, skip_corrupt)
     _check_selection(dataset, class_list, validation_share, splits)
-    verified, unverified = places_of(dataset, data_dir, cache_dir)
+    verified, unverified = locations_of(dataset, data_dir, cache_dir)
     if source is None and verified.packed():
         return verified.open()
     (unverified if allow_unverified else verified).refuse_if_being_packed()
@@ -285,7 +285,7 @@ def _check_request(dataset, source, allow_unverified, skip_corrupt):
     """Refuse options that contradict each other or the data set."""
     name = dataset.name
     if source is None and allow_unverified:
-        raise UserError("--allow-unverified needs --source, the pictures to take")
+        raise UserError("--allow-unverified needs --source, the images to take")
     if source is not None and dataset.embedded:
         raise UserError(f"{name} is drawn on the spot: it takes no --source; received {source}")
     if skip_corrupt and dataset.embedded:
@@ -293,7 +293,7 @@ def _check_request(dataset, source, allow_unverified, skip_corrupt):
     if skip_corrupt and not dataset.file_per_picture:
         able = ", ".join(row.name for row in DATASETS.values() if row.file_per_picture)
         raise UserError(
-            f"--skip-corrupt works for {able}, which has a file for each picture; those of "
+            f"--skip-corrupt works for {able}, which has a file for each image; those of "
             f"{name} hold many, so fetch a damaged one again"
         )
 
@@ -308,17 +308,19 @@ def _check_selection(dataset, class_list, validation_share, splits):
         raise UserError(f"--splits is for {OWN}; received it for {dataset.name}")
 
 
-def places_of(dataset, data_dir=None, cache_dir=None):
+def locations_of(dataset, data_dir=None, cache_dir=None):
     """(the place of what the name promises, that of its unverified stand-in)."""
     data_dir = expand(data_dir) if data_dir else default_data_dir()
     cache_dir = expand(cache_dir) if cache_dir else data_dir
-    return tuple(Place(dataset, data_dir, cache_dir, verified) for verified in (True, False))
+    return tuple(
+        DatasetLocation(dataset, data_dir, cache_dir, verified) for verified in (True, False)
+    )
 
 
 def open_dataset(name, split, *, data_dir=None, cache_dir=None, in_memory="auto", progress=None):
     """The packed store of one split; packed now if TFDS has the data, or it is embedded.
 
-    Verified pictures are preferred; where only unverified ones exist, those are opened, and
+    Verified images are preferred; where only unverified ones exist, those are opened, and
     `store.verified` says so.
 
     Args:
@@ -335,7 +337,7 @@ def open_dataset(name, split, *, data_dir=None, cache_dir=None, in_memory="auto"
     dataset = find_dataset(name)
     if split not in dataset.splits:
         raise UserError(f'{name} has no split "{split}": {nearest(split, dataset.splits)}')
-    places = places_of(dataset, data_dir, cache_dir)
+    places = locations_of(dataset, data_dir, cache_dir)
     if not any(place.ready() for place in places):
         for place in places:
             place.refuse_if_being_packed()
@@ -367,10 +369,10 @@ def info(name, *, data_dir=None, cache_dir=None):
         class_names (theirs), state ("packed", "built by TFDS, not packed", "half there" or
         "not prepared"), verified (None if neither packed nor built), splits and digest by split,
         store_bytes, tfds_bytes, location, source. All of them are of one place: that of verified
-        pictures, unless only unverified ones are there, or a part of them.
+        images, unless only unverified ones are there, or a part of them.
     """
     dataset = find_dataset(name)
-    place, state = _describe(places_of(dataset, data_dir, cache_dir))
+    place, state = _describe(locations_of(dataset, data_dir, cache_dir))
     opened = place.open() if state == "packed" else {}
     some = next(iter(opened.values()), None)
     ids, names = (some.wnids, some.class_names) if some else _known_labels(dataset)

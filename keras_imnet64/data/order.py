@@ -50,7 +50,7 @@ def epoch_draws(augmentation, num_samples, image_size, seed, epoch, first_sizes=
         augmentation: list of `augment.Step`.
         num_samples: M, the length of the epoch's order.
         image_size: pixels per side.
-        first_sizes: integers [M, 2], height and width of the pictures that the first step crops.
+        first_sizes: integers [M, 2], height and width of the images that the first step crops.
 
     Returns:
         list of {name: array [M, ...]}, one for each step of the augmentation.

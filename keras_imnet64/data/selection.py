@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from keras_imnet64.data.moments import moments
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.order import holdout_positions
-from keras_imnet64.data.store import RawStore
-from keras_imnet64.errors import UserError
+from keras_imnet64.data.stores.moments import moments
+from keras_imnet64.data.stores.store import RawStore
 
 
 @dataclass(frozen=True)

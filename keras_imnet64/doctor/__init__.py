@@ -4,7 +4,7 @@
 are told from the facts alone, `text` makes the report readable. Nothing is mended or changed.
 """
 
-from keras_imnet64.backend import BACKENDS
+from keras_imnet64.backend.devices import BACKENDS
 from keras_imnet64.doctor import facts, trials
 from keras_imnet64.doctor.problems import problems_of
 from keras_imnet64.doctor.text import lines

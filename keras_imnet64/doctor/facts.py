@@ -12,9 +12,9 @@ from importlib import metadata
 from pathlib import Path
 
 from keras_imnet64 import __version__
-from keras_imnet64.environment import refusals
-from keras_imnet64.errors import UserError, reason
-from keras_imnet64.keras_settings import SETTINGS, keras_settings
+from keras_imnet64.backend.environment import refusals
+from keras_imnet64.backend.keras_settings import SETTINGS, keras_settings
+from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.runs import DEFAULT_ROOT
 
 DISTRIBUTION = "keras-imnet64"

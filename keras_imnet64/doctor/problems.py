@@ -7,11 +7,11 @@ import shlex
 from difflib import get_close_matches
 from pathlib import Path
 
-from keras_imnet64.backend import BACKENDS, DEVICE_KINDS
+from keras_imnet64.backend.devices import BACKENDS, DEVICE_KINDS
+from keras_imnet64.core.errors import nearest
 from keras_imnet64.doctor.facts import DISTRIBUTION
 from keras_imnet64.doctor.text import gigabytes
 from keras_imnet64.doctor.trials import BY_SIGNAL, NO_ANSWER
-from keras_imnet64.errors import nearest
 
 LEAST_DISK = 10**9  # bytes; a checkpoint of wrn36_5, weights and momentum, has 0.3e9
 LEAST_MEMORY = 2 * 10**9  # bytes

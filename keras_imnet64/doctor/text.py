@@ -1,6 +1,6 @@
 """The report as plain text: headings, aligned rows, and the problems last."""
 
-from keras_imnet64.errors import printable
+from keras_imnet64.core.errors import printable
 
 
 def lines(report):

@@ -12,8 +12,8 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from keras_imnet64.environment import without_refused
-from keras_imnet64.errors import UserError, reason
+from keras_imnet64.backend.environment import without_refused
+from keras_imnet64.core.errors import UserError, reason
 
 PROBE_SECONDS = 120  # a backend that is loaded from a slow network disk takes a while
 NO_ANSWER = "no answer within"  # these begin an error, and `problems` tells them apart
@@ -52,7 +52,7 @@ def examine_backend(name, keras_json):
 
 
 def try_backend(name):
-    """Import a backend, name its devices, convolve one picture through Keras; prints as it goes."""
+    """Import a backend, name its devices, convolve one image through Keras; prints as it goes."""
     library = __import__(name)
     print(json.dumps({"version": library.__version__}), flush=True)
     print(json.dumps({"devices": DEVICES[name](library)}), flush=True)

@@ -5,19 +5,19 @@ from dataclasses import replace
 
 import keras
 
-from keras_imnet64.backend import take_devices
+from keras_imnet64.backend.devices import take_devices
+from keras_imnet64.backend.keras_settings import keras_defaults
+from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.core.paths import check_output_file
 from keras_imnet64.data.datasets import open_dataset
-from keras_imnet64.data.decoding import as_run_failed
-from keras_imnet64.data.pictures import View, check_filter
-from keras_imnet64.data.pipeline import evaluation_batches
+from keras_imnet64.data.images.views import View, check_filter
 from keras_imnet64.data.selection import select
-from keras_imnet64.errors import RunFailed, UserError
+from keras_imnet64.data.stores.decoding import as_run_failed
+from keras_imnet64.data.stream import evaluation_batches
 from keras_imnet64.evaluation import per_class as classwise
 from keras_imnet64.evaluation.metrics import accuracy_metrics, cross_entropy
-from keras_imnet64.keras_settings import keras_defaults
 from keras_imnet64.models.contract import contract_of, names_of, with_logits
 from keras_imnet64.models.ship import load_model, model_info
-from keras_imnet64.output import check_output_file
 from keras_imnet64.runs import model_file
 
 BATCH_SIZE = 256
@@ -48,7 +48,7 @@ def score(scorer, selection, batch_size=BATCH_SIZE, view=None):
         scorer: what `make_scorer` made of a model, pixels [B, H, W, 3] -> logits [B, K].
         selection: a `Selection` whose labels are the model's classes.
         batch_size: over all devices, which must divide it.
-        view: how pictures are shown, see `pipeline.evaluation_batches`; with ten crops `scorer` is
+        view: how images are shown, see `stream.evaluation_batches`; with ten crops `scorer` is
             one of a model `with_ten_crops`.
 
     Returns:
@@ -73,7 +73,7 @@ def score(scorer, selection, batch_size=BATCH_SIZE, view=None):
 
 
 def view_for(info, store, model_size, ten_crop, path):
-    """How pictures of a store are shown to a model, or None: as they are stored.
+    """How images of a store are shown to a model, or None: as they are stored.
 
     Args:
         info: what the model's file says about itself.
@@ -83,7 +83,7 @@ def view_for(info, store, model_size, ten_crop, path):
     size = store.image_size or model_size or info.get("image_size")
     if not size:
         raise UserError(
-            f"{path} takes pictures of any size and does not say which it was trained on; a model "
+            f"{path} takes images of any size and does not say which it was trained on; a model "
             "with a fixed input size is needed"
         )
     view = View.of(info, size)
@@ -105,7 +105,7 @@ def with_ten_crops(model, image_size):
 
 
 def ten_crop_batch_size(devices):
-    """A tenth of the usual one, or one picture for each device."""
+    """A tenth of the usual one, or one image for each device."""
     return max(devices.count, scoring_batch_size(devices) // 10 // devices.count * devices.count)
 
 
@@ -119,7 +119,7 @@ def check_model_fits(model, selection, who, view=None):
     height, width, classes = contract_of(model, who)
     size, data = view.image_size if view else selection.image_size, selection.store.dataset
     if (height, width) not in [(size, size), (None, None)]:
-        raise UserError(f"{who} takes pictures of {height} x {width}; {data} has {size} x {size}")
+        raise UserError(f"{who} takes images of {height} x {width}; {data} has {size} x {size}")
     if classes != selection.num_classes:
         raise UserError(
             f"{who} gives {classes} logits; {data} needs one for each of {selection.num_classes} "
@@ -163,7 +163,7 @@ def evaluate(
         dataset: default: the one that the model was trained on.
         split: "train" or "validation".
         devices: what `take_devices` gave; None takes all.
-        ten_crop: whether each picture is shown as its centre, its corners and the mirror image of
+        ten_crop: whether each image is shown as its centre, its corners and the mirror image of
             each, and the ten softmax outputs are averaged (Krizhevsky et al., 2012); None does as
             the recipe of the model said.
         per_class: a CSV file to write, with the scores of each class; see `per_class.COLUMNS`.

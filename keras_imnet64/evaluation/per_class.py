@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_imnet64.core.files import write_csv
 from keras_imnet64.evaluation.metrics import in_top_k
-from keras_imnet64.files import write_csv
 
 COLUMNS = (
     "class_id",

@@ -3,8 +3,8 @@
 Two child processes under TensorFlow do the work, so that neither the backend of the caller nor what
 it has loaded matters:
 
-    make: load the file in safe mode, compute the logits of some pictures, write the artefact
-    run:  load the artefact without what its users lack, compute the logits of the same pictures
+    make: load the file in safe mode, compute the logits of some images, write the artefact
+    run:  load the artefact without what its users lack, compute the logits of the same images
 
 They share a working folder beside the target. The parent compares the logits, then renames the
 artefact into place: what has the target's name is whole and computes what the model computes. A
@@ -22,38 +22,38 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_imnet64.data.finding import find_pictures
-from keras_imnet64.environment import check_environment
-from keras_imnet64.errors import RunFailed, UserError, nearest
+from keras_imnet64.backend.environment import check_environment
+from keras_imnet64.core.errors import RunFailed, UserError, nearest
+from keras_imnet64.core.files import sync_folder
+from keras_imnet64.core.paths import expand, os_error_text, refuse_existing
+from keras_imnet64.core.work_folders import new_beside
+from keras_imnet64.data.sources.finding import find_images
 from keras_imnet64.export.formats import FORMATS
-from keras_imnet64.files import denied, expand, sync_folder
 from keras_imnet64.models.ship import model_info
-from keras_imnet64.output import refuse_existing
 from keras_imnet64.runs import model_file
-from keras_imnet64.workdirs import new_beside
 
 TOLERANCE = 1e-4  # of the scale, which is the largest |logit| of the model
 TIE = 1e-5  # of the scale: logits this close may change places by rounding
 
 
-def export(run_or_model, format, *, out=None, pictures=None, data_dir=None, cache_dir=None):
+def export(run_or_model, format, *, out=None, images=None, data_dir=None, cache_dir=None):
     """Write a model for other programs: uint8 pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
 
     Args:
         run_or_model: a run folder, or any `.keras` file of Keras' own layers.
         format: a key of FORMATS.
         out: where to; by default in the run's folder, or beside the file.
-        pictures: files and folders of pictures to compare logits on; by default validation pictures
+        images: files and folders of images to compare logits on; by default validation images
             of the model's data set, or drawn ones where it is not prepared.
         data_dir, cache_dir: where data sets are, see `data.datasets.prepare`.
 
     Returns:
         dict, fit for JSON: model, format, path, bytes, classes (how many names travel with it, None
-        if the file has none), compared: see `compare`, and pictures (count), source (in words) and
+        if the file has none), compared: see `compare`, and images (count), source (in words) and
         stand_in (whether they are drawn in place of its data).
 
     Raises:
-        UserError: no such format, not a classifier of pictures, or the target is there already.
+        UserError: no such format, not a classifier of images, or the target is there already.
         RunFailed: the artefact computes something else, or could not be written; nothing is left.
     """
     check_environment("tensorflow")
@@ -65,7 +65,7 @@ def export(run_or_model, format, *, out=None, pictures=None, data_dir=None, cach
     request = {
         "source": str(source),
         "format": format,
-        "pictures": [str(file) for file in find_pictures(pictures)] if pictures else [],
+        "pictures": [str(file) for file in find_images(images)] if images else [],
         "data_dir": str(data_dir) if data_dir else None,
         "cache_dir": str(cache_dir) if cache_dir else None,
     }
@@ -93,8 +93,8 @@ def compare(reference, found):
     """How far logits are from those of the model, both float32 [N, K]; RunFailed if too far.
 
     Returns:
-        dict: largest_difference relative to the scale; top1_changed_in_ties, pictures whose best
-        class differs among logits within TIE; constant, whether all pictures have the same logits,
+        dict: largest_difference relative to the scale; top1_changed_in_ties, images whose best
+        class differs among logits within TIE; constant, whether all images have the same logits,
         so that little is proven.
     """
     if not np.isfinite(reference).all():
@@ -119,7 +119,7 @@ def compare(reference, found):
     if (gaps > TIE).any():
         raise RunFailed(
             f"the artefact has another best class for {(gaps > TIE).sum()} of {len(found)} "
-            "pictures, beyond ties; it was not kept"
+            "images, beyond ties; it was not kept"
         )
     return {
         "largest_difference": difference,
@@ -154,13 +154,14 @@ def working_folder(target):
         work = new_beside(beside / target.name, "exporting")
     except OSError as error:
         raise UserError(
-            f"cannot write into {beside} ({denied(error, beside)}); name another place with --out"
+            f"cannot write into {beside} ({os_error_text(error, beside)}); name another place with "
+            "--out"
         ) from error
     try:
         yield work
     except OSError as error:
         raise RunFailed(
-            f"exporting to {target} failed and left nothing behind: {denied(error, target)}"
+            f"exporting to {target} failed and left nothing behind: {os_error_text(error, target)}"
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)

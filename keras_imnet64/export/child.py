@@ -1,6 +1,6 @@
 """The two steps of an export that run in processes of their own, under TensorFlow.
 
-`make` writes the artefact and what the model computes of some pictures, `run` what the artefact
+`make` writes the artefact and what the model computes of some images, `run` what the artefact
 computes of them. They are told what to do, and tell what became of it, through files in a folder.
 """
 
@@ -16,26 +16,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from keras_imnet64.core.errors import RunFailed, UserError, reason
+from keras_imnet64.core.files import write_atomic
+from keras_imnet64.core.library_logs import import_tensorflow, silence_libraries
 from keras_imnet64.data import datasets
-from keras_imnet64.data.pictures import View, read_picture, turn_upright
+from keras_imnet64.data.images.views import View, read_image, turn_upright
 from keras_imnet64.data.sources import shapes
-from keras_imnet64.errors import RunFailed, UserError, reason
 from keras_imnet64.export.formats import FORMATS
-from keras_imnet64.files import write_atomic
 from keras_imnet64.models.contract import contract_of, names_of
 from keras_imnet64.models.ship import load_model, model_info
-from keras_imnet64.quiet import import_tensorflow, quiet_libraries
 
-NUM_PICTURES = 64  # of a data set, or drawn
-MOST_GIVEN = 1024  # of the caller's pictures, spread evenly
+NUM_IMAGES = 64  # of a data set, or drawn
+MOST_GIVEN = 1024  # of the caller's images, spread evenly
 BATCH_SIZE = 32
-DRAWN = "drawn pictures"
+DRAWN = "drawn images"
 OTHER_DTYPES = ("mixed_bfloat16", "mixed_float16", "bfloat16", "float16", "float64")
 
 
 def main(step, work):
     """Entry of a child: the outcome goes into a file, an error as its sentence."""
-    quiet_libraries()
+    silence_libraries()
     import_tensorflow()
     work = Path(work)
     request = json.loads((work / "request.json").read_text())
@@ -51,13 +51,13 @@ def main(step, work):
 
 
 def make(work, request):
-    """Write the artefact, the pictures and the model's logits of them."""
+    """Write the artefact, the images and the model's logits of them."""
     source, format = request["source"], request["format"]
     info = model_info(source)
     model = load_in_float32(source, work)
     height, width, num_classes = contract_of(model, source)
     _, names = names_of(info, num_classes, source)
-    images, where = choose_pictures(height, width, info, request)
+    images, where = choose_images(height, width, info, request)
     # At least three, so that batches of one and of more are run.
     several = np.resize(images, (max(3, len(images)), *images.shape[1:]))
     np.save(work / "pictures.npy", several)
@@ -73,7 +73,7 @@ def make(work, request):
 
 
 def run(work, request):
-    """Compute the logits of the pictures with the artefact."""
+    """Compute the logits of the images with the artefact."""
     row = FORMATS[request["format"]]
     sys.modules.update(dict.fromkeys(row.without))  # importing one of them fails from now on
     serve = row.load(work / row.default_name)
@@ -122,14 +122,14 @@ def in_float32(config):
     return config | ({"synchronized": False} if "synchronized" in config else {})
 
 
-# ------------------------------------------------------------------------------------ real pictures
+# ------------------------------------------------------------------------------------ real images
 
 
 def _spread(count, wanted):
     return np.linspace(0, count - 1, min(count, wanted)).astype(int)
 
 
-def choose_pictures(height, width, info, request):
+def choose_images(height, width, info, request):
     """(uint8 [N, H, W, 3] of the model's size, where they come from, in words)."""
     size = info.get("image_size") or 64
     height, width = height or size, width or size
@@ -137,15 +137,15 @@ def choose_pictures(height, width, info, request):
         files = request["pictures"]
         files = [files[position] for position in _spread(len(files), MOST_GIVEN)]
         view = replace(View.of(info, max(height, width)), ten_crop=False)
-        images = [read_picture(file, view) for file in files]
-        return _resized(images, height, width), "the pictures given"
+        images = [read_image(file, view) for file in files]
+        return _resized(images, height, width), "the images given"
     where = {key: request[key] for key in ("data_dir", "cache_dir")}
     lacking = why_not(info.get("dataset"), height, width, where)
     if lacking:
         images, _ = shapes.draw("validation")
-        return _resized(images[:NUM_PICTURES], height, width), f"{DRAWN}: {lacking}"
+        return _resized(images[:NUM_IMAGES], height, width), f"{DRAWN}: {lacking}"
     store = datasets.open_dataset(info["dataset"], "validation", in_memory="never", **where)
-    chosen, source = _spread(len(store), NUM_PICTURES), f"{info['dataset']} validation"
+    chosen, source = _spread(len(store), NUM_IMAGES), f"{info['dataset']} validation"
     if store.image_size is None:
         view = replace(View.of(info, height), ten_crop=False)
         return np.stack([_shown(content, view) for content in store.read(chosen)]), source
@@ -158,7 +158,7 @@ def _shown(content, view):
 
 
 def why_not(dataset, height, width, where):
-    """Why pictures of a data set cannot be taken, in words; None where they can."""
+    """Why images of a data set cannot be taken, in words; None where they can."""
     if not dataset:
         return "the model does not say what it was trained on"
     try:
@@ -170,7 +170,7 @@ def why_not(dataset, height, width, where):
     if known["state"] != "packed":
         return f"the data set {dataset} is not packed here"
     if (height, width) != (side or height, side or height):
-        return f"pictures of {dataset} have {side} x {side} pixels, others than the model"
+        return f"images of {dataset} have {side} x {side} pixels, others than the model"
     return None
 
 

@@ -39,7 +39,7 @@ def serving(model):
 
 
 def also_of_none(serve):
-    """The same function, which returns logits [0, K] of 0 pictures: convolutions fail on none."""
+    """The same function, which returns logits [0, K] of 0 images: convolutions fail on none."""
     import tensorflow as tf
 
     def serve_any(pixels):

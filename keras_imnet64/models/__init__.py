@@ -7,9 +7,9 @@ the family's file when it is called. A new family is one file with `build(...)` 
 from dataclasses import dataclass
 from importlib import import_module
 
-from keras_imnet64.errors import UserError, nearest
-from keras_imnet64.keras_settings import keras_defaults
-from keras_imnet64.options import (
+from keras_imnet64.backend.keras_settings import keras_defaults
+from keras_imnet64.core.errors import UserError, nearest
+from keras_imnet64.core.options import (
     auto_or_whole,
     check_options,
     defaults,
@@ -145,7 +145,7 @@ def build_model(
 
     Args:
         name: one of `list_models()`.
-        image_size: pixels per side of the square pictures, 1 to 4,096.
+        image_size: pixels per side of the square images, 1 to 4,096.
         num_classes: K, the number of logits, 2 to 100,000.
         normalization: "imagenet", or {"mean": m, "std": s} on the 0..1 pixel scale, each a number,
             a list of three, or an array [H, W, 3]; (pixels / 255 - mean) / std is the first layer.

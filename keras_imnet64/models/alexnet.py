@@ -1,4 +1,4 @@
-"""AlexNet as torchvision defines it (arXiv:1404.5997), and a smaller stem for smaller pictures.
+"""AlexNet as torchvision defines it (arXiv:1404.5997), and a smaller stem for smaller images.
 
 torchvision averages the last map to 6x6 at every image size. Here the first dense layer is as wide
 as the map: 9,216 inputs at 224 pixels, 1,024 at 112, with the small stem 2,304 at 64.

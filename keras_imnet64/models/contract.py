@@ -1,20 +1,20 @@
-"""What every command asks of a model: pictures in, one logit for each class out, and its names."""
+"""What every command asks of a model: images in, one logit for each class out, and its names."""
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
 
 
 def contract_of(model, who):
-    """The size of the pictures and the number of classes of a classifier.
+    """The size of the images and the number of classes of a classifier.
 
     Args:
         model: a keras.Model.
         who: what a message calls it, such as its path.
 
     Returns:
-        (H, W, K); H and W are None where the model takes pictures of any size.
+        (H, W, K); H and W are None where the model takes images of any size.
 
     Raises:
-        UserError: it does not take pictures [B, H, W, 3] alone, or not give logits [B, K] alone.
+        UserError: it does not take images [B, H, W, 3] alone, or not give logits [B, K] alone.
     """
     inputs, outputs = shapes_of(model, "inputs"), shapes_of(model, "outputs")
     if not inputs or not outputs:
@@ -24,7 +24,7 @@ def contract_of(model, who):
         )
     if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0][0] or inputs[0][3] != 3:
         raise UserError(
-            f"{who} takes {in_words(inputs)}; one input of pictures [None, H, W, 3], in batches of "
+            f"{who} takes {in_words(inputs)}; one input of images [None, H, W, 3], in batches of "
             "any size, is needed"
         )
     if len(outputs) != 1 or len(outputs[0]) != 2 or outputs[0][0] or (outputs[0][1] or 0) < 2:

@@ -1,7 +1,7 @@
 """DaViT, dual attention vision transformers (arXiv:2204.03645), as timm defines them (1.0.31).
 
 Pairs of blocks: the first attends within windows of the map, the second between the channels of the
-whole map. Axes: B pictures, H W the map, C its channels; T windows of N tokens; h heads of D = 32
+whole map. Axes: B images, H W the map, C its channels; T windows of N tokens; h heads of D = 32
 channels.
 """
 

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from keras import initializers
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.models.paths import by_path
 
 # Standard deviation of a unit normal cut at two; Keras divides by it to restore the variance.

@@ -1,4 +1,4 @@
-"""What a network costs: its trainable parameters and the multiply-accumulates of one picture.
+"""What a network costs: its trainable parameters and the multiply-accumulates of one image.
 
 One multiply-add is 1 MAC (papers often call it a FLOP). Convolutions, dense layers, matrix products
 and attention are counted; biases, norms, activations, pooling and sums are not. Products with the
@@ -18,7 +18,7 @@ from keras.src.backend.common.global_state import get_global_attribute, set_glob
 from keras.src.ops import nn, numpy
 from keras.src.ops.function import Function
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def count_parameters(model):
 
 
 def count_macs(model, image_size=None):
-    """Multiply-accumulates of one forward pass of one picture.
+    """Multiply-accumulates of one forward pass of one image.
 
     Args:
         model: a functional or sequential keras.Model; models inside it, and layers that are called
@@ -72,7 +72,7 @@ def _graph_of(operation):
 
 
 def _shape_of_one(shape, image_size):
-    """The shape of an input that holds one picture: [1, H, W, 3]."""
+    """The shape of an input that holds one image: [1, H, W, 3]."""
     filled = [1, *shape[1:]]
     for axis in (1, 2) if len(shape) == 4 else ():
         if filled[axis] is None:
@@ -91,7 +91,7 @@ def _walk(graph, inputs):
     """MACs of all calls in a graph, and its outputs as KerasTensors.
 
     The shapes that the graph remembers will not do: where windows or heads are folded into the
-    batch axis, it has lost how many there are to a picture.
+    batch axis, it has lost how many there are to an image.
     """
     counted = []
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras import layers
 from keras.initializers import RandomUniform, VarianceScaling
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -122,7 +122,7 @@ def max_pool(x, size, stride, padding=0, *, name):
 
 
 def drop_path(x, rate, name):
-    """Stochastic depth (arXiv:1603.09382): in training a branch is dropped for whole pictures."""
+    """Stochastic depth (arXiv:1603.09382): in training a branch is dropped for whole images."""
     if not rate:
         return x
     return layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=name)(x)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.models.parts import (
     classifier,
     conv,
@@ -173,7 +173,7 @@ def add(x, shortcut, drop_path_rate, name):
 
 
 def blur(x, name):
-    """Every second pixel of the picture blurred with [1, 2, 1] / 4 in both directions.
+    """Every second pixel of the image blurred with [1, 2, 1] / 4 in both directions.
 
     That filter is the mean of two neighbours, twice: H + 2 with its reflection, H + 1, ceil(H / 2).
     """

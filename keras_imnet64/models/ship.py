@@ -10,12 +10,12 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from keras_imnet64.errors import UserError, reason
-from keras_imnet64.files import check_fields, is_count, is_texts, parse_json, sync_folder
+from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.core.files import check_fields, is_count, is_texts, parse_json, sync_folder
+from keras_imnet64.core.work_folders import new_beside
+from keras_imnet64.core.zips import TEXT_BYTES, open_zip, read_member
 from keras_imnet64.models import MOST_PIXELS
 from keras_imnet64.models.paths import by_path
-from keras_imnet64.workdirs import new_beside
-from keras_imnet64.zips import TEXT_BYTES, open_zip, read_member
 
 INFO_MEMBER = "imnet64.json"
 LOWEST_KERAS = "3.4.1"  # the first version that loads our files, held by a slow test
@@ -48,13 +48,13 @@ NEWER_DEFAULTS = {  # what later versions write into a config, and earlier ones 
 }
 
 
-def plain_twin(model):
+def float32_copy(model):
     """The same network, fresh, with float32 layers and no synchronised normalisation."""
     import keras
 
     def plain(layer):
         if isinstance(layer, keras.Model):
-            return plain_twin(layer)
+            return float32_copy(layer)
         config = layer.get_config()
         if isinstance(layer, keras.Layer):  # and not an operation of keras.ops
             config["dtype"] = "float32"
@@ -84,7 +84,7 @@ def ship(plain, path, info):
     """Write the model file, whole or not at all.
 
     Args:
-        plain: a float32 model of Keras' own layers, see `plain_twin` and `fill`.
+        plain: a float32 model of Keras' own layers, see `float32_copy` and `fill`.
         path: ends in ".keras".
         info: what `model_info` is to return: wnids, class_names, recipe, ...
     """
@@ -167,7 +167,7 @@ def check_loads_anywhere(model, who):
 
     try:
         _check_layers(serialize_keras_object(model), registered=False)
-        fill(plain_twin(model), model)
+        fill(float32_copy(model), model)
     except UserError as error:
         raise UserError(f"{who} {error}") from None
     except KeyError as error:
@@ -192,7 +192,7 @@ def _check_layers(config, registered=True):
     """Refuse what Keras cannot load, or would have to run code for, before Keras looks at it.
 
     With `registered` False also what only a process can load that has registered it; what a model
-    was compiled with is left out then, as `plain_twin` leaves it out.
+    was compiled with is left out then, as `float32_copy` leaves it out.
     """
     from keras.saving import get_registered_object
 

@@ -1,8 +1,8 @@
-"""Spectral sub-networks: any network behind one frequency band of the picture.
+"""Spectral sub-networks: any network behind one frequency band of the image.
 
 After Liu, Wang, Yuan, Han, TNNLS 2024 (github.com/YangletLiu/Tensor_Layer_Neural_Networks).
 
-The picture is split into S x S sub-pictures of every S-th pixel; a DCT-II of length M = S^2 across
+The image is split into S x S sub-images of every S-th pixel; a DCT-II of length M = S^2 across
 them, not normalised, gives M bands of H/S x W/S pixels. A sub-network learns from one band alone.
 Which pixels and which frequency is one kernel, so the band is a depthwise convolution at stride S.
 """
@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.models import find_model, name_of_band
 from keras_imnet64.models.joined import join
 from keras_imnet64.models.macs import without_weights
@@ -22,11 +22,11 @@ def build(*, image_size, num_classes, normalization, factor, base, band="all"):
     """A network of the table behind a band.
 
     Args:
-        image_size: pixels per side of the whole picture; `factor` divides it.
+        image_size: pixels per side of the whole image; `factor` divides it.
         num_classes: K.
         normalization: of the band, see `build_model`; an array is [H / S, W / S, 3]. "imagenet" is
             that of the pixels, as published: the bands of normalised pixels.
-        factor: S; the picture has S^2 bands.
+        factor: S; the image has S^2 bands.
         base: {"name": one of `list_models()`, and its options}.
         band: 0 to S^2 - 1, by rising frequency; or "all", one network behind each, joined by the
             mean of their logits.
@@ -81,7 +81,7 @@ def kernel(factor, band):
 
 
 def band_of(images, factor, band):
-    """float32 [..., H / S, W / S, 3], the band of pictures [..., H, W, 3]."""
+    """float32 [..., H / S, W / S, 3], the band of images [..., H, W, 3]."""
     *batch, height, width, _ = images.shape
     parts = images.reshape(*batch, height // factor, factor, width // factor, factor, 3)
     weights = kernel(factor, band)[:, :, 0, 0].astype("float32")
@@ -99,7 +99,7 @@ def normalization_of_band(normalization, factor, band):
 def measured(batches, factor, band):
     """{"mean": [3], "std": [3]} of a band, on the 0..1 scale, over batches [B, H, W, 3] of pixels.
 
-    A band without any spread, as of pictures of one colour, is only centred.
+    A band without any spread, as of images of one colour, is only centred.
     """
     count, total, squares = 0, np.zeros(3), np.zeros(3)
     for images in batches:

@@ -11,7 +11,7 @@ import keras
 from keras import layers
 from keras.initializers import GlorotUniform, VarianceScaling
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.models.parts import classifier, conv, normalize, pixels
 
 LAST_MAP = 8  # pixels per side of the last feature map, at every image size

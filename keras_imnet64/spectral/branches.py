@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keras_imnet64.errors import (
+from keras_imnet64.core.console import say
+from keras_imnet64.core.errors import (
     EXIT_STOPPED_AT_ONCE,
     EXIT_STOPPED_STATE_SAVED,
     EXIT_USER_ERROR,
@@ -24,10 +25,10 @@ from keras_imnet64.errors import (
     Stopped,
     UserError,
 )
-from keras_imnet64.files import write_atomic
+from keras_imnet64.core.files import write_atomic
 from keras_imnet64.models import name_of_band, num_bands
-from keras_imnet64.output import say
-from keras_imnet64.recipe import difference, load_recipe
+from keras_imnet64.recipe.difference import difference
+from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.runs import Run, check_folder, lock, set_aside
 
 POLL_SECONDS = 0.5
@@ -124,7 +125,7 @@ def fit_branches(
     check_holds_branches(out_dir, None if fresh else recipe)
     where = {"data-dir": data_dir, "cache-dir": cache_dir, "virtual-devices": virtual_devices}
     where = {option: str(value) for option, value in where.items() if value is not None}
-    shares = share_machine(min(jobs, len(bands)), devices, look_ahead(recipe, devices, where))
+    shares = share_machine(min(jobs, len(bands)), devices, run_preflight(recipe, devices, where))
     if fresh and any(out_dir.glob("branch-*")):
         begin_anew(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -196,14 +197,14 @@ def check_same(run, recipe):
         )
 
 
-def look_ahead(recipe, devices, where):
+def run_preflight(recipe, devices, where):
     """Indices of the GPUs that there are to share; what no branch could be trained with is refused.
 
-    In a process of its own, since it takes the GPUs; see `spectral.ahead`.
+    In a process of its own, since it takes the GPUs; see `spectral.preflight`.
     """
     request = {"recipe": recipe.to_toml(), "devices": devices, "where": where}
     done = subprocess.run(
-        python("-m", "keras_imnet64.spectral.ahead"),
+        python("-m", "keras_imnet64.spectral.preflight"),
         env=environment(),
         input=json.dumps(request),
         stdout=subprocess.PIPE,

@@ -1,7 +1,7 @@
 """From trained branches to one model: which belong together, what each weighs, and the file.
 
 A weight is of a branch's logits. "avg" weighs all alike; "geo" by rank, best first, p (1 - p)^rank
-with p = 0.3, as published; "fit" minimises the cross-entropy of held-out pictures. The test split
+with p = 0.3, as published; "fit" minimises the cross-entropy of held-out images. The test split
 ranks and fits nothing, unless the recipe selects on it and says so (`train.select_on`).
 """
 
@@ -10,27 +10,24 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_imnet64.backend import take_devices
-from keras_imnet64.errors import UserError, nearest
+from keras_imnet64.backend.devices import take_devices
+from keras_imnet64.backend.keras_settings import keras_defaults
+from keras_imnet64.core.console import say
+from keras_imnet64.core.errors import UserError, nearest
+from keras_imnet64.core.files import write_atomic, write_json
 from keras_imnet64.evaluation.evaluate import BATCH_SIZE, evaluate
 from keras_imnet64.export.formats import FORMATS
-from keras_imnet64.files import write_atomic, write_json
-from keras_imnet64.keras_settings import keras_defaults
 from keras_imnet64.models import name_of_band
 from keras_imnet64.models.joined import fill_members, join
 from keras_imnet64.models.ship import load_model, model_info, ship
-from keras_imnet64.output import say
-from keras_imnet64.recipe import Recipe, difference, load_recipe
+from keras_imnet64.recipe.difference import difference
+from keras_imnet64.recipe.loading import load_recipe
+from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.runs import Run, classes_text, lock, not_finished, open_run
-from keras_imnet64.spectral.answers import answers, logits_of
-from keras_imnet64.spectral.branches import (
-    bands_of,
-    folder_of,
-    is_one_run,
-    with_band,
-)
+from keras_imnet64.spectral.branches import bands_of, folder_of, is_one_run, with_band
+from keras_imnet64.spectral.predictions import logits_of, predict_branches
 from keras_imnet64.spectral.report import row_of_single, rows_for, write_report
-from keras_imnet64.training.feed import load_data
+from keras_imnet64.training.data import load_data
 from keras_imnet64.training.fit import score_file, what_was_scored
 
 FUSIONS = ("avg", "geo", "fit")
@@ -72,7 +69,7 @@ def ensemble(
         fusion: one of FUSIONS.
         branches: numbers of those to join; None for all that the recipe has.
         allow_missing: join those that are finished.
-        single: run folder of one network for the whole picture, to be compared in the report.
+        single: run folder of one network for the whole image, to be compared in the report.
         devices: what `take_devices` gave; None takes all.
 
     Returns:
@@ -92,9 +89,9 @@ def ensemble(
     with lock(run):
         check_replaceable(run)
         data = load_data(recipe, data_dir, cache_dir, pack_progress)
-        check_same_pictures(members, data)
+        check_same_images(members, data)
         models = {member.name: load_model(member.run.model) for member in members}
-        judge = Judge(list(models.values()), data, recipe)
+        judge = BranchScorer(list(models.values()), data, recipe)
         ranking = judge.ranking()
         weights = judge.weights(fusion, ranking)
         report = judge.report(members, ranking, weights)
@@ -156,7 +153,7 @@ def find_members(run, branches, allow_missing):
 
 
 def open_single(path, first):
-    """The finished run to compare with; UserError if its scores are not of the same pictures."""
+    """The finished run to compare with; UserError if its scores are not of the same images."""
     run = open_run(path)
     if not run.is_finished:
         raise not_finished(run)
@@ -166,7 +163,7 @@ def open_single(path, first):
         if info.get(key) != first.info.get(key):
             raise UserError(
                 f"--single {path} was trained on other {what} than the branches: only scores of "
-                "the same pictures compare"
+                "the same images compare"
             )
     return run
 
@@ -197,16 +194,16 @@ def check_belongs(member, first):
         )
 
 
-def check_same_pictures(members, data):
-    """Refuse branches that were trained on other pictures than those that are here."""
+def check_same_images(members, data):
+    """Refuse branches that were trained on other images than those that are here."""
     here = {"train": data.train.store.digest, "validation": data.final.store.digest}
     for member in members:
         found = member.run.environment["digest"]
         changed = [split for split, digest in here.items() if found[split] != digest]
         if changed:
             raise UserError(
-                f"{member.run.path} was trained on other {changed[0]} pictures than those that are "
-                "here: branches of the same pictures belong together"
+                f"{member.run.path} was trained on other {changed[0]} images than those that are "
+                "here: branches of the same images belong together"
             )
 
 
@@ -262,8 +259,8 @@ def write_run(run, members, joined, fusion, weights, data):
 # ---------------------------------------------------------------------------------------- weights
 
 
-class Judge:
-    """Shows the branches the pictures that rank and fit them, and those of the test split.
+class BranchScorer:
+    """Shows the branches the images that rank and fit them, and those of the test split.
 
     On one device: several would each see the whole of a batch.
     """
@@ -312,7 +309,7 @@ class Judge:
         return rows_for(members, self.models, found, weights, ranked_on, mixtures)
 
     def look(self, selection, mixtures):
-        return answers(self.models, selection, BATCH_SIZE, self.view, mixtures)
+        return predict_branches(self.models, selection, BATCH_SIZE, self.view, mixtures)
 
 
 def rank(top1):

@@ -4,7 +4,7 @@ Rows of the table are of four kinds. A "branch" has its scores, its weight in th
 and what its training took. A "mixture" is the mean of the best so many branches, alike ("avg") or
 by rank ("geo"), and the model that was written ("joined"). A "pair" has how often two branches give
 the same first class, and how far their errors coincide: the correlation of being wrong, 0 for
-branches that err independently. "single" is the network for the whole picture, if one is named.
+branches that err independently. "single" is the network for the whole image, if one is named.
 """
 
 import io
@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 
-from keras_imnet64.files import write_atomic, write_csv
+from keras_imnet64.core.files import write_atomic, write_csv
 from keras_imnet64.models.macs import count_macs, count_parameters
 from keras_imnet64.models.ship import load_model
 
@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 def rows_for(members, models, found, weights, ranked_on, mixtures):
-    """Rows of COLUMNS from the `Answers` of the branches and of these mixtures of them.
+    """Rows of COLUMNS from the `BranchPredictions` of the branches and of these mixtures of them.
 
     Args:
         ranked_on: which images put the branches in order.
@@ -56,7 +56,7 @@ def rows_for(members, models, found, weights, ranked_on, mixtures):
 
 
 def row_of_single(run, scores):
-    """The row of one network for the whole picture, from its `Run` and what `evaluate` says."""
+    """The row of one network for the whole image, from its `Run` and what `evaluate` says."""
     return (
         {"kind": "single", "name": run.path.name, "branches": 0}
         | {key: scores[key] for key in ("top1", "top5", "loss")}
@@ -90,10 +90,10 @@ def correlation(a, b):
 def write_report(folder, rows):
     table = [dict.fromkeys(COLUMNS, "") | rounded(row) for row in rows]
     write_csv(folder / "ensemble.csv", COLUMNS, table)
-    write_atomic(folder / "ensemble.png", picture_of(rows))
+    write_atomic(folder / "ensemble.png", image_of(rows))
 
 
-def picture_of(rows):
+def image_of(rows):
     """PNG: top-1 of the branches and of the best so many, and how far errors coincide."""
     from matplotlib.figure import Figure
 

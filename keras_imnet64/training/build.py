@@ -1,22 +1,22 @@
-"""From a recipe to its network, optimizer and compiled model; its images are told in `feed`."""
+"""From a recipe to its network, optimizer and compiled model; its images are told in `data`."""
 
 from dataclasses import replace
 
+from keras_imnet64.core.console import say
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.datasets import find_dataset
-from keras_imnet64.data.pipeline import evaluation_batches
-from keras_imnet64.errors import UserError
+from keras_imnet64.data.stream import evaluation_batches
 from keras_imnet64.evaluation.evaluate import check_model_fits
 from keras_imnet64.evaluation.metrics import accuracy_metrics
 from keras_imnet64.models import build_model, num_bands
 from keras_imnet64.models.contract import ends_in_softmax
 from keras_imnet64.models.init import initialize, seed_generators
 from keras_imnet64.models.ship import check_loads_anywhere, warm_start
-from keras_imnet64.output import say
 from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
 
-PICTURES_MEASURED = 10_000  # of which mean and spread of a band are taken
+IMAGES_MEASURED = 10_000  # of which mean and spread of a band are taken
 BATCH_MEASURED = 100
 
 
@@ -61,12 +61,12 @@ def resolve_normalization(section, data):
 
 
 def measure_band(normalization, data, factor, band):
-    """The same of a band; mean and spread are those of some thousands of pictures, as shown."""
+    """The same of a band; mean and spread are those of some thousands of images, as shown."""
     from keras_imnet64.models.spectral import band_of, measured
 
     if normalization == "mean_image":
         return {"mean": band_of(data.mean_image, factor, band) / 255, "std": 1.0}
-    some = data.train.evenly_spaced(PICTURES_MEASURED)
+    some = data.train.evenly_spaced(IMAGES_MEASURED)
     view = data.view and replace(data.view, ten_crop=False)
     batches = evaluation_batches(some, min(len(some), BATCH_MEASURED), view)
     shown = (images[weights > 0] for images, _, weights in batches.as_numpy_iterator())
@@ -140,7 +140,7 @@ def model_info_of(recipe, data, own):
 
 
 def _shown_as(data):
-    """How pictures are shown to the model, as `pictures.View.of` reads it."""
+    """How images are shown to the model, as `images.View.of` reads it."""
     if data.view is None:
         return {"resize_filter": find_dataset(data.train.store.dataset).resize_filter}
     view = data.view

@@ -8,11 +8,11 @@ import threading
 import keras
 from keras import ops
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.console import say
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.files import write_csv
 from keras_imnet64.evaluation.evaluate import score
-from keras_imnet64.files import write_csv
 from keras_imnet64.models.ship import fill, ship
-from keras_imnet64.output import say
 from keras_imnet64.training.optim import averaged_weights
 from keras_imnet64.training.state import list_checkpoints, write_state
 
@@ -150,7 +150,7 @@ class EpochEnd(keras.callbacks.Callback):
             plain: float32 twin of the training model, which is filled, scored and shipped.
             scorer: `make_scorer(plain)`.
             validation: `Selection`.
-            view: how its pictures are shown, see `pipeline.evaluation_batches`.
+            view: how its images are shown, see `stream.evaluation_batches`.
             checkpoints: a `Checkpoints`.
             info: what goes into the model files.
             progress: JSON-able record of the run: epoch, step, history, best, plateau.

@@ -4,12 +4,12 @@ import copy
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from keras_imnet64.errors import reason
-from keras_imnet64.output import say
+from keras_imnet64.core.console import say
+from keras_imnet64.core.errors import reason
 from keras_imnet64.training.finite import FiniteCheck, what_is_not_finite
 from keras_imnet64.training.state import is_finite, read_state, save_checkpoint
 
-MOST_OF_THE_TIME = 0.01  # that writing takes, where minutes say how often
+LARGEST_OVERHEAD = 0.01  # that writing takes, where minutes say how often
 
 
 class Checkpoints:
@@ -42,7 +42,7 @@ class Checkpoints:
             return False
         if self.unit == "steps":
             return step - self.since_step >= self.number
-        pause = max(60 * self.number, self.cost / MOST_OF_THE_TIME)
+        pause = max(60 * self.number, self.cost / LARGEST_OVERHEAD)
         return self.unit == "min" and time.monotonic() - self.since >= pause
 
     def read(self):

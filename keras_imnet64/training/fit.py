@@ -3,7 +3,7 @@
     recipe -> data -> model -> Model.fit with checkpoints -> ship -> score the file
 
 The same call on a run folder that is not finished goes on from its newest checkpoint. Which images
-are read is told in `feed`, how the parts are built in `build`, what may happen in a run folder in
+are read is told in `data`, how the parts are built in `build`, what may happen in a run folder in
 `folder`.
 """
 
@@ -13,9 +13,12 @@ from importlib.metadata import version
 
 import keras
 
-from keras_imnet64.backend import take_devices
-from keras_imnet64.data.decoding import as_run_failed
-from keras_imnet64.errors import RunFailed, Stopped
+from keras_imnet64.backend.devices import take_devices
+from keras_imnet64.backend.keras_settings import keras_defaults
+from keras_imnet64.core.console import say
+from keras_imnet64.core.errors import RunFailed, Stopped
+from keras_imnet64.core.files import write_atomic, write_csv, write_json
+from keras_imnet64.data.stores.decoding import as_run_failed
 from keras_imnet64.evaluation.evaluate import (
     make_scorer,
     score,
@@ -23,13 +26,11 @@ from keras_imnet64.evaluation.evaluate import (
     ten_crop_batch_size,
     with_ten_crops,
 )
-from keras_imnet64.files import write_atomic, write_csv, write_json
-from keras_imnet64.keras_settings import keras_defaults
 from keras_imnet64.models.macs import count_parameters
-from keras_imnet64.models.ship import fill, load_model, plain_twin, ship
-from keras_imnet64.output import say
-from keras_imnet64.recipe import Recipe, load_recipe
-from keras_imnet64.recipe_costs import outline_of
+from keras_imnet64.models.ship import fill, float32_copy, load_model, ship
+from keras_imnet64.recipe.costs import outline_of
+from keras_imnet64.recipe.loading import load_recipe
+from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.runs import classes_text
 from keras_imnet64.training.build import (
     check_training,
@@ -37,28 +38,22 @@ from keras_imnet64.training.build import (
     make_model,
     model_info_of,
 )
-from keras_imnet64.training.callbacks import (
-    COLUMNS,
-    EpochEnd,
-    NotFinite,
-    Position,
-    StopRequest,
-)
+from keras_imnet64.training.callbacks import COLUMNS, EpochEnd, NotFinite, Position, StopRequest
 from keras_imnet64.training.checkpoints import Checkpoints
-from keras_imnet64.training.feed import load_data, make_stream
-from keras_imnet64.training.folder import (
-    check_run,
-    claim,
-    has_state,
-    resume,
-    sentences,
-    write_environment,
-)
+from keras_imnet64.training.data import load_data, make_stream
 from keras_imnet64.training.memory import PeakMemory
 from keras_imnet64.training.optim import averaged_weights
-from keras_imnet64.training.progress import Progress
+from keras_imnet64.training.progress_bar import ProgressBar
 from keras_imnet64.training.recovery import recover
-from keras_imnet64.training.same_pictures import check_same_pictures, with_advice
+from keras_imnet64.training.run_folder import (
+    acquire_run,
+    check_run,
+    has_state,
+    report_os_errors,
+    resume,
+    write_environment,
+)
+from keras_imnet64.training.same_images import check_same_images, with_advice
 from keras_imnet64.training.state import variables_by_path
 
 
@@ -106,7 +101,7 @@ def fit(
         recipe.data.batch_size // parts,
         "data.batch_size / train.accumulate_steps" if parts > 1 else "data.batch_size",
     )
-    with sentences(out_dir), contextlib.ExitStack() as stack:
+    with report_os_errors(out_dir), contextlib.ExitStack() as stack:
         check_training(recipe)
         if not own:
             outline_of(recipe)  # refuses what cannot be built, before any data is read
@@ -114,19 +109,19 @@ def fit(
         stream = make_stream(recipe, data)
         stack.enter_context(devices.scope())
         model = make_model(recipe, data, model, warm=fresh or not has_state(out_dir))
-        plain = plain_twin(model)
+        plain = float32_copy(model)
         metrics = compile_for_training(model, recipe, stream, devices)
         variables = variables_by_path(model, metrics)
 
-        run = claim(recipe, out_dir, fresh, stack)
+        run = acquire_run(recipe, out_dir, fresh, stack)
         progress, metric_state = resume(run, recipe, variables)
-        check_same_pictures(run, recipe, data, stream, progress)
+        check_same_images(run, recipe, data, stream, progress)
         introduce(recipe, data, model, own, devices, stream, progress)
         write_environment(run, data, own, stream, devices, progress)
 
         info = model_info_of(recipe, data, own)
         stop = StopRequest()
-        bar = Progress(
+        bar = ProgressBar(
             epochs=recipe.train.epochs,
             steps_per_epoch=stream.steps_per_epoch,
             batch_size=stream.batch_size,

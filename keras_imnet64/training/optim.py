@@ -17,7 +17,7 @@ from itertools import pairwise
 import keras
 from keras import ops
 
-from keras_imnet64.errors import UserError, nearest
+from keras_imnet64.core.errors import UserError, nearest
 
 LARGEST = 1e30  # of any number here: float32 holds its multiples
 

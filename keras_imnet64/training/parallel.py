@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
 
 
 def set_batch_norm(model, mode, devices):

@@ -8,9 +8,9 @@ is looked at after each.
 
 import keras
 
-from keras_imnet64.errors import RunFailed
-from keras_imnet64.files import write_json
-from keras_imnet64.output import say
+from keras_imnet64.core.console import say
+from keras_imnet64.core.errors import RunFailed
+from keras_imnet64.core.files import write_json
 from keras_imnet64.training.callbacks import NotFinite
 from keras_imnet64.training.finite import what_is_not_finite
 from keras_imnet64.training.state import list_checkpoints, place_of
@@ -42,13 +42,13 @@ def recover(trouble, recipe, run, stream, restore, epoch_end, train):
         found = find_first(trouble, progress, epoch_end, train)
         if found is None and epoch_end.position.stop.requested:
             return
-    write_pictures(found or trouble, run, stream)
+    write_images(found or trouble, run, stream)
     newest = list_checkpoints(run.checkpoints)[-1]
     if found is None:
         raise RunFailed(f"{trouble}{times}; {not_repeated(stream, newest, run)}")
     raise RunFailed(
         f"{found}{times}; the same command goes on from {newest} "
-        f"and repeats the step, whose pictures are named in {run.not_finite_file}: in a new run "
+        f"and repeats the step, whose images are named in {run.not_finite_file}: in a new run "
         "lower optimizer.learning_rate, set optimizer.clip_norm or "
         "train.on_nan='\"rollback\"'"
     )
@@ -61,13 +61,13 @@ def not_repeated(stream, newest, run):
     else:
         reason = "repeated, the steps gave something else: something in this run is random, and"
     return (
-        f"{reason} the state before cannot be had again; the pictures are named in "
+        f"{reason} the state before cannot be had again; the images are named in "
         f"{run.not_finite_file}, and the same command goes on from {newest}"
     )
 
 
-def write_pictures(found, run, stream):
-    """Write not_finite.json: the step, or the steps, and the positions of their pictures."""
+def write_images(found, run, stream):
+    """Write not_finite.json: the step, or the steps, and the positions of their images."""
     steps = range(found.first, found.step + 1)
     positions = [p for step in steps for p in stream.positions(found.epoch, step - 1).tolist()]
     content = {"epoch": found.epoch + 1, "step": found.step}

@@ -15,10 +15,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_imnet64.errors import UserError, reason
-from keras_imnet64.files import check_fields, parse_json, write_atomic
+from keras_imnet64.core.console import say
+from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.core.files import check_fields, parse_json, write_atomic
 from keras_imnet64.models.paths import by_path
-from keras_imnet64.output import say
 
 KEPT = 2  # checkpoints that always exist, once there are so many
 NAME = "epoch-{epoch:04d}-step-{step:07d}.safetensors"
@@ -104,7 +104,7 @@ def newest_checkpoint(folder, recipe, before=None):
 
     Args:
         folder: the run's `checkpoints`.
-        recipe: its `recipe.decisions`.
+        recipe: its `difference.decisions`.
         before: (epoch, step), of which and after which none is wanted; they are deleted.
 
     Returns:

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from toys import pictures, write
+from toy_store import pictures, write
 
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.data import datasets
-from keras_imnet64.errors import UserError
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.datasets import open_dataset
-from keras_imnet64.errors import UserError
 from keras_imnet64.evaluation import per_class
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.evaluation.metrics import in_top_k
@@ -201,7 +201,7 @@ def run_on(count, model, data_dir, tmp_path):
 
 
 def test_two_devices_count_and_predict_as_one(model, data_dir, tmp_path):
-    """Three pictures, which two devices do not divide, and 40 images in batches of 256."""
+    """Three images, which two devices do not divide, and 40 images in batches of 256."""
     (tmp_path / "pictures").mkdir()
     for level in (10, 90, 200):
         Image.new("L", (20, 9), level).save(tmp_path / "pictures" / f"{level}.png")

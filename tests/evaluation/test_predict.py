@@ -1,4 +1,4 @@
-"""Pictures of all sizes through a model file: the same numbers as Keras gives for the same pixels.
+"""Images of all sizes through a model file: the same numbers as Keras gives for the same pixels.
 
 Models here are a global pooling and a Dense layer, so that logits can be worked by hand.
 """
@@ -15,8 +15,8 @@ from conftest import ON_MACOS
 from PIL import Image
 
 from keras_imnet64 import predict
-from keras_imnet64.data.pictures import View, read_picture
-from keras_imnet64.errors import RunFailed, UserError
+from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.data.images.views import View, read_image
 from keras_imnet64.evaluation import predict as module
 from keras_imnet64.models.ship import load_model, ship
 
@@ -49,8 +49,8 @@ def model(tmp_path):
     return write_model(tmp_path / "model.keras")
 
 
-def write_pictures(folder, count, start=0):
-    """Pictures of changing sizes."""
+def write_images(folder, count, start=0):
+    """Images of changing sizes."""
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(start)
     for number in range(start, start + count):
@@ -60,8 +60,8 @@ def write_pictures(folder, count, start=0):
     return sorted(folder.iterdir())
 
 
-def ids(picture):
-    return [entry["class_id"] for entry in picture["top"]]
+def ids(image):
+    return [entry["class_id"] for entry in image["top"]]
 
 
 def softmax(logits):
@@ -70,9 +70,9 @@ def softmax(logits):
 
 
 def test_top5_is_the_softmax_of_what_keras_predicts(model, tmp_path):
-    files = write_pictures(tmp_path / "pictures", 12)
+    files = write_images(tmp_path / "pictures", 12)
     result = predict(model, tmp_path / "pictures")
-    pixels = np.stack([read_picture(file, View(SIZE)) for file in files])
+    pixels = np.stack([read_image(file, View(SIZE)) for file in files])
     expected = softmax(load_model(model).predict(pixels, verbose=0))
     assert [p["file"] for p in result["pictures"]] == [str(file) for file in files]
     for found, row in zip(result["pictures"], expected, strict=True):
@@ -101,8 +101,8 @@ def test_by_hand(tmp_path):
     np.testing.assert_allclose(probabilities, [0.4, 0.4, 0.2], rtol=1e-6)
 
 
-def test_300_pictures_in_batches_are_those_one_by_one(model, tmp_path):
-    files = write_pictures(tmp_path / "pictures", 300)  # more than a batch of 256
+def test_300_images_in_batches_are_those_one_by_one(model, tmp_path):
+    files = write_images(tmp_path / "pictures", 300)  # more than a batch of 256
     together = predict(model, tmp_path / "pictures")["pictures"]
     assert [p["file"] for p in together] == [str(file) for file in files]
     for number in (0, 1, 255, 256, 299):
@@ -114,8 +114,8 @@ def test_300_pictures_in_batches_are_those_one_by_one(model, tmp_path):
 
 
 def test_files_and_folders_mixed(model, tmp_path):
-    first, second = write_pictures(tmp_path / "a", 2)
-    write_pictures(tmp_path / "b", 2, start=5)
+    first, second = write_images(tmp_path / "a", 2)
+    write_images(tmp_path / "b", 2, start=5)
     result = predict(model, [second, tmp_path / "b", str(first)], top=1)
     names = [os.path.relpath(p["file"], tmp_path) for p in result["pictures"]]
     assert names == ["a/0001.png", "b/0005.png", "b/0006.png", "a/0000.png"]
@@ -124,24 +124,24 @@ def test_files_and_folders_mixed(model, tmp_path):
 
 def test_files_that_cannot_be_read_are_listed_or_end_it(model, tmp_path):
     folder = tmp_path / "pictures"
-    write_pictures(folder, 3)
-    (folder / "0001.png").write_text("no picture")
-    with pytest.raises(UserError, match=r"0001\.png is not a picture .*; --skip-corrupt"):
+    write_images(folder, 3)
+    (folder / "0001.png").write_text("no image")
+    with pytest.raises(UserError, match=r"0001\.png is not an image .*; --skip-corrupt"):
         predict(model, folder)
     result = predict(model, folder, skip_corrupt=True)
     assert [p["file"][-8:] for p in result["pictures"]] == ["0000.png", "0002.png"]
     (skipped,) = result["skipped"]
     assert skipped["file"] == str(folder / "0001.png")
-    assert "is not a picture" in skipped["reason"]
+    assert "is not an image" in skipped["reason"]
     (alone,) = predict(model, folder / "0002.png")["pictures"]
     assert ids(result["pictures"][1]) == ids(alone)  # what follows a gap keeps its numbers
-    with pytest.raises(UserError, match="none of 1 pictures could be read"):
+    with pytest.raises(UserError, match="none of 1 images could be read"):
         predict(model, folder / "0001.png", skip_corrupt=True)
 
 
 def test_a_batch_of_nothing_but_damaged_files(model, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "scoring_batch_size", lambda devices: 2)
-    files = write_pictures(tmp_path / "pictures", 5)
+    files = write_images(tmp_path / "pictures", 5)
     for file in files[2:4]:
         file.write_bytes(b"")
     result = predict(model, files, skip_corrupt=True)
@@ -150,10 +150,10 @@ def test_a_batch_of_nothing_but_damaged_files(model, tmp_path, monkeypatch):
 
 
 def test_pixels_of_two_batches_at_most_are_held(tmp_path, monkeypatch):
-    files = write_pictures(tmp_path / "pictures", 40)
+    files = write_images(tmp_path / "pictures", 40)
     read = []
     monkeypatch.setattr(
-        module, "read_picture", lambda file, *how: read.append(file) or read_picture(file, *how)
+        module, "read_image", lambda file, *how: read.append(file) or read_image(file, *how)
     )
     taken = 0
     for batch, _ in module._batches(files, 4, View(SIZE), skip_corrupt=False):
@@ -162,7 +162,7 @@ def test_pixels_of_two_batches_at_most_are_held(tmp_path, monkeypatch):
     assert taken == 40
 
 
-def test_pictures_are_made_small_as_the_models_data_was(tmp_path):
+def test_images_are_made_small_as_the_models_data_was(tmp_path):
     """One bright column: the mean sees it, and the nearest pixel does not."""
     pixels = np.zeros((8, 8, 3), "uint8")
     pixels[:, 0] = 255
@@ -177,7 +177,7 @@ def test_pictures_are_made_small_as_the_models_data_was(tmp_path):
 
 
 def test_a_model_for_any_size_says_in_its_file_which_it_was_trained_on(tmp_path):
-    write_pictures(tmp_path / "pictures", 2)
+    write_images(tmp_path / "pictures", 2)
     sized = write_model(tmp_path / "a.keras", shape=(None, None, 3))
     fixed = write_model(tmp_path / "b.keras")
     assert (
@@ -192,27 +192,27 @@ def test_a_model_for_any_size_says_in_its_file_which_it_was_trained_on(tmp_path)
 @pytest.mark.parametrize("top", [0, -1, 1.5, True, "5"])
 def test_top_is_a_positive_whole_number(model, tmp_path, top):
     with pytest.raises(UserError, match="--top must be a positive whole number; received"):
-        predict(model, write_pictures(tmp_path / "pictures", 1), top=top)
+        predict(model, write_images(tmp_path / "pictures", 1), top=top)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"shape": (SIZE, SIZE, 1)}, r"takes \[None, 8, 8, 1\]"),
-        ({"shape": (SIZE, 6, 3)}, "takes pictures of 8 x 6; square"),
-        ({"shape": (None, 8, 3)}, "takes pictures of None x 8; square"),
+        ({"shape": (SIZE, 6, 3)}, "takes images of 8 x 6; square"),
+        ({"shape": (None, 8, 3)}, "takes images of None x 8; square"),
         ({"info": INFO | {"wnids": ["n1"]}}, "has 7 logits and states 1 class ids"),
         ({"info": INFO | {"resize_filter": "magic"}}, 'no resize filter "magic"'),
     ],
 )
-def test_models_that_take_no_pictures_are_refused(tmp_path, options, message):
+def test_models_that_take_no_images_are_refused(tmp_path, options, message):
     path = write_model(tmp_path / "model.keras", **options)
     with pytest.raises(UserError, match=message):
-        predict(path, write_pictures(tmp_path / "pictures", 1))
+        predict(path, write_images(tmp_path / "pictures", 1))
 
 
 def test_models_with_other_inputs_and_outputs_are_refused(tmp_path):
-    files = write_pictures(tmp_path / "pictures", 1)
+    files = write_images(tmp_path / "pictures", 1)
     one, two = keras.Input((SIZE, SIZE, 3)), keras.Input((SIZE, SIZE, 3))
     vector, both = keras.layers.Flatten()(one), keras.layers.Add()([one, two])
     models = {
@@ -231,7 +231,7 @@ def test_logits_that_are_not_finite_end_it(tmp_path):
     weights = [np.zeros((3, 2)), [0, np.inf]]
     path = write_model(tmp_path / "model.keras", info={}, classes=2, weights=weights)
     with pytest.raises(RunFailed, match=r"not finite for .*0000\.png"):
-        predict(path, write_pictures(tmp_path / "pictures", 2))
+        predict(path, write_images(tmp_path / "pictures", 2))
 
 
 def test_rows_for_a_table(model, tmp_path):
@@ -268,7 +268,7 @@ def test_a_softmax_at_the_end_is_taken_for_what_it_is(tmp_path):
         "activation": keras.Model(pixels, keras.layers.Activation("softmax")(logits)),
         "inside": keras.Model(pixels, probabilities),
     }
-    files, found = write_pictures(tmp_path / "pictures", 3), {}
+    files, found = write_images(tmp_path / "pictures", 3), {}
     for name, model in models.items():
         model.save(tmp_path / f"{name}.keras")
         result = predict(tmp_path / f"{name}.keras", files, top=4)

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
 
 NUMBERS = st.integers(-(2**70), 2**70) | st.floats()
 JSON = st.recursive(

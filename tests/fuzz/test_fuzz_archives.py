@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.sources import archives, tiny_imagenet
-from keras_imnet64.errors import UserError
 
 TRAIN, VALIDATION = "Imagenet8_train_npz.zip", "Imagenet8_val_npz.zip"
 GOOD = dict(data=np.zeros((2, 192), "u1"), labels=np.array([1, 2]))
@@ -175,7 +175,7 @@ def test_tiny_zips_with_damaged_members(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(30_000, 30_000), (65_000, 2)])
-def test_a_picture_is_judged_before_it_is_decoded(size, tmp_path, monkeypatch):
+def test_a_image_is_judged_before_it_is_decoded(size, tmp_path, monkeypatch):
     """A file of a few hundred bytes that says so in its header."""
     small = bytearray(jpeg((16, 16)))
     at = small.index(b"\xff\xc0") + 5

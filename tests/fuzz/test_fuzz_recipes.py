@@ -8,8 +8,8 @@ from fuzzing import NUMBERS, damage, edited, fuzz, works_or_is_refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_imnet64.errors import UserError
-from keras_imnet64.recipe import check_recipe, list_recipes, load_recipe, recipes_dir
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.recipe.loading import check_recipe, list_recipes, load_recipe, recipes_dir
 from keras_imnet64.training.build import check_training
 from keras_imnet64.training.optim import OPTIMIZERS, SCHEDULES
 

@@ -7,7 +7,7 @@ import pytest
 from fuzzing import damage, fuzz, works_or_is_refused
 from hypothesis import given
 
-from keras_imnet64.recipe import load_recipe
+from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.runs import open_run
 from keras_imnet64.training.state import load_checkpoint, save_checkpoint
 

@@ -9,10 +9,10 @@ import pytest
 from fuzzing import RunsCode, announced, damage, edited, fuzz, npy, npz, works_or_is_refused, zipped
 from hypothesis import given
 
-from keras_imnet64.data import store as stores
-from keras_imnet64.data.moments import moments
-from keras_imnet64.data.packing import write_store
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.data.stores import store as stores
+from keras_imnet64.data.stores.moments import moments
+from keras_imnet64.data.stores.packing import write_store
 
 COUNT, SIZE = 7, 4
 
@@ -111,7 +111,7 @@ SUMS = dict(count=np.int64(COUNT), sums=np.ones((4, 4, 3), "i8"), squares=np.one
         ("labels.npy", npz(a=np.zeros(3)), "cannot be read"),
         ("images.npy", npy(np.zeros((COUNT, 4, 4, 3), "u1", order="F")), "images.npy holds uint8"),
         ("images.npy", announced((-1, 4, 4, 3), "|u1"), "cannot be read"),
-        ("moments.npz", npz(**SUMS | {"count": np.int64(3)}), "the sums of 7 pictures"),
+        ("moments.npz", npz(**SUMS | {"count": np.int64(3)}), "the sums of 7 images"),
         ("moments.npz", npz(**SUMS | {"count": np.arange(2)}), "a count and int64 sums"),
         ("moments.npz", npz(**SUMS | {"sums": np.ones((4, 4, 3))}), "a count and int64 sums"),
         ("moments.npz", npz(**SUMS | {"sums": -np.ones((4, 4, 3), "i8")}), "the sums of 7"),

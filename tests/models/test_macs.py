@@ -4,7 +4,7 @@ import keras
 import pytest
 from keras import layers, ops
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.models import build_model
 from keras_imnet64.models.macs import count_macs, count_parameters
 
@@ -70,7 +70,7 @@ def test_an_operation(shape, function, macs):
     assert macs_of(shape, function) == macs
 
 
-def test_windows_folded_into_the_batch_axis_count_for_their_picture():
+def test_windows_folded_into_the_batch_axis_count_for_their_image():
     def attend(x):
         windows = ops.reshape(x, (-1, 4, 3))  # [B * 16, 4, 3]
         return ops.matmul(windows, ops.transpose(windows, (0, 2, 1)))

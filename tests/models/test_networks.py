@@ -7,12 +7,12 @@ import keras
 import numpy as np
 import pytest
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.models import MODELS, build_model, davit, resnet
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.macs import without_weights
 from keras_imnet64.models.parts import drop_path
-from keras_imnet64.models.ship import fill, load_model, plain_twin, ship
+from keras_imnet64.models.ship import fill, float32_copy, load_model, ship
 
 OPTIONS = {
     "wide_resnet": {"depth": 8, "width": 0.5},
@@ -95,7 +95,7 @@ def test_a_file_gives_the_same_logits_and_bfloat16_nearly(name, tmp_path, slim):
     assert np.isfinite(logits).all() and logits.dtype == "float32"
     scale = abs(logits).max()
 
-    plain = plain_twin(model)
+    plain = float32_copy(model)
     fill(plain, model)
     ship(plain, tmp_path / "model.keras", {})
     loaded = load_model(tmp_path / "model.keras").predict(pixels, verbose=0)
@@ -106,7 +106,7 @@ def test_a_file_gives_the_same_logits_and_bfloat16_nearly(name, tmp_path, slim):
     rounded = mixed.predict(pixels, verbose=0)
     assert rounded.dtype == "float32"
     assert 0 < abs(rounded - logits).max() < 0.1 * scale
-    twin = plain_twin(mixed)
+    twin = float32_copy(mixed)
     assert {layer.compute_dtype for layer in twin.layers} == {"float32"}
 
 
@@ -188,7 +188,7 @@ def test_drop_path_of_a_resnet_grows_from_block_to_block():
     np.testing.assert_allclose(rates, np.linspace(0.1, 0.7, 7))  # the first of 8 blocks has none
 
 
-def test_drop_path_drops_whole_pictures_and_grows_with_depth():
+def test_drop_path_drops_whole_images_and_grows_with_depth():
     model = network("davit_tiny", 16, drop_path_rate=0.1)
     dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     # 12 blocks; the first has rate 0 and none, each other has one for attention and one for its MLP
@@ -207,14 +207,14 @@ def test_drop_path_drops_whole_pictures_and_grows_with_depth():
 def test_the_blur_is_one_two_one():
     inputs = keras.Input((4, 4, 1))
     model = keras.Model(inputs, resnet.blur(inputs, "b"))
-    picture = np.zeros((1, 4, 4, 1), "float32")
-    picture[0, 2, 2] = 16
-    out = model.predict(picture, verbose=0)[0, :, :, 0]
+    image = np.zeros((1, 4, 4, 1), "float32")
+    image[0, 2, 2] = 16
+    out = model.predict(image, verbose=0)[0, :, :, 0]
     # rows 0 and 2 see [1, 0, 1] reflected and [1, 2, 3]; the point is the middle of the latter
     assert out.tolist() == [[0, 0], [0, 4]]
-    picture = np.zeros((1, 4, 4, 1), "float32")
-    picture[0, 1, 1] = 16
-    assert model.predict(picture, verbose=0)[0, :, :, 0].tolist() == [[4, 2], [2, 1]]
+    image = np.zeros((1, 4, 4, 1), "float32")
+    image[0, 1, 1] = 16
+    assert model.predict(image, verbose=0)[0, :, :, 0].tolist() == [[4, 2], [2, 1]]
 
 
 def test_tokens_of_padding_take_part_in_the_attention():

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from conftest import WNIDS
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.models import build_model
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.ship import (
     LOWEST_KERAS,
     fill,
+    float32_copy,
     load_model,
     model_info,
-    plain_twin,
     ship,
     warm_start,
 )
@@ -65,7 +65,7 @@ def test_a_file_is_made_of_keras_own_layers_in_float32(tmp_path):
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
-    plain = plain_twin(model)
+    plain = float32_copy(model)
     fill(plain, model)
     ship(plain, tmp_path / "model.keras", {"wnids": ["n1"]})
     with zipfile.ZipFile(tmp_path / "model.keras") as archive:
@@ -82,7 +82,7 @@ def test_a_file_is_made_of_keras_own_layers_in_float32(tmp_path):
 def test_the_plain_model_computes_what_the_training_model_does():
     model = wrn(dropout=0.5)
     initialize(model, 0)
-    plain = plain_twin(model)
+    plain = float32_copy(model)
     fill(plain, model)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), "uint8")
     np.testing.assert_array_equal(
@@ -93,7 +93,7 @@ def test_the_plain_model_computes_what_the_training_model_does():
 def test_averages_take_the_place_of_weights():
     model = wrn()
     initialize(model, 0)
-    plain = plain_twin(model)
+    plain = float32_copy(model)
     bias = model.get_layer("logits").bias
     fill(plain, model, {"logits/bias": np.full(bias.shape, 3.0, "float32")})
     np.testing.assert_array_equal(plain.get_layer("logits").get_weights()[1], 3.0)
@@ -136,7 +136,7 @@ def test_the_lowest_keras_that_we_state_loads_our_files(tmp_path):
     for name, options in OF_EACH_FAMILY.items():
         model = build_model(name, image_size=32, num_classes=10, **options)
         initialize(model, 0)
-        plain = plain_twin(model)
+        plain = float32_copy(model)
         fill(plain, model)
         ship(plain, tmp_path / f"{name}.keras", {})
         expected[str(tmp_path / f"{name}.keras")] = plain.predict(pixels, verbose=0)

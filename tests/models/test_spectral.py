@@ -1,11 +1,11 @@
-"""Bands of pictures and the networks behind them, against SciPy's DCT and counts of the paper."""
+"""Bands of images and the networks behind them, against SciPy's DCT and counts of the paper."""
 
 import keras
 import numpy as np
 import pytest
 import scipy.fft
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.models import build_model, spectral
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.macs import count_macs, count_parameters, without_weights
@@ -51,7 +51,7 @@ def test_bands_are_those_of_scipy(factor):
         np.testing.assert_allclose(by_hand, expected[band], rtol=0, atol=1e-5 * scale)
 
 
-def test_a_picture_worked_by_hand():
+def test_a_image_worked_by_hand():
     """2x2 pixels 1, 2 above 3, 4: the published basis [2, 2, 2, 2], [1.848, .765, -.765, -1.848],
     [1.414, -1.414, -1.414, 1.414], [.765, -1.848, 1.848, -.765]."""
     image = np.repeat(np.array([[1, 2], [3, 4]], "uint8")[None, :, :, None], 3, axis=3)
@@ -60,8 +60,8 @@ def test_a_picture_worked_by_hand():
         assert [b[channel] for b in bands] == pytest.approx([20, -6.308644, 0, -0.448342], abs=1e-4)
 
 
-def test_a_band_of_the_mirrored_picture_is_not_the_mirrored_band():
-    """So pictures are augmented before they are split."""
+def test_a_band_of_the_mirrored_image_is_not_the_mirrored_band():
+    """So images are augmented before they are split."""
     images = pictures(8)
     of_mirrored = spectral.band_of(images[:, :, ::-1], 2, 1)
     assert not np.allclose(of_mirrored, spectral.band_of(images, 2, 1)[:, :, ::-1])

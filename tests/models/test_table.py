@@ -5,9 +5,9 @@ from importlib import import_module
 
 import pytest
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.options import REQUIRED
 from keras_imnet64.models import MODELS, build_model
-from keras_imnet64.options import REQUIRED
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -14,11 +14,12 @@ import pytest
 from golden import rule
 from test_golden import lasagne
 
-from keras_imnet64.models import build_model, davit, foreign, resnet, vgg, wide_resnet
+from keras_imnet64.models import build_model, davit, resnet, vgg, wide_resnet
+from keras_imnet64.weights import namings as foreign
 
 FROZEN = np.load(Path(__file__).parent / "golden" / "training.npz")
 TOLERANCE = 2e-5  # of the largest number of each array; rounding moved them by up to 3e-6
-PICTURES = 3
+IMAGES = 3
 
 
 # ---------------------------------------------------------------------------------------- blocks
@@ -91,8 +92,8 @@ BLOCKS = {  # as in FROZEN: function that gives a model and its naming
 
 def step_of(model, tensors):
     """{name as in FROZEN: array} of one step in training mode, laid out as our variables are."""
-    x = rule.uniform("input", (PICTURES, *model.input.shape[1:]))
-    weights = rule.uniform("loss", (PICTURES, *model.output.shape[1:]))
+    x = rule.uniform("input", (IMAGES, *model.input.shape[1:]))
+    weights = rule.uniform("loss", (IMAGES, *model.output.shape[1:]))
     take = {"tensorflow": tensorflow_step, "jax": jax_step}[keras.backend.backend()]
     output, of_input, gradients, after = take(model, x, weights)
     arrays = {"output": output, "gradient/input": of_input}
@@ -155,7 +156,7 @@ def expected(block, model, tensors):
 def numbers_per_channel(model):
     """{path of a moving variance: how many numbers of a batch it is of}."""
     norms = [v for v in model.layers if isinstance(v, keras.layers.BatchNormalization)]
-    return {v.moving_variance.path: PICTURES * math.prod(v.input.shape[1:3]) for v in norms}
+    return {v.moving_variance.path: IMAGES * math.prod(v.input.shape[1:3]) for v in norms}
 
 
 def with_biased_variance(after, tensor, counts):

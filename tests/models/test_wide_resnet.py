@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_imnet64.errors import UserError
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.models import build_model
 from keras_imnet64.models.init import initialize
 

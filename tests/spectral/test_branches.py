@@ -14,16 +14,17 @@ import pytest
 from conftest import SPECTRAL
 from same_end import weights
 
-from keras_imnet64.backend import Devices
-from keras_imnet64.errors import RunFailed, UserError
-from keras_imnet64.recipe import load_recipe
+from keras_imnet64.backend.devices import Devices
+from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.runs import Run, lock
-from keras_imnet64.spectral import ahead, branches
+from keras_imnet64.spectral import branches
+from keras_imnet64.spectral import preflight as ahead
 from keras_imnet64.spectral.branches import Branch, folder_of, recipe_of, share_machine, why
 from keras_imnet64.spectral.ensemble import ensemble
 from keras_imnet64.training.fit import fit
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

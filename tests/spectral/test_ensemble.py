@@ -14,29 +14,23 @@ from conftest import SPECTRAL
 from PIL import Image
 from scipy.special import log_softmax, softmax
 
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.datasets import open_dataset
-from keras_imnet64.errors import UserError
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.evaluation.predict import predict
 from keras_imnet64.export import export
 from keras_imnet64.models.macs import count_macs
 from keras_imnet64.models.ship import load_model, model_info, ship
 from keras_imnet64.models.spectral import kernel
-from keras_imnet64.recipe import check_recipe, list_recipes, load_recipe
+from keras_imnet64.recipe.loading import check_recipe, list_recipes, load_recipe
 from keras_imnet64.runs import Run, lock
-from keras_imnet64.spectral.answers import count
 from keras_imnet64.spectral.branches import bands_of, folder_of, recipe_of
-from keras_imnet64.spectral.ensemble import (
-    check_fusion,
-    ensemble,
-    fit_weights,
-    geometric,
-    rank,
-)
+from keras_imnet64.spectral.ensemble import check_fusion, ensemble, fit_weights, geometric, rank
+from keras_imnet64.spectral.predictions import count
 from keras_imnet64.spectral.report import correlation
 from keras_imnet64.training.fit import fit
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 LOAD_PLAINLY = ROOT / "tests" / "models" / "load_plainly.py"
 
 
@@ -116,7 +110,7 @@ def test_the_file_gives_the_weighted_sum_of_its_branches(fusion, branches, data_
     weights = [result["weights"][f"branch-{band:02}"] for band in range(4)]
     if fusion == "avg":
         assert weights == [0.25] * 4
-    if fusion == "geo":  # by the last epoch's accuracy on the held-out pictures
+    if fusion == "geo":  # by the last epoch's accuracy on the held-out images
         held_out = [float(Run(folder_of(branches, b)).history[-1]["val_top1"]) for b in range(4)]
         assert weights == pytest.approx(geometric(rank(held_out)))
 
@@ -156,8 +150,8 @@ def test_an_ensemble_that_was_exported_is_not_replaced(branches, data_dir):
     command = [sys.executable, LOAD_PLAINLY, branches / "inputs.npz", branches / "model.keras"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=branches)
     ((logits, _),) = json.loads(done.stdout)["logits"].values()
-    (picture,) = predict(branches, [branches / "red.png"], top=10)["pictures"]
-    probabilities = [guess["probability"] for guess in picture["top"]]
+    (image,) = predict(branches, [branches / "red.png"], top=10)["pictures"]
+    probabilities = [guess["probability"] for guess in image["top"]]
     assert probabilities == pytest.approx(sorted(softmax(logits[0]), reverse=True), rel=1e-4)
     with pytest.raises(UserError, match="saved_model was exported from the ensemble"):
         ensemble(branches, fusion="geo", data_dir=data_dir)
@@ -282,7 +276,7 @@ def test_what_does_not_belong_together_is_refused(branches, recipe, data_dir, tm
     environment = other.environment
     changed = environment | {"digest": environment["digest"] | {"train": "0" * 64}}
     other.environment_file.write_text(json.dumps(changed))
-    with pytest.raises(UserError, match="branch-01 was trained on other train pictures"):
+    with pytest.raises(UserError, match="branch-01 was trained on other train images"):
         ensemble(branches, data_dir=data_dir)
 
 
@@ -341,7 +335,7 @@ def test_weights_to_begin_with_leave_the_band_as_it_is(trained, recipe, data_dir
 def test_a_band_is_normalised_by_what_is_measured_on_it(
     normalization, small_recipe, data_dir, tmp_path
 ):
-    """The inputs of the network behind the band, over all training pictures."""
+    """The inputs of the network behind the band, over all training images."""
     model = SPECTRAL | {"normalization": normalization, "band": 1}
     run = fit(small_recipe(model=model, train={"epochs": 1}), tmp_path / "run", data_dir=data_dir)
     network = load_model(run.model)

@@ -17,7 +17,7 @@ import threading
 import keras
 
 from keras_imnet64.models.davit import VARIANTS, Variant
-from keras_imnet64.recipe import load_recipe
+from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.training.fit import fit
 
 FOUR_BLOCKS = Variant(32, (1, 1))

@@ -5,7 +5,7 @@ Usage: python not_finite_on_two_devices.py DATA_DIR RUN_DIR
 
 import sys
 
-from keras_imnet64.backend import choose_backend, take_devices
+from keras_imnet64.backend.devices import choose_backend, take_devices
 
 RECIPE = {
     "name": "parallel",
@@ -21,8 +21,8 @@ def main(data_dir, run_dir):
     devices = take_devices(virtual=2)
     from test_not_finite import Overwrite
 
-    from keras_imnet64.errors import RunFailed
-    from keras_imnet64.recipe import check_recipe
+    from keras_imnet64.core.errors import RunFailed
+    from keras_imnet64.recipe.loading import check_recipe
     from keras_imnet64.training import callbacks
     from keras_imnet64.training.fit import fit
 

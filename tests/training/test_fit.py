@@ -6,15 +6,15 @@ import signal
 import keras
 import numpy as np
 import pytest
-from conftest import WNIDS, write_pictures
+from conftest import WNIDS, write_images
 from same_end import same_end
 
-from keras_imnet64.errors import RunFailed, Stopped, UserError
+from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.models import build_model
 from keras_imnet64.models.ship import load_model, model_info
 from keras_imnet64.runs import create_run, lock
-from keras_imnet64.training.feed import load_data
+from keras_imnet64.training.data import load_data
 from keras_imnet64.training.fit import fit
 from keras_imnet64.training.state import list_checkpoints, load_checkpoint, save_checkpoint
 
@@ -52,7 +52,7 @@ def test_a_run_leaves_what_the_readme_promises(small_recipe, data_dir, tmp_path)
     metrics = run.metrics
     assert metrics["verified"] is False
     assert metrics["dataset"] == "imagenet_resized/16x16"
-    assert metrics["model.keras"]["count"] == 40  # 40 pictures in batches of 256
+    assert metrics["model.keras"]["count"] == 40  # 40 images in batches of 256
     assert metrics["model.keras"]["top1"] > 30  # chance is 10
     best = max(run.history, key=lambda row: float(row["val_top1"]))
     assert metrics["best.keras"]["val_top1"] == pytest.approx(float(best["val_top1"]))
@@ -191,17 +191,17 @@ def test_a_folder_that_holds_something_else_is_left_alone(small_recipe, data_dir
     assert [path.name for path in tmp_path.iterdir()] == [".bashrc"]
 
 
-def test_a_run_does_not_go_on_with_other_pictures(small_recipe, data_dir, tmp_path):
+def test_a_run_does_not_go_on_with_other_images(small_recipe, data_dir, tmp_path):
     with pytest.raises(RuntimeError, match="crash"):
         fit(small_recipe(), tmp_path / "run", data_dir=data_dir, callbacks=[CrashAt(1, 2)])
-    other = write_pictures(tmp_path / "other", train=97)
-    with pytest.raises(UserError, match="was begun with other train pictures"):
+    other = write_images(tmp_path / "other", train=97)
+    with pytest.raises(UserError, match="was begun with other train images"):
         fit(small_recipe(), tmp_path / "run", data_dir=other)
 
 
 def test_a_head_of_as_many_other_classes_is_made_anew(small_recipe, data_dir, tmp_path, capsys):
     first = fit(small_recipe(train={"epochs": 1}), tmp_path / "first", data_dir=data_dir)
-    other = write_pictures(tmp_path / "other", wnids=WNIDS[::-1])
+    other = write_images(tmp_path / "other", wnids=WNIDS[::-1])
     recipe = small_recipe(train={"epochs": 1, "initial_weights": str(first.model)})
     fit(recipe, tmp_path / "second", data_dir=other)
     shown = capsys.readouterr().err
@@ -371,7 +371,7 @@ def test_evaluate_refuses_what_does_not_fit(small_recipe, data_dir, tmp_path):
         evaluate(tmp_path, data_dir=data_dir)
     with pytest.raises(UserError, match="name a --dataset"):
         evaluate(tmp_path / "other.keras", data_dir=data_dir)
-    with pytest.raises(UserError, match=r"takes pictures of 32 x 32"):
+    with pytest.raises(UserError, match=r"takes images of 32 x 32"):
         evaluate(tmp_path / "other.keras", dataset="imagenet_resized/16x16", data_dir=data_dir)
     (tmp_path / "broken.keras").write_bytes(b"not a zip")
     with pytest.raises(UserError, match=r"is not a \.keras file"):
@@ -444,9 +444,9 @@ def test_a_model_trains_on_in_another_run(small_recipe, data_dir, tmp_path):
         first = fit(recipe, tmp_path / f"{model.name}-1", model=model, data_dir=data_dir)
         second = fit(recipe, tmp_path / f"{model.name}-2", model=model, data_dir=data_dir)
         assert float(second.history[0]["loss"]) < float(first.history[0]["loss"])
-        pictures = np.zeros((2, 16, 16, 3), "uint8")
-        loaded = load_model(second.model).predict(pictures, verbose=0)
-        np.testing.assert_allclose(loaded, model.predict(pictures, verbose=0), rtol=1e-5)
+        images = np.zeros((2, 16, 16, 3), "uint8")
+        loaded = load_model(second.model).predict(images, verbose=0)
+        np.testing.assert_allclose(loaded, model.predict(images, verbose=0), rtol=1e-5)
 
 
 def test_a_recipe_may_be_named(data_dir, tmp_path):

@@ -1,4 +1,4 @@
-"""Training on pictures of any size, from class folders to a scored file, under either backend."""
+"""Training on images of any size, from class folders to a scored file, under either backend."""
 
 import json
 import os
@@ -11,14 +11,14 @@ import pytest
 from class_folders import indexed
 from PIL import Image
 
+from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.data.datasets import prepare
-from keras_imnet64.data.pictures import View, read_picture
-from keras_imnet64.errors import RunFailed, Stopped, UserError
+from keras_imnet64.data.images.views import View, read_image
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.evaluation.predict import predict
 from keras_imnet64.models.ship import load_model, model_info
-from keras_imnet64.recipe import check_recipe
-from keras_imnet64.training.feed import load_data, make_stream
+from keras_imnet64.recipe.loading import check_recipe
+from keras_imnet64.training.data import load_data, make_stream
 from keras_imnet64.training.fit import fit
 
 RECIPE = {
@@ -55,7 +55,7 @@ def test_a_run_is_scored_as_its_file_is(run, folder):
     losses = []
     index = np.load(folder / "data/packed/image_folder_toy/validation/files.npy")
     for label, name in enumerate(index):
-        crops = read_picture(folder / "pictures" / name.decode(), view)
+        crops = read_image(folder / "pictures" / name.decode(), view)
         answers = keras.ops.softmax(model.predict(crops, verbose=0))
         losses.append(-np.log(keras.ops.convert_to_numpy(answers).mean(axis=0)[label]))
     assert score["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
@@ -67,22 +67,22 @@ def test_one_crop_is_what_predict_shows(run, folder):
     assert single["crops"] == 1
     index = np.load(folder / "data/packed/image_folder_toy/validation/files.npy")
     files = [folder / "pictures" / name.decode() for name in index]
-    pictures = predict(run.path, files, top=3)["pictures"]
+    images = predict(run.path, files, top=3)["pictures"]
     losses = []
-    for picture in pictures:
-        chance = {entry["class_id"]: entry["probability"] for entry in picture["top"]}
-        losses.append(-np.log(chance[Path(picture["file"]).parent.name]))
+    for image in images:
+        chance = {entry["class_id"]: entry["probability"] for entry in image["top"]}
+        losses.append(-np.log(chance[Path(image["file"]).parent.name]))
     assert single["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
-def test_the_file_says_how_pictures_are_shown(run):
+def test_the_file_says_how_images_are_shown(run):
     info = model_info(run.model)
     assert (info["resize_filter"], info["resize"], info["ten_crop"]) == ("bicubic", 20, True)
     assert info["wnids"] == ["ant", "bee", "cat"] and info["image_size"] == 16
 
 
-def test_pictures_of_one_size_have_ten_crops_too(folder, data_dir):
-    """A 16-pixel store, resized to 18 and cropped; unlike its single crop, which is the picture."""
+def test_images_of_one_size_have_ten_crops_too(folder, data_dir):
+    """A 16-pixel store, resized to 18 and cropped; unlike its single crop, which is the image."""
     content = RECIPE | {
         "data": {"dataset": "imagenet_resized/16x16", "batch_size": 8, "steps_per_epoch": 2},
         "augment": [],
@@ -95,17 +95,17 @@ def test_pictures_of_one_size_have_ten_crops_too(folder, data_dir):
     assert one["loss"] == run.metrics["model.keras"]["loss"] != ten["loss"]
 
 
-def test_a_picture_that_is_gone_ends_the_run_in_a_sentence(tmp_path):
+def test_a_image_that_is_gone_ends_the_run_in_a_sentence(tmp_path):
     indexed(tmp_path)
-    for file in (tmp_path / "pictures/bee").iterdir():
+    for file in (tmp_path / "images/bee").iterdir():
         file.unlink()
     with pytest.raises(RunFailed, match=r"bee/\d\.jpg cannot be read any more .* data prepare"):
         fit(check_recipe(RECIPE), tmp_path / "run", data_dir=tmp_path / "data")
 
 
-def test_a_picture_that_was_replaced_ends_the_run_in_a_sentence(tmp_path):
+def test_a_image_that_was_replaced_ends_the_run_in_a_sentence(tmp_path):
     indexed(tmp_path)
-    for file in (tmp_path / "pictures/bee").iterdir():
+    for file in (tmp_path / "images/bee").iterdir():
         length = file.stat().st_size
         Image.new("RGB", (2, 2)).save(file)
         file.write_bytes(file.read_bytes().ljust(length, b"\0")[:length])
@@ -113,7 +113,7 @@ def test_a_picture_that_was_replaced_ends_the_run_in_a_sentence(tmp_path):
         fit(check_recipe(RECIPE), tmp_path / "run", data_dir=tmp_path / "data")
 
 
-# -------------------------------------------------------------- a picture that fails while training
+# -------------------------------------------------------------- an image that fails while training
 
 
 class StopAfter(keras.callbacks.Callback):
@@ -136,17 +136,17 @@ def recipe(**changes):
 
 
 def file_in_step(folder, step):
-    """A file of which the first epoch shows the picture in this step, from 0."""
+    """A file of which the first epoch shows the image in this step, from 0."""
     data = load_data(recipe(), folder / "data")
     stream = make_stream(recipe(), data)
     return Path(data.train.store.file_of(stream.positions(0, step)[0]))
 
 
 def stopped_and_damaged(folder, step):
-    """A run that was stopped after the first of three steps, then failed at a picture of a step.
+    """A run that was stopped after the first of three steps, then failed at an image of a step.
 
     Returns:
-        (the sentence, the file of the picture, its bytes before it was damaged).
+        (the sentence, the file of the image, its bytes before it was damaged).
     """
     indexed(folder)
     file = file_in_step(folder, step)
@@ -177,7 +177,7 @@ def test_a_run_goes_on_with_the_same_file(tmp_path):
 
 
 @pytest.mark.parametrize("mended", [1, 2])
-def test_a_run_goes_on_with_mended_pictures_that_it_has_not_used(mended, tmp_path):
+def test_a_run_goes_on_with_mended_images_that_it_has_not_used(mended, tmp_path):
     """However many: one has failed, and `data prepare` has named the others."""
     sentence, file, _ = stopped_and_damaged(tmp_path, step=1)
     assert "data prepare image_folder/toy" in sentence and "goes on too" in sentence
@@ -190,16 +190,16 @@ def test_a_run_goes_on_with_mended_pictures_that_it_has_not_used(mended, tmp_pat
 
 
 @pytest.mark.parametrize("step", [0, 1])
-def test_a_run_does_not_go_on_with_other_pictures_in_place_of_those_it_used(step, tmp_path):
+def test_a_run_does_not_go_on_with_other_images_in_place_of_those_it_used(step, tmp_path):
     _, file, whole = stopped_and_damaged(tmp_path, step)
     file.write_bytes(whole)
     Image.new("RGB", (60, 40), "red").save(file_in_step(tmp_path, 0))
     prepare_again(tmp_path)
-    with pytest.raises(UserError, match="begun with other train pictures than those that are here"):
+    with pytest.raises(UserError, match="begun with other train images than those that are here"):
         go_on(tmp_path)
 
 
-def test_a_run_that_has_trained_on_nothing_begins_with_the_pictures_that_are_here(tmp_path):
+def test_a_run_that_has_trained_on_nothing_begins_with_the_images_that_are_here(tmp_path):
     indexed(tmp_path)
     file = file_in_step(tmp_path, 0)
     file.write_bytes(file.read_bytes()[:200])
@@ -214,8 +214,8 @@ def test_a_run_that_has_trained_on_nothing_begins_with_the_pictures_that_are_her
     ("changes", "sentence"),
     [
         ({"data": {"image_size": None}}, "data.image_size is missing"),
-        ({"data": {"dataset": "shapes"}}, "data.image_size is for sets of pictures of any size"),
-        ({"model": {"normalization": "mean_image"}}, '"mean_image" needs pictures of one size'),
+        ({"data": {"dataset": "shapes"}}, "data.image_size is for sets of images of any size"),
+        ({"model": {"normalization": "mean_image"}}, '"mean_image" needs images of one size'),
         ({"data": {"in_memory": "always"}}, "data.in_memory has no use"),
         ({"evaluation": {"resize": 12}}, "must be at least the 16 pixels"),
         ({"data": {"dataset": "image_folder/a b"}}, 'received "a b"'),

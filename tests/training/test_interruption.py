@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from killed import FOUR_BLOCKS
 from same_end import same_end
 
-from keras_imnet64.errors import RunFailed, Stopped, UserError
+from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.models import build_model
 from keras_imnet64.models.davit import VARIANTS
 from keras_imnet64.models.ship import model_info
@@ -597,7 +597,7 @@ def under(backend, command, status=0):
     child = subprocess.run(
         command,
         env=os.environ | {"KERAS_BACKEND": backend},
-        cwd=Path(__file__).parent.parent.parent,
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,

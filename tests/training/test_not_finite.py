@@ -12,9 +12,9 @@ import keras
 import pytest
 from keras import ops
 
-from keras_imnet64.errors import RunFailed, Stopped
+from keras_imnet64.core.errors import RunFailed, Stopped
 from keras_imnet64.runs import Run
-from keras_imnet64.training.feed import load_data, make_stream
+from keras_imnet64.training.data import load_data, make_stream
 from keras_imnet64.training.fit import fit
 from keras_imnet64.training.state import is_finite, list_checkpoints, load_checkpoint
 
@@ -75,7 +75,7 @@ def named(folder):
 
 
 def positions(recipe, data_dir, epoch, steps):
-    """Of the pictures of some steps, counted from 1."""
+    """Of the images of some steps, counted from 1."""
     stream = make_stream(recipe, load_data(recipe, data_dir))
     return [p for step in steps for p in stream.positions(epoch, step - 1).tolist()]
 

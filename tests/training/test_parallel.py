@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_imnet64.backend import Devices, choose_indices
-from keras_imnet64.errors import UserError
+from keras_imnet64.backend.devices import Devices, choose_indices
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.models import build_model
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_imnet64.backend import choose_backend, take_devices
+from keras_imnet64.backend.devices import choose_backend, take_devices
 
 choose_backend()
 devices = take_devices(virtual=int(sys.argv[1]))
@@ -17,8 +17,8 @@ devices = take_devices(virtual=int(sys.argv[1]))
 import keras
 
 from keras_imnet64.evaluation.evaluate import evaluate
-from keras_imnet64.recipe import check_recipe
-from keras_imnet64.training import feed
+from keras_imnet64.recipe.loading import check_recipe
+from keras_imnet64.training import data as feed
 from keras_imnet64.training.fit import fit
 
 RECIPE = {

@@ -3,7 +3,7 @@
 Each operation is a draw function (a few numbers per image, from a NumPy generator) and an apply
 function (TensorFlow, so that the same pixels come out eagerly and in tf.data), side by side in one
 of the modules here, and a row in the table OPS. Layers of Keras and KerasCV, which draw for
-themselves, are the business of `data.layers`.
+themselves, are the business of `augment.layers`.
 
 An operation `x` is two functions of its module:
     draw_x(rng, num_samples, image_size, **options) -> {name: array [M, ...]}
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 
-from keras_imnet64.errors import UserError, nearest
-from keras_imnet64.options import check_options, defaults, interval, number, one_of, whole
+from keras_imnet64.core.errors import UserError, nearest
+from keras_imnet64.core.options import check_options, defaults, interval, number, one_of, whole
 
 FILLS = ("zero", "reflect", "mean")
 LARGEST_RATIO = 100
@@ -57,7 +57,7 @@ def _fraction(default):
 
 INTERPOLATION = one_of("nearest", "bilinear")
 ALPHA = number(1e-3, 10**3, 1.0)
-GREY = whole(0, 255, 0)  # of the pixels that come from outside the picture
+GREY = whole(0, 255, 0)  # of the pixels that come from outside the image
 
 OPS = {
     "pad_crop": Op("crops", {"padding": whole(0, 128, 4), "fill": one_of(*FILLS)}, _below_image),
@@ -164,7 +164,7 @@ class Step:
 def check_augment(op, options, image_size=None):
     """The `Step` of a recipe's [[augment]] table, defaults filled in; UserError if it is wrong.
 
-    What depends on the pictures' size is checked where it is given.
+    What depends on the images' size is checked where it is given.
     """
     if op not in OPS:
         raise UserError(f'augment.op "{op}" is not known; {nearest(op, OPS)}')

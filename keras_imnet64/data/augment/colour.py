@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_imnet64.data.augment.crops import replaced
-from keras_imnet64.data.compiled import compiled
+from keras_imnet64.data.images.compiled import compiled
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # of red, green and blue
 
@@ -74,17 +74,17 @@ def brightness(images, factors):
 
 
 def saturation(images, factors):
-    """Between the grey picture, 0, and the picture, 1, and beyond it."""
+    """Between the grey image, 0, and the image, 1, and beyond it."""
     return _blend(images, _grey(images), factors)
 
 
 def contrast(images, factors):
-    """Between the mean of the grey picture, 0, and the picture, 1, and beyond it."""
+    """Between the mean of the grey image, 0, and the image, 1, and beyond it."""
     return _blend(images, tf.reduce_mean(_grey(images), axis=(1, 2, 3), keepdims=True), factors)
 
 
 def sharpness(images, factors):
-    """Between the picture blurred over 3x3 pixels, 0, and the picture, 1; its border stays."""
+    """Between the image blurred over 3x3 pixels, 0, and the image, 1; its border stays."""
     if min(images.shape[1:3]) <= 2:
         return images
     x = tf.cast(images, "int32")
@@ -242,7 +242,7 @@ def _equalized(images):
 
 @compiled
 def _counts(images, n, k):
-    """How often each value occurs in a channel of a picture: int64 [256]."""
+    """How often each value occurs in a channel of an image: int64 [256]."""
     counts = np.zeros(256, np.int64)
     for row in range(images.shape[1]):
         for column in range(images.shape[2]):

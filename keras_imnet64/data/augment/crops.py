@@ -1,9 +1,9 @@
-"""Which part of a picture is shown: mirrored, padded and cropped, cropped and resized."""
+"""Which part of an image is shown: mirrored, padded and cropped, cropped and resized."""
 
 import numpy as np
 import tensorflow as tf
 
-from keras_imnet64.data.filters import FILTERS
+from keras_imnet64.data.images.filters import FILTERS
 
 BOX = ("top", "left", "height", "width")
 ATTEMPTS = 10  # to find a crop of the drawn shape that fits, as in torchvision
@@ -52,16 +52,16 @@ def pad_crop(images, draws, mean_image, *, padding, fill):
     """
     height, width = images.shape[1:3]
     top, left = draws["top"], draws["left"]
-    rows = top[:, None] + np.arange(height, dtype="int32")  # [B, H], of the padded picture
+    rows = top[:, None] + np.arange(height, dtype="int32")  # [B, H], of the padded image
     x = tf.reshape(images, (-1, height, width * 3))  # whole rows are copied fastest
     if fill == "reflect":
         x = _with_reflected_columns(x, padding)
-        rows = (height - 1) - tf.abs(height - 1 - tf.abs(rows - padding))  # of the picture
+        rows = (height - 1) - tf.abs(height - 1 - tf.abs(rows - padding))  # of the image
     else:
         x = tf.pad(x, ((0, 0), (padding, padding), (3 * padding, 3 * padding)))
     x = tf.gather(x, rows, axis=1, batch_dims=1)  # [B, H, (W + 2 padding) * 3]
     places, parts = [], []
-    for offset in range(2 * padding + 1):  # a slice of many pictures costs no more than one of one
+    for offset in range(2 * padding + 1):  # a slice of many images costs no more than one of one
         chosen = tf.cast(tf.where(left == offset)[:, 0], "int32")
         places.append(chosen)
         parts.append(tf.gather(x, chosen)[:, :, 3 * offset : 3 * (offset + width)])
@@ -86,12 +86,12 @@ def _with_reflected_columns(rows, padding):
 
 
 def inside_boxes(images, boxes, inner, outer):
-    """`inner` where a pixel lies in the box of its picture, else `outer`.
+    """`inner` where a pixel lies in the box of its image, else `outer`.
 
     Args:
         images: uint8 [B, H, W, 3].
         boxes: {"top", "left", "height", "width": int32 [B] or a number}; they may reach beyond the
-            picture.
+            image.
         inner, outer: uint8 [B, H, W, 3] or [H, W, 3].
     """
     height, width = images.shape[1:3]
@@ -111,21 +111,21 @@ def inside_boxes(images, boxes, inner, outer):
 
 
 def draw_random_resized_crop(rng, num_samples, image_size, *, scale, ratio, interpolation):
-    """The box that is shown of each picture: {"top", "left", "height", "width": int32 [M]}.
+    """The box that is shown of each image: {"top", "left", "height", "width": int32 [M]}.
 
-    `image_size` is one of all pictures, or integers [M, 2]: height and width of each.
+    `image_size` is one of all images, or integers [M, 2]: height and width of each.
     """
     return draw_crops(rng, np.broadcast_to(image_size, (num_samples, 2)), scale, ratio)
 
 
 def draw_crops(rng, sizes, scale, ratio):
-    """A box within each picture, of a drawn share and shape.
+    """A box within each image, of a drawn share and shape.
 
     Where no drawn box fits, the largest centred one is taken whose shape is within `ratio`
     (torchvision's RandomResizedCrop).
 
     Args:
-        sizes: integers [M, 2], height and width of each picture.
+        sizes: integers [M, 2], height and width of each image.
         scale, ratio: [low, high] of the share of the area and of width / height.
 
     Returns:
@@ -143,8 +143,8 @@ def draw_crops(rng, sizes, scale, ratio):
     return draw_boxes(rng, boxes, np.arange(len(sizes)), sizes, scale, ratio, _fits)
 
 
-def _fits(box, picture):
-    return (box > 0) & (box <= picture)
+def _fits(box, image):
+    return (box > 0) & (box <= image)
 
 
 def draw_boxes(rng, boxes, chosen, sizes, scale, ratio, fits):
@@ -154,9 +154,9 @@ def draw_boxes(rng, boxes, chosen, sizes, scale, ratio, fits):
 
     Args:
         boxes: [4, M], top, left, height and width where none is drawn, or none fits.
-        chosen: positions of the pictures for which one is drawn.
-        sizes: integers [M, 2], height and width of each picture.
-        fits: whether a side of a box does; takes those of the boxes and of the pictures.
+        chosen: positions of the images for which one is drawn.
+        sizes: integers [M, 2], height and width of each image.
+        fits: whether a side of a box does; takes those of the boxes and of the images.
 
     Returns:
         {"top", "left", "height", "width"}: int32 [M] each.
@@ -176,18 +176,18 @@ def draw_boxes(rng, boxes, chosen, sizes, scale, ratio, fits):
 
 
 def random_resized_crop(images, draws, mean_image, *, scale, ratio, interpolation):
-    """Resize the drawn box of each picture to the size of the picture, with antialiasing.
+    """Resize the drawn box of each image to the size of the image, with antialiasing.
 
     Args:
         images: uint8 [B, H, W, 3].
-        draws: {"top", "left", "height", "width": int32 [B]}, boxes within the picture.
+        draws: {"top", "left", "height", "width": int32 [B]}, boxes within the image.
         interpolation: a key of `filters.FILTERS`.
     """
     return resized_crop(images, draws, images.shape[1:3], interpolation)
 
 
 def resized_crop(images, boxes, size, interpolation):
-    """The box of each picture, resized to `size` as Pillow does: uint8 [B, *size, 3].
+    """The box of each image, resized to `size` as Pillow does: uint8 [B, *size, 3].
 
     Columns come first, as in Pillow where the result has no fewer rows than the box; weights are
     float32 and not Pillow's integers, so that a pixel may be a grey level off.

@@ -1,4 +1,4 @@
-"""Random erasing: a box of the picture loses its content (arXiv:1708.04896)."""
+"""Random erasing: a box of the image loses its content (arXiv:1708.04896)."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What moves pixels: affine maps of the picture, the same for its three channels.
+"""What moves pixels: affine maps of the image, the same for its three channels.
 
 A map is told backwards, as six numbers (a, b, c, d, e, f): what is seen at (x, y) is taken from
 (a x + b y + c, d x + e y + f). Pixels are squares, the first one from (0, 0) to (1, 1); the maps
@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_imnet64.data.augment.crops import inside_boxes
-from keras_imnet64.data.compiled import compiled
+from keras_imnet64.data.images.compiled import compiled
 
 HALF, ONE = np.float32(0.5), np.float32(1)
 
@@ -23,13 +23,13 @@ def draw_random_rotation(rng, num_samples, image_size, *, degrees, interpolation
 
 
 def random_rotation(images, draws, mean_image, *, degrees, interpolation, fill):
-    """Turn each picture about its centre, counterclockwise, by the drawn angle in degrees.
+    """Turn each image about its centre, counterclockwise, by the drawn angle in degrees.
 
     Args:
         images: uint8 [B, H, W, 3].
         draws: {"angle": float32 [B]}.
         interpolation: "nearest" or "bilinear".
-        fill: 0..255, of all channels of a pixel from outside the picture.
+        fill: 0..255, of all channels of a pixel from outside the image.
     """
     return warp(images, rotation(images, draws["angle"]), interpolation, fill)
 
@@ -52,7 +52,7 @@ def warp(images, maps, interpolation, fill):
 
 @compiled
 def _warped(images, maps, take, fill):
-    """What `take` finds of picture n at (x, y), where pixels are counted by their centres."""
+    """What `take` finds of image n at (x, y), where pixels are counted by their centres."""
     height, width = images.shape[1:3]
     warped = np.empty(images.shape, np.uint8)
     for n in range(len(images)):

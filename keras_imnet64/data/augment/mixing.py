@@ -32,8 +32,8 @@ def mixup(images, draws, mean_image, **_):
 def draw_cutmix(rng, num_samples, image_size, *, alpha, probability):
     """Partners, and boxes about evenly drawn points (arXiv:1905.04899), cut off at the border.
 
-    A box has the share 1 - Beta(alpha, alpha) of the picture before it is cut off; "share" is what
-    of the picture is left at the end.
+    A box has the share 1 - Beta(alpha, alpha) of the image before it is cut off; "share" is what
+    of the image is left at the end.
     """
     mixes = rng.random(num_samples) < probability
     side = np.sqrt(1 - rng.beta(alpha, alpha, num_samples))

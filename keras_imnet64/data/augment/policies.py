@@ -60,7 +60,7 @@ def trivial_augment(images, draws, mean_image, *, interpolation, fill):
         images: uint8 [B, H, W, 3].
         draws: {"which1": int32 [B], "value1": float32 [B]}, see the module.
         interpolation: "nearest", as in torchvision unless told otherwise, or "bilinear".
-        fill: 0..255, of all channels of a pixel from outside the picture.
+        fill: 0..255, of all channels of a pixel from outside the image.
     """
     return _apply_steps(images, draws, COMMON, interpolation, fill)
 

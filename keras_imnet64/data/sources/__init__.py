@@ -1,1 +1,1 @@
-"""Where pictures come from: one module per kind of source, each yielding batches for the store."""
+"""Where images come from: one module per kind of source, each yielding batches for the store."""

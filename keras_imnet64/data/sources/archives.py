@@ -18,16 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import UserError, reason
-from ...files import expand, sync_file, sync_folder
-from ...zips import open_zip, read_member, read_npz
+from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.core.files import sync_file, sync_folder
+from keras_imnet64.core.paths import expand
+from keras_imnet64.core.zips import open_zip, read_member, read_npz
 
 MEMBERS = {
     "train": re.compile(r"train_data_batch_\d+\.npz"),
     "validation": re.compile(r"val_data\.npz"),
 }
 READ_BYTES = 8 * 2**20
-CHUNK = 1024  # pictures in memory while archives are written
+CHUNK = 1024  # images in memory while archives are written
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def verify(folder, archives, progress=None):
     if problems:
         raise UserError(
             f"these archives in {folder} are not the published ones: {'; '.join(problems)} "
-            "(download them again, or pass --allow-unverified to use other pictures in that layout)"
+            "(download them again, or pass --allow-unverified to use other images in that layout)"
         )
     return paths
 
@@ -175,7 +176,7 @@ def check_layout(folder, archives, image_size, num_classes, progress=None):
     """Hold other archives, with the published names, against the layout; every array is read.
 
     Returns:
-        (dict: file name -> path, dict: split -> number of pictures).
+        (dict: file name -> path, dict: split -> number of images).
 
     Raises:
         UserError: names the archive and the member that do not fit.
@@ -210,7 +211,7 @@ def _members(path, split):
                     )
                 yield info.filename, read_member(archive, info.filename)
             if not infos:
-                raise UserError(f"{path} holds no pictures: the zip is empty")
+                raise UserError(f"{path} holds no images: the zip is empty")
     except zipfile.BadZipFile as error:
         raise UserError(f"{path} is not a whole zip archive ({reason(error)})") from None
 
@@ -252,9 +253,9 @@ def write_archives(
     order=None,
     progress=None,
 ):
-    """Write pictures as archives in the official layout, each whole before it gets its name.
+    """Write images as archives in the official layout, each whole before it gets its name.
 
-    Arrays may be memory-mapped: no more than CHUNK pictures are held at once. The same pictures
+    Arrays may be memory-mapped: no more than CHUNK images are held at once. The same images
     make the same bytes.
 
     Args:
@@ -262,8 +263,8 @@ def write_archives(
         validation_path: the validation archive.
         train, validation: (uint8 [N, s, s, 3], labels [N] from 0).
         num_batches: npz members of the training set, by default one per archive.
-        order: positions [N] of the training pictures in the order to write, by default theirs.
-        progress: called as `progress(description, done, total)`, in pictures.
+        order: positions [N] of the training images in the order to write, by default theirs.
+        progress: called as `progress(description, done, total)`, in images.
     """
     images, labels = train
     num_batches = num_batches or len(train_paths)
@@ -290,7 +291,7 @@ def _mean(images, progress):
 
 
 def _write_zip(path, members, images, labels, more, progress):
-    """A zip of npz members: {name: positions of its pictures}, each with the arrays `more`."""
+    """A zip of npz members: {name: positions of its images}, each with the arrays `more`."""
     path = Path(path)
     incoming = path.with_name(f".{path.name}.writing")
     total, done = sum(map(len, members.values())), 0
@@ -311,7 +312,7 @@ def _write_zip(path, members, images, labels, more, progress):
 
 
 def _write_npz(file, positions, images, labels, more):
-    """Write an npz of these pictures piece by piece; yields how many have just been written."""
+    """Write an npz of these images piece by piece; yields how many have just been written."""
     shape = (len(positions), images[:1].size)
     with zipfile.ZipFile(file, "w") as npz:
         with npz.open("data.npy", "w", force_zip64=True) as data:

@@ -1,27 +1,28 @@
 """ImageNet-1K of 2012 from its two tars, from class folders or from TFDS' TFRecords, for an index.
 
 Labels are positions in the sorted class ids, as TFDS and torchvision have them. The tars are never
-unpacked: `ILSVRC2012_img_train.tar` holds a tar for each class, `ILSVRC2012_img_val.tar` pictures,
+unpacked: `ILSVRC2012_img_train.tar` holds a tar for each class, `ILSVRC2012_img_val.tar` images,
 whose classes stand in a file of TFDS.
 """
 
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from ...errors import UserError, reason
-from ..finding import list_folder, sort_files
-from ..indexing import Listed
-from . import folders, layout
-from .archives import imagenet_wnids, tfds_file
+from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.data.sources import image_folders as folders
+from keras_imnet64.data.sources import layout
+from keras_imnet64.data.sources.archives import imagenet_wnids, tfds_file
+from keras_imnet64.data.sources.finding import list_folder, sort_files
+from keras_imnet64.data.stores.indexing import Listed
 
 TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 NUM_TRAIN, NUM_VALIDATION = 1_281_167, 50_000
 
 
-def list_pictures(source, progress=None):
-    """The `folders.Listing` of a folder that holds the tars, or train/ and val/.
+def list_images(source, progress=None):
+    """The `image_folders.Listing` of a folder that holds the tars, or train/ and val/.
 
-    val/ may have class folders, or the pictures themselves under their published names.
+    val/ may have class folders, or the images themselves under their published names.
 
     Raises:
         UserError: neither is there, or a tar is damaged or holds something else.
@@ -52,13 +53,13 @@ def list_pictures(source, progress=None):
 
 
 def _with_flat_validation(root, train, validation, found):
-    """The listing where the validation pictures lie in one folder under their published names."""
+    """The listing where the validation images lie in one folder under their published names."""
     classes = folders.class_folders(root / train)
     listing = folders.Listing(root, list(classes), folders=f"{train} and {validation}")
     listing.note_loose(root / train)
     for label, folder in enumerate(classes.values()):
         listing.splits["train"] += listing.take_class(folder, label)
-    names = [picture.name for picture in listing.take(found, 0)]
+    names = [image.name for image in listing.take(found, 0)]
     for name, label in _labelled(root, names, listing.wnids):
         listing.splits["validation"].append(Listed(name, label))
     return listing
@@ -68,33 +69,33 @@ def unexpected(listing):
     """What differs from ImageNet-1K, in words; empty where nothing does.
 
     Its tars have no published digest beyond their login, so "verified" means: its 1,000 class ids
-    and as many pictures of each split.
+    and as many images of each split.
     """
     if sorted(listing.wnids) != sorted(imagenet_wnids()):
         return f"its {len(listing.wnids):,} classes are not ImageNet's 1,000"
     for split, expected in (("train", NUM_TRAIN), ("validation", NUM_VALIDATION)):
         if len(listing.splits[split]) != expected:
-            return f"{split} has {len(listing.splits[split]):,} pictures, not {expected:,}"
+            return f"{split} has {len(listing.splits[split]):,} images, not {expected:,}"
     return ""
 
 
 def _labelled(where, names, wnids):
-    """(name, label) of validation pictures by their published names."""
+    """(name, label) of validation images by their published names."""
     wnid_of = validation_wnids()
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     for name in names:
         wnid = wnid_of.get(PurePosixPath(name).name)
         if wnid is None:
-            raise UserError(f"{where} holds {name}, which is no validation picture of ImageNet")
+            raise UserError(f"{where} holds {name}, which is no validation image of ImageNet")
         if wnid not in label_of:
             raise UserError(
-                f"{where} holds {name} of the class {wnid}, which the training pictures lack"
+                f"{where} holds {name} of the class {wnid}, which the training images lack"
             )
         yield name, label_of[wnid]
 
 
 def validation_wnids():
-    """{published file name: class id} of the 50,000 validation pictures, from TFDS' list."""
+    """{published file name: class id} of the 50,000 validation images, from TFDS' list."""
     text = tfds_file("datasets/imagenet2012/validation_labels.txt").read_text("utf-8")
     names = (f"ILSVRC2012_val_{number:08}.JPEG" for number in range(1, NUM_VALIDATION + 1))
     return dict(zip(names, text.split(), strict=True))
@@ -105,13 +106,13 @@ def validation_wnids():
 
 def _from_tars(root, progress):
     train = root / TRAIN_TAR
-    classes = {}  # class id -> pictures without a label yet
+    classes = {}  # class id -> images without a label yet
     with _opened(train) as outer:
         for member in _members(outer, train):
             wnid = PurePosixPath(member.name).stem
             if not member.name.endswith(".tar") or wnid in classes:
                 raise UserError(f"{train} must hold one tar for each class; it has {member.name}")
-            classes[wnid] = _pictures_within(train, outer, member)
+            classes[wnid] = _images_within(train, outer, member)
             if progress:
                 progress(f"listing {TRAIN_TAR}", len(classes), 1000)
     wnids = sorted(classes)
@@ -131,19 +132,19 @@ def _from_tars(root, progress):
     )
 
 
-def _pictures_within(path, outer, member):
+def _images_within(path, outer, member):
     """[(name, offset in the outer tar, size)] of the tar that is a member of another."""
     with outer.extractfile(member) as content, _opened(path, content, member.name) as inner:
         found = [
             (
-                f"{member.name}/{picture.name}",
-                member.offset_data + picture.offset_data,
-                picture.size,
+                f"{member.name}/{image.name}",
+                member.offset_data + image.offset_data,
+                image.size,
             )
-            for picture in _members(inner, path, member.name)
+            for image in _members(inner, path, member.name)
         ]
     if not found:
-        raise UserError(f"{path}: {member.name} holds no picture")
+        raise UserError(f"{path}: {member.name} holds no image")
     return found
 
 
@@ -197,7 +198,7 @@ def built_by_tfds(data_dir):
 
 
 def list_tfrecords(folder, progress=None):
-    """The `folders.Listing` of what TFDS has built: where each JPEG lies within its TFRecord."""
+    """The `image_folders.Listing` of what TFDS has built: where each JPEG lies in its TFRecord."""
     wnids = sorted(imagenet_wnids())
     splits = {}
     for split in ("train", "validation"):
@@ -214,7 +215,7 @@ def list_tfrecords(folder, progress=None):
 
 def _in_tfrecord(shard, num_classes):
     """A record is its length (8 bytes), a checksum (4), a tf.train.Example, a checksum (4)."""
-    from ...quiet import import_tensorflow
+    from keras_imnet64.core.library_logs import import_tensorflow
 
     import_tensorflow()
     import tensorflow as tf
@@ -228,13 +229,13 @@ def _in_tfrecord(shard, num_classes):
             content = file.read(length + 4)[:length]
             try:
                 feature = tf.train.Example.FromString(content).features.feature
-                picture, name = (feature[k].bytes_list.value[0] for k in ("image", "file_name"))
+                image, name = (feature[k].bytes_list.value[0] for k in ("image", "file_name"))
                 label = feature["label"].int64_list.value[0]
             except Exception as error:  # of protobuf, which has its own kinds, or an IndexError
                 what = f"{shard} does not hold TFDS' records ({reason(error)})"
                 raise UserError(f"{what}: let TFDS build it again") from None
             if not 0 <= label < num_classes:
-                raise UserError(f"{shard} has a picture of class {label}")
-            offset, name = begin + content.index(picture), name.decode(errors="replace")
-            found.append(Listed(shard.name, label, offset, len(picture), name))
+                raise UserError(f"{shard} has an image of class {label}")
+            offset, name = begin + content.index(image), name.decode(errors="replace")
+            found.append(Listed(shard.name, label, offset, len(image), name))
     return found

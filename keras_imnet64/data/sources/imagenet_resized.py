@@ -2,7 +2,7 @@
 
 Three builders share one `_generate_examples`: TFDS' `imagenet_resized`, which reads the published
 archives and nothing else; `imagenet_resized_unverified` for other archives in that layout; `shapes`
-for the drawn pictures. What TFDS writes under the first name is ImageNet to every program on the
+for the drawn images. What TFDS writes under the first name is ImageNet to every program on the
 machine, hence the names. Importing this module imports TensorFlow Datasets.
 """
 
@@ -19,24 +19,24 @@ from tensorflow_datasets.core.download.resource import get_dl_fname
 from tensorflow_datasets.core.utils import tqdm_utils
 from tensorflow_datasets.datasets.imagenet_resized import imagenet_resized_dataset_builder
 
-from ...errors import RunFailed, UserError, reason
-from . import shapes
-from .downloads import impatient_downloads, why_not_offered
+from keras_imnet64.core.errors import RunFailed, UserError, reason
+from keras_imnet64.data.sources import shapes
+from keras_imnet64.data.sources.downloads import impatient_downloads, why_not_offered
 
 PAGE = "https://image-net.org/download-images"
-READ_BATCH = 512  # pictures
+READ_BATCH = 512  # images
 Official = imagenet_resized_dataset_builder.Builder
 Config = imagenet_resized_dataset_builder.ImagenetResizedConfig
 
 
 class Unverified(Official, skip_registration=True):
-    """Pictures in the layout of `imagenet_resized` that are not known to be ImageNet."""
+    """Images in the layout of `imagenet_resized` that are not known to be ImageNet."""
 
     name = "imagenet_resized_unverified"
 
 
 class Shapes(Official, skip_registration=True):
-    """The drawn pictures of `sources.shapes`, as archives in the layout of `imagenet_resized`."""
+    """The drawn images of `sources.shapes`, as archives in the layout of `imagenet_resized`."""
 
     name = "shapes"
     BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS' own convention)
@@ -97,7 +97,7 @@ def build(builder, paths=None, *, total=None, overwrite=False, progress=None):
     Args:
         builder: from `builder_of`.
         paths: file name -> local path of each archive; None lets TFDS download.
-        total: pictures of all splits together, for the progress.
+        total: images of all splits together, for the progress.
         overwrite: build anew what is prepared already.
         progress: called as `progress(description, done, total)`.
 

@@ -1,6 +1,6 @@
 """Decides which folders of a source are splits and which are classes, by their names and content.
 
-What is read is `<split>/<class>/<picture>`, or `<class>/<picture>` where nothing is split yet.
+What is read is `<split>/<class>/<image>`, or `<class>/<image>` where nothing is split yet.
 Folders of people and of data hubs look otherwise: their splits are called `Train` or `test_set`,
 and they lie in a folder of the same name. Such names are recognised; where a folder could be either
 a split or a class, the user is asked, and answers with --splits. So are folders such as images and
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import UserError
-from ..finding import is_picture, list_folder
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.data.sources.finding import is_image, list_folder
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 WORDS = {  # of folders' names -> the split that they mean
@@ -24,12 +24,12 @@ WORDS = {  # of folders' names -> the split that they mean
 }
 FILLERS = {  # words beside them that change nothing
     "set", "sets", "data", "dataset", "split", "folder", "dir", "files",
-    "image", "images", "img", "imgs", "picture", "pictures", "photos",
+    "image", "images", "img", "imgs", "pictures", "photos",
 }  # fmt: skip
-OF_PICTURES = {  # names, in lower case, of folders of all pictures of a data set
+OF_IMAGES = {  # names, in lower case, of folders of all images of a data set
     "images", "imgs", "img", "jpegimages", "pictures", "photos", "jpg", "jpeg", "png",
 }  # fmt: skip
-ABOUT_PICTURES = {  # and of folders of what is known about them
+ABOUT_IMAGES = {  # and of folders of what is known about them
     "annotation", "annotations", "annots", "labels", "bboxes", "keypoints", "attributes", "parts",
     "masks", "trimaps", "segmentations", "segmentationclass", "segmentationobject",
     "xml", "xmls", "json", "csv", "txt",
@@ -189,8 +189,8 @@ def _as_told(root: Path, folders: list[str], splits: str) -> Layout:
 def _are_classes(root: Path, named: dict[str, str], others: list[str]) -> bool:
     """Whether a folder called train is a class: trains beside cars and buses.
 
-    It is one where it holds pictures itself, as folders beside it do, and no other folder speaks of
-    a split. A folder called test is not, since unlabelled pictures often lie so.
+    It is one where it holds images itself, as folders beside it do, and no other folder speaks of
+    a split. A folder called test is not, since unlabelled images often lie so.
     """
     splits = {_parsed(name)[0] for name in [*named, *others]} - {None}
     if not others or splits != {TRAIN} or any(_folders_in(root / name) for name in named):
@@ -227,7 +227,7 @@ def _no_validation(root: Path, train: str, others: list[str]) -> UserError:
     is_class = f", or pass --splits {NO_SPLITS} if {train} is a class"
     if not _folders_in(root / train):
         return UserError(
-            f"{root / train} holds no class folders: sort its pictures into folders of their "
+            f"{root / train} holds no class folders: sort its images into folders of their "
             f"classes, as in {train}/cat/1.jpg{is_class}"
         )
     is_class = is_class if others else ""
@@ -248,13 +248,13 @@ def _refuse_no_classes(folder: Path, otherwise: str) -> None:
     if not odd:
         return
     others = [name for name in folders if name not in odd]
-    likely = others or [name for name in odd if name.casefold() in OF_PICTURES]
+    likely = others or [name for name in odd if name.casefold() in OF_IMAGES]
     if len(likely) == 1 and _holds_classes(folder / likely[0]):
         remedy = f"pass {folder / likely[0]} as --source"
     elif others:
         remedy = "move such folders away"
     else:
-        remedy = "sort the pictures into folders of their classes, as in cat/1.jpg"
+        remedy = "sort the images into folders of their classes, as in cat/1.jpg"
     raise UserError(
         f"{folder} has the folder{'s' * (len(odd) > 1)} {listed(odd)}, named like a part of a "
         f"data set and not like a class: {remedy}, or pass {otherwise}"
@@ -262,7 +262,7 @@ def _refuse_no_classes(folder: Path, otherwise: str) -> None:
 
 
 def _is_no_class(name: str) -> bool:
-    return name.casefold() in OF_PICTURES | ABOUT_PICTURES
+    return name.casefold() in OF_IMAGES | ABOUT_IMAGES
 
 
 def _holds_classes(folder: Path) -> bool:
@@ -276,8 +276,8 @@ def _holds_classes(folder: Path) -> bool:
 
 
 def _refuse_splits_in_classes(root: Path, classes: list[str]) -> None:
-    """Refuse <class>/<split>/<picture>, and folders that may be splits of names unknown here."""
-    common = None  # names that each class folder holds, where they hold no pictures besides
+    """Refuse <class>/<split>/<image>, and folders that may be splits of names unknown here."""
+    common = None  # names that each class folder holds, where they hold no images besides
     for name in classes:
         folders, files = list_folder(root / name)
         named = {split_of(folder): folder for folder in folders}
@@ -288,7 +288,7 @@ def _refuse_splits_in_classes(root: Path, classes: list[str]) -> None:
                 f"{root / name} holds {listed(sorted(f for s, f in named.items() if s))}, which "
                 f"are named like splits: {remedy}, or pass --splits {NO_SPLITS} to mix them"
             )
-        here = set() if any(map(is_picture, files)) else set(folders)
+        here = set() if any(map(is_image, files)) else set(folders)
         common = here if common is None else common & here
     if len(classes) > 1 and len(common or ()) > 1:
         raise UserError(

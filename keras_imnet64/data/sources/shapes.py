@@ -1,4 +1,4 @@
-"""`shapes`: ten classes of drawn 64 px pictures, so that everything runs where there is no data.
+"""`shapes`: ten classes of drawn 64 px images, so that everything runs where there is no data.
 
 The class is the shape alone; position, size, angle, colours, texture and noise are drawn without
 regard to it. All randomness is Philox' raw 64-bit output, and only additions, products, quotients
@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from . import archives
+from keras_imnet64.data.sources import archives
 
 SEED = 20170727
 IMAGE_SIZE = 64
@@ -17,11 +17,11 @@ NUM_TRAIN = 4_000
 NUM_VALIDATION = 1_000
 NUM_BATCHES = 4
 ARCHIVES = ("shapes_train_npz.zip", "shapes_val_npz.zip")
-DESCRIPTION = "Ten classes of drawn 64 x 64 pictures; made by keras_imnet64, free to use."
+DESCRIPTION = "Ten classes of drawn 64 x 64 images; made by keras_imnet64, free to use."
 
-MIN_RADIUS, MAX_RADIUS = 13, 22  # pixels; the shape lies within this circle, and it in the picture
+MIN_RADIUS, MAX_RADIUS = 13, 22  # pixels; the shape lies within this circle, and it in the image
 MIN_CONTRAST = 70  # grey levels between the mean brightness of shape and background
-CHUNK = 250  # pictures drawn at once
+CHUNK = 250  # images drawn at once
 
 
 # --------------------------------------------------------------- the shapes, within the unit circle
@@ -128,11 +128,11 @@ SHAPES = {
 CLASSES = tuple(SHAPES)
 
 
-# --------------------------------------------------------------------------------------- pictures
+# --------------------------------------------------------------------------------------- images
 
 
 def draw(split):
-    """All pictures of one split, balanced and shuffled; the same bytes every time.
+    """All images of one split, balanced and shuffled; the same bytes every time.
 
     Args:
         split: "train" (4,000) or "validation" (1,000).
@@ -146,7 +146,7 @@ def draw(split):
     images = np.empty((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     for start in range(0, count, CHUNK):
         part = slice(start, start + CHUNK)
-        images[part] = _pictures(bits, labels[part])
+        images[part] = _images(bits, labels[part])
     return images, labels
 
 
@@ -170,8 +170,8 @@ def _uniform(bits, *shape):
     return (raw >> np.uint64(11)) * 2.0**-53
 
 
-def _pictures(bits, labels):
-    """Texture, shape and noise of some pictures: uint8 [n, 64, 64, 3]."""
+def _images(bits, labels):
+    """Texture, shape and noise of some images: uint8 [n, 64, 64, 3]."""
     n = len(labels)
     coverage = _coverage(labels, _uniform(bits, 5, n))[..., None]  # [n, s, s, 1]
     ground, figure = _colours(_uniform(bits, 8, n))  # [n, 1, 1, 3] each
@@ -192,8 +192,8 @@ def _coverage(labels, u):
     cos, sin = (1 - tangent**2) / (1 + tangent**2), 2 * tangent / (1 + tangent**2)
     sign = np.where(u[4] < 0.5, 1, -1)  # the half circle that |tangent| < 1 leaves out
     pixel = np.arange(IMAGE_SIZE, dtype=np.float32) + np.float32(0.5)
-    per_picture = np.stack([center_x, center_y, cos * sign, sin * sign, radius])
-    cx, cy, c, s, r = per_picture.astype(np.float32)[:, :, None, None]  # [n, 1, 1] each
+    per_image = np.stack([center_x, center_y, cos * sign, sin * sign, radius])
+    cx, cy, c, s, r = per_image.astype(np.float32)[:, :, None, None]  # [n, 1, 1] each
     dx, dy = pixel[None, None, :] - cx, pixel[None, :, None] - cy
     x, y = (c * dx + s * dy) / r, (c * dy - s * dx) / r
     distance = np.empty_like(x)

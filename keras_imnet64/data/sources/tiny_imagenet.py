@@ -2,8 +2,8 @@
 
 Layout: `wnids.txt`, `words.txt`, `train/<wnid>/images/*.JPEG`, `val/images/*.JPEG` and
 `val/val_annotations.txt` (file, wnid and a box per line), as a rule below `tiny-imagenet-200/`.
-Scripts of tutorials sort the validation pictures into `val/<wnid>/images/` or `val/<wnid>/`, and
-drop `images/` below `train/<wnid>/` too: the same pictures in the same order, whatever the layout.
+Scripts of tutorials sort the validation images into `val/<wnid>/images/` or `val/<wnid>/`, and
+drop `images/` below `train/<wnid>/` too: the same images in the same order, whatever the layout.
 """
 
 import io
@@ -17,27 +17,33 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from ...errors import UserError, reason
-from ...files import decode_text, expand, read_small
-from ...zips import TEXT_BYTES, open_zip, read_member
-from ..contents import HEAD_BYTES, kind_of
-from ..damage import check_undamaged
-from ..finding import files_below, is_companion, is_companion_folder, is_text
-from ..pictures import readable
+from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.core.files import decode_text, read_small
+from keras_imnet64.core.paths import expand
+from keras_imnet64.core.zips import TEXT_BYTES, open_zip, read_member
+from keras_imnet64.data.images.contents import HEAD_BYTES, kind_of
+from keras_imnet64.data.images.damage import check_undamaged
+from keras_imnet64.data.images.views import readable
+from keras_imnet64.data.sources.finding import (
+    files_below,
+    is_companion,
+    is_companion_folder,
+    is_text,
+)
 
 IMAGE_SIZE = 64
 NUM_CLASSES = 200
 NUM_TRAIN = 100_000
 NUM_VALIDATION = 10_000
-READ_BATCH = 512  # pictures
-LEAVE_OUT = "fetch it again, or leave out such pictures with --skip-corrupt"
+READ_BATCH = 512  # images
+LEAVE_OUT = "fetch it again, or leave out such images with --skip-corrupt"
 FORMATS = ("JPEG", "PNG")  # others of Pillow's start programs, for PostScript say
 ANNOTATIONS = "val/val_annotations.txt"
 FOLDER, ZIP = "tiny-imagenet-200", "tiny-imagenet-200.zip"
 
 
 class Damaged(UserError):
-    """A file that is not whole, or a picture of another size: `fault` says which."""
+    """A file that is not whole, or an image of another size: `fault` says which."""
 
     def __init__(self, where, fault, remedy="fetch it again"):
         super().__init__(f"{where} {fault}: {remedy}")
@@ -145,7 +151,7 @@ class Listing:
     """What a tree holds: class ids in sorted order (a label is a position there), files, labels.
 
     Attributes:
-        unused: (file, what is wrong with it) of files among the pictures that are of no class.
+        unused: (file, what is wrong with it) of files among the images that are of no class.
     """
 
     wnids: list[str]
@@ -157,9 +163,9 @@ class Listing:
     def unexpected(self, imagenet_wnids):
         """What differs from Tiny ImageNet, in words; empty where nothing does.
 
-        There is no published digest for every edition of the zip (the one without test pictures has
+        There is no published digest for every edition of the zip (the one without test images has
         other bytes), so "verified" means: 200 class ids, all of ImageNet-1K, 500 training and 50
-        validation pictures of each.
+        validation images of each.
         """
         unknown = [wnid for wnid in self.wnids if wnid not in set(imagenet_wnids)]
         if unknown:
@@ -170,14 +176,14 @@ class Listing:
             counts = np.bincount(self.labels[split], minlength=NUM_CLASSES)
             for wnid, count in zip(self.wnids, counts, strict=True):
                 if count != total // NUM_CLASSES:
-                    return f"{split} has {count} pictures of {wnid}, not {total // NUM_CLASSES}"
+                    return f"{split} has {count} images of {wnid}, not {total // NUM_CLASSES}"
         return ""
 
 
 def read_listing(tree):
-    """Read the class ids and annotations and list the pictures of both splits.
+    """Read the class ids and annotations and list the images of both splits.
 
-    Training pictures are in sorted order of their paths, validation pictures in the order of
+    Training images are in sorted order of their paths, validation images in the order of
     `val_annotations.txt`, which is that of the numbers in their names.
 
     Raises:
@@ -188,9 +194,9 @@ def read_listing(tree):
     if doubled or not wnids:
         raise UserError(f"{tree.full_name('wnids.txt')} must list each class id once")
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    pictures = _pictures(tree)
-    train = _in_class_folders(tree, pictures, "train", label_of)
-    validation = _validation_files(tree, pictures, label_of)
+    images = _images(tree)
+    train = _in_class_folders(tree, images, "train", label_of)
+    validation = _validation_files(tree, images, label_of)
     used = {name for name, _ in train + validation}
     words = dict(line.split("\t", 1) for line in _lines(tree, "words.txt") if "\t" in line)
     return Listing(
@@ -201,7 +207,7 @@ def read_listing(tree):
             "train": np.array([label for _, label in train], np.int64),
             "validation": np.array([label for _, label in validation], np.int64),
         },
-        [(name, "is of no class") for name in pictures if name not in used],
+        [(name, "is of no class") for name in images if name not in used],
     )
 
 
@@ -213,12 +219,12 @@ def _lines(tree, name):
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _pictures(tree: Tree) -> list[str]:
+def _images(tree: Tree) -> list[str]:
     """Names of all files below train/ and val/, sorted, but for texts and what systems leave."""
-    return sorted(name for name in tree.names if _may_be_a_picture(name))
+    return sorted(name for name in tree.names if _may_be_a_image(name))
 
 
-def _may_be_a_picture(name: str) -> bool:
+def _may_be_a_image(name: str) -> bool:
     *folders, file = PurePosixPath(name).parts
     if not folders or folders[0] not in ("train", "val") or is_text(file):
         return False
@@ -227,15 +233,15 @@ def _may_be_a_picture(name: str) -> bool:
 
 
 def _in_class_folders(
-    tree: Tree, pictures: list[str], split: str, label_of: dict[str, int]
+    tree: Tree, images: list[str], split: str, label_of: dict[str, int]
 ) -> list[tuple[str, int]]:
-    """[(file, label)] of the pictures that lie below <split>/<wnid>/, in their order.
+    """[(file, label)] of the images that lie below <split>/<wnid>/, in their order.
 
     Raises:
-        UserError: a class is not listed, or has no pictures.
+        UserError: a class is not listed, or has no images.
     """
     found = []
-    for name in pictures:
+    for name in images:
         parts = PurePosixPath(name).parts
         if parts[0] == split and len(parts) > 2:
             if parts[1] not in label_of:
@@ -246,16 +252,16 @@ def _in_class_folders(
     present = {label for _, label in found}
     missing = [wnid for wnid, label in label_of.items() if label not in present]
     if missing:
-        raise UserError(f"{tree.full_name(f'{split}/{missing[0]}')} has no pictures")
+        raise UserError(f"{tree.full_name(f'{split}/{missing[0]}')} has no images")
     return found
 
 
 def _validation_files(
-    tree: Tree, pictures: list[str], label_of: dict[str, int]
+    tree: Tree, images: list[str], label_of: dict[str, int]
 ) -> list[tuple[str, int]]:
     if ANNOTATIONS not in tree.names and _is_sorted_into_classes(tree, label_of):
-        found = _in_class_folders(tree, pictures, "val", label_of)
-        return sorted(found, key=lambda picture: _number(picture[0]))
+        found = _in_class_folders(tree, images, "val", label_of)
+        return sorted(found, key=lambda image: _number(image[0]))
     found = []
     for line in _lines(tree, ANNOTATIONS):
         file, _, rest = line.partition("\t")
@@ -282,33 +288,33 @@ def _number(name: str) -> list[str | tuple[int, str]]:
     return [(len(part), part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-# --------------------------------------------------------------------------------------- pictures
+# --------------------------------------------------------------------------------------- images
 
 
 def read(tree, files, labels):
-    """Decode the listed pictures, a few at a time in threads.
+    """Decode the listed images, a few at a time in threads.
 
     Yields:
         (uint8 [B, 64, 64, 3], int64 labels [B]), B at most 512.
 
     Raises:
-        UserError: a picture is damaged or of another size.
+        UserError: an image is damaged or of another size.
     """
     with _threads() as pool:
         for start in range(0, len(files), READ_BATCH):
             part = slice(start, start + READ_BATCH)
-            pictures = list(pool.map(lambda name: _decode(tree, name), files[part]))
-            yield np.stack(pictures), labels[part]
+            images = list(pool.map(lambda name: _decode(tree, name), files[part]))
+            yield np.stack(images), labels[part]
 
 
 def without_damaged(tree, listing, progress=None):
-    """The listing without the pictures that cannot be read; every one is decoded to know.
+    """The listing without the images that cannot be read; every one is decoded to know.
 
     Returns:
         (Listing, [(name, what is wrong with it), ...]).
 
     Raises:
-        UserError: a class loses all its pictures of a split.
+        UserError: a class loses all its images of a split.
     """
     files, labels, damaged = {}, {}, []
     for split, names in listing.files.items():
@@ -325,7 +331,7 @@ def without_damaged(tree, listing, progress=None):
         lost = set(listing.labels[split]) - set(labels[split])
         if lost:
             raise UserError(
-                f"{tree.where} has no whole picture of {listing.wnids[min(lost)]} in {split}, even "
+                f"{tree.where} has no whole image of {listing.wnids[min(lost)]} in {split}, even "
                 "with --skip-corrupt: fetch it again"
             )
     return replace(listing, files=files, labels=labels), damaged
@@ -336,7 +342,7 @@ def _threads():
 
 
 def _fault(tree, name):
-    """What is wrong with a picture, in words; None where nothing is."""
+    """What is wrong with an image, in words; None where nothing is."""
     try:
         _decode(tree, name)
     except Damaged as error:
@@ -358,13 +364,13 @@ def _pixels(content):
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-            size = picture.size
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            size = image.size
             if size == (IMAGE_SIZE, IMAGE_SIZE):  # judged before anything is decoded
-                check_undamaged(content, picture.format)  # of which Pillow is silent
-                return np.asarray(picture.convert("RGB"))  # some are greyscale
+                check_undamaged(content, image.format)  # of which Pillow is silent
+                return np.asarray(image.convert("RGB"))  # some are greyscale
     except UnidentifiedImageError:
-        raise ValueError(f"is {kind_of(content[:HEAD_BYTES]) or 'not a picture'}") from None
+        raise ValueError(f"is {kind_of(content[:HEAD_BYTES]) or 'not an image'}") from None
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise ValueError(f"is not a whole picture ({reason(error)})") from None
+        raise ValueError(f"is not a whole image ({reason(error)})") from None
     raise ValueError(f"is {size[0]} x {size[1]} pixels, not {IMAGE_SIZE} x {IMAGE_SIZE}")

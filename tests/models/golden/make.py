@@ -8,7 +8,7 @@ With those versions, on CPU, this made the files in the tree; the tests need non
 The references are torchvision's and timm's networks and blocks, filled by `rule`. For the paper's
 WRN, whose Lasagne script no longer runs, a plain PyTorch version of it stands below. They run in
 float64, so that what the tests measure is our own rounding. Parameters are laid out as PyTorch has
-them, pictures and maps are [B, H, W, C].
+them, images and maps are [B, H, W, C].
 """
 
 import json

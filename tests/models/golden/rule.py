@@ -1,4 +1,4 @@
-"""Weights and pictures that anyone can make again, bit for bit: functions of name and shape alone.
+"""Weights and images that anyone can make again, bit for bit: functions of name and shape alone.
 
 NumPy promises to keep the raw output of its bit generators, but not what its distributions make of
 it. So the numbers are Philox' own 64-bit integers, keyed by the SHA-256 of the name, and all that
@@ -17,8 +17,8 @@ import math
 import numpy as np
 
 CHUNK = 1 << 20  # numbers drawn at a time: VGG's first dense layer alone has 103 million
-CELLS = 4  # per side of a picture, each of one colour but for some noise
-PICTURE_CHANNELS = 3
+CELLS = 4  # per side of an image, each of one colour but for some noise
+IMAGE_CHANNELS = 3
 DAVIT_BLOCK_NORMS = (".0.norm1.weight", "norm2.weight")  # before window attention and MLPs
 DAVIT_BRANCH_ENDS = ("proj.weight", "fc2.weight")  # what they make is added to the map
 
@@ -33,7 +33,7 @@ def values(name, shape):
     if len(shape) == 1:
         gammas = 0.07 + 0.14 * u
         return 10 * gammas if name.endswith(DAVIT_BLOCK_NORMS) else gammas
-    small = name.endswith(DAVIT_BRANCH_ENDS) or shape[1] == PICTURE_CHANNELS
+    small = name.endswith(DAVIT_BRANCH_ENDS) or shape[1] == IMAGE_CHANNELS
     return centred(u, variance=(0.02 if small else 2) / math.prod(shape[1:]))
 
 
@@ -56,8 +56,8 @@ def uniform(name, shape):
     return numbers.reshape(shape)
 
 
-def pictures(size):
-    """Two pictures, uint8 [2, size, size, 3]; 4 divides the size."""
+def images(size):
+    """Two images, uint8 [2, size, size, 3]; 4 divides the size."""
     cells = uniform("cells", (2, CELLS, CELLS, 3))
     cells = cells.repeat(size // CELLS, axis=1).repeat(size // CELLS, axis=2)
     noise = uniform("noise", cells.shape)

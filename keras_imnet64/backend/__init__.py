@@ -1,0 +1,1 @@
+"""The backend and its devices, chosen before Keras is imported; settings that change numbers."""

@@ -1,0 +1,1 @@
+"""Single images: kinds of files, reading, damage, views of one size, resizing."""

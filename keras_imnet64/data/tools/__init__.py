@@ -1,0 +1,1 @@
+"""Programs over whole data sets: downsampling and cleaning."""

@@ -1,0 +1,1 @@
+"""Recipes: their schema, loading and overriding, messages, differences, costs and listing."""

@@ -1,0 +1,183 @@
+"""Finds recipes, reads them from TOML, applies overrides and checks them."""
+
+import math
+import os
+import re
+import tomllib
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from keras_imnet64.core.errors import UserError, nearest, reason
+from keras_imnet64.core.files import decode_text, depth, read_small
+from keras_imnet64.core.paths import expand
+from keras_imnet64.models import find_model
+from keras_imnet64.recipe.messages import first_error, sentence
+from keras_imnet64.recipe.schema import ModelSection, OptimizerSection, Recipe, ScheduleSection
+
+FILE_BYTES = 2**20  # ours have 2 KB
+
+
+MOST_PARTS = 16  # of a dotted key, and tables and lists within each other
+
+
+KEY_FORBIDS = set("[]#\r")  # the line is one key and one value, not a table or a comment
+
+
+_PART = r"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
+
+
+DEEP_KEY = re.compile(rf"(?<![\w-])(?:{_PART}){{{MOST_PARTS}}}")  # tomllib would take hours
+
+
+def recipes_dir():
+    """Inside the wheel beside the package's files, in a checkout beside the package."""
+    package = Path(__file__).parents[1]
+    inside, beside = package / "recipes", package.parent / "recipes"
+    return inside if inside.is_dir() else beside
+
+
+def list_recipes():
+    """Names of the shipped recipes."""
+    return sorted(path.stem for path in recipes_dir().glob("*.toml"))
+
+
+def load_recipe(name_or_path, overrides=()):
+    """Read, override and check a recipe.
+
+    Args:
+        name_or_path: a shipped recipe's name, or a path to a TOML file.
+        overrides: lines of TOML such as "optimizer.learning_rate = 0.05".
+
+    Returns:
+        Recipe
+
+    Raises:
+        UserError: one sentence naming the recipe, the key, what was received and what would work.
+    """
+    path = find_recipe(name_or_path)
+    try:
+        content = parse_toml(decode_text(read_small(path, FILE_BYTES)))
+    except (OSError, ValueError) as error:
+        raise UserError(f"recipe {path} cannot be read as TOML: {reason(error)}") from error
+    changes = {}
+    for line in overrides:
+        merge(changes, parse_override(line))
+    override(content, changes)
+    content.setdefault("name", path.stem)
+    return check_recipe(content)
+
+
+def parse_toml(text):
+    """Nested plain values; ValueError for what is no TOML, or too deep to be handled."""
+    if DEEP_KEY.search(text):
+        raise ValueError(f"a key has more than {MOST_PARTS} parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def check_recipe(content):
+    """A Recipe from nested plain values, or UserError."""
+    name = content.get("name")
+    try:
+        _check_values(content)
+        recipe = Recipe.model_validate(content)
+        recipe.check()
+    except ValidationError as error:
+        raise UserError(f"recipe {name}: {sentence(first_error(error))}") from error
+    except UserError as error:
+        raise UserError(f"recipe {name}: {error}") from error
+    return recipe
+
+
+def check_model(table):
+    """A ModelSection from the plain values of a recipe's table `model`, or UserError."""
+    try:
+        _check_values({"model": table})
+        section = ModelSection.model_validate(table)
+    except ValidationError as error:
+        first = first_error(error)
+        raise UserError(sentence(first | {"loc": ("model", *first["loc"])})) from error
+    find_model(section.name).check_options(section.name, section.options)
+    return section
+
+
+def _check_values(content):
+    """Refuse values that no key of a recipe takes, wherever they are."""
+    if depth(content) > MOST_PARTS:
+        raise UserError(f"it must have at most {MOST_PARTS} tables within each other")
+    waiting = [("", content)]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{where}.{key}".lstrip("."), inner) for key, inner in value.items()]
+            value = "".join(map(str, value))
+        elif isinstance(value, list):
+            waiting += [(where, inner) for inner in value]
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise UserError(f"{where} must be a number of at most 63 bits; received a longer one")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{where} must be a finite number; received {value}")
+        if isinstance(value, str) and not _is_text(value):
+            raise UserError(f"{where} must be text in UTF-8 without NUL; received {value!r}")
+        if not isinstance(value, str | int | float | list | None):
+            kind = type(value).__name__
+            raise UserError(f"{where} must be a number, text, list or table; received a {kind}")
+
+
+def _is_text(value):
+    try:
+        return "\0" not in value.encode().decode()
+    except UnicodeEncodeError:  # half a character, from a command line that is not UTF-8
+        return False
+
+
+def find_recipe(name_or_path):
+    """The file of a shipped recipe's name or a path."""
+    text = str(name_or_path)
+    if text in list_recipes():
+        return recipes_dir() / f"{text}.toml"
+    path = expand(text)
+    if path.suffix == ".toml" or "/" in text:
+        if os.path.exists(path) and not os.path.isdir(path):
+            return path
+        raise UserError(f"{path} is not a file; --recipe takes a name or the path of a TOML file")
+    raise UserError(f'recipe "{text}" is not known; {nearest(text, list_recipes())}')
+
+
+def parse_override(line):
+    """{"optimizer": {"learning_rate": 0.05}} from "optimizer.learning_rate=0.05"."""
+    key, equals, value = line.partition("=")
+    try:
+        if not equals or KEY_FORBIDS & set(key) or "\n" in line:
+            raise ValueError
+        return parse_toml(f"{key.strip()} = {value.strip()}")
+    except ValueError:
+        raise UserError(
+            f"--set takes key=value in TOML, such as optimizer.learning_rate=0.05 "
+            f"or 'model.name=\"wide_resnet\"'; received {line!r}"
+        ) from None
+
+
+def override(content, changes):
+    """Put `changes` into `content`; another model, optimizer or schedule drops the old options."""
+    for table, section in NAMED.items():
+        old, new = content.get(table), changes.get(table)
+        both = isinstance(old, dict) and isinstance(new, dict)
+        if both and new.get("name", old.get("name")) != old.get("name"):
+            content[table] = {k: v for k, v in old.items() if k in section.model_fields}
+    merge(content, changes)
+
+
+def merge(content, changes):
+    """Put `changes` into `content`, table by table; anything but a table is replaced."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(content.get(key), dict):
+            merge(content[key], value)
+        else:
+            content[key] = value
+
+
+NAMED = {"model": ModelSection, "optimizer": OptimizerSection, "schedule": ScheduleSection}

@@ -1,0 +1,1 @@
+"""Weights of other libraries: recognized, read, matched by name and converted."""

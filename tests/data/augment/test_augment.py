@@ -1,0 +1,459 @@
+"""Augmentations on 3 x 3 images worked by hand, in eager code and in tf.data, and their draws."""
+
+import itertools
+import math
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.data.augment import OPS, check_augment
+from keras_imnet64.data.augment.crops import draw_crops, mirror
+from keras_imnet64.data.augment.mixing import mixed_labels, partners
+from keras_imnet64.data.augment.policies import COMMON, TRANSFORMS
+
+IMAGE = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], "uint8")
+MEAN = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]], "uint8")
+# pad_crop of padding 1 at (top, left), by hand; (1, 1) is the image itself.
+PAD_CROP = {
+    ("zero", 0, 0): [[0, 0, 0], [0, 1, 2], [0, 4, 5]],
+    ("zero", 2, 1): [[4, 5, 6], [7, 8, 9], [0, 0, 0]],
+    ("zero", 1, 1): IMAGE.tolist(),
+    ("reflect", 0, 0): [[5, 4, 5], [2, 1, 2], [5, 4, 5]],
+    ("reflect", 1, 2): [[2, 3, 2], [5, 6, 5], [8, 9, 8]],
+    ("mean", 0, 2): [[10, 20, 30], [2, 3, 60], [5, 6, 90]],
+}
+BOX = {"top": 0, "left": 1, "height": 2, "width": 2}
+
+
+def transform(name, value):
+    return {"which1": TRANSFORMS.index(name), "value1": np.float32(value)}
+
+
+# Operation, options, draws for one grey image, and what becomes of IMAGE.
+BY_HAND = [
+    # Each output pixel is the pixel of the box where its centre lies: 1/3, 1 and 5/3 of 2.
+    ("random_resized_crop", {"interpolation": "box"}, BOX, [[2, 3, 3], [5, 6, 6], [5, 6, 6]]),
+    # Between the box's pixel centres in steps of 2/3, held at both ends: 2, 2.5 and 3.
+    (
+        "random_resized_crop",
+        {"interpolation": "bilinear"},
+        BOX | {"height": 1},
+        [[2, 3, 3]] * 3,  # halves go up
+    ),
+    ("random_rotation", {"degrees": 90}, {"angle": 90.0}, [[3, 6, 9], [2, 5, 8], [1, 4, 7]]),
+    (
+        "random_rotation",
+        {"degrees": 45, "fill": 200},
+        {"angle": 45.0},
+        [[2, 3, 6], [1, 5, 9], [4, 7, 8]],
+    ),
+    ("trivial_augment", {}, transform("identity", 0), IMAGE),
+    ("trivial_augment", {}, transform("translate_x", 1), [[0, 1, 2], [0, 4, 5], [0, 7, 8]]),
+    ("trivial_augment", {}, transform("translate_y", -1), [[4, 5, 6], [7, 8, 9], [0, 0, 0]]),
+    ("trivial_augment", {"fill": 9}, transform("shear_x", 1), [[2, 3, 9], [6, 9, 9], [9, 9, 9]]),
+    ("trivial_augment", {}, transform("brightness", 1.5), [[1, 3, 4], [6, 7, 9], [10, 12, 13]]),
+    ("trivial_augment", {}, transform("solarize", 8), [[1, 2, 3], [4, 5, 6], [7, 247, 246]]),
+    (
+        "rand_augment",
+        {"num_ops": 2},
+        transform("posterize", 6) | {"which2": TRANSFORMS.index("brightness"), "value2": 2.0},
+        [[0, 0, 0], [8, 8, 8], [8, 16, 16]],
+    ),
+    (
+        "rand_augment_increasing",
+        {},
+        transform("solarize_add", 250),
+        [[251, 252, 253], [254, 255, 255], [255, 255, 255]],
+    ),
+    ("auto_augment", {}, transform("invert", 0), 255 - IMAGE),
+    ("random_erasing", {"fill": 99}, BOX, [[1, 99, 99], [4, 99, 99], [7, 8, 9]]),
+    ("random_erasing", {"fill": "mean"}, BOX, [[1, 20, 30], [4, 50, 60], [7, 8, 9]]),
+    ("random_erasing", {}, BOX | {"height": 0}, IMAGE),
+]
+
+
+def rgb(plane):
+    return np.stack([np.asarray(plane, "uint8") + np.uint8(100 * c) for c in range(3)], axis=-1)
+
+
+def grey(plane):
+    return np.stack([np.asarray(plane, "uint8")] * 3, axis=-1)
+
+
+def eagerly(function, images, draws):
+    return function(images, draws).numpy()
+
+
+def in_tf_data(function, images, draws):
+    dataset = tf.data.Dataset.from_tensor_slices((images, draws)).batch(
+        len(images), drop_remainder=True
+    )
+    return next(iter(dataset.map(function))).numpy()
+
+
+BOTH = pytest.mark.parametrize("run", [eagerly, in_tf_data])
+
+
+def as_arrays(draws):
+    """Of one image: integers as int32, others as they are, [1, ...]."""
+    return {
+        name: np.array([value], "int32" if isinstance(value, int) else None)
+        for name, value in draws.items()
+    }
+
+
+@BOTH
+@pytest.mark.parametrize(("op", "options", "draws", "expected"), BY_HAND)
+def test_by_hand(run, op, options, draws, expected):
+    needed = {"degrees": 90} if op == "random_rotation" else {}
+    step = check_augment(op, needed | options)
+    draws = {
+        name: array.astype("float32") if array.dtype == "float64" else array
+        for name, array in as_arrays(draws).items()
+    }
+    out = run(lambda i, d: step.apply(i, d, grey(MEAN)), grey(IMAGE)[None], draws)
+    assert out.dtype == "uint8"
+    assert out[0].tolist() == grey(expected).tolist()
+
+
+@BOTH
+@pytest.mark.parametrize("fill", ["zero", "reflect", "mean"])
+def test_pad_crop_by_hand(run, fill):
+    cases = {key[1:]: value for key, value in PAD_CROP.items() if key[0] == fill}
+    step = check_augment("pad_crop", {"padding": 1, "fill": fill})
+    images = np.stack([rgb(IMAGE)] * len(cases))
+    top, left = np.array(list(cases), "int32").T
+    draws = {"top": top, "left": left}
+    out = run(lambda i, d: step.apply(i, d, rgb(MEAN)), images, draws)
+    expected = [rgb(plane) for plane in cases.values()]
+    if fill == "zero":
+        expected = [np.where(np.asarray(p)[..., None] == 0, 0, rgb(p)) for p in cases.values()]
+    assert out.dtype == "uint8"
+    assert out.tolist() == np.stack(expected).tolist()
+
+
+@BOTH
+def test_mirror_by_hand(run):
+    images = np.stack([rgb(IMAGE)] * 2)
+    out = run(mirror, images, np.array([True, False]))
+    assert out[0].tolist() == rgb([[3, 2, 1], [6, 5, 4], [9, 8, 7]]).tolist()
+    assert out[1].tolist() == rgb(IMAGE).tolist()
+
+
+@BOTH
+def test_color_jitter_goes_in_the_drawn_order(run):
+    """Twice as bright, then half the contrast about the mean, or the other way round."""
+    step = check_augment("color_jitter", {"brightness": 1, "contrast": 1, "hue": 0.5})
+    plane = np.array([[100, 200], [100, 200]], "uint8")
+    draws = {
+        "order": np.array([[0, 1, 2, 3], [2, 1, 0, 3]], "int32"),
+        "brightness": np.full(2, 2.0, "float32"),
+        "contrast": np.full(2, 0.5, "float32"),
+        "saturation": np.full(2, 9.0, "float32"),  # of no strength: not applied
+        "hue": np.zeros(2, "float32"),
+    }
+    images = np.stack([grey(plane)] * 2)
+    out = run(lambda i, d: step.apply(i, d, grey(plane)), images, draws)
+    # 200 and 255, whose greys 199 and 254 (the weights sum up to 0.9999) have the mean 226.5.
+    assert out[0, ..., 0].tolist() == [[213, 240]] * 2
+    # The greys 99 and 199 have the mean 149: 124.5 and 174.5 are cut off, then doubled.
+    assert out[1, ..., 0].tolist() == [[248, 255]] * 2
+
+
+@BOTH
+def test_policies_treat_each_image_by_itself(run):
+    """All transforms in one batch as each of them alone."""
+    step = check_augment("trivial_augment", {"interpolation": "bilinear"})
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 8, 8, 3), dtype="uint8")
+    draws = step.draw(rng, 40, 8)
+    together = run(lambda i, d: step.apply(i, d, None), images, draws)
+    for row in range(40):
+        alone = {name: array[row : row + 1] for name, array in draws.items()}
+        assert np.array_equal(step.apply(images[row : row + 1], alone, None)[0], together[row])
+
+
+# --------------------------------------------------------------------------------------- mixing
+
+PAIR = np.stack([grey(IMAGE), grey(IMAGE + 100)])
+SWAPPED = {"partner": np.zeros(2)}  # of two images, each has the other
+
+
+@BOTH
+def test_mixup_by_hand(run):
+    step = check_augment("mixup", {"alpha": 0.2})
+    draws = SWAPPED | {"share": np.array([0.75, 1.0], "float32")}
+    out = run(lambda i, d: step.apply(i, d, None), PAIR, draws)
+    assert out[0].tolist() == (PAIR[0] + 25).tolist()
+    assert out[1].tolist() == PAIR[1].tolist()
+
+
+@BOTH
+def test_cutmix_by_hand(run):
+    step = check_augment("cutmix", {})
+    draws = {name: np.array([value, 0], "int32") for name, value in BOX.items()}
+    draws |= SWAPPED | {"share": np.array([5 / 9, 1.0], "float32")}
+    out = run(lambda i, d: step.apply(i, d, None), PAIR, draws)
+    assert out[0, ..., 0].tolist() == [[1, 102, 103], [4, 105, 106], [7, 8, 9]]
+    assert out[1].tolist() == PAIR[1].tolist()
+
+
+@BOTH
+def test_mixup_or_cutmix_by_hand(run):
+    step = check_augment("mixup_or_cutmix", {})
+    draws = {name: np.array([value, value], "int32") for name, value in BOX.items()}
+    draws |= SWAPPED | {"share": np.full(2, 0.5, "float32"), "cuts": np.array([True, False])}
+    out = run(lambda i, d: step.apply(i, d, None), PAIR, draws)
+    assert out[0, ..., 0].tolist() == [[1, 102, 103], [4, 105, 106], [7, 8, 9]]
+    assert out[1].tolist() == (PAIR[0] + 50).tolist()
+
+
+def test_labels_of_mixed_images():
+    draws = {"partner": np.array([0.0, 0.99, 0.5]), "share": np.array([0.25, 1, 0.5], "float32")}
+    assert partners(draws).numpy().tolist() == [1, 0, 1]
+    labels = mixed_labels(np.array([7, 8, 9]), draws).numpy()
+    assert labels.tolist() == [[7, 8, 0.25], [8, 7, 1], [9, 8, 0.5]]
+
+
+def test_partners_are_all_others_evenly():
+    rng = np.random.default_rng(0)
+    found = np.stack([partners({"partner": rng.random(5)}).numpy() for _ in range(2000)])
+    for row in range(5):
+        counts = np.bincount(found[:, row], minlength=5)
+        assert counts[row] == 0
+        assert np.delete(counts, row).min() > 420  # of 500
+
+
+# ---------------------------------------------------------------------------------------- draws
+
+
+def draw(op, num_samples=20_000, image_size=64, **options):
+    return check_augment(op, options).draw(np.random.default_rng(0), num_samples, image_size)
+
+
+def test_pad_crop_draws_all_offsets_evenly():
+    for offsets in draw("pad_crop", 9000, padding=4).values():
+        counts = np.bincount(offsets, minlength=9)
+        assert len(counts) == 9
+        assert counts.min() > 850
+
+
+def crop_by_the_definition(rng, height, width, scale, ratio):
+    """One box, as the definition says it; (share of the area, width / height)."""
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < w <= width and 0 < h <= height:
+            return w * h / (height * width), w / h
+    return None
+
+
+def test_random_resized_crop_draws_as_defined():
+    boxes = draw("random_resized_crop")
+    top, left, height, width = (boxes[k] for k in ("top", "left", "height", "width"))
+    assert min(top.min(), left.min()) == 0
+    assert max((top + height).max(), (left + width).max()) == 64
+    rng = np.random.default_rng(1)
+    expected = [crop_by_the_definition(rng, 64, 64, (0.08, 1), (3 / 4, 4 / 3)) for _ in top]
+    drawn = (height * width / 64**2, width / height)
+    quantiles = np.linspace(0.02, 0.98, 9)
+    for ours, theirs in zip(drawn, zip(*filter(None, expected), strict=True), strict=True):
+        np.testing.assert_allclose(
+            np.quantile(ours, quantiles), np.quantile(theirs, quantiles), atol=0.02
+        )
+    # A place is even among those where the box fits.
+    inner = width < 40
+    assert abs((left[inner] / (64 - width[inner])).mean() - 0.5) < 0.01
+
+
+def test_a_crop_that_never_fits_is_the_largest_centred_one():
+    sizes = np.array([[10, 100], [100, 10], [10, 11]])
+    boxes = draw_crops(np.random.default_rng(0), sizes, [1, 1], [3 / 4, 4 / 3])
+    found = np.stack([boxes[name] for name in ("top", "left", "height", "width")], axis=-1)
+    assert found[0].tolist() == [0, 43, 10, 13]  # 13 = round(10 * 4 / 3)
+    assert found[1].tolist() == [43, 0, 13, 10]
+    narrow = draw_crops(np.random.default_rng(0), np.array([[8, 8]]), [1, 1], [16, 20])
+    assert (narrow["height"].item(), narrow["width"].item()) == (1, 8)  # at least a pixel
+
+
+def test_rotation_draws_evenly_to_both_sides():
+    angles = draw("random_rotation", degrees=18)["angle"]
+    assert angles.dtype == np.float32
+    np.testing.assert_allclose(np.quantile(angles, [0, 0.25, 0.5, 1]), [-18, -9, 0, 18], atol=0.4)
+
+
+def test_color_jitter_draws_factors_and_all_orders():
+    draws = draw("color_jitter", brightness=0.4, contrast=1.5, hue=0.1)
+    ranges = {"brightness": (0.6, 1.4), "contrast": (0, 2.5), "saturation": (1, 1)}
+    for name, (low, high) in (ranges | {"hue": (-0.1, 0.1)}).items():
+        quantiles = np.quantile(draws[name], [0, 0.5, 1])
+        np.testing.assert_allclose(quantiles, [low, (low + high) / 2, high], atol=0.05)
+    orders, counts = np.unique(draws["order"], axis=0, return_counts=True)
+    assert {tuple(order) for order in orders.tolist()} == set(itertools.permutations(range(4)))
+    assert counts.min() > 700  # of 833
+
+
+def values_of(draws, name, step=1):
+    return draws[f"value{step}"][draws[f"which{step}"] == TRANSFORMS.index(name)]
+
+
+def test_trivial_augment_draws_transforms_and_strengths_evenly():
+    draws = draw("trivial_augment", 100_000)
+    counts = np.bincount(draws["which1"], minlength=len(TRANSFORMS))
+    for name, count in zip(TRANSFORMS, counts, strict=True):
+        assert abs(count - (7143 if name in COMMON else 0)) < 400
+    assert len(COMMON) == 14
+    angles, counts = np.unique(values_of(draws, "rotate"), return_counts=True)
+    np.testing.assert_allclose(angles, np.linspace(-135, 135, 61), atol=1e-4)
+    assert np.delete(counts, 30).min() > 70  # of 115; the middle one has both signs
+    assert set(values_of(draws, "posterize")) == {2, 3, 4, 5, 6, 7, 8}
+    # Whole pixels of 0, 32 / 30, 64 / 30, ..., 32; as float32 the middle falls short of 16.
+    assert set(values_of(draws, "translate_x")) == set(range(-32, 33)) - {-31, -16, 16, 31}
+    factors = values_of(draws, "saturation")
+    np.testing.assert_allclose([factors.min(), factors.max()], [0.01, 1.99], atol=1e-6)
+    thresholds = np.unique(values_of(draws, "solarize"))
+    np.testing.assert_allclose(thresholds, np.linspace(0, 255, 31), atol=1e-4)
+
+
+def test_rand_augment_draws_at_one_strength():
+    draws = draw("rand_augment", num_ops=3, magnitude=9)
+    assert set(draws) == {f"{kind}{step}" for kind in ("which", "value") for step in (1, 2, 3)}
+    for step in (1, 2, 3):
+        counts = np.bincount(draws[f"which{step}"], minlength=len(TRANSFORMS))
+        assert counts[counts > 0].min() > 1200  # of 1,429
+        np.testing.assert_allclose(set_of(values_of(draws, "rotate", step)), [-9, 9], rtol=1e-6)
+        np.testing.assert_allclose(set_of(values_of(draws, "contrast", step)), [0.73, 1.27], 1e-6)
+        assert set_of(values_of(draws, "posterize", step)) == [7]  # 8 - round(9 / 7.5)
+        assert set_of(values_of(draws, "translate_y", step)) == [-8, 8]  # 0.3 * 150 / 331 * 64
+
+
+def set_of(values):
+    return sorted(set(values.tolist()))
+
+
+def test_increasing_rand_augment_draws_levels_about_the_magnitude():
+    draws = draw("rand_augment_increasing", 60_000, magnitude=9, magnitude_std=0.5)
+    counts = np.bincount(draws["which1"], minlength=len(TRANSFORMS))
+    assert abs(counts[0] - 30_000) < 500  # half of them stay
+    assert counts[1:].min() > 1800  # of 2,000
+    angles = np.abs(values_of(draws, "rotate"))
+    assert angles.max() == 30  # level 10
+    assert abs(np.median(angles) - 27) < 0.1  # level 9
+    assert abs(np.quantile(angles, 0.1587) - 25.5) < 0.2  # a deviation below: level 8.5
+    assert set_of(values_of(draws, "posterize")) == [0, 1, 2]  # 4 - int(4 * level / 10)
+    factors = values_of(draws, "brightness")
+    assert 0.0999 < factors.min() < factors.max() < 1.9001
+    assert values_of(draws, "solarize_add").max() == 110
+    assert values_of(draws, "solarize").min() == 0
+
+
+def test_auto_augment_draws_its_pairs():
+    draws = draw("auto_augment", 100_000, policy="imagenet")
+    first = np.bincount(draws["which1"], minlength=len(TRANSFORMS)) / 100_000
+    # By the table: posterize comes first in three pairs, with 0.4, 0.6 and 0.8; shear_x in one.
+    assert abs(first[TRANSFORMS.index("posterize")] - (0.4 + 0.6 + 0.8) / 25) < 0.004
+    assert abs(first[TRANSFORMS.index("shear_x")] - 0.6 / 25) < 0.003
+    np.testing.assert_allclose(set_of(values_of(draws, "shear_x")), [-1 / 6, 1 / 6], rtol=1e-6)
+    inverted = draws["which1"] == TRANSFORMS.index("invert")
+    assert (draws["which2"][inverted] == TRANSFORMS.index("equalize")).all()
+
+
+def test_erasing_draws_boxes_within_the_image():
+    draws = draw("random_erasing", probability=0.25, scale=[0.02, 0.2], ratio=[0.5, 4])
+    erased = draws["height"] > 0
+    assert abs(erased.mean() - 0.25) < 0.01
+    height, width = draws["height"][erased], draws["width"][erased]
+    assert ((draws["top"] + draws["height"]).max(), (draws["left"] + draws["width"]).max()) == (
+        64,
+        64,
+    )
+    assert abs(np.median(height * width / 64**2) - 0.11) < 0.005
+    assert abs(np.median(np.log(height / width)) - np.log(2) / 2) < 0.05
+
+
+def test_mixup_draws_shares_of_beta():
+    draws = draw("mixup", alpha=0.2, probability=0.5)
+    mixed = draws["share"][draws["share"] < 1]
+    assert abs(len(mixed) / 20_000 - 0.5) < 0.02
+    assert abs(mixed.mean() - 0.5) < 0.01
+    assert abs(mixed.var() - 1 / (4 * (2 * 0.2 + 1))) < 0.01
+
+
+def test_cutmix_draws_boxes_and_what_they_leave():
+    draws = draw("cutmix", alpha=1.0)
+    area = draws["height"] * draws["width"] / 64**2
+    np.testing.assert_allclose(draws["share"], 1 - area, rtol=1e-6)
+    whole = (draws["top"] > 0) & (draws["left"] > 0) & (draws["top"] + draws["height"] < 64)
+    whole &= draws["left"] + draws["width"] < 64
+    assert (np.abs(draws["height"] - draws["width"])[whole] <= 1).all()
+    assert draws["share"].min() < 0.1 < 0.9 < draws["share"].max()
+
+
+def test_mixup_or_cutmix_draws_both():
+    draws = draw("mixup_or_cutmix", cutmix_share=0.25)
+    assert abs(draws["cuts"].mean() - 0.25) < 0.01
+    area = draws["height"] * draws["width"] / 64**2
+    np.testing.assert_allclose(draws["share"][draws["cuts"]], 1 - area[draws["cuts"]], rtol=1e-6)
+
+
+# ------------------------------------------------------------------------------------- the table
+
+
+@pytest.mark.parametrize(
+    ("op", "options", "message"),
+    [
+        ("padcrop", {}, 'did you mean "pad_crop"'),
+        ("pad_crop", {"pading": 4}, 'did you mean "padding"'),
+        ("pad_crop", {"padding": -1}, "whole number from 0"),
+        ("pad_crop", {"fill": "reflekt"}, 'one of "zero", "reflect", "mean"'),
+        ("random_resized_crop", {"scale": [0.5, 2]}, r"\[low, high\] from 1e-06 to 1"),
+        ("random_resized_crop", {"scale": 0.5}, r"\[low, high\]"),
+        ("random_rotation", {}, "needs a value for degrees"),
+        ("rand_augment", {"magnitude": 31}, "from 0 to 30"),
+        ("auto_augment", {"policy": "imagenette"}, '"imagenet", "cifar10", "svhn"'),
+        ("mixup", {"alpha": 0}, "from 0.001"),
+        ("color_jitter", {}, "a value above 0 for one of brightness, contrast"),
+        ("random_erasing", {"fill": "noise"}, 'from 0 to 255 or "mean"'),
+    ],
+)
+def test_wrong_augmentations_are_refused_in_a_sentence(op, options, message):
+    with pytest.raises(UserError, match=message):
+        check_augment(op, options)
+
+
+def test_every_operation_has_a_test_here():
+    by_hand = {case[0] for case in BY_HAND}
+    own = {"pad_crop", "color_jitter", "mixup", "cutmix", "mixup_or_cutmix"}
+    assert set(OPS) == by_hand | own
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_the_readme_has_every_operation_with_its_options(op):
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    (row,) = [line for line in readme.splitlines() if line.startswith(f"| `{op}` |")]
+    for option, kind in OPS[op].options.items():
+        assert re.search(rf"`{option}( =|`)", row)
+        for value in re.findall(rf"`{option} = (.+?)`", row):
+            shown = [round(x, 4) for x in kind.default] if "[" in value else kind.default
+            assert tomllib.loads(f"x = {value}")["x"] == shown
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_operation_works_as_drawn(op):
+    """Whatever is drawn: images of the same size, and the same ones from the same draws."""
+    options = {"random_rotation": {"degrees": 30}, "color_jitter": {"hue": 0.5, "contrast": 1}}
+    step = check_augment(op, options.get(op, {}), image_size=16)
+    images = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), dtype="uint8")
+    draws = step.draw(np.random.default_rng(1), 50, 16)
+    assert all(len(array) == 50 for array in draws.values())
+    mean = np.full((16, 16, 3), 128, "uint8")
+    first, second = (step.apply(images, draws, mean).numpy() for _ in range(2))
+    assert (first.dtype, first.shape) == (np.uint8, images.shape)
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, images)

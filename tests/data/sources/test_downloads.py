@@ -1,0 +1,160 @@
+"""What servers of all kinds answer when they are asked for an archive, and how long it takes."""
+
+import contextlib
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import tensorflow_datasets as tfds
+
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.data import datasets
+from keras_imnet64.data.sources import downloads, imagenet_resized
+from keras_imnet64.data.sources.downloads import impatient_downloads, why_not_offered
+
+NAMES = ("Imagenet8_train_npz.zip", "Imagenet8_val_npz.zip")
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers a path /<status>/<kind>/<length> with these; /moved sends on to a login page."""
+
+    def do_GET(self):
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/200/html/20")
+            self.end_headers()
+            return
+        _, status, kind, length = self.path.split("/")
+        self.send_response(int(status))
+        self.send_header("Content-Type", {"html": "text/html", "zip": "application/zip"}[kind])
+        if length != "unknown":
+            self.send_header("Content-Length", length)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The address of a server on this machine."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def silent():
+    """The address of a server that takes connections and says nothing."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    """Short waits, and no proxy of this machine."""
+    monkeypatch.setattr(downloads, "ASK_SECONDS", 0.5)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/200/zip/70", None),
+        ("/403/html/70", "127.0.0.1 answers with status 403 Forbidden"),
+        ("/404/html/70", "127.0.0.1 answers with status 404 Not Found"),
+        ("/503/zip/70", "127.0.0.1 answers with status 503 Service Unavailable"),
+        ("/200/html/70", "127.0.0.1 answers with a web page, as it does where a login is needed"),
+        ("/moved", "127.0.0.1 answers with a web page, as it does where a login is needed"),
+        ("/200/zip/71", "127.0.0.1 offers a file of 71 bytes where 70 bytes are published"),
+        (
+            "/200/zip/unknown",
+            "127.0.0.1 offers a file of unknown size where 70 bytes are published",
+        ),
+    ],
+)
+def test_what_a_server_answers(server, path, why):
+    assert why_not_offered({f"{server}/200/zip/5": 5, server + path: 70}) == why
+
+
+def test_a_server_that_is_silent_is_not_waited_for(silent):
+    begin = time.monotonic()
+    assert why_not_offered({silent: 1}) == "127.0.0.1 did not answer within 0.5 seconds"
+    assert time.monotonic() - begin < 5
+
+
+def test_a_proxy_that_is_silent_and_one_that_refuses(silent, monkeypatch):
+    monkeypatch.setenv("http_proxy", silent)
+    asked = {"http://image-net.invalid/a.zip": 1}
+    assert why_not_offered(asked) == "image-net.invalid did not answer within 0.5 seconds"
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert why_not_offered(asked) == "the proxy gives no connection to image-net.invalid"
+
+
+def test_names_that_are_not_resolved(monkeypatch):
+    def wait(*_, **__):
+        time.sleep(3)
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", wait)
+    begin = time.monotonic()
+    asked = {"http://image-net.invalid/a.zip": 1}
+    assert why_not_offered(asked) == "image-net.invalid did not answer within 0.5 seconds"
+    assert time.monotonic() - begin < 2.5
+
+    def refuse(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert why_not_offered(asked) == "there is no connection to image-net.invalid"
+
+
+def test_a_download_that_stalls_is_given_up(silent, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "SILENT_SECONDS", 0.2)
+    manager = tfds.download.DownloadManager(download_dir=tmp_path)
+    begin = time.monotonic()
+    with impatient_downloads(), pytest.raises(Exception, match=r"[Rr]ead timed out"):
+        manager.download([f"{silent}/a.zip"])
+    assert time.monotonic() - begin < 20
+
+
+# -------------------------------------------------------------------------------- preparing a set
+
+
+def test_the_sentence_says_what_to_fetch_and_nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(imagenet_resized, "why_not_offered", lambda sizes: "no network")
+    with pytest.raises(UserError) as refusal:
+        datasets.prepare("imagenet_resized/8x8", data_dir=tmp_path)
+    assert str(refusal.value) == (
+        "imagenet_resized/8x8/0.1.0 cannot be downloaded here (no network): fetch "
+        "Imagenet8_train_npz.zip, Imagenet8_val_npz.zip from https://image-net.org/download-images,"
+        " which gives them after a login, and pass their folder with --source"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_archives_that_are_here_are_not_asked_for(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(imagenet_resized, "why_not_offered", lambda sizes: asked.append(sizes))
+    builder = imagenet_resized.builder_of("imagenet_resized", 8, tmp_path)
+    imagenet_resized._check_downloads(builder)
+    assert [url.rpartition("/")[2] for url in asked[0]] == [*NAMES]
+    assert list(asked[0].values()) == [239296243, 9327124]
+    manual = tmp_path / "downloads" / "manual"
+    manual.mkdir(parents=True)
+    (manual / NAMES[0]).touch()
+    imagenet_resized._check_downloads(builder)
+    assert [url.rpartition("/")[2] for url in asked[1]] == [NAMES[1]]
+    manager = builder._make_download_manager(
+        download_dir=tmp_path / "downloads", download_config=tfds.download.DownloadConfig()
+    )
+    [url] = asked[1]
+    resource = tfds.core.download.resource.Resource(url=url)
+    cached = manager._get_dl_path(resource, builder.url_infos[url].checksum)
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    cached.touch()  # where TFDS would look for it
+    imagenet_resized._check_downloads(builder)
+    assert asked[2] == {}

@@ -1,0 +1,175 @@
+"""Streams of batches: resumable at any step, each image once, the same as the plain functions."""
+
+import numpy as np
+import pytest
+
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.data.augment import check_augment
+from keras_imnet64.data.order import epoch_draws, epoch_order
+from keras_imnet64.data.selection import first_classes, select, split_holdout
+from keras_imnet64.data.stores.store import RawStore
+from keras_imnet64.data.stream import TrainingStream, evaluation_batches, image_tensor
+
+
+def tiny_store(count=50, size=4, classes=5):
+    """Image i is filled with i, so that a batch tells which images it holds."""
+    images = np.broadcast_to(
+        np.arange(count, dtype="uint8")[:, None, None, None], (count, size, size, 3)
+    )
+    wnids = [f"n{9 - k}" for k in range(classes)]
+    meta = {
+        "wnids": wnids,
+        "class_names": [w.upper() for w in wnids],
+        "image_size": size,
+        "dataset": "tiny",
+        "split": "train",
+        "verified": True,
+    }
+    return RawStore(
+        None, meta, np.ascontiguousarray(images), np.arange(count, dtype="int32") % classes
+    )
+
+
+def stream(**options):
+    options = {"batch_size": 8, "mirror": "random"} | options
+    return TrainingStream(select(tiny_store()), **options)
+
+
+def read(batches):
+    return [(images.copy(), labels.copy()) for images, labels in batches.as_numpy_iterator()]
+
+
+def test_an_epoch_has_the_whole_batches_and_no_image_twice():
+    batches = read(stream().dataset())
+    assert [len(labels) for _, labels in batches] == [8] * 6
+    seen = np.concatenate([images[:, 0, 0, 0] for images, _ in batches])
+    assert len(set(seen.tolist())) == 48
+    assert all((images[:, 0, 0, 0] % 5 == labels).all() for images, labels in batches)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+@pytest.mark.parametrize("mirror", ["random", "alternating"])
+@pytest.mark.parametrize("ops", [["pad_crop"], ["trivial_augment", "mixup_or_cutmix"]])
+def test_the_stream_from_a_step_is_the_tail_of_the_whole(ops, mirror, step):
+    options = {"pad_crop": {"padding": 2}}
+    steps = [check_augment(op, options.get(op, {})) for op in ops]
+    data = stream(augmentation=steps, mirror=mirror, seed=3)
+    batches = data.dataset()
+    data.begin(2)
+    whole = read(batches)
+    data.begin(2, step)
+    tail = read(batches)
+    assert len(tail) == 6 - step
+    for (a, la), (b, lb) in zip(whole[step:], tail, strict=True):
+        assert np.array_equal(a, b)
+        assert np.array_equal(la, lb)
+
+
+def test_the_stream_is_order_draws_mirror_and_crop_written_out():
+    """Every batch against slices of the mirrored, padded images that the draws point to."""
+    store = tiny_store()
+    store.images = np.random.default_rng(0).integers(0, 256, store.images.shape, "uint8")
+    crop = check_augment("pad_crop", {"padding": 2, "fill": "zero"})
+    data = TrainingStream(select(store), batch_size=8, seed=5, mirror="random", augmentation=[crop])
+    order, mirrored = epoch_order(50, "random", 5, 1)
+    draws = epoch_draws([crop], 50, 4, 5, 1)[0]
+    data.begin(1)
+    for step, (images, labels) in enumerate(read(data.dataset())):
+        for row, sample in enumerate(range(step * 8, step * 8 + 8)):
+            image = store.images[order[sample]]
+            image = image[:, ::-1] if mirrored[sample] else image
+            padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+            top, left = draws["top"][sample], draws["left"][sample]
+            assert np.array_equal(images[row], padded[top : top + 4, left : left + 4])
+            assert labels[row] == store.labels[order[sample]]
+    assert mirrored[:48].any()
+    assert not mirrored[:48].all()
+
+
+def test_a_mapped_file_and_arrays_anywhere_in_memory_give_the_same_images(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), dtype="uint8")
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.asarray(np.load(tmp_path / "images.npy", mmap_mode="r"))
+    shifted = np.concatenate([np.zeros(1, "uint8"), images.ravel()])[1:].reshape(images.shape)
+    read_only = images.copy()
+    read_only.flags.writeable = False
+    for held in (mapped, shifted, read_only, images):
+        tensor = image_tensor(held)
+        assert np.array_equal(tensor[4].numpy(), images[4])
+    del mapped, shifted, read_only, held
+    assert np.array_equal(tensor.numpy(), images)
+
+
+def test_mixing_gives_pairs_of_labels():
+    data = stream(augmentation=[check_augment("cutmix", {})], mirror="both", batch_size=10)
+    for images, labels in read(data.dataset()):
+        assert labels.shape == (10, 3)
+        first, second, share = labels.T
+        # The stored images are flat, and tell their labels: the share is that of the pixels.
+        own = (images[..., 0] % 5 == first[:, None, None]).mean(axis=(1, 2))
+        other = (images[..., 0] % 5 == second[:, None, None]).mean(axis=(1, 2))
+        differ = first != second
+        np.testing.assert_allclose(own[differ], share[differ], atol=1e-6)
+        np.testing.assert_allclose(other[differ], 1 - share[differ], atol=1e-6)
+        assert differ.any()
+
+
+def test_epochs_differ():
+    data = stream()
+    batches = data.dataset()
+    first = read(batches)
+    data.begin(1)
+    assert not np.array_equal(first[0][0], read(batches)[0][0])
+
+
+def test_mirror_both_doubles_the_epoch():
+    assert stream(mirror="both").steps_per_epoch == 12
+
+
+def test_steps_per_epoch_ends_an_epoch_early():
+    assert len(read(stream(steps_per_epoch=2).dataset())) == 2
+    with pytest.raises(UserError, match="at most 6"):
+        stream(steps_per_epoch=7)
+
+
+def test_a_batch_larger_than_the_set_is_refused():
+    with pytest.raises(UserError, match="at most 50"):
+        stream(batch_size=51)
+
+
+@pytest.mark.parametrize("batch_size", [7, 25, 50, 64])
+def test_evaluation_gives_every_image_weight_one_once(batch_size):
+    batches = list(evaluation_batches(select(tiny_store()), batch_size).as_numpy_iterator())
+    assert all(len(images) == batch_size for images, _, _ in batches)
+    images, labels, weights = (np.concatenate(part) for part in zip(*batches, strict=True))
+    real = weights == 1
+    assert sorted(images[real, 0, 0, 0].tolist()) == list(range(50))
+    assert (weights[~real] == 0).all()
+    assert (labels[real] == images[real, 0, 0, 0] % 5).all()
+
+
+def test_first_classes_are_relabelled_in_sorted_order():
+    store = tiny_store()  # wnids n9, n8, n7, n6, n5 in label order
+    chosen = select(store, first_classes(store, 2))
+    assert chosen.wnids == ["n5", "n6"]
+    assert chosen.class_names == ["N5", "N6"]
+    images, labels = chosen.gather(np.arange(len(chosen)))
+    assert len(chosen) == 20
+    assert {
+        (int(i) % 5, int(label)) for i, label in zip(images[:, 0, 0, 0], labels, strict=True)
+    } == {
+        (4, 0),
+        (3, 1),
+    }
+
+
+def test_holdout_and_train_share_no_image():
+    train, held_out = split_holdout(select(tiny_store()), 10)
+    ids = [
+        set(part.gather(np.arange(len(part)))[0][:, 0, 0, 0].tolist()) for part in (train, held_out)
+    ]
+    assert len(ids[0]) == 40
+    assert len(ids[1]) == 10
+    assert not ids[0] & ids[1]
+    with pytest.raises(UserError, match="at most 49"):
+        split_holdout(select(tiny_store()), 50)

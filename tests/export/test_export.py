@@ -1,0 +1,349 @@
+"""An exported model computes what the model computes, for programs that have nothing of ours."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from PIL import Image
+
+from keras_imnet64 import export as module
+from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.data.sources.finding import find_images
+from keras_imnet64.export import child, compare, export
+from keras_imnet64.models import build_model
+from keras_imnet64.models.contract import contract_of, names_of
+from keras_imnet64.models.init import initialize
+from keras_imnet64.models.ship import load_model, model_info, ship
+
+LOAD_PLAINLY = Path(__file__).parent / "models" / "load_plainly.py"
+NAMES = ["hen", "naïve", "two\nlines", "\x1b[31mred", *"efghij"]
+SERVE = """
+import sys
+sys.modules["keras"] = None  # cannot be imported
+import numpy as np, tensorflow as tf
+pixels, found = np.load(sys.argv[1])["pixels"], {}
+for path in sys.argv[3:]:
+    serve = tf.saved_model.load(path)
+    specification = serve.signatures["serving_default"].structured_input_signature[1]["pixels"]
+    assert specification.dtype == tf.uint8 and specification.shape[0] is None, specification
+    parts = [serve.serve(part) for part in (pixels[:0], pixels[:1], pixels[1:])]
+    found[path] = np.concatenate(parts)
+    assert parts[0].shape == (0, found[path].shape[1]) and parts[0].dtype == tf.float32
+    assert found[path].dtype == np.float32
+assert sys.modules["keras"] is None
+np.savez(sys.argv[2], **found)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The model files small.keras, of ours, and bare.keras, of mixed precision and compiled."""
+    folder = tmp_path_factory.mktemp("export")
+    model = build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=0.5)
+    initialize(model, 0)
+    info = {"class_names": NAMES, "wnids": list("abcdefghij"), "image_size": 16}
+    ship(model, folder / "small.keras", info | {"dataset": "imagenet_resized/16x16"})
+
+    keras.utils.set_random_seed(0)
+    normalization = layers.Normalization()
+    normalization.adapt(np.random.default_rng(1).integers(0, 256, (64, 16, 16, 3)))
+    mixed = {"dtype": "mixed_bfloat16"}
+    bare = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            normalization,
+            layers.Conv2D(8, 3, activation="relu", **mixed),
+            layers.BatchNormalization(synchronized=True, **mixed),
+            layers.Reshape((14, 14 * 8), **mixed),
+            layers.Bidirectional(layers.GRU(4, **mixed), **mixed),
+            layers.Dense(5, **mixed),
+        ]
+    )
+    bare.compile("adam", "mse")
+    bare.save(folder / "bare.keras")
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), "uint8")
+    np.savez(folder / "images.npz", pixels=pixels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(folder, data_dir, tmp_path_factory):
+    """{(stem, format): what `export` says}."""
+    picture = tmp_path_factory.mktemp("pictures") / "image.png"
+    Image.fromarray(np.load(folder / "images.npz")["pixels"][0]).save(picture)
+    small, bare = folder / "small.keras", folder / "bare.keras"
+    return {
+        ("small", "saved_model"): export(small, "saved_model", data_dir=data_dir),
+        ("small", "keras"): export(small, "keras", data_dir=data_dir),
+        ("bare", "saved_model"): export(bare, "saved_model", pictures=[picture]),
+        ("bare", "keras"): export(bare, "keras"),
+    }
+
+
+def logits(path, pixels):
+    return load_model(path).predict(pixels, verbose=0).astype("float32")
+
+
+def assert_same(found, expected, tolerance=1e-5):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * abs(expected).max())
+
+
+def beside(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_a_program_of_tensorflow_alone_serves_the_saved_model(exported, folder, tmp_path):
+    """In batches of 1 and 5, for both kinds of source."""
+    paths = [exported[stem, "saved_model"]["path"] for stem in ("small", "bare")]
+    inputs, outputs = folder / "images.npz", tmp_path / "found.npz"
+    child = subprocess.run(
+        [sys.executable, "-c", SERVE, inputs, outputs, *paths],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr[-3000:]
+    found, pixels = np.load(outputs), np.load(inputs)["pixels"]
+    assert_same(found[paths[0]], logits(folder / "small.keras", pixels))
+    assert_same(found[paths[1]], logits(folder / "bare.keras", pixels), 0.05)  # that is bfloat16
+
+
+def test_keras_alone_loads_the_keras_file(exported, folder):
+    paths = [exported[stem, "keras"]["path"] for stem in ("small", "bare")]
+    inputs = folder / "images.npz"
+    child = subprocess.run(
+        [sys.executable, LOAD_PLAINLY, inputs, *paths], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stderr[-3000:]
+    found, pixels = json.loads(child.stdout.splitlines()[-1])["logits"], np.load(inputs)["pixels"]
+    for path, stem, tolerance in zip(paths, ("small", "bare"), (1e-5, 0.05), strict=True):
+        for output in found[path]:
+            assert_same(output, logits(folder / f"{stem}.keras", pixels), tolerance)
+
+
+def test_the_keras_file_is_plain(exported):
+    path = exported["bare", "keras"]["path"]
+    with zipfile.ZipFile(path) as archive:
+        config = archive.read("config.json").decode()
+    assert "bfloat16" not in config
+    assert '"synchronized": true' not in config
+    assert not json.loads(config).get("compile_config")
+
+
+def test_names_travel_along(exported, folder):
+    extra = Path(exported["small", "saved_model"]["path"], "assets.extra")
+    lines = (extra / "classes.txt").read_text("utf-8").split("\n")
+    assert lines == ["hen", "naïve", r"two\nlines", r"\x1b[31mred", *"efghij", ""]
+    info = model_info(folder / "small.keras")
+    assert json.loads((extra / "imnet64.json").read_text("utf-8")) == info
+    assert model_info(exported["small", "keras"]["path"]) == info
+    assert not Path(exported["bare", "saved_model"]["path"], "assets.extra").exists()
+    assert [exported[stem, "keras"]["classes"] for stem in ("small", "bare")] == [10, None]
+
+
+def test_what_the_result_says(exported, folder):
+    result = exported["small", "saved_model"]
+    assert json.loads(json.dumps(result)) == result
+    assert result["path"] == str(folder / "small_saved_model")
+    files = [file for file in Path(result["path"]).rglob("*") if file.is_file()]
+    assert result["bytes"] == sum(len(file.read_bytes()) for file in files)
+    compared = result["compared"]
+    assert compared["pictures"] == 40  # all that the data set has
+    assert compared["source"] == "imagenet_resized/16x16 validation"
+    assert 0 <= compared["largest_difference"] < 1e-5
+    assert exported["bare", "keras"]["path"] == str(folder / "bare_exported.keras")
+    compared = exported["bare", "saved_model"]["compared"]
+    assert (compared["pictures"], compared["source"]) == (1, "the images given")
+    compared = exported["bare", "keras"]["compared"]
+    assert compared["pictures"] == 64
+    assert compared["source"].startswith("drawn images: the model does not say")
+
+
+def test_nothing_but_the_artefacts_is_left(exported, folder):
+    assert beside(folder) == [
+        "bare.keras",
+        "bare_exported.keras",
+        "bare_saved_model",
+        "images.npz",
+        "small.keras",
+        "small_exported.keras",
+        "small_saved_model",
+    ]
+
+
+def test_a_wrong_artefact_is_not_kept(folder, data_dir, tmp_path, monkeypatch, capfd):
+    """A weight of the artefact, changed between the two processes, by 1e-3 of the logits' scale."""
+    source = tmp_path / "small.keras"
+    source.write_bytes((folder / "small.keras").read_bytes())
+    in_child = module.in_child
+
+    def tampering(step, work, doing):
+        result = in_child(step, work, doing)
+        if step == "make":
+            model = load_model(work / "exported.keras")
+            scale = abs(np.load(work / "reference.npy")).max()
+            model.get_layer("logits").bias.assign_add(np.eye(10)[3] * 1e-3 * scale)
+            model.save(work / "exported.keras")
+        return result
+
+    monkeypatch.setattr(module, "in_child", tampering)
+    with pytest.raises(RunFailed, match=r"differ by 1\.0e-03 of the model's largest"):
+        export(source, "keras", data_dir=data_dir)
+    assert beside(tmp_path) == ["small.keras"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_comparison():
+    reference = np.array([[100.0, 99.9995, 0], [1, 2, 3]], "float32")  # a tie within 5e-6
+    near = reference.copy()
+    near[0, 1] += 0.001
+    result = compare(reference, near)
+    assert result["top1_changed_in_ties"] == 1
+    assert result["largest_difference"] == pytest.approx(1e-5, rel=0.1)
+    assert not result["constant"]
+    assert compare(reference, reference)["top1_changed_in_ties"] == 0
+    assert compare(np.zeros((3, 2)), np.zeros((3, 2)))["constant"]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ([[100.0, 99.99, 0.02]], "differ by 2.0e-04"),
+        ([[99.992, 99.998, 0]], "another best class for 1 of 1"),  # each by 8e-5 of the scale
+        ([[100.0, np.nan, 0]], "not finite"),
+        ([[100.0, 99.99]], r"shape \[1, 2\]"),
+    ],
+)
+def test_the_comparison_refuses(found, message):
+    with pytest.raises(RunFailed, match=message):
+        compare(np.array([[100.0, 99.99, 0]]), np.array(found))
+
+
+def test_a_model_of_no_finite_logits_is_not_compared():
+    logits = np.array([[1.0, np.inf]])
+    with pytest.raises(RunFailed, match="the model itself"):
+        compare(logits, logits)
+
+
+def test_a_model_with_code_in_it_is_refused(tmp_path):
+    path = tmp_path / "code.keras"
+    doubled = layers.Lambda(lambda x: 2 * x)
+    keras.Sequential([keras.Input((8, 8, 3)), doubled, layers.GlobalMaxPool2D()]).save(path)
+    with pytest.raises(UserError, match="Lambda") as caught:
+        export(path, "saved_model")
+    assert not isinstance(caught.value, RunFailed)
+    assert "\n" not in str(caught.value)
+    assert beside(tmp_path) == ["code.keras"]
+
+
+def build(input_shape, *network):
+    inputs = keras.Input(input_shape)
+    outputs = [layer(inputs) for layer in network]
+    return keras.Model(inputs, outputs[0] if len(outputs) == 1 else outputs)
+
+
+@pytest.mark.parametrize(
+    ("shape", "network", "message"),
+    [
+        ((8, 8, 1), [layers.GlobalMaxPool2D], r"takes \[None, 8, 8, 1\]"),
+        ((8,), [layers.Dense], r"takes \[None, 8\]"),
+        ((8, 8, 3), [layers.ReLU], r"gives \[None, 8, 8, 3\]"),
+        ((8, 8, 3), [layers.GlobalMaxPool2D] * 2, r"gives \[None, 3\] and \[None, 3\]"),
+    ],
+)
+def test_what_is_no_classifier_of_images_is_refused(shape, network, message):
+    made = [layer(3) if layer is layers.Dense else layer() for layer in network]
+    with pytest.raises(UserError, match=message):
+        contract_of(build(shape, *made), "some.keras")
+
+
+def test_names_of_other_classes_are_refused():
+    with pytest.raises(UserError, match="has 3 logits and states 2 class names"):
+        names_of({"class_names": ["a", "b"]}, 3, "some.keras")
+
+
+def test_the_callers_images_take_any_size_of_model(tmp_path):
+    colours = [(250, 10, 10), (10, 250, 10)]
+    for number, colour in enumerate(colours):
+        Image.new("RGB", (30, 40), colour).save(tmp_path / f"{number}.png")
+    files = [str(file) for file in find_images([tmp_path])]
+    request = {"pictures": files, "data_dir": None, "cache_dir": None}
+    for given, size in [((16, 24), (16, 24)), ((None, None), (32, 32))]:
+        images, where = child.choose_images(*given, {"image_size": 32}, request)
+        assert images.shape == (2, *size, 3)
+        assert [tuple(image[0, 0]) for image in images] == colours
+        assert where == "the images given"
+
+
+def test_the_default_place_in_a_run_folder(tmp_path):
+    (tmp_path / "recipe.toml").touch()
+    (tmp_path / "model.keras").touch()
+    for format, name in [("saved_model", "saved_model"), ("keras", "exported.keras")]:
+        place = module.choose_target(
+            tmp_path, tmp_path / "model.keras", module.FORMATS[format], None
+        )
+        assert place == tmp_path / name
+
+
+def test_an_existing_target_is_left_as_it_is(folder, tmp_path):
+    target = tmp_path / "mine"
+    target.mkdir()
+    with pytest.raises(UserError, match=r"mine exists .* --out"):
+        export(folder / "small.keras", "saved_model", out=target)
+    assert beside(tmp_path) == ["mine"]
+    with pytest.raises(UserError, match=r"small\.keras exists"):
+        export(folder / "small.keras", "keras", out=folder / "small.keras")
+
+
+def test_places_and_formats_that_do_not_work(folder, tmp_path):
+    with pytest.raises(UserError, match='did you mean "saved_model"'):
+        export(folder / "small.keras", "savedmodel")
+    with pytest.raises(UserError, match=r"must end in \.keras"):
+        export(folder / "small.keras", "keras", out=tmp_path / "model.h5")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write into .*file .*--out"):
+        export(folder / "small.keras", "keras", out=tmp_path / "file" / "x.keras")
+    cut = tmp_path / "cut.keras"
+    cut.write_bytes((folder / "small.keras").read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"not a \.keras file"):
+        export(cut, "keras")
+    with pytest.raises(UserError, match="does not exist"):
+        export(tmp_path / "nothing", "keras")
+
+
+def test_a_killed_child_is_a_sentence_and_leaves_nothing(folder, tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    monkeypatch.setattr(sys, "executable", str(python))
+    for script, message in [
+        ("kill -9 $$", "broke off: signal 9 killed it"),
+        ("echo before >&2; echo OutOfDisk >&2; exit 3", "broke off: OutOfDisk"),
+    ]:
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+        with pytest.raises(RunFailed, match=message):
+            export(folder / "small.keras", "keras", out=tmp_path / "new" / "out.keras")
+    assert beside(tmp_path) == ["python"]
+
+
+def test_working_folders_of_the_dead_are_swept(tmp_path):
+    """Those of other targets and of living processes stay."""
+    target = tmp_path / "out.keras"
+    with module.working_folder(target) as work:
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        dead = work.with_name(work.name.replace(f"@{os.getpid()}@", f"@{ended.pid}@"))
+        other = dead.with_name(dead.name.replace("out", "other"))
+        dead.mkdir()
+        other.mkdir()
+        with module.working_folder(target):
+            assert work.is_dir()
+            assert other.is_dir()
+            assert not dead.exists()

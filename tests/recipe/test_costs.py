@@ -1,0 +1,107 @@
+"""The table of recipes' costs: every row true and none missing, and when it is not asked."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from keras_imnet64.recipe import costs as recipe_costs
+from keras_imnet64.recipe.costs import costs_of, measure, read_table, write_table
+from keras_imnet64.recipe.loading import list_recipes, load_recipe
+
+REGENERATE = "run `python -m keras_imnet64.recipe.costs` and commit recipes/costs.json"
+
+
+MEASURED = {}  # by network: recipes that share one build it once
+
+
+@pytest.fixture
+def never_built(monkeypatch):
+    def refuse(recipe):
+        raise AssertionError(f"{recipe.name} was built")
+
+    monkeypatch.setattr(recipe_costs, "measure", refuse)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_the_table_is_true(name):
+    row, recipe = read_table().get(name), load_recipe(name)
+    assert row, f"{name} has no row: {REGENERATE}"
+    network = recipe_costs._network(recipe)
+    if network not in MEASURED:
+        MEASURED[network] = measure(recipe)
+    assert row == MEASURED[network], f"{name} costs something else: {REGENERATE}"
+
+
+def test_the_table_has_no_row_too_many():
+    gone = set(read_table()) - set(list_recipes())
+    assert not gone, f"{', '.join(gone)} are no recipes: {REGENERATE}"
+
+
+def test_published_figures():
+    table = read_table()
+    assert round(table["wrn36_5"]["macs"] / 1e9, 3) == 7.054
+    assert round(table["wrn28_10"]["macs"] / 1e9, 3) == 5.244
+    assert round(table["wrn20_10"]["macs"] / 1e9, 3) == 0.866
+    parameters = {name: row["parameters"] for name, row in table.items()}
+    assert parameters["wrn36_5"] == 37_638_264
+    assert parameters["wrn36_2"] == 6_185_784
+    assert parameters["wrn28_10"] == 37_118_264
+    assert parameters["wrn28_2"] == 1_596_216
+    assert parameters["wrn20_10"] == 8_932_664
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["train.epochs = 2", 'name = "mine"'],
+        ['model.normalization = "dataset"', "model.dropout = 0.0"],
+        ["data.classes = 1000"],
+    ],
+)
+def test_a_known_network_is_looked_up(never_built, overrides):
+    assert costs_of(load_recipe("wrn36_2", overrides)) == read_table()["wrn36_2"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parameters"),
+    [
+        (["data.classes = 10"], 1_596_216 - 990 * (128 + 1)),  # 128 features and a bias per class
+        (["model.width = 1"], 434_552),
+        (
+            ['data.dataset = "imagenet_resized/64x64"', "model.depth = 36", "model.width = 1"],
+            1_615_224,
+        ),
+    ],
+)
+def test_another_network_is_built(overrides, parameters):
+    recipe = load_recipe("wrn28_2", overrides)
+    assert costs_of(recipe) == measure(recipe)
+    assert costs_of(recipe)["parameters"] == parameters
+
+
+def test_what_is_returned_is_the_callers_own():
+    costs_of(load_recipe("demo"))["macs"] = 0
+    assert costs_of(load_recipe("demo")) == read_table()["demo"]
+
+
+def test_the_table_is_written_a_row_per_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe_costs, "table_file", lambda: tmp_path / "costs.json")
+    monkeypatch.setattr(recipe_costs, "measure", lambda recipe: {"parameters": 1, "macs": 2})
+    write_table()
+    text = (tmp_path / "costs.json").read_text()
+    assert list(json.loads(text)) == list_recipes()
+    assert text.count("\n") == len(list_recipes()) + 2
+
+
+def test_a_listing_needs_no_keras():
+    code = (
+        "import sys; from keras_imnet64.recipe.loading import list_recipes, load_recipe;"
+        "from keras_imnet64.recipe.costs import costs_of;"
+        "[costs_of(load_recipe(name)) for name in list_recipes()];"
+        "print(sorted({'keras', 'tensorflow', 'jax'} & set(sys.modules)))"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert child.stdout.strip() == "[]", child.stderr

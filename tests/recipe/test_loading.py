@@ -1,0 +1,171 @@
+"""Recipes: loading, overriding, saving, and one sentence for each mistake."""
+
+import pytest
+
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.recipe.difference import difference
+from keras_imnet64.recipe.loading import check_recipe, list_recipes, load_recipe
+
+PAPER = {"wrn36_5", "wrn36_2", "wrn28_10", "wrn28_2", "wrn20_10"}
+
+
+def minimal(**sections):
+    content = {
+        "name": "mine",
+        "model": {"name": "wide_resnet", "depth": 20, "width": 1},
+        "data": {"dataset": "imagenet_resized/16x16", "batch_size": 128},
+        "optimizer": {"name": "sgd", "learning_rate": 0.1},
+        "train": {"epochs": 1},
+    }
+    for name, values in sections.items():
+        content[name] = content.get(name, {}) | values if isinstance(values, dict) else values
+    return content
+
+
+def test_the_recipes_of_the_paper_and_the_first_steps_are_shipped():
+    assert {"demo", "tiny20_wrn"} | PAPER <= set(list_recipes())
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_shipped_recipe_loads_and_survives_saving(name, tmp_path):
+    recipe = load_recipe(name)
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe.to_toml())
+    assert load_recipe(path) == recipe
+
+
+@pytest.mark.parametrize("name", sorted(PAPER))
+def test_paper_recipes_are_the_papers_run(name):
+    recipe = load_recipe(name)
+    assert recipe.data.batch_size * recipe.data.steps_per_epoch == 2_561_280
+    assert recipe.optimizer.options == {"momentum": 0.9, "nesterov": False}
+    assert recipe.optimizer.learning_rate == 0.01
+    assert recipe.schedule.options == {"epochs": [10, 20, 30], "factor": 0.2}
+    assert recipe.loss.l2 == 5e-4
+    assert recipe.data.mirror == "both"
+    assert recipe.train.epochs == 40
+    assert recipe.reference.top1_error is not None
+    assert recipe.measured == {}
+
+
+def test_published_errors():
+    errors = {n: (r.top1_error, r.top5_error) for n in PAPER for r in [load_recipe(n).reference]}
+    assert errors == {
+        "wrn36_5": (32.34, 12.64),
+        "wrn36_2": (39.55, 16.57),
+        "wrn28_10": (40.96, 18.87),
+        "wrn28_2": (56.92, 30.92),
+        "wrn20_10": (59.94, 35.10),
+    }
+
+
+def test_override_is_a_line_of_toml():
+    recipe = load_recipe(
+        "tiny20_resnet18",
+        ["optimizer.learning_rate=0.05", "schedule.epochs = [1, 2]", 'schedule.name="step"'],
+    )
+    assert recipe.optimizer.learning_rate == 0.05
+    assert recipe.optimizer.options["nesterov"] is True  # the rest of the table stays
+    assert recipe.schedule.options["epochs"] == [1, 2]
+
+
+def test_another_optimizer_drops_the_old_ones_options():
+    recipe = load_recipe("tiny20_resnet18", ['optimizer.name="adamw"', "optimizer.beta_1=0.8"])
+    assert recipe.optimizer.options == {"beta_1": 0.8}
+    assert recipe.optimizer.learning_rate == load_recipe("tiny20_resnet18").optimizer.learning_rate
+    same = load_recipe("tiny20_resnet18", ['optimizer={name="sgd", momentum=0.5}'])
+    assert same.optimizer.options == {"momentum": 0.5, "nesterov": True}
+
+
+def test_difference_names_what_changed():
+    old, new = load_recipe("demo"), load_recipe("demo", ["train.epochs=1", "data.classes=3"])
+    assert difference(old, new) == [
+        "data.classes: None -> 3",
+        f"train.epochs: {old.train.epochs} -> 1",
+    ]
+    assert difference(old, old) == []
+
+
+def test_recipes_do_not_change_once_read():
+    with pytest.raises(ValueError, match="frozen"):
+        load_recipe("demo").train.epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": {"batch_size": "128"}}, 'data.batch_size must be a whole number; received "128"'),
+        ({"data": {"batch_size": 0}}, "data.batch_size must be greater than 0; received 0"),
+        (
+            {"data": {"bach_size": 1}},
+            'data.bach_size is not a known key; did you mean "batch_size"',
+        ),
+        ({"trian": {}}, 'trian is not a known key; did you mean "train"'),
+        ({"train": {"epochs": True}}, "train.epochs must be a whole number; received True"),
+        (
+            {"train": {"dtype": "float16"}},
+            "train.dtype must be one of 'float32' or 'mixed_bfloat16'",
+        ),
+        ({"data": {"dataset": "tiny_imagenett"}}, 'did you mean "tiny_imagenet"'),
+        ({"data": {"classes": 2000}}, "data.classes must be at most 1000"),
+        ({"model": {"name": "wide_resnt"}}, 'did you mean "wide_resnet"'),
+        ({"model": {"dept": 3}}, 'did you mean "depth"'),
+        ({"augment": [{"op": "pad_crops"}]}, 'did you mean "pad_crop"'),
+        ({"augment": [{"op": "mixup"}, {"op": "pad_crop"}]}, "must be the last step"),
+        ({"augment": [{"op": "mixup"}], "data": {"batch_size": 1}}, "2 are needed; received 1"),
+        ({"train": {"accumulate_steps": 3}}, "accumulate_steps must divide data.batch_size"),
+        ({"train": {"early_stopping": 3}}, "set data.holdout"),
+        ({"schedule": {"name": "plateau"}}, "set data.holdout"),
+        ({"loss": {"l2": -1.0}}, "loss.l2 must be greater than or equal to 0"),
+        ({"optimizer": {"learning_rate": "fast"}}, 'must be a number; received "fast"'),
+        (
+            {"optimizer": {"learning_rate": float("inf")}},
+            "optimizer.learning_rate must be a finite",
+        ),
+        ({"reference": {"top1_eror": 1.0}}, 'did you mean "top1_error"'),
+        ({"model": {"normalization": "imagnet"}}, "model.normalization must be one of 'imagenet'"),
+        ({"name": "../up"}, "name must"),
+    ],
+)
+def test_each_mistake_gets_one_sentence(sections, message):
+    with pytest.raises(UserError) as error:
+        check_recipe(minimal(**sections))
+    assert message in str(error.value)
+    assert str(error.value).startswith("recipe ")
+    assert "\n" not in str(error.value)
+
+
+def test_missing_key_is_named():
+    content = minimal()
+    del content["data"]["dataset"]
+    with pytest.raises(UserError, match=r"data\.dataset is missing"):
+        check_recipe(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("demmo", [], 'did you mean "demo"'),
+        ("./nowhere.toml", [], "is not a file"),
+        ("demo", ["train.epochs=2\nmodel.depth=20"], "--set takes key=value"),
+        ("demo", ["train.epochs"], "--set takes key=value"),
+        ("demo", ["model.name=wide_resnet"], "--set takes key=value"),
+    ],
+)
+def test_names_and_overrides_that_do_not_work(name, overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_recipe(name, overrides)
+
+
+def test_a_file_that_is_not_toml(tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_bytes("[model]".encode("utf-16-le"))  # without a mark of that
+    with pytest.raises(UserError, match=r"cannot be read as TOML: .*UTF-16.*save it as UTF-8"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_file_that_an_editor_has_marked(encoding, tmp_path):
+    text = load_recipe("demo").to_toml()
+    (tmp_path / "demo.toml").write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    assert load_recipe(tmp_path / "demo.toml") == load_recipe("demo")

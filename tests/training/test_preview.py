@@ -1,0 +1,95 @@
+"""The contact sheet shows the very pixels that training is fed."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.training.data import load_data, make_stream
+from keras_imnet64.training.preview import BACKGROUND, CELL, LINE, MARGIN, preview
+
+SIZE, FACTOR = 16, CELL // 16
+
+
+@pytest.fixture
+def recipe(small_recipe):
+    cutout = {"layer": "keras_cv.layers.Solarization", "threshold_factor": [128, 128]}
+    return small_recipe(augment=[{"op": "pad_crop", "padding": 2, "fill": "mean"}, cutout])
+
+
+def cell(sheet, top, row, column, lines):
+    """One image of a sheet, made small again; every pixel of it is a square."""
+    y, x = top + row * (CELL + lines * LINE + MARGIN), MARGIN + column * (CELL + MARGIN)
+    pixels = sheet[y : y + CELL, x : x + CELL]
+    small = pixels[::FACTOR, ::FACTOR]
+    np.testing.assert_array_equal(pixels, small.repeat(FACTOR, 0).repeat(FACTOR, 1))
+    return small
+
+
+def has_ink(sheet, y, x):
+    line = sheet[y : y + LINE, x : x + CELL].reshape(-1, 3)
+    return (line != BACKGROUND).any()
+
+
+def test_the_sheet_holds_what_the_model_is_fed(recipe, data_dir, tmp_path):
+    result = preview(recipe, tmp_path / "sheet.png", num_images=20, epoch=2, data_dir=data_dir)
+    assert result["pictures"] == 20  # of two batches
+    assert result["verified"] is False
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape[:2] == (result["height"], result["width"])
+    stream = make_stream(recipe, load_data(recipe, data_dir))
+    stream.begin(1)
+    fed = np.concatenate([stream.batch(1, step)[0] for step in range(2)])
+    top = MARGIN + LINE + MARGIN
+    for index in range(20):
+        row, column = divmod(index, 8)
+        np.testing.assert_array_equal(cell(sheet, top, row, column, 1), fed[index])
+        y = top + row * (CELL + LINE + MARGIN) + CELL
+        assert has_ink(sheet, y, MARGIN + column * (CELL + MARGIN))  # the class name
+
+
+def test_steps_shows_each_operation_on_the_same_images(recipe, data_dir, tmp_path):
+    result = preview(recipe, tmp_path / "s.png", steps=True, num_images=3, data_dir=data_dir)
+    assert result["stages"] == ["stored", "mirror", "pad_crop", "keras_cv.layers.Solarization"]
+    sheet = np.asarray(Image.open(tmp_path / "s.png"))
+    stream = make_stream(recipe, load_data(recipe, data_dir))
+    stages, _ = stream.stages(0, 0)
+    top = MARGIN + LINE + MARGIN + LINE
+    for column, (_, images) in enumerate(stages):
+        assert has_ink(sheet, top - LINE, MARGIN + column * (CELL + MARGIN))  # its name
+        for row in range(3):
+            np.testing.assert_array_equal(cell(sheet, top, row, column, 1), images[row])
+
+
+def test_the_stages_are_what_the_operations_do(recipe, data_dir):
+    data = load_data(recipe, data_dir)
+    stream = make_stream(recipe, data)
+    ((_, stored), (_, mirrored), (_, cropped), (_, solarized)), labels = stream.stages(0, 3)
+    stored_in = {
+        image.tobytes(): label for image, label in zip(*data.train.gather(range(96)), strict=True)
+    }
+    assert [stored_in[image.tobytes()] for image in stored] == labels.tolist()
+    flips = [(m == s[:, ::-1]).all() for m, s in zip(mirrored, stored, strict=True)]
+    assert 0 < sum(flips) < len(flips)
+    np.testing.assert_array_equal(solarized, np.where(cropped < 128, cropped, 255 - cropped))
+    np.testing.assert_array_equal(stream.batch(0, 3)[0], solarized)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"out": "sheet.jpg"}, r"must be a file whose name ends in \.png"),
+        (
+            {"out": "nowhere/sheet.png"},
+            "cannot be written: No such file or directory; choose a folder that exists",
+        ),
+        ({"epoch": 0}, "--epoch must be 1 or more"),
+        ({"num_images": 0}, "--pictures must be 1 to 1024; received 0"),
+        ({"num_images": 1025}, "--pictures must be 1 to 1024; received 1025"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(recipe, data_dir, tmp_path, options, sentence):
+    out = tmp_path / options.pop("out", "sheet.png")
+    with pytest.raises(UserError, match=sentence):
+        preview(recipe, out, data_dir=data_dir, **options)
+    assert list(tmp_path.iterdir()) == []

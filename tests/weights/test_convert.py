@@ -1,0 +1,293 @@
+"""Weights of torchvision and timm become model files; those of theirs are made without torch."""
+
+import hashlib
+import json
+import os
+
+import keras
+import ml_dtypes
+import numpy as np
+import pytest
+from click.shell_completion import BashComplete
+from foreign_weights import as_theirs, shapes_of, write_zeros
+from PIL import Image
+from safetensors.numpy import save_file
+
+from keras_imnet64.cli import cli
+from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
+from keras_imnet64.models import build_model
+from keras_imnet64.models.init import initialize
+from keras_imnet64.models.ship import load_model, model_info, ship
+from keras_imnet64.recipe.loading import load_recipe
+from keras_imnet64.training.fit import fit
+from keras_imnet64.weights.convert import convert, settings_of, take_order
+from keras_imnet64.weights.namings import NAMINGS
+
+SIZE = 32
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), "uint8")
+
+
+def fresh(name, image_size=SIZE, num_classes=10, **options):
+    model = build_model(name, image_size=image_size, num_classes=num_classes, **options)
+    initialize(model, 0)
+    return model
+
+
+def logits_of(path, pixels=PIXELS):
+    return keras.saving.load_model(path).predict(pixels, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def bfloat16_file(tmp_path_factory):
+    """A ResNet-18 of 1,000 classes in bfloat16, and its logits."""
+    path = tmp_path_factory.mktemp("theirs") / "resnet18.safetensors"
+    model = fresh("resnet18", num_classes=1000)
+    for variable in model.weights:
+        rounded = keras.ops.convert_to_numpy(variable).astype(ml_dtypes.bfloat16)
+        variable.assign(rounded.astype("float32"))
+    arrays = as_theirs(model, NAMINGS["resnet18"][0])
+    save_file({name: a.astype(ml_dtypes.bfloat16) for name, a in arrays.items()}, path)
+    return path, model.predict(PIXELS, verbose=0)
+
+
+@pytest.fixture
+def ten_classes(tmp_path_factory, slim):
+    """A slim ResNet-18 of ten classes in float16."""
+    path = tmp_path_factory.mktemp("theirs") / "ten.safetensors"
+    arrays = as_theirs(fresh("resnet18"), NAMINGS["resnet18"][0])
+    save_file({name: array.astype("float16") for name, array in arrays.items()}, path)
+    return path
+
+
+# ----------------------------------------------------------------------------- what becomes of them
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "options"),
+    [
+        pytest.param("resnet18", 32, {}, marks=pytest.mark.backend),
+        ("resnet18", 32, {"stem": "small_pool", "anti_aliasing": True, "drop_path_rate": 0.1}),
+        pytest.param("davit_tiny", 32, {"stem": "small", "window": 4}, marks=pytest.mark.backend),
+        ("alexnet", 96, {}),
+    ],
+)
+def test_a_file_computes_what_its_weights_did(name, size, options, slim, tmp_path):
+    """At 96 pixels the first dense layer of AlexNet takes a map of 2x2."""
+    model = fresh(name, size, **options)
+    theirs = tmp_path / "theirs.safetensors"
+    arrays = as_theirs(model, NAMINGS[name][0])
+    save_file(arrays, theirs)
+    result = convert(name, theirs, image_size=size, out=tmp_path / "ours.keras", options=options)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), "uint8")
+    expected = model.predict(pixels, verbose=0)
+    found = logits_of(tmp_path / "ours.keras", pixels)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * abs(expected).max())
+    assert result["tensors"] == len(arrays)
+    assert result["num_classes"] == 10
+
+
+def test_the_rows_of_imagenet_are_reordered_by_class_id(bfloat16_file, tmp_path):
+    """Logit i of the new order is that of the same class in sorted order; bfloat16 is read too."""
+    path, expected = bfloat16_file
+    logits = {}
+    for classes in (None, "imagenet", "imagenet64"):
+        out = tmp_path / f"{classes}.keras"
+        convert("resnet18", path, image_size=SIZE, out=out, classes=classes)
+        logits[classes] = logits_of(out)
+    ids, names = imagenet_wnids(), imagenet_class_names()
+    tolerance = {"rtol": 0, "atol": 1e-5 * abs(expected).max()}
+    np.testing.assert_allclose(logits[None], expected, **tolerance)
+    np.testing.assert_array_equal(logits["imagenet"], logits[None])
+    for label in (0, 1, 2, 999):
+        theirs = sorted(ids).index(ids[label])
+        np.testing.assert_allclose(logits["imagenet64"][:, label], expected[:, theirs], **tolerance)
+    assert sorted(ids).index("n02119789") == 278  # kit fox, as torchvision numbers it
+    assert model_info(tmp_path / "None.keras").keys().isdisjoint({"wnids", "class_names"})
+    ordered, kept = (model_info(tmp_path / f"{c}.keras") for c in ("imagenet64", "imagenet"))
+    assert (ordered["wnids"], ordered["class_names"]) == (ids, names)
+    assert kept["wnids"] == sorted(ids)
+    assert dict(zip(kept["wnids"], kept["class_names"], strict=True)) == dict(
+        zip(ids, names, strict=True)
+    )
+
+
+def test_the_whole_order_is_the_published_one():
+    head = keras.layers.Dense(1000)
+    head.build((None, 2))
+    head.bias.assign(np.arange(1000))
+    take_order(head, imagenet_wnids())
+    rows = ",".join(str(int(row)) for row in keras.ops.convert_to_numpy(head.bias))
+    assert hashlib.sha1(rows.encode()).hexdigest() == "aa8f5bd19f5d0a22a9449597c5cdead78d0d70d5"
+
+
+def test_the_command_says_what_it_did_and_predict_takes_it(run, bfloat16_file, tmp_path):
+    weights, _ = bfloat16_file
+    out = tmp_path / "model.keras"
+    arguments = ("convert", "--model", "resnet18", "--weights", weights, "--image-size", SIZE)
+    arguments += ("--set", "normalization={mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5]}")
+    status, shown, err = run(*arguments, "--classes", "imagenet64", "--out", out, "--json")
+    assert (status, err, shown.count("\n")) == (0, "", 1)
+    assert json.loads(shown) == {
+        "model": "resnet18",
+        "image_size": SIZE,
+        "num_classes": 1000,
+        "parameters": 11_689_512,  # torchvision's own figure
+        "tensors": 102,
+        "classes": "imagenet64",
+        "normalization": {"mean": [0.5] * 3, "std": [0.5] * 3},
+        "out": str(out),
+        "prefix": "",
+        "averaged": False,
+        "other_networks": [],
+        "left_out": [],
+    }
+    info = model_info(out)
+    assert (info["image_size"], info["resize_filter"]) == (SIZE, "bilinear")
+    assert info["converted_from"] == {
+        "file": "resnet18.safetensors",
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "prefix": "",
+        "model": "resnet18",
+        "model_options": {},
+    }
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
+    status, shown, _ = run("predict", out, tmp_path / "red.png", "--json")
+    assert status == 0
+    (image,) = json.loads(shown)["pictures"]
+    assert {guess["class_id"] for guess in image["top"]} < set(imagenet_wnids())
+
+
+def test_the_command_says_which_network_it_took(run, slimmer, tmp_path):
+    """A training program's network and its average, told apart by their biases."""
+    arrays = as_theirs(fresh("resnet18"), NAMINGS["resnet18"][0])
+    states = {
+        "model.": arrays | {"fc.bias": np.arange(10, dtype="float32")},
+        "model_ema.": arrays | {"fc.bias": np.arange(10, 20, dtype="float32")},
+    }
+    file = {
+        prefix + name: array for prefix, state in states.items() for name, array in state.items()
+    }
+    save_file(file | {"criterion.weight": np.ones(10)}, tmp_path / "weights")
+    command = ("convert", "--model", "resnet18", "--weights", tmp_path / "weights")
+    command += ("--image-size", SIZE)
+    status, _, err = run(*command, "--out", tmp_path / "averaged.keras")
+    assert (status, err.splitlines()[:3]) == (
+        0,
+        [
+            'The network is the one under "model_ema.", the averaged weights.',
+            'The file also holds "model."; --prefix takes that instead.',
+            "Not taken, for they are no part of the network: criterion.weight.",
+        ],
+    )
+    out = tmp_path / "plain.keras"
+    status, shown, _ = run(*command, "--out", out, "--prefix", "model", "--json")
+    result = json.loads(shown)
+    assert (status, result["prefix"], result["averaged"]) == (0, "model.", False)
+    assert result["other_networks"] == ["model_ema."]
+    assert result["left_out"] == ["criterion.weight"]
+    assert model_info(out)["converted_from"]["prefix"] == "model."
+    for path, first in ((tmp_path / "averaged.keras", 10), (out, 0)):
+        bias = load_model(path).get_layer("logits").bias
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(bias), np.arange(first, first + 10)
+        )
+
+
+def test_a_file_without_classes_says_so(run, ten_classes, tmp_path):
+    arguments = ("convert", "--model", "resnet18", "--weights", ten_classes, "--image-size", SIZE)
+    status, _, err = run(*arguments, "--out", tmp_path / "model.keras")
+    assert (status, err.count("\n")) == (0, 1)
+    assert err.startswith("The file names no classes")
+
+
+def test_a_head_whose_classes_nobody_named_is_made_anew(
+    ten_classes, small_recipe, data_dir, tmp_path, capsys
+):
+    """Converted for 64 pixels, trained on 16; both heads are of ten classes."""
+    theirs = tmp_path / "theirs.keras"
+    convert("resnet18", ten_classes, image_size=64, out=theirs)
+    (tmp_path / "small.toml").write_text(small_recipe(train={"epochs": 1}).to_toml())
+    changes = ['model.name="resnet18"', 'model.normalization="imagenet"', "loss.l2=0.0"]
+    changes += ["optimizer.learning_rate=1e-30", f'train.initial_weights="{theirs}"']
+    recipe = load_recipe(tmp_path / "small.toml", changes)
+    run = fit(recipe, tmp_path / "run", data_dir=data_dir)
+    refused = [line for line in capsys.readouterr().err.splitlines() if "not taken" in line]
+    assert [line.split(": ", 1)[1] for line in refused] == [
+        "logits/kernel: the file does not name its classes",
+        "logits/bias: the file does not name its classes",
+    ]
+    for layer in ("stem_conv", "stage4_block1_conv2"):
+        kernels = [load_model(p).get_layer(layer).kernel for p in (theirs, run.model)]
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, kernels))
+
+
+# ------------------------------------------------------------------------- what is refused, and how
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("alexnet", "classifier.1.weight .*sizes 223 to 254"),
+        ("vgg16", "classifier.0.weight .*sizes 224 to 255"),
+    ],
+)
+def test_dense_layers_of_another_map_are_refused_with_the_sizes_that_fit(name, sizes, tmp_path):
+    """The map that they take flattened: 6x6 of AlexNet, 7x7 of VGG-16."""
+    weights = tmp_path / "weights.safetensors"
+    write_zeros(weights, shapes_of(name))
+    for image_size in (64, 4096):  # the last would take 275 GB
+        with pytest.raises(UserError, match=f"does not fit {name} at {image_size} .*{sizes} fit"):
+            convert(name, weights, image_size=image_size, out=tmp_path / "model.keras")
+
+
+def test_a_file_that_does_not_say_what_it_was_converted_from_is_damaged(tmp_path):
+    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten()])
+    ship(model, tmp_path / "model.keras", {"converted_from": {"file": "a.pth", "sha256": 3}})
+    with pytest.raises(UserError, match='its "converted_from" is wrong'):
+        model_info(tmp_path / "model.keras")
+
+
+def test_both_forms_of_set_are_understood():
+    lines = ['stem="small"', "model.drop_path_rate=0.1", 'normalization="imagenet"']
+    assert settings_of(lines) == {
+        "normalization": "imagenet",
+        "options": {"stem": "small", "drop_path_rate": 0.1},
+    }
+
+
+def test_a_full_disk_leaves_nothing(ten_classes, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunFailed, match="No space left on device"):
+        convert("resnet18", ten_classes, image_size=SIZE, out=tmp_path / "model.keras")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMINGS if name.startswith("resnet")])
+def test_the_shell_completes_models(name):
+    complete = BashComplete(cli, {}, "keras-imnet64", "_KERAS_IMNET64_COMPLETE")
+    found = [item.value for item in complete.get_completions(["convert", "--model"], name[:5])]
+    assert name in found and "tiny_cnn1" not in found
+
+
+# --------------------------------------------------------------------------------- with torch alone
+
+
+def test_a_pickle_of_torch_is_read_as_its_safetensors(ten_classes, tmp_path):
+    """As a training program nests it: its optimizer beside it, every name behind `module.`."""
+    torch = pytest.importorskip("torch")
+    from safetensors.numpy import load_file
+
+    state = {f"module.{n}": torch.from_numpy(a) for n, a in load_file(ten_classes).items()}
+    state["module.bn1.num_batches_tracked"] = torch.tensor(7)
+    state["module.conv1.weight"] = torch.nn.Parameter(state["module.conv1.weight"].float())
+    torch.save({"epoch": 3, "state_dict": state, "optimizer": {}}, tmp_path / "theirs.pth")
+    for weights in (ten_classes, tmp_path / "theirs.pth"):
+        out = tmp_path / f"{weights.suffix[1:]}.keras"
+        convert("resnet18", weights, image_size=SIZE, out=out)
+    np.testing.assert_array_equal(
+        logits_of(tmp_path / "pth.keras"), logits_of(tmp_path / "safetensors.keras")
+    )

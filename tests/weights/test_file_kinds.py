@@ -1,0 +1,146 @@
+"""Files that are no weights are named for what they are, with what to do; no torch is needed."""
+
+import io
+import json
+import os
+import pickle
+import re
+import zipfile
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.weights.file_kinds import BEFORE_TORCH_1_6, SAFETENSORS, TORCH, kind_of
+
+
+def zipped(*names):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"")
+    return content.getvalue()
+
+
+def refusal_of(path):
+    with pytest.raises(UserError) as refusal:
+        kind_of(path)
+    message = str(refusal.value)
+    assert message.startswith(str(path)) and message.isprintable()
+    return message.removeprefix(f"{path} ")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (save({"a": np.ones(1)}), SAFETENSORS),
+        (save({"a": np.ones(1)})[:20], SAFETENSORS),  # cut short, for its library to say so
+        (zipped("archive/data.pkl", "archive/version"), TORCH),
+        (BEFORE_TORCH_1_6 + b"\x80\x02M\xe9\x03.", TORCH),
+    ],
+)
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "w.pth.tar", "w.ckpt", "w.html", "w"])
+def test_weights_are_known_by_their_content(content, kind, name, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    assert kind_of(tmp_path / name) == kind
+
+
+def test_safetensors_of_any_length_of_header(tmp_path):
+    """The length comes first, and may be what a pickle, a gzip or a zip file begins with."""
+    for length in (0x80, 0x280, 0x8B1F, 0x4034B50):
+        header = b'{"__metadata__": {}}'.ljust(length)
+        (tmp_path / "a").write_bytes(length.to_bytes(8, "little") + header)
+        assert kind_of(tmp_path / "a") == SAFETENSORS
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 46830571\n"
+OTHERS = (
+    (b"", "is empty; fetch the file itself"),
+    (POINTER, "is a pointer of Git LFS to a file, not the file; `git lfs pull` fetches it"),
+    (b"\n<!DOCTYPE html><p>Sign in", "is a web page or an error message of a server"),
+    (b'<?xml version="1.0"?><Error>', "is a web page or an error message of a server"),
+    (b"Entry not found", r'is a text \("Entry not found"\)'),
+    (b'{"error": "gated\x1b[2J"}', "is no file of weights that is known"),
+    (json.dumps({"weight_map": {"a": "b"}}).encode(), "is the index of weights that are split"),
+    (b"\x89HDF\r\n\x1a\n\0", "is an HDF5 file, as Keras writes weights"),
+    (b"\x1f\x8b\x08", "is packed with gzip; unpack it with gunzip"),
+    (b"BZh9", "is packed with bzip2"),
+    (b"\xfd7zXZ\0", "is packed with xz"),
+    (b"\x28\xb5\x2f\xfd", "is packed with zstd"),
+    (b"a" * 257 + b"ustar", "is a tar archive; unpack it and name"),
+    (b"\x08\x07\x12\x07pytorch\x1a", "is an ONNX model"),
+    (b"\x08\x0a:\x90\x01", "is an ONNX model"),
+    (bytes(50) + bytes.fromhex("57fb808b247547db"), "is a file of a TensorFlow checkpoint"),
+    (b"\x1c\0\0\0TFL3", "is a TensorFlow Lite model"),
+    (b"\x81\xa6params", "is a MessagePack file of Flax"),
+    (pickle.dumps({"a": 1}, 2), "is a pickle that torch.save did not write, and nothing in it wa"),
+    (pickle.dumps({"a": 1}, 5), "is a pickle that torch.save did not write, and nothing in it wa"),
+    (pickle.dumps({"a": 1}, 0), "is a text"),
+    (b"\xff" * 99, "is no file of weights that is known; files of .safetensors, .pth"),
+    (b"\xff" * 8192, "is no file of weights that is known"),
+    ("é: 1\n".encode() * 2000, "is a text"),
+    (bytes(8192), "is no file of weights that is known"),
+    (zipped("m/data.pkl", "m/constants.pkl", "m/code/a.py"), "is a TorchScript program"),
+    (zipped("m/archive_format", "m/models/model.json"), "is a program of torch.export"),
+    (zipped("config.json", "model.weights.h5"), "is a model file of Keras already"),
+    (zipped("a.npy", "b.npy"), r"is an archive of NumPy arrays \(.npz\)"),
+    (zipped("a.pth", "b.txt", "c", "d"), "is a zip archive with a.pth, b.txt, c and 1 more; unpa"),
+    (zipped(), "is no file of weights that is known"),
+    (zipped("a/data.pkl")[:-9], "is not a whole file of torch: File is not a zip file; fetch"),
+)
+
+
+@pytest.mark.parametrize(("content", "sentence"), OTHERS)
+def test_other_files_are_named_for_what_they_are(content, sentence, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(content)
+    assert re.match(sentence, refusal_of(tmp_path / "weights.pth"))
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "w-00002-of-00002.bin"])
+def test_parts_of_a_whole_are_known_by_their_names(name, tmp_path):
+    for content in (save({"a": np.ones(1)}), zipped("a/data.pkl")):
+        (tmp_path / name).write_bytes(content)
+        sentence = "is one part of weights that are split over 2 files; load them in Python and"
+        assert refusal_of(tmp_path / name).startswith(sentence)
+
+
+@pytest.mark.parametrize("name", ["model.ckpt.data-00000-of-00001", "frozen.pb"])
+def test_files_of_tensorflow_are_known_by_their_names(name, tmp_path):
+    (tmp_path / name).write_bytes(b"\x0a" * 99)
+    assert refusal_of(tmp_path / name).startswith("is a file of a TensorFlow checkpoint or graph")
+
+
+def test_the_only_part_is_the_whole(tmp_path):
+    (tmp_path / "model-00001-of-00001.safetensors").write_bytes(save({"a": np.ones(1)}))
+    assert kind_of(tmp_path / "model-00001-of-00001.safetensors") == SAFETENSORS
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ((".metadata", "__0_0.distcp"), "is a distributed checkpoint of PyTorch (FSDP); `python"),
+        (("global_step10", "latest"), "is a checkpoint of DeepSpeed; its own zero_to_fp32.py"),
+        (("zero_to_fp32.py",), "is a checkpoint of DeepSpeed"),
+        (("checkpoint", "m.ckpt-1.index"), "is a checkpoint or SavedModel of TensorFlow"),
+        (("saved_model.pb",), "is a checkpoint or SavedModel of TensorFlow"),
+        (("data.pkl", "version", "data"), "is an unpacked file of torch.save"),
+        (("a.txt", "m.safetensors"), "is a folder with m.safetensors, not a file; name the file"),
+        ((), "is a folder, not a file; name the file of weights in it"),
+    ],
+)
+def test_folders_are_named_for_what_they_are(names, sentence, tmp_path):
+    for name in names:
+        (tmp_path / name).touch()
+    assert refusal_of(tmp_path).startswith(sentence)
+
+
+def test_the_name_of_a_tensorflow_checkpoint_is_no_file(tmp_path):
+    (tmp_path / "model.ckpt.index").touch()
+    assert refusal_of(tmp_path / "model.ckpt").startswith("is the name of a TensorFlow checkpoint")
+    assert refusal_of(tmp_path / "other").startswith("cannot be read: No such file")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert refusal_of(tmp_path / "pipe.pth").startswith("is not a file")
