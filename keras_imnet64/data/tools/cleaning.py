@@ -127,6 +127,6 @@ def _remove(path):
             path.unlink()
     except OSError as error:
         raise RunFailed(
-            f"{path} cannot be removed ({os_error_text(error, path.parent)}); mend that and run the "
-            "same command again"
+            f"{path} cannot be removed ({os_error_text(error, path.parent)}); mend that and run "
+            "the same command again"
         ) from error
