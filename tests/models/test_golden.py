@@ -76,7 +76,7 @@ def filled(case):
 
 def difference(model, case):
     """The largest from the frozen logits, as a part of the largest logit."""
-    pictures = rule.pictures(NETWORKS[case]["image_size"])
+    pictures = rule.images(NETWORKS[case]["image_size"])
     # One batch is quickest uncompiled under TensorFlow, compiled under JAX.
     answer = model.predict_on_batch if keras.backend.backend() == "jax" else model
     ours = keras.ops.convert_to_numpy(answer(pictures))

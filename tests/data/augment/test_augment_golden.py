@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_imnet64.data.augment import colour, crops, geometry, policies
-from tests.data.augment.golden import pictures as cases
+from tests.data.augment.golden import cases
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "augment.npz")
 COLOURS = [(name, value) for name, values in cases.COLOURS.items() for value in values]
@@ -28,7 +28,7 @@ def of_all(images, value, dtype="float32"):
 
 @pytest.mark.parametrize(("name", "value"), COLOURS)
 def test_arithmetic_is_exact(name, value):
-    images = cases.pictures()
+    images = cases.images()
     changed = np.asarray(getattr(colour, name)(images, of_all(images, value)))
     assert changed.dtype == np.uint8
     np.testing.assert_array_equal(changed, GOLDEN[f"{name} {value}"])
@@ -36,7 +36,7 @@ def test_arithmetic_is_exact(name, value):
 
 @pytest.mark.parametrize(("name", "value", "mode"), MAPS)
 def test_maps_are_within_a_grey_level(name, value, mode):
-    images = cases.pictures()
+    images = cases.images()
     maps = policies.GEOMETRY[name](images, of_all(images, value))
     changed = geometry.warp(images, maps, mode, 0).numpy()
     if name in policies.SHIFTS:
@@ -51,7 +51,7 @@ def test_maps_are_within_a_grey_level(name, value, mode):
 @pytest.mark.parametrize("box", [(4, 4, 8, 8), (2, 1, 16, 16), (0, 0, 24, 20), (3, 2, 9, 5)])
 def test_resized_crops_are_pillows(box, name):
     """The smooth image; halves of noise may fall to either side."""
-    image = cases.pictures()[0]
+    image = cases.images()[0]
     names = ("top", "left", "height", "width")
     boxes = {k: of_all([0], v, "int32") for k, v in zip(names, box, strict=True)}
     changed = crops.resized_crop(image[None], boxes, cases.RESIZED, name)[0].numpy().astype(int)
@@ -65,7 +65,7 @@ def test_resized_crops_are_pillows(box, name):
 
 @pytest.mark.parametrize(("box", "name"), BOXES)
 def test_resized_crops_are_within_a_grey_level(box, name):
-    images = cases.pictures()
+    images = cases.images()
     names = ("top", "left", "height", "width")
     boxes = {k: of_all(images, v, "int32") for k, v in zip(names, box, strict=True)}
     changed = crops.resized_crop(images, boxes, cases.RESIZED, name).numpy()

@@ -141,7 +141,7 @@ NETWORKS = {  # case: function, its arguments, pixels per side
 
 def freeze_logits(reference, arguments, image_size):
     network = fill(reference(*arguments)).eval()
-    images = rule.pictures(image_size) / 255.0
+    images = rule.images(image_size) / 255.0
     images = (images - MEAN) / STD
     with torch.no_grad():
         logits = network(channels_first(images)).numpy()

@@ -10,8 +10,8 @@ Images are [B, H, W, 3], uint8.
 import math
 from pathlib import Path
 
+import cases
 import numpy as np
-import pictures as cases
 import torch
 from PIL import Image
 
@@ -58,7 +58,7 @@ COLOURS = {
 
 
 def main():
-    images = torch.from_numpy(cases.pictures()).permute(0, 3, 1, 2)
+    images = torch.from_numpy(cases.images()).permute(0, 3, 1, 2)
     frozen = {}
     for name, values in cases.COLOURS.items():
         for value in values:
