@@ -6,9 +6,9 @@ import struct
 
 from keras import ops
 
+from keras_imnet64.convert.namings import AS_PUBLISHED, NAMINGS, tensors_of
 from keras_imnet64.models import MODELS, build_model
 from keras_imnet64.models.macs import without_weights
-from keras_imnet64.weights.namings import AS_PUBLISHED, NAMINGS, tensors_of
 
 BYTES = {"F32": 4, "F16": 2, "I64": 8, "U8": 1}
 

@@ -98,8 +98,8 @@ def test_a_folder_of_another_user_is_said_to_be_theirs(call, become):
     code = f"""
 import os, sys
 from pathlib import Path
-from keras_imnet64.data.packing import require_space, working_folder
-from keras_imnet64.errors import UserError
+from keras_imnet64.data.stores.packing import require_space, working_folder
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.runs import check_folder, create_run
 folder = sys.argv[1]
 os.setgroups([])

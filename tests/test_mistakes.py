@@ -29,11 +29,11 @@ from PIL import Image
 from safetensors.numpy import save
 
 from keras_imnet64.backend.devices import Devices
+from keras_imnet64.convert.file_kinds import BEFORE_TORCH_1_6
 from keras_imnet64.data.sources.archives import write_archives
 from keras_imnet64.models import build_model
 from keras_imnet64.models.ship import ship
 from keras_imnet64.training import preview  # noqa: F401 (as FIRST_READ)
-from keras_imnet64.weights.file_kinds import BEFORE_TORCH_1_6
 
 FIRST_READ = codecs.lookup("utf-8-sig")  # a user that we become may not read it later
 FIT = "fit --recipe small.toml --out run"
@@ -864,7 +864,7 @@ def weights_of_numpy(place):
 )
 def weights_of_torch_without_torch(place):
     (place.path / "w.pth").write_bytes(BEFORE_TORCH_1_6)
-    place.patch.setattr("keras_imnet64.weights.torch_files.find_spec", lambda name: None)
+    place.patch.setattr("keras_imnet64.convert.torch_files.find_spec", lambda name: None)
 
 
 @mistake(

@@ -15,7 +15,7 @@ ROWS = (
     {"__main__"},
     {"cli"},
     {"spectral"},
-    {"weights", "doctor", "export"},
+    {"convert", "doctor", "export"},
     {"training"},
     {"evaluation"},
     {"recipe"},

@@ -24,13 +24,13 @@ def format_names():
 
 
 def convertible_names():
-    from keras_imnet64.weights.namings import NAMINGS
+    from keras_imnet64.convert.namings import NAMINGS
 
     return list(NAMINGS)
 
 
 def class_orders():
-    from keras_imnet64.weights.convert import CLASSES
+    from keras_imnet64.convert import CLASSES
 
     return list(CLASSES)
 
@@ -408,8 +408,8 @@ def convert(model, weights, image_size, out, classes, settings, prefix, as_json)
 
     choose_backend()
     take_devices()
-    from keras_imnet64.weights.convert import convert as make
-    from keras_imnet64.weights.convert import settings_of
+    from keras_imnet64.convert import convert as make
+    from keras_imnet64.convert import settings_of
 
     result = make(
         model,

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
+from keras_imnet64.convert.namings import FLOATS
+from keras_imnet64.convert.prefixes import find_network
+from keras_imnet64.convert.tensor_files import Held, read_tensors
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.zips import TEXT_BYTES
 from keras_imnet64.models.ship import load_model, model_info, ship
-from keras_imnet64.weights.namings import FLOATS
-from keras_imnet64.weights.prefixes import find_network
-from keras_imnet64.weights.tensor_files import Held, read_tensors
 
 SMALL = st.none() | st.booleans() | st.integers(-300, 300) | st.floats() | st.text(max_size=12)
 

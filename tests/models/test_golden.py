@@ -17,9 +17,9 @@ import pytest
 from golden import rule
 from keras.initializers import RandomNormal, RandomUniform, VarianceScaling
 
+from keras_imnet64.convert import namings as foreign
 from keras_imnet64.models import build_model
 from keras_imnet64.models.macs import without_weights
-from keras_imnet64.weights import namings as foreign
 
 FROZEN = json.loads((Path(__file__).parent / "golden" / "logits.json").read_text())
 NETWORKS = FROZEN["networks"]

@@ -14,8 +14,8 @@ import pytest
 from golden import rule
 from test_golden import lasagne
 
+from keras_imnet64.convert import namings as foreign
 from keras_imnet64.models import build_model, davit, resnet, vgg, wide_resnet
-from keras_imnet64.weights import namings as foreign
 
 FROZEN = np.load(Path(__file__).parent / "golden" / "training.npz")
 TOLERANCE = 2e-5  # of the largest number of each array; rounding moved them by up to 3e-6

@@ -71,7 +71,7 @@ import sys
 import tensorflow as tf
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from keras_imnet64.data.layers import LayerStep
+from keras_imnet64.data.augment.layers import LayerStep
 with tf.device("CPU:1"):
     tf.random.get_global_generator()  # what a layer of KerasCV would share that has no seed
     for name in sys.argv[1:]:

@@ -71,7 +71,7 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
 def test_a_writer_killed_half_way_leaves_no_store_and_is_tidied_up(tmp_path):
     code = """
 import os, signal, sys, numpy as np
-from keras_imnet64.data.packing import write_store
+from keras_imnet64.data.stores.packing import write_store
 def batches():
     yield np.zeros((2, 4, 4, 3), np.uint8), [0, 0]
     os.kill(os.getpid(), signal.SIGKILL)

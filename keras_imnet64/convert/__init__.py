@@ -1,6 +1,6 @@
 """From weights of torchvision or timm to a model file of ours, every tensor accounted for.
 
-See `weights.namings` for which of their tensors is which of our variables, `weights.tensor_files`
+See `convert.namings` for which of their tensors is which of our variables, `convert.tensor_files`
 for how their files are read, `models.prefixes` for where in a file the network lies. Class ids are
 never guessed: the caller says whose the rows are.
 """
@@ -10,15 +10,7 @@ import os
 import shutil
 
 from keras_imnet64.backend.keras_settings import keras_defaults
-from keras_imnet64.core.errors import RunFailed, UserError
-from keras_imnet64.core.files import sync_folder
-from keras_imnet64.core.paths import check_output_file, expand, os_error_text, refuse_existing
-from keras_imnet64.core.work_folders import new_beside
-from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
-from keras_imnet64.models import MOST_PIXELS, build_model, check_whole, find_model
-from keras_imnet64.models.ship import ship
-from keras_imnet64.recipe.loading import check_model, merge, parse_override
-from keras_imnet64.weights.namings import (
+from keras_imnet64.convert.namings import (
     AS_PUBLISHED,
     check_fit,
     fill_from,
@@ -28,8 +20,16 @@ from keras_imnet64.weights.namings import (
     num_classes_of,
     tensors_of,
 )
-from keras_imnet64.weights.prefixes import find_network
-from keras_imnet64.weights.tensor_files import read_tensors
+from keras_imnet64.convert.prefixes import find_network
+from keras_imnet64.convert.tensor_files import read_tensors
+from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.core.files import sync_folder
+from keras_imnet64.core.paths import check_output_file, expand, os_error_text, refuse_existing
+from keras_imnet64.core.work_folders import new_beside
+from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
+from keras_imnet64.models import MOST_PIXELS, build_model, check_whole, find_model
+from keras_imnet64.models.ship import ship
+from keras_imnet64.recipe.loading import check_model, merge, parse_override
 
 CLASSES = {  # the 1,000 class ids in the order of the file that is written
     "imagenet": lambda: sorted(imagenet_wnids()),  # as torchvision and timm have their rows

@@ -12,10 +12,10 @@ from functools import partial
 
 import numpy as np
 
+from keras_imnet64.convert.file_kinds import SAFETENSORS, TORCH, kind_of
+from keras_imnet64.convert.torch_files import AS_STATE, load_pickle
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.paths import expand, os_error_text
-from keras_imnet64.weights.file_kinds import SAFETENSORS, TORCH, kind_of
-from keras_imnet64.weights.torch_files import AS_STATE, load_pickle
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 DICTS = (dict, OrderedDict)

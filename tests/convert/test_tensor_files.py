@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from keras_imnet64.convert.namings import FLOATS
+from keras_imnet64.convert.tensor_files import read_tensors
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.weights.namings import FLOATS
-from keras_imnet64.weights.tensor_files import read_tensors
 
 VALUES = np.array([[1, 0.5, -3]])  # exact in all of them
 

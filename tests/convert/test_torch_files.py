@@ -10,9 +10,9 @@ from collections import OrderedDict, defaultdict
 import numpy as np
 import pytest
 
+from keras_imnet64.convert.tensor_files import read_tensors
+from keras_imnet64.convert.torch_files import STAND_INS, Unread, load_pickle
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.weights.tensor_files import read_tensors
-from keras_imnet64.weights.torch_files import STAND_INS, Unread, load_pickle
 
 torch = pytest.importorskip("torch")
 

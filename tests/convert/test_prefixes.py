@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from keras_imnet64.convert.namings import NAMINGS, landmarks, naming_of
+from keras_imnet64.convert.prefixes import find_network
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.weights.namings import NAMINGS, landmarks, naming_of
-from keras_imnet64.weights.prefixes import find_network
 
 NAMES = ("conv1.weight", "layer1.0.conv1.weight", "fc.weight")
 LANDMARKS = ("conv1.weight", ["fc.weight"])

@@ -14,6 +14,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from keras_imnet64.cli import cli
+from keras_imnet64.convert import convert, settings_of, take_order
+from keras_imnet64.convert.namings import NAMINGS
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
 from keras_imnet64.models import build_model
@@ -21,8 +23,6 @@ from keras_imnet64.models.init import initialize
 from keras_imnet64.models.ship import load_model, model_info, ship
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.training.fit import fit
-from keras_imnet64.weights.convert import convert, settings_of, take_order
-from keras_imnet64.weights.namings import NAMINGS
 
 SIZE = 32
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), "uint8")

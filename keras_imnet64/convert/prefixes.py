@@ -9,8 +9,8 @@ classifier lie side by side.
 import re
 from dataclasses import dataclass
 
+from keras_imnet64.convert.tensor_files import joined, without_wrappers
 from keras_imnet64.core.errors import UserError, in_words
-from keras_imnet64.weights.tensor_files import joined, without_wrappers
 
 AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?)(?=[._])", re.IGNORECASE)
 STEPS_AVERAGED = "n_averaged"  # of AveragedModel, no part of the network

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from keras_imnet64.convert.file_kinds import BEFORE_TORCH_1_6, SAFETENSORS, TORCH, kind_of
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.weights.file_kinds import BEFORE_TORCH_1_6, SAFETENSORS, TORCH, kind_of
 
 
 def zipped(*names):

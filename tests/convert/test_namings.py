@@ -6,8 +6,8 @@ import pytest
 from foreign_weights import shapes_of
 from keras import layers
 
+from keras_imnet64.convert.namings import NAMINGS, fill_from, naming_of, num_classes_of
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.weights.namings import NAMINGS, fill_from, naming_of, num_classes_of
 
 
 def small(*inner, shape=(1, 2, 3)):

@@ -1,1 +1,0 @@
-"""Weights of other libraries: recognized, read, matched by name and converted."""
