@@ -166,7 +166,6 @@ def network_of(name, options, normalization):
     """Normalization and options for `build_model`: as published but for what is given."""
     row = find_model(name)
     namings_of(name)
-    row.check_options(name, options)
     section = check_model({**options, "normalization": normalization, "name": name})
     if section.normalization in ("mean_image", "dataset"):
         raise UserError(

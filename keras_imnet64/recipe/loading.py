@@ -6,14 +6,15 @@ import re
 import tomllib
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from keras_imnet64.core.errors import UserError, nearest, reason
 from keras_imnet64.core.files import decode_text, depth, read_small
 from keras_imnet64.core.paths import expand
-from keras_imnet64.models import find_model
-from keras_imnet64.recipe.messages import first_error, sentence
-from keras_imnet64.recipe.schema import ModelSection, OptimizerSection, Recipe, ScheduleSection
+from keras_imnet64.core.tables import TaggedTable, parse_table
+from keras_imnet64.core.types import JsonObject
+from keras_imnet64.models import parse_network
+from keras_imnet64.models.options import NetworkOptions
+from keras_imnet64.recipe.optimizers import OptimizerOptions, ScheduleOptions
+from keras_imnet64.recipe.schema import Recipe
 
 FILE_BYTES = 2**20  # ours have 2 KB
 
@@ -39,7 +40,8 @@ def recipes_dir():
 
 def list_recipes():
     """Names of the shipped recipes."""
-    return sorted(path.stem for path in recipes_dir().glob("*.toml"))
+    files = os.listdir(recipes_dir())
+    return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
 
 
 def load_recipe(name_or_path, overrides=()):
@@ -78,30 +80,21 @@ def parse_toml(text):
         raise ValueError("it is nested too deeply") from None
 
 
-def check_recipe(content):
+def check_recipe(content: JsonObject) -> Recipe:
     """A Recipe from nested plain values, or UserError."""
-    name = content.get("name")
     try:
         _check_values(content)
-        recipe = Recipe.model_validate(content)
+        recipe = parse_table(Recipe, content)
         recipe.check()
-    except ValidationError as error:
-        raise UserError(f"recipe {name}: {sentence(first_error(error))}") from error
     except UserError as error:
-        raise UserError(f"recipe {name}: {error}") from error
+        raise UserError(f"recipe {content.get('name')}: {error}") from error
     return recipe
 
 
-def check_model(table):
-    """A ModelSection from the plain values of a recipe's table `model`, or UserError."""
-    try:
-        _check_values({"model": table})
-        section = ModelSection.model_validate(table)
-    except ValidationError as error:
-        first = first_error(error)
-        raise UserError(sentence(first | {"loc": ("model", *first["loc"])})) from error
-    find_model(section.name).check_options(section.name, section.options)
-    return section
+def check_model(table: JsonObject) -> NetworkOptions:
+    """The plain values of a recipe's table `model`, checked; or UserError."""
+    _check_values({"model": table})
+    return parse_network(table.get("name"), table)
 
 
 def _check_values(content):
@@ -161,13 +154,20 @@ def parse_override(line):
         ) from None
 
 
-def override(content, changes):
+TAGGED: dict[str, type[TaggedTable]] = {
+    "model": NetworkOptions,
+    "optimizer": OptimizerOptions,
+    "schedule": ScheduleOptions,
+}
+
+
+def override(content: JsonObject, changes: JsonObject) -> None:
     """Put `changes` into `content`; another model, optimizer or schedule drops the old options."""
-    for table, section in NAMED.items():
-        old, new = content.get(table), changes.get(table)
+    for key, kind in TAGGED.items():
+        old, new = content.get(key), changes.get(key)
         both = isinstance(old, dict) and isinstance(new, dict)
         if both and new.get("name", old.get("name")) != old.get("name"):
-            content[table] = {k: v for k, v in old.items() if k in section.model_fields}
+            content[key] = {k: v for k, v in old.items() if k in kind.shared_keys}
     merge(content, changes)
 
 
@@ -178,6 +178,3 @@ def merge(content, changes):
             merge(content[key], value)
         else:
             content[key] = value
-
-
-NAMED = {"model": ModelSection, "optimizer": OptimizerSection, "schedule": ScheduleSection}

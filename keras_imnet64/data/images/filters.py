@@ -5,6 +5,10 @@ smaller, in pixels of the result, and the namespace to compute in, NumPy or Tens
 """
 
 import math
+from typing import Literal
+
+CropFilter = Literal["bilinear", "bicubic", "box", "lanczos"]  # whose weights are in FILTERS
+ResizeFilter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]  # Pillow's
 
 
 def _box(x, xp):

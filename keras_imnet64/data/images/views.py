@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -17,15 +18,9 @@ from PIL import Image, UnidentifiedImageError
 from keras_imnet64.core.errors import UserError, nearest, reason
 from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.data.images.contents import HEAD_BYTES, kind_of
+from keras_imnet64.data.images.filters import ResizeFilter
 
-FILTERS = {
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "hamming": Image.Resampling.HAMMING,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "nearest": Image.Resampling.NEAREST,
-}
+FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(ResizeFilter)}
 MAX_PIXELS = 89_478_485  # Pillow's own limit, beyond which it warns: 256 MiB of RGB
 # Pillow knows the first four by name only; the others are programs, run by Ghostscript or Windows.
 NOT_IMAGES = {"BUFR", "GRIB", "HDF5", "MPEG", "EPS", "WMF"}
