@@ -142,6 +142,6 @@ def json_option(command):
 
 def packing_bar():
     """A progress bar on standard error for (description, done, total) calls."""
-    from keras_imnet64.core.progress_bars import CallBar
+    from keras_imnet64.core.progress_bars import PackingBar
 
-    return CallBar()
+    return PackingBar()
