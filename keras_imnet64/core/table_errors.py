@@ -10,6 +10,12 @@ from keras_imnet64.core.errors import nearest
 from keras_imnet64.core.types import Json, JsonObject
 
 TAGS = ("name", "op")  # the keys that decide which options a table has
+KINDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text in quotes",
+    "boolean": "true or false",
+}
 
 
 class JsonSchema(GenerateJsonSchema):
@@ -41,47 +47,61 @@ def sentence(error: ValidationError, kind: type[BaseModel], values: Json, where:
     first = _first(errors)
     place = schema.locate(first["loc"], values)
     path = ".".join(map(str, [where, *place.keys] if where else place.keys))
-    holder, _, key = path.rpartition(".")
-    tag = _tag(place.table, place.table_values)
-    received, context = first["input"], first.get("ctx", {})
-    match first["type"]:
+    return _about_keys(first, errors, place, path) or (
+        f"{path} must be {_expected(first, schema.in_words(place.node))}; "
+        f"received {_as_toml(first['input'])}"
+    )
+
+
+def _about_keys(
+    error: ErrorDetails, errors: list[ErrorDetails], place: _Place, path: str
+) -> str | None:
+    """Returns the sentence about keys that are missing, unknown or at odds; None if none is."""
+    tag, received = _tag(place.table, place.table_values), error["input"]
+    match error["type"]:
         case "missing" if tag:
-            missing = [e["loc"][-1] for e in errors if e["type"] == "missing"]
-            return f'{holder or where} "{tag}" needs a value for {", ".join(map(str, missing))}'
+            table = error["loc"][:-1]
+            missing = [e["loc"] for e in errors if e["type"] == "missing"]
+            keys = [str(loc[-1]) for loc in missing if loc[:-1] == table]
+            return f'{path.rpartition(".")[0]} "{tag}" needs a value for {", ".join(keys)}'
         case "missing":
             return f"{path} is missing"
         case "extra_forbidden":
             of = f'an option of "{tag}"' if tag else "a known key"
-            return f"{path} is not {of}; {nearest(key, place.table['properties'])}"
+            return f"{path} is not {of}; {nearest(place.keys[-1], place.table['properties'])}"
         case "union_tag_not_found":
-            return f"{path}.{context['discriminator'].strip(chr(39))} is missing"
+            return f"{path}.{place.node['discriminator']['propertyName']} is missing"
         case "union_tag_invalid":
-            name = place.node["discriminator"]["propertyName"]
-            known = place.node["discriminator"]["mapping"]
-            return (
-                f'{path}.{name} "{received[name]}" is not known; {nearest(received[name], known)}'
-            )
+            union = place.node["discriminator"]
+            name = received[union["propertyName"]]
+            remedy = nearest(name, union["mapping"])
+            return f'{path}.{union["propertyName"]} "{name}" is not known; {remedy}'
         case "broken_rule":
-            return f'{path or where} "{_tag(place.node, received)}" {first["msg"]}'
-        case "expected":
-            words = first["msg"]
-        case "finite_number":
-            words = schema.in_words(place.node).replace("a number", "a finite number", 1)
-        case _:
-            words = schema.in_words(place.node)
-    return f"{path or where} must be {words}; received {_as_toml(received)}"
+            return f'{path} "{_tag(place.node, received)}" {error["msg"]}'
+    return None
+
+
+def _expected(error: ErrorDetails, described: str) -> str:
+    """Returns what a value must be: the words of a validator, or those of the schema."""
+    if error["type"] == "expected":
+        return error["msg"]
+    if error["type"] == "finite_number":
+        return described.replace("a number", "a finite number", 1)
+    return described
 
 
 def _first(errors: list[ErrorDetails]) -> ErrorDetails:
-    """Returns the error to report: the first, unless a later one about the same table says more.
+    """Returns the error to report: the first, unless another one says more about the same mistake.
 
-    A key is missing because another is misspelt; a table is none of some words because it is wrong.
+    A table that is none of some words is wrong in itself; a key is missing if it is misspelt.
     """
-    said = [e for e in errors if (e["type"], type(e["input"])) != ("literal_error", dict)]
-    first = (said or errors)[0]
-    misspelt = [e for e in errors if e["type"] == "extra_forbidden"]
-    same_table = [e for e in misspelt if e["loc"][:-1] == first["loc"][:-1]]
-    return same_table[0] if first["type"] == "missing" and same_table else first
+    likely = [e for e in errors if (e["type"], type(e["input"])) != ("literal_error", dict)]
+    first = (likely or errors)[0]
+    if first["type"] != "missing":
+        return first
+    table = first["loc"][:-1]
+    misspelt = [e for e in errors if e["type"] == "extra_forbidden" and e["loc"][:-1] == table]
+    return (misspelt or [first])[0]
 
 
 def _tag(table: JsonObject, values: Json) -> str | None:
@@ -141,7 +161,7 @@ class _Schema:
         mapping = union.get("discriminator", {}).get("mapping", {})
         if label in mapping:
             return self.resolve({"$ref": mapping[label]})
-        for member in union.get("oneOf", union.get("anyOf", [])):
+        for member in union.get("oneOf") or union["anyOf"]:
             resolved = self.resolve(member)
             of_key = resolved.get("discriminator", {}).get("propertyName") == label
             if member.get("$ref", "").endswith(f"/{label}") or of_key:
@@ -154,15 +174,18 @@ class _Schema:
         """Returns what a value must be, such as "a whole number from 1 to 64"."""
         node = self.resolve(node)
         if "anyOf" in node:
-            members = [m for m in node["anyOf"] if m.get("type") != "null"]
-            return " or ".join(map(self.in_words, members))
+            return " or ".join(map(self.in_words, node["anyOf"]))
         if "const" in node or "enum" in node:
-            words = [f'"{word}"' for word in node.get("enum", [node.get("const")])]
+            words = [f'"{word}"' for word in node.get("enum") or [node["const"]]]
             return f"one of {', '.join(words)}" if len(words) > 2 else " or ".join(words)
-        if "oneOf" in node or node["type"] == "object":
-            return node["title"] if "oneOf" in node and "title" in node else "a table"
-        limits = self.resolve(node["items"]) if node["type"] == "array" else node
-        return node.get("title", _kind_in_words(node)) + _limits_in_words(limits)
+        if "oneOf" in node:
+            return node.get("title", "a table")
+        if node["type"] == "object":  # whose title is the name of the class
+            return "a table"
+        if node["type"] == "array":
+            limits = _limits_in_words(self.resolve(node["items"]))
+            return node["title"] + limits if "title" in node else "a list"
+        return (node.get("title") or KINDS[node["type"]]) + _limits_in_words(node)
 
 
 def _inside(values: Json, key: str | int) -> Json:
@@ -170,18 +193,6 @@ def _inside(values: Json, key: str | int) -> Json:
         return values[key]
     except (KeyError, IndexError, TypeError):
         return None
-
-
-def _kind_in_words(node: JsonObject) -> str:
-    if node["type"] == "array":
-        length = node.get("minItems")
-        return f"a list of {length}" if length and length == node.get("maxItems") else "a list"
-    return {
-        "integer": "a whole number",
-        "number": "a number",
-        "string": "text in quotes",
-        "boolean": "true or false",
-    }[node["type"]]
 
 
 def _limits_in_words(node: JsonObject) -> str:
@@ -194,4 +205,4 @@ def _limits_in_words(node: JsonObject) -> str:
         "exclusiveMaximum": "below",
     }
     limits = [f"{words} {node[key]:,}" for key, words in named.items() if key in node]
-    return " " + " and ".join(limits) if limits else ""
+    return f" {' and '.join(limits)}" if limits else ""

@@ -93,6 +93,11 @@ def expected(words: str) -> PydanticCustomError:
     return PydanticCustomError("expected", "{words}", {"words": words})
 
 
+def not_as_described() -> PydanticCustomError:
+    """Returns the error of a validator whose field says in its JSON Schema what is expected."""
+    return PydanticCustomError("not_as_described", "it is not as described")
+
+
 def broken_rule(words: str) -> PydanticCustomError:
     """Returns the error of a tagged table's validator: "<table> "<name>" <words>"."""
     return PydanticCustomError("broken_rule", "{words}", {"words": words})

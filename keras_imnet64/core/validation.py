@@ -1,9 +1,10 @@
-"""The one validator: what is read from outside becomes a typed record, or a ValueError.
+"""Validates JSON that is read from outside: the result is a typed record, or a ValueError.
 
-Records are frozen dataclasses, most of them in `records`; pydantic holds a JSON text against their
-annotations. Who reads a file adds its name to the error.
+Records are frozen dataclasses, most of them in `records`; pydantic checks a JSON text against their
+annotations. Callers add the name of the file to the error. `core.tables` does the same for recipes.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -14,15 +15,14 @@ from keras_imnet64.core.types import JsonObject, StrPath
 
 Record = TypeVar("Record")
 
-
-_adapter = lru_cache(TypeAdapter[Any])  # building one takes milliseconds
+_adapter: Callable[[Any], TypeAdapter[Any]] = lru_cache(TypeAdapter[Any])  # of any record; slow
 
 
 def parse_record(kind: type[Record], text: str | bytes) -> Record:
     """Returns the record that a JSON text holds.
 
-    Types are strict: a number in quotes is no number. Keys that the record does not know are passed
-    over, so that files of later versions can be read.
+    Types are strict: a number in quotes is no number. Keys that the record does not have are
+    ignored, so that files of later versions can be read.
 
     Args:
         kind: a dataclass.

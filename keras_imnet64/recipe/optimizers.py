@@ -9,7 +9,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from keras_imnet64.core.tables import AS_WRITTEN, TaggedTable, broken_rule, by_tag, expected
+from keras_imnet64.core.tables import (
+    AS_WRITTEN,
+    TaggedTable,
+    broken_rule,
+    by_tag,
+    expected,
+    not_as_described,
+)
 from keras_imnet64.core.types import Json
 
 MAX_NUMBER = 1e30  # float32 holds its multiples
@@ -28,14 +35,16 @@ def _is_pattern(text: str) -> str:
 
 
 def _are_increasing(epochs: list[float]) -> list[float]:
-    if not epochs or not all(before < after for before, after in pairwise([0, *epochs])):
-        raise expected("an increasing list of numbers above 0")
+    if not epochs or any(before >= after for before, after in pairwise(epochs)):
+        raise not_as_described()
     return epochs
 
 
 Pattern = Annotated[str, AfterValidator(_is_pattern)]
 Epochs = Annotated[
-    list[Annotated[float, Field(le=MAX_NUMBER), AS_WRITTEN]], AfterValidator(_are_increasing)
+    list[Annotated[float, Field(gt=0, le=MAX_NUMBER), AS_WRITTEN]],
+    Field(title="an increasing list of numbers"),
+    AfterValidator(_are_increasing),
 ]
 
 

@@ -58,7 +58,7 @@ class DataSection(Table):
 class LayerSection(TaggedTable):
     """A preprocessing layer of Keras or KerasCV, with its arguments beside its name."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra={"not": {"required": ["op"]}})
 
     layer: Annotated[
         str,

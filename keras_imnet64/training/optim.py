@@ -216,7 +216,7 @@ class _Corrected(keras.optimizers.Optimizer):
                 average.assign(m * average + (1 - m) * variable)
 
     def _average_momentum(self) -> Tensor:
-        """Returns 0 until the first update is done, then `ema_momentum` on updates and 1 between."""
+        """Returns 0 until the first update is done, then `ema_momentum` on an update, else 1."""
         k = self.gradient_accumulation_steps or 1
         is_update = ops.equal((self._iterations + 1) % k, 0)
         momentum = ops.where(is_update, self.ema_momentum, 1.0)

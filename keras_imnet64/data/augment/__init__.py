@@ -2,8 +2,8 @@
 
 Each operation is a draw function (a few numbers per image, from a NumPy generator) and an apply
 function (TensorFlow, so that the same pixels come out eagerly and in tf.data), side by side in one
-of the modules here, and its options a class of `augment.options`. Layers of Keras and KerasCV, which draw for
-themselves, are handled by `augment.layers`.
+of the modules here; `options` has its options. `layers` handles layers of Keras and KerasCV, which
+draw for themselves.
 
 An operation `x` is two functions of its module:
     draw_x(rng, num_samples, image_size, **options) -> {name: array [M, ...]}

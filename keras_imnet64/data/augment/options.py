@@ -15,14 +15,14 @@ from keras_imnet64.core.tables import (
     TaggedTable,
     broken_rule,
     by_tag,
-    expected,
+    not_as_described,
 )
 from keras_imnet64.data.images.filters import CropFilter
 
 
 def _low_end_first(ends: list[float]) -> list[float]:
     if ends[0] > ends[1]:
-        raise expected("[low, high]")
+        raise not_as_described()
     return ends
 
 
