@@ -754,13 +754,13 @@ for name, command, sentence in (
     ("weights_option", f'{GIVEN} --set stemm="small"', r'model.stemm is .*did you mean "stem"\?'),
     ("weights_stem", f'{GIVEN} --set stem="smal"', "model.stem must be one of.*received .smal"),
     ("weights_name", f'{GIVEN} --set name="vgg16"', 'model.name is not an option of "resnet18"'),
-    ("weights_rate", f"{GIVEN} --set drop_path_rate=inf", "at least 0 and below 1; received inf"),
+    ("weights_rate", f"{GIVEN} --set drop_path_rate=inf", "a finite number; received inf"),
     (
         "weights_mean",
         f'{GIVEN} --set normalization="mean_image"',
         "measured on a data set, and the",
     ),
-    ("weights_std", f"{GIVEN} --set normalization={{mean=[0,0,0],std=[1,1,0]}}", "greater than 0"),
+    ("weights_std", f"{GIVEN} --set normalization={{mean=[0,0,0],std=[1,1,0]}}", "a number above 0; received 0"),
     ("weights_set", f"{GIVEN} --set stem=small", "--set takes key=value"),
 ):
     simply(f"convert_{name}", command, sentence)

@@ -166,7 +166,7 @@ def network_of(name, options, normalization):
     """Normalization and options for `build_model`: as published but for what is given."""
     row = find_model(name)
     namings_of(name)
-    section = check_model({**options, "normalization": normalization, "name": name})
+    section = check_model(name, options | {"normalization": normalization})
     if section.normalization in ("mean_image", "dataset"):
         raise UserError(
             f'normalization "{normalization}" is measured on a data set, and there is none here; '

@@ -77,7 +77,10 @@ def find_model(name: Json) -> Model:
 
 def parse_network(name: Json, options: Options) -> NetworkOptions:
     """Returns a network's table; UserError if the name or an option is wrong, or one is missing."""
-    return parse_table(find_model(name).options, {**options, "name": name}, "model")
+    table = find_model(name).options
+    if "name" in options:
+        raise UserError(f'model.name is not an option of "{name}"; received {options["name"]!r}')
+    return parse_table(table, {**options, "name": name}, "model")
 
 
 def num_bands(name: str, options: Options) -> int:

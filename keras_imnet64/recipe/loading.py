@@ -86,10 +86,10 @@ def check_recipe(content: JsonObject) -> Recipe:
     return recipe
 
 
-def check_model(table: JsonObject) -> NetworkOptions:
-    """Returns the table `model` that plain values make, or raises UserError."""
-    _check_values({"model": table})
-    return parse_network(table.get("name"), table)
+def check_model(name: str, options: JsonObject) -> NetworkOptions:
+    """Returns the table `model` of a network with these options, or raises UserError."""
+    _check_values({"model": options})
+    return parse_network(name, options)
 
 
 def _check_values(content: JsonObject) -> None:
