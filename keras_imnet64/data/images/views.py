@@ -50,6 +50,11 @@ class View:
         return cls(image_size, **known)
 
     @property
+    def one_crop(self) -> "View":
+        """The same view with one crop of each image."""
+        return replace(self, ten_crop=False)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of what `show` returns."""
         one = (self.image_size, self.image_size, 3)
@@ -78,11 +83,6 @@ class View:
         height, width = pixels.shape[:2]
         top, left = round(down * (height - side)), round(right * (width - side))
         return pixels[top : top + side, left : left + side]
-
-
-def one_crop(view: View | None) -> View | None:
-    """Returns the view without its ten crops; None stays None."""
-    return view and replace(view, ten_crop=False)
 
 
 def default_resize(image_size: int) -> int:

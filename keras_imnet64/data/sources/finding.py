@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from keras_imnet64.core.errors import UserError, in_words, printable
+from keras_imnet64.core.errors import UserError, first_few, printable
 from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.data.images.reading import (
     Unreadable,
@@ -259,4 +259,4 @@ def describe_faulty(faulty: list[Faulty], num_images: int, folder: str | Path) -
     """
     total = len(faulty) + num_images
     of = f"{len(faulty):,} of {total:,} files below {folder} cannot be used"
-    return f"{of}: {in_words([f'{name} {fault}' for name, fault in faulty])}"
+    return f"{of}: {first_few([f'{name} {fault}' for name, fault in faulty])}"

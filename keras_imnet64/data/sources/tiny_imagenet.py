@@ -20,7 +20,7 @@ import numpy as np
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import decode_text, read_small
 from keras_imnet64.core.paths import expand
-from keras_imnet64.core.zips import TEXT_BYTES, open_zip, read_member
+from keras_imnet64.core.zips import MAX_TEXT_BYTES, open_zip, read_member
 from keras_imnet64.data.images.contents import HEAD_BYTES, describe_content
 from keras_imnet64.data.images.damage import check_undamaged
 from keras_imnet64.data.images.reading import report_unreadable
@@ -66,7 +66,7 @@ class _Zip:
         return self._names
 
     def read(self, name):
-        return read_member(self._archive, name, TEXT_BYTES)
+        return read_member(self._archive, name, MAX_TEXT_BYTES)
 
     def close(self):
         self._archive.close()
@@ -83,7 +83,7 @@ class _Folder:
             raise UserError(f"{error.filename} cannot be listed: {error.strerror}") from None
 
     def read(self, name):
-        return read_small(self.path / name, TEXT_BYTES)
+        return read_small(self.path / name, MAX_TEXT_BYTES)
 
     def close(self):
         pass
