@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -31,6 +31,7 @@ PREFETCHED_BATCHES = 4
 PARALLEL_READS = 4  # batches whose files are read at a time
 MAX_AUGMENTING_BYTES = 2**32  # of batches that are augmented at a time
 AUGMENTING_FACTOR = 20  # memory of a batch while it is augmented, in its bytes: floats and copies
+MapFunction: TypeAlias = Callable[..., Any]  # from and to any structure of tensors
 ON_CPU = partial(tf.device, "CPU:0")
 
 
@@ -416,10 +417,7 @@ def image_tensor(images: np.ndarray) -> tf.Tensor:
 
 
 def map_one_by_one(
-    batches: tf.data.Dataset,
-    read: Callable[..., Any],
-    convert: Callable[..., Any],
-    batch_size: int,
+    batches: tf.data.Dataset, read: MapFunction, convert: MapFunction, batch_size: int
 ) -> tf.data.Dataset:
     """Returns the batches with their elements read together and converted one by one, in order.
 
@@ -436,7 +434,7 @@ def map_one_by_one(
 
 
 def map_in_parallel(
-    batches: tf.data.Dataset, function: Callable[..., Any], batch_size: int, image_size: int
+    batches: tf.data.Dataset, function: MapFunction, batch_size: int, image_size: int
 ) -> tf.data.Dataset:
     """Maps several batches at a time, as many as cores and memory allow, and keeps their order."""
     batch_bytes = AUGMENTING_FACTOR * batch_size * image_size**2 * 3

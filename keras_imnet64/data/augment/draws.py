@@ -1,10 +1,10 @@
 """Draws: the random numbers of an augmentation, drawn for a whole epoch and applied by batch."""
 
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from keras_imnet64.core.types import Tensor
+from keras_imnet64.core.types import Options, Tensor
 
 Draws: TypeAlias = dict[str, np.ndarray]  # {name: [M, ...]} of the M samples of an epoch
 TensorDraws: TypeAlias = dict[str, Tensor]  # the same of the B images of a batch: [B, ...]
@@ -24,7 +24,7 @@ class AugmentationStep(Protocol):
     def op(self) -> str: ...
 
     @property
-    def options(self) -> dict[str, Any]: ...  # each of a type that the operation checks
+    def options(self) -> Options: ...
 
     @property
     def is_exact(self) -> bool: ...

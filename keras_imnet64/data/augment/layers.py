@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_imnet64.core.errors import UserError, nearest, reason
-from keras_imnet64.core.types import Options, Tensor
+from keras_imnet64.core.types import JsonObject, Options, Tensor
 from keras_imnet64.data.augment.draws import Draws, TensorDraws
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class LayerStep:
     """
 
     op: str
-    options: dict[str, Any]  # of types that the layer checks
+    options: JsonObject
     image_size: int
     seed: int = 0
     is_exact = False

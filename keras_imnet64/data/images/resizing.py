@@ -22,7 +22,8 @@ from keras_imnet64.data.images.compiled import compiled
 from keras_imnet64.data.images.filters import FILTERS
 
 ROWS = types.Array(types.uint8, 2, "C", readonly=True)
-TABLES = types.Tuple((types.int64[::1], types.int64[::1], types.int32[:, ::1]))
+INTEGERS = types.int64[::1]
+TABLES = types.Tuple((INTEGERS, INTEGERS, types.int32[:, ::1]))  # type: ignore[no-untyped-call]  # numba
 Tables: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # see `weights`
 FRACTION_BITS = 22  # of a weight, as in Pillow
 HALF = 1 << (FRACTION_BITS - 1)

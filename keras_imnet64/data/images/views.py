@@ -3,14 +3,13 @@
 Needs neither Keras nor TensorFlow. `reading` decodes image files.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from keras_imnet64.core.errors import UserError, nearest
+from keras_imnet64.core.types import Options
 
 FILTERS = {
     "box": Image.Resampling.BOX,
@@ -44,7 +43,7 @@ class View:
     ten_crop: bool = False
 
     @classmethod
-    def of(cls, info: Mapping[str, Any], image_size: int) -> "View":
+    def of(cls, info: Options, image_size: int) -> "View":
         """Returns the view that a model file records, see `models.ship.model_info`."""
         known = {key: info[key] for key in ("resize_filter", "resize", "ten_crop") if key in info}
         return cls(image_size, **known)
