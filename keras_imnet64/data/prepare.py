@@ -72,7 +72,8 @@ def _build(place, source, progress):
             paths = archives.verify(source, wanted, progress)
         else:
             classes, size = dataset.num_classes, dataset.image_size
-            paths, counts = archives.check_layout(source, wanted, size, classes, progress)
+            checked = archives.check_layout(source, wanted, size, classes, progress)
+            paths, counts = checked.paths, checked.counts
             _require_room(place, counts, download=False)
     if place.verified and place.built():
         return

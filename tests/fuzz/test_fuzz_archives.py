@@ -40,7 +40,7 @@ def test_damaged_archives(official):
         (official / VALIDATION).write_bytes(content)
         works_or_is_refused(check, official)
 
-    assert check(official)[1] == {"train": 2, "validation": 2}
+    assert check(official).counts == {"train": 2, "validation": 2}
     try_one()
 
 

@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.data.sources import image_folders as folders
 from keras_imnet64.data.sources import layout
-from keras_imnet64.data.sources.archives import imagenet_wnids, tfds_file
+from keras_imnet64.data.sources.archives import imagenet_wnids
 from keras_imnet64.data.sources.finding import list_folder, sort_files
+from keras_imnet64.data.sources.tfds_private import package_file
 from keras_imnet64.data.stores.indexing import Listed
 
 TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -96,7 +97,7 @@ def _labelled(where, names, wnids):
 
 def validation_wnids():
     """{published file name: class id} of the 50,000 validation images, from TFDS' list."""
-    text = tfds_file("datasets/imagenet2012/validation_labels.txt").read_text("utf-8")
+    text = package_file("datasets/imagenet2012/validation_labels.txt").read_text("utf-8")
     names = (f"ILSVRC2012_val_{number:08}.JPEG" for number in range(1, NUM_VALIDATION + 1))
     return dict(zip(names, text.split(), strict=True))
 

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data import datasets
 from keras_imnet64.data.sources import downloads, imagenet_resized
-from keras_imnet64.data.sources.downloads import impatient_downloads, why_not_offered
+from keras_imnet64.data.sources.downloads import limit_downloads, unavailable_reason
 
 NAMES = ("Imagenet8_train_npz.zip", "Imagenet8_val_npz.zip")
 
@@ -56,7 +56,7 @@ def silent():
 @pytest.fixture(autouse=True)
 def brief(monkeypatch):
     """Short waits, and no proxy of this machine."""
-    monkeypatch.setattr(downloads, "ASK_SECONDS", 0.5)
+    monkeypatch.setattr(downloads, "REQUEST_SECONDS", 0.5)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
@@ -77,21 +77,21 @@ def brief(monkeypatch):
     ],
 )
 def test_what_a_server_answers(server, path, why):
-    assert why_not_offered({f"{server}/200/zip/5": 5, server + path: 70}) == why
+    assert unavailable_reason({f"{server}/200/zip/5": 5, server + path: 70}) == why
 
 
 def test_a_server_that_is_silent_is_not_waited_for(silent):
     begin = time.monotonic()
-    assert why_not_offered({silent: 1}) == "127.0.0.1 did not answer within 0.5 seconds"
+    assert unavailable_reason({silent: 1}) == "127.0.0.1 did not answer within 0.5 seconds"
     assert time.monotonic() - begin < 5
 
 
 def test_a_proxy_that_is_silent_and_one_that_refuses(silent, monkeypatch):
     monkeypatch.setenv("http_proxy", silent)
     asked = {"http://image-net.invalid/a.zip": 1}
-    assert why_not_offered(asked) == "image-net.invalid did not answer within 0.5 seconds"
+    assert unavailable_reason(asked) == "image-net.invalid did not answer within 0.5 seconds"
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert why_not_offered(asked) == "the proxy gives no connection to image-net.invalid"
+    assert unavailable_reason(asked) == "the proxy gives no connection to image-net.invalid"
 
 
 def test_names_that_are_not_resolved(monkeypatch):
@@ -102,21 +102,21 @@ def test_names_that_are_not_resolved(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", wait)
     begin = time.monotonic()
     asked = {"http://image-net.invalid/a.zip": 1}
-    assert why_not_offered(asked) == "image-net.invalid did not answer within 0.5 seconds"
+    assert unavailable_reason(asked) == "image-net.invalid did not answer within 0.5 seconds"
     assert time.monotonic() - begin < 2.5
 
     def refuse(*_, **__):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert why_not_offered(asked) == "there is no connection to image-net.invalid"
+    assert unavailable_reason(asked) == "there is no connection to image-net.invalid"
 
 
 def test_a_download_that_stalls_is_given_up(silent, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "SILENT_SECONDS", 0.2)
     manager = tfds.download.DownloadManager(download_dir=tmp_path)
     begin = time.monotonic()
-    with impatient_downloads(), pytest.raises(Exception, match=r"[Rr]ead timed out"):
+    with limit_downloads(), pytest.raises(Exception, match=r"[Rr]ead timed out"):
         manager.download([f"{silent}/a.zip"])
     assert time.monotonic() - begin < 20
 
@@ -125,7 +125,7 @@ def test_a_download_that_stalls_is_given_up(silent, tmp_path, monkeypatch):
 
 
 def test_the_sentence_says_what_to_fetch_and_nothing_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(imagenet_resized, "why_not_offered", lambda sizes: "no network")
+    monkeypatch.setattr(imagenet_resized, "unavailable_reason", lambda sizes: "no network")
     with pytest.raises(UserError) as refusal:
         datasets.prepare("imagenet_resized/8x8", data_dir=tmp_path)
     assert str(refusal.value) == (
@@ -138,7 +138,7 @@ def test_the_sentence_says_what_to_fetch_and_nothing_is_left(tmp_path, monkeypat
 
 def test_archives_that_are_here_are_not_asked_for(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(imagenet_resized, "why_not_offered", lambda sizes: asked.append(sizes))
+    monkeypatch.setattr(imagenet_resized, "unavailable_reason", lambda sizes: asked.append(sizes))
     builder = imagenet_resized.builder_of("imagenet_resized", 8, tmp_path)
     imagenet_resized._check_downloads(builder)
     assert [url.rpartition("/")[2] for url in asked[0]] == [*NAMES]

@@ -180,7 +180,9 @@ def test_a_download_that_fails_names_the_way_by_hand(published, tmp_path, monkey
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(tfds.download.DownloadManager, "download", refuse)
-    monkeypatch.setattr("keras_imnet64.data.sources.imagenet_resized.why_not_offered", lambda _: "")
+    monkeypatch.setattr(
+        "keras_imnet64.data.sources.imagenet_resized.unavailable_reason", lambda _: ""
+    )
     with pytest.raises(UserError, match=r"8x8.*ConnectionError: no route to host.*--source"):
         prepare(None, tmp_path)
 
