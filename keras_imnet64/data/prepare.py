@@ -196,7 +196,7 @@ def from_imagenet2012(request):
             f"{imagenet2012.VALIDATION_TAR}, which image-net.org gives after a login: put them "
             f"into {manual}, or pass their folder, or one with train/ and val/, with --source"
         )
-    return _index(request, listing, imagenet2012.unexpected(listing))
+    return _index(request, listing, imagenet2012.mismatch(listing))
 
 
 def from_imagenet21k(request):
@@ -311,7 +311,7 @@ def _note_lost_classes(
     there = set(validation.labels.tolist())
     lost = sorted({image.label for image in listing.splits["validation"]} - there)
     if lost:
-        note = folders.unscored([listing.wnids[label] for label in lost], "validation")
+        note = folders.unscored_note([listing.wnids[label] for label in lost], "validation")
         say(f"note: {note}")
 
 
@@ -358,8 +358,8 @@ def _describe(listing: folders.Listing, say: Callable[[str], None]) -> None:
     say(f"{len(listing.wnids):,} classes{where} ({counts} images): {classes}")
     for note in listing.notes:
         say(f"note: {note}")
-    if listing.aside:
-        say(f"left aside: {printable(in_words(listing.aside, MOST_NAMED))}")
+    if listing.ignored:
+        say(f"left aside: {printable(in_words(listing.ignored, MOST_NAMED))}")
 
 
 def _names_of(wnids):

@@ -26,8 +26,8 @@ from keras_imnet64.data.images.damage import check_undamaged
 from keras_imnet64.data.images.views import readable
 from keras_imnet64.data.sources.finding import (
     files_below,
-    is_companion,
-    is_companion_folder,
+    is_system_file,
+    is_system_folder,
     is_text,
 )
 
@@ -229,7 +229,7 @@ def _may_be_a_image(name: str) -> bool:
     if not folders or folders[0] not in ("train", "val") or is_text(file):
         return False
     hidden = any(part.startswith(".") for part in (*folders, file))
-    return not hidden and not is_companion(file) and not any(map(is_companion_folder, folders))
+    return not hidden and not is_system_file(file) and not any(map(is_system_folder, folders))
 
 
 def _in_class_folders(

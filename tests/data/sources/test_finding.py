@@ -46,28 +46,28 @@ def test_the_content_decides_and_not_the_suffix(tmp_path, name, kind):
     assert names(find_images(tmp_path), tmp_path) == [name]
 
 
-COMPANIONS = [
+SYSTEM_FILES = [
     ".DS_Store", "._1.png", "Thumbs.db", "desktop.ini", "Desktop.ini", "Icon\r", ".gitkeep",
     "@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg", ".ipynb_checkpoints/1-checkpoint.png",
     "__MACOSX/._1.png", "__MACOSX/1.png", ".git/x.png", "sub/._2.png", ".Trash-1000/files/1.png",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", COMPANIONS)
+@pytest.mark.parametrize("name", SYSTEM_FILES)
 def test_what_systems_leave_in_folders_is_passed_over(tmp_path, name):
     write(tmp_path, "1.png", name)
     found = finding.find_below(tmp_path)
     assert names(found.images, tmp_path) == ["1.png"]
-    assert (found.aside, found.faulty) == ([], [])
+    assert (found.ignored, found.faulty) == ([], [])
 
 
-def test_hidden_files_and_texts_are_left_aside_by_name(tmp_path):
+def test_hidden_files_and_texts_are_ignored_by_name(tmp_path):
     write(tmp_path, "1.png", ".2.png", ".old/3.png", "sub/4.png")
     for name in ("notes.txt", "sub/1.xml", "LABELS.CSV"):
         (tmp_path / name).write_text("cat")
     found = finding.find_below(tmp_path)
     expected = [".2.png", ".old", "LABELS.CSV", "notes.txt", "sub/1.xml"]
-    assert (names(found.aside, tmp_path), found.faulty) == (expected, [])
+    assert (names(found.ignored, tmp_path), found.faulty) == (expected, [])
 
 
 # ---------------------------------------------------------------------- what each other file is

@@ -6,7 +6,7 @@ from class_folders import drawn
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data import datasets
 from keras_imnet64.data.sources import image_folders as folders
-from keras_imnet64.data.sources.layout import find_layout, named_splits, split_of
+from keras_imnet64.data.sources.layout import Splits, find_layout, named_splits, split_of
 
 
 def write(root, *class_folders, files=("1.png", "2.png")):
@@ -25,7 +25,8 @@ def splits_of_cats_and_dogs(root, *names):
 def found(root, splits=None):
     """(training folder, validation folder, folders left aside), None where nothing is split."""
     layout = find_layout(root, splits)
-    return layout.train and (layout.train, layout.validation, layout.aside)
+    splits = layout.splits
+    return splits and (splits.train, splits.validation, layout.ignored)
 
 
 # ------------------------------------------------------------------------------------------- names
@@ -88,7 +89,7 @@ def test_folders_within_folders_of_their_name_are_entered(tmp_path):
     listing = folders.list_image_folder(tmp_path, 0.1)
     assert (listing.wnids, listing.counts()) == (["cat", "dog"], {"train": 4, "validation": 4})
     assert listing.splits["train"][0].name == "training_set/training_set/cat/1.png"
-    assert listing.faulty == listing.aside == []
+    assert listing.faulty == listing.ignored == []
 
 
 def test_a_lone_folder_of_classes_is_split_as_the_folder_itself_is(tmp_path):
@@ -111,7 +112,7 @@ def test_links_that_lead_round_end(tmp_path):
 
 def test_a_test_split_beside_validation_is_left_aside_with_the_way_to_score_it(tmp_path):
     layout = find_layout(splits_of_cats_and_dogs(tmp_path, "train", "val", "Test"))
-    assert (layout.train, layout.validation) == ("train", "val")
+    assert layout.splits == Splits("train", "val")
     (note,) = layout.notes
     assert note.startswith("Test is left aside, neither trained on nor scored: --splits train,Test")
     assert found(tmp_path, "train,Test") == ("train", "Test", ("val",))
@@ -125,7 +126,7 @@ def test_a_test_split_without_validation_is_scored_and_said_to_be(tmp_path):
 def test_a_test_split_without_labels_is_only_left_aside(tmp_path):
     write(splits_of_cats_and_dogs(tmp_path, "train", "val"), "test", "annotations")
     layout = find_layout(tmp_path)
-    assert (layout.aside, layout.notes) == (("test", "annotations"), ())
+    assert (layout.ignored, layout.notes) == (("test", "annotations"), ())
 
 
 def test_a_class_may_be_called_like_a_split_beside_classes_and_below_splits(tmp_path):
