@@ -143,7 +143,7 @@ def from_image_files(request):
     with tiny_imagenet.open_tree(request.source) as tree:
         listing = tiny_imagenet.read_listing(tree)
         _leave_out(listing.unused, sum(map(len, listing.files.values())), request.source, request)
-        unexpected = listing.unexpected(archives.imagenet_wnids())
+        unexpected = listing.mismatch(archives.imagenet_wnids())
         if unexpected and not request.allow_unverified:
             raise UserError(
                 f"{request.source} is not Tiny ImageNet: {unexpected}; pass the usual "
