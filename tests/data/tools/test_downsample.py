@@ -180,7 +180,7 @@ def _contents(store):
 
 def break_after(monkeypatch, most):
     """Let the decoding of the image after so many fail; returns the list of what was decoded."""
-    decoded, show = [], downsample._Work._shown
+    decoded, show = [], downsample._ResizedSplit._resized
 
     def counted(self, position):
         if len(decoded) >= most:
@@ -188,7 +188,7 @@ def break_after(monkeypatch, most):
         decoded.append((self.store.split, position))
         return show(self, position)
 
-    monkeypatch.setattr(downsample._Work, "_shown", counted)
+    monkeypatch.setattr(downsample._ResizedSplit, "_resized", counted)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     return decoded
 
