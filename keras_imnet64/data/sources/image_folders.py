@@ -134,8 +134,8 @@ def list_image_folder(
     Args:
         source: the folder.
         validation_share: the probability of each image to become a validation image, if the folder
-            is not split yet. It depends on the image's name alone, so that an image stays in its
-            split when others are added; but each class gets at least one image in either split.
+            is not split yet. The image's name alone decides, so that an image stays in its split
+            when others are added; but each class gets at least one image in either split.
         splits: as for `layout.find_layout`.
 
     Raises:

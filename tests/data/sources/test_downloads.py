@@ -1,4 +1,4 @@
-"""What servers of all kinds answer when they are asked for an archive, and how long it takes."""
+"""What is reported of servers that do not offer an archive, and how long that takes."""
 
 import contextlib
 import socket
@@ -18,7 +18,7 @@ NAMES = ("Imagenet8_train_npz.zip", "Imagenet8_val_npz.zip")
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers a path /<status>/<kind>/<length> with these; /moved sends on to a login page."""
+    """Answers /<status>/<kind>/<length> with such a response; /moved redirects to a login page."""
 
     def do_GET(self):
         if self.path == "/moved":
@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server():
-    """The address of a server on this machine."""
+    """Yields the address of a server on this machine."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -48,14 +48,14 @@ def server():
 
 @pytest.fixture
 def silent():
-    """The address of a server that takes connections and says nothing."""
+    """Yields the address of a server that accepts connections and sends nothing."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.fixture(autouse=True)
-def brief(monkeypatch):
-    """Short waits, and no proxy of this machine."""
+def short_limits(monkeypatch):
+    """Sets short time limits, and ignores the proxy of this machine."""
     monkeypatch.setattr(downloads, "REQUEST_SECONDS", 0.5)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
@@ -76,17 +76,17 @@ def brief(monkeypatch):
         ),
     ],
 )
-def test_what_a_server_answers(server, path, why):
+def test_servers_that_do_not_offer_the_file(server, path, why):
     assert unavailable_reason({f"{server}/200/zip/5": 5, server + path: 70}) == why
 
 
-def test_a_server_that_is_silent_is_not_waited_for(silent):
+def test_a_silent_server_is_waited_for_briefly(silent):
     begin = time.monotonic()
     assert unavailable_reason({silent: 1}) == "127.0.0.1 did not answer within 0.5 seconds"
     assert time.monotonic() - begin < 5
 
 
-def test_a_proxy_that_is_silent_and_one_that_refuses(silent, monkeypatch):
+def test_a_silent_proxy_and_one_that_refuses(silent, monkeypatch):
     monkeypatch.setenv("http_proxy", silent)
     asked = {"http://image-net.invalid/a.zip": 1}
     assert unavailable_reason(asked) == "image-net.invalid did not answer within 0.5 seconds"
@@ -94,7 +94,7 @@ def test_a_proxy_that_is_silent_and_one_that_refuses(silent, monkeypatch):
     assert unavailable_reason(asked) == "the proxy gives no connection to image-net.invalid"
 
 
-def test_names_that_are_not_resolved(monkeypatch):
+def test_host_names_that_are_not_resolved(monkeypatch):
     def wait(*_, **__):
         time.sleep(3)
         raise socket.gaierror(-3, "Temporary failure in name resolution")
@@ -124,7 +124,7 @@ def test_a_download_that_stalls_is_given_up(silent, tmp_path, monkeypatch):
 # -------------------------------------------------------------------------------- preparing a set
 
 
-def test_the_sentence_says_what_to_fetch_and_nothing_is_left(tmp_path, monkeypatch):
+def test_the_error_names_the_archives_to_fetch_and_nothing_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(imagenet_resized, "unavailable_reason", lambda sizes: "no network")
     with pytest.raises(UserError) as refusal:
         datasets.prepare("imagenet_resized/8x8", data_dir=tmp_path)
@@ -136,7 +136,7 @@ def test_the_sentence_says_what_to_fetch_and_nothing_is_left(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_archives_that_are_here_are_not_asked_for(tmp_path, monkeypatch):
+def test_the_server_is_not_asked_for_archives_that_are_present(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(imagenet_resized, "unavailable_reason", lambda sizes: asked.append(sizes))
     builder = imagenet_resized.builder_of("imagenet_resized", 8, tmp_path)
