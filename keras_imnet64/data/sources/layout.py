@@ -229,10 +229,9 @@ def _layout_of_splits(root: Path, named: dict[str, str], others: list[str]) -> L
             "it for validation, under another image_folder/NAME"
             for name in tests
         ]
-    else:
-        validation = folder_of_split(root, dict.fromkeys(tests, TEST), TEST, OR_NAME_SPLITS)
+    elif validation := folder_of_split(root, dict.fromkeys(tests, TEST), TEST, OR_NAME_SPLITS):
         notes = [f"{validation} is taken for validation, for there is no folder val"]
-    if not validation:
+    else:
         raise _missing_validation(root, train, others)
     for split in (train, validation):
         override = f"--splits {train},{validation} if they are classes"
