@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_imnet64.core.errors import UserError, in_words, printable
+from keras_imnet64.core.errors import UserError, first_few, printable
 from keras_imnet64.core.paths import portable
 from keras_imnet64.data.locations import DatasetLocation
 from keras_imnet64.data.sources import archives, finding, imagenet2012, shapes, tiny_imagenet
@@ -354,12 +354,12 @@ def _describe(listing: folders.Listing, say: Callable[[str], None]) -> None:
     """Tell the user what was taken for classes and splits, and what was left aside."""
     counts = " + ".join(f"{count:,}" for count in listing.counts().values())
     where = f" in {listing.folders}" if listing.folders else ""
-    classes = printable(in_words(listing.wnids, MOST_NAMED))
+    classes = printable(first_few(listing.wnids, MOST_NAMED))
     say(f"{len(listing.wnids):,} classes{where} ({counts} images): {classes}")
     for note in listing.notes:
         say(f"note: {note}")
     if listing.ignored:
-        say(f"left aside: {printable(in_words(listing.ignored, MOST_NAMED))}")
+        say(f"left aside: {printable(first_few(listing.ignored, MOST_NAMED))}")
 
 
 def _names_of(wnids):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from keras_imnet64.core.errors import UserError, in_words, printable
+from keras_imnet64.core.errors import UserError, first_few, printable
 from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.data.images.views import (
@@ -261,4 +261,4 @@ def describe_faulty(faulty: Sequence[Faulty], num_images: int, folder: StrPath) 
     """
     total = len(faulty) + num_images
     count = f"{len(faulty):,} of {total:,} files below {folder} cannot be used"
-    return f"{count}: {in_words([f'{name} {fault}' for name, fault in faulty])}"
+    return f"{count}: {first_few([f'{name} {fault}' for name, fault in faulty])}"

@@ -22,7 +22,7 @@ from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import decode_text, read_small
 from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import PackProgress, StrPath
-from keras_imnet64.core.zips import TEXT_BYTES, open_zip, read_member
+from keras_imnet64.core.zips import MAX_TEXT_BYTES, open_zip, read_member
 from keras_imnet64.data.images.contents import HEAD_BYTES, kind_of
 from keras_imnet64.data.images.damage import check_undamaged
 from keras_imnet64.data.images.views import readable
@@ -68,7 +68,7 @@ class _Zip:
         return [info.filename for info in self._archive.infolist() if not info.is_dir()]
 
     def read(self, name: str) -> bytes:
-        return read_member(self._archive, name, TEXT_BYTES)
+        return read_member(self._archive, name, MAX_TEXT_BYTES)
 
     def close(self) -> None:
         self._archive.close()
@@ -85,7 +85,7 @@ class _Folder:
             raise UserError(f"{error.filename} cannot be listed: {error.strerror}") from None
 
     def read(self, name: str) -> bytes:
-        return read_small(self.path / name, TEXT_BYTES)
+        return read_small(self.path / name, MAX_TEXT_BYTES)
 
     def close(self) -> None:
         pass
