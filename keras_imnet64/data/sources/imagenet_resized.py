@@ -11,6 +11,7 @@ import errno
 import io
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,7 +28,7 @@ from keras_imnet64.data.sources.downloads import limit_downloads, unavailable_re
 PAGE = "https://image-net.org/download-images"
 READ_BATCH = 512  # images
 Official: Any = tfds.builder_cls("imagenet_resized")  # TFDS ships no types
-Config: Any = type(Official.BUILDER_CONFIGS[0])
+Config: Any = type(Official.BUILDER_CONFIGS[0])  # likewise
 
 
 class Unverified(Official, skip_registration=True):  # type: ignore[call-arg]  # untyped base
@@ -67,7 +68,9 @@ class Shapes(Official, skip_registration=True):  # type: ignore[call-arg]  # unt
         }
 
 
-BUILDERS: dict[str, Any] = {cls.name: cls for cls in (Official, Unverified, Shapes)}
+BUILDERS: dict[str, type[tfds.core.GeneratorBasedBuilder]] = {
+    cls.name: cls for cls in (Official, Unverified, Shapes)
+}
 
 
 class LocalArchives(tfds.download.DownloadManager):
@@ -167,40 +170,52 @@ def _report_progress(
     tfds_private.count_examples(builder, report)
 
 
+@dataclass(frozen=True)
+class _RemoteArchive:
+    """An archive that TFDS downloads, as its table of checksums describes it."""
+
+    url: str
+    file_name: str
+    bytes: int
+    checksum: str
+
+
+def _remote_archives(builder: tfds.core.GeneratorBasedBuilder) -> list[_RemoteArchive]:
+    """Returns the archives of the builder's image size."""
+    prefix = f"Imagenet{builder.builder_config.size}_"
+    return [
+        _RemoteArchive(url, info.filename, info.size, info.checksum)
+        for url, info in Official.url_infos.items()
+        if info.filename.startswith(prefix)
+    ]
+
+
 def _check_downloads(builder: tfds.core.GeneratorBasedBuilder) -> None:
     """Refuses a download that the server does not offer; archives that are here are not asked for.
 
     Raises:
         UserError: says why, and which archives to fetch by hand.
     """
-    archives = _archives(builder).items()
-    missing = {url: archive.size for url, archive in archives if not _is_present(builder, url)}
-    obstacle = unavailable_reason(missing)
+    missing = [a for a in _remote_archives(builder) if not _is_present(builder, a)]
+    obstacle = unavailable_reason({archive.url: archive.bytes for archive in missing})
     if obstacle:
         raise _download_error(builder, obstacle)
 
 
-def _is_present(builder: tfds.core.GeneratorBasedBuilder, url: str) -> bool:
+def _is_present(builder: tfds.core.GeneratorBasedBuilder, archive: _RemoteArchive) -> bool:
     """Whether TFDS has downloaded an archive, or a user has put it where TFDS looks for it."""
-    archive, downloads = Official.url_infos[url], Path(builder.data_dir_root) / "downloads"
-    cached = tfds_private.cached_file_name(url, archive.checksum)
+    downloads = Path(builder.data_dir_root) / "downloads"
+    cached = tfds_private.cached_file_name(archive.url, archive.checksum)
     candidates = (
-        downloads / "manual" / archive.filename,
+        downloads / "manual" / archive.file_name,
         downloads / cached,
         downloads / builder.name / cached,
     )
     return any(file.exists() for file in candidates)
 
 
-def _archives(builder: tfds.core.GeneratorBasedBuilder) -> dict[str, Any]:
-    """Returns {url: TFDS' UrlInfo} of the archives of the builder's image size."""
-    prefix = f"Imagenet{builder.builder_config.size}_"
-    infos = Official.url_infos.items()
-    return {url: info for url, info in infos if info.filename.startswith(prefix)}
-
-
 def _download_error(builder: tfds.core.GeneratorBasedBuilder, cause: str) -> UserError:
-    names = ", ".join(archive.filename for archive in _archives(builder).values())
+    names = ", ".join(archive.file_name for archive in _remote_archives(builder))
     return UserError(
         f"{builder.info.full_name} cannot be downloaded here ({cause}): fetch {names} from {PAGE}, "
         "which gives them after a login, and pass their folder with --source"
