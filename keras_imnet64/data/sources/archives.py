@@ -244,7 +244,7 @@ def _check_npz(where: str, content: bytes, image_size: int, num_classes: int) ->
         data, labels = read_npz(io.BytesIO(content), ("data", "labels")).values()
     except zipfile.BadZipFile as error:
         raise UserError(
-            f"{where} is damaged or another thing ({reason(error)}); it must hold data and labels"
+            f"{where} is damaged or no npz file ({reason(error)}); it must hold data and labels"
         ) from None
     if labels.ndim != 1:
         raise UserError(f"{where} must hold a list of labels; received {list(labels.shape)}")

@@ -1,4 +1,4 @@
-"""Finds image files below folders, and says what every other file there is.
+"""Finds image files below folders, and names what is wrong with other files.
 
 The content of a file decides whether it is an image, not its suffix. There are three kinds of other
 files: system files, which systems and programs leave in folders and which are passed over; ignored
@@ -231,7 +231,7 @@ def is_text(file: str | Path) -> bool:
 def _fault_of(file: Path) -> str | None:
     """Returns why a file is not an image, as a clause; None for an image.
 
-    A file without read permission counts as an image, so that reading it later says what is wrong.
+    A file without read permission counts as an image; reading it later fails with the reason.
     """
     try:
         with readable(file):

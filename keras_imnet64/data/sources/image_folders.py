@@ -187,7 +187,7 @@ def unscored_note(wnids: Iterable[str], validation: str) -> str:
 def _remedy_for_unknown(wnid: str, known: Iterable[str]) -> str:
     alike = [other for other in known if other.casefold() == wnid.casefold()]
     if alike:
-        return f"{alike[0]} is there, so spell the two alike"
+        return f"spell it like {alike[0]}, which is its name for training"
     return "a model cannot learn it, so move it away or add images to train on"
 
 

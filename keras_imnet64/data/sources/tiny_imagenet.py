@@ -225,7 +225,7 @@ def read_listing(tree: Tree) -> Listing:
             split: np.array([label for _, label in found], np.int64)
             for split, found in splits.items()
         },
-        unused=[(name, "is of no class") for name in images if name not in used],
+        unused=[(name, "belongs to no class") for name in images if name not in used],
     )
 
 

@@ -207,7 +207,7 @@ def _refuse_existing_archives(folder: Path, file_names: Sequence[str]) -> None:
 def _refuse_other_class_list(folder: Path, wnids: Sequence[str]) -> None:
     path = folder / CLASSES
     if os.path.lexists(path) and path.read_text("utf-8", "replace") != _class_list(wnids):
-        raise UserError(f"{path} is of other classes: name another folder with --out")
+        raise UserError(f"{path} lists other classes: name another folder with --out")
 
 
 def _class_list(wnids: Sequence[str]) -> str:
@@ -259,7 +259,7 @@ def _report_os_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise RunFailed(
             f"downsampling into {folder} broke off ({os_error_text(error, folder)}); mend that and "
-            "run the same command again, which goes on from there"
+            "run the same command again, which resumes there"
         ) from error
 
 

@@ -145,12 +145,12 @@ def test_validation_in_class_folders_is_in_the_order_of_its_numbers(tmp_path):
 @pytest.mark.parametrize("write", [write_zip, write_folder])
 def test_files_of_no_class_are_named_and_system_files_are_not(tmp_path, write):
     files = layout()
-    companions = ("val/.DS_Store", "train/Thumbs.db", "train/n02124075/images/._n02124075_0.JPEG")
-    for name in ("train/1.JPEG", "val/images/val_3.JPEG", "val/x.JPEG", *companions):
+    system_files = ("val/.DS_Store", "train/Thumbs.db", "train/n02124075/images/._n02124075_0.JPEG")
+    for name in ("train/1.JPEG", "val/images/val_3.JPEG", "val/x.JPEG", *system_files):
         files[ROOT + name] = jpeg(0)
     source, skipped = write(tmp_path / "tiny", files), []
     with pytest.raises(
-        UserError, match=r"3 of 12 files .*: train/1\.JPEG is of no class, val/imag"
+        UserError, match=r"3 of 12 files .*: train/1\.JPEG belongs to no class, val/imag"
     ):
         prepare(source, tmp_path / "data")
     store = prepare(source, tmp_path / "data", skip_corrupt=True, skipped=skipped)["train"]

@@ -3,9 +3,11 @@
 import errno
 import fcntl
 import io
+import json
 import zipfile
 
 import numpy as np
+import PIL
 import pytest
 from class_folders import CLASSES, indexed, write_folders
 from PIL import Image
@@ -218,6 +220,21 @@ def test_an_interrupted_call_is_resumed(toy, tmp_path, monkeypatch):
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
 
 
+def test_the_state_on_disk_keeps_its_form(toy, tmp_path, monkeypatch):
+    """So that a call which an earlier version began is resumed."""
+    interrupt(tmp_path, monkeypatch)
+    state = json.loads((tmp_path / "out/.downsampling-train/made.json").read_text())
+    assert state == {
+        "dataset": "image_folder/toy",
+        "digest": toy["train"].digest,
+        "size": 8,
+        "filter": "box",
+        "pillow": PIL.__version__,
+        "chunk": 2,
+        "chunks": 2,
+    }
+
+
 @pytest.mark.parametrize("changes", [{"resize_filter": "bicubic"}, {"size": 16}])
 def test_other_parameters_start_again(toy, tmp_path, monkeypatch, changes):
     interrupt(tmp_path, monkeypatch)
@@ -242,7 +259,7 @@ def test_a_call_interrupted_after_the_archives_replaces_its_own_archives(
     small(tmp_path, out="whole")
     with monkeypatch.context() as patch:
         patch.setattr(downsample, "_write_store", fill_the_disk)
-        with pytest.raises(RunFailed, match=r"broke off .* goes on from there"):
+        with pytest.raises(RunFailed, match=r"broke off .* resumes there"):
             small(tmp_path)
     decoded = break_after(monkeypatch, 1000)
     small(tmp_path)
