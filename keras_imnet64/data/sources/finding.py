@@ -14,13 +14,13 @@ from pathlib import Path, PurePath
 from keras_imnet64.core.errors import UserError, first_few, printable
 from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.core.types import StrPath
-from keras_imnet64.data.images.views import (
+from keras_imnet64.data.images.reading import (
     Unreadable,
-    as_sentences,
-    formats,
-    opened,
-    readable,
-    suffixes,
+    open_image,
+    readable_formats,
+    readable_suffixes,
+    report_image_errors,
+    report_unreadable,
 )
 
 SYSTEM_FILES = {  # in lower case
@@ -234,12 +234,16 @@ def _fault_of(file: Path) -> str | None:
     A file without read permission counts as an image; reading it later fails with the reason.
     """
     try:
-        with readable(file):
+        with report_unreadable(file):
             if not file.is_file():
                 return "is not a file" if file.exists() else "is a broken link"
-        if file.suffix.lower() in suffixes():
+        if file.suffix.lower() in readable_suffixes():
             return None  # decoding it later shows whether it is damaged
-        with as_sentences(file), open(file, "rb") as content, opened(content, file, _detectable()):
+        with (
+            report_image_errors(file),
+            open(file, "rb") as content,
+            open_image(content, file, _detectable()),
+        ):
             return None
     except Unreadable:
         return None
@@ -249,7 +253,7 @@ def _fault_of(file: Path) -> str | None:
 
 def _detectable() -> tuple[str, ...]:
     """Returns the formats among DETECTABLE_FORMATS that this build of Pillow reads."""
-    return tuple(DETECTABLE_FORMATS.intersection(formats()))
+    return tuple(DETECTABLE_FORMATS.intersection(readable_formats()))
 
 
 def describe_faulty(faulty: Sequence[Faulty], num_images: int, folder: StrPath) -> str:
