@@ -219,7 +219,7 @@ def another_precision(place):
     command="data prepare imagenet_resized/8x8 --data-dir data",
 )
 def no_network(place):
-    name = "keras_imnet64.data.sources.imagenet_resized.why_not_offered"
+    name = "keras_imnet64.data.sources.imagenet_resized.unavailable_reason"
     place.patch.setattr(name, lambda sizes: "there is no network")
 
 
@@ -760,7 +760,11 @@ for name, command, sentence in (
         f'{GIVEN} --set normalization="mean_image"',
         "measured on a data set, and the",
     ),
-    ("weights_std", f"{GIVEN} --set normalization={{mean=[0,0,0],std=[1,1,0]}}", "a number above 0; received 0"),
+    (
+        "weights_std",
+        f"{GIVEN} --set normalization={{mean=[0,0,0],std=[1,1,0]}}",
+        "a number above 0; received 0",
+    ),
     ("weights_set", f"{GIVEN} --set stem=small", "--set takes key=value"),
 ):
     simply(f"convert_{name}", command, sentence)
