@@ -22,13 +22,12 @@ def recipes(context: click.Context, as_json: bool) -> None:
         context.obj = as_json  # for `recipes --json show NAME`
         return
     from keras_imnet64.recipe.listing import COLUMNS, facts, row
-    from keras_imnet64.recipe.loading import list_recipes, load_recipe
+    from keras_imnet64.recipe.loading import shipped_recipes
 
-    shipped = [load_recipe(name) for name in list_recipes()]
     if as_json:
-        show({recipe.name: facts(recipe) for recipe in shipped}, as_json)
+        show({name: facts(recipe) for name, recipe in shipped_recipes().items()}, as_json)
     else:
-        show_table([row(recipe) for recipe in shipped], COLUMNS)
+        show_table([row(recipe) for recipe in shipped_recipes().values()], COLUMNS)
 
 
 @recipes.command("show")

@@ -16,7 +16,7 @@ from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.library_logs import import_tensorflow
 from keras_imnet64.models import build_model, num_bands
 from keras_imnet64.models.options import NetworkOptions
-from keras_imnet64.recipe.loading import list_recipes, load_recipe, recipes_dir
+from keras_imnet64.recipe.loading import recipes_dir, shipped_recipes
 from keras_imnet64.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def read_table() -> dict[str, Costs]:
 
 def write_table() -> None:
     """Measures every shipped recipe and writes the table, a row per line."""
-    rows = {name: json.dumps(measure(load_recipe(name))) for name in list_recipes()}
+    rows = {name: json.dumps(measure(recipe)) for name, recipe in shipped_recipes().items()}
     lines = [f"  {json.dumps(name)}: {row}" for name, row in rows.items()]
     write_atomic(table_file(), "{\n" + ",\n".join(lines) + "\n}\n")
 
@@ -108,8 +108,8 @@ def write_table() -> None:
 def _known() -> dict[Network, Costs]:
     """Returns the costs of the networks of shipped recipes that the table has."""
     table = read_table()
-    shipped = {name: load_recipe(name) for name in list_recipes() if name in table}
-    return {network_of(recipe): table[name] for name, recipe in shipped.items()}
+    shipped = shipped_recipes().items()
+    return {network_of(recipe): table[name] for name, recipe in shipped if name in table}
 
 
 if __name__ == "__main__":

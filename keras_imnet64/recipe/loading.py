@@ -5,6 +5,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from keras_imnet64.core.errors import UserError, nearest, reason
@@ -40,6 +41,12 @@ def list_recipes() -> list[str]:
     """Returns the names of the shipped recipes."""
     files = os.listdir(recipes_dir())
     return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
+
+
+@cache
+def shipped_recipes() -> dict[str, Recipe]:
+    """Returns all shipped recipes by name; they are read once."""
+    return {name: load_recipe(name) for name in list_recipes()}
 
 
 def load_recipe(name_or_path: StrPath, overrides: Iterable[str] = ()) -> Recipe:
