@@ -72,8 +72,8 @@ class LayerSection(TaggedTable):
 
 def _op_or_layer(step: Json) -> str | None:
     """Returns which of the two keys says what a step of the augmentation is."""
-    keys = step if isinstance(step, dict) else dir(step)
-    (*named,) = (key for key in ("op", "layer") if key in keys)
+    keys = step if isinstance(step, dict) else getattr(step, "__dict__", ())
+    named = [key for key in ("op", "layer") if key in keys]
     return named[0] if len(named) == 1 else None
 
 
