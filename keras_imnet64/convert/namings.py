@@ -121,9 +121,11 @@ def _flattened_map(layer):
     """(H, W, C) of the map that a dense layer takes flattened; None for other inputs."""
     from keras import layers
 
-    before = layer.input._keras_history.operation
+    from keras_imnet64.models.keras_private import producer
+
+    before = producer(layer.input)
     while isinstance(before, layers.Dropout):
-        before = before.input._keras_history.operation
+        before = producer(before.input)
     return before.input.shape[1:] if isinstance(before, layers.Flatten) else None
 
 
@@ -212,7 +214,7 @@ def _sizes_that_fit(model, tensor, shape):
     """Image sizes whose last map has as many values as a dense layer of theirs takes; a range."""
     import keras
 
-    from keras_imnet64.models.macs import without_weights
+    from keras_imnet64.models.keras_private import without_weights
 
     num_pixels = math.prod(shape[1:]) / tensor.map[2]
     with without_weights():

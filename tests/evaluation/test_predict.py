@@ -18,7 +18,8 @@ from keras_imnet64 import predict
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.data.images.views import View, read_image
 from keras_imnet64.evaluation import predict as module
-from keras_imnet64.models.ship import load_model, ship
+from keras_imnet64.models.load import load_model
+from keras_imnet64.models.ship import ship
 
 pytestmark = pytest.mark.backend
 SIZE, CLASSES = 8, 7
@@ -156,8 +157,8 @@ def test_pixels_of_two_batches_at_most_are_held(tmp_path, monkeypatch):
         module, "read_image", lambda file, *how: read.append(file) or read_image(file, *how)
     )
     taken = 0
-    for batch, _ in module._batches(files, 4, View(SIZE), skip_corrupt=False):
-        taken += len(batch)
+    for batch in module._read_batches(files, 4, View(SIZE), skip_corrupt=False):
+        taken += len(batch.files)
         assert len(read) <= taken + 4
     assert taken == 40
 

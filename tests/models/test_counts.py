@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from keras_imnet64.models import MODELS, build_model
-from keras_imnet64.models.macs import count_macs, count_parameters, without_weights
+from keras_imnet64.models.keras_private import without_weights
+from keras_imnet64.models.macs import count_macs, count_parameters
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

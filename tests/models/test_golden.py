@@ -19,7 +19,7 @@ from keras.initializers import RandomNormal, RandomUniform, VarianceScaling
 
 from keras_imnet64.convert import namings as foreign
 from keras_imnet64.models import build_model
-from keras_imnet64.models.macs import without_weights
+from keras_imnet64.models.keras_private import without_weights
 
 FROZEN = json.loads((Path(__file__).parent / "golden" / "logits.json").read_text())
 NETWORKS = FROZEN["networks"]

@@ -10,9 +10,10 @@ import pytest
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.models import MODELS, build_model, davit, resnet
 from keras_imnet64.models.init import initialize
-from keras_imnet64.models.macs import without_weights
+from keras_imnet64.models.keras_private import without_weights
+from keras_imnet64.models.load import load_model
 from keras_imnet64.models.parts import drop_path
-from keras_imnet64.models.ship import fill, float32_copy, load_model, ship
+from keras_imnet64.models.ship import fill, float32_copy, ship
 
 OPTIONS = {
     "wide_resnet": {"depth": 8, "width": 0.5},

@@ -15,16 +15,11 @@ from conftest import WNIDS
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.models import build_model
+from keras_imnet64.models.info import model_info
 from keras_imnet64.models.init import initialize
-from keras_imnet64.models.ship import (
-    LOWEST_KERAS,
-    fill,
-    float32_copy,
-    load_model,
-    model_info,
-    ship,
-    warm_start,
-)
+from keras_imnet64.models.load import load_model
+from keras_imnet64.models.ship import LOWEST_KERAS, fill, float32_copy, ship
+from keras_imnet64.models.warm_start import warm_start
 from keras_imnet64.training.fit import fit
 
 CHILD = Path(__file__).with_name("load_plainly.py")

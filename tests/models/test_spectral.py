@@ -8,7 +8,8 @@ import scipy.fft
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.models import build_model, spectral
 from keras_imnet64.models.init import initialize
-from keras_imnet64.models.macs import count_macs, count_parameters, without_weights
+from keras_imnet64.models.keras_private import without_weights
+from keras_imnet64.models.macs import count_macs, count_parameters
 from keras_imnet64.models.parts import IMAGENET_MEAN, IMAGENET_STD
 
 IDENTITY = {"mean": 0.0, "std": 1.0}
