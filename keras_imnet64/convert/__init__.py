@@ -135,7 +135,7 @@ def described(weights, found):
 
 def filled(name, network, image_size, num_classes, arrays, naming, who):
     """The network with the weights of `arrays`; it takes memory only once all shapes fit."""
-    from keras_imnet64.models.macs import without_weights
+    from keras_imnet64.models.keras_private import without_weights
 
     sizes = {"image_size": image_size, "num_classes": num_classes}
     with without_weights():

@@ -23,8 +23,9 @@ from keras_imnet64.data import datasets
 from keras_imnet64.data.images.views import View, read_image, turn_upright
 from keras_imnet64.data.sources import shapes
 from keras_imnet64.export.formats import FORMATS
-from keras_imnet64.models.contract import contract_of, names_of
-from keras_imnet64.models.ship import load_model, model_info
+from keras_imnet64.models.contract import check_stated_classes, classifier_shape
+from keras_imnet64.models.info import model_info, read_model_info
+from keras_imnet64.models.load import load_model
 
 NUM_IMAGES = 64  # of a data set, or drawn
 MOST_GIVEN = 1024  # of the caller's images, spread evenly
@@ -53,11 +54,11 @@ def main(step, work):
 def make(work, request):
     """Write the artefact, the images and the model's logits of them."""
     source, format = request["source"], request["format"]
-    info = model_info(source)
+    info, stated = model_info(source), read_model_info(source)
     model = load_in_float32(source, work)
-    height, width, num_classes = contract_of(model, source)
-    _, names = names_of(info, num_classes, source)
-    images, where = choose_images(height, width, info, request)
+    shape = classifier_shape(model, source)
+    check_stated_classes(stated, shape.num_classes, source)
+    images, where = choose_images(shape.height, shape.width, info, request)
     # At least three, so that batches of one and of more are run.
     several = np.resize(images, (max(3, len(images)), *images.shape[1:]))
     np.save(work / "pictures.npy", several)
@@ -68,7 +69,7 @@ def make(work, request):
         "pictures": len(images),
         "source": where,
         "stand_in": where.startswith(DRAWN),
-        "classes": len(names) if names else None,
+        "classes": len(stated.class_names) if stated.class_names else None,
     }
 
 

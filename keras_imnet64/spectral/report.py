@@ -13,8 +13,8 @@ from itertools import combinations
 import numpy as np
 
 from keras_imnet64.core.files import write_atomic, write_csv
+from keras_imnet64.models.load import load_model
 from keras_imnet64.models.macs import count_macs, count_parameters
-from keras_imnet64.models.ship import load_model
 
 COLUMNS = (
     *("kind", "name", "branches", "top1", "top5", "loss", "weight", "ranked_on"),

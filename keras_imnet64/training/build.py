@@ -11,7 +11,8 @@ from keras_imnet64.evaluation.metrics import accuracy_metrics
 from keras_imnet64.models import build_model, num_bands
 from keras_imnet64.models.contract import ends_in_softmax
 from keras_imnet64.models.init import initialize, seed_generators
-from keras_imnet64.models.ship import check_loads_anywhere, warm_start
+from keras_imnet64.models.load import check_loads_anywhere
+from keras_imnet64.models.warm_start import warm_start
 from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm

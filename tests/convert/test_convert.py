@@ -19,8 +19,10 @@ from keras_imnet64.convert.namings import NAMINGS
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
 from keras_imnet64.models import build_model
+from keras_imnet64.models.info import model_info
 from keras_imnet64.models.init import initialize
-from keras_imnet64.models.ship import load_model, model_info, ship
+from keras_imnet64.models.load import load_model
+from keras_imnet64.models.ship import ship
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.training.fit import fit
 
