@@ -63,7 +63,7 @@ def resolve_normalization(section, data):
 
 def measure_band(normalization, data, factor, band):
     """The same of a band; mean and spread are those of some thousands of images, as shown."""
-    from keras_imnet64.models.spectral import band_of, measured
+    from keras_imnet64.models.spectral import band_mean_and_std, band_of
 
     if normalization == "mean_image":
         return {"mean": band_of(data.mean_image, factor, band) / 255, "std": 1.0}
@@ -71,7 +71,7 @@ def measure_band(normalization, data, factor, band):
     view = data.view and replace(data.view, ten_crop=False)
     batches = evaluation_batches(some, min(len(some), BATCH_MEASURED), view)
     shown = (images[weights > 0] for images, _, weights in batches.as_numpy_iterator())
-    return measured(shown, factor, band)
+    return band_mean_and_std(shown, factor, band)
 
 
 def compile_for_training(model, recipe, stream, devices):

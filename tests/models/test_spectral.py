@@ -83,11 +83,11 @@ def test_imagenet_normalization_is_that_of_the_pixels_before_the_split():
 def test_mean_and_spread_are_measured_on_the_bands():
     images = pictures(12, count=40)
     expected = bands_by_scipy(images, 2)[3].reshape(-1, 3) / 255
-    found = spectral.measured(np.array_split(images, 3), 2, 3)
+    found = spectral.band_mean_and_std(np.array_split(images, 3), 2, 3)
     np.testing.assert_allclose(found["mean"], expected.mean(axis=0), rtol=0, atol=1e-6)
     np.testing.assert_allclose(found["std"], expected.std(axis=0), rtol=1e-6)
     grey = np.full((2, 4, 4, 3), 7, "uint8")
-    assert spectral.measured([grey], 2, 1)["std"] == [1, 1, 1]
+    assert spectral.band_mean_and_std([grey], 2, 1)["std"] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
