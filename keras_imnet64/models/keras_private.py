@@ -1,10 +1,11 @@
 """The private parts of Keras (3.15) that this package uses, each under a plain public name.
 
-A version of Keras that changes one breaks this module alone, and `optim.py` in training, whose
-optimizers override `_apply_weight_decay`, `_use_weight_decay`, `_clip_gradients`,
-`_all_reduce_sum_gradients`, `_get_current_learning_rate`, `_should_use_adamw` and
-`_update_model_variables_moving_average`, and read `_learning_rate`, `_iterations` and
-`_model_variables_moving_average` of themselves. A test finds uses anywhere else.
+Each function says what it is needed for and what would replace it. If a version of Keras changes
+such a part, only this module has to follow, and `training/optim.py`, whose optimizers override
+`_apply_weight_decay`, `_use_weight_decay`, `_clip_gradients`, `_all_reduce_sum_gradients`,
+`_get_current_learning_rate`, `_should_use_adamw` and `_update_model_variables_moving_average`, and
+read their own `_learning_rate`, `_iterations` and `_model_variables_moving_average`. A test finds
+uses in other modules.
 """
 
 import contextlib
@@ -111,11 +112,11 @@ Tensordot = numpy.Tensordot
 
 @contextlib.contextmanager
 def without_weights() -> Iterator[None]:
-    """Builds models within it with shapes and no numbers: 1.4 billion weights take no memory.
+    """Lets models be built with shapes but without numbers: 1.4 billion weights take no memory.
 
-    Needed to count and compare networks of any size. `keras.utils` has nothing of the kind; a
-    public "meta" device would replace this. Variables that were left uninitialised before stay so:
-    the next scope would otherwise create them.
+    Needed to count and compare networks of any size. Keras has no public equivalent; a device
+    "meta", as in PyTorch, would replace this. The list of uninitialised variables is restored at
+    the end, because the next scope would create the variables in it.
     """
     uninitialized = list(get_global_attribute("uninitialized_variables", []))
     try:

@@ -1,4 +1,4 @@
-"""Scores of each class: a confusion matrix worked by hand, and whole evaluations beside NumPy."""
+"""Scores of each class: a confusion matrix worked by hand, and evaluations against NumPy."""
 
 import csv
 import json
@@ -26,19 +26,19 @@ pytestmark = pytest.mark.backend
 CHILD = Path(__file__).with_name("on_devices.py")
 DATASET = "imagenet_resized/16x16"
 NAMES = (["n0", "n1", "n2", "n3"], ["cat", "dog", "eel", "fox"])
-# Rows: the class; columns: taken for n0 ... n3, or for nothing.
+# Rows: the class; columns: taken for n0 ... n3, or for no class.
 MATRIX = np.array([[3, 1, 0, 0, 0], [2, 0, 2, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 5, 5]])
 TOP5 = np.array([4, 3, 0, 5])
 
 
 def logits_for(matrix):
-    """(labels, logits) of images that give this matrix."""
-    labels, answers = np.nonzero(matrix)
-    repeats = matrix[labels, answers]
-    labels, answers = np.repeat(labels, repeats), np.repeat(answers, repeats)
+    """Returns (labels, logits) of images that give this matrix."""
+    labels, predicted = np.nonzero(matrix)
+    repeats = matrix[labels, predicted]
+    labels, predicted = np.repeat(labels, repeats), np.repeat(predicted, repeats)
     logits = np.zeros((len(labels), matrix.shape[0]), "float32")
-    for row, answer in zip(logits, answers, strict=True):
-        row[min(answer, len(row) - 1)] = np.nan if answer == len(row) else 1.0
+    for row, label in zip(logits, predicted, strict=True):
+        row[min(label, len(row) - 1)] = np.nan if label == len(row) else 1.0
     return labels.astype("int32"), logits
 
 
@@ -55,7 +55,7 @@ def test_counts_by_hand():
     assert metric.counts()[0].sum() == 0
 
 
-def test_rows_that_fill_up_a_batch_are_not_counted():
+def test_padding_rows_of_a_batch_are_not_counted():
     metric = ConfusionMatrix(3)
     logits = np.eye(3, dtype="float32")[[0, 2, 2]]
     metric.update_state(np.array([0, 1, 1]), logits, sample_weight=np.array([1.0, 1.0, 0.0]))
@@ -69,15 +69,15 @@ def test_top5_counts_the_sixth_as_a_miss():
     assert metric.counts()[1].tolist() == [1, 1, 1, 1, 1, 0, 0]
 
 
-def test_the_largest_logit_is_what_in_top_1_counts():
+def test_the_largest_logit_agrees_with_in_top_1():
     """Ties, infinities and what is not a number, in every place."""
     values = [0.0, -0.0, 1.0, np.inf, -np.inf, np.nan]
     logits = np.array([[a, b, c] for a in values for b in values for c in values], "float32")
-    answers = keras.ops.convert_to_numpy(largest(logits))
+    predicted = keras.ops.convert_to_numpy(largest(logits))
     for label in range(3):
         hits = in_top_k(np.full(len(logits), label), logits, 1)
-        np.testing.assert_array_equal(answers == label, keras.ops.convert_to_numpy(hits) == 1)
-    np.testing.assert_array_equal(answers == 3, np.isnan(logits).any(axis=1))
+        np.testing.assert_array_equal(predicted == label, keras.ops.convert_to_numpy(hits) == 1)
+    np.testing.assert_array_equal(predicted == 3, np.isnan(logits).any(axis=1))
 
 
 def test_rows_by_hand():
@@ -109,7 +109,7 @@ def test_most_confused_pairs_by_hand():
 
 
 def write_model(path, wnids):
-    """Random directions in pixel space: some classes right, most wrong."""
+    """Writes a linear model of random weights, which gets some classes right and most wrong."""
     inputs = keras.Input((16, 16, 3))
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(len(wnids), name="logits")(x))
@@ -126,7 +126,7 @@ def store(data_dir):
 
 @pytest.fixture
 def model(tmp_path, store):
-    """In another order than the data, with two classes that the data lacks."""
+    """A model with another class order than the data, and two classes that the data lacks."""
     return write_model(tmp_path / "model.keras", ["n1", *sorted(store.wnids), "n2"])
 
 
@@ -135,7 +135,7 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-def test_an_evaluation_beside_numpy(model, store, data_dir, tmp_path):
+def test_an_evaluation_against_numpy(model, store, data_dir, tmp_path):
     plain = evaluate(model, data_dir=data_dir)
     result = evaluate(model, data_dir=data_dir, per_class=tmp_path / "classes.csv")
     assert {key: result[key] for key in plain} == plain
@@ -145,9 +145,9 @@ def test_an_evaluation_beside_numpy(model, store, data_dir, tmp_path):
     images, labels = store.gather(np.arange(len(store)))
     labels = np.array([wnids.index(store.wnids[label]) for label in labels])
     logits = load_model(model).predict(images, verbose=0)
-    answers, best = logits.argmax(axis=1), np.argsort(-logits, axis=1)[:, :5]
+    predicted, best = logits.argmax(axis=1), np.argsort(-logits, axis=1)[:, :5]
     matrix = np.zeros((12, 12), int)
-    np.add.at(matrix, (labels, answers), 1)
+    np.add.at(matrix, (labels, predicted), 1)
 
     rows = read_csv(tmp_path / "classes.csv")
     assert list(rows[0]) == [
@@ -186,7 +186,7 @@ def test_an_evaluation_beside_numpy(model, store, data_dir, tmp_path):
         ("model.keras/classes.csv", "cannot be written: Not a directory"),
     ],
 )
-def test_a_table_that_cannot_be_written_is_refused_before_the_work(
+def test_a_table_that_cannot_be_written_is_refused_before_scoring(
     model, tmp_path, monkeypatch, name, message
 ):
     monkeypatch.setattr("keras_imnet64.evaluation.evaluate.open_dataset", None)
