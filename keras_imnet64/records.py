@@ -23,14 +23,14 @@ def _distinct(ids: tuple[str, ...]) -> tuple[str, ...]:
     return ids
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ConvertedFrom:
     """The file of another library that a model's weights came from, and its network there."""
 
     file: str
     sha256: str
-    model: str
     prefix: str | None = None
+    model: str
     model_options: JsonObject = field(default_factory=dict)
 
 
@@ -51,7 +51,7 @@ class ModelInfo:
         wnids, class_names: in the order of the logits.
         image_size: pixels per side that the model was trained on.
         dataset: that it was trained on.
-        resize_filter, resize, ten_crop: how images are shown in evaluation, see `View`.
+        resize_filter, ten_crop, resize: how images are shown in evaluation, see `View`.
         verified: whether the training images are known to be those that `dataset` promises.
         own_model: whether the network was passed to `fit`, and is not the one that `recipe` names.
         recipe: the content of the recipe.
@@ -63,8 +63,8 @@ class ModelInfo:
     image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)] | None = None
     dataset: str | None = None
     resize_filter: str | None = None
-    resize: Annotated[int, Field(ge=1, le=2 * MAX_IMAGE_SIZE)] | None = None
     ten_crop: bool | None = None
+    resize: Annotated[int, Field(ge=1, le=2 * MAX_IMAGE_SIZE)] | None = None
     verified: bool | None = None
     own_model: bool | None = None
     recipe: JsonObject | None = None
