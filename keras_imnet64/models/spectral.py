@@ -18,7 +18,7 @@ from keras import layers
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import Options
 from keras_imnet64.models import find_model, name_of_band
-from keras_imnet64.models.joined import join
+from keras_imnet64.models.join import join
 from keras_imnet64.models.keras_private import without_weights
 from keras_imnet64.models.parts import IMAGENET_MEAN, IMAGENET_STD, MIN_STD, Normalization, pixels
 

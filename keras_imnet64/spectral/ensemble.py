@@ -19,7 +19,7 @@ from keras_imnet64.evaluation.evaluate import BATCH_SIZE, evaluate
 from keras_imnet64.export.formats import FORMATS
 from keras_imnet64.models import name_of_band
 from keras_imnet64.models.info import model_info
-from keras_imnet64.models.joined import fill_members, join
+from keras_imnet64.models.join import fill_members, join
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import ship
 from keras_imnet64.recipe.difference import difference

@@ -30,10 +30,10 @@ def join(
     return keras.Model(inputs, layers.Add(dtype="float32", name="logits")(terms), name=name)
 
 
-def fill_members(joined: keras.Model, members: Mapping[str, keras.Model]) -> None:
+def fill_members(model: keras.Model, members: Mapping[str, keras.Model]) -> None:
     """Copies the weights of the members into the model that `join` made of them."""
-    for name, model in members.items():
-        for target, source in zip(joined.get_layer(name).variables, model.variables, strict=True):
+    for name, member in members.items():
+        for target, source in zip(model.get_layer(name).variables, member.variables, strict=True):
             target.assign(ops.convert_to_numpy(source))
 
 
