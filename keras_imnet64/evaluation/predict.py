@@ -6,7 +6,7 @@ However many files there are, memory holds the pixels of at most two batches.
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
@@ -17,8 +17,9 @@ from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.files import csv_text
 from keras_imnet64.core.types import Json, JsonObject, StrPath
-from keras_imnet64.data.images.views import View, check_filter, read_image
-from keras_imnet64.data.sources.finding import Faulty, find_images
+from keras_imnet64.data.images.reading import read_image
+from keras_imnet64.data.images.views import View, check_filter
+from keras_imnet64.data.sources.finding import FaultyFile, find_images
 from keras_imnet64.evaluation.evaluate import image_size_of, scoring_batch_size, view_of
 from keras_imnet64.models.contract import check_stated_classes, classifier_shape, with_logits
 from keras_imnet64.models.info import read_model_info
@@ -106,7 +107,7 @@ def predict(
     path = model_file(run_or_model)
     info = read_model_info(path)
     check_filter(view_of(info, 1).resize_filter)
-    not_images: list[Faulty] | None = [] if skip_corrupt else None
+    not_images: list[FaultyFile] | None = [] if skip_corrupt else None
     files = find_images(images, not_images)
     devices = devices or take_devices()
     predictions: list[Prediction] = []
@@ -117,7 +118,7 @@ def predict(
         labels = _class_labels(model, info, path)
         predictor = _make_predictor(with_logits(model))
         batch_size = _batch_size(len(files), devices)
-        view = replace(view_of(info, image_size), ten_crop=False)
+        view = view_of(info, image_size).one_crop
         for batch in _read_batches(files, batch_size, view, skip_corrupt):
             skipped += batch.skipped
             if batch.files:

@@ -124,7 +124,7 @@ def check_training(recipe):
 
 
 def model_info_of(recipe, data, own):
-    """What a model file says about itself, see `models.ship.model_info`.
+    """What a model file says about itself, see `models.info.model_info`.
 
     `own`: the network is the caller's, and not the one that the recipe names.
     """

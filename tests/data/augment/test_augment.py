@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.augment import OPS, check_augment
 from keras_imnet64.data.augment.crops import draw_crops, mirror
-from keras_imnet64.data.augment.mixing import mixed_labels, partners
+from keras_imnet64.data.augment.mixing import mixed_labels, partner_positions
 from keras_imnet64.data.augment.policies import COMMON, TRANSFORMS
 
 IMAGE = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], "uint8")
@@ -31,7 +31,7 @@ BOX = {"top": 0, "left": 1, "height": 2, "width": 2}
 
 
 def transform(name, value):
-    return {"which1": TRANSFORMS.index(name), "value1": np.float32(value)}
+    return {"transform1": TRANSFORMS.index(name), "value1": np.float32(value)}
 
 
 # Operation, options, draws for one grey image, and what becomes of IMAGE.
@@ -61,7 +61,7 @@ BY_HAND = [
     (
         "rand_augment",
         {"num_ops": 2},
-        transform("posterize", 6) | {"which2": TRANSFORMS.index("brightness"), "value2": 2.0},
+        transform("posterize", 6) | {"transform2": TRANSFORMS.index("brightness"), "value2": 2.0},
         [[0, 0, 0], [8, 8, 8], [8, 16, 16]],
     ),
     (
@@ -215,14 +215,14 @@ def test_mixup_or_cutmix_by_hand(run):
 
 def test_labels_of_mixed_images():
     draws = {"partner": np.array([0.0, 0.99, 0.5]), "share": np.array([0.25, 1, 0.5], "float32")}
-    assert partners(draws).numpy().tolist() == [1, 0, 1]
+    assert partner_positions(draws).numpy().tolist() == [1, 0, 1]
     labels = mixed_labels(np.array([7, 8, 9]), draws).numpy()
     assert labels.tolist() == [[7, 8, 0.25], [8, 7, 1], [9, 8, 0.5]]
 
 
 def test_partners_are_all_others_evenly():
     rng = np.random.default_rng(0)
-    found = np.stack([partners({"partner": rng.random(5)}).numpy() for _ in range(2000)])
+    found = np.stack([partner_positions({"partner": rng.random(5)}).numpy() for _ in range(2000)])
     for row in range(5):
         counts = np.bincount(found[:, row], minlength=5)
         assert counts[row] == 0
@@ -300,12 +300,12 @@ def test_color_jitter_draws_factors_and_all_orders():
 
 
 def values_of(draws, name, step=1):
-    return draws[f"value{step}"][draws[f"which{step}"] == TRANSFORMS.index(name)]
+    return draws[f"value{step}"][draws[f"transform{step}"] == TRANSFORMS.index(name)]
 
 
 def test_trivial_augment_draws_transforms_and_strengths_evenly():
     draws = draw("trivial_augment", 100_000)
-    counts = np.bincount(draws["which1"], minlength=len(TRANSFORMS))
+    counts = np.bincount(draws["transform1"], minlength=len(TRANSFORMS))
     for name, count in zip(TRANSFORMS, counts, strict=True):
         assert abs(count - (7143 if name in COMMON else 0)) < 400
     assert len(COMMON) == 14
@@ -323,9 +323,9 @@ def test_trivial_augment_draws_transforms_and_strengths_evenly():
 
 def test_rand_augment_draws_at_one_strength():
     draws = draw("rand_augment", num_ops=3, magnitude=9)
-    assert set(draws) == {f"{kind}{step}" for kind in ("which", "value") for step in (1, 2, 3)}
+    assert set(draws) == {f"{kind}{step}" for kind in ("transform", "value") for step in (1, 2, 3)}
     for step in (1, 2, 3):
-        counts = np.bincount(draws[f"which{step}"], minlength=len(TRANSFORMS))
+        counts = np.bincount(draws[f"transform{step}"], minlength=len(TRANSFORMS))
         assert counts[counts > 0].min() > 1200  # of 1,429
         np.testing.assert_allclose(set_of(values_of(draws, "rotate", step)), [-9, 9], rtol=1e-6)
         np.testing.assert_allclose(set_of(values_of(draws, "contrast", step)), [0.73, 1.27], 1e-6)
@@ -339,7 +339,7 @@ def set_of(values):
 
 def test_increasing_rand_augment_draws_levels_about_the_magnitude():
     draws = draw("rand_augment_increasing", 60_000, magnitude=9, magnitude_std=0.5)
-    counts = np.bincount(draws["which1"], minlength=len(TRANSFORMS))
+    counts = np.bincount(draws["transform1"], minlength=len(TRANSFORMS))
     assert abs(counts[0] - 30_000) < 500  # half of them stay
     assert counts[1:].min() > 1800  # of 2,000
     angles = np.abs(values_of(draws, "rotate"))
@@ -355,13 +355,13 @@ def test_increasing_rand_augment_draws_levels_about_the_magnitude():
 
 def test_auto_augment_draws_its_pairs():
     draws = draw("auto_augment", 100_000, policy="imagenet")
-    first = np.bincount(draws["which1"], minlength=len(TRANSFORMS)) / 100_000
+    first = np.bincount(draws["transform1"], minlength=len(TRANSFORMS)) / 100_000
     # By the table: posterize comes first in three pairs, with 0.4, 0.6 and 0.8; shear_x in one.
     assert abs(first[TRANSFORMS.index("posterize")] - (0.4 + 0.6 + 0.8) / 25) < 0.004
     assert abs(first[TRANSFORMS.index("shear_x")] - 0.6 / 25) < 0.003
     np.testing.assert_allclose(set_of(values_of(draws, "shear_x")), [-1 / 6, 1 / 6], rtol=1e-6)
-    inverted = draws["which1"] == TRANSFORMS.index("invert")
-    assert (draws["which2"][inverted] == TRANSFORMS.index("equalize")).all()
+    inverted = draws["transform1"] == TRANSFORMS.index("invert")
+    assert (draws["transform2"][inverted] == TRANSFORMS.index("equalize")).all()
 
 
 def test_erasing_draws_boxes_within_the_image():
