@@ -61,17 +61,14 @@ class TrainingStream:
 
     Args:
         selection: N images.
-        batch_size: images per step, over all devices.
+        batch_size: images per step, over all devices; at most the samples of an epoch.
         view: for an encoded store; its image_size is that of the batches.
         seed: of the data's order and draws.
         mirror: see `order.epoch_order`.
         augmentation: applied in this order, after the mirror.
-        steps_per_epoch: ends an epoch after so many steps; default all whole batches. Samples that
-            fill no whole batch are left out, different ones in each epoch.
+        steps_per_epoch: ends an epoch after so many steps; default, and maximum, all whole batches.
+            Samples that fill no whole batch are left out, different ones in each epoch.
         mean_image: uint8 [H, W, 3], with which fill "mean" fills; default black.
-
-    Raises:
-        UserError: an epoch has fewer samples than a batch, or fewer batches than steps.
     """
 
     def __init__(
@@ -95,24 +92,10 @@ class TrainingStream:
         self.image_size = size = _image_size(selection, view)
         self.mean_image = np.zeros((size, size, 3), "uint8") if mean_image is None else mean_image
         self.num_samples = len(selection) * (2 if mirror == "both" else 1)
-        self.steps_per_epoch = self._count_steps(steps_per_epoch)
+        self.steps_per_epoch = steps_per_epoch or self.num_samples // batch_size
         self._start = (0, 0)  # (epoch, step) of the next iteration
         self._lock = threading.Lock()  # so that two threads do not draw the same epoch
         self._epoch_samples = lru_cache(maxsize=2)(self._draw_epoch)
-
-    def _count_steps(self, limit: int | None) -> int:
-        whole_batches = self.num_samples // self.batch_size
-        if not whole_batches:
-            raise UserError(
-                f"data.batch_size must be at most {self.num_samples}, the samples of an epoch; "
-                f"received {self.batch_size}"
-            )
-        if limit and limit > whole_batches:
-            raise UserError(
-                f"data.steps_per_epoch must be at most {whole_batches}, the whole batches of an "
-                f"epoch; received {limit}"
-            )
-        return limit or whole_batches
 
     @property
     def inexact_steps(self) -> list[AugmentationStep]:
@@ -231,7 +214,9 @@ class TrainingStream:
 
     @cached_property
     def _stored(self) -> tf.Tensor:
-        return image_tensor(self.selection.store.images)
+        store = self.selection.store
+        assert isinstance(store, RawStore)
+        return image_tensor(store.images)
 
     def _read_images(self, samples: Samples) -> tf.Tensor:
         """Returns the images of one step as they are read: uint8 [B, H, W, 3]."""
