@@ -5,6 +5,7 @@ See `golden/make_model_file.py` for how the file was written.
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from keras_imnet64 import model_info
 from keras_imnet64.core.validation import to_json
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.load import load_model
+from keras_imnet64.models.ship import ship
 from keras_imnet64.records import ModelInfo
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -46,3 +48,17 @@ def test_what_the_file_states_is_read_as_a_record():
 
 def test_a_record_as_json_is_what_the_file_states():
     assert to_json(read_model_info(FILE), omit_none=True) == model_info(FILE)
+
+
+def test_class_ids_from_folders_of_any_name_are_read(tmp_path):
+    """A folder whose name is not UTF-8 gives an id with lone surrogates."""
+    wnids = ["caf\udce9", "tea"]
+    ship(
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]),
+        tmp_path / "a.keras",
+        {"wnids": wnids},
+    )
+    assert model_info(tmp_path / "a.keras") == {"wnids": wnids}
+    info = read_model_info(tmp_path / "a.keras")
+    assert info == ModelInfo(wnids=tuple(wnids))
+    assert to_json(info, omit_none=True) == {"wnids": wnids}
