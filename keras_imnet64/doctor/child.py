@@ -88,10 +88,10 @@ def try_datasets(data_dir: str | None, cache_dir: str | None) -> None:
             found = info(name, data_dir=data_dir, cache_dir=cache_dir)
             state = _state_of(found, prepare, where, cache_dir)
         except UserError as error:
-            state = DatasetState(name, prepare, "damaged", dataset.splits, problem=str(error))
+            state = DatasetState(name, prepare, "damaged", None, dataset.splits, problem=str(error))
         except Exception as error:  # whatever lies in its folder
             problem = f"{type(error).__name__}: {reason(error)}"
-            state = DatasetState(name, prepare, "unknown", dataset.splits, problem=problem)
+            state = DatasetState(name, prepare, "unknown", None, dataset.splits, problem=problem)
         print_findings(dataset=asdict(state))
 
 
@@ -104,8 +104,8 @@ def _state_of(info: JsonObject, prepare: str, data_dir: str, cache_dir: str | No
         info["name"],
         prepare,
         info["state"],
-        info["splits"],
         info["verified"],
+        info["splits"],
         size,
         info["location"],
         f"a part of it lies in {where}, {size:,} bytes" if is_half else None,

@@ -80,8 +80,8 @@ class DatasetState:
     name: str
     prepare: str  # the command that prepares it
     state: str  # as `info` names it, or "damaged" or "unknown"
+    verified: bool | None
     splits: dict[str, int | None]  # images by split
-    verified: bool | None = None
     bytes: int | None = None
     location: str | None = None
     problem: str | None = None  # one line
