@@ -22,9 +22,9 @@ from keras_imnet64.core.types import JsonObject, StrPath
 PACKAGE_PARENT = Path(__file__).parents[2]
 NO_ANSWER = "no answer within"  # these two begin a failure, and `doctor` tells them apart
 BY_SIGNAL = "it was ended by signal"
-LAST_WORDS = (  # patterns of the line that explains a failure, the best first
+EXPLANATION_PATTERNS = (  # of the line of an output that explains a failure, the best first
     r"Error: (.+)",  # the sentence that a command of this package ends with
-    r"([\w.]*(?:Error|Exception)\b.*)",  # the end of a traceback; advice may come after it
+    r"([\w.]*(?:Error|Exception)\b.*)",  # the end of a traceback, even if advice follows
     r"(.+)",
 )
 
@@ -145,15 +145,15 @@ def failure_reason(status: int, output: str) -> str | None:
     if status == 0:
         return None
     if status > 0:
-        return last_words(output) or f"it ended with status {status}"
+        return explaining_line(output) or f"it ended with status {status}"
     memory = ", as happens where memory runs out" if -status == signal.SIGKILL else ""
     return f"{BY_SIGNAL} {-status} ({signal.strsignal(-status)}){memory}"
 
 
-def last_words(output: str) -> str:
+def explaining_line(output: str) -> str:
     """Returns the line of an output that explains a failure, or "" for an empty output."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    for pattern in LAST_WORDS:
+    for pattern in EXPLANATION_PATTERNS:
         found = [match[1] for line in lines if (match := re.match(pattern, line))]
         if found:
             return found[-1]

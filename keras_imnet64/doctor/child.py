@@ -81,12 +81,12 @@ def try_datasets(data_dir: str | None, cache_dir: str | None) -> None:
     """Reports the state of every data set, be it a damaged one."""
     from keras_imnet64.data.datasets import DATASETS, default_data_dir, info
 
-    where = data_dir or str(default_data_dir())
+    data_folder = data_dir or str(default_data_dir())
     for name, dataset in DATASETS.items():
         prepare = _prepare_command(dataset, data_dir, cache_dir)
         try:
             found = info(name, data_dir=data_dir, cache_dir=cache_dir)
-            state = _state_of(found, prepare, where, cache_dir)
+            state = _state_of(found, prepare, data_folder, cache_dir)
         except UserError as error:
             state = DatasetState(name, prepare, "damaged", None, dataset.splits, problem=str(error))
         except Exception as error:  # whatever lies in its folder
@@ -98,7 +98,7 @@ def try_datasets(data_dir: str | None, cache_dir: str | None) -> None:
 def _state_of(info: JsonObject, prepare: str, data_dir: str, cache_dir: str | None) -> DatasetState:
     """Returns the state of a data set from what `data.datasets.info` returns."""
     size = info["store_bytes"] + info["tfds_bytes"]
-    where = cache_dir if cache_dir and info["store_bytes"] else data_dir
+    folder = cache_dir if cache_dir and info["store_bytes"] else data_dir
     is_half = info["state"] == "half there"
     return DatasetState(
         info["name"],
@@ -108,7 +108,7 @@ def _state_of(info: JsonObject, prepare: str, data_dir: str, cache_dir: str | No
         info["splits"],
         size,
         info["location"],
-        f"a part of it lies in {where}, {size:,} bytes" if is_half else None,
+        f"a part of it lies in {folder}, {size:,} bytes" if is_half else None,
     )
 
 

@@ -52,7 +52,7 @@ class _Process:
     share: MachineShare
     log_start: int  # bytes of the log that earlier processes wrote
     num_epochs_logged: int
-    told_to_stop: bool = False
+    stop_requested: bool = False
 
     def log_epochs(self) -> None:
         """Logs each epoch that the branch has added to its history."""
@@ -64,18 +64,18 @@ class _Process:
             )
         self.num_epochs_logged = max(self.num_epochs_logged, len(rows))
 
-    def stop(self) -> None:
-        """Tells the child, once, to save its state and end."""
-        if not self.told_to_stop:
-            self.told_to_stop = True
+    def request_stop(self) -> None:
+        """Asks the child, once, to save its state and end."""
+        if not self.stop_requested:
+            self.stop_requested = True
             with suppress(ProcessLookupError):
                 self.child.send_signal(signal.SIGTERM)
 
     def failure(self, status: int) -> FailedJob | None:
-        """Returns why the child failed; None if it finished, or stopped because it was told to."""
+        """Returns why the child failed; None if it finished, or stopped on request."""
         output = self.job.log.read_bytes()[self.log_start :].decode(errors="replace")
         reason = failure_reason(status, output)
-        if reason is None or (self.told_to_stop and status in STATUSES_AFTER_SIGTERM):
+        if reason is None or (self.stop_requested and status in STATUSES_AFTER_SIGTERM):
             return None
         return FailedJob(self.job.name, status, f"{reason} ({self.job.log})")
 
@@ -101,7 +101,7 @@ def run_jobs(
             time.sleep(POLL_SECONDS)
             for process in list(running):
                 if stop.is_set():
-                    process.stop()
+                    process.request_stop()
                 process.log_epochs()
                 status = process.child.poll()
                 if status is None:

@@ -96,10 +96,10 @@ def open_single(path: StrPath, first: Member) -> Run:
         raise not_finished(run)
     run.metrics  # noqa: B018 (reading them refuses a damaged file now)
     info = model_info(run.model)
-    for what, key in (("data", "dataset"), ("classes", "wnids")):
+    for subject, key in (("data", "dataset"), ("classes", "wnids")):
         if info.get(key) != first.info.get(key):
             raise UserError(
-                f"--single {path} was trained on other {what} than the branches: only scores of "
+                f"--single {path} was trained on other {subject} than the branches: only scores of "
                 "the same images compare"
             )
     return run
@@ -107,10 +107,10 @@ def open_single(path: StrPath, first: Member) -> Run:
 
 def check_same_images(members: Sequence[Member], data: Data) -> None:
     """Refuses branches that were trained on other images than those on this machine."""
-    here = {"train": data.train.store.digest, "validation": data.final.store.digest}
+    local = {"train": data.train.store.digest, "validation": data.final.store.digest}
     for member in members:
         digests = member.run.environment["digest"]
-        changed = [split for split, digest in here.items() if digests[split] != digest]
+        changed = [split for split, digest in local.items() if digests[split] != digest]
         if changed:
             raise UserError(
                 f"{member.run.path} was trained on other {changed[0]} images than those that are "

@@ -52,13 +52,13 @@ def fit_recipe(
     Raises:
         UserError, RunFailed, Stopped: see `fit_branches` and `training.fit`.
     """
-    fits_all = branch is None and bool(bands_of(recipe))
-    if jobs > 1 and (not fits_all or virtual_devices):
+    trains_all = branch is None and bool(bands_of(recipe))
+    if jobs > 1 and (not trains_all or virtual_devices):
         raise UserError(
             "--jobs is for training all branches of a spectral recipe, without --branch and "
             f"--virtual-devices; received {jobs}"
         )
-    if fits_all:
+    if trains_all:
         scores = fit_branches(
             recipe,
             out_dir,
@@ -121,28 +121,28 @@ def fit_branches(
         RunFailed: some branches could not be trained; the others were.
         Stopped: a signal came; the branches' states are saved.
     """
-    whole, bands = Run(Path(out_dir)), bands_of(recipe)
-    places = {"data_dir": data_dir, "cache_dir": cache_dir}
-    where = {name: str(place) for name, place in places.items() if place is not None}
+    folder, bands = Run(Path(out_dir)), bands_of(recipe)
+    directories = {"data_dir": data_dir, "cache_dir": cache_dir}
+    given = {name: str(path) for name, path in directories.items() if path is not None}
     check_branches_fit(out_dir, None if fresh else recipe)
     gpus = run_preflight(
         PreflightRequest(
             recipe=recipe.to_toml(),
             devices=devices,
             virtual_devices=virtual_devices,
-            data_dir=where.get("data_dir"),
-            cache_dir=where.get("cache_dir"),
+            data_dir=given.get("data_dir"),
+            cache_dir=given.get("cache_dir"),
         )
     )
     shares = share_machine(min(jobs, len(bands)), devices, gpus)
     if fresh and has_branches(out_dir):
-        _set_branches_aside(whole)
-    whole.path.mkdir(parents=True, exist_ok=True)
-    with lock(whole):
-        unfinished = _unfinished_jobs(recipe, whole)
-        write_atomic(whole.recipe_file, recipe.to_toml())  # from which the children read it
-        arguments = ["fit", "--json", "--recipe", str(whole.recipe_file), "--out", str(out_dir)]
-        arguments += [f"--{name.replace('_', '-')}={place}" for name, place in where.items()]
+        _set_branches_aside(folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with lock(folder):
+        unfinished = _unfinished_jobs(recipe, folder)
+        write_atomic(folder.recipe_file, recipe.to_toml())  # from which the children read it
+        arguments = ["fit", "--json", "--recipe", str(folder.recipe_file), "--out", str(out_dir)]
+        arguments += [f"--{name.replace('_', '-')}={path}" for name, path in given.items()]
         if virtual_devices is not None:
             arguments.append(f"--virtual-devices={virtual_devices}")
         failed, stopped = run_jobs(unfinished, shares, arguments)
@@ -151,24 +151,24 @@ def fit_branches(
     return {run.path.name: run.metrics["model.keras"] for run in runs}
 
 
-def _set_branches_aside(whole: Run) -> None:
+def _set_branches_aside(folder: Run) -> None:
     """Renames the folder that holds branches, unless a process trains into it."""
-    lock(whole).close()
-    for branch in branch_runs(whole.path):
+    lock(folder).close()
+    for branch in branch_runs(folder.path):
         lock(branch).close()
-    say(f"what was in {whole.path} is kept as {set_aside(whole.path)}")
+    say(f"what was in {folder.path} is kept as {set_aside(folder.path)}")
 
 
-def _unfinished_jobs(recipe: Recipe, whole: Run) -> list[BranchJob]:
+def _unfinished_jobs(recipe: Recipe, folder: Run) -> list[BranchJob]:
     """Returns the branches to train; UserError if a finished one is of another recipe."""
     unfinished = []
     for band in bands_of(recipe):
-        run = Run(branch_folder(whole.path, band))
+        run = Run(branch_folder(folder.path, band))
         if run.is_finished:
             check_same_recipe(run, branch_recipe(recipe, band))
             say(f"{run.path.name}  finished before")
         else:
-            unfinished.append(BranchJob(band, run, whole.path / f"{run.path.name}.log"))
+            unfinished.append(BranchJob(band, run, folder.path / f"{run.path.name}.log"))
     return unfinished
 
 

@@ -1,4 +1,4 @@
-"""All branches of a recipe by one command: apart, some at a time, again where one failed."""
+"""Training all branches of a recipe by one command, in processes, and again where one failed."""
 
 import json
 import os
@@ -49,7 +49,9 @@ def begin(data_dir, tmp_path):
     return begin
 
 
-def test_all_are_trained_and_one_that_failed_again(small_recipe, data_dir, tmp_path, begin):
+def test_all_branches_are_trained_and_a_failed_one_is_trained_again(
+    small_recipe, data_dir, tmp_path, begin
+):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
     (tmp_path / "run").mkdir()
     in_the_way = branch_folder(tmp_path / "run", 0)
@@ -87,7 +89,7 @@ def test_all_are_trained_and_one_that_failed_again(small_recipe, data_dir, tmp_p
         fit_branches(other, tmp_path / "run", data_dir=data_dir)
 
 
-def test_all_are_of_the_recipe_that_there_was_at_the_start(small_recipe, tmp_path, begin):
+def test_all_branches_are_of_the_recipe_as_it_was_at_the_start(small_recipe, tmp_path, begin):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
     child = begin(recipe)
     while not branch_folder(tmp_path / "run", 0).exists():
@@ -102,7 +104,7 @@ def test_all_are_of_the_recipe_that_there_was_at_the_start(small_recipe, tmp_pat
     assert found == {recipe.train}
 
 
-def test_a_signal_ends_all_with_their_states_saved(small_recipe, tmp_path, begin):
+def test_a_signal_stops_all_branches_with_their_states_saved(small_recipe, tmp_path, begin):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 10**6})
     child = begin(recipe, "--jobs", "2")
     folders = [branch_folder(tmp_path / "run", band) for band in (0, 1)]
@@ -119,7 +121,7 @@ def test_a_signal_ends_all_with_their_states_saved(small_recipe, tmp_path, begin
     assert not branch_folder(tmp_path / "run", 2).exists()
 
 
-def test_branches_end_with_the_process_that_was_killed(small_recipe, tmp_path, begin):
+def test_branches_stop_when_the_parent_process_is_killed(small_recipe, tmp_path, begin):
     child = begin(small_recipe(model=SPECTRAL, train={"epochs": 10**6}))
     run = Run(branch_folder(tmp_path / "run", 0))
     while not run.history_file.exists():
@@ -135,7 +137,7 @@ def test_branches_end_with_the_process_that_was_killed(small_recipe, tmp_path, b
 
 
 DEEPER = SPECTRAL | {"base": SPECTRAL["base"] | {"depth": 8}}
-AHEAD = {
+PREFLIGHT_ERRORS = {
     "network": (
         {"model": SPECTRAL | {"base": SPECTRAL["base"] | {"depth": 7}}},
         {},
@@ -160,16 +162,18 @@ AHEAD = {
 }
 
 
-@pytest.mark.parametrize("what", AHEAD)
-def test_what_no_branch_could_be_trained_with_moves_nothing(what, small_recipe, tmp_path, data_dir):
-    sections, options, sentence = AHEAD[what]
-    there = branch_folder(tmp_path / "run", 0)
-    there.mkdir(parents=True)
+@pytest.mark.parametrize("case", PREFLIGHT_ERRORS)
+def test_an_error_before_training_leaves_the_folder_as_it_is(
+    case, small_recipe, tmp_path, data_dir
+):
+    sections, options, sentence = PREFLIGHT_ERRORS[case]
+    earlier = branch_folder(tmp_path / "run", 0)
+    earlier.mkdir(parents=True)
     with pytest.raises(UserError, match=sentence):
         fit_branches(
             small_recipe(**sections), tmp_path / "run", data_dir=data_dir, fresh=True, **options
         )
-    assert list(tmp_path.rglob("*")) == [tmp_path / "run", there]
+    assert list(tmp_path.rglob("*")) == [tmp_path / "run", earlier]
 
 
 @pytest.mark.parametrize("fresh", [False, True])
@@ -244,7 +248,7 @@ def test_cores_are_shared_out_where_there_are_no_gpus(monkeypatch):
     assert [share.cores for share in share_machine(6, None, [])] == [None] * 6
 
 
-def test_all_anew_keeps_what_there_was(small_recipe, data_dir, tmp_path, monkeypatch):
+def test_fresh_keeps_the_earlier_branches(small_recipe, data_dir, tmp_path, monkeypatch):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
     fit(branch_recipe(recipe, 0), branch_folder(tmp_path / "run", 0), data_dir=data_dir)
 
@@ -283,6 +287,6 @@ def test_one_branch_does_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_
     assert status == 2 and "are not joined yet: `ensemble` does it" in error
 
 
-def test_jobs_that_would_do_nothing_are_refused(run, tmp_path):
+def test_jobs_are_refused_for_a_single_run(run, tmp_path):
     status, _, error = run("fit", "--recipe", "demo", "--jobs", "2", "--out", tmp_path / "run")
     assert status == 2 and "--jobs is for training all branches" in error

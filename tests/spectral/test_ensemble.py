@@ -181,7 +181,7 @@ def test_a_file_under_another_bands_name_is_refused(branches, data_dir):
         ensemble(branches, data_dir=data_dir)
 
 
-def test_one_that_was_interrupted_is_not_finished(branches, data_dir, monkeypatch):
+def test_an_interrupted_ensemble_is_not_finished(branches, data_dir, monkeypatch):
     ensemble(branches, data_dir=data_dir)
     monkeypatch.setattr("keras_imnet64.spectral.ensemble.score_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -195,7 +195,7 @@ def interrupted(*_):
     raise KeyboardInterrupt
 
 
-def test_what_recipes_say_of_their_ranking_holds(branches, data_dir):
+def test_shipped_spectral_recipes_can_be_joined_by_rank(branches, data_dir):
     """Every shipped recipe of branches can be joined by rank, as its help and reference say."""
     for name in list_recipes():
         recipe = load_recipe(name)
@@ -261,7 +261,7 @@ def test_branches_of_two_backends_are_joined(branches, recipe, data_dir, tmp_pat
     assert again["model.keras"] == pytest.approx(result["model.keras"], rel=1e-4)
 
 
-def test_some_branches_are_joined_as_asked(branches, data_dir, capsys):
+def test_a_part_of_the_branches_is_joined_on_request(branches, data_dir, capsys):
     shutil.rmtree(branch_folder(branches, 2))
     with pytest.raises(UserError, match=r"branch-02 of .* not finished"):
         ensemble(branches, data_dir=data_dir)
@@ -275,7 +275,7 @@ def test_some_branches_are_joined_as_asked(branches, data_dir, capsys):
     assert "the ensemble that was there is replaced" in capsys.readouterr().err
 
 
-def test_what_does_not_belong_together_is_refused(branches, recipe, data_dir, tmp_path):
+def test_branches_that_do_not_belong_together_are_refused(branches, recipe, data_dir, tmp_path):
     other = Run(branch_folder(branches, 1))
     text = other.recipe_file.read_text()
     other.recipe_file.write_text(text.replace("learning_rate = 0.05", "learning_rate = 0.04"))
@@ -307,7 +307,7 @@ def test_a_folder_under_another_bands_name_is_refused(branches, data_dir):
 
 
 @pytest.mark.parametrize("numbers", [[4], [-1, 2], [0, 9]])
-def test_branches_that_there_are_not_are_refused(numbers, branches, data_dir):
+def test_numbers_of_no_branch_are_refused(numbers, branches, data_dir):
     with pytest.raises(UserError, match="--branches takes 0 to 3 of small"):
         ensemble(branches, branches=numbers, data_dir=data_dir)
 
@@ -367,7 +367,7 @@ def test_a_band_is_normalised_by_what_is_measured_on_it(
         np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-4)
 
 
-def test_without_images_to_rank_by_only_the_mean_is_offered(small_recipe, data_dir, tmp_path):
+def test_without_images_to_rank_by_only_the_mean_works(small_recipe, data_dir, tmp_path):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
     fit(branch_recipe(recipe, 0), branch_folder(tmp_path, 0), data_dir=data_dir)
     for fusion in ("geo", "fit"):
@@ -378,7 +378,7 @@ def test_without_images_to_rank_by_only_the_mean_is_offered(small_recipe, data_d
 
 
 @pytest.mark.parametrize("band", [4, -1])
-def test_a_band_that_there_is_not_is_refused(band, recipe):
+def test_an_unknown_band_is_refused(band, recipe):
     with pytest.raises(UserError, match="--branch must be one of 0 to 3"):
         branch_recipe(recipe, band)
 
