@@ -16,8 +16,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from keras_imnet64.backend.environment import check_environment
 from keras_imnet64.core.errors import RunFailed, UserError, nearest
 from keras_imnet64.core.files import sync_folder
 from keras_imnet64.core.paths import expand, os_error_text, refuse_existing
+from keras_imnet64.core.processes import run_child
 from keras_imnet64.core.work_folders import new_beside
 from keras_imnet64.data.sources.finding import find_images
 from keras_imnet64.export.formats import FORMATS
@@ -180,35 +179,24 @@ def publish(artefact, target):
 def in_child(step, work, doing):
     """What a step returns in a process of its own; its UserError or RunFailed is raised here."""
     log_level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")
-    ours = str(Path(__file__).parents[2])
     environment = os.environ | {
         "KERAS_BACKEND": "tensorflow",
         "KERAS_HOME": os.devnull,  # Keras' own defaults, whatever keras.json says
         "CUDA_VISIBLE_DEVICES": "-1",  # float32 of a GPU may mean TF32, and it may be taken
         "TF_CPP_MIN_LOG_LEVEL": log_level,
-        "PYTHONPATH": os.pathsep.join(filter(None, [ours, os.environ.get("PYTHONPATH")])),
     }
-    child = subprocess.run(  # -P: files of the working directory are not modules
-        [sys.executable, "-P", "-m", "keras_imnet64.export.child", step, str(work)],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=None if log_level == "0" else subprocess.PIPE,
-        check=False,
+    child = run_child(
+        "keras_imnet64.export.child",
+        step,
+        str(work),
+        environment=environment,
+        show_errors=log_level == "0",
     )
     outcome = work / f"{step}.json"
     if not outcome.is_file():
-        raise died(child, doing)
+        why = child.failure or "it wrote no result"
+        raise RunFailed(f"{doing} broke off: {why}; -v shows what it wrote")
     outcome = json.loads(outcome.read_text())
     if "error" in outcome:
         raise (RunFailed if outcome["failed"] else UserError)(outcome["error"])
     return outcome["result"]
-
-
-def died(child, doing):
-    """The error for a child that said nothing: the last line that it wrote."""
-    written = (child.stderr or b"").decode(errors="replace").strip().splitlines()
-    why = written[-1] if written else f"exit status {child.returncode}"
-    if child.returncode < 0:
-        why = f"signal {-child.returncode} killed it, as happens where memory runs out"
-    return RunFailed(f"{doing} broke off: {why}; -v shows what it wrote")

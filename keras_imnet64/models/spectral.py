@@ -15,9 +15,10 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_imnet64.core.branches import branch_name
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import Options
-from keras_imnet64.models import find_model, name_of_band
+from keras_imnet64.models import find_model
 from keras_imnet64.models.join import join
 from keras_imnet64.models.keras_private import without_weights
 from keras_imnet64.models.parts import IMAGENET_MEAN, IMAGENET_STD, MIN_STD, Normalization, pixels
@@ -52,7 +53,7 @@ def build(
     """
     if band == "all":
         members = {
-            name_of_band(one): build(
+            branch_name(one): build(
                 image_size=image_size,
                 num_classes=num_classes,
                 normalization=normalization,
