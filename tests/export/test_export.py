@@ -22,7 +22,7 @@ from keras_imnet64.models.contract import contract_of, names_of
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.ship import load_model, model_info, ship
 
-LOAD_PLAINLY = Path(__file__).parent / "models" / "load_plainly.py"
+LOAD_PLAINLY = Path(__file__).parents[1] / "models" / "load_plainly.py"
 NAMES = ["hen", "naïve", "two\nlines", "\x1b[31mred", *"efghij"]
 SERVE = """
 import sys
@@ -76,13 +76,13 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(folder, data_dir, tmp_path_factory):
     """{(stem, format): what `export` says}."""
-    picture = tmp_path_factory.mktemp("pictures") / "image.png"
-    Image.fromarray(np.load(folder / "images.npz")["pixels"][0]).save(picture)
+    image = tmp_path_factory.mktemp("images") / "image.png"
+    Image.fromarray(np.load(folder / "images.npz")["pixels"][0]).save(image)
     small, bare = folder / "small.keras", folder / "bare.keras"
     return {
         ("small", "saved_model"): export(small, "saved_model", data_dir=data_dir),
         ("small", "keras"): export(small, "keras", data_dir=data_dir),
-        ("bare", "saved_model"): export(bare, "saved_model", pictures=[picture]),
+        ("bare", "saved_model"): export(bare, "saved_model", images=[image]),
         ("bare", "keras"): export(bare, "keras"),
     }
 
