@@ -20,7 +20,7 @@ from PIL import Image
 
 from keras_imnet64.data import datasets
 from keras_imnet64.data.augment.crops import BOX
-from keras_imnet64.data.images.views import rgb
+from keras_imnet64.data.images.reading import to_rgb
 from keras_imnet64.data.stores.decoding import decode, regions_of
 from keras_imnet64.data.stores.encoded import HERE
 
@@ -194,7 +194,7 @@ def outcome(files, folder, seed=0):
 def _fault(store, position, file, rng):
     """What training does wrong with an image, whole or in some window; None where nothing."""
     with Image.open(file) as image:
-        expected = np.asarray(rgb(image, file))
+        expected = np.asarray(to_rgb(image, file))
     boxes = [(0, 0, *expected.shape[:2]), *(_box(expected, rng) for _ in range(WINDOWS))]
     for box in boxes:
         top, left, height, width = box

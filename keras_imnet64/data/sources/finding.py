@@ -13,13 +13,13 @@ from pathlib import Path, PurePath
 
 from keras_imnet64.core.errors import UserError, first_few, printable
 from keras_imnet64.core.paths import os_error_text
-from keras_imnet64.data.images.views import (
+from keras_imnet64.data.images.reading import (
     Unreadable,
-    as_sentences,
-    formats,
-    opened,
-    readable,
-    suffixes,
+    open_image,
+    readable_formats,
+    readable_suffixes,
+    report_image_errors,
+    report_unreadable,
 )
 
 COMPANION_FILES = {  # in lower case
@@ -228,12 +228,16 @@ def _fault_of(file: Path) -> str | None:
     A file that may not be read counts as an image, so that whoever reads it next says why not.
     """
     try:
-        with readable(file):
+        with report_unreadable(file):
             if not file.is_file():
                 return "is not a file" if file.exists() else "is a broken link"
-        if file.suffix.lower() in suffixes():
+        if file.suffix.lower() in readable_suffixes():
             return None  # decoding it will show what is wrong with it
-        with as_sentences(file), open(file, "rb") as content, opened(content, file, _sure()):
+        with (
+            report_image_errors(file),
+            open(file, "rb") as content,
+            open_image(content, file, _sure()),
+        ):
             return None
     except Unreadable:
         return None
@@ -243,7 +247,7 @@ def _fault_of(file: Path) -> str | None:
 
 def _sure() -> tuple[str, ...]:
     """Pillow's names of the formats that are told by their first bytes without a doubt."""
-    return tuple(SURE_FORMATS.intersection(formats()))
+    return tuple(SURE_FORMATS.intersection(readable_formats()))
 
 
 def describe_faulty(faulty: list[Faulty], num_images: int, folder: str | Path) -> str:

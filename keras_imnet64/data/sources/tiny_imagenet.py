@@ -21,9 +21,9 @@ from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import decode_text, read_small
 from keras_imnet64.core.paths import expand
 from keras_imnet64.core.zips import MAX_TEXT_BYTES, open_zip, read_member
-from keras_imnet64.data.images.contents import HEAD_BYTES, kind_of
+from keras_imnet64.data.images.contents import HEAD_BYTES, describe_content
 from keras_imnet64.data.images.damage import check_undamaged
-from keras_imnet64.data.images.views import readable
+from keras_imnet64.data.images.reading import report_unreadable
 from keras_imnet64.data.sources.finding import (
     files_below,
     is_companion,
@@ -108,7 +108,7 @@ class Tree:
         if name not in self.names:
             raise UserError(f"{self.where} is not complete: {self._root}{name} is missing")
         try:
-            with readable(self.full_name(name)):
+            with report_unreadable(self.full_name(name)):
                 return self._holder.read(self._root + name)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise Damaged(self.full_name(name), f"is damaged ({reason(error)})") from None
@@ -370,7 +370,7 @@ def _pixels(content):
                 check_undamaged(content, image.format)  # of which Pillow is silent
                 return np.asarray(image.convert("RGB"))  # some are greyscale
     except UnidentifiedImageError:
-        raise ValueError(f"is {kind_of(content[:HEAD_BYTES]) or 'not an image'}") from None
+        raise ValueError(f"is {describe_content(content[:HEAD_BYTES]) or 'not an image'}") from None
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise ValueError(f"is not a whole image ({reason(error)})") from None
     raise ValueError(f"is {size[0]} x {size[1]} pixels, not {IMAGE_SIZE} x {IMAGE_SIZE}")

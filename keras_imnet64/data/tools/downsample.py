@@ -21,7 +21,13 @@ from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.files import read_json, sync_file, write_atomic, write_json
 from keras_imnet64.core.paths import check_writable, expand, os_error_text
 from keras_imnet64.data import datasets
-from keras_imnet64.data.images.views import View, as_sentences, check_filter, opened, rgb, turned
+from keras_imnet64.data.images.reading import (
+    apply_orientation,
+    open_image,
+    report_image_errors,
+    to_rgb,
+)
+from keras_imnet64.data.images.views import View, check_filter
 from keras_imnet64.data.order import generator
 from keras_imnet64.data.sources import archives
 from keras_imnet64.data.stores import packing
@@ -326,9 +332,9 @@ class _Work:
         (content,) = self.store.read([position])
         where = f"{self.store.file_of(position)} (image {position})"
         orientation = int(self.store.records["orientation"][position])
-        with as_sentences(where), opened(io.BytesIO(content), where) as image:
+        with report_image_errors(where), open_image(io.BytesIO(content), where) as image:
             image.load()
-            return self.view.show(turned(rgb(image, where), orientation)).tobytes()
+            return self.view.show(apply_orientation(to_rgb(image, where), orientation)).tobytes()
 
     def remove(self):
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -9,8 +9,9 @@ from class_folders import drawn
 from conftest import ON_MACOS
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.data.images.contents import kind_of
-from keras_imnet64.data.images.views import View, read_image
+from keras_imnet64.data.images.contents import describe_content
+from keras_imnet64.data.images.reading import read_image
+from keras_imnet64.data.images.views import View
 from keras_imnet64.data.sources import finding
 from keras_imnet64.data.sources.finding import find_images
 
@@ -145,14 +146,14 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path):
     ],
 )
 def test_what_pillow_does_not_read_is_called_what_it_is(head, kind):
-    assert kind_of(head).startswith(kind)
+    assert describe_content(head).startswith(kind)
 
 
 @pytest.mark.parametrize(
     "head", [b"\xff\xd8\xff\xe0", b"words", b"ftyp", b"a < b <html", bytes(99)]
 )
 def test_of_other_bytes_nothing_is_said(head):
-    assert kind_of(head) is None
+    assert describe_content(head) is None
 
 
 def test_a_image_of_a_kind_that_is_not_read_is_named_whatever_its_suffix(tmp_path):
