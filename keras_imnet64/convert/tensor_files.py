@@ -1,6 +1,6 @@
 """Reads files of named tensors as PyTorch programs write them: safetensors, and torch's pickles.
 
-Nothing in a file is run, and a tensor's numbers are read when they are asked for. `file_kinds` says
+Nothing in a file is run, and a tensor's numbers are read when they are asked for. `weight_formats` says
 what a file is, `prefixes` finds a network among the tensors, and `namings` knows which tensor is
 which variable of ours.
 """
@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from keras_imnet64.convert.file_kinds import SAFETENSORS, TORCH, kind_of
+from keras_imnet64.convert.weight_formats import detect_format
 from keras_imnet64.convert.torch_files import AS_STATE, load_pickle
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.paths import expand, os_error_text
@@ -55,7 +55,7 @@ def read_tensors(path):
             objects that are not read, or torch is needed and not installed.
     """
     path = expand(path)
-    states = READERS[kind_of(path)](path)
+    states = READERS[detect_format(path)](path)
     return {where: _without_wrappers(tensors) for where, tensors in states.items()}
 
 
@@ -108,7 +108,7 @@ def _read_pickle(path):
     return states
 
 
-READERS = {SAFETENSORS: _read_safetensors, TORCH: _read_pickle}
+READERS = {"safetensors": _read_safetensors, "torch": _read_pickle}
 
 
 def _states(content):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from keras_imnet64.convert.file_kinds import BEFORE_TORCH_1_6, SAFETENSORS, TORCH, kind_of
+from keras_imnet64.convert.weight_formats import LEGACY_TORCH_MAGIC, detect_format
 from keras_imnet64.core.errors import UserError
 
 
@@ -25,25 +25,25 @@ def zipped(*names):
 
 def refusal_of(path):
     with pytest.raises(UserError) as refusal:
-        kind_of(path)
+        detect_format(path)
     message = str(refusal.value)
     assert message.startswith(str(path)) and message.isprintable()
     return message.removeprefix(f"{path} ")
 
 
 @pytest.mark.parametrize(
-    ("content", "kind"),
+    ("content", "expected"),
     [
-        (save({"a": np.ones(1)}), SAFETENSORS),
-        (save({"a": np.ones(1)})[:20], SAFETENSORS),  # cut short, for its library to say so
-        (zipped("archive/data.pkl", "archive/version"), TORCH),
-        (BEFORE_TORCH_1_6 + b"\x80\x02M\xe9\x03.", TORCH),
+        (save({"a": np.ones(1)}), "safetensors"),
+        (save({"a": np.ones(1)})[:20], "safetensors"),  # cut short, for its library to say so
+        (zipped("archive/data.pkl", "archive/version"), "torch"),
+        (LEGACY_TORCH_MAGIC + b"\x80\x02M\xe9\x03.", "torch"),
     ],
 )
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "w.pth.tar", "w.ckpt", "w.html", "w"])
-def test_weights_are_known_by_their_content(content, kind, name, tmp_path):
+def test_weights_are_known_by_their_content(content, expected, name, tmp_path):
     (tmp_path / name).write_bytes(content)
-    assert kind_of(tmp_path / name) == kind
+    assert detect_format(tmp_path / name) == expected
 
 
 def test_safetensors_of_any_length_of_header(tmp_path):
@@ -51,7 +51,7 @@ def test_safetensors_of_any_length_of_header(tmp_path):
     for length in (0x80, 0x280, 0x8B1F, 0x4034B50):
         header = b'{"__metadata__": {}}'.ljust(length)
         (tmp_path / "a").write_bytes(length.to_bytes(8, "little") + header)
-        assert kind_of(tmp_path / "a") == SAFETENSORS
+        assert detect_format(tmp_path / "a") == "safetensors"
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 46830571\n"
@@ -113,7 +113,7 @@ def test_files_of_tensorflow_are_known_by_their_names(name, tmp_path):
 
 def test_the_only_part_is_the_whole(tmp_path):
     (tmp_path / "model-00001-of-00001.safetensors").write_bytes(save({"a": np.ones(1)}))
-    assert kind_of(tmp_path / "model-00001-of-00001.safetensors") == SAFETENSORS
+    assert detect_format(tmp_path / "model-00001-of-00001.safetensors") == "safetensors"
 
 
 @pytest.mark.parametrize(
