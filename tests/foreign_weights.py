@@ -6,7 +6,7 @@ import struct
 
 from keras import ops
 
-from keras_imnet64.convert.namings import AS_PUBLISHED, NAMINGS, tensors_of
+from keras_imnet64.convert.namings import NAMINGS, PUBLISHED_OPTIONS, tensors_of
 from keras_imnet64.models import MODELS, build_model
 from keras_imnet64.models.macs import without_weights
 
@@ -15,7 +15,7 @@ BYTES = {"F32": 4, "F16": 2, "I64": 8, "U8": 1}
 
 def shapes_of(name, num_classes=10, **options):
     """{their name: shape} of a network at 224 pixels, with a counter as PyTorch has them."""
-    published = AS_PUBLISHED.get(MODELS[name].module, {})
+    published = PUBLISHED_OPTIONS.get(MODELS[name].module, {})
     with without_weights():
         model = build_model(name, image_size=224, num_classes=num_classes, **published | options)
         tensors = tensors_of(model, NAMINGS[name][0])
@@ -47,8 +47,9 @@ def as_theirs(model, naming):
             array = array.transpose(2, 3, 0, 1)
         elif array.ndim == 4:  # [h, w, I, O] -> [O, I, h, w]
             array = array.transpose(3, 2, 0, 1)
-        elif array.ndim == 2 and tensor.map:  # [H * W * C, O] -> [O, C * H * W]
-            array = array.reshape(*tensor.map, -1).transpose(3, 2, 0, 1).reshape(array.shape[::-1])
+        elif array.ndim == 2 and tensor.flattened_map:  # [H * W * C, O] -> [O, C * H * W]
+            maps = array.reshape(*tensor.flattened_map, -1)  # [H, W, C, O]
+            array = maps.transpose(3, 2, 0, 1).reshape(array.shape[::-1])
         elif array.ndim == 2:
             array = array.T
         arrays[tensor.name] = array.copy()

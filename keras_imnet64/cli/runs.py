@@ -30,9 +30,9 @@ def convertible_names():
 
 
 def class_orders():
-    from keras_imnet64.convert import CLASSES
+    from keras_imnet64.convert import CLASS_ORDERS
 
-    return list(CLASSES)
+    return list(CLASS_ORDERS)
 
 
 @cli.command()
@@ -409,16 +409,18 @@ def convert(model, weights, image_size, out, classes, settings, prefix, as_json)
     choose_backend()
     take_devices()
     from keras_imnet64.convert import convert as make
-    from keras_imnet64.convert import settings_of
+    from keras_imnet64.convert import parse_settings
 
+    parsed = parse_settings(settings)
     result = make(
         model,
         weights,
         image_size=image_size,
         out=out,
         classes=classes,
+        options=parsed.options,
+        normalization=parsed.normalization,
         prefix=prefix,
-        **settings_of(settings),
     )
     for line in notes_on(result):
         click.echo(printable(line), err=True)

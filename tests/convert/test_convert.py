@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from keras_imnet64.cli import cli
-from keras_imnet64.convert import convert, settings_of, take_order
+from keras_imnet64.convert import ModelSettings, convert, parse_settings, reorder_logits
 from keras_imnet64.convert.namings import NAMINGS
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
@@ -116,7 +116,7 @@ def test_the_whole_order_is_the_published_one():
     head = keras.layers.Dense(1000)
     head.build((None, 2))
     head.bias.assign(np.arange(1000))
-    take_order(head, imagenet_wnids())
+    reorder_logits(head, imagenet_wnids())
     rows = ",".join(str(int(row)) for row in keras.ops.convert_to_numpy(head.bias))
     assert hashlib.sha1(rows.encode()).hexdigest() == "aa8f5bd19f5d0a22a9449597c5cdead78d0d70d5"
 
@@ -250,10 +250,8 @@ def test_a_file_that_does_not_say_what_it_was_converted_from_is_damaged(tmp_path
 
 def test_both_forms_of_set_are_understood():
     lines = ['stem="small"', "model.drop_path_rate=0.1", 'normalization="imagenet"']
-    assert settings_of(lines) == {
-        "normalization": "imagenet",
-        "options": {"stem": "small", "drop_path_rate": 0.1},
-    }
+    options = {"stem": "small", "drop_path_rate": 0.1}
+    assert parse_settings(lines) == ModelSettings(options, "imagenet")
 
 
 def test_a_full_disk_leaves_nothing(ten_classes, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from foreign_weights import shapes_of
 from keras import layers
 
-from keras_imnet64.convert.namings import NAMINGS, fill_from, naming_of, num_classes_of
+from keras_imnet64.convert.namings import NAMINGS, assign_weights, choose_naming, num_classes_of
 from keras_imnet64.core.errors import UserError
 
 
@@ -28,7 +28,7 @@ def test_a_dense_layer_behind_a_flattened_map_takes_its_channels_last():
     model = small(layers.Flatten(), layers.Dropout(0.5))
     weight = np.array([[0, 1, 2, 3, 4, 5], [10, 11, 12, 13, 14, 15]], "float32")
     for theirs in (weight, weight.reshape(2, 3, 1, 2)):  # timm has VGG's as a convolution
-        fill_from(model, {"logits.weight": theirs}, own_name, "file")
+        assign_weights(model, {"logits.weight": theirs}, own_name, "file")
         found = keras.ops.convert_to_numpy(model.get_layer("logits").kernel)
         np.testing.assert_array_equal(found[:, 0], [0, 2, 4, 1, 3, 5])
         np.testing.assert_array_equal(found[:, 1], [10, 12, 14, 11, 13, 15])
@@ -41,7 +41,7 @@ def test_a_convolution_is_read_as_pytorch_has_it():
     )
     kernel = np.zeros((2, 3, 1, 2), "float32")
     kernel[1, 2, 0, 1] = 5
-    fill_from(model, {"conv.weight": kernel, "logits.weight": np.eye(2)}, own_name, "file")
+    assign_weights(model, {"conv.weight": kernel, "logits.weight": np.eye(2)}, own_name, "file")
     pixels = np.array([[[[1, 2, 3], [4, 5, 6]]]], "float32")
     np.testing.assert_array_equal(model.predict(pixels, verbose=0), [[0, 30]])
 
@@ -58,7 +58,7 @@ def test_a_convolution_is_read_as_pytorch_has_it():
 )
 def test_arrays_that_do_not_fit(arrays, sentence):
     with pytest.raises(UserError, match=sentence):
-        fill_from(small(layers.Flatten()), arrays, own_name, "file")
+        assign_weights(small(layers.Flatten()), arrays, own_name, "file")
 
 
 def test_variances_below_zero_are_refused():
@@ -66,14 +66,14 @@ def test_variances_below_zero_are_refused():
     arrays = {f"bn.{name}": np.ones(3) for name in ("weight", "bias", "running_mean")}
     arrays |= {"bn.running_var": np.array([1, -1, 1]) * 1.0, "logits.weight": np.ones((2, 6))}
     with pytest.raises(UserError, match=r"bn\.running_var has variances below 0"):
-        fill_from(model, arrays, own_name, "file")
+        assign_weights(model, arrays, own_name, "file")
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg16_bn"])
 def test_the_naming_is_that_of_the_file(name):
     for naming in NAMINGS[name]:
         arrays = {f"{naming('logits')}.weight": np.zeros((7, 4096))}
-        assert naming_of(name, arrays) is naming
+        assert choose_naming(name, arrays) is naming
         assert num_classes_of(arrays, naming, "file") == 7
 
 
@@ -89,6 +89,6 @@ def test_a_counter_of_no_layer_is_left_over():
     arrays = {f"bn.{name}": np.ones(3) for name in ("weight", "bias", "running_mean")}
     arrays |= {"bn.running_var": np.ones(3), "logits.weight": np.ones((2, 6))}
     arrays["bn.num_batches_tracked"] = np.array(3)
-    fill_from(model, arrays, own_name, "file")
+    assign_weights(model, arrays, own_name, "file")
     with pytest.raises(UserError, match=r"no place for: hidden\.num_batches_tracked"):
-        fill_from(model, arrays | {"hidden.num_batches_tracked": np.ones(4)}, own_name, "file")
+        assign_weights(model, arrays | {"hidden.num_batches_tracked": np.ones(4)}, own_name, "file")

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from keras_imnet64.convert.namings import NAMINGS, landmarks, naming_of
-from keras_imnet64.convert.prefixes import find_network
+from keras_imnet64.convert.namings import NAMINGS, choose_naming, landmarks_of
+from keras_imnet64.convert.prefixes import Landmarks, find_network
 from keras_imnet64.core.errors import UserError
 
 NAMES = ("conv1.weight", "layer1.0.conv1.weight", "fc.weight")
-LANDMARKS = ("conv1.weight", ["fc.weight"])
+LANDMARKS = Landmarks("conv1.weight", ["fc.weight"])
 
 
 def tensors(*prefixes):
@@ -16,7 +16,7 @@ def tensors(*prefixes):
 
 
 def find(states, prefix=None):
-    return find_network(states, *LANDMARKS, prefix, "w.pth")
+    return find_network(states, LANDMARKS, prefix, "w.pth")
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_one_prefix_comes_off(prefix, where):
     found = find({where: tensors(prefix)})
     assert set(found.tensors) == set(NAMES)
     assert found.prefix == (f"{where}.{prefix}" if where else prefix)
-    assert (found.others, found.left_out) == ([], [])
+    assert (found.other_prefixes, found.left_out) == ([], [])
 
 
 def test_tensors_beside_the_network_are_left_out_by_name():
@@ -86,7 +86,7 @@ def test_of_a_network_and_its_average_the_average_is_taken_unless_asked(states, 
     for prefix, is_averaged in ((None, True), (averaged, True), (other, False)):
         found = find(states, prefix)
         assert found.prefix == (averaged if is_averaged else other)
-        assert found.others == [other if is_averaged else averaged]
+        assert found.other_prefixes == [other if is_averaged else averaged]
         assert found.is_averaged == is_averaged
         assert set(found.tensors) == set(NAMES)
         assert found.left_out == []
@@ -160,12 +160,12 @@ def test_a_hundred_thousand_names_are_gone_through():
 
 @pytest.mark.parametrize("name", NAMINGS)
 def test_every_network_is_found_in_each_naming(name):
-    first, classifiers = landmarks(name)
-    for naming, classifier in zip(NAMINGS[name], classifiers, strict=True):
-        names = (f"model.{first}", f"model.{classifier}", "model_x.y")
-        found = find_network({"": dict.fromkeys(names)}, first, classifiers, None, "w.pth")
+    marks = landmarks_of(name)
+    for naming, classifier in zip(NAMINGS[name], marks.classifier_kernels, strict=True):
+        names = (f"model.{marks.first_kernel}", f"model.{classifier}", "model_x.y")
+        found = find_network({"": dict.fromkeys(names)}, marks, None, "w.pth")
         assert (found.prefix, found.left_out) == ("model.", ["model_x.y"])
-        assert naming_of(name, found.tensors) is naming
+        assert choose_naming(name, found.tensors) is naming
 
 
 @pytest.mark.parametrize(
@@ -178,4 +178,4 @@ def test_every_network_is_found_in_each_naming(name):
     ],
 )
 def test_networks_are_known_by_their_first_and_last_layer(name, first, classifiers):
-    assert landmarks(name) == (first, classifiers)
+    assert landmarks_of(name) == Landmarks(first, classifiers)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from keras_imnet64.convert.namings import FLOATS
+from keras_imnet64.convert.namings import FLOAT_DTYPES
 from keras_imnet64.convert.tensor_files import read_tensors
 from keras_imnet64.core.errors import UserError
 
@@ -16,9 +16,9 @@ VALUES = np.array([[1, 0.5, -3]])  # exact in all of them
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 def test_safetensors_of_every_width(dtype, tmp_path):
     save_file({"a": VALUES.astype(np.dtype(dtype))}, tmp_path / "a.safetensors")
-    held = read_tensors(tmp_path / "a.safetensors")[""]["a"]
-    assert (held.shape, held.dtype) == ((1, 3), dtype)
-    np.testing.assert_array_equal(np.asarray(held).astype("float32"), VALUES)
+    stored = read_tensors(tmp_path / "a.safetensors")[""]["a"]
+    assert (stored.shape, stored.dtype) == ((1, 3), dtype)
+    np.testing.assert_array_equal(np.asarray(stored).astype("float32"), VALUES)
 
 
 def test_what_compiling_and_sharding_put_between_names_comes_off(tmp_path):
@@ -53,9 +53,9 @@ def test_pickles_of_every_width(dtype, as_zip, torch, tmp_path):
     tensor = torch.nn.Parameter(torch.from_numpy(VALUES).to(getattr(torch, dtype)))
     content = {"model": {"a": tensor}, "epoch": 7}
     torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=as_zip)
-    held = read_tensors(tmp_path / "a.pt")["model"]["a"]
-    assert (held.shape, held.dtype) == ((1, 3), dtype)
-    np.testing.assert_array_equal(np.asarray(held), VALUES)
+    stored = read_tensors(tmp_path / "a.pt")["model"]["a"]
+    assert (stored.shape, stored.dtype) == ((1, 3), dtype)
+    np.testing.assert_array_equal(np.asarray(stored), VALUES)
 
 
 class Harmful:
@@ -142,4 +142,4 @@ def test_tensors_that_no_array_holds_say_so_in_their_dtype(torch, tmp_path):
         except UserError as refusal:  # as torch does with a nest
             assert name == "nested" and "not a pickle of tensors alone" in str(refusal)
         else:
-            assert found not in FLOATS
+            assert found not in FLOAT_DTYPES

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from keras_imnet64.convert.tensor_files import read_tensors
-from keras_imnet64.convert.torch_files import STAND_INS, Unread, load_pickle
+from keras_imnet64.convert.torch_files import REPLACEMENTS, Placeholder, load_torch_file
 from keras_imnet64.core.errors import UserError
 
 torch = pytest.importorskip("torch")
@@ -93,12 +93,12 @@ def object_of(name, arguments=b""):
     return f"c{module}\n{last}\n(".encode() + arguments + b"tR"
 
 
-@pytest.mark.parametrize("name", [name for _, name in STAND_INS])
-def test_what_is_let_through_is_a_stand_in(name, tmp_path):
+@pytest.mark.parametrize("name", [name for _, name in REPLACEMENTS])
+def test_what_is_let_through_is_a_placeholder(name, tmp_path):
     """Each is called with nothing, is given a state, and is in the end no object of its class."""
     write_pickle(tmp_path / "a.pt", object_of(name) + b"}X\x01\0\0\0aK\x01sb.")
-    found = load_pickle(tmp_path / "a.pt")
-    assert type(found) in (Unread, OrderedDict)
+    found = load_torch_file(tmp_path / "a.pt")
+    assert type(found) in (Placeholder, OrderedDict)
     assert type(found) is OrderedDict or vars(found) == {}
 
 
@@ -121,12 +121,12 @@ def test_another_class_is_named_and_not_called(name, shown, tmp_path):
         rf"not a pickle of tensors alone \(it has {shown}\), and nothing in it was run; where"
     )
     with pytest.raises(UserError, match=sentence):
-        load_pickle(path)
+        load_torch_file(path)
     write_pickle(path, object_of(name, argument) + b".")
     sentence = f"is a whole pickled object of the class {shown}, such as"
     if "." in shown:
         with pytest.raises(UserError, match=sentence):
-            load_pickle(path)
+            load_torch_file(path)
     assert not made.exists()
 
 
@@ -134,4 +134,4 @@ def test_a_whole_network_is_named(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "a.pth")
     sentence = r"is a whole pickled object of the class torch\.nn\.modules\.linear\.Linear, such as"
     with pytest.raises(UserError, match=sentence):
-        load_pickle(tmp_path / "a.pth")
+        load_torch_file(tmp_path / "a.pth")
