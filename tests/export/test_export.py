@@ -17,6 +17,7 @@ from keras_imnet64 import export as module
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.data.sources.finding import find_images
 from keras_imnet64.export import child, compare, export
+from keras_imnet64.export.messages import ExportRequest
 from keras_imnet64.models import build_model
 from keras_imnet64.models.contract import contract_of, names_of
 from keras_imnet64.models.init import initialize
@@ -183,18 +184,18 @@ def test_a_wrong_artefact_is_not_kept(folder, data_dir, tmp_path, monkeypatch, c
     """A weight of the artefact, changed between the two processes, by 1e-3 of the logits' scale."""
     source = tmp_path / "small.keras"
     source.write_bytes((folder / "small.keras").read_bytes())
-    in_child = module.in_child
+    run_step = module.run_step
 
-    def tampering(step, work, doing):
-        result = in_child(step, work, doing)
+    def tamper(step, work, task):
+        report = run_step(step, work, task)
         if step == "make":
             model = load_model(work / "exported.keras")
             scale = abs(np.load(work / "reference.npy")).max()
             model.get_layer("logits").bias.assign_add(np.eye(10)[3] * 1e-3 * scale)
             model.save(work / "exported.keras")
-        return result
+        return report
 
-    monkeypatch.setattr(module, "in_child", tampering)
+    monkeypatch.setattr(module, "run_step", tamper)
     with pytest.raises(RunFailed, match=r"differ by 1\.0e-03 of the model's largest"):
         export(source, "keras", data_dir=data_dir)
     assert beside(tmp_path) == ["small.keras"]
@@ -206,11 +207,11 @@ def test_the_comparison():
     near = reference.copy()
     near[0, 1] += 0.001
     result = compare(reference, near)
-    assert result["top1_changed_in_ties"] == 1
-    assert result["largest_difference"] == pytest.approx(1e-5, rel=0.1)
-    assert not result["constant"]
-    assert compare(reference, reference)["top1_changed_in_ties"] == 0
-    assert compare(np.zeros((3, 2)), np.zeros((3, 2)))["constant"]
+    assert result.top1_changed_in_ties == 1
+    assert result.largest_difference == pytest.approx(1e-5, rel=0.1)
+    assert not result.constant
+    assert compare(reference, reference).top1_changed_in_ties == 0
+    assert compare(np.zeros((3, 2)), np.zeros((3, 2))).constant
 
 
 @pytest.mark.parametrize(
@@ -275,12 +276,12 @@ def test_the_callers_images_take_any_size_of_model(tmp_path):
     for number, colour in enumerate(colours):
         Image.new("RGB", (30, 40), colour).save(tmp_path / f"{number}.png")
     files = [str(file) for file in find_images([tmp_path])]
-    request = {"pictures": files, "data_dir": None, "cache_dir": None}
+    request = ExportRequest("model.keras", "keras", files, data_dir=None, cache_dir=None)
     for given, size in [((16, 24), (16, 24)), ((None, None), (32, 32))]:
-        images, where = child.choose_images(*given, {"image_size": 32}, request)
-        assert images.shape == (2, *size, 3)
-        assert [tuple(image[0, 0]) for image in images] == colours
-        assert where == "the images given"
+        chosen = child.choose_images(*given, {"image_size": 32}, request)
+        assert chosen.pixels.shape == (2, *size, 3)
+        assert [tuple(image[0, 0]) for image in chosen.pixels] == colours
+        assert (chosen.source, chosen.is_stand_in) == ("the images given", False)
 
 
 def test_the_default_place_in_a_run_folder(tmp_path):
