@@ -15,8 +15,6 @@ mixed precision is exported, and compared, with its weights in float32. `child` 
 import contextlib
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,11 +26,12 @@ from keras_imnet64.backend.environment import check_environment
 from keras_imnet64.core.errors import RunFailed, UserError, nearest
 from keras_imnet64.core.files import sync_folder
 from keras_imnet64.core.paths import expand, os_error_text, refuse_existing
+from keras_imnet64.core.processes import run_child
 from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.core.work_folders import new_beside
 from keras_imnet64.data.sources.finding import find_images
 from keras_imnet64.export.formats import FORMATS, Format
-from keras_imnet64.export.messages import ExportRequest, MakeReport, read_outcome, write_request
+from keras_imnet64.export.messages import ExportRequest, MakeReport, StepOutcome
 from keras_imnet64.models.ship import model_info
 from keras_imnet64.runs import model_file
 
@@ -83,10 +82,9 @@ def export(
         cache_dir=str(cache_dir) if cache_dir else None,
     )
     with working_folder(target) as work:
-        write_request(request, work)
-        report = run_step("make", work, f"exporting {source} as {format}")
-        assert report is not None
-        run_step("run", work, f"running what {source} became as {format}")
+        made = run_step("make", request, work, f"exporting {source} as {format}")
+        run_step("run", request, work, f"running what {source} became as {format}")
+        report = MakeReport(**made)
         comparison = compare(np.load(work / "reference.npy"), np.load(work / "found.npy"))
         artefact = work / FORMATS[format].default_name
         files = [file for file in [artefact, *artefact.rglob("*")] if file.is_file()]
@@ -212,7 +210,9 @@ def publish(artefact: Path, target: Path) -> None:
 # --------------------------------------------------------------------------------- child processes
 
 
-def run_step(step: Literal["make", "run"], work: Path, task: str) -> MakeReport | None:
+def run_step(
+    step: Literal["make", "run"], request: ExportRequest, work: Path, task: str
+) -> JsonObject:
     """Runs a step in a child process and returns its report.
 
     Args:
@@ -222,33 +222,25 @@ def run_step(step: Literal["make", "run"], work: Path, task: str) -> MakeReport 
         UserError, RunFailed: as the step raised it, or because the child died.
     """
     log_level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")
-    package_parent = str(Path(__file__).parents[2])
     environment = os.environ | {
         "KERAS_BACKEND": "tensorflow",
         "KERAS_HOME": os.devnull,  # Keras' own defaults, whatever keras.json says
         "CUDA_VISIBLE_DEVICES": "-1",  # a GPU may be in use, and may compute float32 as TF32
         "TF_CPP_MIN_LOG_LEVEL": log_level,
-        "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
     }
-    child = subprocess.run(  # -P: files of the working directory are not modules
-        [sys.executable, "-P", "-m", "keras_imnet64.export.child", step, str(work)],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=None if log_level == "0" else subprocess.PIPE,
-        check=False,
+    child = run_child(
+        "keras_imnet64.export.child",
+        step,
+        str(work),
+        request=asdict(request),
+        environment=environment,
+        show_errors=log_level == "0",
     )
-    outcome = read_outcome(step, work)
-    if outcome is None:
-        raise RunFailed(f"{task} broke off: {death_reason(child)}; -v shows what it wrote")
+    printed = list(child.objects())
+    if not printed:
+        failure = child.failure or "it printed no result"
+        raise RunFailed(f"{task} broke off: {failure}; -v shows what it wrote")
+    outcome = StepOutcome(**printed[-1])
     if outcome.error is not None:
         raise (RunFailed if outcome.is_run_failure else UserError)(outcome.error)
     return outcome.report
-
-
-def death_reason(child: subprocess.CompletedProcess[bytes]) -> str:
-    """Returns why a process ended without an outcome: a signal, or the last line that it wrote."""
-    if child.returncode < 0:
-        return f"signal {-child.returncode} killed it, as happens where memory runs out"
-    written = (child.stderr or b"").decode(errors="replace").strip().splitlines()
-    return written[-1] if written else f"exit status {child.returncode}"

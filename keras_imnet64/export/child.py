@@ -12,7 +12,7 @@ import sys
 import traceback
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from keras_imnet64.core.errors import RunFailed, UserError, printable, reason
+from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.library_logs import import_tensorflow, silence_libraries
 from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.data import datasets
@@ -28,13 +28,7 @@ from keras_imnet64.data.images.reading import read_image, turn_upright
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.sources import shapes
 from keras_imnet64.export.formats import FORMATS, Serve
-from keras_imnet64.export.messages import (
-    ExportRequest,
-    MakeReport,
-    StepOutcome,
-    read_request,
-    write_outcome,
-)
+from keras_imnet64.export.messages import ExportRequest, MakeReport, StepOutcome
 from keras_imnet64.models.contract import contract_of, names_of
 from keras_imnet64.models.ship import load_model, model_info
 
@@ -48,26 +42,25 @@ OTHER_DTYPES = ("mixed_bfloat16", "mixed_float16", "bfloat16", "float16", "float
 
 
 def main(step: str, folder: str) -> None:
-    """Runs a step in a working folder and writes its outcome there."""
+    """Reads a request, runs a step in a working folder, and prints the outcome."""
     silence_libraries()
     import_tensorflow()
-    work = Path(folder)
-    request = read_request(work)
-    report = None
+    outcome = run_step(step, Path(folder), ExportRequest(**json.load(sys.stdin)))
+    print(json.dumps(asdict(outcome)))
+
+
+def run_step(step: str, work: Path, request: ExportRequest) -> StepOutcome:
     try:
         if step == "make":
-            report = make(work, request)
-        else:
-            run(work, request)
-        outcome = StepOutcome(report)
+            return StepOutcome(asdict(make(work, request)))
+        run(work, request)
+        return StepOutcome()
     except UserError as error:
-        outcome = StepOutcome(error=str(error), is_run_failure=isinstance(error, RunFailed))
+        return StepOutcome(error=str(error), is_run_failure=isinstance(error, RunFailed))
     except Exception as error:  # TensorFlow and Keras raise any kind, for a full disk too
         traceback.print_exc()  # -v shows it
-        message = f"{type(error).__name__}: {reason(error)}"
-        failure = RunFailed(f"exporting {request.source} broke off: {message}")
-        outcome = StepOutcome(error=str(failure), is_run_failure=True)
-    write_outcome(outcome, step, work)
+        message = f"exporting {request.source} broke off: {type(error).__name__}: {reason(error)}"
+        return StepOutcome(error=message, is_run_failure=True)
 
 
 def make(work: Path, request: ExportRequest) -> MakeReport:
@@ -86,7 +79,7 @@ def make(work: Path, request: ExportRequest) -> MakeReport:
     format.write(model, info, work / format.default_name)
     return MakeReport(
         num_images=num_images,
-        image_source=printable(chosen.source),
+        image_source=chosen.source,
         is_stand_in=chosen.is_stand_in,
         num_class_names=len(names) if names else None,
     )

@@ -1,11 +1,8 @@
-"""Records that an export and its child processes exchange, as JSON in their working folder."""
+"""Records that an export and its child processes exchange, as JSON through pipes."""
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from keras_imnet64.core.files import write_json
-from keras_imnet64.core.validation import read_record, to_json
+from keras_imnet64.core.types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -45,31 +42,13 @@ class MakeReport:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """How a step ended: with a report, which only `make` has, or with an error message.
+    """How a step ended: with a report, or with an error message.
 
     Attributes:
+        report: the fields of MakeReport for the step `make`, nothing for `run`.
         is_run_failure: whether the error is a RunFailed and not the user's mistake.
     """
 
-    report: MakeReport | None = None
+    report: JsonObject = field(default_factory=dict)
     error: str | None = None
     is_run_failure: bool = False
-
-
-def write_request(request: ExportRequest, folder: Path) -> None:
-    write_json(folder / "request.json", asdict(request))
-
-
-def read_request(folder: Path) -> ExportRequest:
-    # Not by `read_record`, which refuses paths with bytes that are no UTF-8.
-    return ExportRequest(**json.loads((folder / "request.json").read_text()))
-
-
-def write_outcome(outcome: StepOutcome, step: str, folder: Path) -> None:
-    write_json(folder / f"{step}.json", to_json(outcome))
-
-
-def read_outcome(step: str, folder: Path) -> StepOutcome | None:
-    """Returns the outcome of a step, or None if its process died before it wrote one."""
-    path = folder / f"{step}.json"
-    return read_record(StepOutcome, path) if path.is_file() else None
