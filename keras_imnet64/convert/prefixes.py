@@ -94,9 +94,7 @@ def find_network(
     Raises:
         UserError: there is no such network, or there are several and no prefix is given.
     """
-    locations = _locate_networks(dicts, landmarks) or [
-        _locate_without_first_layer(dicts, landmarks, source)
-    ]
+    locations = _locate_networks(dicts, landmarks) or [_locate_classifier(dicts, landmarks, source)]
     if prefix is None:
         chosen = _choose_default(locations, source)
     else:
@@ -144,13 +142,12 @@ def _longest_prefix(prefixes: Collection[str], name: str) -> str | None:
     return next((name[:end] for end in reversed(ends) if name[:end] in prefixes), None)
 
 
-def _locate_without_first_layer(
-    dicts: TensorDicts, landmarks: Landmarks, source: object
-) -> Location:
-    """Returns where a classifier lies in a file whose networks lack one of the landmarks.
+def _locate_classifier(dicts: TensorDicts, landmarks: Landmarks, source: object) -> Location:
+    """Returns the location of a classifier that has no first convolution beside it.
 
     Raises:
-        UserError: there is no classifier, or there is one and a whole network elsewhere.
+        UserError: there is no classifier, or most tensors of a file belong to a network without
+            one.
     """
     classifiers = _locate(dicts, landmarks.classifier_kernels)
     bodies = _locate(dicts, [landmarks.first_kernel])

@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import ON_MACOS
 from keras import layers
 from PIL import Image
 
@@ -77,7 +78,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(folder, data_dir, tmp_path_factory):
     """{(stem, format): what `export` says}."""
-    image = tmp_path_factory.mktemp("images") / "image.png"
+    name = "image.png" if ON_MACOS else "caf\udce9.png"  # which is not UTF-8
+    image = tmp_path_factory.mktemp("images") / name
     Image.fromarray(np.load(folder / "images.npz")["pixels"][0]).save(image)
     small, bare = folder / "small.keras", folder / "bare.keras"
     return {
