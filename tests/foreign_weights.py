@@ -1,4 +1,4 @@
-"""Weight files laid out as those of torchvision and timm, made without torch."""
+"""Makes weight files in the layout of torchvision and timm, without torch."""
 
 import json
 import math
@@ -14,7 +14,7 @@ BYTES = {"F32": 4, "F16": 2, "I64": 8, "U8": 1}
 
 
 def shapes_of(name, num_classes=10, **options):
-    """{their name: shape} of a network at 224 pixels, with a counter as PyTorch has them."""
+    """{PyTorch name: shape} of a network at 224 pixels, with step counters as PyTorch has them."""
     published = PUBLISHED_OPTIONS.get(MODELS[name].module, {})
     with without_weights():
         model = build_model(name, image_size=224, num_classes=num_classes, **published | options)
@@ -25,7 +25,7 @@ def shapes_of(name, num_classes=10, **options):
 
 
 def write_zeros(path, shapes, dtype="F16", **dtypes):
-    """A safetensors file of zeros, which takes hardly any disk; {name: where its bytes begin}."""
+    """Writes a sparse safetensors file of zeros and returns {name: offset of its bytes}."""
     header, end = {}, 0
     for name, shape in shapes.items():
         kind = "I64" if name.endswith("num_batches_tracked") else dtypes.get(name, dtype)
@@ -38,8 +38,8 @@ def write_zeros(path, shapes, dtype="F16", **dtypes):
     return {name: 8 + len(text) + entry["data_offsets"][0] for name, entry in header.items()}
 
 
-def as_theirs(model, naming):
-    """{their name: array} with a model's weights, the axes moved by hand."""
+def pytorch_arrays(model, naming):
+    """{PyTorch name: array} of a model's weights, with the axes transposed by hand."""
     arrays = {}
     for tensor in tensors_of(model, naming):
         array = ops.convert_to_numpy(tensor.variable)

@@ -1,4 +1,4 @@
-"""Maps the tensors of torchvision's and timm's networks to the Keras variables of ours.
+"""Maps tensors of torchvision's and timm's networks to the variables of our Keras models.
 
 PyTorch has kernels as [O, I, h, w], dense layers as [O, I], and flattens maps channel by channel;
 Keras has [h, w, I, O] and [I, O], and flattens pixel by pixel. A naming is a function from the name

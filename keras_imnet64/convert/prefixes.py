@@ -1,4 +1,4 @@
-"""Finds a network among the tensors of a file: the prefix of their names that is not the network's.
+"""Finds a network in a file, and the prefix that the file adds to the names of its tensors.
 
 A wrapper puts its attribute's name before those of the network (`model.`, `module.`,
 `timm_model.`), and a checkpoint keeps the whole under a key (`state_dict`). The prefix is both

@@ -124,7 +124,7 @@ def test_model_files_that_are_refused(change, message, members, tmp_path):
     assert str(refusal.value).isprintable() and len(str(refusal.value)) < 300 + len(str(path))
 
 
-def test_what_is_no_model_file(members, tmp_path):
+def test_other_files_than_models_are_refused(members, tmp_path):
     (tmp_path / "folder.keras").mkdir()
     (tmp_path / "legacy.keras").write_bytes(members["model.weights.h5"])
     (tmp_path / "model.h5").write_bytes(members["model.weights.h5"])
@@ -139,7 +139,7 @@ def test_what_is_no_model_file(members, tmp_path):
 @pytest.mark.parametrize(
     "info", [[], None, {"wnids": "ab"}, {"wnids": [1]}, {"class_names": None}, {"dataset": ["x"]}]
 )
-def test_a_model_file_that_says_nonsense_about_itself(info, members, tmp_path):
+def test_a_model_file_with_wrong_info_is_refused(info, members, tmp_path):
     path = tmp_path / "model.keras"
     path.write_bytes(zipped(members | {"imnet64.json": json.dumps(info).encode()}))
     with pytest.raises(UserError, match=r"model\.keras is not a \.keras file"):
