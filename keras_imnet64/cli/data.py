@@ -222,14 +222,14 @@ def preview(
     from keras_imnet64.recipe.loading import load_recipe
 
     choose_backend()
-    recipe = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides)
     import_tensorflow()
     hide_gpus_from_tensorflow()
     from keras_imnet64.training.preview import preview as draw
 
     with packing_bar() as progress:
         result = draw(
-            recipe,
+            loaded,
             out,
             steps=steps,
             num_images=pictures,

@@ -8,7 +8,7 @@ training.
 import contextlib
 import errno
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -86,7 +86,7 @@ def readable_suffixes() -> frozenset[str]:
 
 @contextlib.contextmanager
 def open_image(
-    file: IO[bytes], path: StrPath, formats: Sequence[str] | None = None
+    file: IO[bytes], path: StrPath, formats: tuple[str, ...] | None = None
 ) -> Iterator[Image.Image]:
     """Opens an image and checks its size; decodes no pixels yet.
 

@@ -3,14 +3,13 @@
 Needs neither Keras nor TensorFlow. `reading` decodes image files.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from keras_imnet64.core.errors import UserError, nearest
+from keras_imnet64.core.types import Options
 
 FILTERS = {
     "box": Image.Resampling.BOX,
@@ -44,10 +43,15 @@ class View:
     ten_crop: bool = False
 
     @classmethod
-    def of(cls, info: Mapping[str, Any], image_size: int) -> "View":
+    def of(cls, info: Options, image_size: int) -> "View":
         """Returns the view that a model file records, see `models.ship.model_info`."""
         known = {key: info[key] for key in ("resize_filter", "resize", "ten_crop") if key in info}
         return cls(image_size, **known)
+
+    @property
+    def one_crop(self) -> "View":
+        """The same view with one crop of each image."""
+        return replace(self, ten_crop=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,11 +82,6 @@ class View:
         height, width = pixels.shape[:2]
         top, left = round(down * (height - side)), round(right * (width - side))
         return pixels[top : top + side, left : left + side]
-
-
-def one_crop(view: View | None) -> View | None:
-    """Returns the view without its ten crops; None stays None."""
-    return view and replace(view, ten_crop=False)
 
 
 def default_resize(image_size: int) -> int:

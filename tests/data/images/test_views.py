@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_imnet64.data.images.views import FILTERS, View, one_crop
+from keras_imnet64.data.images.views import FILTERS, View
 
 
 def shown(view, pixels):
@@ -58,6 +58,5 @@ def test_ten_crops_are_the_centre_the_corners_and_their_mirror_images():
 
 def test_one_crop_drops_the_other_nine():
     view = View(2, "bilinear", 4, ten_crop=True)
-    assert one_crop(view) == View(2, "bilinear", 4)
-    assert one_crop(view).shape == (2, 2, 3)
-    assert one_crop(None) is None
+    assert view.one_crop == View(2, "bilinear", 4)
+    assert view.one_crop.shape == (2, 2, 3)
