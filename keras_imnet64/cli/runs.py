@@ -39,9 +39,9 @@ def convertible_names() -> list[str]:
 
 
 def class_orders() -> list[str]:
-    from keras_imnet64.convert import CLASSES
+    from keras_imnet64.convert import CLASS_ORDERS
 
-    return list(CLASSES)
+    return list(CLASS_ORDERS)
 
 
 @cli.command()
@@ -423,16 +423,18 @@ def convert(
     choose_backend()
     take_devices()
     from keras_imnet64.convert import convert as make
-    from keras_imnet64.convert import settings_of
+    from keras_imnet64.convert import parse_settings
 
+    parsed = parse_settings(settings)
     result = make(
         model,
         weights,
         image_size=image_size,
         out=out,
         classes=classes,
+        options=parsed.options,
+        normalization=parsed.normalization,
         prefix=prefix,
-        **settings_of(settings),
     )
     for note in notes_on(result):
         click.echo(printable(note), err=True)
