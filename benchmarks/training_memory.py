@@ -107,10 +107,10 @@ def make_steps(recipe, batch_size, devices):
     import keras
     import tensorflow as tf
 
-    from keras_imnet64.spectral.branches import bands_of, recipe_of
+    from keras_imnet64.spectral.branches import bands_of, branch_recipe
     from keras_imnet64.training import build
 
-    recipe = recipe_of(recipe, 0) if bands_of(recipe) else recipe
+    recipe = branch_recipe(recipe, 0) if bands_of(recipe) else recipe
     model = recipe.model.model_copy(update={"normalization": "imagenet"})  # measured on no data
     recipe = recipe.model_copy(update={"model": model})
     size, num_classes = recipe.image_size, recipe.num_classes or 1000

@@ -10,6 +10,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from keras_imnet64.core.branches import BRANCH_FOLDERS
 from keras_imnet64.core.errors import UserError, printable, reason
 from keras_imnet64.core.files import check_fields, read_json, read_small
 from keras_imnet64.core.paths import check_writable, expand, os_error_text
@@ -121,7 +122,7 @@ def model_file(run_or_model):
 
 def not_finished(run):
     """The error that says what is to be done first."""
-    if any(run.path.glob("branch-*")):
+    if any(run.path.glob(BRANCH_FOLDERS)):
         return UserError(f"the branches in {run.path} are not joined yet: `ensemble` does it")
     return UserError(f"the run in {run.path} is not finished: fit again to go on with it")
 

@@ -83,7 +83,7 @@ def doctor(data_dir: Path | None, cache_dir: Path | None, as_json: bool) -> int:
 
     report = examine(data_dir=data_dir, cache_dir=cache_dir)
     if as_json:
-        show(report, as_json)
+        show(report.to_json(), as_json)
     else:
         click.echo("\n".join(lines(report)))
-    return EXIT_RUN_FAILED if report["problems"] else 0
+    return EXIT_RUN_FAILED if report.problems else 0

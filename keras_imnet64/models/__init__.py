@@ -90,11 +90,6 @@ def num_bands(name: str, options: Options) -> int:
     return int(options["factor"] ** 2)
 
 
-def name_of_band(band: int) -> str:
-    """The name of a band's sub-network, in folders and in the joined model."""
-    return f"branch-{band:02}"
-
-
 def build_model(
     name: str,
     *,

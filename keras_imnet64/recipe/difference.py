@@ -1,12 +1,14 @@
-"""Compares recipes in what decides how a run goes on."""
+"""Compares recipes in the settings that decide how a run continues."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.recipe.schema import Recipe
 
-MAY_CHANGE = {  # in a run that goes on
+MAX_CHANGES_NAMED = 4
+MAY_CHANGE = {  # while a run is interrupted
     "data.in_memory",
     "train.checkpoint_every",
     "train.on_nan",
@@ -15,31 +17,45 @@ MAY_CHANGE = {  # in a run that goes on
 }
 
 
-def difference(old: Recipe, new: Recipe) -> list[str]:
-    """Returns ["train.epochs: 40 -> 2", ...], in what decides how a run goes on."""
-    before, after = decisions(old), decisions(new)
-    keys = dict.fromkeys([*before, *after])
-    changed = [key for key in keys if before.get(key) != after.get(key)]
-    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in changed]
+def refuse_other_recipe(old: Recipe, new: Recipe, problem: str, remedy: str) -> None:
+    """Refuses a recipe that differs from an earlier one in a setting that decides on a run.
+
+    Raises:
+        UserError: "<problem> (<the first differences>): <remedy>".
+    """
+    changes = difference(old, new)
+    if changes:
+        raise UserError(f"{problem} ({'; '.join(changes[:MAX_CHANGES_NAMED])}): {remedy}")
+
+
+def difference(old_recipe: Recipe, new_recipe: Recipe) -> list[str]:
+    """Returns ["train.epochs: 40 -> 2", ...], the `decisions` in which two recipes differ."""
+    old, new = decisions(old_recipe), decisions(new_recipe)
+    keys = dict.fromkeys([*old, *new])
+    return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in keys if old.get(k) != new.get(k)]
 
 
 def decisions(recipe: Recipe) -> JsonObject:
-    """Returns {dotted key: value} without results and what may change in mid-run.
+    """Returns the settings that decide how a run continues, {dotted key: value as JSON has it}.
 
-    Checkpoints hold this, so it stays as it was when they were written.
+    Results, the recipe's name and settings of MAY_CHANGE are left out. Checkpoints hold the others,
+    so their form does not change.
     """
     content = recipe.model_dump(exclude={"reference", "measured", "name"})
     content["augment"] = [{"op": None, "layer": None} | step for step in content["augment"]]
-    flat = dict(_flatten(content))
-    if flat["train.initial_weights"]:  # which a run has taken, wherever the file is now
+    flat = _flatten(content)
+    if flat["train.initial_weights"]:  # a run has taken them, wherever the file is now
         flat["train.initial_weights"] = "a file"
     decided = {key: value for key, value in flat.items() if key not in MAY_CHANGE}
-    return json.loads(json.dumps(decided, default=str))
+    settings: JsonObject = json.loads(json.dumps(decided, default=str))
+    return settings
 
 
-def _flatten(table: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
+def _flatten(table: Mapping[str, Json], prefix: str = "") -> JsonObject:
+    flat: JsonObject = {}
     for key, value in table.items():
         if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
+            flat |= _flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            flat[f"{prefix}{key}"] = value
+    return flat

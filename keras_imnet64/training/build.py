@@ -11,7 +11,8 @@ from keras_imnet64.evaluation.metrics import accuracy_metrics
 from keras_imnet64.models import build_model, num_bands
 from keras_imnet64.models.contract import ends_in_softmax
 from keras_imnet64.models.init import initialize, seed_generators
-from keras_imnet64.models.ship import check_loads_anywhere, warm_start
+from keras_imnet64.models.load import check_loads_anywhere
+from keras_imnet64.models.warm_start import warm_start
 from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
@@ -62,7 +63,7 @@ def resolve_normalization(section, data):
 
 def measure_band(normalization, data, factor, band):
     """The same of a band; mean and spread are those of some thousands of images, as shown."""
-    from keras_imnet64.models.spectral import band_of, measured
+    from keras_imnet64.models.spectral import band_mean_and_std, band_of
 
     if normalization == "mean_image":
         return {"mean": band_of(data.mean_image, factor, band) / 255, "std": 1.0}
@@ -70,7 +71,7 @@ def measure_band(normalization, data, factor, band):
     view = data.view and replace(data.view, ten_crop=False)
     batches = evaluation_batches(some, min(len(some), BATCH_MEASURED), view)
     shown = (images[weights > 0] for images, _, weights in batches.as_numpy_iterator())
-    return measured(shown, factor, band)
+    return band_mean_and_std(shown, factor, band)
 
 
 def compile_for_training(model, recipe, stream, devices):
@@ -123,7 +124,7 @@ def check_training(recipe):
 
 
 def model_info_of(recipe, data, own):
-    """What a model file says about itself, see `models.ship.model_info`.
+    """What a model file says about itself, see `models.info.model_info`.
 
     `own`: the network is the caller's, and not the one that the recipe names.
     """

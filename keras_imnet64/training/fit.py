@@ -26,8 +26,9 @@ from keras_imnet64.evaluation.evaluate import (
     ten_crop_batch_size,
     with_ten_crops,
 )
+from keras_imnet64.models.load import load_model
 from keras_imnet64.models.macs import count_parameters
-from keras_imnet64.models.ship import fill, float32_copy, load_model, ship
+from keras_imnet64.models.ship import fill, float32_copy, ship
 from keras_imnet64.recipe.costs import outline_of
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe

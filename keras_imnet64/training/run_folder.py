@@ -12,8 +12,8 @@ from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.files import write_atomic, write_json
 from keras_imnet64.core.paths import os_error_text
-from keras_imnet64.models.ship import model_info
-from keras_imnet64.recipe.difference import decisions, difference
+from keras_imnet64.models.info import model_info
+from keras_imnet64.recipe.difference import decisions, refuse_other_recipe
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.runs import Run, check_folder, create_run, lock, remove_leftovers, set_aside
 from keras_imnet64.training.same_images import forget_hashes, stores_of
@@ -34,12 +34,12 @@ def check_run(recipe, out_dir, fresh):
     run = check_folder(out_dir)
     if fresh or not has_begun(out_dir):
         return
-    changes = difference(load_recipe(run.recipe_file), recipe)
-    if changes:
-        raise UserError(
-            f"{run.path} holds a run of another recipe ({'; '.join(changes[:4])}): give this one "
-            "another --name, or begin anew with --fresh"
-        )
+    refuse_other_recipe(
+        load_recipe(run.recipe_file),
+        recipe,
+        f"{run.path} holds a run of another recipe",
+        "give this one another --name, or begin anew with --fresh",
+    )
     if run.is_finished:
         raise UserError(
             f"the run in {run.path} is finished and is never overwritten: give another --name, or "

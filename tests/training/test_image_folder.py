@@ -17,7 +17,8 @@ from keras_imnet64.data.images.reading import read_image
 from keras_imnet64.data.images.views import View
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.evaluation.predict import predict
-from keras_imnet64.models.ship import load_model, model_info
+from keras_imnet64.models.info import model_info
+from keras_imnet64.models.load import load_model
 from keras_imnet64.recipe.loading import check_recipe
 from keras_imnet64.training.data import load_data, make_stream
 from keras_imnet64.training.fit import fit
