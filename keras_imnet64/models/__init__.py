@@ -1,7 +1,8 @@
-"""The table of networks: what can be built, by which file, with which options.
+"""The table of networks: what can be built, by which module, with which options.
 
 Nothing here imports Keras, so that recipes can be checked and listed at once; `build_model` imports
-the family's file when it is called. A new family is one file with `build(...)` and one row here.
+the family's module when it is called. A new family is one module with `build(...)` and its options
+in `options`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.errors import UserError, nearest
-from keras_imnet64.core.tables import parse_table
+from keras_imnet64.core.tables import by_tag, parse_table
 from keras_imnet64.core.types import Json, Options
-from keras_imnet64.models.options import (
-    AlexNetOptions,
-    DaViTOptions,
-    NetworkOptions,
-    ResNetOptions,
-    SpectralOptions,
-    TinyCNNOptions,
-    VGGOptions,
-    WideResNetOptions,
-)
+from keras_imnet64.models.options import AnyNetwork, NetworkOptions
 
 if TYPE_CHECKING:
     import keras
@@ -47,19 +39,9 @@ class Model:
         return family.build(**which, **arguments)
 
 
-FAMILIES: dict[str, type[NetworkOptions]] = {  # by module
-    "wide_resnet": WideResNetOptions,
-    "resnet": ResNetOptions,
-    "davit": DaViTOptions,
-    "alexnet": AlexNetOptions,
-    "vgg": VGGOptions,
-    "tiny_cnn": TinyCNNOptions,
-    "spectral": SpectralOptions,
-}
 MODELS = {
-    name: Model(module, options, name if len(options.tags()) > 1 else None)
-    for module, options in FAMILIES.items()
-    for name in options.tags()
+    name: Model(table.module, table, name if len(table.tags()) > 1 else None)
+    for name, table in by_tag(AnyNetwork).items()
 }
 
 

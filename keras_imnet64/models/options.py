@@ -3,7 +3,7 @@
 Nothing here needs Keras.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_serializer, field_validator
 
@@ -23,6 +23,8 @@ class ChannelNormalization(Table):
 class NetworkOptions(TaggedTable):
     """What the tables of all networks share."""
 
+    module: ClassVar[str]  # of `models`, whose `build` takes the options
+
     name: str
     """One of the networks; its options stand beside it."""
     normalization: Literal["imagenet", "mean_image", "dataset"] | ChannelNormalization = "imagenet"
@@ -37,6 +39,8 @@ class NetworkOptions(TaggedTable):
 
 
 class WideResNetOptions(NetworkOptions):
+    module = "wide_resnet"
+
     name: Literal["wide_resnet"]
     depth: Number
     """N of WRN-N-k: 4 + 2 * blocks per stage * stages."""
@@ -47,6 +51,8 @@ class WideResNetOptions(NetworkOptions):
 
 
 class ResNetOptions(NetworkOptions):
+    module = "resnet"
+
     name: Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
     stem: Literal["imagenet", "small", "small_pool"] = "imagenet"
     """imagenet: 7x7 at stride 2 and a pool; small: 3x3 at stride 1, for 32 pixels and fewer;
@@ -60,6 +66,8 @@ class ResNetOptions(NetworkOptions):
 
 
 class DaViTOptions(NetworkOptions):
+    module = "davit"
+
     name: Literal[
         "davit_tiny", "davit_small", "davit_base", "davit_large", "davit_huge", "davit_giant"
     ]
@@ -73,6 +81,8 @@ class DaViTOptions(NetworkOptions):
 
 
 class AlexNetOptions(NetworkOptions):
+    module = "alexnet"
+
     name: Literal["alexnet"]
     stem: Literal["auto", "imagenet", "small"] = "auto"
     """imagenet: 11x11 at stride 4; small: 5x5 at stride 2; auto: imagenet where it leaves 2x2."""
@@ -81,12 +91,16 @@ class AlexNetOptions(NetworkOptions):
 
 
 class VGGOptions(NetworkOptions):
+    module = "vgg"
+
     name: Literal["vgg16", "vgg16_bn"]
     dropout: Rate = 0.5
     """Behind each of the first two dense layers."""
 
 
 class TinyCNNOptions(NetworkOptions):
+    module = "tiny_cnn"
+
     name: Literal["tiny_cnn1", "tiny_cnn2"]
     dropout: Rate = 0.5
     """Before the last dense layer."""
@@ -99,6 +113,8 @@ OrdinaryNetwork = (
 
 class SpectralOptions(NetworkOptions):
     """Sub-networks, each behind one frequency band of the image."""
+
+    module = "spectral"
 
     name: Literal["spectral"]
     factor: Annotated[int, Field(ge=2, le=16)]

@@ -7,9 +7,7 @@ from typing import get_args
 import pytest
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.tables import by_tag
 from keras_imnet64.models import MODELS, build_model
-from keras_imnet64.models.options import AnyNetwork
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -37,10 +35,6 @@ def test_stems_are_the_builders(name):
     field = row.options.option_fields().get("stem")
     in_table = get_args(field.annotation) if field else ()
     assert set(in_table) - {"auto"} == set(in_module)
-
-
-def test_the_union_of_a_recipe_is_the_table():
-    assert {name: row.options for name, row in MODELS.items()} == by_tag(AnyNetwork)
 
 
 def test_unknown_name_is_refused_with_the_nearest():
