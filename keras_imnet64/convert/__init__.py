@@ -36,7 +36,7 @@ from keras_imnet64.core.paths import check_output_file, expand, os_error_text, r
 from keras_imnet64.core.types import Json, JsonObject, Options, StrPath
 from keras_imnet64.core.work_folders import new_beside
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
-from keras_imnet64.models import MOST_PIXELS, build_model, check_whole, find_model
+from keras_imnet64.models import MAX_IMAGE_SIZE, build_model, check_whole, find_model
 from keras_imnet64.models.options import ChannelNormalization
 from keras_imnet64.models.ship import ship
 from keras_imnet64.recipe.loading import check_model, merge, parse_override
@@ -95,7 +95,7 @@ def convert(
         RunFailed: the disk is full; nothing is left.
     """
     model_options = options_of(name, options or {}, normalization)
-    check_whole("--image-size", image_size, 1, MOST_PIXELS)
+    check_whole("--image-size", image_size, 1, MAX_IMAGE_SIZE)
     weights, out = expand(weights), expand(out)
     check_target(out)
     class_ids = ordered_class_ids(classes)

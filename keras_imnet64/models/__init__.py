@@ -20,8 +20,8 @@ from keras_imnet64.models.options import AnyNetwork, NetworkOptions
 if TYPE_CHECKING:
     import keras
 
-MOST_PIXELS = 4096  # per side
-MOST_CLASSES = 100_000  # ImageNet-21K has 21,841
+MAX_IMAGE_SIZE = 4096  # per side
+MAX_NUM_CLASSES = 100_000  # ImageNet-21K has 21,841
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Model:
     variant: str | None  # None where the family has one network
 
     def build(self, **arguments: Any) -> keras.Model:  # a family's `build` names their types
-        """The network, by the `build` of its family's module, which takes these arguments."""
+        """Returns the network that `build` of the family's module makes of these arguments."""
         family = import_module(f"keras_imnet64.models.{self.module}")
         which = {"variant": self.variant} if self.variant else {}
         return family.build(**which, **arguments)
@@ -46,7 +46,7 @@ MODELS = {
 
 
 def list_models() -> list[str]:
-    """The names that `build_model` and a recipe's `model.name` take."""
+    """Returns the names that `build_model` and a recipe's `model.name` take."""
     return sorted(MODELS)
 
 
@@ -66,7 +66,7 @@ def parse_network(name: Json, options: Options) -> NetworkOptions:
 
 
 def num_bands(name: str, options: Options) -> int:
-    """How many sub-networks a network's name and options stand for; 0 for an ordinary one."""
+    """Returns how many sub-networks a network stands for; 0 if it is an ordinary one."""
     if name != "spectral" or options.get("band", "all") != "all":
         return 0
     return int(options["factor"] ** 2)
@@ -81,7 +81,7 @@ def build_model(
     dtype: str = "float32",
     **options: Any,  # `models.options` says of which types
 ) -> keras.Model:
-    """Build a network of the table with freshly drawn Keras initial weights.
+    """Builds a network of the table with freshly drawn Keras initial weights.
 
     Args:
         name: one of `list_models()`.
@@ -100,8 +100,8 @@ def build_model(
         UserError: if the name, an option, a size or their combination does not work.
     """
     parse_network(name, options)
-    check_whole("image_size", image_size, 1, MOST_PIXELS)
-    check_whole("num_classes", num_classes, 2, MOST_CLASSES)
+    check_whole("image_size", image_size, 1, MAX_IMAGE_SIZE)
+    check_whole("num_classes", num_classes, 2, MAX_NUM_CLASSES)
     import keras
 
     with keras_defaults():
@@ -117,6 +117,7 @@ def build_model(
 
 
 def check_whole(name: str, value: Json, lowest: int, highest: int) -> None:
+    """Refuses what is no whole number within limits, both of which are allowed."""
     if type(value) is not int or not lowest <= value <= highest:
         raise UserError(
             f"{name} must be a whole number from {lowest:,} to {highest:,}; received {value!r}"

@@ -225,13 +225,13 @@ class Recipe(Table):
 
     @property
     def selection(self) -> Literal["holdout", "validation", "none"]:
-        """Which images choose the best epoch."""
+        """The images that choose the best epoch."""
         if self.train.select_on == "validation":
             return "validation"
         return "holdout" if self.data.holdout else "none"
 
     def to_toml(self) -> str:
-        """The resolved recipe as TOML text: `fit --recipe` on it repeats the run."""
+        """Returns the resolved recipe as TOML text: `fit --recipe` on it repeats the run."""
         import tomli_w
 
         return tomli_w.dumps(self.model_dump(exclude_none=True))
