@@ -20,7 +20,7 @@ from keras_imnet64.convert.prefixes import Landmarks
 from keras_imnet64.convert.tensor_files import StoredTensor
 from keras_imnet64.core.errors import UserError, first_few
 from keras_imnet64.core.types import Options, Variable
-from keras_imnet64.models import MAX_NUM_CLASSES, MAX_IMAGE_SIZE, find_model
+from keras_imnet64.models import MAX_IMAGE_SIZE, MAX_NUM_CLASSES, find_model
 
 if TYPE_CHECKING:
     import keras
