@@ -37,7 +37,7 @@ def recipes(context: click.Context, as_json: bool) -> None:
 def show_recipe(json_before: bool, recipe: str, as_json: bool) -> None:
     """Print a recipe, with its size and results as comments.
 
-    What is printed is a recipe too; RECIPE is a shipped one's name or a TOML file's path.
+    The output is a recipe too. RECIPE is the name of a shipped recipe or the path of a TOML file.
 
     Example: python cli.py recipes show demo
     """
@@ -59,7 +59,7 @@ def show_recipe(json_before: bool, recipe: str, as_json: bool) -> None:
 def show_schema() -> None:
     """Print the JSON Schema of recipes, by which editors complete and check them.
 
-    In a recipe beside it, the first line `#:schema recipe.schema.json` names it.
+    Save it beside your recipe, and begin the recipe with `#:schema ./recipe.schema.json`.
 
     Example: python cli.py recipes schema > recipe.schema.json
     """
