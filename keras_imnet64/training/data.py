@@ -11,6 +11,7 @@ from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.selection import Selection, first_classes, select, split_holdout
 from keras_imnet64.data.stream import TrainingStream
+from keras_imnet64.recipe.schema import LayerSection
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def make_augmentation(recipe, image_size):
     """The steps of a recipe's [[augment]] tables, checked; layers are made and tried."""
     steps = []
     for index, section in enumerate(recipe.augment):
-        if section.layer:
+        if isinstance(section, LayerSection):
             seed = recipe.train.seed + index  # two alike draw apart
             steps.append(LayerStep(section.layer, section.options, image_size, seed))
             steps[-1].check()
