@@ -249,7 +249,7 @@ def test_a_class_that_loses_all_its_images_is_refused(tmp_path):
     root = write_folders(tmp_path / "pictures")
     for file in (root / "bee").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(UserError, match="images has no whole image of bee in train"):
+    with pytest.raises(UserError, match="pictures has no whole image of bee in train"):
         prepare(root, tmp_path / "data", skip_corrupt=True)
     assert left_in(tmp_path / "data") == []
 
@@ -372,18 +372,18 @@ def test_a_store_of_the_first_format_opens(packed, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (cut("pictures.npy"), r"images\.npy cannot be read"),
-        (cut("converted.bin"), r"images\.npy is wrong about image"),
-        (with_field("offset", 2**40, of_converted=True), r"images\.npy is wrong about"),
-        (with_field("offset", 2**63 - 1, of_converted=True), r"images\.npy is wrong about"),
-        (with_field("offset", -1), r"images\.npy is wrong about"),
-        (with_field("length", 0), r"images\.npy is wrong about"),
-        (with_field("length", 2**62), r"images\.npy is wrong about"),
-        (with_field("height", 0), r"images\.npy is wrong about"),
-        (with_field("file", 99), r"images\.npy is wrong about"),
-        (with_field("file", -2), r"images\.npy is wrong about"),
-        (with_field("orientation", 99), r"images\.npy is wrong about"),
-        (holding("pictures.npy", np.zeros(3)), r"images\.npy holds float64 \[3\] where"),
+        (cut("pictures.npy"), r"pictures\.npy cannot be read"),
+        (cut("converted.bin"), r"pictures\.npy is wrong about image"),
+        (with_field("offset", 2**40, of_converted=True), r"pictures\.npy is wrong about"),
+        (with_field("offset", 2**63 - 1, of_converted=True), r"pictures\.npy is wrong about"),
+        (with_field("offset", -1), r"pictures\.npy is wrong about"),
+        (with_field("length", 0), r"pictures\.npy is wrong about"),
+        (with_field("length", 2**62), r"pictures\.npy is wrong about"),
+        (with_field("height", 0), r"pictures\.npy is wrong about"),
+        (with_field("file", 99), r"pictures\.npy is wrong about"),
+        (with_field("file", -2), r"pictures\.npy is wrong about"),
+        (with_field("orientation", 99), r"pictures\.npy is wrong about"),
+        (holding("pictures.npy", np.zeros(3)), r"pictures\.npy holds float64 \[3\] where"),
         (holding("files.npy", b"no array"), r"files\.npy cannot be read"),
         (holding("files.npy", np.zeros(3)), r"files\.npy does not hold names of files"),
         (holding("hashes.npy", np.zeros((11, 5), "uint8")), r"hashes\.npy holds uint8 \[11, 5\]"),
