@@ -25,7 +25,7 @@ from keras_imnet64.convert.tensor_files import read_tensors
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.files import sync_folder
 from keras_imnet64.core.paths import check_output_file, expand, os_error_text, refuse_existing
-from keras_imnet64.core.work_folders import new_beside
+from keras_imnet64.core.work_folders import new_work_folder
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
 from keras_imnet64.models import MOST_PIXELS, build_model, check_whole, find_model
 from keras_imnet64.models.ship import ship
@@ -226,7 +226,7 @@ def sha256_of(path):
 def write(model, out, info):
     """Write the file aside, and give it its name if nothing has it by then."""
     try:
-        work = new_beside(out, "converting")
+        work = new_work_folder(out, "converting")
         try:
             ship(model, work / out.name, info)
             refuse_existing(out)

@@ -26,7 +26,7 @@ from keras_imnet64.backend.environment import check_environment
 from keras_imnet64.core.errors import RunFailed, UserError, nearest
 from keras_imnet64.core.files import sync_folder
 from keras_imnet64.core.paths import expand, os_error_text, refuse_existing
-from keras_imnet64.core.work_folders import new_beside
+from keras_imnet64.core.work_folders import new_work_folder
 from keras_imnet64.data.sources.finding import find_images
 from keras_imnet64.export.formats import FORMATS
 from keras_imnet64.models.ship import model_info
@@ -151,7 +151,7 @@ def working_folder(target):
     """A folder beside the target, or where its missing parents will be made; deleted at the end."""
     beside = next(parent for parent in target.absolute().parents if parent.exists())
     try:
-        work = new_beside(beside / target.name, "exporting")
+        work = new_work_folder(beside / target.name, "exporting")
     except OSError as error:
         raise UserError(
             f"cannot write into {beside} ({os_error_text(error, beside)}); name another place with "

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import check_fields, is_count, is_texts, parse_json, sync_folder
-from keras_imnet64.core.work_folders import new_beside
+from keras_imnet64.core.work_folders import new_work_folder
 from keras_imnet64.core.zips import TEXT_BYTES, open_zip, read_member
 from keras_imnet64.models import MOST_PIXELS
 from keras_imnet64.models.paths import by_path
@@ -89,7 +89,7 @@ def ship(plain, path, info):
         info: what `model_info` is to return: wnids, class_names, recipe, ...
     """
     path = Path(path)
-    work = new_beside(path, "writing")
+    work = new_work_folder(path, "writing")
     saved, whole = work / "saved.keras", work / "whole.keras"
     try:
         plain.save(saved)

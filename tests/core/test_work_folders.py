@@ -1,4 +1,4 @@
-"""Working folders: whose one is, when it goes, and that no other machine's is ever touched."""
+"""Work folders: which process owns a folder, when it is deleted, and how a result is published."""
 
 import os
 import signal
@@ -9,7 +9,15 @@ import time
 import psutil
 import pytest
 
-from keras_imnet64.core.work_folders import living_writer, new_beside, remove_dead
+from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.core.work_folders import (
+    living_writer,
+    new_work_folder,
+    publish,
+    remove_abandoned,
+    report_failed_write,
+    work_folder,
+)
 
 
 @pytest.fixture
@@ -27,9 +35,9 @@ def other():
 
 
 def begun_by(pid, path, on_host, host="node"):
-    """The working folder that a process of a host makes for `path`."""
+    """The work folder that a process of a host makes for `path`."""
     on_host(host)
-    folder = new_beside(path, "writing")
+    folder = new_work_folder(path, "writing")
     return folder.rename(folder.with_name(folder.name.replace(f"@{os.getpid()}@", f"@{pid}@")))
 
 
@@ -40,7 +48,7 @@ def dead_process():
 
 
 def test_a_new_folder_is_empty_and_lies_beside(tmp_path):
-    first, second = (new_beside(tmp_path / "store", "writing") for _ in range(2))
+    first, second = (new_work_folder(tmp_path / "store", "writing") for _ in range(2))
     assert first != second and first.parent == second.parent == tmp_path
     assert first.name.startswith(".store.writing@") and list(first.iterdir()) == []
 
@@ -52,7 +60,7 @@ def test_those_of_the_dead_go_when_a_new_one_is_made(tmp_path, on_host, other):
     other_result = dead.with_name(dead.name.replace("store", "stores"))
     for folder in (dead, other_word, other_result):
         folder.mkdir(exist_ok=True)
-    mine = new_beside(tmp_path / "store", "writing")
+    mine = new_work_folder(tmp_path / "store", "writing")
     assert set(tmp_path.iterdir()) == {alive, other_word, other_result, mine}
 
 
@@ -62,7 +70,7 @@ def test_those_of_another_host_are_never_ours(tmp_path, on_host, theirs):
     folder = begun_by(dead_process(), tmp_path / "store", on_host, theirs)
     living = begun_by(os.getppid(), tmp_path / "store", on_host, f"{theirs}-2")
     on_host("node")
-    remove_dead(tmp_path / "store", "writing")
+    remove_abandoned(tmp_path / "store", "writing")
     assert folder.is_dir() and living.is_dir()
     assert living_writer(tmp_path / "store", "writing") is None
 
@@ -70,14 +78,14 @@ def test_those_of_another_host_are_never_ours(tmp_path, on_host, theirs):
 def test_a_host_of_any_name_has_its_own(tmp_path, on_host):
     folder = begun_by(dead_process(), tmp_path / "store[1]", on_host, "a@b/c [x]*")
     assert folder.is_dir()
-    remove_dead(tmp_path / "store[1]", "writing")
+    remove_abandoned(tmp_path / "store[1]", "writing")
     assert not folder.exists()
 
 
 def test_another_living_writer_is_named_and_we_are_not(tmp_path, on_host, other):
     assert living_writer(tmp_path / "nowhere" / "store", "writing") is None
     on_host("node")
-    new_beside(tmp_path / "store", "writing")
+    new_work_folder(tmp_path / "store", "writing")
     assert living_writer(tmp_path / "store", "writing") is None
     begun_by(other.pid, tmp_path / "store", on_host)
     assert living_writer(tmp_path / "store", "writing") == other.pid
@@ -92,7 +100,7 @@ def test_a_later_process_of_the_same_number_is_not_the_writer(tmp_path, on_host,
     assert living_writer(tmp_path / "store", "writing") == other.pid
     os.utime(folder, (started - 3600, started - 3600))
     assert living_writer(tmp_path / "store", "writing") is None
-    remove_dead(tmp_path / "store", "writing")
+    remove_abandoned(tmp_path / "store", "writing")
     assert not folder.exists()
 
 
@@ -102,7 +110,7 @@ def test_a_process_that_we_may_not_look_at_is_taken_to_live(tmp_path, on_host, o
 
     folder = begun_by(other.pid, tmp_path / "store", on_host)
     monkeypatch.setattr(psutil.Process, "create_time", refuse)
-    remove_dead(tmp_path / "store", "writing")
+    remove_abandoned(tmp_path / "store", "writing")
     assert folder.is_dir() and living_writer(tmp_path / "store", "writing") == other.pid
 
 
@@ -113,7 +121,7 @@ def test_a_killed_process_that_nobody_waits_for_is_dead(tmp_path, on_host, other
     while psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    remove_dead(tmp_path / "store", "writing")
+    remove_abandoned(tmp_path / "store", "writing")
     assert not folder.exists()
 
 
@@ -123,5 +131,49 @@ def test_names_that_are_almost_of_ours_are_left_alone(tmp_path, on_host):
         (tmp_path / f".store.writing@node@{end}").mkdir()
     before = set(tmp_path.iterdir())
     (tmp_path / f".store.writing@node@{10**30}@a").mkdir()  # no process has it
-    remove_dead(tmp_path / "store", "writing")
+    remove_abandoned(tmp_path / "store", "writing")
     assert set(tmp_path.iterdir()) == before
+
+
+def finished(work, is_folder):
+    """A result in a work folder: a file, or a folder with one in it."""
+    result = work / "result"
+    if is_folder:
+        result.mkdir()
+    (result / "inner" if is_folder else result).write_text("new")
+    return result
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_result_takes_its_place_and_its_work_folder_goes(tmp_path, is_folder, is_replaced):
+    target = tmp_path / "target"
+    if is_replaced:
+        with work_folder(target, "writing") as work:
+            publish(finished(work, is_folder), target, replace=False)
+    with work_folder(target, "writing") as work:
+        publish(finished(work, is_folder), target, replace=is_replaced)
+    assert (target / "inner" if is_folder else target).read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_has_the_place_meanwhile_is_not_overwritten(tmp_path):
+    target = tmp_path / "target"
+    with (
+        pytest.raises(UserError, match="target exists and is never overwritten"),
+        work_folder(target, "writing") as work,
+    ):
+        target.write_text("of somebody else")
+        publish(finished(work, is_folder=False), target, replace=False)
+    assert target.read_text() == "of somebody else" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failed_write_says_why_and_leaves_nothing(tmp_path):
+    with (
+        pytest.raises(RunFailed, match=r"making it failed and left nothing .*No space left .* run"),
+        report_failed_write("making it", tmp_path / "target"),
+        work_folder(tmp_path / "target", "writing") as work,
+    ):
+        (work / "half").write_text("a part")
+        raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []

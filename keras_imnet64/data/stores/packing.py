@@ -14,7 +14,7 @@ import numpy as np
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.files import sync_file, sync_folder, write_json
 from keras_imnet64.core.paths import check_writable, os_error_text
-from keras_imnet64.core.work_folders import living_writer, new_beside
+from keras_imnet64.core.work_folders import living_writer, new_work_folder
 from keras_imnet64.data.stores.moments import add_sums, save_sums
 from keras_imnet64.data.stores.store import FORMAT_VERSION, KIND, is_store, open_store
 
@@ -116,7 +116,7 @@ def working_folder(path):
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = new_beside(path, WORD)
+        work = new_work_folder(path, WORD)
     except (OSError, ValueError) as error:
         raise _not_writable(path.parent, error) from None
     try:

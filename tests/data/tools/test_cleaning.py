@@ -11,7 +11,7 @@ from class_folders import indexed
 from toy_store import pictures, write
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.work_folders import new_beside
+from keras_imnet64.core.work_folders import new_work_folder
 from keras_imnet64.data import datasets
 from keras_imnet64.data.tools.cleaning import clean
 
@@ -59,7 +59,7 @@ def dead_folder(path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     path.parent.mkdir(parents=True, exist_ok=True)
-    mine = new_beside(path, "writing")
+    mine = new_work_folder(path, "writing")
     theirs = mine.with_name(mine.name.replace(f"@{os.getpid()}@", f"@{process.pid}@"))
     fill(mine / "images.npy", 30)
     return mine.rename(theirs)
@@ -141,7 +141,7 @@ def test_what_the_dead_left_goes(tmp_path, place):
 
 def test_what_a_living_process_makes_is_never_touched(data_dir):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        mine = new_beside(data_dir / "packed" / STORE, "writing")
+        mine = new_work_folder(data_dir / "packed" / STORE, "writing")
         mine.rename(mine.with_name(mine.name.replace(f"@{os.getpid()}@", f"@{process.pid}@")))
         before = everything(data_dir)
         for name in (NAME, None):
