@@ -6,8 +6,6 @@ never guessed: the caller says whose the rows are.
 """
 
 import hashlib
-import os
-import shutil
 
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.convert.namings import (
@@ -22,10 +20,9 @@ from keras_imnet64.convert.namings import (
 )
 from keras_imnet64.convert.prefixes import find_network
 from keras_imnet64.convert.tensor_files import read_tensors
-from keras_imnet64.core.errors import RunFailed, UserError
-from keras_imnet64.core.files import sync_folder
-from keras_imnet64.core.paths import check_output_file, expand, os_error_text, refuse_existing
-from keras_imnet64.core.work_folders import new_work_folder
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.paths import check_output_file, expand, refuse_existing
+from keras_imnet64.core.work_folders import publish, report_failed_write, work_folder
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
 from keras_imnet64.models import MOST_PIXELS, build_model, check_whole, find_model
 from keras_imnet64.models.ship import ship
@@ -224,17 +221,7 @@ def sha256_of(path):
 
 
 def write(model, out, info):
-    """Write the file aside, and give it its name if nothing has it by then."""
-    try:
-        work = new_work_folder(out, "converting")
-        try:
-            ship(model, work / out.name, info)
-            refuse_existing(out)
-            os.rename(work / out.name, out)
-            sync_folder(out.parent)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        raise RunFailed(
-            f"writing {out} failed and left nothing behind: {os_error_text(error, out)}"
-        ) from error
+    """Writes the file aside, and gives it its name if nothing has that name by then."""
+    with report_failed_write(f"writing {out}", out), work_folder(out, "converting") as work:
+        ship(model, work / out.name, info)
+        publish(work / out.name, out, replace=False)

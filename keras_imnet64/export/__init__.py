@@ -15,18 +15,17 @@ do is told in `child`; the formats are the table in `formats`.
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from keras_imnet64.backend.environment import check_environment
 from keras_imnet64.core.errors import RunFailed, UserError, nearest
-from keras_imnet64.core.files import sync_folder
 from keras_imnet64.core.paths import expand, os_error_text, refuse_existing
-from keras_imnet64.core.work_folders import new_work_folder
+from keras_imnet64.core.work_folders import publish, report_failed_write, work_folder
 from keras_imnet64.data.sources.finding import find_images
 from keras_imnet64.export.formats import FORMATS
 from keras_imnet64.models.ship import model_info
@@ -78,7 +77,8 @@ def export(run_or_model, format, *, out=None, images=None, data_dir=None, cache_
         artefact = work / FORMATS[format].default_name
         files = [file for file in [artefact, *artefact.rglob("*")] if file.is_file()]
         size = sum(file.stat().st_size for file in files)
-        publish(artefact, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        publish(artefact, target, replace=False)  # meanwhile someone else may have exported
     return {
         "model": str(source),
         "format": format,
@@ -147,34 +147,19 @@ def choose_target(run_or_model, source, row, out):
 
 
 @contextlib.contextmanager
-def working_folder(target):
-    """A folder beside the target, or where its missing parents will be made; deleted at the end."""
+def working_folder(target: Path) -> Iterator[Path]:
+    """Makes a work folder beside the target, or where its missing parents will be made."""
     beside = next(parent for parent in target.absolute().parents if parent.exists())
-    try:
-        work = new_work_folder(beside / target.name, "exporting")
-    except OSError as error:
-        raise UserError(
-            f"cannot write into {beside} ({os_error_text(error, beside)}); name another place with "
-            "--out"
-        ) from error
-    try:
-        yield work
-    except OSError as error:
-        raise RunFailed(
-            f"exporting to {target} failed and left nothing behind: {os_error_text(error, target)}"
-        ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def publish(artefact, target):
-    """Give the artefact its name, once all of it is on the disk."""
-    for path in [*artefact.rglob("*"), artefact]:
-        sync_folder(path)  # and files alike
-    target.parent.mkdir(parents=True, exist_ok=True)
-    refuse_existing(target)  # meanwhile someone else may have exported
-    artefact.rename(target)
-    sync_folder(target.parent)
+    with contextlib.ExitStack() as stack:
+        try:
+            work = stack.enter_context(work_folder(beside / target.name, "exporting"))
+        except OSError as error:
+            raise UserError(
+                f"cannot write into {beside} ({os_error_text(error, beside)}); name another place "
+                "with --out"
+            ) from error
+        with report_failed_write(f"exporting to {target}", target):
+            yield work
 
 
 def in_child(step, work, doing):

@@ -5,14 +5,12 @@ names, the recipe, and whatever the run states about the model. Keras ignores it
 """
 
 import json
-import os
-import shutil
 import zipfile
 from pathlib import Path
 
 from keras_imnet64.core.errors import UserError, reason
-from keras_imnet64.core.files import check_fields, is_count, is_texts, parse_json, sync_folder
-from keras_imnet64.core.work_folders import new_work_folder
+from keras_imnet64.core.files import check_fields, is_count, is_texts, parse_json
+from keras_imnet64.core.work_folders import publish, work_folder
 from keras_imnet64.core.zips import TEXT_BYTES, open_zip, read_member
 from keras_imnet64.models import MOST_PIXELS
 from keras_imnet64.models.paths import by_path
@@ -89,9 +87,8 @@ def ship(plain, path, info):
         info: what `model_info` is to return: wnids, class_names, recipe, ...
     """
     path = Path(path)
-    work = new_work_folder(path, "writing")
-    saved, whole = work / "saved.keras", work / "whole.keras"
-    try:
+    with work_folder(path, "writing") as work:
+        saved, whole = work / "saved.keras", work / "whole.keras"
         plain.save(saved)
         with zipfile.ZipFile(saved) as source, zipfile.ZipFile(whole, "w") as target:
             for member in source.infolist():
@@ -100,12 +97,7 @@ def ship(plain, path, info):
                     content = json.dumps(without_newer_defaults(json.loads(content)))
                 target.writestr(member, content)
             target.writestr(INFO_MEMBER, json.dumps(info))
-        with open(whole, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(whole, path)
-        sync_folder(path.parent)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        publish(whole, path, replace=True)
 
 
 def without_newer_defaults(config):
