@@ -36,7 +36,7 @@ def parse_record(kind: type[Record], text: str | bytes) -> Record:
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
     try:
-        return _validator(kind).validate_python(content)
+        return _validator(kind).validate_python(content)  # type: ignore[arg-type]  # hashable
     except ValidationError as error:
         raise ValueError(_sentence(error)) from None
 
@@ -57,21 +57,21 @@ def to_json(record: object, *, omit_none: bool = False) -> JsonObject:
     Args:
         omit_none: leave out fields that are None.
     """
-    plain = _adapter(type(record)).dump_python(
-        record, mode="json", by_alias=True, exclude_none=omit_none
-    )
+    adapter = _adapter(type(record))  # type: ignore[arg-type]  # classes are hashable
+    plain = adapter.dump_python(record, mode="json", by_alias=True, exclude_none=omit_none)
     assert isinstance(plain, dict)
     return plain
 
 
 @lru_cache
-def _validator(kind: type[Any]) -> SchemaValidator:
+def _validator(kind: type[object]) -> SchemaValidator:
     """Returns the validator of a record's parsed JSON, strict about plain values.
 
     pydantic would parse the text itself, but refuses file names that are not UTF-8, which
     `paths.portable` writes as lone surrogates.
     """
-    return SchemaValidator(_with_strict_plain_types(_adapter(kind).core_schema))
+    schema = _adapter(kind).core_schema  # type: ignore[arg-type]  # classes are hashable
+    return SchemaValidator(_with_strict_plain_types(schema))
 
 
 def _with_strict_plain_types(schema: Any) -> Any:  # a part of a pydantic schema
@@ -89,6 +89,6 @@ def _sentence(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
         return f'its "{where}" is missing'
-    if first["type"] == "value_error":  # which the record's own check has raised
+    if first["type"] == "value_error" and not where:  # raised by the record's __post_init__
         return str(first["ctx"]["error"])
     return f'its "{where}" is wrong'
