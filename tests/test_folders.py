@@ -91,14 +91,14 @@ def test_what_is_not_there_is_no_run(name, tmp_path):
         "check_folder(folder + '/run')",
         "create_run(folder + '/below/run')",
         "require_space(folder, 1, 'it')",
-        "working_folder(Path(folder) / 'train').__enter__()",
+        "store_work_folder(Path(folder) / 'train').__enter__()",
     ],
 )
 def test_a_folder_of_another_user_is_said_to_be_theirs(call, become):
     code = f"""
 import os, sys
 from pathlib import Path
-from keras_imnet64.data.stores.packing import require_space, working_folder
+from keras_imnet64.data.stores.packing import require_space, store_work_folder
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.runs import check_folder, create_run
 folder = sys.argv[1]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy_store import pictures, write
+from toy_store import random_images, write
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data import datasets
@@ -14,7 +14,7 @@ from keras_imnet64.data import datasets
 
 @pytest.fixture
 def packed(tmp_path):
-    return write(tmp_path / "train", *pictures()).path
+    return write(tmp_path / "train", *random_images()).path
 
 
 def test_the_table_has_the_promised_sets():

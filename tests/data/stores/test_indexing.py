@@ -26,8 +26,8 @@ from keras_imnet64.data.images.views import View, read_image
 from keras_imnet64.data.selection import select
 from keras_imnet64.data.sources import image_folders as folders
 from keras_imnet64.data.stores import indexing, packing
-from keras_imnet64.data.stores import store as stores
 from keras_imnet64.data.stores.decoding import as_run_failed
+from keras_imnet64.data.stores.opening import open_store
 from keras_imnet64.data.stream import evaluation_batches
 
 TOY = "image_folder/toy"
@@ -364,9 +364,9 @@ def test_a_store_of_the_first_format_opens(packed, tmp_path):
     meta = json.loads((path / "meta.json").read_text())
     del meta["bytes"]["hashes.npy"]
     (path / "meta.json").write_text(json.dumps(meta | {"format_version": 1}))
-    store = stores.open_store(path)
+    store = open_store(path)
     assert store.hashes is None
-    assert list(store.read(range(11))) == list(stores.open_store(packed).read(range(11)))
+    assert list(store.read(range(11))) == list(open_store(packed).read(range(11)))
 
 
 @pytest.mark.parametrize(
@@ -403,13 +403,13 @@ def test_a_store_of_the_first_format_opens(packed, tmp_path):
 def test_a_damaged_store_is_named(packed, change, message, tmp_path):
     path = tmp_path / "train"
     shutil.copytree(packed, path)
-    assert len(stores.open_store(path)) == 11
+    assert len(open_store(path)) == 11
     change(path)
     meta = json.loads((path / "meta.json").read_text())
     meta["bytes"] |= {f.name: f.stat().st_size for f in path.iterdir() if f.name in meta["bytes"]}
     (path / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(UserError, match=message) as refusal:
-        stores.open_store(path)
+        open_store(path)
     assert f"{path}" in str(refusal.value) and "prepare the data again" in str(refusal.value)
 
 
