@@ -22,7 +22,7 @@ from keras_imnet64.data import datasets
 from keras_imnet64.data.augment.crops import BOX
 from keras_imnet64.data.images.views import rgb
 from keras_imnet64.data.stores.decoding import decode, regions_of
-from keras_imnet64.data.stores.encoded import HERE
+from keras_imnet64.data.stores.encoded import IN_CONVERTED
 
 WINDOWS = 6
 ENCODINGS = {
@@ -184,7 +184,7 @@ def outcome(files, folder, seed=0):
     )
     for position, name in enumerate(kept):
         counts["accepted"] += name in files
-        counts["converted"] += int(store.records["file"][position] == HERE)
+        counts["converted"] += int(store.records["file"][position] == IN_CONVERTED)
         if fault := _fault(store, position, root / "train" / "all" / name, rng):
             counts[fault] += 1
             wrong.append(f"{name}: {fault}")

@@ -18,7 +18,7 @@ from keras_imnet64.data.augment.crops import mirror
 from keras_imnet64.data.augment.mixing import mixed_labels
 from keras_imnet64.data.order import epoch_draws, epoch_order
 from keras_imnet64.data.stores.decoding import REGION, crop_resizer, decode, regions_of, viewer
-from keras_imnet64.data.stores.store import ALIGNED, aligned_copy
+from keras_imnet64.data.stores.raw import ALIGNMENT, aligned_copy
 
 PREFETCH = 4  # batches
 READERS = 4  # batches whose files are read at a time
@@ -330,7 +330,7 @@ def image_tensor(images):
 
     A file that is mapped stays mapped: only what is read is loaded, and it is not held twice.
     """
-    if images.ctypes.data % ALIGNED or not images.flags.c_contiguous:
+    if images.ctypes.data % ALIGNMENT or not images.flags.c_contiguous:
         images = aligned_copy(images)
     # Of a read-only array, such as a mapped file, NumPy exports no memory; TensorFlow only reads.
     memory = (ctypes.c_uint8 * images.nbytes).from_address(images.ctypes.data)

@@ -19,7 +19,7 @@ from keras_imnet64.core.files import decode_text, read_small
 from keras_imnet64.core.paths import expand, portable
 from keras_imnet64.data.sources import layout as layouts
 from keras_imnet64.data.sources.finding import Faulty, Found, find_below, list_folder, sort_files
-from keras_imnet64.data.stores.indexing import Listed
+from keras_imnet64.data.stores.indexing import ImageEntry
 
 LIST_BYTES = 2**22
 MOST_NAMED = 5  # folders in a note
@@ -40,7 +40,7 @@ class Listing:
         root: the folder below which the files lie.
         source: the folder that the user named, which root may lie in as a lone folder.
         wnids: class ids, in label order.
-        splits: {split: list of `Listed`}.
+        splits: {split: list of `ImageEntry`}.
         faulty: (name below root, what is wrong with it) of files that are no images, and of
             images that are of no class.
         aside: names of files that nobody takes for images, such as annotations.
@@ -51,7 +51,9 @@ class Listing:
 
     root: Path
     wnids: list[str] = field(default_factory=list)
-    splits: dict[str, list[Listed]] = field(default_factory=lambda: {"train": [], "validation": []})
+    splits: dict[str, list[ImageEntry]] = field(
+        default_factory=lambda: {"train": [], "validation": []}
+    )
     faulty: list[Faulty] = field(default_factory=list)
     aside: list[str] = field(default_factory=list)
     folders: str = ""
@@ -62,20 +64,20 @@ class Listing:
     def counts(self) -> dict[str, int]:
         return {split: len(images) for split, images in self.splits.items()}
 
-    def take_class(self, folder: Path, label: int) -> list[Listed]:
-        """list of `Listed`: the images of a class whose folder is given."""
+    def take_class(self, folder: Path, label: int) -> list[ImageEntry]:
+        """list of `ImageEntry`: the images of a class whose folder is given."""
         found = find_below(folder, "add some, or move or delete the folder if it is no class")
         inner = {file.parent for file in found.images} - {folder}
         names = {path.relative_to(folder).parts[0] for path in inner}
         self.inner.setdefault(self.wnids[label], set()).update(names)
         return self.take(found, label)
 
-    def take(self, found: Found, label: int) -> list[Listed]:
-        """list of `Listed`: the images of a class; what else was found is noted."""
+    def take(self, found: Found, label: int) -> list[ImageEntry]:
+        """list of `ImageEntry`: the images of a class; what else was found is noted."""
         self.faulty += [(self.name_of(file), fault) for file, fault in found.faulty]
         self.aside += map(self.name_of, found.aside)
         names = map(self.name_of, found.images)
-        return [Listed(name, label) for name in sorted(names, key=os.fsencode)]
+        return [ImageEntry(name, label) for name in sorted(names, key=os.fsencode)]
 
     def note_loose(self, folder: Path, outer: Path | None = None) -> None:
         """Note the files that lie beside class folders: images and broken links are missed.

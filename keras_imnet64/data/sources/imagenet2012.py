@@ -13,7 +13,7 @@ from keras_imnet64.data.sources import image_folders as folders
 from keras_imnet64.data.sources import layout
 from keras_imnet64.data.sources.archives import imagenet_wnids, tfds_file
 from keras_imnet64.data.sources.finding import list_folder, sort_files
-from keras_imnet64.data.stores.indexing import Listed
+from keras_imnet64.data.stores.indexing import ImageEntry
 
 TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 NUM_TRAIN, NUM_VALIDATION = 1_281_167, 50_000
@@ -61,7 +61,7 @@ def _with_flat_validation(root, train, validation, found):
         listing.splits["train"] += listing.take_class(folder, label)
     names = [image.name for image in listing.take(found, 0)]
     for name, label in _labelled(root, names, listing.wnids):
-        listing.splits["validation"].append(Listed(name, label))
+        listing.splits["validation"].append(ImageEntry(name, label))
     return listing
 
 
@@ -123,7 +123,7 @@ def _from_tars(root, progress):
         wnids,
         {
             "train": [
-                Listed(TRAIN_TAR, label, offset, size, name)
+                ImageEntry(TRAIN_TAR, label, offset, size, name)
                 for label, wnid in enumerate(wnids)
                 for name, offset, size in sorted(classes[wnid])
             ],
@@ -157,7 +157,7 @@ def _validation(path, wnids):
                 raise UserError(f"{path} holds {name} twice")
             members[name] = member
     return [
-        Listed(path.name, label, members[name].offset_data, members[name].size, name)
+        ImageEntry(path.name, label, members[name].offset_data, members[name].size, name)
         for name, label in _labelled(path, sorted(members), wnids)
     ]
 
@@ -237,5 +237,5 @@ def _in_tfrecord(shard, num_classes):
             if not 0 <= label < num_classes:
                 raise UserError(f"{shard} has an image of class {label}")
             offset, name = begin + content.index(image), name.decode(errors="replace")
-            found.append(Listed(shard.name, label, offset, len(image), name))
+            found.append(ImageEntry(shard.name, label, offset, len(image), name))
     return found

@@ -58,11 +58,13 @@ def clean(name=None, *, data_dir=None, cache_dir=None, dry_run=False):
 def _all_rows(data_dir, cache_dir):
     """The table's rows, and those of sets with names of their own that lie here."""
     rows = dict(datasets.DATASETS)
-    packed = datasets.locations_of(rows[datasets.OWN], data_dir, cache_dir)[0].packed_dir.parent
+    packed = datasets.locations_of(rows[datasets.IMAGE_FOLDER], data_dir, cache_dir)[
+        0
+    ].packed_dir.parent
     for folder in sorted(packed.glob("*")) + sorted(packed.glob(".*")):
         own = folder.name.removeprefix(".").partition(f".{packing.WORD}@")[0]
         own = own.removesuffix(places.SUFFIX)
-        for kind in (datasets.OWN, datasets.SMALL):
+        for kind in (datasets.IMAGE_FOLDER, datasets.DOWNSAMPLED):
             if own.startswith(f"{kind}_"):
                 name = f"{kind}/{own.removeprefix(f'{kind}_')}"
                 with contextlib.suppress(UserError):  # another's folder

@@ -154,7 +154,7 @@ def _target(name, size, resize_filter, store, data_dir, cache_dir):
         _, place = datasets.locations_of(dataset, data_dir, cache_dir)
     else:
         suffix = "" if resize_filter == "box" else f"_{resize_filter}"
-        dataset = datasets.find_dataset(f"{datasets.SMALL}/{own_name}_{size}x{size}{suffix}")
+        dataset = datasets.find_dataset(f"{datasets.DOWNSAMPLED}/{own_name}_{size}x{size}{suffix}")
         verified, unverified = datasets.locations_of(dataset, data_dir, cache_dir)
         place = verified if store.verified else unverified
     return _Target(place, file_names, wnids, class_names)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from class_folders import indexed
-from toy_store import pictures, write
+from toy_store import random_images, write
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.work_folders import new_work_folder
@@ -26,7 +26,7 @@ def fill(path, num_bytes):
 
 def pack(data_dir, store=STORE, splits=("train", "validation")):
     for split in splits:
-        write(data_dir / "packed" / store / split, *pictures())
+        write(data_dir / "packed" / store / split, *random_images())
 
 
 def download(data_dir, archive, num_bytes, builders=("imagenet_resized",)):
