@@ -61,7 +61,7 @@ def copy_of(packed, spare, **files):
 
 
 def with_sizes(path):
-    """Let meta.json state the sizes that the files have, as one who means harm would."""
+    """Makes meta.json state the sizes that the files have, as an attacker would."""
     meta = json.loads((path / "meta.json").read_text())
     meta["bytes"] = {name: (path / name).stat().st_size for name in meta["bytes"]}
     (path / "meta.json").write_text(json.dumps(meta))
@@ -94,7 +94,7 @@ def test_a_store_with_an_edited_meta(packed, spare):
 
 
 @pytest.mark.parametrize("content", [b"", b"[" * 10**5, b"9" * 5000, b"\xff\xfe", b"null", b"{}"])
-def test_a_store_whose_meta_is_something_else(content, packed, spare):
+def test_a_store_whose_meta_is_no_meta(content, packed, spare):
     with pytest.raises(UserError, match=r"meta\.json"):
         open_store(copy_of(packed, spare, **{"meta.json": content}))
 

@@ -7,6 +7,12 @@ import numpy as np
 from keras_imnet64.records import StoreMeta
 
 
+def class_counts(labels: np.ndarray, num_classes: int) -> list[int]:
+    """Returns the number of labels in each class; labels lie in 0..num_classes - 1."""
+    counts: list[int] = np.bincount(labels, minlength=num_classes).tolist()
+    return counts
+
+
 class StoreBase:
     """One split of a data set.
 

@@ -34,6 +34,7 @@ from keras_imnet64.data.images.views import (
     rgb,
     turned,
 )
+from keras_imnet64.data.stores.base import class_counts
 from keras_imnet64.data.stores.encoded import (
     CONVERTED,
     HASH_BYTES,
@@ -45,7 +46,6 @@ from keras_imnet64.data.stores.encoded import (
 from keras_imnet64.data.stores.opening import open_store
 from keras_imnet64.data.stores.packing import (
     SLACK_BYTES,
-    class_counts,
     file_sizes,
     new_store,
     publish_store,
@@ -92,7 +92,7 @@ def write_index(
     class_names: Sequence[str],
     source: str,
     verified: bool,
-    skipped: list[tuple[Path | str, str]] | None = None,
+    skipped: list[tuple[str, str]] | None = None,
     progress: PackProgress | None = None,
 ) -> EncodedStore:
     """Indexes a list of images into the folder `path`, replacing what was there.
@@ -169,7 +169,7 @@ class _Index:
     def add_images(
         self,
         entries: Sequence[ImageEntry],
-        skipped: list[tuple[Path | str, str]] | None,
+        skipped: list[tuple[str, str]] | None,
         progress: PackProgress | None,
     ) -> None:
         """Examines all images in threads, and adds them in their order."""

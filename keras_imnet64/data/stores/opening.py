@@ -4,12 +4,11 @@ import os
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
-
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.files import JSON_BYTES, parse_json, read_small
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.core.validation import parse_record
+from keras_imnet64.data.stores.base import class_counts
 from keras_imnet64.data.stores.encoded import EncodedStore, open_encoded
 from keras_imnet64.data.stores.files import check_size, damaged
 from keras_imnet64.data.stores.raw import RawStore, open_raw
@@ -46,7 +45,9 @@ def open_store(path: StrPath, in_memory: str = "auto") -> Store:
         store = open_raw(path, meta, in_memory)
     else:
         store = open_encoded(path, meta)
-    if _class_counts(store.labels, len(meta.wnids)) != meta.class_counts:
+    num_classes = len(meta.wnids)
+    in_range = store.labels.min() >= 0 and store.labels.max() < num_classes
+    if not in_range or class_counts(store.labels, num_classes) != meta.class_counts:
         raise damaged(path / "labels.npy", "holds other labels than meta.json counts")
     return store
 
@@ -74,11 +75,3 @@ def _read_meta(path: Path) -> RawStoreMeta | EncodedStoreMeta:
         return parse_record(META_TYPES[found], text)
     except ValueError as error:
         raise damaged(file, f"cannot be used: {error}") from None
-
-
-def _class_counts(labels: np.ndarray, num_classes: int) -> list[int] | None:
-    """Returns the number of labels in each class, or None if a label is of no class."""
-    if labels.min() < 0 or labels.max() >= num_classes:
-        return None
-    counts: list[int] = np.bincount(labels, minlength=num_classes).tolist()
-    return counts

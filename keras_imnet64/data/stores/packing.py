@@ -24,6 +24,7 @@ from keras_imnet64.core.work_folders import (
     report_failed_write,
     work_folder,
 )
+from keras_imnet64.data.stores.base import class_counts
 from keras_imnet64.data.stores.moments import add_sums, save_sums
 from keras_imnet64.data.stores.opening import is_store, open_store
 from keras_imnet64.data.stores.raw import RawStore
@@ -148,12 +149,6 @@ def write_meta(folder: Path, meta: StoreMeta) -> None:
 def file_sizes(folder: Path) -> dict[str, int]:
     """Returns {name: bytes} of the files in a folder."""
     return {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-
-
-def class_counts(labels: np.ndarray, num_classes: int) -> list[int]:
-    """Returns the number of labels in each class."""
-    counts: list[int] = np.bincount(labels, minlength=num_classes).tolist()
-    return counts
 
 
 def other_writer(path: Path) -> int | None:

@@ -85,13 +85,13 @@ write_store(sys.argv[1], batches(), dataset="toy", split="train", count=4, image
     assert [p.name for p in tmp_path.iterdir()] == ["train"]
 
 
-def test_a_folder_that_cannot_be_written_is_the_users_to_mend(tmp_path):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match=r"cannot write below .*file.*--cache-dir"):
         write(tmp_path / "file" / "packed" / "train", *random_images())
 
 
-def test_leftovers_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path):
+def test_work_folders_of_dead_writers_go_and_those_of_living_writers_stay(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host = socket.gethostname()

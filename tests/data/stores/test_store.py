@@ -70,6 +70,12 @@ def test_a_folder_without_meta_is_not_a_store(packed):
         open_store(packed)
 
 
+def test_class_names_that_are_not_utf_8_are_read(packed):
+    """`paths.portable` writes such bytes of the names of folders as lone surrogates."""
+    rewrite_meta(class_names=["ant", "bee", "caf\udce9"])(packed)
+    assert open_store(packed).class_names[2] == "caf\udce9"
+
+
 def cut_short(folder):
     file = folder / "images.npy"
     os.truncate(file, file.stat().st_size - 1)
@@ -88,7 +94,7 @@ def swap_labels(folder):
 
 
 def replace_images(folder):
-    """Another array of the same file size."""
+    """An array of another shape whose file has the same size."""
     np.save(folder / "images.npy", np.zeros((SIZE, COUNT, SIZE, 3), np.uint8))
 
 
@@ -102,6 +108,15 @@ def replace_images(folder):
         (rewrite_meta(kind="folded"), r"meta\.json has kind and format version .*folded"),
         (rewrite_meta(kind=["raw"]), r"meta\.json has kind and format version .*raw"),
         (rewrite_meta(kind="encoded"), r'meta\.json cannot be used: its "root" is missing'),
+        (rewrite_meta(count=0), r'meta\.json cannot be used: its "count" is wrong'),
+        (rewrite_meta(count=True), r'meta\.json cannot be used: its "count" is wrong'),
+        (rewrite_meta(digest=7), r'meta\.json cannot be used: its "digest" is wrong'),
+        (rewrite_meta(bytes={}), r'meta\.json cannot be used: its "bytes" does not name the files'),
+        (
+            rewrite_meta(wnids=["a", "a", "b"]),
+            "does not have one id, name and count for each class",
+        ),
+        (rewrite_meta(class_names=["ant"]), "does not have one id, name and count for each class"),
         (rewrite_meta(count=COUNT + 1), r"images\.npy holds uint8 \[11, 4, 4, 3\]"),
         (swap_labels, r"labels\.npy holds other labels"),
         (replace_images, r"images\.npy holds uint8 \[4, 11, 4, 3\]"),
