@@ -104,7 +104,7 @@ class DatasetInfo:
     or a part of them.
 
     Attributes:
-        num_classes: None where only the images tell, and they are not packed.
+        num_classes: None where it depends on the user's images, and they are not packed.
         class_ids, class_names: of the first five classes.
         verified: None if the data set is neither packed nor built.
         splits: images by split, None where unknown.

@@ -30,8 +30,8 @@ class Dataset:
 
     Attributes:
         name: what recipes and commands call it.
-        image_size: pixels per side; None for images of any size, which a recipe gives one.
-        num_classes: K; None where only the images tell.
+        image_size: pixels per side; None for images of any size, for which recipes choose one.
+        num_classes: K; None where it depends on the user's images.
         splits: images in "train" and "validation", as the name promises them, or None.
         description: one sentence.
         make: the function of `prepare` that makes its stores from a `prepare.Request`.
@@ -39,12 +39,12 @@ class Dataset:
         builder: TFDS' name of the builder; empty where the images do not come through TFDS.
         unverified_builder: the same for unverified archives.
         has_file_per_image: whether damaged images can be left out one by one.
-        resize_filter: how images are resized that a model of this set predicts: as the set's own
-            were downsampled, where that is known.
-        embedded: whether it can be made on the spot, with nothing to download.
+        resize_filter: how `predict` resizes images for a model of this set: as the set itself was
+            downsampled, where that is known.
+        embedded: whether this package draws the images, with nothing to download.
         source_hint: an example of --source, for messages.
-        promises_images: whether the name says which images they are; where it does not, any
-            images are what it promises, and so are verified.
+        promises_images: whether the name stands for certain images. Under another name, such as
+            `image_folder`, any images count as verified.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Encoded images into uint8 images of one size: TensorFlow decodes a window, which is resized.
+"""Decodes images of encoded stores to one size: TensorFlow decodes a window, which is resized.
 
 The pixels are those of torchvision's transforms on Pillow's images. Of a JPEG only the rows and
 columns within the window are computed.
@@ -20,9 +20,9 @@ from keras_imnet64.data.stores.encoded import FIRST_TRANSPOSED, EncodedStore, Im
 from keras_imnet64.data.stores.opening import Store
 
 MARGIN = 2  # pixels beyond a crop, because two pixels of a JPEG may share one colour
-UNDECODABLE = re.compile("JPEG|PNG")  # what TensorFlow names where it cannot decode
-JPEG_SIGNATURE = b"\xff\xd8\xff"  # as TensorFlow's `is_jpeg` looks for
-REGION = 9  # numbers that say what of an image is decoded
+UNDECODABLE = re.compile("JPEG|PNG")  # named in the errors of TensorFlow's decoders
+JPEG_SIGNATURE = b"\xff\xd8\xff"  # that TensorFlow's `is_jpeg` looks for
+REGION = 9  # numbers for each image, see `regions`
 BACKWARD_ROWS, BACKWARD_COLUMNS = (3, 4, 6, 7), (2, 3, 7, 8)  # EXIF orientations, as decoded
 
 Boxes: TypeAlias = Mapping[str, np.ndarray]  # "top", "left", "height", "width": integers [M]
@@ -46,7 +46,7 @@ def regions_of(
 
 
 def regions(boxes: Boxes, sizes: np.ndarray, orientations: np.ndarray) -> np.ndarray:
-    """Returns what `decode` has to decode of each image, and what to show of that.
+    """Returns which window `decode` decodes of each image, and which box of the window is shown.
 
     Args:
         boxes: boxes in the images as they are shown.
@@ -179,7 +179,7 @@ def as_run_failed(store: Store) -> Iterator[None]:
 def _failure_of(store: EncodedStore, error: Exception) -> ImageFailed | None:
     """Returns the failure that names the image, or None if no image is the reason.
 
-    TensorFlow does not say which image it cannot decode: those that were read last are tried.
+    TensorFlow does not name the image that it cannot decode, so the images read last are tried.
     """
     if store.failure is not None or not UNDECODABLE.search(str(error)):
         return store.failure

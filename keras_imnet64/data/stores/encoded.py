@@ -34,8 +34,8 @@ RECORD = np.dtype(
         ("orientation", "<i4"),  # of EXIF, see `views.UPRIGHT`
     ]
 )
-MAX_NAME_BYTES = 4096  # of a file below the root, which is the most that Linux takes
-MAX_RECENT = 4096  # images that are read ahead at most, roughly
+MAX_NAME_BYTES = 4096  # of a file below the root, the limit of Linux
+MAX_RECENT = 4096  # roughly as many images as a pipeline reads ahead
 FIRST_TRANSPOSED = 5  # EXIF orientations from here on exchange height and width
 
 
@@ -43,7 +43,7 @@ class ImageFailed(RunFailed):
     """An indexed image can no longer be read or decoded.
 
     Attributes:
-        fault: what is wrong, in words that begin with the file.
+        fault: what is wrong; begins with the path of the file.
         store, position: which image it is.
     """
 

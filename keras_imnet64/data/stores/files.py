@@ -1,4 +1,4 @@
-"""The files of a store: each is checked before anything relies on it."""
+"""Opens the files of a store, and checks each before other modules rely on its content."""
 
 from pathlib import Path
 

@@ -53,8 +53,8 @@ class _Sums:
 def moments(store: Store, positions: np.ndarray | None = None) -> Moments:
     """Returns mean image, channel means and standard deviations of a store, or of a part of it.
 
-    For a whole raw store the sums made at packing time are read. For a part, the part or what it
-    leaves out is summed, whichever is smaller: the sums are integers, so both ways agree exactly.
+    A whole raw store has sums from packing time. For a part of a store, the images of the part or
+    the other images are summed, whichever are fewer: sums are integers, so both agree exactly.
 
     Args:
         positions: integers in 0..N-1, or None for all images.

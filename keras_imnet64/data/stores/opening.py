@@ -1,4 +1,4 @@
-"""Opens a store of either kind, after checking that its files are what its `meta.json` says."""
+"""Opens a store of either kind, after checking that its files match its `meta.json`."""
 
 import os
 from pathlib import Path

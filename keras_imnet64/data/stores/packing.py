@@ -1,4 +1,4 @@
-"""Writes packed stores: a stream of images becomes a folder that is whole or not there.
+"""Writes packed stores: a stream of images becomes a folder, complete or not at all.
 
 `raw` describes what lies in a store, `moments` how its images are summed; the images come from
 `sources`.
@@ -244,7 +244,7 @@ class _Packer:
         """Returns a batch as a contiguous array, or raises a UserError if it is not as announced.
 
         Args:
-            done: how many images came before it.
+            done: how many images came before the batch.
         """
         images = np.ascontiguousarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != self.shape:
