@@ -219,7 +219,7 @@ def another_precision(place):
     command="data prepare imagenet_resized/8x8 --data-dir data",
 )
 def no_network(place):
-    name = "keras_imnet64.data.sources.imagenet_resized.why_not_offered"
+    name = "keras_imnet64.data.sources.imagenet_resized.unavailable_reason"
     place.patch.setattr(name, lambda sizes: "there is no network")
 
 

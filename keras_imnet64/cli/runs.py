@@ -14,7 +14,7 @@ from keras_imnet64.cli.frame import (
     recipe_option,
 )
 from keras_imnet64.core.console import show, show_table, write_text
-from keras_imnet64.core.errors import UserError, in_words, printable
+from keras_imnet64.core.errors import UserError, first_few, printable
 
 
 def format_names():
@@ -441,7 +441,7 @@ def notes_on(result):
         which = ", the averaged weights" if averaged else ""
         yield f'The network is the one under "{prefix}"{which}.'
     if others:
-        listed = in_words([f'"{other}"' for other in others])
+        listed = first_few([f'"{other}"' for other in others])
         yield f"The file also holds {listed}; --prefix takes that instead."
     if left_out:
-        yield f"Not taken, for they are no part of the network: {in_words(left_out)}."
+        yield f"Not taken, for they are no part of the network: {first_few(left_out)}."

@@ -11,7 +11,7 @@ import stat
 import zipfile
 from pathlib import Path
 
-from keras_imnet64.core.errors import UserError, in_words, reason, shortened
+from keras_imnet64.core.errors import UserError, first_few, reason, shortened
 from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.core.zips import open_zip
 
@@ -208,4 +208,4 @@ def _folder(path):
 
 def _with(names):
     """ " with a, b and 3 more" for names of files; nothing where there are none."""
-    return f" with {in_words([shortened(name, 60) for name in names])}" if names else ""
+    return f" with {first_few([shortened(name, 60) for name in names])}" if names else ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_imnet64.core.errors import UserError, in_words
+from keras_imnet64.core.errors import UserError, first_few
 from keras_imnet64.models import MOST_CLASSES, MOST_PIXELS, find_model
 
 THEIR_VARIABLE = {
@@ -175,21 +175,21 @@ def check_fit(model, tensors, arrays, who):
     if missing:
         raise UserError(
             f"{who} lacks what {model.name} needs: "
-            f"{in_words([f'{t.name} {list(t.shape)}' for t in missing])}; {OF_ANOTHER}"
+            f"{first_few([f'{t.name} {list(t.shape)}' for t in missing])}; {OF_ANOTHER}"
         )
     others = [t for t in tensors if tuple(arrays[t.name].shape) not in t.shapes]
     if others:
         theirs = [f"{t.name} is {list(arrays[t.name].shape)}, {list(t.shape)} here" for t in others]
         raise UserError(
             f"{who} does not fit {model.name} at {model.input.shape[1]} pixels: "
-            f"{in_words(theirs)}; {_remedy(model, others, arrays)}"
+            f"{first_few(theirs)}; {_remedy(model, others, arrays)}"
         )
     left = sorted(set(arrays) - {t.name for t in tensors})
     counters = {t.name.replace("running_mean", COUNTERS) for t in tensors}
     left = [name for name in left if name not in counters]
     if left:
         raise UserError(
-            f"{who} has what {model.name} has no place for: {in_words(left)}; {OF_ANOTHER}"
+            f"{who} has what {model.name} has no place for: {first_few(left)}; {OF_ANOTHER}"
         )
     integers = [t.name for t in tensors if str(arrays[t.name].dtype) not in FLOATS]
     if integers:

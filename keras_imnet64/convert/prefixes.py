@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from keras_imnet64.convert.tensor_files import joined, without_wrappers
-from keras_imnet64.core.errors import UserError, in_words
+from keras_imnet64.core.errors import UserError, first_few
 
 AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?)(?=[._])", re.IGNORECASE)
 STEPS_AVERAGED = "n_averaged"  # of AveragedModel, no part of the network
@@ -119,7 +119,7 @@ def _nearest(states, first, classifiers, who):
     names = [joined(where, name) for where, tensors in states.items() for name in tensors]
     raise UserError(
         f"{who} has no classifier {' or '.join(classifiers)} [classes, features] beside {first}, "
-        f"but {in_words(names)}; name the network that it was trained with"
+        f"but {first_few(names)}; name the network that it was trained with"
     )
 
 
@@ -155,4 +155,4 @@ def _asked(roots, prefix, who):
 
 
 def _quoted(roots):
-    return in_words([f'"{joined(*root)}"' for root in roots])
+    return first_few([f'"{joined(*root)}"' for root in roots])

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.paths import os_error_text
-from keras_imnet64.core.zips import TEXT_BYTES, open_zip, read_member
+from keras_imnet64.core.zips import MAX_TEXT_BYTES, open_zip, read_member
 
 AS_STATE = (
     "where you trust it, load it in Python and save the state_dict() of the network with "
@@ -131,6 +131,6 @@ def _is_one_object(path, name):
     try:
         with open_zip(path) as archive:
             member = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-            return read_member(archive, member, TEXT_BYTES).startswith(beginning)
+            return read_member(archive, member, MAX_TEXT_BYTES).startswith(beginning)
     except zipfile.BadZipFile:  # damaged, or of torch before 1.6
         return False

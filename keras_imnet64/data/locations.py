@@ -147,9 +147,9 @@ class DatasetLocation:
         import_tensorflow()
         from keras_imnet64.data.sources import imagenet_resized
 
-        return imagenet_resized.builder_of(
-            self.builder_name, self.dataset.image_size, self.data_dir
-        )
+        size = self.dataset.image_size
+        assert size is not None  # what comes through TFDS has one size
+        return imagenet_resized.builder_of(self.builder_name, size, self.data_dir)
 
 
 def _folder_bytes(folder: Path) -> int:

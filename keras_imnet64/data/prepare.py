@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_imnet64.core.errors import UserError, in_words, printable
+from keras_imnet64.core.errors import UserError, first_few, printable
 from keras_imnet64.core.paths import portable
 from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.data.locations import Dataset, DatasetLocation
@@ -76,7 +76,8 @@ def _build(
         if location.verified:
             paths = archives.verify(source, wanted, progress)
         else:
-            paths, counts = archives.check_layout(source, wanted, size, num_classes, progress)
+            checked = archives.check_layout(source, wanted, size, num_classes, progress)
+            paths, counts = checked.paths, checked.counts
             _require_room(location, counts, download=False)
     if location.verified and location.built():
         return
@@ -163,7 +164,7 @@ def from_image_files(request: Request) -> dict[str, Store]:
     with tiny_imagenet.open_tree(request.source) as tree:
         listing = tiny_imagenet.read_listing(tree)
         _leave_out(listing.unused, sum(map(len, listing.files.values())), request.source, request)
-        unexpected = listing.unexpected(archives.imagenet_wnids())
+        unexpected = listing.mismatch(archives.imagenet_wnids())
         if unexpected and not request.allow_unverified:
             raise UserError(
                 f"{request.source} is not Tiny ImageNet: {unexpected}; pass the usual "
@@ -228,7 +229,7 @@ def from_imagenet2012(request: Request) -> dict[str, Store]:
             f"{imagenet2012.VALIDATION_TAR}, which image-net.org gives after a login: put them "
             f"into {manual}, or pass their folder, or one with train/ and val/, with --source"
         )
-    return _index(request, listing, imagenet2012.unexpected(listing))
+    return _index(request, listing, imagenet2012.mismatch(listing))
 
 
 def from_imagenet21k(request: Request) -> dict[str, Store]:
@@ -350,7 +351,7 @@ def _warn_of_lost_classes(
     listed = {image.label for image in listing.splits["validation"]}
     lost = sorted(listed - set(validation.labels.tolist()))
     if lost:
-        note = folders.unscored([listing.wnids[label] for label in lost], "validation")
+        note = folders.unscored_note([listing.wnids[label] for label in lost], "validation")
         say(f"note: {note}")
 
 
@@ -394,12 +395,12 @@ def _describe(listing: folders.Listing, say: Callable[[str], None]) -> None:
     """Tells the user which classes and splits were recognised, and which files were ignored."""
     counts = " + ".join(f"{count:,}" for count in listing.counts().values())
     where = f" in {listing.folders}" if listing.folders else ""
-    classes = printable(in_words(listing.wnids, MAX_NAMES))
+    classes = printable(first_few(listing.wnids, MAX_NAMES))
     say(f"{len(listing.wnids):,} classes{where} ({counts} images): {classes}")
     for note in listing.notes:
         say(f"note: {note}")
-    if listing.aside:
-        say(f"left aside: {printable(in_words(listing.aside, MAX_NAMES))}")
+    if listing.ignored:
+        say(f"left aside: {printable(first_few(listing.ignored, MAX_NAMES))}")
 
 
 def _class_names(wnids: Sequence[str]) -> list[str]:

@@ -20,7 +20,8 @@ from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.library_logs import import_tensorflow, silence_libraries
 from keras_imnet64.data import datasets
-from keras_imnet64.data.images.views import View, read_image, turn_upright
+from keras_imnet64.data.images.reading import read_image, turn_upright
+from keras_imnet64.data.images.views import View
 from keras_imnet64.data.sources import shapes
 from keras_imnet64.export.formats import FORMATS
 from keras_imnet64.models.contract import contract_of, names_of

@@ -11,7 +11,7 @@ from keras_imnet64.backend.devices import choose_backend, choose_indices, take_d
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.library_logs import silence_libraries
-from keras_imnet64.core.progress_bars import CallBar
+from keras_imnet64.core.progress_bars import PackingBar
 from keras_imnet64.recipe.costs import outline_of
 from keras_imnet64.recipe.loading import check_recipe, parse_toml
 
@@ -43,7 +43,7 @@ def _look(recipe, devices, where):
 
     recipe = check_recipe(parse_toml(recipe))
     outline_of(recipe)
-    with keras_defaults(), CallBar() as progress:
+    with keras_defaults(), PackingBar() as progress:
         make_stream(
             recipe, load_data(recipe, where.get("data-dir"), where.get("cache-dir"), progress)
         )

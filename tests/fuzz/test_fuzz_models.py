@@ -16,7 +16,7 @@ from keras_imnet64.convert.namings import FLOATS
 from keras_imnet64.convert.prefixes import find_network
 from keras_imnet64.convert.tensor_files import Held, read_tensors
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.zips import TEXT_BYTES
+from keras_imnet64.core.zips import MAX_TEXT_BYTES
 from keras_imnet64.models.ship import load_model, model_info, ship
 
 SMALL = st.none() | st.booleans() | st.integers(-300, 300) | st.floats() | st.text(max_size=12)
@@ -101,7 +101,7 @@ def sequential(*layers):
         ({"config.json": b"{}"}, "cannot be loaded as a Keras model"),
         ({"config.json": b"[" * 100_000}, "nested too deeply"),
         ({"config.json": b'{"a":' * 500 + b"1" + b"}" * 500}, "nested too deeply"),
-        ({"config.json": b" " * TEXT_BYTES + b"{}"}, "more than 50,331,648"),
+        ({"config.json": b" " * MAX_TEXT_BYTES + b"{}"}, "more than 50,331,648"),
         ({"config.json": sequential(layer("Swin", "foo.layers"))}, "needs the package foo"),
         ({"config.json": sequential(layer("Lambda"))}, "has a Lambda layer"),
         ({"config.json": sequential(layer("TFSMLayer"))}, "has a TFSMLayer layer"),

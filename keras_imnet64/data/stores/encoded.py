@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.paths import native
-from keras_imnet64.data.images.views import UPRIGHT
+from keras_imnet64.data.images.reading import UPRIGHT
 from keras_imnet64.data.stores.base import StoreBase
 from keras_imnet64.data.stores.files import damaged, map_array, read_array
 from keras_imnet64.records import EncodedStoreMeta
@@ -31,7 +31,7 @@ RECORD = np.dtype(
         ("length", "<i8"),
         ("height", "<i4"),  # in pixels, as decoded
         ("width", "<i4"),
-        ("orientation", "<i4"),  # of EXIF, see `views.UPRIGHT`
+        ("orientation", "<i4"),  # of EXIF, see `reading.UPRIGHT`
     ]
 )
 MAX_NAME_BYTES = 4096  # of a file below the root, the limit of Linux

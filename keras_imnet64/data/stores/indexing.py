@@ -24,15 +24,15 @@ from keras_imnet64.core.library_logs import import_tensorflow
 from keras_imnet64.core.paths import portable
 from keras_imnet64.core.types import PackProgress
 from keras_imnet64.core.validation import read_record
-from keras_imnet64.data.images.damage import JPEG_KINDS, check_undamaged
-from keras_imnet64.data.images.views import (
+from keras_imnet64.data.images.damage import JPEG_FORMATS, check_undamaged
+from keras_imnet64.data.images.reading import (
     Unreadable,
-    as_sentences,
-    opened,
-    orientation_of,
-    readable,
-    rgb,
-    turned,
+    apply_orientation,
+    exif_orientation,
+    open_image,
+    report_image_errors,
+    report_unreadable,
+    to_rgb,
 )
 from keras_imnet64.data.stores.base import class_counts
 from keras_imnet64.data.stores.encoded import (
@@ -55,7 +55,7 @@ from keras_imnet64.data.stores.packing import (
 from keras_imnet64.records import EncodedStoreMeta
 
 CHUNK = 256  # images in work at a time, which bounds memory
-UNCONVERTED_KINDS = {(kind, mode) for kind in (*JPEG_KINDS, "PNG") for mode in ("L", "RGB")}
+UNCONVERTED_KINDS = {(kind, mode) for kind in (*JPEG_FORMATS, "PNG") for mode in ("L", "RGB")}
 BYTES_PER_IMAGE = 240  # of the index, with names of usual length
 
 
@@ -197,10 +197,10 @@ class _Index:
         """
         file, shown_path = self.root / entry.name, self._path_of(entry)
         try:
-            with readable(file):
+            with report_unreadable(file):
                 if not file.is_file():  # a pipe would never end
                     raise UserError(f"{shown_path} is not a file")
-            with as_sentences(shown_path):
+            with report_image_errors(shown_path):
                 content = _read_entry(file, entry)
                 if not content:
                     raise UserError(f"{shown_path} is empty")
@@ -301,14 +301,14 @@ def examine_image(content: bytes, path: str) -> ExaminedImage:
 
     Raises:
         UserError: it is of a kind that is not taken.
-        Exception: it is damaged: a Damage, or whatever Pillow raises.
+        Exception: it is damaged: a DamagedImage, or whatever Pillow raises.
     """
-    with opened(io.BytesIO(content), path) as image:
+    with open_image(io.BytesIO(content), path) as image:
         is_clean = check_undamaged(content, image.format)
         image.load()
-        orientation = orientation_of(image)
+        orientation = exif_orientation(image)
         is_plain = (image.format, image.mode) in UNCONVERTED_KINDS and not _needs_pillow(image)
-        colours = rgb(image, path)
+        colours = to_rgb(image, path)
         is_progressive = "progressive" in image.info
         is_kept = (
             is_clean
@@ -316,7 +316,7 @@ def examine_image(content: bytes, path: str) -> ExaminedImage:
             and _training_sees(np.asarray(colours), content, is_progressive=is_progressive)
         )
         if not is_kept:
-            colours, orientation = turned(colours, orientation), 1
+            colours, orientation = apply_orientation(colours, orientation), 1
     pixels = np.asarray(colours)
     return ExaminedImage(
         length=len(content),
