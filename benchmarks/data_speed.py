@@ -59,11 +59,24 @@ def measure_rate(batches: Iterable[Any]) -> float:
 def measure_ours(case: str) -> float:
     from keras_imnet64.data.augment import check_augment
     from keras_imnet64.data.selection import select
-    from keras_imnet64.data.stores.store import RawStore
+    from keras_imnet64.data.stores.raw import RawStore
     from keras_imnet64.data.stream import TrainingStream
+    from keras_imnet64.records import RawStoreMeta
 
     _, mirror, steps = CASES[case]
-    meta = {"wnids": ["a"], "class_names": ["a"], "image_size": SIZE, "dataset": "drawn"}
+    meta = RawStoreMeta(
+        dataset="drawn",
+        source="",
+        verified=True,
+        split="train",
+        count=NUM_IMAGES,
+        image_size=SIZE,
+        wnids=["a"],
+        class_names=["a"],
+        class_counts=[NUM_IMAGES],
+        digest="",
+        file_sizes=dict.fromkeys(RawStoreMeta.FILES[1], 0),
+    )
     store = RawStore(None, meta, random_images(), np.zeros(NUM_IMAGES, "int32"))
     stream = TrainingStream(
         select(store),

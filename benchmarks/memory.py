@@ -78,7 +78,7 @@ def bytes_after_epochs(path: str) -> Iterator[int]:
     """Yields the anonymous bytes of this process after each epoch over the store."""
     from keras_imnet64.data.augment import check_augment
     from keras_imnet64.data.selection import select
-    from keras_imnet64.data.stores.store import open_store
+    from keras_imnet64.data.stores.opening import open_store
     from keras_imnet64.data.stream import TrainingStream
 
     stream = TrainingStream(

@@ -6,11 +6,15 @@ writes records as JSON.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
 
+from keras_imnet64.core.paths import is_portable
 from keras_imnet64.core.types import JsonObject
+
+Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
+PositiveCount: TypeAlias = Annotated[int, Field(gt=0, lt=2**63)]
 
 # ------------------------------------------------------------------------------------- model files
 
@@ -84,6 +88,120 @@ class Scores:
     top5: float  # percent
     loss: float  # cross-entropy in nats
     count: int  # of images
+
+
+# ------------------------------------------------------------------------------ stores of images
+
+FilesByVersion: TypeAlias = dict[int, set[str]]  # names of a store's files beside meta.json
+_ENCODED_1 = {"files.npy", "pictures.npy", "moments.npy", "labels.npy", "converted.bin"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreMeta:
+    """`meta.json` of a store, the part that raw and encoded stores have in common.
+
+    Attributes:
+        source: where the images came from, for people.
+        verified: whether the images are known to be those that the name of the data set promises.
+        class_counts: images of each class, in label order.
+        wnids: class ids, in label order.
+        class_names: names for people, in label order.
+        digest: SHA-256 (hex) of images and labels.
+        file_sizes: {name: bytes} of the other files of the store.
+    """
+
+    FILES: ClassVar[FilesByVersion]
+
+    kind: str
+    format_version: int
+    dataset: str
+    source: str
+    verified: bool
+    split: str
+    count: PositiveCount
+    class_counts: list[Count]
+    wnids: list[str]
+    class_names: list[str]
+    digest: str
+    file_sizes: Annotated[dict[str, Count], Field(alias="bytes")]
+
+    def __post_init__(self) -> None:
+        num_classes = len(set(self.wnids))
+        if {len(self.wnids), len(self.class_names), len(self.class_counts)} != {num_classes}:
+            raise ValueError("it does not have one id, name and count for each class")
+        if self.file_sizes.keys() != self.FILES[self.format_version]:
+            raise ValueError('its "bytes" does not name the files of such a store')
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawStoreMeta(StoreMeta):
+    """`meta.json` of a raw store, of images [image_size, image_size, 3]."""
+
+    FILES: ClassVar[FilesByVersion] = {1: {"images.npy", "labels.npy", "moments.npz"}}
+
+    kind: Literal["raw"] = "raw"
+    format_version: Literal[1] = 1
+    image_size: PositiveCount
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedStoreMeta(StoreMeta):
+    """`meta.json` of an encoded store. Stores of format 1 have no hashes of their images.
+
+    Attributes:
+        root: the folder of the image files, as `paths.portable` writes it.
+    """
+
+    FILES: ClassVar[FilesByVersion] = {1: _ENCODED_1, 2: _ENCODED_1 | {"hashes.npy"}}
+
+    kind: Literal["encoded"] = "encoded"
+    format_version: Literal[1, 2] = 2
+    root: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not is_portable(self.root):
+            raise ValueError('its "root" is wrong')
+
+
+# ------------------------------------------------------------------------------------- data sets
+
+DatasetState: TypeAlias = Literal[
+    "packed", "built by TFDS, not packed", "half there", "not prepared"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What is known of a data set and of its state on this machine, as `data info` shows it.
+
+    All of it is of one location: that of verified images, unless only unverified images are there,
+    or a part of them.
+
+    Attributes:
+        num_classes: None where it depends on the user's images, and they are not packed.
+        class_ids, class_names: of the first five classes.
+        verified: None if the data set is neither packed nor built.
+        splits: images by split, None where unknown.
+        digest: of the packed stores, by split.
+        tfds_bytes: of what TFDS has built.
+        source: where the images came from, for people.
+    """
+
+    name: str
+    description: str
+    image_size: int | None
+    num_classes: Annotated[int | None, Field(alias="classes")]
+    class_ids: list[str]
+    class_names: list[str]
+    state: DatasetState
+    verified: bool | None
+    splits: dict[str, int | None]
+    digest: dict[str, str]
+    store_bytes: int
+    tfds_bytes: int
+    location: str | None
+    source: str | None
 
 
 # -------------------------------------------------------------------------- downsampled data sets

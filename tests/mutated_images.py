@@ -23,7 +23,7 @@ from keras_imnet64.data import datasets
 from keras_imnet64.data.augment.crops import BOX
 from keras_imnet64.data.images.reading import to_rgb
 from keras_imnet64.data.stores.decoding import decode, regions_of
-from keras_imnet64.data.stores.encoded import HERE, EncodedStore
+from keras_imnet64.data.stores.encoded import IN_CONVERTED, EncodedStore
 
 NUM_CROPS = 6  # per image
 ENCODINGS = {
@@ -183,7 +183,7 @@ def check_files(
     rng = np.random.default_rng(seed)
     for position, name in enumerate(kept):
         counts["accepted"] += name in files
-        counts["converted"] += int(store.records["file"][position] == HERE)
+        counts["converted"] += int(store.records["file"][position] == IN_CONVERTED)
         if fault := _fault(store, position, root / "train" / "all" / name, rng):
             counts[fault] += 1
             wrong.append(f"{name}: {fault}")

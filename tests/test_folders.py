@@ -1,4 +1,4 @@
-"""Where results go: a folder that cannot take them is refused in one line, before any work."""
+"""Folders for results: one that cannot be used is refused in one line, before any work."""
 
 import os
 import subprocess
@@ -45,7 +45,7 @@ def write_store(path):
         ),
     ],
 )
-def test_a_run_folder_that_cannot_be(use, name, why, tmp_path):
+def test_an_unusable_run_folder_is_refused(use, name, why, tmp_path):
     (tmp_path / "file").write_text("")
     if name[0] == "\udcff":
         os.mkdir(tmp_path / "\udcff")  # a name that is not UTF-8 works
@@ -70,14 +70,14 @@ def test_a_file_is_no_run_folder(tmp_path):
         ("file", "Not a directory"),
     ],
 )
-def test_a_data_folder_that_cannot_be(name, why, tmp_path):
+def test_an_unusable_data_folder_is_refused(name, why, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=f"cannot write below .*{why}.*--cache-dir"):
         write_store(tmp_path / name / "train")
 
 
 @pytest.mark.parametrize("name", [TOO_LONG, "nul\0byte", "nowhere"])
-def test_what_is_not_there_is_no_run(name, tmp_path):
+def test_a_missing_folder_is_no_run(name, tmp_path):
     with pytest.raises(UserError, match="is not a run folder"):
         open_run(tmp_path / name)
 
@@ -91,14 +91,14 @@ def test_what_is_not_there_is_no_run(name, tmp_path):
         "check_folder(folder + '/run')",
         "create_run(folder + '/below/run')",
         "require_space(folder, 1, 'it')",
-        "working_folder(Path(folder) / 'train').__enter__()",
+        "store_work_folder(Path(folder) / 'train').__enter__()",
     ],
 )
-def test_a_folder_of_another_user_is_said_to_be_theirs(call, become):
+def test_the_owner_of_a_folder_is_named(call, become):
     code = f"""
 import os, sys
 from pathlib import Path
-from keras_imnet64.data.stores.packing import require_space, working_folder
+from keras_imnet64.data.stores.packing import require_space, store_work_folder
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.runs import check_folder, create_run
 folder = sys.argv[1]

@@ -98,7 +98,7 @@ def test_imports_point_downward(module):
         ("keras_imnet64.data.order", "from keras_imnet64.recipe.loading import load_recipe"),
         ("keras_imnet64.data.order", "def f():\n    from ..models import init"),
         ("keras_imnet64.data.__init__", "from .. import recipe"),
-        ("keras_imnet64.models.init", "import keras_imnet64.data.stores.store"),
+        ("keras_imnet64.models.init", "import keras_imnet64.data.stores.raw"),
         ("keras_imnet64.runs", "from . import backend"),
         ("keras_imnet64.data.stores.base", "from keras_imnet64.data import stream"),
         ("keras_imnet64.evaluation.metrics", "from keras_imnet64.training import fit"),

@@ -8,8 +8,6 @@ says what the rows of the classifier are.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +28,10 @@ from keras_imnet64.convert.namings import (
 )
 from keras_imnet64.convert.prefixes import FoundNetwork, find_network
 from keras_imnet64.convert.tensor_files import read_tensors
-from keras_imnet64.core.errors import RunFailed, UserError
-from keras_imnet64.core.files import sync_folder
-from keras_imnet64.core.paths import check_output_file, expand, os_error_text, refuse_existing
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.paths import check_output_file, expand, refuse_existing
 from keras_imnet64.core.types import Json, JsonObject, Options, StrPath
-from keras_imnet64.core.work_folders import new_beside
+from keras_imnet64.core.work_folders import publish, report_failed_write, work_folder
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
 from keras_imnet64.models import MAX_IMAGE_SIZE, build_model, check_whole, find_model
 from keras_imnet64.models.options import ChannelNormalization
@@ -252,17 +249,7 @@ def sha256_of(path: Path) -> str:
 
 
 def write(model: keras.Model, out: Path, info: JsonObject) -> None:
-    """Writes the file in a working folder and renames it, unless the target exists by then."""
-    try:
-        work = new_beside(out, "converting")
-        try:
-            ship(model, work / out.name, info)
-            refuse_existing(out)
-            os.rename(work / out.name, out)
-            sync_folder(out.parent)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        raise RunFailed(
-            f"writing {out} failed and left nothing behind: {os_error_text(error, out)}"
-        ) from error
+    """Writes the file aside, and gives it its name if nothing has that name by then."""
+    with report_failed_write(f"writing {out}", out), work_folder(out, "converting") as work:
+        ship(model, work / out.name, info)
+        publish(work / out.name, out, replace=False)

@@ -1,72 +1,136 @@
-"""Working folders: made beside the place that a result will take, and named after who makes it.
+"""Work folders: a result is prepared beside its place, then takes that place whole.
 
-A name is `.<result>.<word>@<host>@<process id>@<letters>`; the word says what is done there, such
-as "writing". What is made in one, and how it takes its place, is the business of who makes it.
+A work folder is named `.<result>.<word>@<host>@<process id>@<letters>`, where the word says what
+its process does, such as "writing". What a killed process leaves behind can thus be told from the
+work of a living process.
 """
 
+import contextlib
 import glob
 import os
 import re
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-MARK = "@"  # which no host name has: what is made on "node" is never taken for that of "node-12"
+from keras_imnet64.core.errors import RunFailed
+from keras_imnet64.core.files import sync_folder
+from keras_imnet64.core.paths import os_error_text, refuse_existing
+from keras_imnet64.core.types import StrPath
+
+MARK = "@"  # no host name contains it, so that "node" never takes a folder of "node-12" for its own
 CLOCK_SECONDS = 5  # between the clocks of processes and of files
 
 
-def new_beside(path, word):
-    """A new folder of this process beside `path`; what dead ones have left there is deleted.
+@contextlib.contextmanager
+def work_folder(target: StrPath, word: str) -> Iterator[Path]:
+    """Makes an empty folder beside `target`, and deletes it at the end with all that is in it.
 
-    Raises:
-        OSError, ValueError: what the system says against it; the parent of `path` must exist.
+    Raises: as `new_work_folder`.
     """
-    path = Path(path)
-    remove_dead(path, word)
-    prefix = f"{_beginning(path, word)}{os.getpid()}{MARK}"
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-
-
-def remove_dead(path, word):
-    """Delete the working folders of `path` that were begun on this machine and abandoned."""
-    for folder in abandoned(path, word):
+    folder = new_work_folder(target, word)
+    try:
+        yield folder
+    finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def abandoned(path, word):
-    """The working folders of `path` whose process, of this machine, has died."""
-    begun = list(_begun_here(path, word))
-    return [folder for folder, pid in begun if not _is_at_work(folder, pid)]
+def new_work_folder(target: StrPath, word: str) -> Path:
+    """Makes an empty folder beside `target`, and deletes those that dead processes left there.
 
-
-def living_writer(path, word):
-    """The id of another living process of this machine that makes `path`; None if there is none.
-
-    Of several processes that ask after they have called `new_beside`, at most one is told that it
-    is alone.
+    Raises:
+        OSError, ValueError: the system refuses the folder; the parent of `target` must exist.
     """
-    pids = [pid for folder, pid in _begun_here(path, word) if _is_at_work(folder, pid)]
+    target = Path(target)
+    remove_abandoned(target, word)
+    prefix = f"{_prefix(target, word)}{os.getpid()}{MARK}"
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+
+
+def publish(result: Path, target: Path, *, replace: bool) -> None:
+    """Moves a finished file or folder to `target`, once all of it is on the disk.
+
+    Args:
+        replace: whether the result may replace what is at `target`. A file is replaced in one
+            step; a folder is moved aside first, and deleted when the result has its place.
+
+    Raises:
+        UserError: something is at `target` and must not be replaced.
+        OSError: the system refuses a step.
+    """
+    for path in [*result.rglob("*"), result]:
+        sync_folder(path)  # which syncs files alike
+    if not replace:
+        refuse_existing(target)
+    replaced = result.with_name(f"{result.name}-old")
+    if result.is_dir() and os.path.lexists(target):
+        target.rename(replaced)
+    os.replace(result, target)
+    sync_folder(target.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def report_failed_write(doing: str, target: StrPath) -> Iterator[None]:
+    """Raises a RunFailed for an OSError, for a block that leaves nothing behind when it fails.
+
+    Args:
+        doing: what fails, such as "exporting to x.tflite".
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(
+            f"{doing} failed and left nothing behind ({os_error_text(error, target)}); mend that "
+            "and run the same command again"
+        ) from error
+
+
+def remove_abandoned(target: StrPath, word: str) -> None:
+    """Deletes the work folders of `target` that dead processes of this machine have left."""
+    for folder in abandoned(target, word):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def abandoned(target: StrPath, word: str) -> list[Path]:
+    """Returns the work folders of `target` whose process, of this machine, has died."""
+    folders = list(_folders_of_this_machine(target, word))
+    return [folder for folder, pid in folders if not _is_alive(folder, pid)]
+
+
+def living_writer(target: StrPath, word: str) -> int | None:
+    """Returns the id of another living process of this machine that makes `target`, or None.
+
+    Of several processes that ask after they have entered `work_folder`, at most one gets None.
+    """
+    folders = _folders_of_this_machine(target, word)
+    pids = [pid for folder, pid in folders if _is_alive(folder, pid)]
     return next((pid for pid in pids if pid != os.getpid()), None)
 
 
-def _beginning(path, word):
+def _prefix(target: Path, word: str) -> str:
+    """Returns how the names of this machine's work folders begin."""
     host = re.sub(r"[^\w.-]", "-", socket.gethostname())
-    return f".{path.name}.{word}{MARK}{host}{MARK}"
+    return f".{target.name}.{word}{MARK}{host}{MARK}"
 
 
-def _begun_here(path, word):
-    """(folder, process id) of each working folder of `path` that is of this machine."""
-    path = Path(path)
-    beginning = _beginning(path, word)
-    for folder in path.parent.glob(f"{glob.escape(beginning)}*"):
-        pid = folder.name.removeprefix(beginning).split(MARK)[0]
+def _folders_of_this_machine(target: StrPath, word: str) -> Iterator[tuple[Path, int]]:
+    """Yields (work folder, process id) for each of `target` that this machine has made."""
+    target = Path(target)
+    prefix = _prefix(target, word)
+    for folder in target.parent.glob(f"{glob.escape(prefix)}*"):
+        pid = folder.name.removeprefix(prefix).split(MARK)[0]
         if pid.isdecimal():
             yield folder, int(pid)
 
 
-def _is_at_work(folder, pid):
-    """Whether the process lives, and is not a later one that got the number of a dead one."""
+def _is_alive(folder: Path, pid: int) -> bool:
+    """Returns whether the process that made a folder lives.
+
+    A process younger than the folder only has the number of the one that made it.
+    """
     import psutil
 
     try:

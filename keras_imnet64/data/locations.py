@@ -1,83 +1,128 @@
-"""Where a data set lives on this machine, how far it is made there, and who is making it.
+"""What a data set is, where it lives on this machine, and how far it is prepared there.
 
-Which data sets there are is told in `datasets`, how one is made in `prepare`.
+`datasets` has the table of data sets, `prepare` makes their stores.
 """
 
+from __future__ import annotations
+
 import contextlib
-import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.library_logs import import_tensorflow
 from keras_imnet64.core.paths import os_error_text
+from keras_imnet64.core.work_folders import publish
 from keras_imnet64.data.stores import packing
-from keras_imnet64.data.stores import store as stores
+from keras_imnet64.data.stores.opening import Store, is_store, open_store
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 SUFFIX = "-unverified"
 
 
-class DatasetLocation:
-    """Where one data set lives, either the one its name promises or the unverified stand-in.
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A row of the table `datasets.DATASETS`.
 
-    Args:
-        dataset: a row of `datasets.DATASETS`.
-        data_dir: what TFDS builds lies here.
-        cache_dir: packed stores lie here, in the folder `packed`.
-        verified: whether it is the place of what the name promises.
+    Attributes:
+        name: what recipes and commands call it.
+        image_size: pixels per side; None for images of any size, for which recipes choose one.
+        num_classes: K; None where it depends on the user's images.
+        splits: images in "train" and "validation", as the name promises them, or None.
+        description: one sentence.
+        make: the function of `prepare` that makes its stores from a `prepare.Request`.
+        labels: returns (class ids, class names), in label order; None where the source has them.
+        builder: TFDS' name of the builder; empty where the images do not come through TFDS.
+        unverified_builder: the same for unverified archives.
+        has_file_per_image: whether damaged images can be left out one by one.
+        resize_filter: how `predict` resizes images for a model of this set: as the set itself was
+            downsampled, where that is known.
+        embedded: whether this package draws the images, with nothing to download.
+        source_hint: an example of --source, for messages.
+        promises_images: whether the name stands for certain images. Under another name, such as
+            `image_folder`, any images count as verified.
     """
 
-    def __init__(self, dataset, data_dir, cache_dir, verified):
+    name: str
+    image_size: int | None
+    num_classes: int | None
+    splits: dict[str, int | None]
+    description: str
+    make: Callable[..., dict[str, Store]]
+    labels: Callable[[], tuple[list[str], list[str]]] | None = None
+    builder: str = ""
+    unverified_builder: str = ""
+    has_file_per_image: bool = False
+    resize_filter: str = "box"
+    embedded: bool = False
+    source_hint: str = "DIR"
+    promises_images: bool = True
+
+
+class DatasetLocation:
+    """Where one data set lives: either what its name promises, or an unverified stand-in.
+
+    Args:
+        data_dir: the folder of what TFDS builds.
+        cache_dir: packed stores lie in its folder `packed`.
+        verified: whether this is the location of what the name promises.
+    """
+
+    def __init__(self, dataset: Dataset, data_dir: Path, cache_dir: Path, verified: bool) -> None:
         self.dataset, self.data_dir, self.verified = dataset, data_dir, verified
         folder = dataset.name.replace("/", "_") + ("" if verified else SUFFIX)
         self.packed_dir = cache_dir / "packed" / folder
         self.builder_name = dataset.builder if verified else dataset.unverified_builder
 
     @property
-    def tfds_dir(self):
-        """Where TFDS keeps this size, all versions of it; None if TFDS has no part in it."""
+    def tfds_dir(self) -> Path | None:
+        """Where TFDS keeps all versions of this image size; None if TFDS has no part in it."""
         if not self.builder_name:
             return None
         size = self.dataset.image_size
         return self.data_dir / self.builder_name / f"{size}x{size}"
 
-    def packed_bytes(self):
+    def packed_bytes(self) -> int:
         return _folder_bytes(self.packed_dir)
 
-    def tfds_bytes(self):
+    def tfds_bytes(self) -> int:
         return _folder_bytes(self.tfds_dir) if self.tfds_dir else 0
 
-    def folder(self, split):
+    def folder(self, split: str) -> Path:
         return self.packed_dir / split
 
-    def packed(self):
-        return all(stores.is_store(self.folder(split)) for split in self.dataset.splits)
+    def packed(self) -> bool:
+        """Returns whether all splits are packed."""
+        return all(is_store(self.folder(split)) for split in self.dataset.splits)
 
-    def ready(self):
-        """Whether both splits are packed, or can be from what TFDS has."""
+    def ready(self) -> bool:
+        """Returns whether all splits are packed, or can be from what TFDS has built."""
         return self.packed() or self.built()
 
-    def open(self):
-        return {s: stores.open_store(self.folder(s), "never") for s in self.dataset.splits}
+    def open(self) -> dict[str, Store]:
+        """Opens the stores by split, memory-mapped."""
+        return {split: open_store(self.folder(split), "never") for split in self.dataset.splits}
 
     @contextlib.contextmanager
-    def replaced(self):
-        """A folder to pack all splits into, which takes the place of the old ones at the end.
+    def replaced(self) -> Iterator[Path]:
+        """Yields a folder to pack all splits into, which replaces the old splits at the end.
 
-        If packing fails the old ones stay, so that splits of two origins never lie side by side.
+        If packing fails the old splits stay, so that splits of two origins never lie side by side.
         """
-        with packing.working_folder(self.packed_dir) as incoming:
+        with packing.store_work_folder(self.packed_dir) as incoming:
             self.refuse_if_being_packed()
             yield incoming
             self.take_in(incoming)
 
-    def take_in(self, incoming):
-        """Let a finished folder of all splits take the place of what was there."""
+    def take_in(self, incoming: Path) -> None:
+        """Replaces the splits by those in a finished folder."""
         try:
             incoming.chmod(0o755)
-            for split in self.dataset.splits:
-                packing.remove_store(self.folder(split))
-            shutil.rmtree(self.packed_dir, ignore_errors=True)
-            incoming.rename(self.packed_dir)
+            publish(incoming, self.packed_dir, replace=True)
         except OSError as error:
             raise RunFailed(
                 f"{self.dataset.name} is packed but cannot take its place {self.packed_dir} "
@@ -85,8 +130,8 @@ class DatasetLocation:
                 "command again"
             ) from error
 
-    def refuse_if_being_packed(self):
-        """Two processes that pack the same set would only take its place from one another."""
+    def refuse_if_being_packed(self) -> None:
+        """Refuses to pack while another process does: each would replace the other's result."""
         for path in (self.packed_dir, *map(self.folder, self.dataset.splits)):
             if pid := packing.other_writer(path):
                 raise UserError(
@@ -94,18 +139,18 @@ class DatasetLocation:
                     "until it is done, then run the same command again"
                 )
 
-    def built(self):
-        """Whether TFDS has it; TensorFlow is loaded only where there is something to look at."""
+    def built(self) -> bool:
+        """Returns whether TFDS has built the data; loads TensorFlow only if it has a folder."""
         return bool(self.tfds_dir and self.tfds_dir.is_dir() and self.builder().is_prepared())
 
-    def builder(self):
+    def builder(self) -> tfds.core.DatasetBuilder:
         import_tensorflow()
         from keras_imnet64.data.sources import imagenet_resized
 
-        return imagenet_resized.builder_of(
-            self.builder_name, self.dataset.image_size, self.data_dir
-        )
+        size = self.dataset.image_size
+        assert size is not None  # what comes through TFDS has one size
+        return imagenet_resized.builder_of(self.builder_name, size, self.data_dir)
 
 
-def _folder_bytes(folder):
-    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+def _folder_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,116 +1,137 @@
-"""The ways from a source to packed stores: through TFDS, or straight from files of images.
+"""From a source to packed stores: through TFDS, or straight from files of images.
 
-The rows of `datasets.DATASETS` name theirs. What the sources look like is told in `sources`, where
-the results lie in `locations`, and how they are written in `packing`.
+The rows of `datasets.DATASETS` name their function of this module. `sources` knows what the sources
+look like, `locations` where the stores lie, and `packing` and `indexing` write them.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from keras_imnet64.core.errors import UserError, first_few, printable
 from keras_imnet64.core.paths import portable
-from keras_imnet64.data.locations import DatasetLocation
+from keras_imnet64.core.types import PackProgress, StrPath
+from keras_imnet64.data.locations import Dataset, DatasetLocation
 from keras_imnet64.data.sources import archives, finding, imagenet2012, shapes, tiny_imagenet
 from keras_imnet64.data.sources import image_folders as folders
 from keras_imnet64.data.stores import indexing, packing
 from keras_imnet64.data.stores.encoded import EncodedStore
+from keras_imnet64.data.stores.opening import Store
+from keras_imnet64.data.stores.raw import RawStore
 
 INDEX = "index:"  # before the folder of images in the `source` of a store
-MOST_NAMED = 5  # classes or files in a line
-DEFAULT_SHARE = 0.1  # of the images of each class, for validation, where nothing splits them
+MAX_NAMES = 5  # classes or files in a line
+VALIDATION_SHARE = 0.1  # of the images of each class, where nothing splits them
 
 
 @dataclass(frozen=True)
 class Request:
-    """What `datasets.prepare` was asked for; see there.
+    """What `datasets.prepare` was called with; see there.
 
     Attributes:
-        verified, unverified: the two places of the data set.
+        verified, unverified: the two locations of the data set.
         skipped: receives (name, reason) of each image that is left out.
-        class_list, validation_share, splits: of the sources that take them.
-        say: receives sentences about what was found, before the work.
+        class_list, validation_share, splits: None for sources that do not take them.
     """
 
     verified: DatasetLocation
     unverified: DatasetLocation
-    source: str | Path | None
+    source: StrPath | None
     allow_unverified: bool
     skip_corrupt: bool
-    skipped: list
-    progress: Callable | None
-    class_list: str | Path | None = None
+    skipped: list[finding.Faulty]
+    progress: PackProgress | None
+    class_list: StrPath | None = None
     validation_share: float | None = None
     splits: str | None = None
-    say: Callable | None = None
+    say: Callable[[str], None] | None = None
 
 
 # ---------------------------------------------------------------------------------- through TFDS
 
 
-def through_tfds(request):
-    """Let TFDS build the data, then pack its splits. Returns the stores by split."""
-    place = request.unverified if request.allow_unverified else request.verified
-    _build(place, request.source, request.progress)
-    if place.verified and place.packed():  # the same images, as their archives have shown
-        return place.open()
-    with place.replaced() as folder:
-        for split in place.dataset.splits:
-            pack_tfds(place, split, request.progress, folder / split)
-    return place.open()
+def through_tfds(request: Request) -> dict[str, Store]:
+    """Lets TFDS build the data, then packs its splits. Returns the stores by split."""
+    location = request.unverified if request.allow_unverified else request.verified
+    _build(location, request.source, request.progress)
+    if location.verified and location.packed():  # the same images, as their archives have shown
+        return location.open()
+    with location.replaced() as folder:
+        for split in location.dataset.splits:
+            pack_tfds(location, split, request.progress, folder / split)
+    return location.open()
 
 
-def _build(place, source, progress):
-    """Let TFDS build the place's data from local archives, drawn archives or a download."""
-    dataset, counts, paths = place.dataset, place.dataset.splits, None
-    if place.verified:
-        _require_room(place, counts, download=source is None and not dataset.embedded)
+def _build(
+    location: DatasetLocation, source: StrPath | None, progress: PackProgress | None
+) -> None:
+    """Lets TFDS build the data from local archives, drawn archives or a download."""
+    dataset, paths = location.dataset, None
+    size, num_classes, counts = _sizes_of(dataset)
+    if location.verified:
+        _require_room(location, counts, download=source is None and not dataset.embedded)
     if source is not None:
-        wanted = archives.archives_of(dataset.image_size)
-        if place.verified:
+        wanted = archives.archives_of(size)
+        if location.verified:
             paths = archives.verify(source, wanted, progress)
         else:
-            classes, size = dataset.num_classes, dataset.image_size
-            checked = archives.check_layout(source, wanted, size, classes, progress)
+            checked = archives.check_layout(source, wanted, size, num_classes, progress)
             paths, counts = checked.paths, checked.counts
-            _require_room(place, counts, download=False)
-    if place.verified and place.built():
+            _require_room(location, counts, download=False)
+    if location.verified and location.built():
         return
     from keras_imnet64.data.sources import imagenet_resized
 
-    options = dict(total=sum(counts.values()), overwrite=not place.verified, progress=progress)
     with tempfile.TemporaryDirectory() as scratch:
         if dataset.embedded:
             paths = shapes.write(Path(scratch))
-        imagenet_resized.build(place.builder(), paths, **options)
+        imagenet_resized.build(
+            location.builder(),
+            paths,
+            total=sum(counts.values()),
+            overwrite=not location.verified,
+            progress=progress,
+        )
 
 
-def _require_room(place, counts, download):
-    """Room for the packed images and for TFDS' copy of them, and for its archives if it fetches.
+def _sizes_of(dataset: Dataset) -> tuple[int, int, dict[str, int]]:
+    """Returns (image size, classes, images by split) of a row that promises them all."""
+    counts = {split: count for split, count in dataset.splits.items() if count is not None}
+    assert dataset.image_size and dataset.num_classes and len(counts) == len(dataset.splits)
+    return dataset.image_size, dataset.num_classes, counts
+
+
+def _require_room(location: DatasetLocation, counts: Mapping[str, int], download: bool) -> None:
+    """Checks the room for packed images, for TFDS' copy of them, and for archives that it fetches.
 
     Neither the copy nor the archives are larger than the raw pixels.
     """
-    pixels = sum(counts.values()) * place.dataset.image_size**2 * 3
-    packed = 0 if place.packed() else pixels
-    tfds = 0 if place.verified and place.built() else pixels * (2 if download else 1)
-    what = f"preparing {place.dataset.name} ({packed:,} bytes packed, {tfds:,} for TFDS)"
-    same_disk = place.packed_dir.is_relative_to(place.data_dir)
-    packing.require_space(place.packed_dir, packed + tfds if same_disk else packed, what)
-    packing.require_space(place.data_dir, tfds, what)
+    size, *_ = _sizes_of(location.dataset)
+    pixels = sum(counts.values()) * size**2 * 3
+    packed = 0 if location.packed() else pixels
+    tfds = 0 if location.verified and location.built() else pixels * (2 if download else 1)
+    doing = f"preparing {location.dataset.name} ({packed:,} bytes packed, {tfds:,} for TFDS)"
+    is_same_disk = location.packed_dir.is_relative_to(location.data_dir)
+    packing.require_space(location.packed_dir, packed + tfds if is_same_disk else packed, doing)
+    packing.require_space(location.data_dir, tfds, doing)
 
 
-def pack_tfds(place, split, progress, folder):
-    """Pack one split of what TFDS built into `folder`, in TFDS' reading order."""
+def pack_tfds(
+    location: DatasetLocation, split: str, progress: PackProgress | None, folder: Path
+) -> RawStore:
+    """Packs one split of what TFDS built into `folder`, in TFDS' reading order."""
     from keras_imnet64.data.sources import imagenet_resized
 
-    dataset, builder = place.dataset, place.builder()
+    dataset, builder = location.dataset, location.builder()
+    size, _, counts = _sizes_of(dataset)
     count = builder.info.splits[split].num_examples
-    if place.verified and count != dataset.splits[split]:
+    if location.verified and count != counts[split]:
         raise UserError(
-            f"{place.tfds_dir} holds {count:,} images of {split} where {dataset.name} has "
-            f"{dataset.splits[split]:,}: it is something else, move it away and prepare again"
+            f"{location.tfds_dir} holds {count:,} images of {split} where {dataset.name} has "
+            f"{counts[split]:,}: it is something else, move it away and prepare again"
         )
+    assert dataset.labels
     wnids, names = dataset.labels()
     return packing.write_store(
         folder,
@@ -118,11 +139,11 @@ def pack_tfds(place, split, progress, folder):
         dataset=dataset.name,
         split=split,
         count=count,
-        image_size=dataset.image_size,
+        image_size=size,
         wnids=wnids,
         class_names=names,
         source=f"tfds:{builder.info.full_name}",
-        verified=place.verified,
+        verified=location.verified,
         progress=progress,
     )
 
@@ -130,10 +151,10 @@ def pack_tfds(place, split, progress, folder):
 # ------------------------------------------------------------------------- a file for each image
 
 
-def from_image_files(request):
-    """Pack Tiny ImageNet straight from its zip or folder. Returns the stores by split.
+def from_image_files(request: Request) -> dict[str, Store]:
+    """Packs Tiny ImageNet straight from its zip or folder. Returns the stores by split.
 
-    Which of the two places they go into shows only when the images are listed.
+    Only the list of images shows which of the two locations they go to.
     """
     if request.source is None:
         raise UserError(
@@ -150,38 +171,50 @@ def from_image_files(request):
                 "tiny-imagenet-200.zip, or --allow-unverified to use other images in its layout"
             )
         _require_classes(listing.wnids, request.source)
-        damaged = []
+        damaged: list[finding.Faulty] = []
         if request.skip_corrupt:
             listing, damaged = tiny_imagenet.without_damaged(tree, listing, request.progress)
-        place = request.unverified if unexpected or damaged else request.verified
-        with place.replaced() as folder:
-            for split in place.dataset.splits:
-                _pack_files(place, split, tree, listing, request, folder / split)
+        location = request.unverified if unexpected or damaged else request.verified
+        source = f"file:{portable(Path(request.source).name)}"
+        with location.replaced() as folder:
+            for split in location.dataset.splits:
+                _pack_files(
+                    location, split, tree, listing, source, request.progress, folder / split
+                )
     request.skipped.extend(damaged)
-    return place.open()
+    return location.open()
 
 
-def _pack_files(place, split, tree, listing, request, folder):
+def _pack_files(
+    location: DatasetLocation,
+    split: str,
+    tree: tiny_imagenet.Tree,
+    listing: tiny_imagenet.Listing,
+    source: str,
+    progress: PackProgress | None,
+    folder: Path,
+) -> None:
+    files, labels = listing.files[split], listing.labels[split]
     packing.write_store(
         folder,
-        tiny_imagenet.read(tree, listing.files[split], listing.labels[split]),
-        dataset=place.dataset.name,
+        tiny_imagenet.read(tree, files, labels),
+        dataset=location.dataset.name,
         split=split,
-        count=len(listing.files[split]),
-        image_size=place.dataset.image_size,
+        count=len(files),
+        image_size=tiny_imagenet.IMAGE_SIZE,
         wnids=listing.wnids,
         class_names=listing.class_names,
-        source=f"file:{portable(Path(request.source).name)}",
-        verified=place.verified,
-        progress=request.progress,
+        source=source,
+        verified=location.verified,
+        progress=progress,
     )
 
 
 # ------------------------------------------------------------------- JPEGs indexed where they lie
 
 
-def from_imagenet2012(request):
-    """Index ImageNet-1K: its tars, class folders, or what TFDS has built. Returns the stores."""
+def from_imagenet2012(request: Request) -> dict[str, Store]:
+    """Indexes ImageNet-1K: its tars, class folders, or what TFDS has built. Returns the stores."""
     data_dir = request.verified.data_dir
     manual, built = data_dir / "downloads" / "manual", imagenet2012.built_by_tfds(data_dir)
     if request.source is not None:
@@ -199,26 +232,27 @@ def from_imagenet2012(request):
     return _index(request, listing, imagenet2012.mismatch(listing))
 
 
-def from_imagenet21k(request):
-    """Index the published selection of ImageNet-21K's class folders. Returns the stores."""
-    _require_source(request, "the folder of its class folders")
-    listing = folders.list_imagenet_21k(request.source, request.class_list)
+def from_imagenet21k(request: Request) -> dict[str, Store]:
+    """Indexes the published selection of ImageNet-21K's class folders. Returns the stores."""
+    source = _required_source(request, "the folder of its class folders")
+    listing = folders.list_imagenet_21k(source, request.class_list)
     counts = listing.counts()
     found = (len(listing.wnids), counts["train"], counts["validation"])
     expected = folders.IMAGENET_21K_COUNTS[request.class_list is not None]
-    differs = f"it has {found[0]:,} classes with {found[1]:,} + {found[2]:,} images where the " + (
+    difference = (
+        f"it has {found[0]:,} classes with {found[1]:,} + {found[2]:,} images where the "
         f"published selection has {expected[0]:,} with {expected[1]:,} + {expected[2]:,}"
     )
-    return _index(request, listing, "" if found == expected else differs)
+    return _index(request, listing, "" if found == expected else difference)
 
 
-def from_image_folder(request):
-    """Index anyone's class folders. Returns the stores by split."""
-    _require_source(request, "the folder of your images")
-    share = DEFAULT_SHARE if request.validation_share is None else request.validation_share
+def from_image_folder(request: Request) -> dict[str, Store]:
+    """Indexes class folders of any images. Returns the stores by split."""
+    source = _required_source(request, "the folder of your images")
+    share = VALIDATION_SHARE if request.validation_share is None else request.validation_share
     if not 0 < share < 1:
         raise UserError(f"--validation-share must be between 0 and 1; received {share}")
-    listing = folders.list_image_folder(request.source, share, request.splits)
+    listing = folders.list_image_folder(source, share, request.splits)
     if listing.folders and request.validation_share is not None:
         raise UserError(
             f"--validation-share is for images that are not split, but {listing.root} has "
@@ -227,17 +261,22 @@ def from_image_folder(request):
     return _index(request, listing, "")
 
 
-def _require_source(request, what):
+def _required_source(request: Request, source_kind: str) -> StrPath:
     if request.source is None:
         name = request.verified.dataset.name
         raise UserError(
-            f"{name} is read where it lies: pass {what} with --source, as in "
+            f"{name} is read where it lies: pass {source_kind} with --source, as in "
             f"`python cli.py data prepare {name} --source DIR`"
         )
+    return request.source
 
 
-def _index(request, listing, unexpected):
-    """Both splits into one of the two places. `unexpected`: what is not as the name promises."""
+def _index(request: Request, listing: folders.Listing, unexpected: str) -> dict[str, Store]:
+    """Indexes both splits into one of the two locations.
+
+    Args:
+        unexpected: how the images differ from what the name promises, or empty.
+    """
     name = request.verified.dataset.name
     where = listing.source or listing.root
     _leave_out(listing.faulty, sum(listing.counts().values()), where, request)
@@ -246,26 +285,25 @@ def _index(request, listing, unexpected):
             f"{listing.root} is not {name}: {unexpected}; --allow-unverified takes it all the same"
         )
     _require_classes(listing.wnids, listing.root)
+    location = request.unverified if unexpected else request.verified
     if request.say:
         _describe(listing, request.say)
-        place = request.unverified if unexpected else request.verified
-        _note_replaced(place, listing.root, request.say)
-    damaged = [] if request.skip_corrupt else None
-    with packing.working_folder(request.verified.packed_dir) as incoming:
-        request.verified.refuse_if_being_packed()  # named so wherever the images go in the end
+        _warn_of_replaced_images(location, listing.root, request.say)
+    damaged: list[finding.Faulty] | None = [] if request.skip_corrupt else None
+    with packing.store_work_folder(request.verified.packed_dir) as incoming:
+        request.verified.refuse_if_being_packed()  # whichever location the images go to in the end
         train, validation = _write_splits(request, listing, incoming, not unexpected, damaged)
         if request.say:
-            _note_lost_classes(listing, validation, request.say)
-            _note_shared_images(train, validation, request.say)
-        place = request.verified
-        if unexpected or (damaged and place.dataset.promises):
-            place = request.unverified
+            _warn_of_lost_classes(listing, validation, request.say)
+            _warn_of_shared_images(train, validation, request.say)
+        if damaged and location.dataset.promises_images:
+            location = request.unverified
             for split in listing.splits:
                 indexing.mark_unverified(incoming / split)
-        place.refuse_if_being_packed()
-        place.take_in(incoming)
+        location.refuse_if_being_packed()
+        location.take_in(incoming)
     request.skipped.extend(damaged or [])
-    return place.open()
+    return location.open()
 
 
 def _write_splits(
@@ -275,7 +313,7 @@ def _write_splits(
     verified: bool,
     damaged: list[finding.Faulty] | None,
 ) -> list[EncodedStore]:
-    """Index both splits into folders of their names in `folder`; training comes first."""
+    """Indexes both splits into folders of their names in `folder`; training comes first."""
     return [
         indexing.write_index(
             folder / split,
@@ -284,7 +322,7 @@ def _write_splits(
             dataset=request.verified.dataset.name,
             split=split,
             wnids=listing.wnids,
-            class_names=_names_of(listing.wnids),
+            class_names=_class_names(listing.wnids),
             source=f"{INDEX}{portable(listing.root)}",
             verified=verified,
             skipped=damaged,
@@ -294,31 +332,34 @@ def _write_splits(
     ]
 
 
-def _note_replaced(place: DatasetLocation, root: Path, say: Callable[[str], None]) -> None:
-    """Say whose images a data set of this name had before, if they lay elsewhere."""
+def _warn_of_replaced_images(
+    location: DatasetLocation, root: Path, say: Callable[[str], None]
+) -> None:
+    """Names the folder of the images that a data set of this name had before, if it differs."""
     try:
-        before = place.open()["train"].source if place.packed() else None
+        before = location.open()["train"].source if location.packed() else None
     except UserError:  # a damaged store is replaced as well
         return
     if before and before != f"{INDEX}{portable(root)}":
         say(f"note: replaces the images of {printable(before.removeprefix(INDEX))}")
 
 
-def _note_lost_classes(
+def _warn_of_lost_classes(
     listing: folders.Listing, validation: EncodedStore, say: Callable[[str], None]
 ) -> None:
-    """Name the classes whose validation images were all left out for their damage."""
-    there = set(validation.labels.tolist())
-    lost = sorted({image.label for image in listing.splits["validation"]} - there)
+    """Names the classes whose validation images were all left out for their damage."""
+    listed = {image.label for image in listing.splits["validation"]}
+    lost = sorted(listed - set(validation.labels.tolist()))
     if lost:
         note = folders.unscored_note([listing.wnids[label] for label in lost], "validation")
         say(f"note: {note}")
 
 
-def _note_shared_images(
+def _warn_of_shared_images(
     train: EncodedStore, validation: EncodedStore, say: Callable[[str], None]
 ) -> None:
-    """Say how many validation images are trained on too, by the SHA-256 of their files."""
+    """Says how many validation images are trained on too, by the SHA-256 of their bytes."""
+    assert train.hashes is not None and validation.hashes is not None
     hashes = list(map(bytes, validation.hashes))
     trained_on = set(hashes).intersection(map(bytes, train.hashes))
     count = sum(digest in trained_on for digest in hashes)
@@ -329,40 +370,40 @@ def _note_shared_images(
         )
 
 
-def _require_classes(wnids: list[str], where: str | Path) -> None:
-    """Refuse a single class, from which no model can learn to tell anything."""
+def _require_classes(wnids: Sequence[str], source: StrPath) -> None:
+    """Refuses a single class, from which a model cannot learn to distinguish anything."""
     if len(wnids) < 2:
         raise UserError(
-            f"{where} holds images of one class, {wnids[0]}; two classes or more are needed"
+            f"{source} holds images of one class, {wnids[0]}; two classes or more are needed"
         )
 
 
 def _leave_out(
-    faulty: list[finding.Faulty], num_images: int, where: str | Path, request: Request
+    faulty: list[finding.Faulty], num_images: int, where: StrPath, request: Request
 ) -> None:
-    """Refuse files that are no images, or list them as skipped where the user asked for that."""
+    """Refuses files that are no images, or adds them to those skipped if the user asked for it."""
     if faulty and not request.skip_corrupt:
-        which = finding.describe_faulty(faulty, num_images, where)
+        description = finding.describe_faulty(faulty, num_images, where)
         raise UserError(
-            f"{which}; convert or move such files, or leave them out with --skip-corrupt, which "
-            "lists them"
+            f"{description}; convert or move such files, or leave them out with --skip-corrupt, "
+            "which lists them"
         )
     request.skipped.extend(faulty)
 
 
 def _describe(listing: folders.Listing, say: Callable[[str], None]) -> None:
-    """Tell the user what was taken for classes and splits, and what was left aside."""
+    """Tells the user which classes and splits were recognised, and which files were ignored."""
     counts = " + ".join(f"{count:,}" for count in listing.counts().values())
     where = f" in {listing.folders}" if listing.folders else ""
-    classes = printable(first_few(listing.wnids, MOST_NAMED))
+    classes = printable(first_few(listing.wnids, MAX_NAMES))
     say(f"{len(listing.wnids):,} classes{where} ({counts} images): {classes}")
     for note in listing.notes:
         say(f"note: {note}")
     if listing.ignored:
-        say(f"left aside: {printable(first_few(listing.ignored, MOST_NAMED))}")
+        say(f"left aside: {printable(first_few(listing.ignored, MAX_NAMES))}")
 
 
-def _names_of(wnids):
-    """Names for people: ImageNet's where the ids are its own, else the ids themselves."""
+def _class_names(wnids: Sequence[str]) -> list[str]:
+    """Returns ImageNet's class names where the ids are ImageNet's, else the ids themselves."""
     names = dict(zip(archives.imagenet_wnids(), archives.imagenet_class_names(), strict=True))
     return [names.get(wnid, wnid) for wnid in wnids]

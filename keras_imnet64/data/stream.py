@@ -25,7 +25,8 @@ from keras_imnet64.data.order import Mirror, epoch_draws, epoch_order
 from keras_imnet64.data.selection import Selection
 from keras_imnet64.data.stores.decoding import REGION, crop_resizer, decode, regions_of, viewer
 from keras_imnet64.data.stores.encoded import EncodedStore
-from keras_imnet64.data.stores.store import ALIGNED, RawStore, aligned_copy
+from keras_imnet64.data.stores.opening import Store
+from keras_imnet64.data.stores.raw import ALIGNMENT, RawStore, aligned_copy
 
 PREFETCHED_BATCHES = 4
 PARALLEL_READS = 4  # batches whose files are read at a time
@@ -202,7 +203,7 @@ class TrainingStream:
     @cached_property
     def _encoded_store(self) -> EncodedStore | None:
         """The store, or None if it is a raw one."""
-        store: object = self.selection.store
+        store = self.selection.store
         return store if isinstance(store, EncodedStore) else None
 
     @cached_property
@@ -324,7 +325,7 @@ def evaluation_batches(
     weights = (indices < len(selection)).astype("float32")
     positions, labels = selection.look_up(np.minimum(indices, len(selection) - 1))
     batches = tf.data.Dataset.from_tensor_slices((positions, labels, weights))
-    store: RawStore | EncodedStore = selection.store
+    store = selection.store
     if isinstance(store, RawStore) and (view is None or not view.ten_crop):
         stored = image_tensor(store.images)
 
@@ -339,7 +340,7 @@ def evaluation_batches(
 
 
 def _show_one_by_one(
-    batches: tf.data.Dataset, store: RawStore | EncodedStore, view: View, batch_size: int
+    batches: tf.data.Dataset, store: Store, view: View, batch_size: int
 ) -> tf.data.Dataset:
     """Returns batches of (images as the view shows them, labels, weights).
 
@@ -390,7 +391,7 @@ def image_tensor(images: np.ndarray) -> tf.Tensor:
 
     A mapped file stays mapped: only what is read is loaded, and memory never holds a second copy.
     """
-    if images.ctypes.data % ALIGNED or not images.flags.c_contiguous:
+    if images.ctypes.data % ALIGNMENT or not images.flags.c_contiguous:
         images = aligned_copy(images)
     # NumPy does not export the memory of read-only arrays, such as mapped files. TensorFlow only
     # reads from it here.

@@ -17,7 +17,7 @@ from keras_imnet64.core.types import JsonObject
 from keras_imnet64.doctor.report import DatasetState
 
 if TYPE_CHECKING:
-    from keras_imnet64.data.datasets import Dataset
+    from keras_imnet64.data.locations import Dataset
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TypeAlias
 
 import keras
 
@@ -16,8 +15,7 @@ from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.images.views import View, check_filter
 from keras_imnet64.data.selection import Selection, select
 from keras_imnet64.data.stores.decoding import as_run_failed
-from keras_imnet64.data.stores.encoded import EncodedStore
-from keras_imnet64.data.stores.store import RawStore
+from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stream import evaluation_batches
 from keras_imnet64.evaluation.metrics import accuracy_metrics, cross_entropy
 from keras_imnet64.evaluation.per_class import ConfusionMatrix, report_classes
@@ -26,8 +24,6 @@ from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.load import load_model
 from keras_imnet64.records import ModelInfo, Scores
 from keras_imnet64.runs import model_file
-
-Store: TypeAlias = RawStore | EncodedStore
 
 BATCH_SIZE = 256
 NUM_CROPS = 10  # of an image, where a view has several

@@ -14,7 +14,6 @@ mixed precision is exported, and compared, with its weights in float32. `child` 
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,11 +23,10 @@ import numpy as np
 
 from keras_imnet64.backend.environment import check_environment
 from keras_imnet64.core.errors import RunFailed, UserError, nearest
-from keras_imnet64.core.files import sync_folder
 from keras_imnet64.core.paths import expand, os_error_text, refuse_existing
 from keras_imnet64.core.processes import run_child
 from keras_imnet64.core.types import JsonObject, StrPath
-from keras_imnet64.core.work_folders import new_beside
+from keras_imnet64.core.work_folders import publish, report_failed_write, work_folder
 from keras_imnet64.data.sources.finding import find_images
 from keras_imnet64.export.formats import FORMATS, Format
 from keras_imnet64.export.messages import ExportRequest, MakeReport, StepOutcome
@@ -89,7 +87,8 @@ def export(
         artefact = work / FORMATS[format].default_name
         files = [file for file in [artefact, *artefact.rglob("*")] if file.is_file()]
         size = sum(file.stat().st_size for file in files)
-        publish(artefact, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        publish(artefact, target, replace=False)  # meanwhile someone else may have exported
     return {
         "model": str(source),
         "format": format,
@@ -178,33 +177,18 @@ def choose_target(run_or_model: StrPath, source: Path, format: Format, out: StrP
 
 @contextlib.contextmanager
 def working_folder(target: Path) -> Iterator[Path]:
-    """Makes a folder beside the target or its first missing parent; deletes it at the end."""
+    """Makes a work folder beside the target, or where its missing parents will be made."""
     beside = next(parent for parent in target.absolute().parents if parent.exists())
-    try:
-        work = new_beside(beside / target.name, "exporting")
-    except OSError as error:
-        raise UserError(
-            f"cannot write into {beside} ({os_error_text(error, beside)}); name another place with "
-            "--out"
-        ) from error
-    try:
-        yield work
-    except OSError as error:
-        raise RunFailed(
-            f"exporting to {target} failed and left nothing behind: {os_error_text(error, target)}"
-        ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def publish(artefact: Path, target: Path) -> None:
-    """Renames the artefact to the target, once all of it is on the disk."""
-    for path in [*artefact.rglob("*"), artefact]:
-        sync_folder(path)  # and files alike
-    target.parent.mkdir(parents=True, exist_ok=True)
-    refuse_existing(target)  # meanwhile someone else may have exported
-    artefact.rename(target)
-    sync_folder(target.parent)
+    with contextlib.ExitStack() as stack:
+        try:
+            work = stack.enter_context(work_folder(beside / target.name, "exporting"))
+        except OSError as error:
+            raise UserError(
+                f"cannot write into {beside} ({os_error_text(error, beside)}); name another place "
+                "with --out"
+            ) from error
+        with report_failed_write(f"exporting to {target}", target):
+            yield work
 
 
 # --------------------------------------------------------------------------------- child processes

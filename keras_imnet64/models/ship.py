@@ -7,16 +7,13 @@ names, the recipe, and whatever else the run states about the model, see `record
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_imnet64.core.files import sync_folder
 from keras_imnet64.core.types import Json, Options, StrPath, Variable
-from keras_imnet64.core.work_folders import new_beside
+from keras_imnet64.core.work_folders import publish, work_folder
 from keras_imnet64.models.info import INFO_MEMBER
 from keras_imnet64.models.paths import SEED_STATE, by_path
 
@@ -76,9 +73,8 @@ def ship(plain: keras.Model, path: StrPath, info: Options) -> None:
         info: what `model_info` is to return: wnids, class_names, recipe, ...
     """
     path = Path(path)
-    work = new_beside(path, "writing")
-    saved, complete = work / "saved.keras", work / "whole.keras"
-    try:
+    with work_folder(path, "writing") as work:
+        saved, complete = work / "saved.keras", work / "whole.keras"
         plain.save(saved)
         with zipfile.ZipFile(saved) as source, zipfile.ZipFile(complete, "w") as target:
             for member in source.infolist():
@@ -87,12 +83,7 @@ def ship(plain: keras.Model, path: StrPath, info: Options) -> None:
                     content = json.dumps(without_newer_defaults(json.loads(content)))
                 target.writestr(member, content)
             target.writestr(INFO_MEMBER, json.dumps(info))
-        with open(complete, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(complete, path)
-        sync_folder(path.parent)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        publish(complete, path, replace=True)
 
 
 def without_newer_defaults(config: Json) -> Json:

@@ -15,8 +15,9 @@ from keras_imnet64.core.tables import Table, TaggedTable, expected
 from keras_imnet64.core.types import Json
 from keras_imnet64.data.augment.layers import PUBLIC_NAME
 from keras_imnet64.data.augment.options import AnyOperation, OperationOptions
-from keras_imnet64.data.datasets import Dataset, find_dataset
+from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.data.images.filters import ResizeFilter
+from keras_imnet64.data.locations import Dataset
 from keras_imnet64.models.options import AnyNetwork, SpectralOptions
 from keras_imnet64.recipe.optimizers import (
     AnyOptimizer,

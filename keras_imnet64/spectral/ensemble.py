@@ -78,8 +78,13 @@ def ensemble(
         weights = scorer.weights(fusion, ranking)
         rows = scorer.report_rows(members, ranking, weights)
         if single_run:
-            where = {"data_dir": data_dir, "cache_dir": cache_dir, "devices": devices}
-            scores = evaluate(single_run.path, ten_crop=False, **where)
+            scores = evaluate(
+                single_run.path,
+                ten_crop=False,
+                data_dir=data_dir,
+                cache_dir=cache_dir,
+                devices=devices,
+            )
             of_single = Scores(scores["top1"], scores["top5"], scores["loss"])
             rows.append(single_row(single_run, of_single))
         joined = join(models, weights)

@@ -1,4 +1,4 @@
-"""Working folders: whose one is, when it goes, and that no other machine's is ever touched."""
+"""Work folders: which process owns a folder, when it is deleted, and how a result is published."""
 
 import os
 import signal
@@ -9,7 +9,15 @@ import time
 import psutil
 import pytest
 
-from keras_imnet64.core.work_folders import living_writer, new_beside, remove_dead
+from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.core.work_folders import (
+    living_writer,
+    new_work_folder,
+    publish,
+    remove_abandoned,
+    report_failed_write,
+    work_folder,
+)
 
 
 @pytest.fixture
@@ -26,10 +34,10 @@ def other():
         process.stdin.close()
 
 
-def begun_by(pid, path, on_host, host="node"):
-    """The working folder that a process of a host makes for `path`."""
+def made_by(pid, path, on_host, host="node"):
+    """The work folder that a process of a host makes for `path`."""
     on_host(host)
-    folder = new_beside(path, "writing")
+    folder = new_work_folder(path, "writing")
     return folder.rename(folder.with_name(folder.name.replace(f"@{os.getpid()}@", f"@{pid}@")))
 
 
@@ -39,89 +47,133 @@ def dead_process():
     return process.pid
 
 
-def test_a_new_folder_is_empty_and_lies_beside(tmp_path):
-    first, second = (new_beside(tmp_path / "store", "writing") for _ in range(2))
+def test_a_new_folder_is_empty_and_lies_beside_its_target(tmp_path):
+    first, second = (new_work_folder(tmp_path / "store", "writing") for _ in range(2))
     assert first != second and first.parent == second.parent == tmp_path
     assert first.name.startswith(".store.writing@") and list(first.iterdir()) == []
 
 
-def test_those_of_the_dead_go_when_a_new_one_is_made(tmp_path, on_host, other):
+def test_folders_of_dead_processes_go_when_a_folder_is_made(tmp_path, on_host, other):
     pids = dead_process(), other.pid
-    dead, alive = [begun_by(pid, tmp_path / "store", on_host) for pid in pids]
+    dead, alive = [made_by(pid, tmp_path / "store", on_host) for pid in pids]
     other_word = dead.with_name(dead.name.replace("writing", "exporting"))
     other_result = dead.with_name(dead.name.replace("store", "stores"))
     for folder in (dead, other_word, other_result):
         folder.mkdir(exist_ok=True)
-    mine = new_beside(tmp_path / "store", "writing")
+    mine = new_work_folder(tmp_path / "store", "writing")
     assert set(tmp_path.iterdir()) == {alive, other_word, other_result, mine}
 
 
 @pytest.mark.parametrize("theirs", ["node-999999999", "node.999999999", "other", "nod", "Node"])
-def test_those_of_another_host_are_never_ours(tmp_path, on_host, theirs):
+def test_folders_of_another_host_are_left_alone(tmp_path, on_host, theirs):
     """Here 999999999 is no process: a name cut at the wrong mark would be deleted as its own."""
-    folder = begun_by(dead_process(), tmp_path / "store", on_host, theirs)
-    living = begun_by(os.getppid(), tmp_path / "store", on_host, f"{theirs}-2")
+    folder = made_by(dead_process(), tmp_path / "store", on_host, theirs)
+    living = made_by(os.getppid(), tmp_path / "store", on_host, f"{theirs}-2")
     on_host("node")
-    remove_dead(tmp_path / "store", "writing")
+    remove_abandoned(tmp_path / "store", "writing")
     assert folder.is_dir() and living.is_dir()
     assert living_writer(tmp_path / "store", "writing") is None
 
 
-def test_a_host_of_any_name_has_its_own(tmp_path, on_host):
-    folder = begun_by(dead_process(), tmp_path / "store[1]", on_host, "a@b/c [x]*")
+def test_a_host_may_have_any_name(tmp_path, on_host):
+    folder = made_by(dead_process(), tmp_path / "store[1]", on_host, "a@b/c [x]*")
     assert folder.is_dir()
-    remove_dead(tmp_path / "store[1]", "writing")
+    remove_abandoned(tmp_path / "store[1]", "writing")
     assert not folder.exists()
 
 
-def test_another_living_writer_is_named_and_we_are_not(tmp_path, on_host, other):
+def test_another_living_writer_is_found_and_this_process_is_not(tmp_path, on_host, other):
     assert living_writer(tmp_path / "nowhere" / "store", "writing") is None
     on_host("node")
-    new_beside(tmp_path / "store", "writing")
+    new_work_folder(tmp_path / "store", "writing")
     assert living_writer(tmp_path / "store", "writing") is None
-    begun_by(other.pid, tmp_path / "store", on_host)
+    made_by(other.pid, tmp_path / "store", on_host)
     assert living_writer(tmp_path / "store", "writing") == other.pid
     assert living_writer(tmp_path / "store", "exporting") is None
 
 
 def test_a_later_process_of_the_same_number_is_not_the_writer(tmp_path, on_host, other):
-    """Clocks of files may lag a little; a folder of an hour ago is of somebody else."""
-    folder = begun_by(other.pid, tmp_path / "store", on_host)
+    """Clocks of files may lag a little; a folder of an hour before is of another process."""
+    folder = made_by(other.pid, tmp_path / "store", on_host)
     started = psutil.Process(other.pid).create_time()
     os.utime(folder, (started - 2, started - 2))
     assert living_writer(tmp_path / "store", "writing") == other.pid
     os.utime(folder, (started - 3600, started - 3600))
     assert living_writer(tmp_path / "store", "writing") is None
-    remove_dead(tmp_path / "store", "writing")
+    remove_abandoned(tmp_path / "store", "writing")
     assert not folder.exists()
 
 
-def test_a_process_that_we_may_not_look_at_is_taken_to_live(tmp_path, on_host, other, monkeypatch):
+def test_a_process_that_may_not_be_inspected_counts_as_alive(tmp_path, on_host, other, monkeypatch):
     def refuse(_):
         raise psutil.AccessDenied
 
-    folder = begun_by(other.pid, tmp_path / "store", on_host)
+    folder = made_by(other.pid, tmp_path / "store", on_host)
     monkeypatch.setattr(psutil.Process, "create_time", refuse)
-    remove_dead(tmp_path / "store", "writing")
+    remove_abandoned(tmp_path / "store", "writing")
     assert folder.is_dir() and living_writer(tmp_path / "store", "writing") == other.pid
 
 
-def test_a_killed_process_that_nobody_waits_for_is_dead(tmp_path, on_host, other):
-    folder = begun_by(other.pid, tmp_path / "store", on_host)
+def test_a_zombie_counts_as_dead(tmp_path, on_host, other):
+    folder = made_by(other.pid, tmp_path / "store", on_host)
     other.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 20
     while psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    remove_dead(tmp_path / "store", "writing")
+    remove_abandoned(tmp_path / "store", "writing")
     assert not folder.exists()
 
 
-def test_names_that_are_almost_of_ours_are_left_alone(tmp_path, on_host):
+def test_folders_of_similar_names_are_left_alone(tmp_path, on_host):
     on_host("node")
     for end in ("", "x@a", "-1@a", "@a", "²@a"):
         (tmp_path / f".store.writing@node@{end}").mkdir()
     before = set(tmp_path.iterdir())
     (tmp_path / f".store.writing@node@{10**30}@a").mkdir()  # no process has it
-    remove_dead(tmp_path / "store", "writing")
+    remove_abandoned(tmp_path / "store", "writing")
     assert set(tmp_path.iterdir()) == before
+
+
+def finished(work, is_folder):
+    """A result in a work folder: a file, or a folder with one in it."""
+    result = work / "result"
+    if is_folder:
+        result.mkdir()
+    (result / "inner" if is_folder else result).write_text("new")
+    return result
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_result_takes_its_place_and_its_work_folder_goes(tmp_path, is_folder, is_replaced):
+    target = tmp_path / "target"
+    if is_replaced:
+        with work_folder(target, "writing") as work:
+            publish(finished(work, is_folder), target, replace=False)
+    with work_folder(target, "writing") as work:
+        publish(finished(work, is_folder), target, replace=is_replaced)
+    assert (target / "inner" if is_folder else target).read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_target_made_in_the_meantime_is_not_overwritten(tmp_path):
+    target = tmp_path / "target"
+    with (
+        pytest.raises(UserError, match="target exists and is never overwritten"),
+        work_folder(target, "writing") as work,
+    ):
+        target.write_text("of another process")
+        publish(finished(work, is_folder=False), target, replace=False)
+    assert target.read_text() == "of another process" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failed_write_says_why_and_leaves_nothing(tmp_path):
+    with (
+        pytest.raises(RunFailed, match=r"making it failed and left nothing .*No space left .* run"),
+        report_failed_write("making it", tmp_path / "target"),
+        work_folder(tmp_path / "target", "writing") as work,
+    ):
+        (work / "half").write_text("a part")
+        raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The table of data sets: names, messages, and what can be said before anything is prepared."""
+"""The table of data sets: names, messages, and what `info` states before anything is prepared."""
 
 import json
 import subprocess
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy_store import pictures, write
+from toy_store import random_images, write
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data import datasets
@@ -14,10 +14,10 @@ from keras_imnet64.data import datasets
 
 @pytest.fixture
 def packed(tmp_path):
-    return write(tmp_path / "train", *pictures()).path
+    return write(tmp_path / "train", *random_images()).path
 
 
-def test_the_table_has_the_promised_sets():
+def test_the_table_has_the_documented_data_sets():
     assert list(datasets.DATASETS) == [
         "imagenet_resized/64x64",
         "imagenet_resized/32x32",
@@ -32,7 +32,7 @@ def test_the_table_has_the_promised_sets():
 
 
 @pytest.mark.parametrize("name", datasets.DATASETS)
-def test_every_set_has_its_facts_before_it_is_prepared(name, tmp_path):
+def test_every_data_set_is_described_before_it_is_prepared(name, tmp_path):
     row = datasets.find_dataset(name)
     assert set(row.splits) == {"train", "validation"} and row.description.endswith(".")
     report = json.loads(json.dumps(datasets.info(name, data_dir=tmp_path)))
@@ -44,7 +44,7 @@ def test_every_set_has_its_facts_before_it_is_prepared(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [n for n, d in datasets.DATASETS.items() if not d.embedded])
-def test_opening_what_is_not_prepared_names_the_command(name, tmp_path):
+def test_opening_an_unprepared_data_set_names_the_command(name, tmp_path):
     with pytest.raises(UserError, match=f"`python cli.py data prepare {name} --source "):
         datasets.open_dataset(name, "train", data_dir=tmp_path)
 
@@ -78,7 +78,7 @@ def test_room_for_imagenet64_is_checked_before_any_work(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["shapes", "shapes-unverified"])
-def test_a_set_that_is_half_there_is_said_to_be(packed, tmp_path, place):
+def test_a_data_set_with_one_split_is_half_there(packed, tmp_path, place):
     (tmp_path / "packed" / place).mkdir(parents=True)
     packed.rename(tmp_path / "packed" / place / "train")
     report = datasets.info("shapes", data_dir=tmp_path)

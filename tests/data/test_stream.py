@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from toy_store import in_memory
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.augment import check_augment
 from keras_imnet64.data.order import epoch_draws, epoch_order
 from keras_imnet64.data.selection import first_classes, select, split_holdout
-from keras_imnet64.data.stores.store import RawStore
 from keras_imnet64.data.stream import TrainingStream, evaluation_batches, image_tensor
 
 
@@ -17,16 +17,9 @@ def tiny_store(count=50, size=4, classes=5):
         np.arange(count, dtype="uint8")[:, None, None, None], (count, size, size, 3)
     )
     wnids = [f"n{9 - k}" for k in range(classes)]
-    meta = {
-        "wnids": wnids,
-        "class_names": [w.upper() for w in wnids],
-        "image_size": size,
-        "dataset": "tiny",
-        "split": "train",
-        "verified": True,
-    }
-    return RawStore(
-        None, meta, np.ascontiguousarray(images), np.arange(count, dtype="int32") % classes
+    labels = np.arange(count, dtype="int32") % classes
+    return in_memory(
+        np.ascontiguousarray(images), labels, wnids=wnids, class_names=[w.upper() for w in wnids]
     )
 
 

@@ -10,8 +10,8 @@ from fuzzing import RunsCode, announced, damage, edited, fuzz, npy, npz, works_o
 from hypothesis import given
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.data.stores import store as stores
 from keras_imnet64.data.stores.moments import moments
+from keras_imnet64.data.stores.opening import IN_MEMORY, open_store
 from keras_imnet64.data.stores.packing import write_store
 
 COUNT, SIZE = 7, 4
@@ -42,8 +42,8 @@ def spare(tmp_path_factory):
 
 
 def read_store(path):
-    for in_memory in stores.IN_MEMORY:
-        store = stores.open_store(path, in_memory)
+    for in_memory in IN_MEMORY:
+        store = open_store(path, in_memory)
         images, labels = store.gather([len(store) - 1, 0])
         assert images.dtype == np.uint8 and labels.min() >= 0 and labels.max() < len(store.wnids)
         for positions in (None, [0]):
@@ -61,7 +61,7 @@ def copy_of(packed, spare, **files):
 
 
 def with_sizes(path):
-    """Let meta.json state the sizes that the files have, as one who means harm would."""
+    """Makes meta.json state the sizes that the files have, as an attacker would."""
     meta = json.loads((path / "meta.json").read_text())
     meta["bytes"] = {name: (path / name).stat().st_size for name in meta["bytes"]}
     (path / "meta.json").write_text(json.dumps(meta))
@@ -94,9 +94,9 @@ def test_a_store_with_an_edited_meta(packed, spare):
 
 
 @pytest.mark.parametrize("content", [b"", b"[" * 10**5, b"9" * 5000, b"\xff\xfe", b"null", b"{}"])
-def test_a_store_whose_meta_is_something_else(content, packed, spare):
+def test_a_store_whose_meta_is_no_meta(content, packed, spare):
     with pytest.raises(UserError, match=r"meta\.json"):
-        stores.open_store(copy_of(packed, spare, **{"meta.json": content}))
+        open_store(copy_of(packed, spare, **{"meta.json": content}))
 
 
 SUMS = dict(count=np.int64(COUNT), sums=np.ones((4, 4, 3), "i8"), squares=np.ones((4, 4, 3), "i8"))
@@ -123,7 +123,7 @@ SUMS = dict(count=np.int64(COUNT), sums=np.ones((4, 4, 3), "i8"), squares=np.one
 def test_a_store_that_contradicts_itself(file, content, message, packed, spare):
     path = with_sizes(copy_of(packed, spare, **{file: content}))
     with pytest.raises(UserError) as refusal:
-        moments(stores.open_store(path))
+        moments(open_store(path))
     assert message in str(refusal.value) and "prepare the data again" in str(refusal.value)
 
 
@@ -136,5 +136,5 @@ def test_no_array_of_a_store_runs_code(packed, spare, tmp_path):
     }.items():
         path = with_sizes(copy_of(packed, spare, **{file: content}))
         with pytest.raises(UserError):
-            moments(stores.open_store(path))
+            moments(open_store(path))
     assert not (tmp_path / "marker").exists()

@@ -26,7 +26,7 @@ from keras_imnet64.data.sources.finding import (
     list_folder,
     sort_files,
 )
-from keras_imnet64.data.stores.indexing import Listed
+from keras_imnet64.data.stores.indexing import ImageEntry
 
 MAX_LIST_BYTES = 2**22
 MAX_NAMED = 5  # folders in a note
@@ -58,7 +58,9 @@ class Listing:
 
     root: Path
     wnids: list[str] = field(default_factory=list)
-    splits: dict[str, list[Listed]] = field(default_factory=lambda: {"train": [], "validation": []})
+    splits: dict[str, list[ImageEntry]] = field(
+        default_factory=lambda: {"train": [], "validation": []}
+    )
     faulty: list[Faulty] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     folders: str = ""
@@ -70,7 +72,7 @@ class Listing:
         """Returns {split: number of images}."""
         return {split: len(images) for split, images in self.splits.items()}
 
-    def list_class(self, folder: Path, label: int) -> list[Listed]:
+    def list_class(self, folder: Path, label: int) -> list[ImageEntry]:
         """Returns the images of a class folder, and records its other files and subfolders."""
         found = find_below(folder, "add some, or move or delete the folder if it is no class")
         parents = {file.parent for file in found.images} - {folder}
@@ -78,12 +80,12 @@ class Listing:
         self.subfolders.setdefault(self.wnids[label], set()).update(names)
         return self.list_images(found, label)
 
-    def list_images(self, found: FoundFiles, label: int) -> list[Listed]:
+    def list_images(self, found: FoundFiles, label: int) -> list[ImageEntry]:
         """Returns the images among the files of a class, and records the others."""
         self.faulty += [(self.name_of(file), fault) for file, fault in found.faulty]
         self.ignored += map(self.name_of, found.ignored)
         names = map(self.name_of, found.images)
-        return [Listed(name, label) for name in sorted(names, key=os.fsencode)]
+        return [ImageEntry(name, label) for name in sorted(names, key=os.fsencode)]
 
     def record_loose_files(self, folder: Path, outer: Path | None = None) -> None:
         """Records files that lie beside class folders; images and broken links are faults there.

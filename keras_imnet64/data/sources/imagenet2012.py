@@ -18,7 +18,7 @@ from keras_imnet64.data.sources import layout
 from keras_imnet64.data.sources.archives import imagenet_wnids
 from keras_imnet64.data.sources.finding import FoundFiles, list_folder, sort_files
 from keras_imnet64.data.sources.tfds_private import package_file
-from keras_imnet64.data.stores.indexing import Listed
+from keras_imnet64.data.stores.indexing import ImageEntry
 
 TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 NUM_CLASSES, NUM_TRAIN, NUM_VALIDATION = 1_000, 1_281_167, 50_000
@@ -68,7 +68,7 @@ def _with_flat_validation(
         listing.splits["train"] += listing.list_class(folder, label)
     names = [image.name for image in listing.list_images(found, 0)]
     for name, label in _labelled(root, names, listing.wnids):
-        listing.splits["validation"].append(Listed(name, label))
+        listing.splits["validation"].append(ImageEntry(name, label))
     return listing
 
 
@@ -135,7 +135,7 @@ def _list_tars(root: Path, progress: PackProgress | None) -> folders.Listing:
     if not wnids:
         raise UserError(f"{path} holds no class")
     train = [
-        Listed(TRAIN_TAR, label, image.offset, image.size, image.name)
+        ImageEntry(TRAIN_TAR, label, image.offset, image.size, image.name)
         for label, wnid in enumerate(wnids)
         for image in sorted(images_of[wnid], key=lambda image: image.name)
     ]
@@ -161,7 +161,7 @@ def _images_within(path: Path, outer: tarfile.TarFile, member: tarfile.TarInfo) 
     return images
 
 
-def _list_validation_tar(path: Path, wnids: Sequence[str]) -> list[Listed]:
+def _list_validation_tar(path: Path, wnids: Sequence[str]) -> list[ImageEntry]:
     with _open_tar(path) as archive:
         members: dict[str, tarfile.TarInfo] = {}
         for member in _members(archive, str(path)):
@@ -170,7 +170,7 @@ def _list_validation_tar(path: Path, wnids: Sequence[str]) -> list[Listed]:
                 raise UserError(f"{path} holds {name} twice")
             members[name] = member
     return [
-        Listed(path.name, label, members[name].offset_data, members[name].size, name)
+        ImageEntry(path.name, label, members[name].offset_data, members[name].size, name)
         for name, label in _labelled(path, sorted(members), wnids)
     ]
 
@@ -218,7 +218,7 @@ def built_by_tfds(data_dir: StrPath) -> Path | None:
 def list_tfrecords(folder: StrPath, progress: PackProgress | None = None) -> folders.Listing:
     """Lists where each JPEG lies in the TFRecords that TFDS has built."""
     wnids = sorted(imagenet_wnids())
-    splits: dict[str, list[Listed]] = {}
+    splits: dict[str, list[ImageEntry]] = {}
     for split in ("train", "validation"):
         shards = sorted(Path(folder).glob(f"imagenet2012-{split}.tfrecord-*"))
         if not shards:
@@ -231,7 +231,7 @@ def list_tfrecords(folder: StrPath, progress: PackProgress | None = None) -> fol
     return folders.Listing(Path(folder), wnids, splits)
 
 
-def _list_tfrecord(shard: Path, num_classes: int) -> list[Listed]:
+def _list_tfrecord(shard: Path, num_classes: int) -> list[ImageEntry]:
     """Lists the images of one file of records.
 
     A record is its length (8 bytes), a checksum (4), a tf.train.Example, a checksum (4).
@@ -241,7 +241,7 @@ def _list_tfrecord(shard: Path, num_classes: int) -> list[Listed]:
     import_tensorflow()
     import tensorflow as tf
 
-    listed: list[Listed] = []
+    listed: list[ImageEntry] = []
     end = shard.stat().st_size
     with open(shard, "rb") as file:
         while header := file.read(12):
@@ -259,5 +259,5 @@ def _list_tfrecord(shard: Path, num_classes: int) -> list[Listed]:
             if not 0 <= label < num_classes:
                 raise UserError(f"{shard} has an image of class {label}")
             offset, name = begin + content.index(image), name.decode(errors="replace")
-            listed.append(Listed(shard.name, label, offset, len(image), name))
+            listed.append(ImageEntry(shard.name, label, offset, len(image), name))
     return listed

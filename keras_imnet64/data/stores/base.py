@@ -1,30 +1,64 @@
-"""What a store says of itself, from its `meta.json`: common to raw and encoded ones."""
+"""What raw and encoded stores have in common: their `meta.json` and their labels."""
+
+from pathlib import Path
+
+import numpy as np
+
+from keras_imnet64.records import StoreMeta
+
+
+def class_counts(labels: np.ndarray, num_classes: int) -> list[int]:
+    """Returns the number of labels in each class; labels lie in 0..num_classes - 1."""
+    counts: list[int] = np.bincount(labels, minlength=num_classes).tolist()
+    return counts
 
 
 class StoreBase:
-    """One split: its labels, and what they and its images are.
+    """One split of a data set.
 
     Attributes:
         path: the folder, or None for arrays that came from elsewhere.
-        meta: the content of `meta.json`.
+        meta: see `records.StoreMeta`.
         labels: int32 [N], 0-based positions in `wnids`.
-        wnids: class ids, in label order.
-        class_names: names for people, in label order.
-        verified: whether the images are known to be those that the name promises; always true
-            of one's own, since their name promises none.
-        digest: SHA-256 (hex) of images and labels.
     """
 
-    def __init__(self, path, meta, labels):
+    def __init__(self, path: Path | None, meta: StoreMeta, labels: np.ndarray) -> None:
         self.path, self.meta, self.labels = path, meta, labels
 
-    dataset = property(lambda self: self.meta["dataset"])
-    split = property(lambda self: self.meta["split"])
-    source = property(lambda self: self.meta["source"])
-    wnids = property(lambda self: self.meta["wnids"])
-    class_names = property(lambda self: self.meta["class_names"])
-    verified = property(lambda self: self.meta["verified"])
-    digest = property(lambda self: self.meta["digest"])
-
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def dataset(self) -> str:
+        return self.meta.dataset
+
+    @property
+    def split(self) -> str:
+        return self.meta.split
+
+    @property
+    def source(self) -> str:
+        return self.meta.source
+
+    @property
+    def wnids(self) -> list[str]:
+        """Class ids, in label order."""
+        return self.meta.wnids
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names for people, in label order."""
+        return self.meta.class_names
+
+    @property
+    def verified(self) -> bool:
+        """Whether the images are those that the data set's name promises.
+
+        Always true of users' own images, because their names promise none.
+        """
+        return self.meta.verified
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of images and labels."""
+        return self.meta.digest

@@ -1,4 +1,4 @@
-"""Encoded images into uint8 images of one size: TensorFlow decodes a window, which is resized.
+"""Decodes images of encoded stores to one size: TensorFlow decodes a window, which is resized.
 
 The pixels are those of torchvision's transforms on Pillow's images. Of a JPEG only the rows and
 columns within the window are computed.
@@ -6,27 +6,36 @@ columns within the window are computed.
 
 import contextlib
 import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from keras_imnet64.core.types import Tensor
 from keras_imnet64.data.augment.crops import BOX
-from keras_imnet64.data.stores.encoded import SIDEWAYS, ImageFailed
+from keras_imnet64.data.images.views import View
+from keras_imnet64.data.stores.encoded import FIRST_TRANSPOSED, EncodedStore, ImageFailed
+from keras_imnet64.data.stores.opening import Store
 
-MARGIN = 2  # pixels beyond a crop, for JPEG may have one colour for two of them
-UNDECODABLE = re.compile("JPEG|PNG")  # what TensorFlow names where it cannot decode
-JPEG_SIGNATURE = b"\xff\xd8\xff"  # by which TensorFlow's `is_jpeg` knows one
-REGION = 9  # numbers that say what of an image is decoded
+MARGIN = 2  # pixels beyond a crop, because two pixels of a JPEG may share one colour
+UNDECODABLE = re.compile("JPEG|PNG")  # named in the errors of TensorFlow's decoders
+JPEG_SIGNATURE = b"\xff\xd8\xff"  # that TensorFlow's `is_jpeg` looks for
+REGION = 9  # numbers for each image, see `regions`
 BACKWARD_ROWS, BACKWARD_COLUMNS = (3, 4, 6, 7), (2, 3, 7, 8)  # EXIF orientations, as decoded
 
+Boxes: TypeAlias = Mapping[str, np.ndarray]  # "top", "left", "height", "width": integers [M]
+Show: TypeAlias = Callable[[np.ndarray, bool], np.ndarray]  # (box, is mirrored) -> what is shown
 
-def regions_of(store, positions, crops=None):
-    """What `decode` takes of images of an encoded store: int32 [M, REGION], see `regions`.
+
+def regions_of(
+    store: EncodedStore, positions: np.ndarray, crops: Boxes | None = None
+) -> np.ndarray:
+    """Returns the regions of images of an encoded store, int32 [M, REGION]; see `regions`.
 
     Args:
-        crops: {"top", "left", "height", "width": integers [M]}, boxes in the images as they are
-            seen; None takes all of them.
+        crops: boxes in the images as they are shown; None takes all of them.
     """
     sizes = store.sizes(positions)
     if crops is None:
@@ -36,12 +45,12 @@ def regions_of(store, positions, crops=None):
     return regions(crops, sizes, store.records["orientation"][positions])
 
 
-def regions(boxes, sizes, orientations):
-    """Boxes in images as they are seen -> what is decoded of each, and shown.
+def regions(boxes: Boxes, sizes: np.ndarray, orientations: np.ndarray) -> np.ndarray:
+    """Returns which window `decode` decodes of each image, and which box of the window is shown.
 
     Args:
-        boxes: {"top", "left", "height", "width": integers [M]}.
-        sizes: [M, 2], height and width of the images as they are seen.
+        boxes: boxes in the images as they are shown.
+        sizes: [M, 2], height and width of the images as they are shown.
         orientations: [M], of EXIF.
 
     Returns:
@@ -50,91 +59,90 @@ def regions(boxes, sizes, orientations):
     """
     starts = np.stack([boxes["top"], boxes["left"]], axis=-1).astype(np.int64)
     lengths = np.stack([boxes["height"], boxes["width"]], axis=-1).astype(np.int64)
-    sideways = (orientations >= SIDEWAYS)[:, None]
+    is_transposed = (orientations >= FIRST_TRANSPOSED)[:, None]
     starts, lengths, sizes = (
-        np.where(sideways, pair[:, ::-1], pair) for pair in (starts, lengths, sizes)
+        np.where(is_transposed, pair[:, ::-1], pair) for pair in (starts, lengths, sizes)
     )
-    backward = np.stack(
+    is_backward = np.stack(
         [np.isin(orientations, BACKWARD_ROWS), np.isin(orientations, BACKWARD_COLUMNS)], axis=-1
     )
-    starts = np.where(backward, sizes - starts - lengths, starts)
+    starts = np.where(is_backward, sizes - starts - lengths, starts)
     begin, end = np.maximum(starts - MARGIN, 0), np.minimum(starts + lengths + MARGIN, sizes)
     parts = [begin, end - begin, starts - begin, lengths, orientations[:, None]]
     return np.concatenate(parts, axis=-1).astype(np.int32)
 
 
-def upright(pixels, orientation):
-    """The pixels [h, w, 3] as they are to be seen: a view of them."""
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Returns stored pixels [h, w, 3] as they are to be shown, as a view."""
     rows = -1 if orientation in BACKWARD_ROWS else 1
     columns = -1 if orientation in BACKWARD_COLUMNS else 1
     pixels = pixels[::rows, ::columns]
-    return pixels.swapaxes(0, 1) if orientation >= SIDEWAYS else pixels
+    return pixels.swapaxes(0, 1) if orientation >= FIRST_TRANSPOSED else pixels
 
 
-def crop_resizer(image_size, interpolation):
-    """A function for `decode` that resizes the box to a square: [h, w, 3] -> uint8 [S, S, 3]."""
+def crop_resizer(image_size: int, interpolation: str) -> Show:
+    """Returns a function for `decode` that resizes a box to a square, uint8 [S, S, 3]."""
     from keras_imnet64.data.images.resizing import resize
 
-    return lambda pixels, mirrored: resize(
-        pixels, (image_size, image_size), interpolation, mirrored
-    )
-
-
-def viewer(view):
-    """A function for `decode` that shows the box as a `views.View` has it."""
-
-    def show(pixels, mirrored):
-        shown = view.show(Image.fromarray(pixels))
-        return shown[..., ::-1, :] if mirrored else shown
+    def show(pixels: np.ndarray, is_mirrored: bool) -> np.ndarray:
+        return resize(pixels, (image_size, image_size), interpolation, is_mirrored)
 
     return show
 
 
-def decode(content, region, mirrored, show, shape):
-    """One image, from its bytes to what is shown of it.
+def viewer(view: View) -> Show:
+    """Returns a function for `decode` that shows a box as the view does."""
+
+    def show(pixels: np.ndarray, is_mirrored: bool) -> np.ndarray:
+        shown = view.show(Image.fromarray(pixels))
+        return shown[..., ::-1, :] if is_mirrored else shown
+
+    return show
+
+
+def decode(
+    content: Tensor, region: Tensor, mirrored: Tensor | bool, show: Show, shape: tuple[int, ...]
+) -> Tensor:
+    """Decodes one image in a pipeline, and shows a box of it.
 
     Args:
         content: string [], a JPEG or a PNG.
         region: int32 [REGION], see `regions`.
-        mirrored: bool [], whether what is shown is mirrored.
+        mirrored: bool [], whether to mirror what is shown.
         show: makes uint8 `shape` of the box, uint8 [h, w, 3], turned upright, and of `mirrored`.
     """
 
-    def finish(pixels, region, mirrored):
+    def finish(pixels: np.ndarray, region: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
         *box, orientation = region[4:].tolist()
         return show(upright(_cut(pixels, box), orientation), bool(mirrored))
 
     window = region[:4]
 
-    def png():
-        top, left, height, width = tf.unstack(window)
-        return tf.io.decode_png(content, channels=3)[top : top + height, left : left + width]
+    def decode_png() -> Tensor:
+        return _cut(tf.io.decode_png(content, channels=3), tf.unstack(window))
 
-    pixels = tf.cond(tf.io.is_jpeg(content), lambda: _jpeg(content, window), png)
+    pixels = tf.cond(tf.io.is_jpeg(content), lambda: _decode_jpeg(content, window), decode_png)
     return tf.ensure_shape(tf.numpy_function(finish, [pixels, region, mirrored], tf.uint8), shape)
 
 
-def _jpeg(content, window):
-    return tf.io.decode_and_crop_jpeg(content, window, 3, dct_method="INTEGER_ACCURATE")
-
-
-def decoded(content, size, box=None):
-    """A box of a JPEG or PNG as training decodes it, at once and without a graph.
+def decode_eagerly(
+    content: bytes, size: tuple[int, int], box: tuple[int, int, int, int] | None = None
+) -> np.ndarray | None:
+    """Decodes a box of a JPEG or PNG as training does, without a graph.
 
     Args:
-        content: bytes.
         size: (height, width) that the image should have, as it is stored.
         box: (top, left, height, width); None is all of the image.
 
     Returns:
-        uint8 [height, width, 3] of the box; None where the image cannot be decoded or is of
+        uint8 [height, width, 3] of the box, or None where the image cannot be decoded or has
         another size.
     """
     boxes = dict(zip(BOX, np.array([box or (0, 0, *size)]).T, strict=True))
     region = regions(boxes, np.array([size]), np.ones(1, int))[0]
     try:
         if content.startswith(JPEG_SIGNATURE):
-            window = _jpeg(content, region[:4]).numpy()
+            window = _decode_jpeg(content, region[:4]).numpy()
         else:
             window = tf.io.decode_png(content, channels=3).numpy()
             if window.shape[:2] != tuple(size):
@@ -145,33 +153,40 @@ def decoded(content, size, box=None):
     return _cut(window, region[4:8])
 
 
-def _cut(pixels, box):
+def _decode_jpeg(content: Tensor, window: Tensor) -> Tensor:
+    return tf.io.decode_and_crop_jpeg(content, window, 3, dct_method="INTEGER_ACCURATE")
+
+
+def _cut(pixels: Tensor, box: Tensor) -> Tensor:
     top, left, height, width = box
     return pixels[top : top + height, left : left + width]
 
 
 @contextlib.contextmanager
-def as_run_failed(store):
-    """Raise an ImageFailed for an image that a running pipeline cannot read or decode."""
+def as_run_failed(store: Store) -> Iterator[None]:
+    """Raises an ImageFailed for an image that a running pipeline cannot read or decode."""
     try:
         yield
-    except ImageFailed:  # of another store, whose images are read within
+    except ImageFailed:  # of another store, read inside the block
         raise
     except Exception as error:
-        failure = getattr(store, "failure", None)
-        if failure is None and store.image_size is None and UNDECODABLE.search(str(error)):
-            failure = _undecodable(store)
+        failure = _failure_of(store, error) if isinstance(store, EncodedStore) else None
         if failure is None:
             raise
         raise failure from error
 
 
-def _undecodable(store):
-    """The failure that names the image: one of those read last, for TensorFlow names none."""
+def _failure_of(store: EncodedStore, error: Exception) -> ImageFailed | None:
+    """Returns the failure that names the image, or None if no image is the reason.
+
+    TensorFlow does not name the image that it cannot decode, so the images read last are tried.
+    """
+    if store.failure is not None or not UNDECODABLE.search(str(error)):
+        return store.failure
     for position in reversed(store.recent.copy()):
         record = store.records[position]
-        (content,) = store.read([position])
-        if decoded(content, (record["height"], record["width"])) is None:
+        (content,) = store.read(np.array([position]))
+        if decode_eagerly(content, (record["height"], record["width"])) is None:
             fault = f"{store.file_of(position)} is damaged, or another than when it was indexed"
             return ImageFailed(fault, store, position)
     return None

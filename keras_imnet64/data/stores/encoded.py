@@ -1,35 +1,32 @@
 """Encoded stores: images of any size as JPEG or PNG, indexed where they lie and read at random.
 
-A store is a folder with `files.npy` (names of files below `root`), `pictures.npy` (RECORD [N],
-where each image lies and how large it is), `hashes.npy` (uint8 [N, 32], SHA-256 of its file's
-bytes), `moments.npy` (float64 [N, 6]), `labels.npy`, `converted.bin` and `meta.json`. Nothing is
-copied, but what TensorFlow cannot decode as Pillow does: such images are kept in `converted.bin`
-as PNG. `indexing` writes it; `store.open_store` opens either kind.
+An encoded store is a folder with `files.npy` (names of files below `root`), `pictures.npy`
+(RECORD [N], where each image lies and how large it is), `hashes.npy` (uint8 [N, 32], SHA-256 of
+each image's bytes), `moments.npy` (float64 [N, 6]), `labels.npy`, `converted.bin` and `meta.json`.
+Images are not copied, except those that TensorFlow decodes otherwise than Pillow does:
+`converted.bin` holds a PNG of each. `indexing` writes such a store, `opening` opens it.
 """
 
 import hashlib
 import os
 from collections import deque
+from pathlib import Path
 
 import numpy as np
 
-from keras_imnet64.core.errors import RunFailed, UserError, reason
+from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.paths import native
 from keras_imnet64.data.images.reading import UPRIGHT
 from keras_imnet64.data.stores.base import StoreBase
+from keras_imnet64.data.stores.files import damaged, map_array, read_array
+from keras_imnet64.records import EncodedStoreMeta
 
-KIND = "encoded"
-FORMAT_VERSION = 2
 CONVERTED = "converted.bin"
-HERE = -1  # the file number of what lies in CONVERTED
-ARRAYS = {  # by format version; the first kept no hashes
-    1: {"files.npy", "pictures.npy", "moments.npy", "labels.npy", CONVERTED},
-    2: {"files.npy", "pictures.npy", "hashes.npy", "moments.npy", "labels.npy", CONVERTED},
-}
+IN_CONVERTED = -1  # the file number of an image that CONVERTED holds
 HASH_BYTES = 32
 RECORD = np.dtype(
     [
-        ("file", "<i4"),  # a position in files.npy, or HERE
+        ("file", "<i4"),  # a position in files.npy, or IN_CONVERTED
         ("offset", "<i8"),  # of its bytes in that file
         ("length", "<i8"),
         ("height", "<i4"),  # in pixels, as decoded
@@ -37,20 +34,20 @@ RECORD = np.dtype(
         ("orientation", "<i4"),  # of EXIF, see `reading.UPRIGHT`
     ]
 )
-MOST_FILE_NAME = 4096  # bytes of a name below the root, which is the most that Linux takes
-RECENT = 4096  # images that are read ahead at most, roughly
-SIDEWAYS = 5  # the first of the orientations that exchange height and width
+MAX_NAME_BYTES = 4096  # of a file below the root, the limit of Linux
+MAX_RECENT = 4096  # roughly as many images as a pipeline reads ahead
+FIRST_TRANSPOSED = 5  # EXIF orientations from here on exchange height and width
 
 
 class ImageFailed(RunFailed):
-    """An image that an index has can no longer be read or decoded.
+    """An indexed image can no longer be read or decoded.
 
     Attributes:
-        fault: what is wrong, in words that begin with the file.
-        store, position: where it stands.
+        fault: what is wrong; begins with the path of the file.
+        store, position: which image it is.
     """
 
-    def __init__(self, fault, store, position):
+    def __init__(self, fault: str, store: "EncodedStore", position: int) -> None:
         super().__init__(
             f"{fault}: bring back the file as it was, or mend it and run {store.command}"
         )
@@ -58,52 +55,69 @@ class ImageFailed(RunFailed):
 
 
 class EncodedStore(StoreBase):
-    """One split: where its images lie, labels, and what they mean; see also `StoreBase`.
+    """One split of a data set whose images stay where they lie; see also `StoreBase`.
 
     Attributes:
-        image_size: None, for images may have any.
-        root: the folder of the files.
+        image_size: None, because images may have any size.
+        files: bytes [F], names of files below `root`.
         records: RECORD [N].
-        hashes: uint8 [N, HASH_BYTES], SHA-256 of each image's bytes as they were indexed; None
+        hashes: uint8 [N, HASH_BYTES], SHA-256 of each image's bytes when it was indexed; None
             in stores of format 1.
         sums: float64 [N, 6], the mean of each channel of each image, then of its square.
         recent: positions of the images that were read last.
+        failure: why an image could not be read, or None.
     """
 
-    image_size = None
-    failure = None
-    root = property(lambda self: native(self.meta["root"]))
+    path: Path
+    meta: EncodedStoreMeta
+    image_size: None = None
 
-    def __init__(self, path, meta, files, images, hashes, sums, labels):
+    def __init__(
+        self,
+        path: Path,
+        meta: EncodedStoreMeta,
+        *,
+        files: np.ndarray,
+        records: np.ndarray,
+        hashes: np.ndarray | None,
+        sums: np.ndarray,
+        labels: np.ndarray,
+    ) -> None:
         super().__init__(path, meta, labels)
-        self.files, self.records, self.hashes, self.sums = files, images, hashes, sums
-        self.recent = deque(maxlen=RECENT)
+        self.files, self.records, self.hashes, self.sums = files, records, hashes, sums
+        self.recent: deque[int] = deque(maxlen=MAX_RECENT)
+        self.failure: ImageFailed | None = None
 
-    def sizes(self, positions):
-        """int64 [B, 2]: height and width of images as they are to be seen."""
+    @property
+    def root(self) -> str:
+        """The folder of the image files."""
+        return native(self.meta.root)
+
+    def sizes(self, positions: np.ndarray) -> np.ndarray:
+        """Returns height and width of images as they are shown, int64 [B, 2]."""
         records = self.records[positions]
         sizes = np.stack([records["height"], records["width"]], axis=-1).astype(np.int64)
-        sideways = records["orientation"] >= SIDEWAYS
-        return np.where(sideways[..., None], sizes[..., ::-1], sizes)
+        is_transposed = records["orientation"] >= FIRST_TRANSPOSED
+        return np.where(is_transposed[..., None], sizes[..., ::-1], sizes)
 
     @property
-    def num_converted(self):
+    def num_converted(self) -> int:
         """How many images the store keeps as PNG."""
-        return int(np.count_nonzero(self.records["file"] == HERE))
+        return int(np.count_nonzero(self.records["file"] == IN_CONVERTED))
 
     @property
-    def converted_bytes(self):
-        return self.meta["bytes"][CONVERTED]
+    def converted_bytes(self) -> int:
+        return self.meta.file_sizes[CONVERTED]
 
-    def file_of(self, position):
-        """The path of the file that holds an image."""
+    def file_of(self, position: int) -> str:
+        """Returns the path of the file that holds an image."""
         number = self.records["file"][position]
-        if number == HERE:
+        if number == IN_CONVERTED:
             return os.path.join(self.path, CONVERTED)
         return os.path.join(self.root, os.fsdecode(bytes(self.files[number])))
 
-    def read(self, positions):
-        """The bytes of images, JPEG or PNG: an object array [B]; safe to call from threads.
+    def read(self, positions: np.ndarray) -> np.ndarray:
+        """Returns the bytes of images, JPEG or PNG: an object array [B]. Safe to call from threads.
 
         Raises:
             ImageFailed: a file is gone or shorter than it was.
@@ -111,13 +125,13 @@ class EncodedStore(StoreBase):
         contents = np.empty(len(positions), object)
         self.recent.extend(positions)
         try:
-            contents[:] = [self._read(position) for position in positions]
+            contents[:] = [self._read_image(position) for position in positions]
         except ImageFailed as failure:
-            self.failure = failure  # which TensorFlow, on its way through a pipeline, makes its own
+            self.failure = failure  # TensorFlow replaces what a function of its pipeline raises
             raise
         return contents
 
-    def _read(self, position):
+    def _read_image(self, position: int) -> bytes:
         record, file = self.records[position], self.file_of(position)
         offset, length = int(record["offset"]), int(record["length"])
         try:
@@ -134,13 +148,13 @@ class EncodedStore(StoreBase):
         return content
 
     @property
-    def command(self):
-        """The command that indexes the images anew."""
+    def command(self) -> str:
+        """The command that indexes the images again."""
         return f"`python cli.py data prepare {self.dataset} --source {self.root}`"
 
 
-def digest_of(hashes, labels):
-    """SHA-256 (hex) of the SHA-256 of each image's bytes, then of the labels: a store's digest.
+def digest_of(hashes: np.ndarray, labels: np.ndarray) -> str:
+    """Returns a store's digest: SHA-256 (hex) of the images' hashes, then of the labels.
 
     Args:
         hashes: uint8 [N, HASH_BYTES].
@@ -151,27 +165,25 @@ def digest_of(hashes, labels):
     return sha.hexdigest()
 
 
-def open_encoded(path, meta, map_array, damaged):
-    """An EncodedStore from its checked `meta.json`; see `store.open_store`."""
-    count = meta["count"]
-    images = map_array(path / "pictures.npy", RECORD, (count,))
-    labels = np.array(map_array(path / "labels.npy", np.dtype(np.int32), (count,)))
-    hashes = None
-    if meta["format_version"] > 1:
-        hashes = map_array(path / "hashes.npy", np.dtype(np.uint8), (count, HASH_BYTES))
-    sums = map_array(path / "moments.npy", np.dtype(np.float64), (count, 6))
-    try:
-        files = np.load(path / "files.npy", mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy reads the header as Python: any error of a tokenizer
-        raise damaged(path / "files.npy", f"cannot be read ({reason(error)})") from None
-    if files.ndim != 1 or files.dtype.kind != "S" or files.itemsize > MOST_FILE_NAME:
+def open_encoded(path: Path, meta: EncodedStoreMeta) -> EncodedStore:
+    """Opens an encoded store whose `meta.json` has been read; see `opening.open_store`."""
+    count, hashes = meta.count, None
+    records = map_array(path / "pictures.npy", RECORD, (count,))
+    labels = np.array(map_array(path / "labels.npy", np.int32, (count,)))
+    if "hashes.npy" in meta.file_sizes:
+        hashes = map_array(path / "hashes.npy", np.uint8, (count, HASH_BYTES))
+    sums = map_array(path / "moments.npy", np.float64, (count, 6))
+    files = read_array(path / "files.npy")
+    if files.ndim != 1 or files.dtype.kind != "S" or files.itemsize > MAX_NAME_BYTES:
         raise damaged(path / "files.npy", "does not hold names of files")
-    _check_records(path, images, files, meta["bytes"][CONVERTED], damaged)
+    _check_records(path / "pictures.npy", records, len(files), meta.file_sizes[CONVERTED])
     mean, square = np.split(sums, 2, axis=1)
     if not ((mean >= 0) & (mean <= 255) & (square <= 255 * mean * (1 + 1e-9))).all():
         raise damaged(path / "moments.npy", "does not hold means of pixels")
-    store = EncodedStore(path, meta, files, images, hashes, sums, labels)
-    first = store.file_of(int(np.argmax(images["file"] != HERE)))
+    store = EncodedStore(
+        path, meta, files=files, records=records, hashes=hashes, sums=sums, labels=labels
+    )
+    first = store.file_of(int(np.argmax(records["file"] != IN_CONVERTED)))
     if not os.path.isfile(first):
         raise UserError(
             f"{path} indexes images below {store.root}, but {first} is not there; bring them "
@@ -180,13 +192,13 @@ def open_encoded(path, meta, map_array, damaged):
     return store
 
 
-def _check_records(path, images, files, converted_bytes, damaged):
-    numbers, offsets, lengths = (images[key] for key in ("file", "offset", "length"))
-    here = numbers == HERE
-    whole = (numbers >= HERE) & (numbers < len(files)) & (offsets >= 0) & (lengths > 0)
-    whole &= lengths <= 2**31
-    whole &= (images["height"] > 0) & (images["width"] > 0)
-    whole &= np.isin(images["orientation"], (1, *UPRIGHT))
-    whole &= ~here | (offsets <= converted_bytes - lengths)
-    if not whole.all():
-        raise damaged(path / "pictures.npy", f"is wrong about image {int(np.argmin(whole))}")
+def _check_records(file: Path, records: np.ndarray, num_files: int, converted_bytes: int) -> None:
+    """Raises a UserError for the first record that describes no image."""
+    numbers, offsets, lengths = (records[key] for key in ("file", "offset", "length"))
+    is_valid = (numbers >= IN_CONVERTED) & (numbers < num_files) & (offsets >= 0) & (lengths > 0)
+    is_valid &= lengths <= 2**31
+    is_valid &= (records["height"] > 0) & (records["width"] > 0)
+    is_valid &= np.isin(records["orientation"], (1, *UPRIGHT))
+    is_valid &= (numbers != IN_CONVERTED) | (offsets <= converted_bytes - lengths)
+    if not is_valid.all():
+        raise damaged(file, f"is wrong about image {int(np.argmin(is_valid))}")

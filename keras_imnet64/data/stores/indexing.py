@@ -1,23 +1,29 @@
-"""Writing an encoded store: every listed image is decoded, and where it lies is noted.
+"""Writes encoded stores: decodes every listed image and records where it lies.
 
-An image is taken only if it is undamaged (see `damage`), and stays where it lies only if training,
-which decodes with TensorFlow, sees the pixels that Pillow sees; else the store keeps a PNG of it.
-`encoded` describes what lies in a store; the lists of images come from `sources`.
+An image is taken only if it is undamaged (see `damage`). It stays where it lies only if training,
+which decodes with TensorFlow, gets the pixels that Pillow gives; otherwise the store keeps a PNG of
+it. `encoded` describes what lies in a store; the lists of images come from `sources`.
 """
 
 import hashlib
 import io
 import itertools
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+from PIL import Image
 
 from keras_imnet64.core.errors import RunFailed, UserError, printable
-from keras_imnet64.core.files import read_json, sync_file, write_json
+from keras_imnet64.core.files import sync_file
 from keras_imnet64.core.library_logs import import_tensorflow
 from keras_imnet64.core.paths import portable
+from keras_imnet64.core.types import PackProgress
+from keras_imnet64.core.validation import read_record
 from keras_imnet64.data.images.damage import JPEG_FORMATS, check_undamaged
 from keras_imnet64.data.images.reading import (
     Unreadable,
@@ -28,31 +34,40 @@ from keras_imnet64.data.images.reading import (
     report_unreadable,
     to_rgb,
 )
+from keras_imnet64.data.stores.base import class_counts
 from keras_imnet64.data.stores.encoded import (
     CONVERTED,
-    FORMAT_VERSION,
     HASH_BYTES,
-    HERE,
-    KIND,
+    IN_CONVERTED,
     RECORD,
+    EncodedStore,
     digest_of,
 )
-from keras_imnet64.data.stores.packing import SLACK_BYTES, new_store, require_space
-from keras_imnet64.data.stores.store import open_store
+from keras_imnet64.data.stores.opening import open_store
+from keras_imnet64.data.stores.packing import (
+    SLACK_BYTES,
+    file_sizes,
+    new_store,
+    publish_store,
+    require_space,
+    write_meta,
+)
+from keras_imnet64.records import EncodedStoreMeta
 
-AT_ONCE = 256  # images in work, which bounds memory
-AS_THEY_ARE = {(kind, mode) for kind in (*JPEG_FORMATS, "PNG") for mode in ("L", "RGB")}
+CHUNK = 256  # images in work at a time, which bounds memory
+UNCONVERTED_KINDS = {(kind, mode) for kind in (*JPEG_FORMATS, "PNG") for mode in ("L", "RGB")}
 BYTES_PER_IMAGE = 240  # of the index, with names of usual length
 
 
 @dataclass(frozen=True)
-class Listed:
-    """An image of a list: `name` is of a file below the root, with "/" between its parts.
+class ImageEntry:
+    """An image that a source lists.
 
     Attributes:
-        offset, length: of its bytes in that file; length None is all of the file.
+        name: of its file below the root, with "/" between its parts.
         label: its class, from 0.
-        member: what it is called in messages beyond the file, such as a member of a tar.
+        offset, length: of its bytes in that file; length None means the whole file.
+        member: its name within that file, for messages, such as that of a member of a tar.
     """
 
     name: str
@@ -62,247 +77,286 @@ class Listed:
     member: str = ""
 
     @property
-    def in_words(self):
+    def in_words(self) -> str:
         return f"{self.name}: {self.member}" if self.member else self.name
 
 
 def write_index(
-    path,
-    listed,
+    path: Path,
+    entries: Sequence[ImageEntry],
     *,
-    root,
-    dataset,
-    split,
-    wnids,
-    class_names,
-    source,
-    verified,
-    skipped=None,
-    progress=None,
-):
-    """Index a list of images into the folder `path`, replacing what was there.
+    root: Path,
+    dataset: str,
+    split: str,
+    wnids: Sequence[str],
+    class_names: Sequence[str],
+    source: str,
+    verified: bool,
+    skipped: list[tuple[str, str]] | None = None,
+    progress: PackProgress | None = None,
+) -> EncodedStore:
+    """Indexes a list of images into the folder `path`, replacing what was there.
 
     Args:
         path: the store's folder; its parents are made.
-        listed: list of `Listed`, in the store's order.
+        entries: the images, in the store's order.
         root: the folder below which their files lie.
-        skipped: a list that receives (name, reason) of damaged images, which are left out; None
-            refuses them.
+        skipped: receives (name, reason) of damaged images, which are left out; None refuses them.
         others: as for `packing.write_store`.
-
-    Returns:
-        EncodedStore
 
     Raises:
         UserError: an image is damaged, a class has none, or there is no room.
-        RunFailed: writing broke off.
+        RunFailed: a write failed.
     """
     import_tensorflow()
     doing = f"indexing {dataset} {split}"
-    meta = {
-        "kind": KIND,
-        "format_version": FORMAT_VERSION,
-        "dataset": dataset,
-        "source": source,
-        "verified": verified,
-        "split": split,
-        "wnids": list(wnids),
-        "class_names": list(class_names),
-        "root": portable(root),
-    }
-    needed = len(listed) * BYTES_PER_IMAGE + SLACK_BYTES
-    with new_store(path, doing, needed, meta) as work:
+    with new_store(path, doing, len(entries) * BYTES_PER_IMAGE + SLACK_BYTES) as work:
         with open(work / CONVERTED, "wb") as converted:
-            index = _Index(root, work, converted, len(listed), doing)
-            index.examine(listed, skipped, progress)
-            if split == "train":  # a class without validation images is only noted, see preparing
-                index.refuse_lost_classes(listed, wnids, split)
+            index = _Index(root, work, converted, len(entries), doing)
+            index.add_images(entries, skipped, progress)
+            if split == "train":  # `prepare` only warns of a class without validation images
+                index.refuse_lost_classes(entries, wnids, split)
             labels = index.write()
-        meta["count"] = len(labels)
-        meta["class_counts"] = np.bincount(labels, minlength=len(wnids)).tolist()
-        meta["digest"] = digest_of(index.hashes[: len(labels)], labels)
-    return open_store(path)
+        meta = EncodedStoreMeta(
+            dataset=dataset,
+            source=source,
+            verified=verified,
+            split=split,
+            count=len(labels),
+            wnids=list(wnids),
+            class_names=list(class_names),
+            root=portable(root),
+            digest=digest_of(index.hashes[: len(labels)], labels),
+            class_counts=class_counts(labels, len(wnids)),
+            file_sizes=file_sizes(work),
+        )
+        publish_store(work, path, meta)
+    store = open_store(path)
+    assert isinstance(store, EncodedStore)
+    return store
 
 
-def mark_unverified(path):
-    """Note in a store that its images are not what the data set's name promises."""
-    meta = read_json(path / "meta.json")
+def mark_unverified(path: Path) -> None:
+    """Records in a store that its images are not what the data set's name promises."""
+    meta = read_record(EncodedStoreMeta, path / "meta.json")
     try:
-        write_json(path / "meta.json", meta | {"verified": False})
+        write_meta(path, replace(meta, verified=False))
     except OSError as error:
         raise RunFailed(f"{path / 'meta.json'} could not be written ({error})") from error
 
 
 class _Index:
-    """The arrays of one store while its images are looked at."""
+    """The arrays of an encoded store while its images are examined.
 
-    def __init__(self, root, folder, converted, most, doing):
+    Args:
+        root: the folder below which the image files lie.
+        folder: receives the arrays.
+        converted: the open file CONVERTED, which receives PNGs.
+        max_images: how many images may be added.
+        doing: for messages, such as "indexing pets train".
+    """
+
+    def __init__(
+        self, root: Path, folder: Path, converted: BinaryIO, max_images: int, doing: str
+    ) -> None:
         self.root, self.folder, self.converted, self.count = root, folder, converted, 0
         self.doing = doing
-        self.files = {}  # name -> number
-        self.records, self.sums = np.zeros(most, RECORD), np.zeros((most, 6))
-        self.hashes, self.labels = np.zeros((most, HASH_BYTES), np.uint8), np.zeros(most, np.int32)
+        self.files: dict[str, int] = {}  # name -> number
+        self.records, self.sums = np.zeros(max_images, RECORD), np.zeros((max_images, 6))
+        self.hashes = np.zeros((max_images, HASH_BYTES), np.uint8)
+        self.labels = np.zeros(max_images, np.int32)
 
-    def examine(self, listed, skipped, progress):
-        """Decode all images in threads, and note them in their order."""
-        done, total = 0, len(listed)
+    def add_images(
+        self,
+        entries: Sequence[ImageEntry],
+        skipped: list[tuple[str, str]] | None,
+        progress: PackProgress | None,
+    ) -> None:
+        """Examines all images in threads, and adds them in their order."""
+        done, total = 0, len(entries)
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            waiting = iter(listed)
-            while part := list(itertools.islice(waiting, AT_ONCE)):
-                for image, found in zip(part, pool.map(self._look_at, part), strict=True):
+            waiting = iter(entries)
+            while chunk := list(itertools.islice(waiting, CHUNK)):
+                for entry, found in zip(chunk, pool.map(self._examine, chunk), strict=True):
                     if not isinstance(found, UserError):
-                        self._note(image, found)
+                        self._add(entry, found)
                     elif skipped is None:
                         raise UserError(f"{found}; --skip-corrupt leaves out such images")
                     else:
-                        fault = str(found).removeprefix(f"{printable(self._where(image))} ")
-                        skipped.append((image.in_words, fault))
-                done += len(part)
+                        fault = str(found).removeprefix(f"{printable(self._path_of(entry))} ")
+                        skipped.append((entry.in_words, fault))
+                done += len(chunk)
                 if progress:
                     progress(self.doing, done, total)
 
-    def _look_at(self, image):
-        """A `Seen`, or the UserError that says what is wrong with the image.
+    def _examine(self, entry: ImageEntry) -> "ExaminedImage | UserError":
+        """Returns what the index records of an image, or the error if it is damaged.
 
         Raises:
-            Unreadable: nothing is known of the image, so that it is never left out for damage.
+            Unreadable: the file may be undamaged, so that it must not be left out.
         """
-        path, where = self.root / image.name, self._where(image)
+        file, shown_path = self.root / entry.name, self._path_of(entry)
         try:
-            with report_unreadable(path):
-                if not path.is_file():  # a pipe would never end
-                    raise UserError(f"{where} is not a file")
-            with report_image_errors(where):
-                with open(path, "rb") as file:
-                    file.seek(image.offset)
-                    content = file.read() if image.length is None else file.read(image.length)
+            with report_unreadable(file):
+                if not file.is_file():  # a pipe would never end
+                    raise UserError(f"{shown_path} is not a file")
+            with report_image_errors(shown_path):
+                content = _read_entry(file, entry)
                 if not content:
-                    raise UserError(f"{where} is empty")
-                return look_at(content, where)
+                    raise UserError(f"{shown_path} is empty")
+                return examine_image(content, shown_path)
         except Unreadable:
             raise
         except UserError as error:
             return error
 
-    def _where(self, image):
-        return str(self.root / image.in_words)
+    def _path_of(self, entry: ImageEntry) -> str:
+        """Returns what messages call an image."""
+        return str(self.root / entry.in_words)
 
-    def _note(self, image, seen):
-        if seen.converted:
-            number, offset, length = HERE, self.converted.tell(), len(seen.converted)
+    def _add(self, entry: ImageEntry, image: "ExaminedImage") -> None:
+        if image.converted:
+            number, offset, length = IN_CONVERTED, self.converted.tell(), len(image.converted)
             self._require_room(length)
-            self.converted.write(seen.converted)
+            self.converted.write(image.converted)
         else:
-            number = self.files.setdefault(image.name, len(self.files))
-            offset, length = image.offset, seen.length
-        place = (number, offset, length, seen.height, seen.width, seen.orientation)
-        self.records[self.count] = place
-        self.sums[self.count] = seen.sums
-        self.labels[self.count] = image.label
-        self.hashes[self.count] = np.frombuffer(seen.sha256, np.uint8)
+            number = self.files.setdefault(entry.name, len(self.files))
+            offset, length = entry.offset, image.length
+        self.records[self.count] = (
+            *(number, offset, length),
+            *(image.height, image.width, image.orientation),
+        )
+        self.sums[self.count] = image.sums
+        self.labels[self.count] = entry.label
+        self.hashes[self.count] = np.frombuffer(image.sha256, np.uint8)
         self.count += 1
 
-    def _require_room(self, length):
-        """Before each PNG, for how much all of them take shows only as they are made."""
-        what = f"{self.doing}, with {self.count:,} images looked at and more to keep as PNG,"
-        require_space(self.folder, length + SLACK_BYTES, what)
+    def _require_room(self, length: int) -> None:
+        """Refuses a PNG that does not fit: how much room all take is known only at the end."""
+        doing = f"{self.doing}, with {self.count:,} images looked at and more to keep as PNG,"
+        require_space(self.folder, length + SLACK_BYTES, doing)
 
-    def refuse_lost_classes(self, listed, wnids, split):
-        lost = {image.label for image in listed} - set(self.labels[: self.count].tolist())
+    def refuse_lost_classes(
+        self, entries: Sequence[ImageEntry], wnids: Sequence[str], split: str
+    ) -> None:
+        """Refuses a split in which all images of a class were left out."""
+        lost = {entry.label for entry in entries} - set(self.labels[: self.count].tolist())
         if lost:
             raise UserError(
                 f"{self.root} has no whole image of {wnids[min(lost)]} in {split}, even with "
                 "--skip-corrupt: mend the damaged ones, add others, or move the class away"
             )
 
-    def write(self):
-        """Write the arrays; returns labels int32 [N]."""
+    def write(self) -> np.ndarray:
+        """Writes the arrays, and returns the labels, int32 [N]."""
         if not self.count:
             raise UserError(f"no whole image is left of those in {self.root}")
         sync_file(self.converted)
+        labels = self.labels[: self.count]
         arrays = {
             "files": np.array([os.fsencode(name) for name in self.files] or [b"-"]),
             "pictures": self.records[: self.count],
             "hashes": self.hashes[: self.count],
             "moments": self.sums[: self.count],
-            "labels": self.labels[: self.count],
+            "labels": labels,
         }
         for name, array in arrays.items():
             with open(self.folder / f"{name}.npy", "wb") as file:
                 np.save(file, array, allow_pickle=False)
                 sync_file(file)
-        return arrays["labels"]
+        return labels
+
+
+def _read_entry(file: Path, entry: ImageEntry) -> bytes:
+    """Returns the bytes of an image."""
+    with open(file, "rb") as opened_file:
+        opened_file.seek(entry.offset)
+        return opened_file.read(-1 if entry.length is None else entry.length)
+
+
+# ----------------------------------------------------------------------------------------- images
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What an image is: see `encoded.RECORD`; `converted` is its PNG where it needs one."""
+class ExaminedImage:
+    """What an index records of an undamaged image; see `encoded.RECORD`.
+
+    Attributes:
+        length: of its bytes, as they were read.
+        sums: float64 [6], the mean of each channel, then of its square.
+        converted: its PNG if training would decode its bytes otherwise, else empty.
+    """
 
     length: int
     height: int
     width: int
     orientation: int
-    sums: np.ndarray  # mean and mean square of each channel
+    sums: np.ndarray
     sha256: bytes
     converted: bytes
 
 
-def look_at(content, where):
-    """Decode an image and note what an index has to know.
+def examine_image(content: bytes, path: str) -> ExaminedImage:
+    """Decodes an image, and returns what an index records of it.
 
     Raises:
         UserError: it is of a kind that is not taken.
         Exception: it is damaged: a DamagedImage, or whatever Pillow raises.
     """
-    with open_image(io.BytesIO(content), where) as image:
+    with open_image(io.BytesIO(content), path) as image:
         is_clean = check_undamaged(content, image.format)
         image.load()
         orientation = exif_orientation(image)
-        is_plain = (image.format, image.mode) in AS_THEY_ARE and not _needs_pillow(image)
-        colours = to_rgb(image, where)
+        is_plain = (image.format, image.mode) in UNCONVERTED_KINDS and not _needs_pillow(image)
+        colours = to_rgb(image, path)
         is_progressive = "progressive" in image.info
-        as_it_is = (
-            is_clean and is_plain and _is_trained_on(content, np.asarray(colours), is_progressive)
+        is_kept = (
+            is_clean
+            and is_plain
+            and _training_sees(np.asarray(colours), content, is_progressive=is_progressive)
         )
-        if not as_it_is:
+        if not is_kept:
             colours, orientation = apply_orientation(colours, orientation), 1
     pixels = np.asarray(colours)
-    return Seen(
+    return ExaminedImage(
         length=len(content),
         height=pixels.shape[0],
         width=pixels.shape[1],
         orientation=orientation,
-        sums=_sums(pixels),
+        sums=_channel_means(pixels),
         sha256=hashlib.sha256(content).digest(),
-        converted=b"" if as_it_is else _png(colours),
+        converted=b"" if is_kept else _png(colours),
     )
 
 
-def _needs_pillow(image):
-    """Whether a PNG is more than its pixels: transparent in places, or animated."""
+def _needs_pillow(image: Image.Image) -> bool:
+    """Returns whether a PNG is more than its pixels: partly transparent, or animated."""
     is_animated = image.format == "PNG" and getattr(image, "n_frames", 1) > 1
     return image.has_transparency_data or is_animated
 
 
-def _is_trained_on(content, pixels, is_progressive):
-    """Whether training decodes a file to these very pixels, uint8 [h, w, 3].
+def _training_sees(pixels: np.ndarray, content: bytes, *, is_progressive: bool) -> bool:
+    """Returns whether training decodes a file to these very pixels, uint8 [h, w, 3].
 
-    Of a progressive JPEG its quarters are looked at too: where scans are missing, decoders smooth
+    Of a progressive JPEG the quarters are compared too: where scans are missing, decoders smooth
     over blocks, and a window of the image has other neighbours to smooth with.
     """
-    from keras_imnet64.data.stores.decoding import decoded
+    from keras_imnet64.data.stores.decoding import decode_eagerly
 
     height, width = pixels.shape[:2]
-    boxes = [(0, 0, height, width), *(_quarters(height, width) if is_progressive else ())]
-    return all(
-        np.array_equal(decoded(content, (height, width), (top, left, rows, columns)), part)
-        for top, left, rows, columns in boxes
-        for part in [pixels[top : top + rows, left : left + columns]]
-    )
+    boxes = [(0, 0, height, width)]
+    if is_progressive:
+        boxes += _quarters(height, width)
+    for top, left, rows, columns in boxes:
+        decoded = decode_eagerly(content, (height, width), (top, left, rows, columns))
+        expected = pixels[top : top + rows, left : left + columns]
+        if decoded is None or not np.array_equal(decoded, expected):
+            return False
+    return True
 
 
-def _quarters(height, width):
-    """(top, left, height, width) of each quarter of an image."""
+def _quarters(height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """Returns (top, left, height, width) of each quarter of an image."""
     down, right = height // 2, width // 2
     return [
         (top, left, rows, columns)
@@ -312,14 +366,14 @@ def _quarters(height, width):
     ]
 
 
-def _sums(pixels):
-    """float64 [6]: the mean of each channel, then of its square, from exact integers."""
+def _channel_means(pixels: np.ndarray) -> np.ndarray:
+    """Returns the mean of each channel, then of its square, float64 [6], from exact integers."""
     from keras_imnet64.data.stores.sums import channel_sums
 
     return channel_sums(pixels).ravel() / (pixels.shape[0] * pixels.shape[1])
 
 
-def _png(image):
+def _png(image: Image.Image) -> bytes:
     content = io.BytesIO()
     image.save(content, "png")
     return content.getvalue()

@@ -7,8 +7,8 @@ PIXELS = types.Array(types.uint8, 3, "C", readonly=True)
 
 
 @njit(types.int64[:, ::1](PIXELS), nogil=True)
-def channel_sums(pixels):
-    """int64 [2, 3] of uint8 [h, w, 3]: the sum of each channel, then of its squares."""
+def channel_sums(pixels: np.ndarray) -> np.ndarray:
+    """Returns the sum of each channel, then of its squares: uint8 [h, w, 3] -> int64 [2, 3]."""
     sums = np.zeros((2, 3), np.int64)
     for row in pixels:
         for x in range(len(row)):

@@ -16,7 +16,7 @@ from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.core.validation import read_record, to_json
 from keras_imnet64.core.work_folders import abandoned
 from keras_imnet64.data import datasets, locations
-from keras_imnet64.data.locations import DatasetLocation
+from keras_imnet64.data.locations import Dataset, DatasetLocation
 from keras_imnet64.data.stores import packing
 
 BUILD_SECONDS = 3600  # TFDS may still be building where it wrote something within this time
@@ -83,14 +83,15 @@ def clean(
     }
 
 
-def _all_rows(data_dir: StrPath | None, cache_dir: StrPath | None) -> Collection[datasets.Dataset]:
+def _all_rows(data_dir: StrPath | None, cache_dir: StrPath | None) -> Collection[Dataset]:
     """Returns the rows of the table, and those of the user's own data sets on this machine."""
     rows = dict(datasets.DATASETS)
-    packed = datasets.locations_of(rows[datasets.OWN], data_dir, cache_dir)[0].packed_dir.parent
+    own, _ = datasets.locations_of(rows[datasets.IMAGE_FOLDER], data_dir, cache_dir)
+    packed = own.packed_dir.parent
     for folder in sorted(packed.glob("*")) + sorted(packed.glob(".*")):
         stem = folder.name.removeprefix(".").partition(f".{packing.WORD}@")[0]
         stem = stem.removesuffix(locations.SUFFIX)
-        for kind in (datasets.OWN, datasets.SMALL):
+        for kind in (datasets.IMAGE_FOLDER, datasets.DOWNSAMPLED):
             if stem.startswith(f"{kind}_"):
                 name = f"{kind}/{stem.removeprefix(f'{kind}_')}"
                 with contextlib.suppress(UserError):  # not a data set's folder

@@ -185,7 +185,7 @@ def _output(
         _, place = datasets.locations_of(dataset, data_dir, cache_dir)
     else:
         suffix = "" if view.resize_filter == "box" else f"_{view.resize_filter}"
-        dataset = datasets.find_dataset(f"{datasets.SMALL}/{own_name}_{size}x{size}{suffix}")
+        dataset = datasets.find_dataset(f"{datasets.DOWNSAMPLED}/{own_name}_{size}x{size}{suffix}")
         verified, unverified = datasets.locations_of(dataset, data_dir, cache_dir)
         place = verified if store.verified else unverified
     return _Output(place, file_names, wnids, class_names)
@@ -351,7 +351,7 @@ class _ResizedSplit:
 
     def _resized(self, position: int) -> bytes:
         """Returns the pixels of one small image, uint8 [S, S, 3]."""
-        (content,) = self.store.read([position])
+        (content,) = self.store.read(np.array([position]))
         where = f"{self.store.file_of(position)} (image {position})"
         orientation = int(self.store.records["orientation"][position])
         with report_image_errors(where), open_image(io.BytesIO(content), where) as image:
@@ -417,7 +417,7 @@ def _write_store(
                 dataset=place.dataset.name,
                 split=split,
                 count=len(labels),
-                image_size=place.dataset.image_size,
+                image_size=images.shape[1],
                 wnids=output.wnids,
                 class_names=output.class_names,
                 source=source,

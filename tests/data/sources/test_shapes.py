@@ -8,7 +8,7 @@ import pytest
 
 from keras_imnet64.data import datasets
 from keras_imnet64.data.sources import shapes
-from keras_imnet64.data.stores.store import open_store
+from keras_imnet64.data.stores.opening import open_store
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
-"""Stores that index images where they lie: the pixels, what is refused, and what becomes of it.
+"""Stores that index images where they lie: their pixels, and which files are refused.
 
-Of images of any kind the store gives what Pillow shows; which files are listed is tried in
-test_folders_of_images.py and test_imagenet2012.py.
+A store of any kind of image gives the pixels that Pillow gives. test_image_folders.py and
+test_imagenet2012.py test which files are listed.
 """
 
 import errno
@@ -27,8 +27,8 @@ from keras_imnet64.data.images.views import View
 from keras_imnet64.data.selection import select
 from keras_imnet64.data.sources import image_folders as folders
 from keras_imnet64.data.stores import indexing, packing
-from keras_imnet64.data.stores import store as stores
 from keras_imnet64.data.stores.decoding import as_run_failed
+from keras_imnet64.data.stores.opening import open_store
 from keras_imnet64.data.stream import evaluation_batches
 
 TOY = "image_folder/toy"
@@ -51,7 +51,7 @@ def encoded(image, kind, **options):
 
 
 def left_in(data_dir):
-    """Whatever a preparation that failed has left."""
+    """The files that a failed preparation has left."""
     packed = data_dir / "packed"
     return sorted(packed.iterdir()) if packed.is_dir() else []
 
@@ -78,7 +78,7 @@ def with_zeros(content, begin, end):
     return bytes(content)
 
 
-AS_THEY_LIE = {
+UNCONVERTED = {
     "RGB.JPEG": encoded(RGB, "JPEG"),
     "odd and subsampled.jpg": encoded(drawn(3, 5), "JPEG", subsampling=2),
     "progressive.jpg": encoded(RGB, "JPEG", progressive=True),
@@ -125,7 +125,7 @@ def turned_jpeg(orientation):
     return encoded(drawn(41, 37, orientation), "JPEG", exif=exif)
 
 
-KINDS = AS_THEY_LIE | CONVERTED | {f"turned {n}.jpg": turned_jpeg(n) for n in range(10)}
+KINDS = UNCONVERTED | CONVERTED | {f"turned {n}.jpg": turned_jpeg(n) for n in range(10)}
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +135,10 @@ def kinds(tmp_path_factory):
     for split in ("train", "val"):
         for wnid in ("all", "other"):
             (root / split / wnid).mkdir(parents=True)
-        (root / split / "other" / "a.jpg").write_bytes(AS_THEY_LIE["RGB.JPEG"])
+        (root / split / "other" / "a.jpg").write_bytes(UNCONVERTED["RGB.JPEG"])
     for name, content in KINDS.items():
         (root / "train" / "all" / name).write_bytes(content)
-    (root / "val" / "all" / "a.jpg").write_bytes(AS_THEY_LIE["RGB.JPEG"])
+    (root / "val" / "all" / "a.jpg").write_bytes(UNCONVERTED["RGB.JPEG"])
     return prepare(root, root.parent / "data")["train"], root / "train" / "all"
 
 
@@ -250,12 +250,12 @@ def test_a_class_that_loses_all_its_images_is_refused(tmp_path):
     root = write_folders(tmp_path / "pictures")
     for file in (root / "bee").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(UserError, match="images has no whole image of bee in train"):
+    with pytest.raises(UserError, match="pictures has no whole image of bee in train"):
         prepare(root, tmp_path / "data", skip_corrupt=True)
     assert left_in(tmp_path / "data") == []
 
 
-# ---------------------------------------------------------------------- files that are not the same
+# ---------------------------------------------------------------------- files that have changed
 
 
 def delete(file):
@@ -290,7 +290,7 @@ def replace_by_a_pipe(file):
         (replace_by_a_larger_image, r"0\.jpg is damaged, or another than when it was indexed"),
     ],
 )
-def test_a_file_that_changed_since_ends_in_one_sentence(change, sentence, tmp_path):
+def test_a_file_that_has_changed_is_named_in_one_sentence(change, sentence, tmp_path):
     store = indexed(tmp_path)["train"]
     change(Path(store.file_of(3)).with_name("0.jpg"))
     with pytest.raises(RunFailed, match=sentence) as failure, as_run_failed(store):
@@ -300,7 +300,7 @@ def test_a_file_that_changed_since_ends_in_one_sentence(change, sentence, tmp_pa
 
 
 @pytest.mark.parametrize("first", ["RGB.JPEG", "cmyk.jpg"])  # the latter lies in the store
-def test_images_that_were_moved_away_are_missed_at_opening(first, tmp_path):
+def test_a_store_whose_images_were_moved_is_refused(first, tmp_path):
     root = write_folders(tmp_path / "pictures")
     for name in ("ant/0.jpg", "ant/1.jpg"):
         (root / name).write_bytes(KINDS[first])
@@ -358,33 +358,33 @@ def holding(name, array):
 
 
 def test_a_store_of_the_first_format_opens(packed, tmp_path):
-    """It was written without hashes of its images."""
+    """It has no hashes of its images."""
     path = tmp_path / "train"
     shutil.copytree(packed, path)
     (path / "hashes.npy").unlink()
     meta = json.loads((path / "meta.json").read_text())
     del meta["bytes"]["hashes.npy"]
     (path / "meta.json").write_text(json.dumps(meta | {"format_version": 1}))
-    store = stores.open_store(path)
+    store = open_store(path)
     assert store.hashes is None
-    assert list(store.read(range(11))) == list(stores.open_store(packed).read(range(11)))
+    assert list(store.read(range(11))) == list(open_store(packed).read(range(11)))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (cut("pictures.npy"), r"images\.npy cannot be read"),
-        (cut("converted.bin"), r"images\.npy is wrong about image"),
-        (with_field("offset", 2**40, of_converted=True), r"images\.npy is wrong about"),
-        (with_field("offset", 2**63 - 1, of_converted=True), r"images\.npy is wrong about"),
-        (with_field("offset", -1), r"images\.npy is wrong about"),
-        (with_field("length", 0), r"images\.npy is wrong about"),
-        (with_field("length", 2**62), r"images\.npy is wrong about"),
-        (with_field("height", 0), r"images\.npy is wrong about"),
-        (with_field("file", 99), r"images\.npy is wrong about"),
-        (with_field("file", -2), r"images\.npy is wrong about"),
-        (with_field("orientation", 99), r"images\.npy is wrong about"),
-        (holding("pictures.npy", np.zeros(3)), r"images\.npy holds float64 \[3\] where"),
+        (cut("pictures.npy"), r"pictures\.npy cannot be read"),
+        (cut("converted.bin"), r"pictures\.npy is wrong about image"),
+        (with_field("offset", 2**40, of_converted=True), r"pictures\.npy is wrong about"),
+        (with_field("offset", 2**63 - 1, of_converted=True), r"pictures\.npy is wrong about"),
+        (with_field("offset", -1), r"pictures\.npy is wrong about"),
+        (with_field("length", 0), r"pictures\.npy is wrong about"),
+        (with_field("length", 2**62), r"pictures\.npy is wrong about"),
+        (with_field("height", 0), r"pictures\.npy is wrong about"),
+        (with_field("file", 99), r"pictures\.npy is wrong about"),
+        (with_field("file", -2), r"pictures\.npy is wrong about"),
+        (with_field("orientation", 99), r"pictures\.npy is wrong about"),
+        (holding("pictures.npy", np.zeros(3)), r"pictures\.npy holds float64 \[3\] where"),
         (holding("files.npy", b"no array"), r"files\.npy cannot be read"),
         (holding("files.npy", np.zeros(3)), r"files\.npy does not hold names of files"),
         (holding("hashes.npy", np.zeros((11, 5), "uint8")), r"hashes\.npy holds uint8 \[11, 5\]"),
@@ -404,13 +404,13 @@ def test_a_store_of_the_first_format_opens(packed, tmp_path):
 def test_a_damaged_store_is_named(packed, change, message, tmp_path):
     path = tmp_path / "train"
     shutil.copytree(packed, path)
-    assert len(stores.open_store(path)) == 11
+    assert len(open_store(path)) == 11
     change(path)
     meta = json.loads((path / "meta.json").read_text())
     meta["bytes"] |= {f.name: f.stat().st_size for f in path.iterdir() if f.name in meta["bytes"]}
     (path / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(UserError, match=message) as refusal:
-        stores.open_store(path)
+        open_store(path)
     assert f"{path}" in str(refusal.value) and "prepare the data again" in str(refusal.value)
 
 
@@ -441,7 +441,7 @@ def test_a_disk_without_room_is_refused_before_any_work(tmp_path, monkeypatch):
     assert left_in(tmp_path / "data") == []
 
 
-def test_a_disk_that_pngs_would_fill_is_refused_before_it_is_full(tmp_path, monkeypatch):
+def test_a_disk_is_refused_before_converted_images_fill_it(tmp_path, monkeypatch):
     """The index fits; how much room converted images take shows only when they are made."""
     root, usage = write_folders(tmp_path / "pictures"), shutil.disk_usage(tmp_path)
     for number in range(9):
@@ -473,8 +473,8 @@ def test_prepare_says_what_is_kept_as_png(tmp_path, run):
 
 
 @pytest.mark.parametrize("name", [TOY, "imagenet21k"])
-def test_a_set_that_another_process_indexes_is_waited_for(tmp_path, name, monkeypatch):
-    """Also where it will be unverified, which shows only after the images are listed."""
+def test_a_set_that_another_process_indexes_is_refused(tmp_path, name, monkeypatch):
+    """Also where its images will be unverified, which is known only after they are listed."""
     monkeypatch.setattr(folders, "IMAGENET_21K_MORE_THAN", 3)
     monkeypatch.setattr(folders, "IMAGENET_21K_VALIDATION", 1)
     root, packed = write_folders(tmp_path / "pictures"), tmp_path / "data" / "packed"

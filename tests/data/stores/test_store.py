@@ -6,20 +6,21 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
-from toy_store import COUNT, SIZE, pictures, write
+from toy_store import COUNT, SIZE, random_images, write
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.data.stores import store as stores
+from keras_imnet64.data.stores.files import map_array
+from keras_imnet64.data.stores.opening import is_store, open_store
 
 
 @pytest.fixture
 def packed(tmp_path):
-    return write(tmp_path / "train", *pictures()).path
+    return write(tmp_path / "train", *random_images()).path
 
 
 def test_what_was_written_is_read_back(packed):
-    images, labels = pictures()
-    store = stores.open_store(packed)
+    images, labels = random_images()
+    store = open_store(packed)
     np.testing.assert_array_equal(store.images, images)
     np.testing.assert_array_equal(store.labels, labels)
     assert store.images.dtype == np.uint8 and store.labels.dtype == np.int32
@@ -30,8 +31,8 @@ def test_what_was_written_is_read_back(packed):
 
 @pytest.mark.parametrize("in_memory", ["always", "never", "auto"])
 def test_gather_takes_any_order_and_repeats(packed, in_memory):
-    images, labels = pictures()
-    got_images, got_labels = stores.open_store(packed, in_memory).gather([7, 0, 7])
+    images, labels = random_images()
+    got_images, got_labels = open_store(packed, in_memory).gather([7, 0, 7])
     np.testing.assert_array_equal(got_images, images[[7, 0, 7]])
     np.testing.assert_array_equal(got_labels, labels[[7, 0, 7]])
 
@@ -43,13 +44,13 @@ def test_a_store_larger_than_memory_is_mapped(packed):
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, SIZE, SIZE, 3)}
         np.lib.format.write_array_header_1_0(file, header)
         file.truncate(file.tell() + count * SIZE * SIZE * 3)
-    images = stores._map_array(packed / "images.npy", np.uint8, (count, SIZE, SIZE, 3))
+    images = map_array(packed / "images.npy", np.uint8, (count, SIZE, SIZE, 3))
     assert images[-1].sum() == 0
 
 
 def test_in_memory_decides_between_a_copy_and_the_file(packed, monkeypatch):
     def is_mapped(in_memory):
-        return isinstance(stores.open_store(packed, in_memory).images.base, np.memmap)
+        return isinstance(open_store(packed, in_memory).images.base, np.memmap)
 
     Memory = namedtuple("Memory", "available")
     image_bytes = COUNT * SIZE * SIZE * 3
@@ -59,14 +60,20 @@ def test_in_memory_decides_between_a_copy_and_the_file(packed, monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", lambda: Memory(4 * image_bytes))
     assert is_mapped("auto")
     with pytest.raises(UserError, match='auto, always, never; received "sometimes"'):
-        stores.open_store(packed, "sometimes")
+        open_store(packed, "sometimes")
 
 
 def test_a_folder_without_meta_is_not_a_store(packed):
     (packed / "meta.json").unlink()
-    assert not stores.is_store(packed)
+    assert not is_store(packed)
     with pytest.raises(UserError, match="not a packed data set"):
-        stores.open_store(packed)
+        open_store(packed)
+
+
+def test_class_names_that_are_not_utf_8_are_read(packed):
+    """`paths.portable` writes such bytes of the names of folders as lone surrogates."""
+    rewrite_meta(class_names=["ant", "bee", "caf\udce9"])(packed)
+    assert open_store(packed).class_names[2] == "caf\udce9"
 
 
 def cut_short(folder):
@@ -87,7 +94,7 @@ def swap_labels(folder):
 
 
 def replace_images(folder):
-    """Another array of the same file size."""
+    """An array of another shape whose file has the same size."""
     np.save(folder / "images.npy", np.zeros((SIZE, COUNT, SIZE, 3), np.uint8))
 
 
@@ -101,6 +108,15 @@ def replace_images(folder):
         (rewrite_meta(kind="folded"), r"meta\.json has kind and format version .*folded"),
         (rewrite_meta(kind=["raw"]), r"meta\.json has kind and format version .*raw"),
         (rewrite_meta(kind="encoded"), r'meta\.json cannot be used: its "root" is missing'),
+        (rewrite_meta(count=0), r'meta\.json cannot be used: its "count" is wrong'),
+        (rewrite_meta(count=True), r'meta\.json cannot be used: its "count" is wrong'),
+        (rewrite_meta(digest=7), r'meta\.json cannot be used: its "digest" is wrong'),
+        (rewrite_meta(bytes={}), r'meta\.json cannot be used: its "bytes" does not name the files'),
+        (
+            rewrite_meta(wnids=["a", "a", "b"]),
+            "does not have one id, name and count for each class",
+        ),
+        (rewrite_meta(class_names=["ant"]), "does not have one id, name and count for each class"),
         (rewrite_meta(count=COUNT + 1), r"images\.npy holds uint8 \[11, 4, 4, 3\]"),
         (swap_labels, r"labels\.npy holds other labels"),
         (replace_images, r"images\.npy holds uint8 \[4, 11, 4, 3\]"),
@@ -109,4 +125,4 @@ def replace_images(folder):
 def test_a_damaged_store_is_refused_with_the_file_named(packed, damage, message):
     damage(packed)
     with pytest.raises(UserError, match=message):
-        stores.open_store(packed)
+        open_store(packed)

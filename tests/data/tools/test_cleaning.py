@@ -8,10 +8,10 @@ import time
 
 import pytest
 from class_folders import indexed
-from toy_store import pictures, write
+from toy_store import random_images, write
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.work_folders import new_beside
+from keras_imnet64.core.work_folders import new_work_folder
 from keras_imnet64.data import datasets
 from keras_imnet64.data.tools.cleaning import clean
 
@@ -26,7 +26,7 @@ def fill(path, num_bytes):
 
 def pack(data_dir, store=STORE, splits=("train", "validation")):
     for split in splits:
-        write(data_dir / "packed" / store / split, *pictures())
+        write(data_dir / "packed" / store / split, *random_images())
 
 
 def download(data_dir, archive, num_bytes, builders=("imagenet_resized",)):
@@ -59,7 +59,7 @@ def dead_folder(path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     path.parent.mkdir(parents=True, exist_ok=True)
-    mine = new_beside(path, "writing")
+    mine = new_work_folder(path, "writing")
     theirs = mine.with_name(mine.name.replace(f"@{os.getpid()}@", f"@{process.pid}@"))
     fill(mine / "images.npy", 30)
     return mine.rename(theirs)
@@ -141,7 +141,7 @@ def test_folders_of_dead_processes_are_removed(tmp_path, place):
 
 def test_folders_of_living_processes_are_never_touched(data_dir):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        mine = new_beside(data_dir / "packed" / STORE, "writing")
+        mine = new_work_folder(data_dir / "packed" / STORE, "writing")
         mine.rename(mine.with_name(mine.name.replace(f"@{os.getpid()}@", f"@{process.pid}@")))
         before = everything(data_dir)
         for name in (NAME, None):
