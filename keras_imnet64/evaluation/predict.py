@@ -5,7 +5,6 @@ Only the pixels of two batches are held at a time, however many files there are.
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import keras
 import numpy as np
@@ -62,7 +61,7 @@ def predict(run_or_model, images, *, top=5, devices=None, skip_corrupt=False):
         image_size, classes = _size_and_classes(model, info, path)
         predictor = _make_predictor(with_logits(model))
         batch_size = _batch_size(len(files), devices)
-        view = replace(View.of(info, image_size), ten_crop=False)
+        view = View.of(info, image_size).one_crop
         for read, failed in _batches(files, batch_size, view, skip_corrupt):
             skipped += failed
             logits = _logits(predictor, read, batch_size, path) if read else []

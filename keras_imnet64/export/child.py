@@ -9,7 +9,6 @@ import json
 import sys
 import traceback
 import zipfile
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -136,7 +135,7 @@ def choose_images(height, width, info, request):
     if request["pictures"]:
         files = request["pictures"]
         files = [files[position] for position in _spread(len(files), MOST_GIVEN)]
-        view = replace(View.of(info, max(height, width)), ten_crop=False)
+        view = View.of(info, max(height, width)).one_crop
         images = [read_image(file, view) for file in files]
         return _resized(images, height, width), "the images given"
     where = {key: request[key] for key in ("data_dir", "cache_dir")}
@@ -147,7 +146,7 @@ def choose_images(height, width, info, request):
     store = datasets.open_dataset(info["dataset"], "validation", in_memory="never", **where)
     chosen, source = _spread(len(store), NUM_IMAGES), f"{info['dataset']} validation"
     if store.image_size is None:
-        view = replace(View.of(info, height), ten_crop=False)
+        view = View.of(info, height).one_crop
         return np.stack([_shown(content, view) for content in store.read(chosen)]), source
     return store.gather(chosen)[0], source
 

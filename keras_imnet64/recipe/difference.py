@@ -2,12 +2,32 @@
 
 import json
 
+from keras_imnet64.core.errors import UserError
+
 
 def difference(old, new):
     """["train.epochs: 40 -> 2", ...] between two recipes, in what decides how a run goes on."""
     old, new = decisions(old), decisions(new)
     keys = dict.fromkeys([*old, *new])
     return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in keys if old.get(k) != new.get(k)]
+
+
+def check_same_recipe(run_dir, begun, recipe, remedy):
+    """Refuses to resume a run with another recipe than it was begun with.
+
+    Args:
+        run_dir: the run's folder, for the message.
+        begun: the recipe that the run was begun with.
+        remedy: the end of the message, which tells the user what to do.
+
+    Raises:
+        UserError: the two differ in a decision.
+    """
+    changes = difference(begun, recipe)
+    if changes:
+        raise UserError(
+            f"{run_dir} was begun with another recipe ({'; '.join(changes[:4])}): {remedy}"
+        )
 
 
 def decisions(recipe):

@@ -5,7 +5,7 @@ with p = 0.3, as published; "fit" minimises the cross-entropy of held-out images
 ranks and fits nothing, unless the recipe selects on it and says so (`train.select_on`).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError, nearest
 from keras_imnet64.core.files import write_atomic, write_json
+from keras_imnet64.core.validation import to_json
 from keras_imnet64.evaluation.evaluate import BATCH_SIZE, evaluate
 from keras_imnet64.export.formats import FORMATS
 from keras_imnet64.models import name_of_band
@@ -28,7 +29,7 @@ from keras_imnet64.spectral.branches import bands_of, folder_of, is_one_run, wit
 from keras_imnet64.spectral.predictions import logits_of, predict_branches
 from keras_imnet64.spectral.report import row_of_single, rows_for, write_report
 from keras_imnet64.training.data import load_data
-from keras_imnet64.training.fit import score_file, what_was_scored
+from keras_imnet64.training.scoring import describe_scores, score_file
 
 FUSIONS = ("avg", "geo", "fit")
 GEO_P = 0.3
@@ -104,11 +105,11 @@ def ensemble(
         write_report(run.path, report)
         with devices.scope():
             scores = score_file(run.model, data, devices)
-        result = what_was_scored(recipe, data, devices) | {
+        result = to_json(describe_scores(recipe, data, devices)) | {
             "fusion": fusion,
             "weights": {m.name: w for m, w in zip(members, weights, strict=True)},
             "left_out": left_out,
-            "model.keras": scores,
+            "model.keras": to_json(scores, omit_none=True),
         }
         write_json(run.metrics_file, result)
     return result
@@ -267,7 +268,7 @@ class BranchScorer:
 
     def __init__(self, models, data, recipe):
         self.models, self.data, self.recipe = models, data, recipe
-        self.view = data.view and replace(data.view, ten_crop=False)
+        self.view = data.one_crop_view
 
     def ranking(self):
         """Positions of the branches, best first, by what the recipe selects on; None without."""

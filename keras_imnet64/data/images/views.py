@@ -7,7 +7,7 @@ images make a data set is told in `sources`, and how they are read in training i
 import contextlib
 import errno
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -87,6 +87,11 @@ class View:
         """That of a model file, by what it says about itself, see `models.ship.model_info`."""
         known = {key: info[key] for key in ("resize_filter", "resize", "ten_crop") if key in info}
         return cls(image_size, **known)
+
+    @property
+    def one_crop(self):
+        """The same view with one crop of each image."""
+        return replace(self, ten_crop=False)
 
     def show(self, image):
         """uint8 [S, S, 3] of a PIL RGB image; [10, S, S, 3] with `ten_crop`."""
