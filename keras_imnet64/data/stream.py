@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.augment.crops import mirror
 from keras_imnet64.data.augment.mixing import mixed_labels
 from keras_imnet64.data.order import epoch_draws, epoch_order
@@ -68,24 +67,10 @@ class TrainingStream:
         self.image_size = size = selection.image_size or view.image_size
         self.mean_image = np.zeros((size, size, 3), "uint8") if mean_image is None else mean_image
         self.num_samples = len(selection) * (2 if mirror == "both" else 1)
-        self.steps_per_epoch = self._whole_batches(steps_per_epoch)
+        self.steps_per_epoch = steps_per_epoch or self.num_samples // batch_size
         self._begin = (0, 0)
         self._lock = threading.Lock()
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
-
-    def _whole_batches(self, limit):
-        whole = self.num_samples // self.batch_size
-        if not whole:
-            raise UserError(
-                f"data.batch_size must be at most {self.num_samples}, the samples of an epoch; "
-                f"received {self.batch_size}"
-            )
-        if limit and limit > whole:
-            raise UserError(
-                f"data.steps_per_epoch must be at most {whole}, the whole batches of an epoch; "
-                f"received {limit}"
-            )
-        return limit or whole
 
     @property
     def inexact_steps(self):
