@@ -1,30 +1,32 @@
-"""Images per second of the training data, beside a PyTorch DataLoader or beside numpy.take.
+"""Compares images per second of the training data with a PyTorch DataLoader or with numpy.take.
 
-JPEGs that are decoded on the fly are the business of `jpeg_speed.py`.
+`jpeg_speed.py` measures JPEGs that are decoded on the fly.
 
     pip install torch torchvision
     python benchmarks/data_speed.py crop       # pad, crop, mirror: at least 4 times as fast
     python benchmarks/data_speed.py trivial    # and TrivialAugmentWide, bilinear: at least 3 times
     python benchmarks/data_speed.py take       # images as stored: at least half of numpy.take
 
-Both sides read the same drawn images of 64 x 64 pixels from memory, in random order, and end in
-the uint8 batch of 128 that a trainer takes. torchvision's v2 transforms work on uint8 tensors
-there, image by image, as its DataLoader has them, with the worker count that is fastest on this
-machine; ours is `TrainingStream`. The two alternate, each in a process of its own; the ratio of the
-medians of their rates is the figure.
+Both sides read the same random images of 64 x 64 pixels from memory, in random order, and return
+the uint8 batches of 128 that a trainer takes. Ours is `TrainingStream`. On the other side
+torchvision's v2 transforms work on uint8 tensors, image by image, in a DataLoader with the worker
+count that is fastest on this machine. The two sides alternate, each in a process of its own; the
+result is the ratio of the medians of their rates.
 """
 
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 NUM_IMAGES, SIZE, BATCH = 20_000, 64, 128
-SECONDS = 5  # of a measurement, after as long to settle
+SECONDS = 5  # of a measurement, after as many seconds of warm-up
 ROUNDS = 5
-WORKERS = (0, 1, 2, 3, 4, 8)
+WORKER_COUNTS = (0, 1, 2, 3, 4, 8)
 
 CROP = ("pad_crop", {"padding": 4})
 TRIVIAL = ("trivial_augment", {"interpolation": "bilinear"})
@@ -35,12 +37,13 @@ CASES = {  # {case: (the other side, our mirror, our augmentation)}
 }
 
 
-def pictures():
+def random_images() -> np.ndarray:
+    """Returns uint8 [NUM_IMAGES, SIZE, SIZE, 3]."""
     return np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, SIZE, SIZE, 3), dtype="uint8")
 
 
-def rate_of(batches):
-    """Images per second of an endless iterator over batches."""
+def measure_rate(batches: Iterable[Any]) -> float:
+    """Returns images per second of an endless iterator over batches."""
     begin = time.perf_counter()
     for _ in batches:
         if time.perf_counter() - begin > SECONDS:
@@ -53,7 +56,7 @@ def rate_of(batches):
     return count / (time.perf_counter() - begin)
 
 
-def ours(case):
+def measure_ours(case: str) -> float:
     from keras_imnet64.data.augment import check_augment
     from keras_imnet64.data.selection import select
     from keras_imnet64.data.stores.store import RawStore
@@ -61,7 +64,7 @@ def ours(case):
 
     _, mirror, steps = CASES[case]
     meta = {"wnids": ["a"], "class_names": ["a"], "image_size": SIZE, "dataset": "drawn"}
-    store = RawStore(None, meta, pictures(), np.zeros(NUM_IMAGES, "int32"))
+    store = RawStore(None, meta, random_images(), np.zeros(NUM_IMAGES, "int32"))
     stream = TrainingStream(
         select(store),
         batch_size=BATCH,
@@ -69,11 +72,11 @@ def ours(case):
         augmentation=[check_augment(op, options, SIZE) for op, options in steps],
     )
 
-    return rate_of(streamed(stream))
+    return measure_rate(endless_batches(stream))
 
 
-def streamed(stream):
-    """Endless batches of a TrainingStream."""
+def endless_batches(stream: Any) -> Iterator[Any]:
+    """Yields batches of a TrainingStream, epoch after epoch."""
     dataset, epoch = stream.dataset(), 0
     while True:
         stream.begin(epoch)
@@ -81,8 +84,8 @@ def streamed(stream):
         epoch += 1
 
 
-def transforms():
-    """torchvision's v2 transforms and its InterpolationMode."""
+def import_torchvision() -> tuple[Any, Any]:
+    """Returns torchvision's v2 transforms and its InterpolationMode."""
     import torch
 
     try:
@@ -91,20 +94,20 @@ def transforms():
         library = torch.library.Library("torchvision", "DEF")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        transforms.keeps = library  # the definitions end with it
+        import_torchvision.library = library  # the definitions live as long as this object
     from torchvision.transforms import InterpolationMode, v2
 
     return v2, InterpolationMode
 
 
-def torchs(case, num_workers):
+def measure_torch(case: str, num_workers: int) -> float:
     import torch
 
-    v2, InterpolationMode = transforms()
+    v2, InterpolationMode = import_torchvision()
     crop = [v2.RandomCrop(SIZE, padding=4), v2.RandomHorizontalFlip()]
     trivial = v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR)
     transform = v2.Compose({"crop": crop, "trivial": [*crop, trivial]}[case])
-    images = torch.from_numpy(pictures()).permute(0, 3, 1, 2).contiguous()
+    images = torch.from_numpy(random_images()).permute(0, 3, 1, 2).contiguous()
 
     class Images(torch.utils.data.Dataset):
         def __len__(self):
@@ -113,14 +116,14 @@ def torchs(case, num_workers):
         def __getitem__(self, index):
             return transform(images[index]), 0
 
-    return rate_of(loaded(Images(), num_workers))
+    return measure_rate(endless_loader(Images(), num_workers))
 
 
-def loaded(dataset, num_workers):
-    """Endless batches of a DataLoader."""
+def endless_loader(dataset: Any, num_workers: int) -> Iterator[Any]:
+    """Yields batches of a DataLoader, epoch after epoch."""
     import torch
 
-    torch.set_num_threads(1)  # as in workers
+    torch.set_num_threads(1)  # as in its workers
     loader = torch.utils.data.DataLoader(
         dataset,
         batch_size=BATCH,
@@ -133,23 +136,23 @@ def loaded(dataset, num_workers):
         yield from loader
 
 
-def numpys(case):
-    images, rng = pictures(), np.random.default_rng(0)
+def measure_numpy(case: str) -> float:
+    images, rng = random_images(), np.random.default_rng(0)
 
-    def batches():
+    def batches() -> Iterator[np.ndarray]:
         while True:
             order = rng.permutation(NUM_IMAGES)
             for begin in range(0, NUM_IMAGES - BATCH + 1, BATCH):
                 yield np.take(images, order[begin : begin + BATCH], axis=0)
 
-    return rate_of(batches())
+    return measure_rate(batches())
 
 
-SIDES = {"ours": ours, "torch": torchs, "numpy": numpys}
+SIDES = {"ours": measure_ours, "torch": measure_torch, "numpy": measure_numpy}
 
 
-def in_a_process(side, case, *options):
-    """Images per second of one side, run by the script that is running."""
+def measure_in_process(side: str, case: str, *options: int) -> float:
+    """Returns images per second of one side, measured by this script in a new process."""
     out = subprocess.run(
         [sys.executable, sys.argv[0], "--one", side, case, *map(str, options)],
         check=True,
@@ -159,20 +162,20 @@ def in_a_process(side, case, *options):
     return float(out.split()[-1])
 
 
-def fastest_workers(case):
-    by_workers = {count: in_a_process("torch", case, count) for count in WORKERS}
-    workers = max(by_workers, key=by_workers.get)
+def fastest_worker_count(case: str) -> int:
+    rates = {count: measure_in_process("torch", case, count) for count in WORKER_COUNTS}
+    workers = max(rates, key=rates.get)
     print(f"DataLoader is fastest with {workers} workers")
     return workers
 
 
-def main(case, other=None):
+def main(case: str, other: str | None = None) -> None:
     other = other or CASES[case][0]
-    options = [fastest_workers(case)] if other == "torch" else []
+    options = [fastest_worker_count(case)] if other == "torch" else []
     rates = {"ours": [], other: []}
     for _ in range(ROUNDS):
-        rates["ours"].append(in_a_process("ours", case))
-        rates[other].append(in_a_process(other, case, *options))
+        rates["ours"].append(measure_in_process("ours", case))
+        rates[other].append(measure_in_process(other, case, *options))
     medians = {side: statistics.median(values) for side, values in rates.items()}
     for side, values in rates.items():
         print(f"{side:6} {medians[side]:9,.0f} images/s  {[round(value) for value in values]}")

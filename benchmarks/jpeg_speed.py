@@ -1,12 +1,12 @@
-"""Images per second of JPEGs decoded on the fly, beside a DataLoader with torchvision on Pillow.
+"""Compares images per second of JPEGs decoded on the fly with torchvision's DataLoader on Pillow.
 
     pip install torch torchvision
-    python benchmarks/jpeg_speed.py       # at least 1.5 times as fast is asked for
+    python benchmarks/jpeg_speed.py       # the goal is at least 1.5 times as fast
 
-Both read the same 512 drawn files of 500 x 375 pixels, about 110 kB each, which is what ImageNet's
-have on average, take a random box of each to 224 x 224 pixels (RandomResizedCrop, bilinear, with
-antialiasing), mirror half of them, and end in the uint8 batch of 128 that a trainer takes. The
-files lie in the page cache. The two sides alternate as in `data_speed.py`.
+Both sides read the same 512 random files of 500 x 375 pixels and about 110 kB each, as ImageNet's
+are on average. They resize a random box of each image to 224 x 224 pixels (RandomResizedCrop,
+bilinear, with antialiasing), mirror half of the images, and return the uint8 batches of 128 that a
+trainer takes. The files lie in the page cache. The two sides alternate as in `data_speed.py`.
 """
 
 import sys
@@ -19,11 +19,11 @@ import numpy as np
 from PIL import Image
 
 NUM_FILES, SIZE = 512, 224
-TIMES = 20  # that an epoch goes through the files, since its begin and end are slow on both sides
+REPEATS = 20  # of the files in an epoch, since its begin and end are slow on both sides
 
 
-def write_files(folder):
-    """Smooth colours under a texture, which makes the files as large as photographs."""
+def write_files(folder: Path) -> None:
+    """Writes smooth colours under a texture, which makes the files as large as photographs."""
     rng = np.random.default_rng(0)
     for number in range(NUM_FILES):
         colours = Image.fromarray(rng.integers(0, 256, (24, 32, 3), "uint8"))
@@ -31,35 +31,35 @@ def write_files(folder):
         texture = rng.normal(0, 20, (188, 250, 3)).repeat(2, axis=0).repeat(2, axis=1)[:375]
         image = Image.fromarray(np.clip(smooth + texture, 0, 255).astype("uint8"))
         split, kind = ("train" if number % 8 else "val"), f"class{number % 4}"
-        target = folder / "pictures" / split / kind
+        target = folder / "images" / split / kind
         target.mkdir(parents=True, exist_ok=True)
         image.save(target / f"{number:04}.jpg", quality=90)
 
 
-def ours(folder):
+def measure_ours(folder: Path) -> float:
     from keras_imnet64.data.augment import check_augment
     from keras_imnet64.data.datasets import prepare
     from keras_imnet64.data.images.views import View
     from keras_imnet64.data.selection import select
     from keras_imnet64.data.stream import TrainingStream
 
-    where = {"data_dir": folder / "data", "source": folder / "pictures"}
+    where = {"data_dir": folder / "data", "source": folder / "images"}
     selection = select(prepare("image_folder", **where)["train"])
     stream = TrainingStream(
-        replace(selection, positions=np.tile(np.arange(len(selection)), TIMES)),
+        replace(selection, positions=np.tile(np.arange(len(selection)), REPEATS)),
         batch_size=data_speed.BATCH,
         view=View(SIZE, "bilinear", 256),
         mirror="random",
         augmentation=[check_augment("random_resized_crop", {}, SIZE)],
     )
-    return data_speed.rate_of(data_speed.streamed(stream))
+    return data_speed.measure_rate(data_speed.endless_batches(stream))
 
 
-def torchs(folder, num_workers):
+def measure_torch(folder: Path, num_workers: int) -> float:
     import torch
 
-    v2, _ = data_speed.transforms()
-    files = sorted((folder / "pictures" / "train").rglob("*.jpg")) * TIMES
+    v2, _ = data_speed.import_torchvision()
+    files = sorted((folder / "images" / "train").rglob("*.jpg")) * REPEATS
     transform = v2.Compose(
         [v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip(), v2.PILToTensor()]
     )
@@ -72,13 +72,14 @@ def torchs(folder, num_workers):
             with open(files[index], "rb") as file:
                 return transform(Image.open(file).convert("RGB")), 0
 
-    return data_speed.rate_of(data_speed.loaded(Images(), num_workers))
+    return data_speed.measure_rate(data_speed.endless_loader(Images(), num_workers))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         side, folder, *options = sys.argv[2:]
-        print({"ours": ours, "torch": torchs}[side](Path(folder), *map(int, options)))
+        measure = {"ours": measure_ours, "torch": measure_torch}[side]
+        print(measure(Path(folder), *map(int, options)))
     else:
         with tempfile.TemporaryDirectory() as folder:
             write_files(Path(folder))

@@ -1,12 +1,12 @@
-"""Private memory of the training data over five epochs, for two sizes of the set on disk.
+"""Measures the private memory of the training data over five epochs, for two data set sizes.
 
     python benchmarks/memory.py                # 20,000 and 80,000 images: 0.25 and 1 GB of disk
 
-Each set is drawn images of 64 x 64 pixels in a packed store that is mapped, not loaded; a process
-of its own runs `TrainingStream` over it (pad, crop, mirror, TrivialAugmentWide, batches of 128).
-After each epoch its memory is what no file backs (Anonymous in /proc/PID/smaps_rollup, so Linux
-only). Flat over the epochs: nothing piles up. The same for both sets: the images are not held,
-only what is drawn for each.
+Each data set is random images of 64 x 64 pixels in a packed store that is mapped, not loaded. A
+process of its own runs `TrainingStream` over it (pad, crop, mirror, TrivialAugmentWide, batches of
+128) and after each epoch prints the memory that no file backs (Anonymous in
+/proc/PID/smaps_rollup, so Linux only). If memory is flat over the epochs, nothing accumulates; if
+it is about the same for both data sets, images are not kept in memory, but only their draws.
 """
 
 import json
@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -21,17 +22,17 @@ import numpy as np
 from packing import anonymous_bytes
 
 SIZE, BATCH, EPOCHS = 64, 128, 5
-AT_ONCE = 1000  # images that are drawn and written at a time
+PART = 1000  # images that are drawn and written at a time
 
 
 @click.command()
 @click.argument("counts", type=int, nargs=-1)
 @click.option("--child", type=click.Path(exists=True), hidden=True)
-def main(counts, child):
+def main(counts: tuple[int, ...], child: str | None) -> None:
     if child:
-        print(json.dumps(list(after_each_epoch(child))))
+        print(json.dumps(list(bytes_after_epochs(child))))
         return
-    by_count = {count: megabytes(count) for count in counts or (20_000, 80_000)}
+    by_count = {count: measure(count) for count in counts or (20_000, 80_000)}
     epochs = max(max(values[1:]) - min(values[1:]) for values in by_count.values())
     last = [values[-1] for values in by_count.values()]
     print(
@@ -40,11 +41,11 @@ def main(counts, child):
     )
 
 
-def megabytes(count):
-    """MB after each epoch over so many images, which are written, printed and deleted."""
+def measure(count: int) -> list[float]:
+    """Writes `count` images, measures and prints MB after each epoch, and deletes the images."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train"
-        write_drawn(path, count)
+        write_random_images(path, count)
         disk = (path / "images.npy").stat().st_size
         command = [sys.executable, __file__, "--child", str(path)]
         output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
@@ -54,11 +55,11 @@ def megabytes(count):
     return values
 
 
-def write_drawn(path, count):
+def write_random_images(path: Path, count: int) -> None:
     from keras_imnet64.data.stores.packing import write_store
 
     rng = np.random.default_rng(0)
-    sizes = [min(AT_ONCE, count - begin) for begin in range(0, count, AT_ONCE)]
+    sizes = [min(PART, count - begin) for begin in range(0, count, PART)]
     write_store(
         path,
         ((rng.integers(0, 256, (n, SIZE, SIZE, 3), "uint8"), np.zeros(n, int)) for n in sizes),
@@ -73,8 +74,8 @@ def write_drawn(path, count):
     )
 
 
-def after_each_epoch(path):
-    """Anonymous bytes of this process after each epoch over the store."""
+def bytes_after_epochs(path: str) -> Iterator[int]:
+    """Yields the anonymous bytes of this process after each epoch over the store."""
     from keras_imnet64.data.augment import check_augment
     from keras_imnet64.data.selection import select
     from keras_imnet64.data.stores.store import open_store

@@ -108,10 +108,10 @@ def make_steps(recipe, batch_size, devices):
 
     from keras_imnet64.models import build_model
     from keras_imnet64.recipe.costs import num_classes_of
-    from keras_imnet64.spectral.branches import bands_of, recipe_of
+    from keras_imnet64.spectral.branches import bands_of, branch_recipe
     from keras_imnet64.training.build import compile_for_training
 
-    recipe = recipe_of(recipe, 0) if bands_of(recipe) else recipe
+    recipe = branch_recipe(recipe, 0) if bands_of(recipe) else recipe
     size, num_classes = recipe.image_size, num_classes_of(recipe) or 1000
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size, size, size, 3), "uint8")

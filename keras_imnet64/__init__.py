@@ -1,7 +1,7 @@
 """Train, prove and ship image classifiers for small-resolution ImageNet, on TensorFlow or JAX.
 
-The names below are imported when they are first used, so that importing the package costs nothing
-and the backend can still be chosen.
+The names below are imported on first use: importing the package is fast, and the backend can still
+be chosen afterwards.
 """
 
 from importlib import import_module
@@ -24,11 +24,12 @@ _PUBLIC = {
 __all__ = [*_PUBLIC, "__version__"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_PUBLIC[name]), name)
+    found: object = getattr(import_module(_PUBLIC[name]), name)
+    return found
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *_PUBLIC])

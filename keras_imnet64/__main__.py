@@ -1,4 +1,4 @@
-"""`python -m keras_imnet64 ...` is the console script `keras-imnet64 ...`."""
+"""Runs the command line: `python -m keras_imnet64 ...` is `keras-imnet64 ...`."""
 
 from keras_imnet64.cli import main
 

@@ -178,3 +178,26 @@ class Metrics(ScoredImages):
     peak_memory_mb: float | None = None  # of the process that trained last
     model: Annotated[FileScore, Field(alias="model.keras")]
     best: Annotated[FileScore | None, Field(alias="best.keras")] = None
+
+
+# -------------------------------------------------------------------------- downsampled data sets
+
+
+@dataclass(frozen=True)
+class DownsamplingState:
+    """How far one split of a data set is downsampled, and what it is made from.
+
+    Attributes:
+        dataset, digest: of the large images.
+        size: pixels per side of the small images.
+        pillow_version: on which their pixels may depend.
+        num_chunks: how many chunks of `images_per_chunk` images are on disk.
+    """
+
+    dataset: str
+    digest: str
+    size: int
+    resize_filter: Annotated[str, Field(alias="filter")]
+    pillow_version: Annotated[str, Field(alias="pillow")]
+    images_per_chunk: Annotated[int, Field(alias="chunk")]
+    num_chunks: Annotated[int, Field(alias="chunks")]

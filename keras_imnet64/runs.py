@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO, TypeVar
 
+from keras_imnet64.core.branches import BRANCH_FOLDERS
 from keras_imnet64.core.errors import UserError, printable, reason
 from keras_imnet64.core.files import JSON_BYTES, parse_json, read_small
 from keras_imnet64.core.paths import check_writable, expand, os_error_text
@@ -168,7 +169,7 @@ def model_file(run_or_model: StrPath) -> Path:
 
 def not_finished(run: Run) -> UserError:
     """Returns the error for a run without a model: it names the command that makes one."""
-    if any(run.path.glob("branch-*")):
+    if any(run.path.glob(BRANCH_FOLDERS)):
         return UserError(f"the branches in {run.path} are not joined yet: `ensemble` does it")
     return UserError(f"the run in {run.path} is not finished: fit again to go on with it")
 

@@ -1,4 +1,4 @@
-"""Weight files laid out as those of torchvision and timm, made without torch."""
+"""Makes weight files in the layout of torchvision and timm, without torch."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import struct
 
 from keras import ops
 
-from keras_imnet64.convert.namings import AS_PUBLISHED, NAMINGS, tensors_of
+from keras_imnet64.convert.namings import NAMINGS, PUBLISHED_OPTIONS, tensors_of
 from keras_imnet64.models import MODELS, build_model
 from keras_imnet64.models.macs import without_weights
 
@@ -14,8 +14,8 @@ BYTES = {"F32": 4, "F16": 2, "I64": 8, "U8": 1}
 
 
 def shapes_of(name, num_classes=10, **options):
-    """{their name: shape} of a network at 224 pixels, with a counter as PyTorch has them."""
-    published = AS_PUBLISHED.get(MODELS[name].module, {})
+    """{PyTorch name: shape} of a network at 224 pixels, with step counters as PyTorch has them."""
+    published = PUBLISHED_OPTIONS.get(MODELS[name].module, {})
     with without_weights():
         model = build_model(name, image_size=224, num_classes=num_classes, **published | options)
         tensors = tensors_of(model, NAMINGS[name][0])
@@ -25,7 +25,7 @@ def shapes_of(name, num_classes=10, **options):
 
 
 def write_zeros(path, shapes, dtype="F16", **dtypes):
-    """A safetensors file of zeros, which takes hardly any disk; {name: where its bytes begin}."""
+    """Writes a sparse safetensors file of zeros and returns {name: offset of its bytes}."""
     header, end = {}, 0
     for name, shape in shapes.items():
         kind = "I64" if name.endswith("num_batches_tracked") else dtypes.get(name, dtype)
@@ -38,8 +38,8 @@ def write_zeros(path, shapes, dtype="F16", **dtypes):
     return {name: 8 + len(text) + entry["data_offsets"][0] for name, entry in header.items()}
 
 
-def as_theirs(model, naming):
-    """{their name: array} with a model's weights, the axes moved by hand."""
+def pytorch_arrays(model, naming):
+    """{PyTorch name: array} of a model's weights, with the axes transposed by hand."""
     arrays = {}
     for tensor in tensors_of(model, naming):
         array = ops.convert_to_numpy(tensor.variable)
@@ -47,8 +47,9 @@ def as_theirs(model, naming):
             array = array.transpose(2, 3, 0, 1)
         elif array.ndim == 4:  # [h, w, I, O] -> [O, I, h, w]
             array = array.transpose(3, 2, 0, 1)
-        elif array.ndim == 2 and tensor.map:  # [H * W * C, O] -> [O, C * H * W]
-            array = array.reshape(*tensor.map, -1).transpose(3, 2, 0, 1).reshape(array.shape[::-1])
+        elif array.ndim == 2 and tensor.flattened_map:  # [H * W * C, O] -> [O, C * H * W]
+            maps = array.reshape(*tensor.flattened_map, -1)  # [H, W, C, O]
+            array = maps.transpose(3, 2, 0, 1).reshape(array.shape[::-1])
         elif array.ndim == 2:
             array = array.T
         arrays[tensor.name] = array.copy()

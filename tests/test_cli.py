@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -350,10 +351,11 @@ def test_evaluate_per_class(run, model, data_dir, tmp_path):
 
 def test_doctor_ends_with_status_1_where_something_is_wrong(run, monkeypatch):
     for problems, expected in (([], 0), ([{"what": "no disk", "mend": "buy one"}], 1)):
-        report = {"problems": problems}
+        content = {"problems": problems}
+        report = SimpleNamespace(problems=problems, to_json=lambda content=content: content)
         monkeypatch.setattr("keras_imnet64.doctor.examine", lambda report=report, **_: report)
         status, out, _ = run("doctor", "--json")
-        assert (status, json.loads(out)) == (expected, report)
+        assert (status, json.loads(out)) == (expected, content)
 
 
 def test_prepare_lists_what_it_skipped(run, tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ from PIL import Image
 from safetensors.numpy import save
 
 from keras_imnet64.backend.devices import Devices
-from keras_imnet64.convert.file_kinds import BEFORE_TORCH_1_6
+from keras_imnet64.convert.weight_formats import LEGACY_TORCH_MAGIC
 from keras_imnet64.data.sources.archives import write_archives
 from keras_imnet64.models import build_model
 from keras_imnet64.models.ship import ship
@@ -219,7 +219,7 @@ def another_precision(place):
     command="data prepare imagenet_resized/8x8 --data-dir data",
 )
 def no_network(place):
-    name = "keras_imnet64.data.sources.imagenet_resized.why_not_offered"
+    name = "keras_imnet64.data.sources.imagenet_resized.unavailable_reason"
     place.patch.setattr(name, lambda sizes: "there is no network")
 
 
@@ -863,7 +863,7 @@ def weights_of_numpy(place):
     "w.pth is read by torch, which is not installed", command=GIVEN.replace("safetensors", "pth")
 )
 def weights_of_torch_without_torch(place):
-    (place.path / "w.pth").write_bytes(BEFORE_TORCH_1_6)
+    (place.path / "w.pth").write_bytes(LEGACY_TORCH_MAGIC)
     place.patch.setattr("keras_imnet64.convert.torch_files.find_spec", lambda name: None)
 
 

@@ -1,15 +1,17 @@
-"""Which backend and which devices: chosen before Keras is imported, taken before any work.
+"""Chooses the backend before Keras is imported, and takes the devices before any work.
 
-`choose_backend` comes first in every command; `take_devices` is the first that loads TensorFlow or
-JAX. TensorFlow spans the devices of one machine with MirroredStrategy, JAX with DataParallel.
+Every command calls `choose_backend` first. `take_devices` is the first call that imports TensorFlow
+or JAX. TensorFlow spans the devices of one machine with MirroredStrategy, JAX with DataParallel.
 """
 
 import contextlib
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 from keras_imnet64.backend.environment import check_environment
 from keras_imnet64.backend.keras_settings import BACKENDS, check_keras_json, keras_settings
@@ -17,23 +19,22 @@ from keras_imnet64.core.errors import UserError, nearest, reason
 from keras_imnet64.core.library_logs import import_tensorflow
 
 
-def choose_backend(name=None):
-    """Settle the backend: `name`, then KERAS_BACKEND, then keras.json, then tensorflow.
+def choose_backend(name: str | None = None) -> str | None:
+    """Chooses the backend: `name`, else KERAS_BACKEND, else keras.json, else tensorflow.
 
-    In a process where Keras is imported already its backend stays; asking for another is refused.
+    Where Keras is imported already, its backend stays, and another one is refused.
 
     Returns:
-        str: the backend, or None where keras.json decides.
+        The backend, or None if keras.json decides.
 
     Raises:
-        UserError: for a backend that is not known, not installed, or comes too late, and for
-            settings of keras.json or the environment that Keras would break on, or that would
-            change results.
+        UserError: the backend is not known, not installed, or Keras runs another one already; or
+            keras.json or the environment has settings that break Keras or change results.
     """
     if name and name not in BACKENDS:
         raise UserError(f'backend "{name}" is not known; {nearest(name, BACKENDS)}')
     if "keras" in sys.modules:
-        current = sys.modules["keras"].config.backend()
+        current: str = sys.modules["keras"].config.backend()
         if name and name != current:
             raise UserError(
                 f"Keras is already imported with the {current} backend; received {name}: "
@@ -55,15 +56,15 @@ def choose_backend(name=None):
     return None
 
 
-def chosen_backend():
-    """The name that `choose_backend` has settled, without importing Keras."""
+def chosen_backend() -> str:
+    """Returns the backend that Keras uses, or will use; does not import Keras."""
     if "keras" in sys.modules:
-        return sys.modules["keras"].config.backend()
+        return str(sys.modules["keras"].config.backend())
     named = os.environ.get("KERAS_BACKEND")
-    return named or keras_settings().content.get("backend", "tensorflow")
+    return named or str(keras_settings().content.get("backend", "tensorflow"))
 
 
-def _check_installed(name, named_by=""):
+def _check_installed(name: str, named_by: str = "") -> None:
     if name not in BACKENDS:
         raise UserError(f'backend "{name}"{named_by} is not known; {nearest(name, BACKENDS)}')
     if find_spec(name) is None:
@@ -72,7 +73,7 @@ def _check_installed(name, named_by=""):
         )
 
 
-DEVICE_KINDS = {  # variables that choose which kinds of device a backend looks for
+DEVICE_KINDS: dict[str, tuple[str, ...]] = {  # variables that choose the kinds of device
     "tensorflow": ("TF_ENABLED_DEVICE_TYPES",),
     "jax": ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"),
 }
@@ -80,24 +81,38 @@ DEVICE_KINDS = {  # variables that choose which kinds of device a backend looks 
 
 @dataclass(frozen=True)
 class Devices:
-    """The devices that a process has taken, and how it spans them."""
+    """The devices that a process has taken.
+
+    Attributes:
+        backend: "tensorflow", "jax" or "torch".
+        kind: "cpu", "gpu" or another platform of JAX.
+        names: as the backend spells them, such as "GPU:0".
+        strategy: spans several devices, a tf.distribute.MirroredStrategy or a
+            keras.distribution.DataParallel; None for one device.
+    """
 
     backend: str
-    kind: str  # "cpu" or "gpu"
-    names: tuple
-    strategy: Any = None  # tf.distribute.Strategy or keras.distribution.DataParallel, over several
+    kind: str
+    names: tuple[str, ...]
+    strategy: Any = None  # of one backend or the other; neither has types
 
     @property
-    def count(self):
+    def count(self) -> int:
         return len(self.names)
 
-    def scope(self):
-        """Within it models and optimizers are built on all the devices."""
+    def scope(self) -> AbstractContextManager[object]:
+        """Returns a context in which models and optimizers are built on all the devices."""
         if self.strategy is not None:
-            return self.strategy.scope()
+            scope: AbstractContextManager[object] = self.strategy.scope()
+            return scope
         return contextlib.nullcontext()
 
-    def check_batch_size(self, batch_size, name="data.batch_size"):
+    def check_batch_size(self, batch_size: int, name: str = "data.batch_size") -> None:
+        """Raises a UserError if the devices cannot share a batch equally.
+
+        Args:
+            name: the setting, for the message.
+        """
         if batch_size % self.count:
             fits = max(self.count, batch_size - batch_size % self.count)
             raise UserError(
@@ -106,56 +121,57 @@ class Devices:
             )
 
 
-def take_devices(devices=None, virtual=None):
-    """Take the GPUs of this machine, or its CPU.
+def take_devices(devices: str | int | None = None, virtual: int | None = None) -> Devices:
+    """Takes the GPUs of this machine, or its CPU where there are none.
 
     Args:
-        devices: None for all; "N" for the first N; "0,2" for these (a list of one needs a comma:
-            "2,"). CUDA_VISIBLE_DEVICES is honoured by the backends themselves.
-        virtual: split the CPU into so many devices, to try out what spans several.
+        devices: None for all; "2" for the first two; "0,2" for these two ("2," for the third
+            alone). The backends themselves honour CUDA_VISIBLE_DEVICES.
+        virtual: number of devices to split the CPU into, to try training on several.
 
     Raises:
-        UserError: for devices that are not there, when the backend cannot span several, or cannot
-            be loaded at all.
+        UserError: there are no such devices, the backend cannot span several, or it cannot be
+            loaded.
     """
     backend = _import_backend()
     if virtual is not None and not 1 <= virtual <= 64:
         raise UserError(f"--virtual-devices must be 1 to 64; received {virtual}")
+    take: dict[str, Callable[[str | int | None, int | None], Devices]]
     take = {"tensorflow": _take_tensorflow, "jax": _take_jax, "torch": _take_torch}
     if backend not in take:
         raise UserError(f"Keras' backend is {backend}; choose one of {', '.join(take)}")
     return take[backend](devices, virtual)
 
 
-def _import_backend():
-    """Load TensorFlow and Keras with its backend, and return the backend's name."""
+def _import_backend() -> str:
+    """Imports TensorFlow and Keras with its backend, and returns the name of the backend."""
     try:
         import_tensorflow()
         import keras
-    except Exception as error:  # a library that is half installed, a variable that it cannot read
+    except Exception as error:  # a broken installation, or a variable that cannot be parsed
         raise UserError(
             f"Keras with {chosen_backend()} cannot be loaded ({reason(error)}): "
             "`python cli.py doctor` examines this installation"
         ) from error
-    return keras.config.backend()
+    return str(keras.config.backend())
 
 
 @contextlib.contextmanager
-def _looking_for_devices(backend):
-    """Say in a sentence that a backend finds none, and which variables asked for others."""
+def _looking_for_devices(backend: Literal["tensorflow", "jax"]) -> Iterator[None]:
+    """Says in a sentence that a backend finds no device, and which variables to unset."""
     try:
         yield
-    except Exception as error:  # of many kinds, an AssertionError without a word too
-        asked = [name for name in DEVICE_KINDS[backend] if os.environ.get(name)]
-        received = ", ".join(f"{name}={os.environ[name]}" for name in asked)
-        cure = f"`unset {' '.join(asked)}`" if asked else "`python cli.py doctor` examines it"
-        raise UserError(
-            f"{backend} finds no device{f' with {received}' if asked else ''} ({reason(error)}): "
-            + cure
-        ) from error
+    except Exception as error:  # of many types, even an AssertionError without a message
+        variables = [name for name in DEVICE_KINDS[backend] if os.environ.get(name)]
+        settings = ", ".join(f"{name}={os.environ[name]}" for name in variables)
+        received = f" with {settings}" if settings else ""
+        cure = (
+            f"`unset {' '.join(variables)}`" if variables else "`python cli.py doctor` examines it"
+        )
+        raise UserError(f"{backend} finds no device{received} ({reason(error)}): {cure}") from error
 
 
-def _take_tensorflow(devices, virtual):
+def _take_tensorflow(devices: str | int | None, virtual: int | None) -> Devices:
     import tensorflow as tf
 
     with _looking_for_devices("tensorflow"):
@@ -177,7 +193,7 @@ def _take_tensorflow(devices, virtual):
             except RuntimeError:
                 if devices is not None:
                     raise
-                # A notebook has used TensorFlow already: its devices are taken as they are.
+                # A notebook has used TensorFlow already: take the devices that it has.
                 chosen = tf.config.list_logical_devices("GPU")
             names = [f"GPU:{position}" for position in range(len(chosen))]
         else:
@@ -186,15 +202,15 @@ def _take_tensorflow(devices, virtual):
     return Devices("tensorflow", kind, tuple(names), strategy)
 
 
-def hide_gpus_from_tensorflow():
-    """For what only feeds data: tf.data needs no GPU, and TensorFlow would take all its memory."""
+def hide_gpus_from_tensorflow() -> None:
+    """Keeps TensorFlow on the CPU where it only reads data; it would take all memory of a GPU."""
     import tensorflow as tf
 
     with _looking_for_devices("tensorflow"), _before_initialisation("TensorFlow"):
         tf.config.set_visible_devices([], "GPU")
 
 
-def _take_jax(devices, virtual):
+def _take_jax(devices: str | int | None, virtual: int | None) -> Devices:
     import jax
     import keras
 
@@ -215,7 +231,7 @@ def _take_jax(devices, virtual):
     return Devices("jax", kind, names, strategy)
 
 
-def _take_torch(devices, virtual):
+def _take_torch(devices: str | int | None, virtual: int | None) -> Devices:
     import torch
 
     if devices is not None or virtual:
@@ -224,31 +240,32 @@ def _take_torch(devices, virtual):
     return Devices("torch", "gpu" if torch.cuda.is_available() else "cpu", ("default",))
 
 
-def choose_indices(devices, present, kind="device"):
-    """Indices of the devices asked for, out of so many; `devices` as for `take_devices`."""
+def choose_indices(devices: str | int | None, num_present: int, kind: str = "device") -> list[int]:
+    """Returns the indices of the requested devices among those present; see `take_devices`."""
     if devices is None:
-        return list(range(present))
+        return list(range(num_present))
     try:
         if "," in str(devices):
             chosen = [int(part) for part in str(devices).split(",") if part.strip()]
         else:
-            chosen = list(range(min(int(devices), present + 1)))
+            chosen = list(range(min(int(devices), num_present + 1)))
     except ValueError:
         chosen = []
     if not chosen or len(set(chosen)) < len(chosen):
         raise UserError(
             f'--devices takes a count such as 2, or a list such as 0,2; received "{devices}"'
         )
-    if not all(0 <= index < present for index in chosen):
-        here = ", ".join(f"{kind}:{index}" for index in range(present))
+    if not all(0 <= index < num_present for index in chosen):
+        here = ", ".join(f"{kind}:{index}" for index in range(num_present))
         raise UserError(
-            f'--devices "{devices}" asks for more than the {present} that are here: {here}'
+            f'--devices "{devices}" asks for more than the {num_present} that are here: {here}'
         )
     return chosen
 
 
 @contextlib.contextmanager
-def _before_initialisation(library):
+def _before_initialisation(library: str) -> Iterator[None]:
+    """Turns the error of a library whose devices are already initialised into a sentence."""
     try:
         yield
     except RuntimeError as error:

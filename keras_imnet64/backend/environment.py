@@ -1,26 +1,27 @@
-"""Environment variables that Keras, TensorFlow and JAX read, by what they do to a result.
+"""Environment variables of Keras, TensorFlow and JAX, by their effect on results.
 
-What a run computes is said by its recipe alone, so each variable is one of these:
+The recipe alone decides what a run computes. Therefore each variable is one of these:
 
-    refused   it changes numbers by more than rounding, or what is computed, or breaks off what our
-              networks do lawfully; a command that meets it ends with a sentence
-    recorded  it chooses among equally exact ways to the same sum (threads, vector instructions,
-              compiler passes), so that last bits may differ; environment.json has its value
-    neither   it changes no number: messages, memory, caches, devices, folders
+    refused   changes numbers by more than rounding, changes what is computed, or interrupts normal
+              training; a command that finds such a variable ends with a sentence
+    recorded  chooses among equally exact computations (threads, vector instructions, compiler
+              passes), so that last bits may differ; environment.json records the value
+    neither   changes no number: messages, memory, caches, devices, folders
 
-The rows are those of Keras 3.15, TensorFlow 2.21 and JAX 0.10. A test walks over every option that
-Keras and JAX read from the environment. The settings of keras.json are in `keras_settings`.
+The rows are those of Keras 3.15, TensorFlow 2.21 and JAX 0.10. A test checks that every option that
+Keras and JAX read from the environment has a row. `keras_settings` handles keras.json.
 """
 
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from keras_imnet64.core.errors import UserError, shortened
 from keras_imnet64.core.files import read_small
 
 FLAGS_BYTES = 2**16
-MOST_RECORDED = 500  # characters of a value
+MAX_RECORDED_CHARACTERS = 500  # of a value
 OFF = ("0", "n", "no", "f", "false", "off")  # as JAX reads them
 ON = ("1", "y", "yes", "t", "true", "on")
 UNSET = ("",)
@@ -32,35 +33,35 @@ class Refused:
     """Why a variable is refused.
 
     Attributes:
-        does: what it does, as the predicate of a sentence.
-        harmless: values in lower case that do nothing.
-        backend: the only one that reads it; None for all.
-        instead: what to use in its place, as the end of a sentence.
+        effect: what the variable does, as the predicate of a sentence.
+        harmless: values, in lower case, that have no effect.
+        backend: the only backend that reads the variable; None for all.
+        remedy: what to use instead, as the end of a sentence.
     """
 
-    does: str
-    harmless: tuple = UNSET
+    effect: str
+    harmless: tuple[str, ...] = UNSET
     backend: str | None = None
-    instead: str = ""
+    remedy: str = ""
 
 
-def _jax(does, *harmless):
-    return Refused(does, harmless or OFF, backend="jax")
+def _jax(effect: str, *harmless: str) -> Refused:
+    return Refused(effect, harmless or OFF, backend="jax")
 
 
 REFUSED = {
     "KERAS_MAX_EPOCHS": Refused(
-        "ends training early, whatever the recipe says", (), instead=" and set train.epochs"
+        "ends training early, whatever the recipe says", (), remedy=" and set train.epochs"
     ),
     "KERAS_MAX_STEPS_PER_EPOCH": Refused(
         "ends every epoch and every evaluation early",
         (),
-        instead=" and set data.steps_per_epoch",
+        remedy=" and set data.steps_per_epoch",
     ),
     "KERAS_NNX_ENABLED": Refused("makes Keras use the variables of Flax", (*UNSET, *OFF)),
     "TF2_BEHAVIOR": Refused("makes TensorFlow behave as its first version", (*UNSET, *ON)),
     "TF_FUNCTION_JIT_COMPILE_DEFAULT": Refused(
-        "has XLA compile what it cannot", (*UNSET, *OFF), instead="; train.xla compiles the step"
+        "has XLA compile what it cannot", (*UNSET, *OFF), remedy="; train.xla compiles the step"
     ),
     "TF_ENABLE_AUTO_MIXED_PRECISION": Refused("computes in float16 or bfloat16", (*UNSET, *OFF)),
     "TF_ENABLE_MAXPOOL_NANPROP": Refused("changes what a pool makes of NaN", (*UNSET, *OFF)),
@@ -147,78 +148,78 @@ RECORDED = (
 )
 
 
-def check_environment(backend):
-    """Refuse variables, and settings of a JAX that is loaded, that would change results.
+def check_environment(backend: str) -> None:
+    """Refuses variables that would change results, and settings of JAX if it is imported.
 
     Raises:
-        UserError: names the first of them, its value and how to be rid of it.
+        UserError: names the first such variable, its value and how to unset it.
     """
-    for what, cure in refusals(backend):
-        raise UserError(f"{what}: {cure}")
+    for fault, remedy in refusals(backend):
+        raise UserError(f"{fault}: {remedy}")
 
 
-def refusals(backend=None):
-    """(what is wrong, what to do about it) for each refused setting that a backend would read.
+def refusals(backend: str | None = None) -> Iterator[tuple[str, str]]:
+    """Yields (what is wrong, what to do) for each refused setting in this process.
 
     Args:
-        backend: None for the settings of all backends.
+        backend: whose settings are checked; None for those of all backends.
     """
     rows = {n: row for n, row in REFUSED.items() if backend in (None, row.backend or backend)}
     for name, row in rows.items():
         value = os.environ.get(name)
         if value is not None and value.strip().lower() not in row.harmless:
             received = shortened(value, 60)
-            what = f'the environment variable {name} {row.does}; received "{received}"'
-            yield what, f"`unset {name}`{row.instead}"
+            fault = f'the environment variable {name} {row.effect}; received "{received}"'
+            yield fault, f"`unset {name}`{row.remedy}"
         elif row.backend == "jax" and "jax" in sys.modules:
             value = _jax_setting(name.lower())
             if value is not None and value.lower() not in row.harmless:
-                what = f"JAX's setting {name.lower()} {row.does}; received {value}"
-                yield what, "start a new process, or a new kernel, without it"
+                fault = f"JAX's setting {name.lower()} {row.effect}; received {value}"
+                yield fault, "start a new process, or a new kernel, without it"
     yield from _refused_flags()
 
 
-def _jax_setting(name):
-    """A setting of the loaded JAX as text, None where this version has none of that name."""
+def _jax_setting(name: str) -> str | None:
+    """Returns a setting of the imported JAX as text, or None if this version does not have it."""
     value = getattr(sys.modules["jax"].config, name, None)
     return None if value is None else str(getattr(value, "name", value))
 
 
-def _refused_flags():
+def _refused_flags() -> Iterator[tuple[str, str]]:
     for variable in FLAGS:
         for flag in _flags_of(os.environ.get(variable, "")):
             name, _, value = flag.lstrip("-").partition("=")
             if name in REFUSED_FLAGS and (value.lower() or "true") not in HARMLESS_FLAGS[name]:
-                what = f'the flag "{flag}" in {variable} {REFUSED_FLAGS[name]}'
-                yield what, f"take it out of {variable}"
+                fault = f'the flag "{flag}" in {variable} {REFUSED_FLAGS[name]}'
+                yield fault, f"take it out of {variable}"
 
 
-def _flags_of(value):
-    """The flags that a variable holds, or that the file has which it names."""
+def _flags_of(value: str) -> list[str]:
+    """Returns the flags in the value of a variable, or in the file that the value names."""
     if value.strip() and not value.strip().startswith("-"):
         try:
             value = read_small(value.strip(), FLAGS_BYTES).decode(errors="replace")
         except (OSError, ValueError):
-            return []  # which XLA itself refuses
+            return []  # XLA itself refuses such a value
     return value.split()
 
 
-def recorded_settings():
-    """{variable: value} of those set that may change last bits, for environment.json."""
+def recorded_settings() -> dict[str, str]:
+    """Returns {variable: value} of the set variables that may change last bits."""
     found = {name: os.environ[name] for name in sorted(RECORDED) if name in os.environ}
-    return {name: shortened(value, MOST_RECORDED) for name, value in found.items()}
+    return {name: shortened(value, MAX_RECORDED_CHARACTERS) for name, value in found.items()}
 
 
-def changed_settings(before, now):
-    """["NAME is 2, was not set", ...] of what `recorded_settings` gave twice."""
+def changed_settings(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Compares two results of `recorded_settings`; returns ["NAME is 2, was not set", ...]."""
 
-    def shown(settings, name):
+    def shown(settings: Mapping[str, str], name: str) -> str:
         return settings.get(name, "not set")
 
-    names = sorted(name for name in before | now if before.get(name) != now.get(name))
+    names = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
     return [f"{name} is {shown(now, name)}, was {shown(before, name)}" for name in names]
 
 
-def without_refused(environment):
-    """A copy of an environment without the variables that are refused in it."""
+def without_refused(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns a copy of an environment without the variables that are refused."""
     return {name: value for name, value in environment.items() if name not in REFUSED}

@@ -1,15 +1,19 @@
-"""Keras' own settings: what keras.json says, and which settings hold while this package computes.
+"""Reads keras.json, and sets Keras' own defaults while this package computes.
 
-keras.json belongs to all programs of a user, Keras' global settings to all cells of a notebook.
-What networks, losses and metrics of this package need of them is set by `keras_defaults` for the
-duration of a call; what cannot be set there is refused.
+All programs of a user share keras.json, and all cells of a notebook share Keras' global settings.
+`keras_defaults` sets what our networks, losses and metrics need for the duration of a call, and
+refuses what cannot be set there.
 """
+
+from __future__ import annotations
 
 import contextlib
 import json
 import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from keras_imnet64.backend.environment import check_environment
 from keras_imnet64.core.errors import UserError, reason, shortened
@@ -21,6 +25,7 @@ from keras_imnet64.core.files import (
     read_small,
 )
 from keras_imnet64.core.paths import expand, os_error_text
+from keras_imnet64.core.types import Json, JsonObject
 
 BACKENDS = ("tensorflow", "jax", "torch")
 DEFAULTS = {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
@@ -28,14 +33,15 @@ DTYPE_POLICY = "float32"
 
 
 @contextlib.contextmanager
-def keras_defaults():
-    """Compute with Keras' own defaults, whatever keras.json or other cells of a notebook have set.
+def keras_defaults() -> Iterator[None]:
+    """Computes with Keras' own defaults, whatever keras.json or a notebook has set.
 
-    For functions that build, load or score models; their settings are back when it ends. As a
-    decorator it covers all of a function.
+    Functions that build, load or score models are decorated with it, or use it as a context. The
+    settings of before are restored at the end.
 
     Raises:
-        UserError: for what would change results and cannot be set here, such as a limit of epochs.
+        UserError: a setting that cannot be changed here would change results, such as a limit of
+            epochs.
     """
     from keras import config
 
@@ -50,14 +56,14 @@ def keras_defaults():
         _set(config, before, policy)
 
 
-def _set(config, values, policy):
+def _set(config: ModuleType, values: Mapping[str, Json], policy: Json) -> None:
     for name, value in values.items():
         getattr(config, f"set_{name}")(value)
     config.set_dtype_policy(policy)
 
 
-def _check_process(config):
-    """Refuse what a program that has Keras loaded has asked of it."""
+def _check_process(config: ModuleType) -> None:
+    """Refuses settings that a program has made after it imported Keras."""
     for limit in ("max_epochs", "max_steps_per_epoch"):
         value = getattr(config, limit)()
         if value is not None:
@@ -77,20 +83,25 @@ def _check_process(config):
 
 @dataclass(frozen=True)
 class KerasSettings:
-    """What keras.json says."""
+    """The content of keras.json.
+
+    Attributes:
+        content: empty if the file does not exist or holds no JSON object.
+        fault: a sentence that says why Keras, or our networks, would not work with the file.
+    """
 
     path: Path
     exists: bool
-    content: dict  # empty where it is not there, or is no JSON object
-    fault: str | None  # a sentence: why Keras, or our networks, would not work with it
+    content: JsonObject
+    fault: str | None
 
 
-def keras_settings():
-    """Keras' own settings, from where its import will take them; whatever lies there is survived.
+def keras_settings() -> KerasSettings:
+    """Reads keras.json from where Keras will read it; never raises, whatever lies there.
 
-    The backend is not judged beyond its type: a variable or an option may overrule it.
+    Of the backend only the type is checked, because a variable or an option may override it.
     """
-    home = os.environ.get("KERAS_HOME")  # the rule of keras/src/backend/config.py, an empty one too
+    home = os.environ.get("KERAS_HOME")  # the rule of keras/src/backend/config.py, also if empty
     if home is None:
         base = os.path.expanduser("~")
         home = os.path.join(base if os.access(base, os.W_OK) else "/tmp", ".keras")
@@ -99,7 +110,7 @@ def keras_settings():
         return KerasSettings(path, False, {}, None)
     content = {}
     try:
-        content = parse_json(_unmarked(read_small(path, JSON_BYTES)))
+        content = parse_json(_without_mark(read_small(path, JSON_BYTES)))
         _check_settings(content)
     except (OSError, ValueError) as error:
         wrong = reason(os_error_text(error, path))
@@ -108,8 +119,8 @@ def keras_settings():
     return KerasSettings(path, True, content, None)
 
 
-def _unmarked(content):
-    """The text of keras.json, which Keras passes over where a byte order mark begins it."""
+def _without_mark(content: bytes) -> str:
+    """Decodes keras.json; refuses a byte order mark, with which Keras ignores the file."""
     encoding = byte_order_mark(content)
     if encoding:
         raise ValueError(
@@ -118,8 +129,8 @@ def _unmarked(content):
     return decode_text(content)
 
 
-def _check_settings(content):
-    """Refuse what ends the import of Keras, or what `keras_defaults` cannot set."""
+def _check_settings(content: Json) -> None:
+    """Refuses values that break the import of Keras, or that `keras_defaults` cannot replace."""
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
     for key, (is_right, words) in SETTINGS.items():
@@ -128,8 +139,12 @@ def _check_settings(content):
             raise ValueError(f'its "{key}" must be {words}; received {received}')
 
 
-SETTINGS = {  # {key: (whether Keras takes a value, which it takes)}
-    "backend": (lambda value: isinstance(value, str) and value, f"one of {', '.join(BACKENDS)}"),
+SETTINGS: dict[str, tuple[Callable[[Json], bool], str]]
+SETTINGS = {  # {key: (whether a value is valid, the valid values)}
+    "backend": (
+        lambda value: isinstance(value, str) and value != "",
+        f"one of {', '.join(BACKENDS)}",
+    ),
     "floatx": (
         lambda value: value in ("float16", "float32", "float64"),
         '"float16", "float32" or "float64"',
@@ -146,12 +161,8 @@ SETTINGS = {  # {key: (whether Keras takes a value, which it takes)}
 }
 
 
-def check_keras_json():
-    """Refuse a keras.json that the import of Keras would break on, or that would change results.
-
-    Raises:
-        UserError: says what is wrong with it.
-    """
+def check_keras_json() -> None:
+    """Raises a UserError if keras.json would break the import of Keras or change results."""
     fault = keras_settings().fault
     if fault:
         raise UserError(f"{fault}: mend or delete it")

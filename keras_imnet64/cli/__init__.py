@@ -1,14 +1,16 @@
-"""The command line: parse, choose the backend, import late, call, print.
+"""The command line: commands parse, choose the backend, import late, call, print.
 
 Results go to standard output (`--json`: one object on one line), everything else to standard error.
-Exit status: see `errors`. How results look: see `console`. The commands stand in `runs` (train and
-use models), `data` and `about` (recipes, the machine); what they share in `frame`.
+`core.errors` lists the exit statuses. The commands are in `runs` (train and use models), `data` and
+`about` (recipes, the machine); `frame` has what they share.
 """
 
 import os
 import signal
 import sys
+from io import TextIOWrapper
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -17,42 +19,42 @@ from keras_imnet64.cli.frame import cli
 from keras_imnet64.core.errors import EXIT_RUN_FAILED, EXIT_STOPPED_AT_ONCE, UserError, printable
 
 
-def main():
-    """Run a command; a user's mistake becomes one sentence and an exit status."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # while training: see StopRequest
+def main() -> None:
+    """Runs a command; a user's mistake becomes one sentence and an exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # training handles it itself
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a closed terminal, without nohup
         signal.signal(signal.SIGHUP, signal.default_int_handler)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (closed, as by >&-)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal, a name that is not
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal, another name
     try:
         status = cli(prog_name=program_name(), standalone_mode=False)
         sys.stdout.flush()
     except UserError as error:
-        end(error, error.exit_status)
+        exit_with(error, error.exit_status)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""
-        end(error.format_message() + hint, error.exit_code)
-    except BrokenPipeError:  # whoever read our output has seen enough
+        exit_with(error.format_message() + hint, error.exit_code)
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_RUN_FAILED)
-    except OSError as error:  # standard output that cannot be written, a disk that fills
-        end(f"{error.filename or 'output'}: {error.strerror or error}", EXIT_RUN_FAILED)
+    except OSError as error:  # standard output cannot be written, or the disk is full
+        exit_with(f"{error.filename or 'output'}: {error.strerror or error}", EXIT_RUN_FAILED)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(EXIT_STOPPED_AT_ONCE)
     if status:
         sys.exit(status)
 
 
-def end(sentence, status):
-    click.echo(f"Error: {printable(sentence)}", err=True)
+def exit_with(message: object, status: int) -> NoReturn:
+    click.echo(f"Error: {printable(message)}", err=True)
     sys.exit(status)
 
 
-def program_name():
-    """What a user typed: the console script or `python cli.py`."""
+def program_name() -> str:
+    """Returns what the user typed: the console script or `python cli.py`."""
     name = Path(sys.argv[0]).name
     return f"python {name}" if name.endswith(".py") else name

@@ -68,7 +68,7 @@ def doctor(data_dir, cache_dir, as_json):
 
     report = examine(data_dir=data_dir, cache_dir=cache_dir)
     if as_json:
-        show(report, as_json)
+        show(report.to_json(), as_json)
     else:
         click.echo("\n".join(lines(report)))
-    return EXIT_RUN_FAILED if report["problems"] else 0
+    return EXIT_RUN_FAILED if report.problems else 0

@@ -1,5 +1,7 @@
 """Commands for data sets: data prepare, info, downsample, clean, preview."""
 
+from pathlib import Path
+
 import click
 
 from keras_imnet64.cli.frame import (
@@ -17,7 +19,7 @@ from keras_imnet64.core.errors import printable
 
 
 @cli.group()
-def data():
+def data() -> None:
     """Prepare and look at data sets.
 
     Example: python cli.py data info shapes
@@ -49,17 +51,17 @@ def data():
 @data_options
 @json_option
 def prepare(
-    dataset,
-    source,
-    allow_unverified,
-    skip_corrupt,
-    class_list,
-    validation_share,
-    splits,
-    data_dir,
-    cache_dir,
-    as_json,
-):
+    dataset: str,
+    source: Path | None,
+    allow_unverified: bool,
+    skip_corrupt: bool,
+    class_list: Path | None,
+    validation_share: float | None,
+    splits: str | None,
+    data_dir: Path | None,
+    cache_dir: Path | None,
+    as_json: bool,
+) -> None:
     """Make a data set ready to train on: packed, or its JPEGs indexed.
 
     Without --source TFDS downloads it; `shapes` is drawn on the spot. In an image_folder, folders
@@ -72,7 +74,7 @@ def prepare(
     from keras_imnet64.data import datasets
 
     import_tensorflow()
-    skipped = []
+    skipped: list[tuple[str, str]] = []
     with packing_bar() as progress:
         stores = datasets.prepare(
             dataset,
@@ -107,7 +109,12 @@ def prepare(
 @click.argument("dataset", shell_complete=completing(dataset_names))
 @data_options
 @json_option
-def data_info(dataset, data_dir, cache_dir, as_json):
+def data_info(
+    dataset: str,
+    data_dir: Path | None,
+    cache_dir: Path | None,
+    as_json: bool,
+) -> None:
     """Show a data set's splits, classes, digest, state and disk use.
 
     Example: python cli.py data info tiny_imagenet
@@ -130,7 +137,15 @@ def data_info(dataset, data_dir, cache_dir, as_json):
 )
 @data_options
 @json_option
-def downsample(dataset, size, out, resize_filter, data_dir, cache_dir, as_json):
+def downsample(
+    dataset: str,
+    size: int,
+    out: Path,
+    resize_filter: str,
+    data_dir: Path | None,
+    cache_dir: Path | None,
+    as_json: bool,
+) -> None:
     """Make small images of large ones, as ImageNet64.
 
     Archives in the official layout, and a packed store to train on. What was interrupted goes on.
@@ -158,7 +173,13 @@ def downsample(dataset, size, out, resize_filter, data_dir, cache_dir, as_json):
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @data_options
 @json_option
-def clean(dataset, dry_run, data_dir, cache_dir, as_json):
+def clean(
+    dataset: str | None,
+    dry_run: bool,
+    data_dir: Path | None,
+    cache_dir: Path | None,
+    as_json: bool,
+) -> None:
     """Remove copies and downloads of what is packed.
 
     Working folders of dead processes go too; packed stores and sources stay.
@@ -181,7 +202,17 @@ def clean(dataset, dry_run, data_dir, cache_dir, as_json):
 @click.option("--epoch", default=1, show_default=True, help="Each epoch draws anew.")
 @data_options
 @json_option
-def preview(recipe, overrides, out, steps, pictures, epoch, data_dir, cache_dir, as_json):
+def preview(
+    recipe: str,
+    overrides: tuple[str, ...],
+    out: Path,
+    steps: bool,
+    pictures: int | None,
+    epoch: int,
+    data_dir: Path | None,
+    cache_dir: Path | None,
+    as_json: bool,
+) -> None:
     """Draw what a recipe feeds its model, with class names.
 
     Example: python cli.py data preview --recipe demo --out sheet.png --steps
@@ -191,14 +222,14 @@ def preview(recipe, overrides, out, steps, pictures, epoch, data_dir, cache_dir,
     from keras_imnet64.recipe.loading import load_recipe
 
     choose_backend()
-    recipe = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides)
     import_tensorflow()
     hide_gpus_from_tensorflow()
     from keras_imnet64.training.preview import preview as draw
 
     with packing_bar() as progress:
         result = draw(
-            recipe,
+            loaded,
             out,
             steps=steps,
             num_images=pictures,

@@ -1,6 +1,10 @@
-"""What commands share: their kinds, the group that they join, options, paths, completion."""
+"""What the commands share: their base classes, the group `cli`, options, paths, completion."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -8,28 +12,37 @@ from keras_imnet64 import __version__
 from keras_imnet64.core.library_logs import show_library_logs, silence_libraries
 from keras_imnet64.core.paths import expand
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
-class WithVerbose:
-    """What commands and groups share: the option -v."""
+    from keras_imnet64.core.progress_bars import PackingBar
 
-    def __init__(self, *args, params=None, **kwargs):
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])  # a command's function
+
+
+class WithVerbose(click.Command):
+    """Adds the option -v to commands and groups."""
+
+    def __init__(
+        self, *, params: Sequence[click.Parameter] | None = None, **kwargs: Any
+    ) -> None:  # click's own arguments
         verbose = click.Option(
             ["-v", "--verbose"],
             is_flag=True,
             expose_value=False,
             is_eager=True,
-            callback=lambda context, option, wanted: wanted and show_library_logs(),
+            callback=lambda context, option, given: show_library_logs() if given else None,
             help="Show the messages of TensorFlow, JAX and others too.",
         )
-        super().__init__(*args, params=[*(params or []), verbose], **kwargs)
+        super().__init__(params=[*(params or []), verbose], **kwargs)
 
 
-class Command(WithVerbose, click.Command):
-    """A command that keeps other libraries quiet, unless -v is given to it or to its group."""
+class Command(WithVerbose):
+    """A command that hides messages of other libraries, unless -v is given to it or its group."""
 
-    def invoke(self, context):
+    def invoke(self, ctx: click.Context) -> Any:  # what the command's function returns
         silence_libraries()
-        return super().invoke(context)
+        return super().invoke(ctx)
 
 
 class Group(WithVerbose, click.Group):
@@ -41,7 +54,7 @@ class Group(WithVerbose, click.Group):
     cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(__version__)
-def cli():
+def cli() -> None:
     """Train, prove and ship image classifiers for small-resolution ImageNet.
 
     Example: python cli.py fit --recipe demo
@@ -51,10 +64,15 @@ def cli():
 # ----------------------------------------------------------------------------------- shared options
 
 
-def completing(list_names):
-    """Shell completion from a function that lists names; files are offered where none fits."""
+Complete = Callable[[click.Context, click.Parameter, str], "list[CompletionItem] | list[str]"]
 
-    def complete(context, parameter, incomplete):
+
+def completing(list_names: Callable[[], Iterable[str]]) -> Complete:
+    """Returns a shell completion that offers names, and files where no name fits."""
+
+    def complete(
+        context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem] | list[str]:
         found = [name for name in list_names() if name.startswith(incomplete)]
         if found:
             return found
@@ -63,37 +81,40 @@ def completing(list_names):
     return complete
 
 
-def recipe_names():
+def recipe_names() -> list[str]:
     from keras_imnet64.recipe.loading import list_recipes
 
     return list_recipes()
 
 
-def dataset_names():
+def dataset_names() -> list[str]:
     from keras_imnet64.data.datasets import DATASETS
 
     return list(DATASETS)
 
 
-def _backends():
-    from keras_imnet64.backend.devices import BACKENDS
+def _backends() -> tuple[str, ...]:
+    from keras_imnet64.backend.keras_settings import BACKENDS
 
     return BACKENDS
 
 
 class UserPath(click.Path):
-    """A path as typed, with ~ for a home."""
+    """A path as typed, in which ~ stands for a home folder."""
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path:  # click passes whatever it parsed
         if not str(value):
             self.fail("a path cannot be empty", param, ctx)
-        return expand(super().convert(value, param, ctx))
+        path: Path = super().convert(value, param, ctx)  # type: ignore[assignment]  # path_type=Path
+        return expand(path)
 
 
 FILE = UserPath(path_type=Path)
 
 
-def recipe_option(command):
+def recipe_option(command: Decorated) -> Decorated:
     command = click.option(
         "--set",
         "overrides",
@@ -109,7 +130,7 @@ def recipe_option(command):
     )(command)
 
 
-def data_options(command):
+def data_options(command: Decorated) -> Decorated:
     command = click.option(
         "--data-dir",
         type=FILE,
@@ -122,7 +143,7 @@ def data_options(command):
     )(command)
 
 
-def device_options(command):
+def device_options(command: Decorated) -> Decorated:
     command = click.option(
         "--virtual-devices", type=int, help="Split the CPU into so many devices, to try them out."
     )(command)
@@ -134,14 +155,14 @@ def device_options(command):
     )(command)
 
 
-def json_option(command):
+def json_option(command: Decorated) -> Decorated:
     return click.option("--json", "as_json", is_flag=True, help="One JSON object on one line.")(
         command
     )
 
 
-def packing_bar():
-    """A progress bar on standard error for (description, done, total) calls."""
-    from keras_imnet64.core.progress_bars import CallBar
+def packing_bar() -> PackingBar:
+    """Returns a progress bar on standard error, see `core.progress_bars`."""
+    from keras_imnet64.core.progress_bars import PackingBar
 
-    return CallBar()
+    return PackingBar()

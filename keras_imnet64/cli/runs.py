@@ -1,5 +1,9 @@
 """Commands that train a model and use it: fit, evaluate, predict, export, convert."""
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from keras_imnet64.cli.frame import (
@@ -14,25 +18,30 @@ from keras_imnet64.cli.frame import (
     recipe_option,
 )
 from keras_imnet64.core.console import show, show_table, write_text
-from keras_imnet64.core.errors import UserError, in_words, printable
+from keras_imnet64.core.errors import UserError, first_few, printable
+from keras_imnet64.core.types import JsonObject
+
+if TYPE_CHECKING:
+    from keras_imnet64.recipe.schema import Recipe
+    from keras_imnet64.spectral.fusion import Fusion
 
 
-def format_names():
-    from keras_imnet64.export import FORMATS
+def format_names() -> list[str]:
+    from keras_imnet64.export.formats import FORMATS
 
     return list(FORMATS)
 
 
-def convertible_names():
+def convertible_names() -> list[str]:
     from keras_imnet64.convert.namings import NAMINGS
 
     return list(NAMINGS)
 
 
-def class_orders():
-    from keras_imnet64.convert import CLASSES
+def class_orders() -> list[str]:
+    from keras_imnet64.convert import CLASS_ORDERS
 
-    return list(CLASSES)
+    return list(CLASS_ORDERS)
 
 
 @cli.command()
@@ -49,21 +58,21 @@ def class_orders():
 @data_options
 @json_option
 def fit(
-    recipe,
-    overrides,
-    name,
-    out,
-    fresh,
-    branch,
-    jobs,
-    ends_with_parent,
-    backend,
-    devices,
-    virtual_devices,
-    data_dir,
-    cache_dir,
-    as_json,
-):
+    recipe: str,
+    overrides: tuple[str, ...],
+    name: str | None,
+    out: Path | None,
+    fresh: bool,
+    branch: int | None,
+    jobs: int,
+    ends_with_parent: bool,
+    backend: str | None,
+    devices: str | None,
+    virtual_devices: int | None,
+    data_dir: Path | None,
+    cache_dir: Path | None,
+    as_json: bool,
+) -> None:
     """Train a recipe, or go on with a run that was interrupted.
 
     The same command goes on from the newest checkpoint; a finished run is never overwritten.
@@ -74,62 +83,41 @@ def fit(
     \b
     Example: python cli.py fit --recipe wrn36_5 --set train.seed=1 --name second
     """
-    from keras_imnet64.backend.devices import choose_backend, chosen_backend, take_devices
+    from keras_imnet64.backend.devices import choose_backend
+    from keras_imnet64.core.processes import end_with_parent
     from keras_imnet64.recipe.loading import load_recipe
-    from keras_imnet64.recipe.schema import is_folder_name
-    from keras_imnet64.runs import DEFAULT_ROOT
-    from keras_imnet64.spectral.branches import (
-        bands_of,
-        check_holds_branches,
-        end_with_parent,
-        fit_branches,
-        folder_of,
-        recipe_of,
-    )
+    from keras_imnet64.spectral.training import fit_recipe
 
     if ends_with_parent:
         end_with_parent()
     choose_backend(backend)
-    recipe = load_recipe(recipe, overrides)
-    if name is not None and not is_folder_name(name):
-        raise UserError(f'--name is one folder below saved_models; received "{name}", see --out')
-    folder = out or DEFAULT_ROOT / (name or f"{recipe.name}-{chosen_backend()}")
-    trains_all = branch is None and bands_of(recipe)
-    if jobs > 1 and (not trains_all or virtual_devices):
-        raise UserError(
-            "--jobs is for training all branches of a spectral recipe, without --branch and "
-            f"--virtual-devices; received {jobs}"
-        )
-    if branch is not None:
-        check_holds_branches(folder, recipe)
-        recipe, folder = recipe_of(recipe, branch), folder_of(folder, branch)
-    elif trains_all:
-        scores = fit_branches(
-            recipe,
+    loaded = load_recipe(recipe, overrides)
+    folder = run_folder(loaded, name, out)
+    with packing_bar() as progress:
+        result = fit_recipe(
+            loaded,
             folder,
+            branch=branch,
             jobs=jobs,
             data_dir=data_dir,
             cache_dir=cache_dir,
             devices=devices,
             virtual_devices=virtual_devices,
             fresh=fresh,
-        )
-        show({"run": str(folder), **scores}, as_json)
-        return
-    taken = take_devices(devices, virtual_devices)
-    from keras_imnet64.training.fit import fit as train
-
-    with packing_bar() as progress:
-        run = train(
-            recipe,
-            folder,
-            data_dir=data_dir,
-            cache_dir=cache_dir,
-            devices=taken,
-            fresh=fresh,
             pack_progress=progress,
         )
-    show({"run": str(run.path), **run.metrics}, as_json)
+    show(result, as_json)
+
+
+def run_folder(recipe: "Recipe", name: str | None, out: Path | None) -> Path:
+    """Returns the folder that --out or --name give, or else <recipe>-<backend>."""
+    from keras_imnet64.backend.devices import chosen_backend
+    from keras_imnet64.recipe.schema import is_folder_name
+    from keras_imnet64.runs import DEFAULT_ROOT
+
+    if name is not None and not is_folder_name(name):
+        raise UserError(f'--name is one folder below saved_models; received "{name}", see --out')
+    return out or DEFAULT_ROOT / (name or f"{recipe.name}-{chosen_backend()}")
 
 
 @cli.command()
@@ -148,18 +136,18 @@ def fit(
 @data_options
 @json_option
 def ensemble(
-    run,
-    fusion,
-    branches,
-    allow_missing,
-    single,
-    backend,
-    devices,
-    virtual_devices,
-    data_dir,
-    cache_dir,
-    as_json,
-):
+    run: Path,
+    fusion: "Fusion",
+    branches: str | None,
+    allow_missing: bool,
+    single: Path | None,
+    backend: str | None,
+    devices: str | None,
+    virtual_devices: int | None,
+    data_dir: Path | None,
+    cache_dir: Path | None,
+    as_json: bool,
+) -> None:
     """Join the trained branches of a spectral recipe into one model.
 
     Writes model.keras, metrics.json, ensemble.csv and ensemble.png into the folder RUN that holds
@@ -179,7 +167,7 @@ def ensemble(
         result = join(
             run,
             fusion=fusion,
-            branches=numbers(branches),
+            branches=band_numbers(branches),
             allow_missing=allow_missing,
             single=single,
             data_dir=data_dir,
@@ -190,8 +178,8 @@ def ensemble(
     show({"run": str(run), **result}, as_json)
 
 
-def numbers(text):
-    """[0, 1, 3] of "0,1,3"; None of nothing."""
+def band_numbers(text: str | None) -> list[int] | None:
+    """Returns [0, 1, 3] for "0,1,3", and None for None."""
     if text is None:
         return None
     try:
@@ -223,18 +211,18 @@ def numbers(text):
 @data_options
 @json_option
 def evaluate(
-    run_or_model,
-    dataset,
-    split,
-    per_class,
-    ten_crop,
-    backend,
-    devices,
-    virtual_devices,
-    data_dir,
-    cache_dir,
-    as_json,
-):
+    run_or_model: Path,
+    dataset: str | None,
+    split: str,
+    per_class: Path | None,
+    ten_crop: bool | None,
+    backend: str | None,
+    devices: str | None,
+    virtual_devices: int | None,
+    data_dir: Path | None,
+    cache_dir: Path | None,
+    as_json: bool,
+) -> None:
     """Score a model on every image of a split once.
 
     RUN_OR_MODEL is a run folder, whose model.keras is taken, or any .keras file.
@@ -276,8 +264,16 @@ def evaluate(
 @device_options
 @json_option
 def predict(
-    run_or_model, images, top, skip_corrupt, as_csv, backend, devices, virtual_devices, as_json
-):
+    run_or_model: Path,
+    images: tuple[Path, ...],
+    top: int,
+    skip_corrupt: bool,
+    as_csv: bool,
+    backend: str | None,
+    devices: str | None,
+    virtual_devices: int | None,
+    as_json: bool,
+) -> None:
     """Say what is on images: the most probable classes of each.
 
     RUN_OR_MODEL is a run folder or a .keras file; IMAGE is a file of any kind that Pillow reads, or
@@ -306,7 +302,8 @@ def predict(
         show_predictions(result)
 
 
-def show_predictions(result):
+def show_predictions(result: JsonObject) -> None:
+    """Prints a line for each image and one for each of its classes."""
     for image in result["pictures"]:
         click.echo(printable(image["file"]))
         for guess in image["top"]:
@@ -334,7 +331,15 @@ def show_predictions(result):
 )
 @data_options
 @json_option
-def export(run_or_model, format_name, out, images, data_dir, cache_dir, as_json):
+def export(
+    run_or_model: Path,
+    format_name: str,
+    out: Path | None,
+    images: tuple[Path, ...],
+    data_dir: Path | None,
+    cache_dir: Path | None,
+    as_json: bool,
+) -> None:
     """Write a model for servers or for plain Keras, proved the same.
 
     saved_model: a TensorFlow SavedModel whose endpoint `serve` takes uint8 images. keras: a plain
@@ -391,7 +396,16 @@ def export(run_or_model, format_name, out, images, data_dir, cache_dir, as_json)
     help="Which network of a file with several: what the names of its tensors begin with.",
 )
 @json_option
-def convert(model, weights, image_size, out, classes, settings, prefix, as_json):
+def convert(
+    model: str,
+    weights: Path,
+    image_size: int,
+    out: Path,
+    classes: str | None,
+    settings: tuple[str, ...],
+    prefix: str | None,
+    as_json: bool,
+) -> None:
     """Make a model of weights from torchvision or timm.
 
     Checkpoints of training programs are opened, and nothing in them is run. Of a network and its
@@ -409,39 +423,39 @@ def convert(model, weights, image_size, out, classes, settings, prefix, as_json)
     choose_backend()
     take_devices()
     from keras_imnet64.convert import convert as make
-    from keras_imnet64.convert import settings_of
+    from keras_imnet64.convert import parse_settings
 
+    parsed = parse_settings(settings)
     result = make(
         model,
         weights,
         image_size=image_size,
         out=out,
         classes=classes,
+        options=parsed.options,
+        normalization=parsed.normalization,
         prefix=prefix,
-        **settings_of(settings),
     )
-    for line in notes_on(result):
-        click.echo(printable(line), err=True)
-    if classes is None:
-        click.echo(
-            "The file names no classes; --classes does, if its rows are ImageNet's.", err=True
-        )
+    for note in notes_on(result):
+        click.echo(printable(note), err=True)
     if not as_json:
-        result = {key: value for key, value in result.items() if key not in PLACES}
+        result = {key: value for key, value in result.items() if key not in SHOWN_AS_NOTES}
     show(result, as_json)
 
 
-PLACES = ("prefix", "averaged", "other_networks", "left_out")  # told in sentences, but for --json
+SHOWN_AS_NOTES = ("prefix", "averaged", "other_networks", "left_out")
 
 
-def notes_on(result):
-    """Lines that say which network of a file was taken, and which tensors were not."""
-    prefix, averaged, others, left_out = (result[key] for key in PLACES)
+def notes_on(result: JsonObject) -> Iterator[str]:
+    """Yields which network of a file was taken, which tensors were not, and what it lacks."""
+    prefix, averaged, others, left_out = (result[key] for key in SHOWN_AS_NOTES)
     if prefix:
         which = ", the averaged weights" if averaged else ""
         yield f'The network is the one under "{prefix}"{which}.'
     if others:
-        listed = in_words([f'"{other}"' for other in others])
+        listed = first_few([f'"{other}"' for other in others])
         yield f"The file also holds {listed}; --prefix takes that instead."
     if left_out:
-        yield f"Not taken, for they are no part of the network: {in_words(left_out)}."
+        yield f"Not taken, for they are no part of the network: {first_few(left_out)}."
+    if result["classes"] is None:
+        yield "The file names no classes; --classes does, if its rows are ImageNet's."

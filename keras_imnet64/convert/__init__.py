@@ -1,104 +1,117 @@
-"""From weights of torchvision or timm to a model file of ours, every tensor accounted for.
+"""Converts weights of torchvision or timm to a model file, and accounts for every tensor.
 
-See `convert.namings` for which of their tensors is which of our variables, `convert.tensor_files`
-for how their files are read, `models.prefixes` for where in a file the network lies. Class ids are
-never guessed: the caller says whose the rows are.
+See `namings` for which tensor is which Keras variable, `tensor_files` for how weight files are
+read, and `prefixes` for where in a file the network lies. Class ids are never guessed: the caller
+says what the rows of the classifier are.
 """
+
+from __future__ import annotations
 
 import hashlib
 import os
 import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.convert.namings import (
-    AS_PUBLISHED,
+    PUBLISHED_OPTIONS,
+    Arrays,
+    Naming,
+    assign_weights,
     check_fit,
-    fill_from,
-    landmarks,
-    naming_of,
-    namings_of,
+    choose_naming,
+    find_namings,
+    landmarks_of,
     num_classes_of,
     tensors_of,
 )
-from keras_imnet64.convert.prefixes import find_network
+from keras_imnet64.convert.prefixes import FoundNetwork, find_network
 from keras_imnet64.convert.tensor_files import read_tensors
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.files import sync_folder
 from keras_imnet64.core.paths import check_output_file, expand, os_error_text, refuse_existing
+from keras_imnet64.core.types import Json, JsonObject, Options, StrPath
 from keras_imnet64.core.work_folders import new_beside
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
 from keras_imnet64.models import MOST_PIXELS, build_model, check_whole, find_model
 from keras_imnet64.models.ship import ship
 from keras_imnet64.recipe.loading import check_model, merge, parse_override
 
-CLASSES = {  # the 1,000 class ids in the order of the file that is written
-    "imagenet": lambda: sorted(imagenet_wnids()),  # as torchvision and timm have their rows
+if TYPE_CHECKING:
+    import keras
+
+CLASS_ORDERS: dict[str, Callable[[], list[str]]] = {  # the 1,000 class ids in the order of logits
+    "imagenet": lambda: sorted(imagenet_wnids()),  # the order of rows in torchvision and timm
     "imagenet64": imagenet_wnids,
 }
-# How their images were made small; for predict. A file of weights does not say.
+# How the network's training images were resized, for predict; a weight file does not say.
 RESIZE_FILTERS = {"davit": "bicubic"}
 RESIZE_FILTER = "bilinear"
 
 
 @keras_defaults()
 def convert(
-    name,
-    weights,
+    name: str,
+    weights: StrPath,
     *,
-    image_size,
-    out,
-    classes=None,
-    options=None,
-    normalization="imagenet",
-    prefix=None,
-):
-    """Write a `.keras` file with the weights of a torchvision or timm checkpoint.
+    image_size: int,
+    out: StrPath,
+    classes: str | None = None,
+    options: Options | None = None,
+    normalization: Json = "imagenet",
+    prefix: str | None = None,
+) -> JsonObject:
+    """Writes a `.keras` file with the weights of a torchvision or timm checkpoint.
 
     The network is the published one unless options say otherwise. Residual networks and DaViTs are
-    rebuilt at any image size; AlexNet and VGG at those whose last map their dense layers take.
+    rebuilt at any image size; AlexNet and VGG only where their dense layers fit the last map.
 
     Args:
         name: a network of the resnet, davit, alexnet and vgg families.
-        weights: a file of safetensors, or of torch.save where torch is installed, be it the
-            checkpoint of a training program.
+        weights: a file of safetensors, or of torch.save where torch is installed; the checkpoint
+            of a training program too.
         image_size: pixels per side.
         out: the `.keras` file, which must not exist.
-        classes: whose the file's 1,000 rows are, which must be in sorted order of class ids:
-            "imagenet" keeps that order, "imagenet64" brings them into that of ImageNet64, so that
-            logit i is that of class i there. None: the file written names no classes.
-        options: those of the network, see `list_models` and `build_model`.
+        classes: what the 1,000 rows of the classifier are, which must be in sorted order of class
+            ids: "imagenet" keeps that order; "imagenet64" reorders them, so that logit i is that
+            of class i of ImageNet64. None: the file that is written names no classes.
+        options: options of the network, see `list_models` and `build_model`.
         normalization: "imagenet" or {"mean": [3 numbers], "std": [3 numbers]}, see `build_model`.
         prefix: what the names of the network's tensors begin with, such as "student.", for a file
-            of several networks. None: the only one, or the averaged one of two.
+            of several networks. None: the only network, or the averaged one of two.
 
     Returns:
-        dict, fit for JSON: model, image_size, num_classes, parameters (trainable), tensors (taken),
-        classes, normalization, out; prefix of the network in the file, averaged (whether it is
-        that of averaged weights), other_networks (prefixes of those that were not taken), left_out
-        (names of tensors that belong to no network).
+        dict, fit for JSON: model, image_size, num_classes, parameters (trainable), tensors (number
+        that was taken), classes, normalization, out; prefix of the network in the file, averaged
+        (whether its weights are averages), other_networks (prefixes of those that were not taken),
+        left_out (names of tensors that belong to no network).
 
     Raises:
-        UserError: the file is not the weights of this network, or cannot be written there.
+        UserError: the file does not have the weights of this network, or `out` cannot be written.
         RunFailed: the disk is full; nothing is left.
     """
-    network = network_of(name, options or {}, normalization)
+    model_options = options_of(name, options or {}, normalization)
     check_whole("--image-size", image_size, 1, MOST_PIXELS)
     weights, out = expand(weights), expand(out)
     check_target(out)
-    order = class_order(classes)
-    found = find_network(read_tensors(weights), *landmarks(name), prefix, weights)
-    arrays, who = found.tensors, described(weights, found)
-    naming = naming_of(name, arrays)
-    num_classes = num_classes_of(arrays, naming, who)
-    if order and num_classes != len(order):
+    class_ids = ordered_class_ids(classes)
+    found = find_network(read_tensors(weights), landmarks_of(name), prefix, weights)
+    arrays, source = found.tensors, name_source(weights, found)
+    naming = choose_naming(name, arrays)
+    num_classes = num_classes_of(arrays, naming, source)
+    if class_ids and num_classes != len(class_ids):
         raise UserError(
-            f'--classes "{classes}" is for the {len(order):,} classes of ImageNet; {weights} has '
-            f"{num_classes:,}: leave it out"
+            f'--classes "{classes}" is for the {len(class_ids):,} classes of ImageNet; {weights} '
+            f"has {num_classes:,}: leave it out"
         )
-    model = filled(name, network, image_size, num_classes, arrays, naming, who)
-    if order:
-        take_order(model.get_layer("logits"), order)
-    info = labels(order) | {
+    sizes = {"image_size": image_size, "num_classes": num_classes}
+    model = build_with_weights(name, {**sizes, **model_options}, arrays, naming, source)
+    if class_ids:
+        reorder_logits(model.get_layer("logits"), class_ids)
+    info = class_info(class_ids) | {
         "image_size": image_size,
         "resize_filter": RESIZE_FILTERS.get(find_model(name).module, RESIZE_FILTER),
         "converted_from": {
@@ -106,7 +119,7 @@ def convert(
             "sha256": sha256_of(weights),
             "prefix": found.prefix,
             "model": name,
-            "model_options": {k: v for k, v in network.items() if k != "normalization"},
+            "model_options": {k: v for k, v in model_options.items() if k != "normalization"},
         },
     }
     write(model, out, info)
@@ -119,53 +132,68 @@ def convert(
         "parameters": count_parameters(model),
         "tensors": len(tensors_of(model, naming)),
         "classes": classes,
-        "normalization": network["normalization"],
+        "normalization": model_options["normalization"],
         "out": str(out),
         "prefix": found.prefix,
         "averaged": found.is_averaged,
-        "other_networks": found.others,
+        "other_networks": found.other_prefixes,
         "left_out": found.left_out,
     }
 
 
-def described(weights, found):
-    """What messages call the network of a file."""
-    return f'{weights} (under "{found.prefix}")' if found.prefix or found.others else weights
+def name_source(weights: Path, found: FoundNetwork) -> str:
+    """Returns what messages call the network of a file."""
+    has_prefix = found.prefix or found.other_prefixes
+    return f'{weights} (under "{found.prefix}")' if has_prefix else str(weights)
 
 
-def filled(name, network, image_size, num_classes, arrays, naming, who):
-    """The network with the weights of `arrays`; it takes memory only once all shapes fit."""
+def build_with_weights(
+    name: str, arguments: Options, arrays: Arrays, naming: Naming, source: str
+) -> keras.Model:
+    """Builds the network and assigns its weights; takes memory only once all shapes fit.
+
+    Args:
+        arguments: those of `build_model`.
+    """
     from keras_imnet64.models.macs import without_weights
 
-    sizes = {"image_size": image_size, "num_classes": num_classes}
     with without_weights():
-        outline = build_model(name, **sizes, **network)
-        check_fit(outline, tensors_of(outline, naming), arrays, who)
-    model = build_model(name, **sizes, **network)
-    fill_from(model, arrays, naming, who)
+        outline = build_model(name, **arguments)
+        check_fit(outline, tensors_of(outline, naming), arrays, source)
+    model = build_model(name, **arguments)
+    assign_weights(model, arrays, naming, source)
     return model
 
 
-# ------------------------------------------------------------------------------- what was asked for
+# ----------------------------------------------------------------------------------------- settings
 
 
-def settings_of(lines):
-    """{"options": {...}, "normalization": ...} of lines of TOML such as 'stem="small"'.
+@dataclass(frozen=True)
+class ModelSettings:
+    """Options of a network and its normalization, as arguments of `convert`."""
 
-    "model.stem", as `fit --set` has it, is taken as well.
-    """
-    changes = {}
+    options: Options
+    normalization: Json
+
+
+def parse_settings(lines: Sequence[str]) -> ModelSettings:
+    """Parses lines of TOML such as 'stem="small"', or 'model.stem="small"' as for `fit --set`."""
+    changes: JsonObject = {}
     for line in lines:
         merge(changes, parse_override(line))
     if isinstance(changes.get("model"), dict):
         merge(changes, changes.pop("model"))
-    return {"normalization": changes.pop("normalization", "imagenet"), "options": changes}
+    return ModelSettings(normalization=changes.pop("normalization", "imagenet"), options=changes)
 
 
-def network_of(name, options, normalization):
-    """Normalization and options for `build_model`: as published but for what is given."""
+def options_of(name: str, options: Options, normalization: Json) -> Options:
+    """Returns the published options of a network with some changed, and its normalization.
+
+    Raises:
+        UserError: neither library has the network, or an option is wrong.
+    """
     row = find_model(name)
-    namings_of(name)
+    find_namings(name)
     row.check_options(name, options)
     section = check_model({**options, "normalization": normalization, "name": name})
     if section.normalization in ("mean_image", "dataset"):
@@ -175,10 +203,10 @@ def network_of(name, options, normalization):
         )
     if section.normalization != "imagenet":
         normalization = section.normalization.model_dump()
-    return AS_PUBLISHED.get(row.module, {}) | options | {"normalization": normalization}
+    return {**PUBLISHED_OPTIONS.get(row.module, {}), **options, "normalization": normalization}
 
 
-def check_target(out):
+def check_target(out: Path) -> None:
     if out.suffix != ".keras":
         raise UserError(f"--out must end in .keras; received {out}")
     refuse_existing(out)
@@ -188,43 +216,43 @@ def check_target(out):
 # ------------------------------------------------------------------------------------------ classes
 
 
-def class_order(classes):
-    """Class ids in the order of the logits; None where nothing is said about them."""
+def ordered_class_ids(classes: str | None) -> list[str] | None:
+    """Returns the class ids in the order of the logits, or None where the classes are unknown."""
     if classes is None:
         return None
-    if classes not in tuple(CLASSES):
+    if classes not in tuple(CLASS_ORDERS):
         raise UserError(f'--classes must be "imagenet" or "imagenet64"; received {classes!r}')
-    return CLASSES[classes]()
+    return CLASS_ORDERS[classes]()
 
 
-def take_order(head, wnids):
-    """Bring the logits of a dense layer from sorted order of class ids into that of `wnids`."""
+def reorder_logits(head: keras.layers.Dense, class_ids: Sequence[str]) -> None:
+    """Brings the logits of a layer from sorted order of class ids into that of `class_ids`."""
     from keras import ops
 
-    position = {wnid: row for row, wnid in enumerate(sorted(wnids))}
-    rows = [position[wnid] for wnid in wnids]  # logit i is what logit rows[i] was
+    position = {class_id: row for row, class_id in enumerate(sorted(class_ids))}
+    rows = [position[class_id] for class_id in class_ids]  # logit i was logit rows[i]
     for variable in head.weights:  # [C, K] and [K]
         variable.assign(ops.convert_to_numpy(variable)[..., rows])
 
 
-def labels(order):
-    """What a model file says about its classes; nothing where nothing is known."""
-    if order is None:
+def class_info(class_ids: Sequence[str] | None) -> JsonObject:
+    """Returns what a model file states about its classes; nothing where they are unknown."""
+    if class_ids is None:
         return {}
     names = dict(zip(imagenet_wnids(), imagenet_class_names(), strict=True))
-    return {"wnids": order, "class_names": [names[wnid] for wnid in order]}
+    return {"wnids": class_ids, "class_names": [names[class_id] for class_id in class_ids]}
 
 
 # -------------------------------------------------------------------------------------------- files
 
 
-def sha256_of(path):
+def sha256_of(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write(model, out, info):
-    """Write the file aside, and give it its name if nothing has it by then."""
+def write(model: keras.Model, out: Path, info: JsonObject) -> None:
+    """Writes the file in a working folder and renames it, unless the target exists by then."""
     try:
         work = new_beside(out, "converting")
         try:

@@ -1,21 +1,35 @@
-"""Weights of torchvision and timm: which of their tensors is which of our variables.
+"""Maps tensors of torchvision's and timm's networks to the variables of our Keras models.
 
-Theirs are laid out as PyTorch has them (kernels [O, I, h, w], dense layers [O, I], maps flattened
-channel by channel), ours as Keras has them ([h, w, I, O], [I, O], pixel by pixel). A naming is a
-function from the name of our layer to that of their module; NAMINGS has those of each family.
+PyTorch has kernels as [O, I, h, w], dense layers as [O, I], and flattens maps channel by channel;
+Keras has [h, w, I, O] and [I, O], and flattens pixel by pixel. A naming is a function from the name
+of a Keras layer to the name of the PyTorch module; NAMINGS has those of each network.
 """
+
+from __future__ import annotations
 
 import bisect
 import math
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from keras_imnet64.core.errors import UserError, in_words
+from keras_imnet64.convert.prefixes import Landmarks
+from keras_imnet64.convert.tensor_files import StoredTensor
+from keras_imnet64.core.errors import UserError, first_few
+from keras_imnet64.core.types import Options, Variable
 from keras_imnet64.models import MOST_CLASSES, MOST_PIXELS, find_model
 
-THEIR_VARIABLE = {
+if TYPE_CHECKING:
+    import keras
+
+Naming: TypeAlias = Callable[[str], str]
+Arrays: TypeAlias = Mapping[str, StoredTensor | np.ndarray]  # by the name of the tensor
+MapShape: TypeAlias = tuple[int, int, int]  # (H, W, C)
+
+PYTORCH_VARIABLES = {
     "kernel": "weight",
     "gamma": "weight",
     "beta": "bias",
@@ -23,102 +37,103 @@ THEIR_VARIABLE = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-COUNTERS = "num_batches_tracked"  # of training steps: no part of the network
-FLOATS = ("float64", "float32", "float16", "bfloat16")
-# What a network of theirs is where ours adapts itself to the size of the image.
-AS_PUBLISHED = {"davit": {"stem": "imagenet", "window": 7}, "alexnet": {"stem": "imagenet"}}
-FIRST_LAYER = {  # which pixels enter, by family
+STEP_COUNTER = "num_batches_tracked"  # of a batch normalisation, no part of the network
+FLOAT_DTYPES = ("float64", "float32", "float16", "bfloat16")
+# Options of the published networks that our models would otherwise choose by the image size.
+PUBLISHED_OPTIONS: dict[str, Options] = {
+    "davit": {"stem": "imagenet", "window": 7},
+    "alexnet": {"stem": "imagenet"},
+}
+FIRST_LAYER = {  # of each family
     "resnet": "stem_conv",
     "davit": "stem_conv",
     "alexnet": "conv1",
     "vgg": "stage1_conv1",
 }
-OF_ANOTHER = "name the network and the options (--set stem=...) that it was trained with"
+NAME_THE_NETWORK = "name the network and the options (--set stem=...) that it was trained with"
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """A tensor of theirs and the variable of ours that it fills.
+class ForeignTensor:
+    """A tensor of a PyTorch network and the Keras variable that takes its values.
 
     Attributes:
-        name, shape: as in their file.
-        variable: keras.Variable.
-        to_ours: lays an array [*shape] out as the variable.
-        map: (H, W, C) of the map that a dense layer takes flattened; None for all others.
+        name, shape: as PyTorch has them.
+        variable: a variable of our model.
+        to_keras: lays an array [*shape] out as the variable.
+        flattened_map: shape of the map that a dense layer takes flattened; None for all others.
     """
 
     name: str
-    shape: tuple
-    variable: object
-    to_ours: object
-    map: tuple | None = None
+    shape: tuple[int, ...]
+    variable: Variable
+    to_keras: Callable[[np.ndarray], np.ndarray]
+    flattened_map: MapShape | None = None
 
     @property
-    def shapes(self):
+    def shapes(self) -> Sequence[tuple[int, ...]]:
         """Those that it may have: timm writes the dense layers of VGG as convolutions."""
         if len(self.shape) != 2:
             return (self.shape,)
-        height, width, channels = self.map or (1, 1, self.shape[1])
+        height, width, channels = self.flattened_map or (1, 1, self.shape[1])
         return self.shape, (self.shape[0], channels, height, width)
 
 
-def fill_from(model, arrays, naming, who):
-    """Give every variable of `model` its tensor.
+def assign_weights(model: keras.Model, arrays: Arrays, naming: Naming, source: object) -> None:
+    """Assigns to every variable of a built model the values of its tensor.
 
     Args:
-        model: a built network.
-        arrays: {their name: array, or what NumPy makes one of, with shape and dtype}.
         naming: one of NAMINGS.
-        who: what a message calls the file.
+        source: what messages call the file of the arrays.
 
     Raises:
-        UserError: a tensor is missing, has another shape, has no place here, is not of floats, or
-            holds numbers that cannot be.
+        UserError: a tensor is missing, is unknown to the network, or has another shape; its numbers
+            are no floats, are not finite, or are variances below 0.
     """
     tensors = tensors_of(model, naming)
-    check_fit(model, tensors, arrays, who)
+    check_fit(model, tensors, arrays, source)
     for tensor in tensors:
-        with np.errstate(over="ignore"):  # float64 beyond float32 is infinite then
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
             array = np.asarray(arrays[tensor.name]).astype("float32")
         if not np.isfinite(array).all():
-            raise UserError(f"{who} is damaged: {tensor.name} has numbers that are not finite")
+            raise UserError(f"{source} is damaged: {tensor.name} has numbers that are not finite")
         if tensor.variable.name == "moving_variance" and array.min() < 0:
-            raise UserError(f"{who} is damaged: {tensor.name} has variances below 0")
-        tensor.variable.assign(tensor.to_ours(array))
+            raise UserError(f"{source} is damaged: {tensor.name} has variances below 0")
+        tensor.variable.assign(tensor.to_keras(array))
 
 
-def tensors_of(model, naming):
-    """Their tensor of each variable of ours, as [Tensor]; dropout's seeds have none."""
+def tensors_of(model: keras.Model, naming: Naming) -> list[ForeignTensor]:
+    """Returns the tensor of each variable; the seeds of dropout have none."""
     return [
-        _tensor(layer, variable, naming)
+        _tensor_of(layer, variable, naming)
         for layer in model.layers
         for variable in layer.weights
         if variable.name != "seed_generator_state"
     ]
 
 
-def _tensor(layer, variable, naming):
-    name = f"{naming(layer.name)}.{THEIR_VARIABLE[variable.name]}"
+def _tensor_of(layer: keras.Layer, variable: Variable, naming: Naming) -> ForeignTensor:
+    name = f"{naming(layer.name)}.{PYTORCH_VARIABLES[variable.name]}"
     shape = tuple(variable.shape)
     if variable.name != "kernel":
-        return Tensor(name, shape, variable, lambda array: array)
+        return ForeignTensor(name, shape, variable, lambda array: array)
     if len(shape) == 4:
         depthwise = type(layer).__name__ == "DepthwiseConv2D"
-        axes = (2, 3, 0, 1) if depthwise else (2, 3, 1, 0)  # of theirs, in our order
-        theirs = tuple(shape[axes.index(axis)] for axis in range(4))
-        return Tensor(name, theirs, variable, lambda array: array.transpose(axes))
-    theirs, flattened = shape[::-1], _flattened_map(layer)
-    height, width, channels = flattened or (1, 1, shape[0])
+        axes = (2, 3, 0, 1) if depthwise else (2, 3, 1, 0)  # of PyTorch, in the order of Keras
+        pytorch_shape = tuple(shape[axes.index(axis)] for axis in range(4))
+        return ForeignTensor(name, pytorch_shape, variable, lambda array: array.transpose(axes))
+    flattened_map = _flattened_map(layer)
+    height, width, channels = flattened_map or (1, 1, shape[0])
 
-    def to_ours(array):
+    def to_keras(array: np.ndarray) -> np.ndarray:
         array = array.reshape(-1, channels, height, width)
         return array.transpose(2, 3, 1, 0).reshape(shape)
 
-    return Tensor(name, theirs, variable, to_ours, flattened)
+    return ForeignTensor(name, shape[::-1], variable, to_keras, flattened_map)
 
 
-def _flattened_map(layer):
-    """(H, W, C) of the map that a dense layer takes flattened; None for other inputs."""
+def _flattened_map(layer: keras.Layer) -> MapShape | None:
+    """Returns the shape of the map that a dense layer takes flattened; None for other inputs."""
     from keras import layers
 
     before = layer.input._keras_history.operation
@@ -127,11 +142,11 @@ def _flattened_map(layer):
     return before.input.shape[1:] if isinstance(before, layers.Flatten) else None
 
 
-# ------------------------------------------------------------------------------------- what fits
+# --------------------------------------------------------------------------------- what a file has
 
 
-def namings_of(name):
-    """The namings of this network; UserError if its weights are not known elsewhere."""
+def find_namings(name: str) -> Sequence[Naming]:
+    """Returns the namings of a network; UserError if neither library has it."""
     if name not in NAMINGS:
         raise UserError(
             f'weights for "{name}" are in neither torchvision nor timm; those of the resnet, '
@@ -140,90 +155,98 @@ def namings_of(name):
     return NAMINGS[name]
 
 
-def landmarks(name):
-    """Names of tensors that mark this network in a file.
-
-    Returns:
-        tuple: the kernel of its first convolution, and [that of its classifier] in each naming.
-    """
-    namings = namings_of(name)
+def landmarks_of(name: str) -> Landmarks:
+    """Returns the names of tensors by which a network is recognised in a file."""
+    namings = find_namings(name)
     first = namings[0](FIRST_LAYER[find_model(name).module])
-    return f"{first}.weight", [f"{naming('logits')}.weight" for naming in namings]
+    return Landmarks(f"{first}.weight", [_classifier_kernel(naming) for naming in namings])
 
 
-def naming_of(name, arrays):
-    """The naming of this network that knows the classifier of a file."""
-    return max(namings_of(name), key=lambda naming: f"{naming('logits')}.weight" in arrays)
+def choose_naming(name: str, arrays: Arrays) -> Naming:
+    """Returns the naming of a network by which a file has a classifier."""
+    return max(find_namings(name), key=lambda naming: _classifier_kernel(naming) in arrays)
 
 
-def num_classes_of(arrays, naming, who):
-    """Rows of the classifier in a file."""
-    name = f"{naming('logits')}.weight"
+def num_classes_of(arrays: Arrays, naming: Naming, source: object) -> int:
+    """Returns the number of rows that the classifier of a file has."""
+    name = _classifier_kernel(naming)
     if name not in arrays or len(arrays[name].shape) != 2:
-        raise UserError(f"{who} has no classifier {name} [classes, features]; {OF_ANOTHER}")
+        raise UserError(
+            f"{source} has no classifier {name} [classes, features]; {NAME_THE_NETWORK}"
+        )
     num_classes = arrays[name].shape[0]
     if not 2 <= num_classes <= MOST_CLASSES:
         raise UserError(
-            f"{who} has {num_classes:,} classes in {name}; 2 to {MOST_CLASSES:,} are needed"
+            f"{source} has {num_classes:,} classes in {name}; 2 to {MOST_CLASSES:,} are needed"
         )
     return num_classes
 
 
-def check_fit(model, tensors, arrays, who):
-    """Refuse arrays that are not those of this network, one for one; no number is read."""
-    missing = [t for t in tensors if t.name not in arrays]
+def _classifier_kernel(naming: Naming) -> str:
+    return f"{naming('logits')}.weight"
+
+
+def check_fit(
+    model: keras.Model, tensors: Sequence[ForeignTensor], arrays: Arrays, source: object
+) -> None:
+    """Checks that arrays and tensors match one to one, by name, shape and dtype; reads no numbers.
+
+    Raises:
+        UserError: they do not match.
+    """
+    missing = [f"{t.name} {list(t.shape)}" for t in tensors if t.name not in arrays]
     if missing:
         raise UserError(
-            f"{who} lacks what {model.name} needs: "
-            f"{in_words([f'{t.name} {list(t.shape)}' for t in missing])}; {OF_ANOTHER}"
+            f"{source} lacks what {model.name} needs: {first_few(missing)}; {NAME_THE_NETWORK}"
         )
-    others = [t for t in tensors if tuple(arrays[t.name].shape) not in t.shapes]
-    if others:
-        theirs = [f"{t.name} is {list(arrays[t.name].shape)}, {list(t.shape)} here" for t in others]
+    misfits = [t for t in tensors if tuple(arrays[t.name].shape) not in t.shapes]
+    if misfits:
+        received = [(t, list(arrays[t.name].shape)) for t in misfits]
+        shapes = [f"{t.name} is {shape}, {list(t.shape)} here" for t, shape in received]
         raise UserError(
-            f"{who} does not fit {model.name} at {model.input.shape[1]} pixels: "
-            f"{in_words(theirs)}; {_remedy(model, others, arrays)}"
+            f"{source} does not fit {model.name} at {model.input.shape[1]} pixels: "
+            f"{first_few(shapes)}; {_remedy(model, misfits, arrays)}"
         )
-    left = sorted(set(arrays) - {t.name for t in tensors})
-    counters = {t.name.replace("running_mean", COUNTERS) for t in tensors}
-    left = [name for name in left if name not in counters]
-    if left:
+    counters = {t.name.replace("running_mean", STEP_COUNTER) for t in tensors}
+    surplus = sorted(set(arrays) - {t.name for t in tensors} - counters)
+    if surplus:
         raise UserError(
-            f"{who} has what {model.name} has no place for: {in_words(left)}; {OF_ANOTHER}"
+            f"{source} has what {model.name} has no place for: {first_few(surplus)}; "
+            f"{NAME_THE_NETWORK}"
         )
-    integers = [t.name for t in tensors if str(arrays[t.name].dtype) not in FLOATS]
-    if integers:
-        raise UserError(
-            f"{who} holds {integers[0]} as {arrays[integers[0]].dtype}; {', '.join(FLOATS)} are "
-            "taken"
-        )
+    for tensor in tensors:
+        if str(arrays[tensor.name].dtype) not in FLOAT_DTYPES:
+            raise UserError(
+                f"{source} holds {tensor.name} as {arrays[tensor.name].dtype}; "
+                f"{', '.join(FLOAT_DTYPES)} are taken"
+            )
 
 
-def _remedy(model, others, arrays):
-    """What may make tensors of another shape fit: another image size, or another network."""
-    if len(others) == 1 and others[0].map:
-        sizes = _sizes_that_fit(model, others[0], arrays[others[0].name].shape)
+def _remedy(model: keras.Model, misfits: Sequence[ForeignTensor], arrays: Arrays) -> str:
+    """Returns what may make tensors of another shape fit: an image size, or another network."""
+    if len(misfits) == 1 and misfits[0].flattened_map:
+        shape, channels = arrays[misfits[0].name].shape, misfits[0].flattened_map[2]
+        sizes = _sizes_that_fit(model, math.prod(shape[1:]) / channels)
         if sizes:
             return f"image sizes {sizes[0]} to {sizes[-1]} fit"
-    return OF_ANOTHER
+    return NAME_THE_NETWORK
 
 
-def _sizes_that_fit(model, tensor, shape):
-    """Image sizes whose last map has as many values as a dense layer of theirs takes; a range."""
+def _sizes_that_fit(model: keras.Model, num_pixels: float) -> Sequence[int]:
+    """Returns the image sizes for which the last map of a model has this number of pixels."""
     import keras
 
     from keras_imnet64.models.macs import without_weights
 
-    num_pixels = math.prod(shape[1:]) / tensor.map[2]
     with without_weights():
         features = keras.Model(model.input, model.get_layer("features").output)
         any_size = keras.Input((None, None, 3))
         features = keras.models.clone_model(features, input_tensors=any_size)
 
-    def num_pixels_at(size):
+    def num_pixels_at(size: int) -> int:
         try:
             return math.prod(features.compute_output_shape((1, size, size, 3))[1:3])
-        except ValueError:  # nothing is left of the map
+        except ValueError:  # the image is too small for a layer
             return 0
 
     sizes = range(1, MOST_PIXELS + 1)  # the map grows with the image
@@ -234,11 +257,11 @@ def _sizes_that_fit(model, tensor, shape):
 # --------------------------------------------------------------------------------------- namings
 
 
-def resnet(layer):
+def resnet(layer: str) -> str:
     ends = {"stem_conv": "conv1", "stem_bn": "bn1", "logits": "fc"}
     if layer in ends:
         return ends[layer]
-    stage, block, part = _place(layer)
+    stage, block, part = _split_name(layer)
     part = {"shortcut_conv": "downsample.0", "shortcut_bn": "downsample.1"}.get(part, part)
     return f"layer{stage}.{block - 1}.{part}"
 
@@ -253,7 +276,7 @@ DAVIT_PARTS = {
 }
 
 
-def davit(layer):
+def davit(layer: str) -> str:
     ends = {
         "stem_conv": "stem.conv",
         "stem_norm": "stem.norm",
@@ -264,13 +287,13 @@ def davit(layer):
         return ends[layer]
     if found := re.fullmatch(r"stage(\d)_downsample_(conv|norm)", layer):
         return f"stages.{int(found[1]) - 1}.downsample.{found[2]}"
-    stage, pair, part = _place(layer)
+    stage, pair, part = _split_name(layer)
     kind, part = part.split("_")
     block = {"window": 0, "channel": 1}[kind]
     return f"stages.{stage - 1}.blocks.{pair - 1}.{block}.{DAVIT_PARTS.get(part, part)}"
 
 
-def alexnet(layer):
+def alexnet(layer: str) -> str:
     modules = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10}
     if layer in modules:
         return f"features.{modules[layer]}"
@@ -281,33 +304,35 @@ TORCHVISION_VGG = {"dense1": "classifier.0", "dense2": "classifier.3", "logits":
 TIMM_VGG = {"dense1": "pre_logits.fc1", "dense2": "pre_logits.fc2", "logits": "head.fc"}
 
 
-def torchvision_vgg(layer):
-    return TORCHVISION_VGG.get(layer) or _vgg_features(layer, modules=2)
+def torchvision_vgg(layer: str) -> str:
+    return TORCHVISION_VGG.get(layer) or _vgg_features(layer, modules_per_conv=2)
 
 
-def timm_vgg(layer):
-    return TIMM_VGG.get(layer) or _vgg_features(layer, modules=2)
+def timm_vgg(layer: str) -> str:
+    return TIMM_VGG.get(layer) or _vgg_features(layer, modules_per_conv=2)
 
 
-def torchvision_vgg_bn(layer):
-    return TORCHVISION_VGG.get(layer) or _vgg_features(layer, modules=3)
+def torchvision_vgg_bn(layer: str) -> str:
+    return TORCHVISION_VGG.get(layer) or _vgg_features(layer, modules_per_conv=3)
 
 
-def timm_vgg_bn(layer):
-    return TIMM_VGG.get(layer) or _vgg_features(layer, modules=3)
+def timm_vgg_bn(layer: str) -> str:
+    return TIMM_VGG.get(layer) or _vgg_features(layer, modules_per_conv=3)
 
 
-def _vgg_features(layer, modules):
-    """Theirs are numbered through: each convolution is 2 modules, or 3 with BN, each pool 1."""
+def _vgg_features(layer: str, modules_per_conv: int) -> str:
+    """Counts modules: a convolution is 2, with its ReLU, or 3 with BN; each pool is 1."""
     from keras_imnet64.models.vgg import STAGES
 
-    stage, number, bn = re.fullmatch(r"stage(\d)_conv(\d)(_bn)?", layer).groups()
+    found = re.fullmatch(r"stage(\d)_conv(\d)(_bn)?", layer)
+    assert found, layer
+    stage, number, bn = found.groups()
     before = [num_convs for _, num_convs in STAGES[: int(stage) - 1]]
-    position = modules * (sum(before) + int(number) - 1) + len(before)
+    position = modules_per_conv * (sum(before) + int(number) - 1) + len(before)
     return f"features.{position + bool(bn)}"
 
 
-NAMINGS = {
+NAMINGS: dict[str, Sequence[Naming]] = {
     "resnet18": (resnet,),
     "resnet34": (resnet,),
     "resnet50": (resnet,),
@@ -324,7 +349,8 @@ NAMINGS = {
 }
 
 
-def _place(layer):
-    """(stage, block, the rest) of a name such as stage2_block3_conv1."""
-    stage, block, part = re.fullmatch(r"stage(\d+)_block(\d+)_(.+)", layer).groups()
-    return int(stage), int(block), part
+def _split_name(layer: str) -> tuple[int, int, str]:
+    """Returns (2, 3, "conv1") of "stage2_block3_conv1"."""
+    found = re.fullmatch(r"stage(\d+)_block(\d+)_(.+)", layer)
+    assert found, layer
+    return int(found[1]), int(found[2]), found[3]

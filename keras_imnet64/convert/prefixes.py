@@ -1,158 +1,206 @@
-"""Finds a network among the tensors of a file: behind which prefix of their names it lies.
+"""Finds a network in a file, and the prefix that the file adds to the names of its tensors.
 
 A wrapper puts its attribute's name before those of the network (`model.`, `module.`,
-`timm_model.`), and a checkpoint keeps the whole under a key (`state_dict`). Both together are the
-prefix here, such as "state_dict.model.". The network is where its first convolution and its
-classifier lie side by side.
+`timm_model.`), and a checkpoint keeps the whole under a key (`state_dict`). The prefix is both
+together, such as "state_dict.model.". A network is recognised by its landmarks: the first
+convolution and the classifier have the same prefix.
 """
 
 import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from keras_imnet64.convert.tensor_files import joined, without_wrappers
-from keras_imnet64.core.errors import UserError, in_words
+from keras_imnet64.convert.tensor_files import (
+    StoredTensor,
+    TensorDicts,
+    join_names,
+    without_wrappers,
+)
+from keras_imnet64.core.errors import UserError, first_few
 
 AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?)(?=[._])", re.IGNORECASE)
-STEPS_AVERAGED = "n_averaged"  # of AveragedModel, no part of the network
-# Of losses and metrics, which no network computes its logits with.
-BESIDES = re.compile(r"(?:criterion|(?:\w+_)?loss(?:_fn|_function)?|(?:\w+_)?metrics?)\.")
+AVERAGED_MODEL_COUNTER = "n_averaged"  # of torch's AveragedModel, no part of the network
+LOSS_OR_METRIC = re.compile(r"(?:criterion|(?:\w+_)?loss(?:_fn|_function)?|(?:\w+_)?metrics?)\.")
 
 
 @dataclass(frozen=True)
-class Network:
+class Landmarks:
+    """Names of tensors by which a network is recognised.
+
+    Attributes:
+        first_kernel: the kernel of the first convolution.
+        classifier_kernels: the names that the kernel of the classifier may have.
+    """
+
+    first_kernel: str
+    classifier_kernels: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a network lies in a file.
+
+    Attributes:
+        dict_path: which dict of tensors, a key of TensorDicts.
+        prefix: what the names of its tensors begin with in that dict, "" or up to a dot.
+    """
+
+    dict_path: str
+    prefix: str
+
+    @property
+    def full_prefix(self) -> str:
+        return join_names(self.dict_path, self.prefix)
+
+
+@dataclass(frozen=True)
+class FoundNetwork:
     """A network in a file.
 
     Attributes:
-        tensors: {name: Held}, without the prefix.
+        tensors: by their names without the prefix.
         prefix: what their names in the file begin with, "" or up to a dot.
-        others: prefixes of further networks in the file.
+        other_prefixes: those of further networks in the file.
         left_out: names in the file, of the same dict, that belong to none of these networks.
     """
 
-    tensors: dict
+    tensors: dict[str, StoredTensor]
     prefix: str
-    others: list
-    left_out: list
+    other_prefixes: list[str]
+    left_out: list[str]
 
     @property
-    def is_averaged(self):
+    def is_averaged(self) -> bool:
         return is_averaged(self.prefix)
 
 
-def is_averaged(prefix):
+def is_averaged(prefix: str) -> bool:
     """Whether a prefix is that of averaged weights, by the names that programs give them."""
     return bool(AVERAGED.search(prefix))
 
 
-def find_network(states, first, classifiers, prefix, who):
-    """The network in the states of a file.
+def find_network(
+    dicts: TensorDicts, landmarks: Landmarks, prefix: str | None, source: object
+) -> FoundNetwork:
+    """Finds the network in a file.
 
-    Where it is there plain and averaged, as training programs keep it, the averaged one is taken.
+    Training programs keep a network and the moving average of its weights; of these two, the
+    averaged network is returned.
 
     Args:
-        states: {where: {name: Held}}, see `read_tensors`.
-        first, classifiers: names that tensors of this network have; of its first convolution, and
-            of its classifier, which may have one of several.
-        prefix: the network that is wanted, if the file holds several; None where that is not said.
-        who: what a message calls the file.
+        prefix: chooses one of several networks; None if the caller has no choice to make.
+        source: what messages call the file.
 
     Raises:
-        UserError: there is no such network, or there are several and none is asked for.
+        UserError: there is no such network, or there are several and no prefix is given.
     """
-    roots = _roots(states, first, classifiers) or _nearest(states, first, classifiers, who)
-    where, inner = _asked(roots, prefix, who) if prefix is not None else _only(roots, who)
-    networks = {p for w, p in roots if w == where}
+    locations = _locate_networks(dicts, landmarks) or [_locate_classifier(dicts, landmarks, source)]
+    if prefix is None:
+        chosen = _choose_default(locations, source)
+    else:
+        chosen = _choose_by_prefix(locations, prefix, source)
+    prefixes = {each.prefix for each in locations if each.dict_path == chosen.dict_path}
     tensors, left_out = {}, []
-    for name, tensor in states[where].items():
-        owner = _longest(networks, name)
-        if owner == inner and not BESIDES.match(name, len(inner)):
-            tensors[name.removeprefix(inner)] = tensor
-        elif owner in (inner, None) and name != STEPS_AVERAGED:
-            left_out.append(joined(where, name))
-    others = [joined(*root) for root in roots if root != (where, inner)]
-    return Network(tensors, joined(where, inner), others, left_out)
+    for name, tensor in dicts[chosen.dict_path].items():
+        owner = _longest_prefix(prefixes, name)
+        if owner == chosen.prefix and not LOSS_OR_METRIC.match(name, len(chosen.prefix)):
+            tensors[name.removeprefix(chosen.prefix)] = tensor
+        elif owner in (chosen.prefix, None) and name != AVERAGED_MODEL_COUNTER:
+            left_out.append(join_names(chosen.dict_path, name))
+    others = [each.full_prefix for each in locations if each != chosen]
+    return FoundNetwork(tensors, chosen.full_prefix, others, left_out)
 
 
-def _roots(states, first, classifiers):
-    """[(where, prefix)] of all that have the first convolution and the classifier."""
+def _locate_networks(dicts: TensorDicts, landmarks: Landmarks) -> list[Location]:
+    """Returns where a first convolution and a classifier have the same prefix."""
     return [
-        (where, prefix)
-        for where, tensors in states.items()
-        for prefix in _before(tensors, classifiers)
-        if prefix + first in tensors
+        location
+        for location in _locate(dicts, landmarks.classifier_kernels)
+        if location.prefix + landmarks.first_kernel in dicts[location.dict_path]
     ]
 
 
-def _before(tensors, endings):
-    """What stands before these endings in the names of tensors, each once."""
-    endings = tuple(endings)
-    return dict.fromkeys(
-        name.removesuffix(ending)
-        for name in tensors
-        if name.endswith(endings)
-        for ending in endings
-        if name == ending or name.endswith(f".{ending}")
-    )
+def _locate(dicts: TensorDicts, names: Iterable[str]) -> list[Location]:
+    """Returns where tensors of one of these names lie, each place once."""
+    endings = tuple(names)
+    return [
+        Location(dict_path, prefix)
+        for dict_path, tensors in dicts.items()
+        for prefix in dict.fromkeys(
+            name.removesuffix(ending)
+            for name in tensors
+            if name.endswith(endings)
+            for ending in endings
+            if name == ending or name.endswith(f".{ending}")
+        )
+    ]
 
 
-def _longest(prefixes, name):
-    """The longest of some prefixes that a name begins with; None if it begins with none."""
+def _longest_prefix(prefixes: Collection[str], name: str) -> str | None:
+    """Returns the longest of some prefixes that a name begins with, or None."""
     ends = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
     return next((name[:end] for end in reversed(ends) if name[:end] in prefixes), None)
 
 
-def _nearest(states, first, classifiers, who):
-    """The classifier of a file without a first convolution; UserError if there is none either."""
-    found = [(w, p) for w, tensors in states.items() for p in _before(tensors, classifiers)]
-    bodies = [(w, p) for w, tensors in states.items() for p in _before(tensors, [first])]
-    if found:
-        bodies = [(w, p) for w, p in bodies if _holds_most(states[w], p)]
-    if found and not bodies:
-        return [min(found, key=lambda root: len(joined(*root)))]
+def _locate_classifier(dicts: TensorDicts, landmarks: Landmarks, source: object) -> Location:
+    """Returns the location of a classifier that has no first convolution beside it.
+
+    Raises:
+        UserError: there is no classifier, or most tensors of a file belong to a network without
+            one.
+    """
+    classifiers = _locate(dicts, landmarks.classifier_kernels)
+    bodies = _locate(dicts, [landmarks.first_kernel])
+    if classifiers:
+        bodies = [body for body in bodies if _has_most(dicts[body.dict_path], body.prefix)]
+    if classifiers and not bodies:
+        return min(classifiers, key=lambda location: len(location.full_prefix))
     if bodies:
-        body = min((joined(*root) for root in bodies), key=len)
+        body = min((location.full_prefix for location in bodies), key=len)
+        expected = " or ".join(body + name for name in landmarks.classifier_kernels)
         raise UserError(
-            f'{who} has a network under "{body}" without a classifier '
-            f"{' or '.join(body + name for name in classifiers)} [classes, features]; give its "
-            "classifier that name, or train one in PyTorch"
+            f'{source} has a network under "{body}" without a classifier {expected} '
+            "[classes, features]; give its classifier that name, or train one in PyTorch"
         )
-    names = [joined(where, name) for where, tensors in states.items() for name in tensors]
+    names = [join_names(dict_path, name) for dict_path in dicts for name in dicts[dict_path]]
     raise UserError(
-        f"{who} has no classifier {' or '.join(classifiers)} [classes, features] beside {first}, "
-        f"but {in_words(names)}; name the network that it was trained with"
+        f"{source} has no classifier {' or '.join(landmarks.classifier_kernels)} "
+        f"[classes, features] beside {landmarks.first_kernel}, but {first_few(names)}; name the "
+        "network that it was trained with"
     )
 
 
-def _holds_most(tensors, prefix):
+def _has_most(tensors: Mapping[str, StoredTensor], prefix: str) -> bool:
     """Whether a prefix is that of a network and not of a block within one."""
     return 2 * sum(name.startswith(prefix) for name in tensors) > len(tensors)
 
 
-def _only(roots, who):
-    """The one network, or the averaged one of two; UserError if it must be asked which."""
-    averaged = [root for root in roots if is_averaged(joined(*root))]
-    if len(roots) == 2 and len(averaged) == 1:
+def _choose_default(locations: Sequence[Location], source: object) -> Location:
+    """Returns the only network, or the averaged one of two."""
+    averaged = [each for each in locations if is_averaged(each.full_prefix)]
+    if len(locations) == 2 and len(averaged) == 1:
         return averaged[0]
-    if len(roots) > 1:
+    if len(locations) > 1:
         raise UserError(
-            f"{who} holds {len(roots)} networks, under {_quoted(roots)}; choose with --prefix"
+            f"{source} holds {len(locations)} networks, under {_quote(locations)}; choose with "
+            "--prefix"
         )
-    return roots[0]
+    return locations[0]
 
 
-def _asked(roots, prefix, who):
-    """The network of a prefix, which may leave out the key of the dict that it lies in."""
+def _choose_by_prefix(locations: Sequence[Location], prefix: str, source: object) -> Location:
+    """Returns the network of a prefix, which may omit the first parts of the full one."""
     prefix = without_wrappers(prefix if prefix.endswith(".") or not prefix else f"{prefix}.")
-    whole = [root for root in roots if joined(*root) == prefix]
-    ends = [root for root in roots if prefix and f".{joined(*root)}".endswith(f".{prefix}")]
-    found = whole or ends
+    found = [each for each in locations if each.full_prefix == prefix]
+    if prefix and not found:
+        found = [each for each in locations if each.full_prefix.endswith(f".{prefix}")]
     if len(found) != 1:
         raise UserError(
-            f'{who} holds {len(found) or "no"} networks under "{prefix}"; --prefix may be '
-            f"{_quoted(roots)}"
+            f'{source} holds {len(found) or "no"} networks under "{prefix}"; --prefix may be '
+            f"{_quote(locations)}"
         )
     return found[0]
 
 
-def _quoted(roots):
-    return in_words([f'"{joined(*root)}"' for root in roots])
+def _quote(locations: Sequence[Location]) -> str:
+    return first_few([f'"{each.full_prefix}"' for each in locations])

@@ -1,25 +1,29 @@
-"""Reads files of named tensors as PyTorch programs write them: safetensors, and torch's pickles.
+"""Reads files of named tensors that PyTorch programs write: safetensors, and torch's pickles.
 
-Nothing in a file is run, and a tensor's numbers are read when they are asked for. `file_kinds` says
-what a file is, `prefixes` finds a network among the tensors, and `namings` knows which tensor is
-which variable of ours.
+Nothing in a file is run, and the numbers of a tensor are read only when they are used. See
+`weight_formats` for how a format is detected, `prefixes` for how a network is found among the
+tensors, and `namings` for which tensor is which Keras variable.
 """
 
 import re
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from keras_imnet64.convert.file_kinds import SAFETENSORS, TORCH, kind_of
-from keras_imnet64.convert.torch_files import AS_STATE, load_pickle
+from keras_imnet64.convert.torch_files import SAVE_STATE_DICT, load_torch_file
+from keras_imnet64.convert.weight_formats import detect_format
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.paths import expand, os_error_text
+from keras_imnet64.core.types import Json, StrPath, Tensor
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-DICTS = (dict, OrderedDict)
-MOST_WRAPPED = 4  # dicts around the tensors; a pickle can hold itself
+DICT_TYPES = (dict, OrderedDict)
+MAX_DICT_DEPTH = 4  # of dicts around the tensors; a pickle can contain itself
 # What torch.compile, FSDP and activation checkpointing put before names, anywhere within them.
 WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
@@ -27,62 +31,65 @@ WRAPPERS = re.compile(
 
 
 @dataclass(frozen=True)
-class Held:
+class StoredTensor:
     """A tensor in a file; `numpy.asarray` reads it.
 
     Attributes:
-        shape, dtype: as the file states them; the dtype in NumPy's word for it, if there is one.
-        read: takes nothing, returns the array.
+        shape, dtype: as the file states them; the dtype by NumPy's name for it, if NumPy has one.
+        read: returns the array.
     """
 
-    shape: tuple
+    shape: tuple[int, ...]
     dtype: str
-    read: object
+    read: Callable[[], np.ndarray]
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(
+        self, dtype: np.typing.DTypeLike | None = None, copy: bool | None = None
+    ) -> np.ndarray:
         return np.asarray(self.read(), dtype)
 
 
-def read_tensors(path):
-    """The tensors of a weight file, whatever its suffix and whatever is wrapped around them.
+# By the path to a dict of tensors in the file, then by the name of the tensor. A path consists of
+# keys joined by dots, such as "state_dict"; "" is the outermost dict.
+TensorDicts: TypeAlias = dict[str, dict[str, StoredTensor]]
 
-    Returns:
-        dict: {where: {name: Held}}. `where` is the path to a dict of tensors, its keys joined by
-            dots, such as "state_dict"; "" where nothing is wrapped around the tensors.
+
+def read_tensors(path: StrPath) -> TensorDicts:
+    """Returns the tensors of a weight file, whatever its suffix and however deep they lie.
 
     Raises:
-        UserError: there is no such file; it is of no known kind, is damaged, holds no tensors or
+        UserError: there is no such file; it is of no known format, is damaged, holds no tensors or
             objects that are not read, or torch is needed and not installed.
     """
     path = expand(path)
-    states = READERS[kind_of(path)](path)
-    return {where: _without_wrappers(tensors) for where, tensors in states.items()}
+    read = {"safetensors": _read_safetensors, "torch": _read_torch_file}[detect_format(path)]
+    return {key: _without_wrappers(tensors) for key, tensors in read(path).items()}
 
 
-def joined(where, name):
-    """The path to `name` in the dict that lies at `where`."""
-    return f"{where}.{name}" if where else name
+def join_names(outer: str, inner: str) -> str:
+    """Joins a path of keys, or "", and a name within that dict by a dot."""
+    return f"{outer}.{inner}" if outer else inner
 
 
-def without_wrappers(name):
-    """A name as it is without torch.compile and FSDP."""
+def without_wrappers(name: str) -> str:
+    """Returns a tensor's name as it is without torch.compile and FSDP."""
     return WRAPPERS.sub("", name)
 
 
-def _without_wrappers(tensors):
+def _without_wrappers(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     renamed = {without_wrappers(name): tensor for name, tensor in tensors.items()}
-    return renamed if len(renamed) == len(tensors) else tensors  # no two may become one
+    return renamed if len(renamed) == len(tensors) else tensors  # two names would become the same
 
 
-def _read_safetensors(path):
+def _read_safetensors(path: Path) -> TensorDicts:
     import ml_dtypes  # noqa: F401 (teaches NumPy bfloat16)
     from safetensors import SafetensorError, safe_open
 
     try:
-        file = safe_open(path, "numpy")
+        file: Any = safe_open(path, "numpy")  # its methods have no types
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         tensors = {
-            name: Held(
+            name: StoredTensor(
                 tuple(part.get_shape()),
                 DTYPES.get(part.get_dtype(), part.get_dtype()),
                 partial(file.get_tensor, name),
@@ -90,8 +97,8 @@ def _read_safetensors(path):
             for name, part in slices.items()
         }
     except (SafetensorError, OSError, ValueError) as error:
-        why = os_error_text(error, path) if isinstance(error, OSError) else error
-        raise UserError(f"{path} is not a whole safetensors file: {reason(why)}") from error
+        damage = os_error_text(error, path) if isinstance(error, OSError) else error
+        raise UserError(f"{path} is not a whole safetensors file: {reason(damage)}") from error
     if not tensors:
         raise UserError(f"{path} is a safetensors file without tensors; those of a network are")
     return {"": tensors}
@@ -100,49 +107,53 @@ def _read_safetensors(path):
 # ------------------------------------------------------------------------------------------- torch
 
 
-def _read_pickle(path):
-    content = load_pickle(path)
-    states = _states(content) if isinstance(content, dict) else {}
-    if not states:
-        raise UserError(f"{path} holds {_instead(content)}")
-    return states
+def _read_torch_file(path: Path) -> TensorDicts:
+    content = load_torch_file(path)
+    found = _find_tensors(content) if isinstance(content, dict) else {}
+    if not found:
+        raise UserError(f"{path} holds {_describe_content(content)}")
+    return found
 
 
-READERS = {SAFETENSORS: _read_safetensors, TORCH: _read_pickle}
-
-
-def _states(content):
-    """{where: {name: Held}} of every dict with tensors, at most MOST_WRAPPED dicts deep."""
+def _find_tensors(content: Mapping[Json, Json]) -> TensorDicts:
+    """Finds every dict with tensors, at most MAX_DICT_DEPTH dicts deep, each once."""
     import torch
 
-    states, seen, waiting = {}, set(), [("", content, 0)]
-    for where, holder, depth in waiting:
-        if id(holder) in seen or depth > MOST_WRAPPED:
+    found: TensorDicts = {}
+    visited: set[int] = set()
+    waiting = [("", content, 0)]
+    for path, holder, depth in waiting:
+        if id(holder) in visited or depth > MAX_DICT_DEPTH:
             continue
-        seen.add(id(holder))
+        visited.add(id(holder))
         named = {name: value for name, value in holder.items() if isinstance(name, str)}
-        tensors = {n: _held(v) for n, v in named.items() if isinstance(v, torch.Tensor)}
+        tensors = {n: _stored_tensor(v) for n, v in named.items() if isinstance(v, torch.Tensor)}
         if tensors:
-            states.setdefault(where, tensors)
-        waiting += [(joined(where, n), v, depth + 1) for n, v in named.items() if type(v) in DICTS]
-    return states
+            found.setdefault(path, tensors)
+        inner = [(name, value) for name, value in named.items() if type(value) in DICT_TYPES]
+        waiting += [(join_names(path, name), value, depth + 1) for name, value in inner]
+    return found
 
 
-def _held(tensor):
-    """A tensor of torch; what no array can hold has a dtype that says so."""
+def _stored_tensor(tensor: Tensor) -> StoredTensor:
+    """Wraps a tensor of torch; the dtype of one that NumPy cannot represent says why."""
     import torch
 
-    if tensor.is_nested:
-        return Held((), "a nest of tensors", None)
+    def read() -> np.ndarray:
+        return tensor.detach().float().numpy()
+
+    if tensor.is_nested:  # which has no shape
+        return StoredTensor((), "a nest of tensors", read)
     dtype = tensor.dtype if tensor.layout is torch.strided else tensor.layout
     name = "meta, without numbers" if tensor.is_meta else str(dtype).removeprefix("torch.")
-    return Held(tuple(tensor.shape), name, lambda: tensor.detach().float().numpy())
+    return StoredTensor(tuple(tensor.shape), name, read)
 
 
-def _instead(content):
-    """What a file holds that has no tensors by name."""
+def _describe_content(content: Json) -> str:
+    """Describes what a file holds that has no tensors by name, and what to do."""
     if not isinstance(content, dict):
-        return f"a {type(content).__name__} where tensors by name are needed; {AS_STATE}"
+        kind = type(content).__name__
+        return f"a {kind} where tensors by name are needed; {SAVE_STATE_DICT}"
     if any("optim" in str(key) or key == "param_groups" for key in content):
         return "the state of an optimizer and no network; name the file of the network's weights"
-    return f"no tensors of torch by name, within {MOST_WRAPPED} dicts; {AS_STATE}"
+    return f"no tensors of torch by name, within {MAX_DICT_DEPTH} dicts; {SAVE_STATE_DICT}"

@@ -1,9 +1,9 @@
-"""Opens what `torch.save` wrote, and runs nothing of it.
+"""Loads files that `torch.save` wrote, without running anything in them.
 
 Training programs keep more than tensors in a file: arguments, settings, paths. `torch.load` with
 `weights_only=True` refuses their classes. Those that timm, torchvision's references and Lightning
-write are replaced by stand-ins of ours, which take whatever they are given and keep nothing; no
-class of theirs is imported. A file with any other class is refused, and the class named.
+write are replaced by placeholders, which accept any arguments and keep none of them; the classes
+themselves are never imported. A file with any other class is refused, and the message names it.
 """
 
 import pickle
@@ -12,36 +12,39 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Self
 
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.paths import os_error_text
-from keras_imnet64.core.zips import TEXT_BYTES, open_zip, read_member
+from keras_imnet64.core.types import Json
+from keras_imnet64.core.zips import MAX_TEXT_BYTES, open_zip, read_member
 
-AS_STATE = (
+SAVE_STATE_DICT = (
     "where you trust it, load it in Python and save the state_dict() of the network with "
     "torch.save or as .safetensors"
 )
 
 
-class Unread:
-    """Stands for an object of a file that is not needed, whatever it was made with."""
+class Placeholder:
+    """Takes the place of an object in a file that is not needed, however it was made."""
 
-    def __new__(cls, *arguments):
+    def __new__(cls, *arguments: object) -> Self:
         return super().__new__(cls)
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments: object) -> None:
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         pass
 
 
-def unread_dict(*arguments):
-    """A dict for one with a function that makes its missing values."""
+def empty_dict(*arguments: object) -> OrderedDict[str, object]:
+    """Takes the place of `defaultdict`, whose first argument is a function."""
     return OrderedDict()
 
 
-UNREAD = (
+REPLACED_CLASSES = (
     "argparse.Namespace",
     "builtins.bool",
     "builtins.dict",
@@ -71,23 +74,26 @@ UNREAD = (
     "pathlib._local.WindowsPath",
     "typing.Any",
 )
-# torch fills only dicts of its own choice with items, so dicts of other classes become those.
-DICTS = (
+# torch adds items only to dicts of classes that it knows, so other dicts become OrderedDicts.
+DICT_CLASSES = (
     "lightning.fabric.utilities.data.AttributeDict",
     "lightning.pytorch.utilities.parsing.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict",
     "pytorch_lightning.utilities.parsing.AttributeDict",
 )
-STAND_INS = [(Unread, name) for name in UNREAD] + [(OrderedDict, name) for name in DICTS]
-STAND_INS += [(unread_dict, "collections.defaultdict")]
+REPLACEMENTS: list[tuple[object, str]] = [
+    *((Placeholder, name) for name in REPLACED_CLASSES),
+    *((OrderedDict, name) for name in DICT_CLASSES),
+    (empty_dict, "collections.defaultdict"),
+]
 
 
-def load_pickle(path):
-    """What a file of torch.save holds, its tensors in main memory.
+def load_torch_file(path: Path) -> Json:
+    """Returns what a file of torch.save holds, its tensors in main memory.
 
     Raises:
         UserError: torch is not installed; the file is damaged, or holds an object of a class that
-            has no stand-in.
+            has no replacement.
     """
     if find_spec("torch") is None:
         raise UserError(
@@ -99,38 +105,39 @@ def load_pickle(path):
     try:
         with (
             warnings.catch_warnings(action="ignore"),
-            torch.serialization.safe_globals(STAND_INS),
+            torch.serialization.safe_globals(REPLACEMENTS),
         ):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
         raise _refusal(path, error) from error
 
 
-def _refusal(path, error):
-    """The UserError for a file that torch did not read, without torch's advice to run it anyway."""
+def _refusal(path: Path, error: Exception) -> UserError:
+    """Returns the error for a file that torch refuses; torch's own advises to run the file."""
     if isinstance(error, pickle.UnpicklingError):
         found = re.search(r"GLOBAL (\S+)", str(error))
-        if found and _is_one_object(path, found[1]):
+        if found and _is_single_object(path, found[1]):
             return UserError(
                 f"{path} is a whole pickled object of the class {found[1]}, such as torch.save"
-                f"(model) writes, and nothing in it was run; {AS_STATE}"
+                f"(model) writes, and nothing in it was run; {SAVE_STATE_DICT}"
             )
         what = f" (it has {found[1]})" if found else ""
         return UserError(
-            f"{path} is not a pickle of tensors alone{what}, and nothing in it was run; {AS_STATE}"
+            f"{path} is not a pickle of tensors alone{what}, and nothing in it was run; "
+            f"{SAVE_STATE_DICT}"
         )
-    speaks = isinstance(error, OSError | RuntimeError | zipfile.BadZipFile)
-    why = reason(os_error_text(error, path)).split(". ")[0] if speaks else "it is damaged"
-    return UserError(f"{path} is not a whole file of torch: {why}")
+    has_message = isinstance(error, OSError | RuntimeError | zipfile.BadZipFile)
+    damage = reason(os_error_text(error, path)).split(". ")[0] if has_message else "it is damaged"
+    return UserError(f"{path} is not a whole file of torch: {damage}")
 
 
-def _is_one_object(path, name):
-    """Whether a pickle is one object of this class, not a dict in which such an object lies."""
-    module, _, last = name.rpartition(".")
-    beginning = f"\x80\x02c{module}\n{last}\n".encode("latin-1", "replace")
+def _is_single_object(path: Path, class_name: str) -> bool:
+    """Whether a pickle is one object of this class, not a dict with such an object in it."""
+    module, _, name = class_name.rpartition(".")
+    beginning = f"\x80\x02c{module}\n{name}\n".encode("latin-1", "replace")
     try:
         with open_zip(path) as archive:
             member = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-            return read_member(archive, member, TEXT_BYTES).startswith(beginning)
+            return read_member(archive, member, MAX_TEXT_BYTES).startswith(beginning)
     except zipfile.BadZipFile:  # damaged, or of torch before 1.6
         return False

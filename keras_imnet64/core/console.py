@@ -1,34 +1,42 @@
-"""How results look on standard output: a line of JSON, key and value lines, tables; where to.
+"""Prints results (JSON, key and value lines, tables) and messages for the person who watches.
 
-Text from files and data sets is shown with its control characters escaped. Colour is left to the
-progress bars, and to a terminal; NO_COLOR takes it from them.
+Results go to standard output, messages to standard error. Control characters in texts from files
+and data sets are escaped. Colour appears on terminals only, and NO_COLOR turns it off.
 """
+
+from __future__ import annotations
 
 import json
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import click
 
 from keras_imnet64.core.errors import printable
+from keras_imnet64.core.types import Json
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @cache
-def console():
-    """Standard error, where people watch what is going on."""
+def console() -> Console:
+    """Returns the rich console on standard error, for messages and progress."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
-def say(text):
-    """One line for the person who watches."""
+def say(text: str) -> None:
+    """Prints one line on standard error, for the person who watches."""
     console().print(text, markup=False, soft_wrap=True)
 
 
-def show(result, as_json):
-    """Print a dict: one line of JSON, or a key and its value on each line."""
+def show(result: Mapping[str, Json], as_json: bool) -> None:
+    """Prints a dict as one line of JSON, or each key and value on a line of its own."""
     if as_json:
         click.echo(json.dumps(_finite(result), allow_nan=False))
         return
@@ -38,19 +46,19 @@ def show(result, as_json):
         click.echo(f"{key:<14} {text_of(value)}")
 
 
-def write_text(text):
-    """Print a text as it is into a pipe or a file; on a terminal its odd characters are escapes."""
+def write_text(text: str) -> None:
+    """Writes a text to standard output, unchanged except for control characters on a terminal."""
     if sys.stdout.isatty():
         text = "".join(f"{printable(line)}\n" for line in text.splitlines())
     sys.stdout.write(text)
 
 
-def show_table(rows, columns):
-    """Print rows of plain values under their headings; as blocks where the terminal is too narrow.
+def show_table(rows: Sequence[Mapping[str, Json]], columns: Mapping[str, str]) -> None:
+    """Prints rows as a table, or as blocks of lines where the terminal is too narrow for one.
 
     Args:
-        rows: list of dicts.
-        columns: {key in the rows: heading}. Columns of numbers are set right.
+        rows: plain values by column key.
+        columns: {column key: heading}. Columns of numbers are aligned to the right.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -66,7 +74,7 @@ def show_table(rows, columns):
         table.add_row(*(Text(text_of(row[key])) for key in columns))
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 1000  # a pipe has no edge to wrap at
+        console.width = 1000  # a pipe does not wrap lines
     if Measurement.get(console, console.options.update(width=1000), table).maximum <= console.width:
         console.print(table)
         return
@@ -76,8 +84,8 @@ def show_table(rows, columns):
         click.echo()
 
 
-def _finite(value):
-    """The same with None for what JSON has no number for."""
+def _finite(value: Json) -> Json:
+    """Returns the value with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -85,8 +93,8 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def text_of(value):
-    """A value as people read it: short floats, counts with their thousands, "-" for nothing."""
+def text_of(value: Json) -> str:
+    """Formats a value for people: short floats, thousands separators, "-" for none."""
     if value is None or value == []:
         return "-"
     if isinstance(value, bool):

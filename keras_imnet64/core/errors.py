@@ -1,4 +1,6 @@
-"""What goes wrong, said once: the exceptions that end a command, and its exit status."""
+"""The exceptions that end a command, their exit statuses, and helpers for their messages."""
+
+from collections.abc import Iterable, Sequence
 
 EXIT_DONE = 0
 EXIT_RUN_FAILED = 1
@@ -6,68 +8,69 @@ EXIT_USER_ERROR = 2
 EXIT_STOPPED_STATE_SAVED = 75
 EXIT_STOPPED_AT_ONCE = 130
 
-MOST_CHARACTERS = 1500  # of a message: three archives with their digests fit
+MAX_MESSAGE_CHARACTERS = 1500  # enough for the names and digests of three archives
 
 
 class UserError(Exception):
-    """A mistake that the person at the keyboard can mend.
+    """A mistake that the user can correct.
 
-    Its message is one sentence: what was wrong, what was received, what would work. The command
-    line prints it without a traceback and exits with `exit_status`. Whatever it quotes, it stays
-    one line that fits a screen.
+    The message is one sentence: what was wrong, what was received, what would work. The command
+    line prints it without a traceback and exits with `exit_status`. Control characters are escaped
+    and long messages shortened, so that whatever the message quotes, it stays one line.
     """
 
     exit_status = EXIT_USER_ERROR
 
-    def __init__(self, message):
-        super().__init__(shortened(printable(message), MOST_CHARACTERS))
+    def __init__(self, message: object) -> None:
+        super().__init__(shortened(printable(message), MAX_MESSAGE_CHARACTERS))
 
 
 class RunFailed(UserError):
-    """A run that began well and cannot go on: a number is not finite, memory or disk ran out."""
+    """A run failed after it had started: a number is not finite, memory or disk space ran out."""
 
     exit_status = EXIT_RUN_FAILED
 
 
 class Stopped(UserError):
-    """A signal ended the run after its state was saved; the same command goes on from there."""
+    """A signal stopped the run after its state was saved; the same command resumes it."""
 
     exit_status = EXIT_STOPPED_STATE_SAVED
 
 
-def nearest(name, known):
-    """The known names written most like `name`, as a clause for an error message."""
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Returns a clause for an error message: the known name closest to `name`, or all of them."""
     from difflib import get_close_matches
 
-    close = get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    known = list(known)
+    close = get_close_matches(str(name), known, n=1, cutoff=0.5)
     if close:
         return f'did you mean "{close[0]}"?'
     return "known: " + ", ".join(sorted(known))
 
 
-def printable(text):
-    """Text for a terminal: what would move its cursor or colour it is shown as an escape.
+def printable(text: object) -> str:
+    """Returns the text with its control characters as escapes, safe to print on a terminal.
 
-    Names of files and classes come from anywhere; a line break among them would forge a line.
+    Names of files and classes come from anywhere: a line break in one could forge a line.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def shortened(text, most):
-    """Text of at most so many characters: its beginning and its end, where a remedy stands."""
-    if len(text) <= most:
+def shortened(text: str, max_characters: int) -> str:
+    """Cuts out the middle of a long text; the end, where a remedy stands, is kept."""
+    if len(text) <= max_characters:
         return text
-    end = most // 3
-    return f"{text[: most - end - 5]} ... {text[-end:]}"
+    end = max_characters // 3
+    return f"{text[: max_characters - end - 5]} ... {text[-end:]}"
 
 
-def in_words(items, most=3):
-    """The first few of a list of texts, and how many there are beyond them."""
-    more = f" and {len(items) - most:,} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+def first_few(items: Sequence[str], count: int = 3) -> str:
+    """Returns "a, b, c and 4 more": the first items of a list and the number of the others."""
+    more = f" and {len(items) - count:,} more" if len(items) > count else ""
+    return ", ".join(items[:count]) + more
 
 
-def reason(error, most=200):
-    """What a library's exception says, as part of a line; its type where it says nothing."""
+def reason(error: object, max_characters: int = 200) -> str:
+    """Returns an exception's message as part of a line, or its type where the message is empty."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return shortened(printable(text), most)
+    return shortened(printable(text), max_characters)

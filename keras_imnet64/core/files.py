@@ -1,7 +1,7 @@
-"""Files of the disk: written so that nothing is ever half there, read so that nothing can hang.
+"""Reads and writes single files: writes are atomic, reads are limited in size and cannot hang.
 
-What is wrong with a file that is read is a ValueError or an OSError; see `os_error_text`.
-Folders to make several files in are the business of `work_folders`.
+Readers raise a ValueError or an OSError; `paths.os_error_text` explains the latter. `work_folders`
+writes several files at once.
 """
 
 import codecs
@@ -10,11 +10,15 @@ import io
 import json
 import os
 import stat
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
-JSON_BYTES = 16 * 2**20  # ours have some 100 KB
+from keras_imnet64.core.types import Json, StrPath
+
+JSON_BYTES = 16 * 2**20  # the largest file that we write has some 100 KB
 JSON_DEPTH = 100
-MARKS = {  # those of UTF-32 first, since two of them begin as those of UTF-16 do
+BYTE_ORDER_MARKS = {  # UTF-32 first: its little-endian mark begins with that of UTF-16
     codecs.BOM_UTF8: "UTF-8",
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -23,8 +27,8 @@ MARKS = {  # those of UTF-32 first, since two of them begin as those of UTF-16 d
 }
 
 
-def write_atomic(path, content):
-    """Write bytes or text so that the file holds the old content or the new one, never a part."""
+def write_atomic(path: StrPath, content: bytes | str) -> None:
+    """Writes a file so that it holds either the old content or the new one, never a part."""
     path = Path(path)
     content = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.writing")
@@ -34,34 +38,31 @@ def write_atomic(path, content):
             sync_file(file)
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)  # a part of it would keep a full disk full
+        temporary.unlink(missing_ok=True)  # an unfinished file would keep a full disk full
     sync_folder(path.parent)
 
 
-def _no_link(path, flags):
-    """Open what is to be written, unless somebody has put a link in its place."""
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file for writing, unless a link has its name."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def write_json(path, content):
+def write_json(path: StrPath, content: Json) -> None:
     write_atomic(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_csv(path, columns, rows):
+def write_csv(path: StrPath, columns: Sequence[str], rows: Iterable[Mapping[str, Json]]) -> None:
     write_atomic(path, csv_text(columns, rows))
 
 
-def csv_text(columns, rows):
-    """Rows of dicts as CSV that any reader takes, whatever the names in them.
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Json]]) -> str:
+    """Returns rows as CSV with "\\n" at line ends.
 
     All text below the header is quoted, so that a line break or a comma in a name stays in its
-    field; bytes of file names that are no UTF-8 are written as escapes, such as \\udcff.
+    field. Bytes of file names that are not UTF-8 are written as escapes, such as \\udcff.
 
     Args:
-        columns: our own plain words, which head the table as they are.
-
-    Returns:
-        str: with "\\n" at line ends.
+        columns: keys of the rows, which are also the header. They are not quoted.
     """
     text = io.StringIO()
     text.write(",".join(columns) + "\n")
@@ -70,14 +71,14 @@ def csv_text(columns, rows):
     return text.getvalue().encode(errors="backslashreplace").decode()
 
 
-def sync_file(file):
-    """Make what was written into an open file outlast a power cut."""
+def sync_file(file: IO[bytes]) -> None:
+    """Writes an open file to disk, so that its content survives a power cut."""
     file.flush()
     os.fsync(file.fileno())
 
 
-def sync_folder(path):
-    """Make renames in a folder outlast a power cut."""
+def sync_folder(path: StrPath) -> None:
+    """Writes a folder to disk, so that renames in it survive a power cut."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -85,29 +86,34 @@ def sync_folder(path):
         os.close(folder)
 
 
-def read_small(path, most):
-    """The bytes of a regular file of at most `most` bytes: no device, no pipe, no flood."""
+def read_small(path: StrPath, max_bytes: int) -> bytes:
+    """Returns the content of a regular file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is a device or a pipe, or has more than `max_bytes` bytes.
+    """
     state = os.stat(path)
     if not stat.S_ISREG(state.st_mode):
         raise ValueError("it is not a regular file")
-    if state.st_size > most:
-        raise ValueError(f"it has {state.st_size:,} bytes, more than {most:,}")
+    if state.st_size > max_bytes:
+        raise ValueError(f"it has {state.st_size:,} bytes, more than {max_bytes:,}")
     with open(path, "rb") as file:
-        return file.read(most)
+        return file.read(max_bytes)
 
 
-def byte_order_mark(content):
-    """The encoding whose byte order mark some bytes begin with, such as "UTF-16", or None."""
-    return next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
+def byte_order_mark(content: bytes) -> str | None:
+    """Returns the encoding whose byte order mark comes first, such as "UTF-16", or None."""
+    return next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), None)
 
 
-def decode_text(content, errors="strict"):
-    """The text of a file that a person has written, by its byte order mark or as UTF-8.
+def decode_text(content: bytes, errors: str = "strict") -> str:
+    """Decodes a text file by its byte order mark, which editors on Windows write, or as UTF-8.
 
-    Editors on Windows mark what they save as Unicode; their line ends are left as they are.
+    Line ends are left as they are.
 
     Raises:
-        ValueError: it is in no such encoding.
+        ValueError: the bytes are not in that encoding.
     """
     encoding = byte_order_mark(content)
     if encoding is None and b"\0" in content:
@@ -121,13 +127,13 @@ def decode_text(content, errors="strict"):
         ) from None
 
 
-def read_json(path):
-    """The content of a JSON file."""
+def read_json(path: StrPath) -> Json:
+    """Returns the content of a JSON file; raises OSError or ValueError."""
     return parse_json(read_small(path, JSON_BYTES))
 
 
-def parse_json(text):
-    """What JSON says; ValueError if it is none, or is nested too deeply for what walks over it."""
+def parse_json(text: str | bytes) -> Json:
+    """Parses JSON; raises ValueError if the text is no JSON or is nested too deeply."""
     try:
         content = json.loads(text)
     except RecursionError:
@@ -137,8 +143,8 @@ def parse_json(text):
     return content
 
 
-def depth(content):
-    """How many lists and dicts lie within each other."""
+def depth(content: Json) -> int:
+    """Returns how many levels of lists and dicts are nested."""
     levels, holders = 0, [content]
     while holders := [h for h in holders if isinstance(h, dict | list)]:
         levels += 1
@@ -146,7 +152,7 @@ def depth(content):
     return levels
 
 
-def check_fields(content, fields, required=True):
+def check_fields(content: Json, fields: Mapping[str, Json], required: bool = True) -> None:
     """Hold a JSON object against {key: type, or a function that says whether it is right}.
 
     Raises:
@@ -163,11 +169,11 @@ def check_fields(content, fields, required=True):
             raise ValueError(f'its "{key}" is missing')
 
 
-def is_count(value):
+def is_count(value: object) -> bool:
     """Whether a JSON value is a whole number from 0 that fits 64 bits."""
     return type(value) is int and 0 <= value < 2**63
 
 
-def is_texts(value):
+def is_texts(value: object) -> bool:
     """Whether a JSON value is a list of texts."""
     return isinstance(value, list) and all(isinstance(item, str) for item in value)

@@ -1,7 +1,7 @@
-"""Keeping what other libraries write off the screen, unless it is asked for.
+"""Hides the log messages of other libraries, unless the user asks for them.
 
-TensorFlow's own setting decides for all of them: TF_CPP_MIN_LOG_LEVEL=0 shows everything, which is
-what `-v` sets; without it only errors are shown.
+TensorFlow's own variable decides for all libraries: TF_CPP_MIN_LOG_LEVEL=0, which `-v` sets, shows
+everything; otherwise only errors are shown.
 """
 
 import logging
@@ -14,17 +14,17 @@ LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 LIBRARIES = ("absl", "jax", "tensorflow", "h5py", "PIL", "urllib3")
 
 
-def show_library_logs():
-    """Bring the libraries' messages back, in this process and in those that it starts."""
+def show_library_logs() -> None:
+    """Shows the messages of other libraries, in this process and in those that it starts."""
     os.environ[LEVEL] = "0"
 
 
-def is_quiet():
+def is_quiet() -> bool:
     return os.environ.get(LEVEL, "3") != "0"
 
 
-def silence_libraries():
-    """Keep warnings and log messages below an error from standard error."""
+def silence_libraries() -> None:
+    """Hides warnings, and log messages below the level of an error."""
     os.environ.setdefault(LEVEL, "3")
     if is_quiet():
         warnings.simplefilter("ignore")
@@ -32,10 +32,11 @@ def silence_libraries():
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def import_tensorflow():
-    """Load TensorFlow, which tf.data needs under every backend, without its chatter.
+def import_tensorflow() -> None:
+    """Imports TensorFlow, which tf.data needs under every backend, without its messages.
 
-    It writes to standard error before its own log level counts; that is shown if loading fails.
+    TensorFlow writes to standard error before its log level applies. These messages are shown only
+    if the import fails.
     """
     if "tensorflow" in sys.modules:
         return
@@ -46,13 +47,13 @@ def import_tensorflow():
         return
     sys.stderr.flush()
     before = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
-        os.dup2(chatter.fileno(), 2)
+    with tempfile.TemporaryFile() as messages:
+        os.dup2(messages.fileno(), 2)
         try:
             import tensorflow  # noqa: F401
         except Exception:  # not for Ctrl-C
-            chatter.seek(0)
-            os.write(before, chatter.read())
+            messages.seek(0)
+            os.write(before, messages.read())
             raise
         finally:
             os.dup2(before, 2)

@@ -1,45 +1,52 @@
-"""Paths as users type them and as the system keeps them, and whether they can be written to."""
+"""Paths as users type them and as the system stores them, and checks that they can be written."""
 
 import errno
 import os
 from pathlib import Path
 
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.types import StrPath
 
-LONGEST_NAME = 200  # bytes; most file systems take 255, and a writer needs some
+MAX_NAME_BYTES = 200  # most file systems allow 255; temporary names add to them
 
 
-def expand(path):
-    """A path as typed, with a "~" of a user who exists replaced by that user's home."""
+def expand(path: StrPath) -> Path:
+    """Returns a path as typed, with "~" or "~user" replaced by the home of that user."""
     return Path(os.path.expanduser(path))
 
 
-def portable(path: str | os.PathLike) -> str:
-    """The text of a path, the same under every locale: UTF-8, other bytes as lone surrogates."""
+def portable(path: StrPath) -> str:
+    """Returns a path as text that is the same under every locale.
+
+    The bytes are decoded as UTF-8, and those that are not UTF-8 become lone surrogates.
+    """
     return os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
 def native(text: str) -> str:
-    """A `portable` text as this process, under its locale, names the path."""
+    """Returns a `portable` text as the path that this process uses under its locale."""
     return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 def is_portable(value: object) -> bool:
-    """Whether a JSON value is a text that `native` can name a path by."""
+    """Whether a JSON value is a text that `native` can turn into a path."""
     try:
         return isinstance(value, str) and bool(native(value))
     except UnicodeEncodeError:
         return False
 
 
-def check_writable(path, must_exist=False):
-    """Raise the OSError that making or filling the folder `path` would end in, if it is clear now.
+def check_writable(path: StrPath, must_exist: bool = False) -> Path:
+    """Checks that a folder can be created and written to.
 
     Args:
-        must_exist: whether nobody will make the folder, so that it must be there.
+        must_exist: whether the folder itself must exist already.
 
     Returns:
-        Path: the folder itself, or the nearest above it that exists.
+        The folder, or its nearest parent that exists.
+
+    Raises:
+        OSError: the error that writing into the folder would end with.
     """
     try:
         os.scandir(path).close()
@@ -55,8 +62,8 @@ def check_writable(path, must_exist=False):
     return existing
 
 
-def os_error_text(error, path):
-    """What the system says about a path, and whose it is where permission is what lacks."""
+def os_error_text(error: Exception, path: StrPath) -> str:
+    """Returns the system's message about a path; where permission is missing, also the owner."""
     text = getattr(error, "strerror", None) or str(error)
     if getattr(error, "errno", None) not in (errno.EACCES, errno.EPERM):
         return text
@@ -69,30 +76,30 @@ def os_error_text(error, path):
     return text
 
 
-def _may(path, mode):
-    """`os.access` for the user that this process acts as, which need not be who started it."""
+def _may(path: StrPath, mode: int) -> bool:
+    """Calls `os.access` for the effective user of this process."""
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
-def _owner(path):
+def _owner(path: Path) -> str | int:
     try:
         return path.owner()
     except KeyError:  # a number without a name
         return path.stat().st_uid
 
 
-def check_output_file(path, suffix):
-    """Refuse, before any work, a file that could not be written at its end, or is something else.
+def check_output_file(path: StrPath, suffix: str) -> None:
+    """Checks, before any work, that a result can be written to a file.
 
     Raises:
-        UserError: its suffix is another; a folder, link or device has its name; its folder does not
+        UserError: the suffix is another; a folder, link or device has the name; the folder does not
             exist or cannot be written to.
     """
     path = Path(path)
     if path.suffix.lower() != suffix:
         raise UserError(f"{path} must be a file whose name ends in {suffix}")
-    if len(os.fsencode(path.name)) > LONGEST_NAME:
-        raise UserError(f"{path} must have a name of at most {LONGEST_NAME} bytes")
+    if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+        raise UserError(f"{path} must have a name of at most {MAX_NAME_BYTES} bytes")
     try:
         check_writable(path.parent, must_exist=True)
         is_other = path.is_symlink() or (path.exists() and not path.is_file())
@@ -105,8 +112,8 @@ def check_output_file(path, suffix):
         raise UserError(f"{path} exists and is not a plain file; name another")
 
 
-def refuse_existing(target):
-    """Refuse a place for a result where something is, be it a broken link."""
+def refuse_existing(target: StrPath) -> None:
+    """Raises a UserError if something has the name of a result, even a broken link."""
     if os.path.lexists(target):
         raise UserError(
             f"{target} exists and is never overwritten: remove it, or name another place with --out"

@@ -1,35 +1,39 @@
 """A progress bar for work that reports (description, done, total), such as packing a data set."""
 
+from typing import Self
+
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
-class CallBar:
-    """A context manager whose value is called as `progress(description, done, total)`.
+class PackingBar:
+    """Shows progress within a `with` block, in which it is called as (description, done, total).
 
-    On a terminal each description has a bar on standard error; elsewhere it has one line when it
-    begins.
+    On a terminal each description has a bar on standard error. Elsewhere one line is printed when
+    it first appears.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
-        self.progress, self.bars = None, {}
+        self.progress: Progress | None = None
+        self.bars: dict[str, TaskID | None] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._stop()
 
-    def __call__(self, description, done, total):
+    def __call__(self, description: str, done: int, total: int) -> None:
         if description not in self.bars:
             self._begin(description, total)
-        if self.progress is not None and self.bars[description] is not None:
-            self.progress.update(self.bars[description], completed=done, total=total)
+        bar = self.bars[description]
+        if self.progress is not None and bar is not None:
+            self.progress.update(bar, completed=done, total=total)
             if self.progress.finished:
-                self._stop()  # the screen belongs to others now
+                self._stop()  # other output may follow
 
-    def _begin(self, description, total):
+    def _begin(self, description: str, total: int) -> None:
         self.bars[description] = None
         if not self.console.is_terminal:
             self.console.print(f"{description} ...", markup=False)
@@ -41,7 +45,7 @@ class CallBar:
             self.progress.start()
         self.bars[description] = self.progress.add_task(description, total=total)
 
-    def _stop(self):
+    def _stop(self) -> None:
         if self.progress is not None:
             self.progress.stop()
             self.progress = None

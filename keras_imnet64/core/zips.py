@@ -1,6 +1,6 @@
-"""Zip archives and npz files from anywhere: every size is judged before anything is inflated.
+"""Reads zip archives and npz files from untrusted sources: sizes are checked before decompression.
 
-Whatever is wrong with one is a `zipfile.BadZipFile` that says so; who reads adds which file it was.
+Every fault becomes a `zipfile.BadZipFile` with a sentence, to which the caller adds the file name.
 """
 
 import contextlib
@@ -11,62 +11,67 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import numpy as np
 
-TEXT_BYTES = 48 * 2**20  # more than any list of names takes, or the config of 256 ResNet-50 joined
-BOMB_BYTES, BOMB_RATIO = 64 * 2**20, 200  # both exceeded: not images, which hardly compress
+from keras_imnet64.core.types import StrPath
+
+MAX_TEXT_BYTES = 48 * 2**20  # a joined model of 256 ResNet-50 has a smaller config
+BOMB_BYTES, BOMB_RATIO = 64 * 2**20, 200  # real data exceeds at most one: images hardly compress
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED = 0x1
 DAMAGED = (OSError, ValueError, RuntimeError, EOFError, LookupError, zlib.error, struct.error)
 
 
-def open_zip(file):
-    """A ZipFile whose members are all safe to read.
+def open_zip(file: StrPath | IO[bytes]) -> zipfile.ZipFile:
+    """Opens a zip archive whose members are all safe to read.
 
     Args:
         file: a path, or a seekable binary file.
 
     Raises:
-        zipfile.BadZipFile: it is no zip, or it has a member of a doubled, absolute or climbing
-            name, an encrypted one, one packed by a rare method, or members that would grow beyond
-            measure, one by one or together.
+        zipfile.BadZipFile: the file is no zip archive, two members have the same name, or a member
+            has an absolute path or one with "..", is encrypted, uses a method other than deflate,
+            or would grow beyond measure, alone or together with others.
     """
     with _as_bad_zip():
         if isinstance(file, str | Path) and not stat.S_ISREG(os.stat(file).st_mode):
             raise zipfile.BadZipFile("it is not a regular file")
         archive = zipfile.ZipFile(file)
     try:
-        _judge(archive)
+        _check_members(archive)
     except zipfile.BadZipFile:
         archive.close()
         raise
     return archive
 
 
-def read_member(archive, name, most=None):
-    """The bytes of one member, of which there may be at most `most`."""
+def read_member(archive: zipfile.ZipFile, name: str, max_bytes: int | None = None) -> bytes:
+    """Returns the content of one member, which may have at most `max_bytes` bytes."""
     with _as_bad_zip():
         size = archive.getinfo(name).file_size
-        if most is not None and size > most:
-            raise zipfile.BadZipFile(f"{name} has {size:,} bytes, more than {most:,}")
+        if max_bytes is not None and size > max_bytes:
+            raise zipfile.BadZipFile(f"{name} has {size:,} bytes, more than {max_bytes:,}")
         return archive.read(name)
 
 
-def read_npz(file, names):
-    """{name: array} of an npz, each held against its size before memory is taken for it.
+def read_npz(file: StrPath | IO[bytes], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns {name: array} of an npz file; sizes are checked before memory is allocated.
 
     Raises:
-        zipfile.BadZipFile: see `open_zip`; an array is missing, is of Python objects (which could
-            run code), or is announced larger than it is.
+        zipfile.BadZipFile: see `open_zip`; or an array is missing, holds Python objects (which
+            could run code), or its header states another size than the array has.
     """
     with open_zip(file) as archive:
         return {name: _read_array(archive, f"{name}.npy") for name in names}
 
 
-def _judge(archive):
+def _check_members(archive: zipfile.ZipFile) -> None:
     infos = archive.infolist()
+    assert archive.fp is not None
     archive.fp.seek(0, 2)
     archive_bytes = archive.fp.tell()
     doubled = [name for name, times in Counter(i.filename for i in infos).items() if times > 1]
@@ -80,41 +85,41 @@ def _judge(archive):
             raise zipfile.BadZipFile(f"{name} is encrypted")
         if info.compress_type not in METHODS:
             raise zipfile.BadZipFile(f"{name} is packed by a method other than deflate")
-    _judge_growth(infos, archive_bytes)
+    _check_growth(infos, archive_bytes)
 
 
-def _judge_growth(infos, archive_bytes):
-    """Refuse members that swell to more than BOMB_BYTES, be it one or many together."""
-    swollen = [i for i in infos if i.file_size > BOMB_RATIO * min(i.compress_size, archive_bytes)]
+def _check_growth(infos: list[zipfile.ZipInfo], archive_bytes: int) -> None:
+    """Refuses members that grow to more than BOMB_BYTES, alone or together."""
+    growing = [i for i in infos if i.file_size > BOMB_RATIO * min(i.compress_size, archive_bytes)]
     if sum(info.file_size for info in infos) > BOMB_RATIO * archive_bytes:
-        swollen = infos  # few bytes may be listed as many members
-    size = sum(info.file_size for info in swollen)
+        growing = infos  # the same bytes may be listed as many members
+    size = sum(info.file_size for info in growing)
     if size > BOMB_BYTES:
-        packed = min(sum(info.compress_size for info in swollen), archive_bytes)
-        name = max(swollen, key=lambda info: info.file_size).filename
-        what = name if len(swollen) == 1 else f"{name} with {len(swollen) - 1:,} other members"
-        raise zipfile.BadZipFile(f"{what} would grow from {packed:,} to {size:,} bytes")
+        packed = min(sum(info.compress_size for info in growing), archive_bytes)
+        name = max(growing, key=lambda info: info.file_size).filename
+        members = name if len(growing) == 1 else f"{name} with {len(growing) - 1:,} other members"
+        raise zipfile.BadZipFile(f"{members} would grow from {packed:,} to {size:,} bytes")
 
 
-def _read_array(archive, name):
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     if name not in archive.NameToInfo:
         raise zipfile.BadZipFile(f"{name} is missing")
     with _as_bad_zip():
         with archive.open(name) as member:
-            held = archive.getinfo(name).file_size - _announced(member, name)
-        if held:
+            stated = _stated_bytes(member, name)
+        if archive.getinfo(name).file_size != stated:
             raise zipfile.BadZipFile(f"{name} is announced larger or smaller than it is")
         with archive.open(name) as member:
             return np.lib.format.read_array(member, allow_pickle=False)
 
 
-def _announced(member, name):
-    """How many bytes an npy file must have by its own header."""
+def _stated_bytes(member: IO[bytes], name: str) -> int:
+    """Returns how many bytes an npy file must have according to its header."""
     if np.lib.format.read_magic(member) != (1, 0):
         raise zipfile.BadZipFile(f"{name} is not of npy version 1.0")
     try:
         shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-    except Exception as error:  # NumPy reads the header as Python: any error of a tokenizer
+    except Exception as error:  # NumPy parses the header as Python: many errors are possible
         raise zipfile.BadZipFile(f"the header of {name} cannot be read ({error})") from None
     if dtype.hasobject:
         raise zipfile.BadZipFile(f"{name} holds Python objects, which are not read")
@@ -124,8 +129,8 @@ def _announced(member, name):
 
 
 @contextlib.contextmanager
-def _as_bad_zip():
-    """Let what damaged archives raise be one kind of error."""
+def _as_bad_zip() -> Iterator[None]:
+    """Turns all errors that damaged archives raise into BadZipFile."""
     try:
         yield
     except DAMAGED as error:

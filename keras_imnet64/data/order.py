@@ -1,31 +1,39 @@
 """The data order as a function: which images form a step, and what is drawn for each of them.
 
-Everything depends on the recipe, its seed, the epoch and the position in it alone: not on timing,
-workers, backend, device or process count, nor on what was read before. All randomness of the data
-comes from here.
+All randomness of the data comes from here. It depends on the recipe, its seed, the epoch and the
+position in the epoch alone: not on timing, workers, backend, device or process count, nor on what
+was read before.
 """
 
 import hashlib
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-HOLDOUT_SEED = 0  # the same images are kept aside whatever the seed of a run, so that runs compare
+from keras_imnet64.data.augment.draws import AugmentationStep, Draws
+
+Mirror: TypeAlias = Literal["none", "random", "alternating", "both"]
+HOLDOUT_SEED = 0  # runs of every seed hold out the same images, so that they can be compared
 
 
-def generator(seed, epoch, stream):
-    """Counter-based NumPy generator keyed by seed, epoch and the stream's name."""
+def generator(seed: int, epoch: int, stream: str) -> np.random.Generator:
+    """Returns NumPy's counter-based generator, keyed by seed, epoch and the stream's name."""
     name = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8], "little")
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, name])))
 
 
-def epoch_order(num_images, mirror, seed, epoch):
-    """A full permutation of the epoch's samples.
+def epoch_order(
+    num_images: int, mirror: Mirror, seed: int, epoch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a full permutation of the epoch's samples.
 
     Args:
         num_images: N.
-        mirror: "none", "random" (each image once, mirrored or not with even odds), "alternating"
-            (each image once, mirrored in every other epoch) or "both" (each image and its mirror
-            once: 2N samples).
+        mirror: "none", "random" (each image once, mirrored or not with equal probability),
+            "alternating" (each image once, mirrored in every other epoch) or "both" (each image and
+            its mirror image once: 2N samples).
+        epoch: from 0.
 
     Returns:
         (images int64 [M], mirrored bool [M]): sample i of the epoch is image images[i].
@@ -43,19 +51,27 @@ def epoch_order(num_images, mirror, seed, epoch):
     return images, generator(seed, epoch, "mirror").integers(2, size=num_images, dtype=bool)
 
 
-def epoch_draws(augmentation, num_samples, image_size, seed, epoch, first_sizes=None):
-    """What every augmentation draws for every sample of an epoch.
+def epoch_draws(
+    augmentation: Sequence[AugmentationStep],
+    num_samples: int,
+    image_size: int,
+    seed: int,
+    epoch: int,
+    first_sizes: np.ndarray | None = None,
+) -> list[Draws]:
+    """Returns what each step of the augmentation draws for every sample of an epoch.
 
     Args:
-        augmentation: list of `augment.Step`.
         num_samples: M, the length of the epoch's order.
         image_size: pixels per side.
-        first_sizes: integers [M, 2], height and width of the images that the first step crops.
+        epoch: from 0.
+        first_sizes: integers [M, 2], height and width of the images that the first step crops;
+            None where they are of `image_size`.
 
     Returns:
-        list of {name: array [M, ...]}, one for each step of the augmentation.
+        {name: array [M, ...]} for each step of the augmentation.
     """
-    sizes = [image_size] * len(augmentation)
+    sizes: list[int | np.ndarray] = [image_size] * len(augmentation)
     if first_sizes is not None:
         sizes[0] = first_sizes
     return [
@@ -64,7 +80,7 @@ def epoch_draws(augmentation, num_samples, image_size, seed, epoch, first_sizes=
     ]
 
 
-def holdout_positions(num_images, num_held_out):
-    """Sorted positions (int64) of (the images to train on, the images kept aside)."""
+def holdout_positions(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns sorted positions, int64: of the images to train on, and of those held out."""
     order = generator(HOLDOUT_SEED, 0, "holdout").permutation(num_images)
     return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_imnet64.core.errors import UserError, in_words, printable
+from keras_imnet64.core.errors import UserError, first_few, printable
 from keras_imnet64.core.paths import portable
 from keras_imnet64.data.locations import DatasetLocation
 from keras_imnet64.data.sources import archives, finding, imagenet2012, shapes, tiny_imagenet
@@ -72,7 +72,8 @@ def _build(place, source, progress):
             paths = archives.verify(source, wanted, progress)
         else:
             classes, size = dataset.num_classes, dataset.image_size
-            paths, counts = archives.check_layout(source, wanted, size, classes, progress)
+            checked = archives.check_layout(source, wanted, size, classes, progress)
+            paths, counts = checked.paths, checked.counts
             _require_room(place, counts, download=False)
     if place.verified and place.built():
         return
@@ -142,7 +143,7 @@ def from_image_files(request):
     with tiny_imagenet.open_tree(request.source) as tree:
         listing = tiny_imagenet.read_listing(tree)
         _leave_out(listing.unused, sum(map(len, listing.files.values())), request.source, request)
-        unexpected = listing.unexpected(archives.imagenet_wnids())
+        unexpected = listing.mismatch(archives.imagenet_wnids())
         if unexpected and not request.allow_unverified:
             raise UserError(
                 f"{request.source} is not Tiny ImageNet: {unexpected}; pass the usual "
@@ -195,7 +196,7 @@ def from_imagenet2012(request):
             f"{imagenet2012.VALIDATION_TAR}, which image-net.org gives after a login: put them "
             f"into {manual}, or pass their folder, or one with train/ and val/, with --source"
         )
-    return _index(request, listing, imagenet2012.unexpected(listing))
+    return _index(request, listing, imagenet2012.mismatch(listing))
 
 
 def from_imagenet21k(request):
@@ -310,7 +311,7 @@ def _note_lost_classes(
     there = set(validation.labels.tolist())
     lost = sorted({image.label for image in listing.splits["validation"]} - there)
     if lost:
-        note = folders.unscored([listing.wnids[label] for label in lost], "validation")
+        note = folders.unscored_note([listing.wnids[label] for label in lost], "validation")
         say(f"note: {note}")
 
 
@@ -353,12 +354,12 @@ def _describe(listing: folders.Listing, say: Callable[[str], None]) -> None:
     """Tell the user what was taken for classes and splits, and what was left aside."""
     counts = " + ".join(f"{count:,}" for count in listing.counts().values())
     where = f" in {listing.folders}" if listing.folders else ""
-    classes = printable(in_words(listing.wnids, MOST_NAMED))
+    classes = printable(first_few(listing.wnids, MOST_NAMED))
     say(f"{len(listing.wnids):,} classes{where} ({counts} images): {classes}")
     for note in listing.notes:
         say(f"note: {note}")
-    if listing.aside:
-        say(f"left aside: {printable(in_words(listing.aside, MOST_NAMED))}")
+    if listing.ignored:
+        say(f"left aside: {printable(first_few(listing.ignored, MOST_NAMED))}")
 
 
 def _names_of(wnids):

@@ -7,241 +7,313 @@
 import ctypes
 import os
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache, partial
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.types import Tensor
 from keras_imnet64.data.augment.crops import mirror
+from keras_imnet64.data.augment.draws import AugmentationStep, TensorDraws
 from keras_imnet64.data.augment.mixing import mixed_labels
-from keras_imnet64.data.order import epoch_draws, epoch_order
+from keras_imnet64.data.images.views import View
+from keras_imnet64.data.order import Mirror, epoch_draws, epoch_order
+from keras_imnet64.data.selection import Selection
 from keras_imnet64.data.stores.decoding import REGION, crop_resizer, decode, regions_of, viewer
-from keras_imnet64.data.stores.store import ALIGNED, aligned_copy
+from keras_imnet64.data.stores.encoded import EncodedStore
+from keras_imnet64.data.stores.store import ALIGNED, RawStore, aligned_copy
 
-PREFETCH = 4  # batches
-READERS = 4  # batches whose files are read at a time
-MOST_BYTES = 2**32  # of batches that are being augmented
-WHILE_AUGMENTING = 20  # times its bytes are held for a batch, as floating-point numbers and copies
+PREFETCHED_BATCHES = 4
+PARALLEL_READS = 4  # batches whose files are read at a time
+MAX_AUGMENTING_BYTES = 2**32  # of batches that are augmented at a time
+AUGMENTING_FACTOR = 20  # memory of a batch while it is augmented, in its bytes: floats and copies
+MapFunction: TypeAlias = Callable[..., Any]  # from and to any structure of tensors
 ON_CPU = partial(tf.device, "CPU:0")
+
+
+class Samples(NamedTuple):
+    """Samples of an epoch, before their images are read: B of a step, or all M of the epoch."""
+
+    positions: Tensor  # int64 [B], of the images in the store
+    labels: Tensor  # int32 [B]
+    mirrored: Tensor  # bool [B]
+    draws: tuple[TensorDraws, ...]  # {name: [B, ...]} for each step of the augmentation
+    regions: Tensor  # int32 [B, REGION], what is decoded, see `decoding.regions`; () of a raw store
+
+
+class Stage(NamedTuple):
+    """The images of a step after one operation."""
+
+    name: str
+    images: Tensor  # uint8 [B, H, W, 3]
 
 
 class TrainingStream:
     """Training batches as a function of (seed, epoch, step).
 
-    Images of a raw store are gathered. Those of an encoded store are read and decoded one by one:
-    a first step random_resized_crop is taken of the image as it lies there, in its full size;
-    without one they are shown as in evaluation.
+    The images of a raw store are gathered. Those of an encoded store are read and decoded one by
+    one: if the first step of the augmentation is random_resized_crop, it crops the image in its
+    full size; otherwise images are shown as in evaluation.
 
     Args:
-        selection: a `Selection` of N images.
-        view: a `views.View` for an encoded store; its image_size is that of the batches.
-        batch_size: images per step, over all devices.
+        selection: N images.
+        batch_size: images per step, over all devices; at most the samples of an epoch.
+        view: for an encoded store; its image_size is that of the batches.
         seed: of the data's order and draws.
-        mirror: "none", "random", "alternating" or "both", see `order.epoch_order`.
-        augmentation: list of `augment.Step` or `layers.LayerStep`, applied in this order after the
-            mirror.
-        steps_per_epoch: stop an epoch there; default all whole batches. The samples of a last part
-            batch are left out, other ones each epoch.
-        mean_image: uint8 [H, W, 3], what fill "mean" fills with.
+        mirror: see `order.epoch_order`.
+        augmentation: applied in this order, after the mirror.
+        steps_per_epoch: ends an epoch after so many steps; default, and maximum, all whole batches.
+            Samples that fill no whole batch are left out, different ones in each epoch.
+        mean_image: uint8 [H, W, 3], with which fill "mean" fills; default black.
     """
 
     def __init__(
         self,
-        selection,
+        selection: Selection,
         *,
-        batch_size,
-        view=None,
-        seed=0,
-        mirror="none",
-        augmentation=(),
-        steps_per_epoch=None,
-        mean_image=None,
-    ):
+        batch_size: int,
+        view: View | None = None,
+        seed: int = 0,
+        mirror: Mirror = "none",
+        augmentation: Sequence[AugmentationStep] = (),
+        steps_per_epoch: int | None = None,
+        mean_image: np.ndarray | None = None,
+    ) -> None:
         self.selection = selection
         self.batch_size = batch_size
         self.seed = seed
         self.mirror = mirror
         self.augmentation = list(augmentation)
         self.view = view
-        self.image_size = size = selection.image_size or view.image_size
+        self.image_size = size = _image_size(selection, view)
         self.mean_image = np.zeros((size, size, 3), "uint8") if mean_image is None else mean_image
         self.num_samples = len(selection) * (2 if mirror == "both" else 1)
         self.steps_per_epoch = steps_per_epoch or self.num_samples // batch_size
-        self._begin = (0, 0)
-        self._lock = threading.Lock()
-        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
+        self._start = (0, 0)  # (epoch, step) of the next iteration
+        self._lock = threading.Lock()  # so that two threads do not draw the same epoch
+        self._epoch_samples = lru_cache(maxsize=2)(self._draw_epoch)
 
     @property
-    def inexact_steps(self):
-        """Steps of the augmentation whose draws are not ours."""
+    def inexact_steps(self) -> list[AugmentationStep]:
+        """Steps of the augmentation that draw their own random numbers, so that pixels differ."""
         return [step for step in self.augmentation if not step.is_exact]
 
-    def begin(self, epoch, step=0):
-        """Say which epoch the next iteration of the data set runs through, and from which step."""
-        self._begin = (epoch, step)
+    def begin(self, epoch: int, step: int = 0) -> None:
+        """Sets where the next iteration of the data set begins; epochs and steps count from 0."""
+        self._start = (epoch, step)
 
-    def dataset(self):
-        """tf.data.Dataset of (images uint8 [B, H, W, 3], labels).
+    def dataset(self) -> tf.data.Dataset:
+        """Returns a data set of (images uint8 [B, H, W, 3], labels).
 
-        Labels are int32 [B], or float32 [B, 3] where the last step mixes images: two labels and the
-        share of the first, see `augment.mixing`.
+        Labels are int32 [B]; or, where the last step of the augmentation mixes images, float32
+        [B, 3]: two labels and the share of the first, see `augment.mixing`.
 
-        An iteration runs from where `begin` said to the end of that epoch.
+        An iteration runs from where `begin` set it to the end of that epoch.
         """
         steps = tf.data.Dataset.range(1).flat_map(lambda _: self._remaining_steps())
-        if self._is_encoded:
-            reading = steps.map(self._read, num_parallel_calls=READERS, deterministic=True)
-            pictures = reading.unbatch().map(
-                self._decoded, num_parallel_calls=os.cpu_count() or 1, deterministic=True
-            )
-            steps = pictures.batch(self.batch_size, drop_remainder=True)
-        finish = self._finish if self._is_encoded else self._load
-        batches = in_parallel(steps, finish, self.batch_size, self.image_size)
-        batches = with_our_options(batches.prefetch(PREFETCH))
-        # Keras takes an epoch's length from the cardinality. Left unknown it would find the end by
-        # asking for one batch too many, and take a resumed epoch's steps for the length of all.
+        if self._encoded_store is None:
+            batches = map_in_parallel(steps, self._load, self.batch_size, self.image_size)
+        else:
+            read = partial(_read_samples, self._encoded_store)
+            steps = map_one_by_one(steps, read, self._decode_sample, self.batch_size)
+            batches = map_in_parallel(steps, self._finish, self.batch_size, self.image_size)
+        batches = with_pipeline_options(batches.prefetch(PREFETCHED_BATCHES))
+        # Keras reads the length of an epoch from the cardinality. If it were unknown, Keras would
+        # ask for one batch too many, and take the steps of a resumed epoch for those of all epochs.
         batches.cardinality = lambda: tf.constant(self.steps_per_epoch, "int64")
         return batches
 
-    def batch(self, epoch, step):
-        """(images, labels) of one step as NumPy arrays, without tf.data."""
-        with ON_CPU():
-            images, labels = self._load(*self._step(epoch, step))
-        return images.numpy(), np.asarray(labels)
+    def batch(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the images and labels of one step, computed at once and without tf.data.
 
-    def positions(self, epoch, step):
-        """Which images of the store form a step: integers [B]."""
-        return self._step(epoch, step)[0]
+        The same step always has the same batch, which is the one that `dataset` yields, unless a
+        step of the augmentation draws its own random numbers (`inexact_steps`). Neither `begin` nor
+        an iteration of the data set is affected.
 
-    def stages(self, epoch, step):
-        """What becomes of the images of one step, operation by operation.
+        Args:
+            epoch: from 0; any epoch, also beyond those that the recipe trains.
+            step: 0..steps_per_epoch - 1.
 
         Returns:
-            ([(name, uint8 [B, H, W, 3]), ...], labels int32 [B]): what is read first; the last is
-            what the model is fed.
+            (images, labels): uint8 [B, H, W, 3] in 0..255, RGB; labels int32 [B], or float32
+            [B, 3] where the last step of the augmentation mixes images: a label, that of its
+            partner, and the share of the first.
+
+        Raises:
+            UserError: the epoch has no such step.
+            ImageFailed: a file of an encoded store is gone or shorter than when it was indexed.
         """
-        positions, labels, mirrored, draws, regions = self._step(epoch, step)
         with ON_CPU():
-            pictures = self._images(positions, regions, mirrored)
-            stages = list(self._stages(pictures, mirrored, draws))
-        return [(name, images.numpy()) for name, images in stages], labels
+            images, labels = self._load(self._samples(epoch, step))
+        return images.numpy(), np.asarray(labels)
 
-    def _remaining_steps(self):
-        """A data set of what is drawn for each step, from where the iteration begins."""
-        like = self._step(self._begin[0], 0)
-        flat = tf.numpy_function(  # copies, for TensorFlow computes in place on what it is given
-            lambda: [array.copy() for array in tf.nest.flatten(self._steps(*self._begin))],
-            [],
-            [array.dtype for array in tf.nest.flatten(like)],
-        )
-        for tensor, array in zip(flat, tf.nest.flatten(like), strict=True):
-            tensor.set_shape((None, *array.shape))
-        return tf.data.Dataset.from_tensor_slices(tf.nest.pack_sequence_as(like, flat))
+    def positions(self, epoch: int, step: int) -> np.ndarray:
+        """Returns the positions in the store of the images of one step: int64 [B]."""
+        return np.asarray(self._samples(epoch, step).positions)
 
-    def _load(self, positions, labels, mirrored, draws, regions):
-        """Images and labels of one step; a graph."""
-        return self._finish(self._images(positions, regions, mirrored), labels, mirrored, draws)
+    def stages(self, epoch: int, step: int) -> tuple[list[Stage], np.ndarray]:
+        """Returns what becomes of the images of one step, operation by operation.
 
-    def _finish(self, images, labels, mirrored, draws):
-        """Images and labels of one step, from its images as they are read."""
-        *_, (_, images) = self._stages(images, mirrored, draws)
+        Returns:
+            (stages, labels int32 [B]): the first stage has the images as they are read, the last
+            those that the model is fed; arrays.
+        """
+        samples = self._samples(epoch, step)
+        with ON_CPU():
+            stages = list(self._augment(self._read_images(samples), samples))
+        arrays = [Stage(name, images.numpy()) for name, images in stages]
+        return arrays, np.asarray(samples.labels)
+
+    # ----------------------------------------------------------------------------------- one step
+
+    def _load(self, samples: Samples) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the images and labels of one step; works in a graph too."""
+        return self._finish(self._read_images(samples), samples)
+
+    def _finish(self, images: tf.Tensor, samples: Samples) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns augmented images and labels, from the images as they are read."""
+        labels = samples.labels
+        *_, (_, images) = self._augment(images, samples)
         if self.augmentation and self.augmentation[-1].mixes:
-            labels = mixed_labels(labels, draws[-1])
+            labels = mixed_labels(labels, samples.draws[-1])
         return images, labels
 
-    def _stages(self, images, mirrored, draws):
-        """(name, images) from the images as they are read to those that the model is fed."""
-        steps = list(zip(self.augmentation, draws, strict=True))
+    def _augment(self, images: tf.Tensor, samples: Samples) -> Iterator[Stage]:
+        """Yields each stage from the images as they are read to those that the model is fed."""
+        steps = list(zip(self.augmentation, samples.draws, strict=True))
         if self._crops_when_read:
             (first, _), *steps = steps
-        yield first.op if self._crops_when_read else "stored", images
-        if self.mirror != "none" and not self._is_encoded:  # which is mirrored when it is read
-            images = mirror(images, mirrored)
-            yield "mirror", images
-        for step, drawn in steps:
-            images = step.apply(images, drawn, self.mean_image)
-            yield step.op, images
+            yield Stage(first.op, images)
+        else:
+            yield Stage("stored", images)
+        if self.mirror != "none" and self._encoded_store is None:  # else mirrored when decoded
+            images = mirror(images, samples.mirrored)
+            yield Stage("mirror", images)
+        for step, draws in steps:
+            images = step.apply(images, draws, self.mean_image)
+            yield Stage(step.op, images)
 
-    # ---------------------------------------------------------------- images as they are read
-
-    @property
-    def _is_encoded(self):
-        return self.selection.image_size is None
+    # ------------------------------------------------------------------- images as they are read
 
     @cached_property
-    def _crops_when_read(self):
-        """Whether the first step crops images out of their files."""
-        first = self.augmentation[0].op if self.augmentation else None
-        return self._is_encoded and first == "random_resized_crop"
+    def _encoded_store(self) -> EncodedStore | None:
+        """The store, or None if it is a raw one."""
+        store: object = self.selection.store
+        return store if isinstance(store, EncodedStore) else None
 
-    def _images(self, positions, regions, mirrored):
-        """uint8 [B, H, W, 3] of one step."""
-        if not self._is_encoded:
-            return tf.gather(self._stored, positions)
-        contents = self.selection.store.read(np.asarray(positions))
-        one_by_one = zip(contents, regions, mirrored, strict=True)
+    @cached_property
+    def _crops_when_read(self) -> bool:
+        """Whether the first step of the augmentation crops images as they are decoded."""
+        if self._encoded_store is None or not self.augmentation:
+            return False
+        return self.augmentation[0].op == "random_resized_crop"
+
+    @cached_property
+    def _stored(self) -> tf.Tensor:
+        store = self.selection.store
+        assert isinstance(store, RawStore)
+        return image_tensor(store.images)
+
+    def _read_images(self, samples: Samples) -> tf.Tensor:
+        """Returns the images of one step as they are read: uint8 [B, H, W, 3]."""
+        if self._encoded_store is None:
+            return tf.gather(self._stored, samples.positions)
+        contents = self._encoded_store.read(np.asarray(samples.positions))
+        one_by_one = zip(contents, samples.regions, samples.mirrored, strict=True)
         return tf.stack([self._decode(*one) for one in one_by_one])
 
-    def _read(self, positions, labels, mirrored, draws, regions):
-        """One step with the bytes of its images in place of their positions."""
-        contents = read_files(self.selection.store, positions)
-        return contents, labels, mirrored, draws, regions
+    def _decode_sample(self, content: tf.Tensor, sample: Samples) -> tuple[tf.Tensor, Samples]:
+        """Returns (decoded image uint8 [H, W, 3], sample) of one sample; a graph."""
+        return self._decode(content, sample.regions, sample.mirrored), sample
 
-    def _decoded(self, content, labels, mirrored, draws, region):
-        """One image with its pixels in place of its bytes."""
-        return self._decode(content, region, mirrored), labels, mirrored, draws
-
-    def _decode(self, content, region, mirrored):
+    def _decode(self, content: tf.Tensor, region: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
         size = self.image_size
-        if self._crops_when_read:
-            show = crop_resizer(size, self.augmentation[0].options["interpolation"])
-        else:
-            show = viewer(self.view)
-        return decode(content, region, mirrored, show, (size, size, 3))
+        return decode(content, region, mirrored, self._show, (size, size, 3))
 
     @cached_property
-    def _stored(self):
-        return image_tensor(self.selection.store.images)
+    def _show(self) -> Callable[[np.ndarray, bool], np.ndarray]:
+        """A function for `decode` that resizes what is decoded to uint8 [S, S, 3]."""
+        if self._crops_when_read:
+            return crop_resizer(self.image_size, self.augmentation[0].options["interpolation"])
+        assert self.view is not None  # as `_image_size` has checked
+        return viewer(self.view)
 
-    def _step(self, epoch, step):
-        """(positions, labels, mirrored, draws, regions) of one step as NumPy arrays [B, ...]."""
-        return tf.nest.map_structure(lambda array: array[0], self._steps(epoch, step, step + 1))
+    # ---------------------------------------------------------------------- samples of an epoch
 
-    def _steps(self, epoch, first, end=None):
-        """The same of all steps of an epoch from `first` on, [S, B, ...]."""
+    def _remaining_steps(self) -> tf.data.Dataset:
+        """Returns a data set of the samples of each step, from where the iteration begins."""
+        example = self._samples(self._start[0], 0)  # has the structure, types and shapes
+        arrays = tf.nest.flatten(example)
+
+        def remaining() -> list[np.ndarray]:
+            samples = self._samples_by_step(*self._start)
+            return [array.copy() for array in tf.nest.flatten(samples)]  # TensorFlow may overwrite
+
+        tensors = tf.numpy_function(remaining, [], [array.dtype for array in arrays])
+        for tensor, array in zip(tensors, arrays, strict=True):
+            tensor.set_shape((None, *array.shape))
+        return tf.data.Dataset.from_tensor_slices(tf.nest.pack_sequence_as(example, tensors))
+
+    def _samples(self, epoch: int, step: int) -> Samples:
+        """Returns the samples of one step, arrays [B, ...]."""
+        if not 0 <= step < self.steps_per_epoch:
+            raise UserError(f"step must be 0 to {self.steps_per_epoch - 1}; received {step}")
+        by_step = self._samples_by_step(epoch, step, step + 1)
+        return tf.nest.map_structure(lambda array: array[0], by_step)
+
+    def _samples_by_step(self, epoch: int, first: int, end: int | None = None) -> Samples:
+        """Returns the samples of steps from `first` to before `end`, arrays [S, B, ...]."""
         with self._lock:
-            arrays = self._epoch(epoch)
+            arrays = self._epoch_samples(epoch)
         steps = slice(first * self.batch_size, (end or self.steps_per_epoch) * self.batch_size)
 
-        def by_step(array):
+        def by_step(array: np.ndarray) -> np.ndarray:
             return array[steps].reshape(-1, self.batch_size, *array.shape[1:])
 
         return tf.nest.map_structure(by_step, arrays)
 
-    def _draw_epoch(self, epoch):
-        """(positions, labels, mirrored, draws, regions) of all samples of an epoch, in its order.
-
-        `regions` of an encoded store: what is decoded, see `decoding.regions`; else empty.
-        """
+    def _draw_epoch(self, epoch: int) -> Samples:
+        """Returns all samples of an epoch in its order, arrays [M, ...]."""
         indices, mirrored = epoch_order(len(self.selection), self.mirror, self.seed, epoch)
         positions, labels = self.selection.look_up(indices)
-        size, sizes, regions = self.image_size, None, ()
-        if self._crops_when_read:
-            sizes = self.selection.store.sizes(positions)
-        draws = epoch_draws(self.augmentation, len(indices), size, self.seed, epoch, sizes)
-        if self._is_encoded:
+        num_samples, size, store = len(indices), self.image_size, self._encoded_store
+        sizes = store.sizes(positions) if store is not None and self._crops_when_read else None
+        draws = epoch_draws(self.augmentation, num_samples, size, self.seed, epoch, sizes)
+        regions: np.ndarray | tuple[()] = ()
+        if store is not None:
             crops = draws[0] if self._crops_when_read else None
-            regions = regions_of(self.selection.store, positions, crops)
-        return positions, labels, mirrored, tuple(draws), regions
+            regions = regions_of(store, positions, crops)
+        return Samples(positions, labels, mirrored, tuple(draws), regions)
 
 
-def evaluation_batches(selection, batch_size, view=None):
-    """Every image of a selection once, in order.
+def _read_samples(store: EncodedStore, samples: Samples) -> tuple[tf.Tensor, Samples]:
+    """Returns (bytes of the images string [B], samples) of one step; a graph."""
+    return read_files(store, samples.positions), samples
+
+
+def _image_size(selection: Selection, view: View | None) -> int:
+    if selection.image_size is not None:
+        return selection.image_size
+    if view is None:
+        raise TypeError("images of an encoded store need a view")
+    return view.image_size
+
+
+# ------------------------------------------------------------------------------------- evaluation
+
+
+def evaluation_batches(
+    selection: Selection, batch_size: int, view: View | None = None
+) -> tf.data.Dataset:
+    """Returns a data set of every image of a selection once, in order.
 
     Args:
-        view: a `views.View`, for an encoded store and for ten crops; else images are shown as
-            they are stored.
+        view: for an encoded store, and for ten crops; without one images are shown as they are
+            stored.
 
     Returns:
         tf.data.Dataset of (images uint8 [B, H, W, 3], or [B, 10, H, W, 3] with ten crops, labels
@@ -252,91 +324,115 @@ def evaluation_batches(selection, batch_size, view=None):
     weights = (indices < len(selection)).astype("float32")
     positions, labels = selection.look_up(np.minimum(indices, len(selection) - 1))
     batches = tf.data.Dataset.from_tensor_slices((positions, labels, weights))
-    if selection.image_size is None or (view is not None and view.ten_crop):
-        batches = _shown(batches, selection.store, view, batch_size)
+    store: RawStore | EncodedStore = selection.store
+    if isinstance(store, RawStore) and (view is None or not view.ten_crop):
+        stored = image_tensor(store.images)
+
+        def load(positions: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            return tf.gather(stored, positions), *rest
+
+        batches = map_in_parallel(batches, load, batch_size, store.image_size)
     else:
-        stored = image_tensor(selection.store.images)
-
-        def load(positions, labels, weights):
-            return tf.gather(stored, positions), labels, weights
-
-        batches = in_parallel(batches, load, batch_size, selection.image_size)
-    return with_our_options(batches.prefetch(PREFETCH))
+        assert view is not None  # without a view, images of an encoded store have no size
+        batches = _show_one_by_one(batches, store, view, batch_size)
+    return with_pipeline_options(batches.prefetch(PREFETCHED_BATCHES))
 
 
-def _shown(batches, store, view, batch_size):
-    """The batches with images as the view shows them, made one by one."""
-    shape = ((10,) if view.ten_crop else ()) + (view.image_size, view.image_size, 3)
-    read, show = (_from_files if store.image_size is None else _from_pixels)(store, view, shape)
+def _show_one_by_one(
+    batches: tf.data.Dataset, store: RawStore | EncodedStore, view: View, batch_size: int
+) -> tf.data.Dataset:
+    """Returns batches of (images as the view shows them, labels, weights).
 
-    def read_batch(positions, labels, weights):
-        return read(positions), labels, weights
-
-    def show_one(picture, label, weight):
-        return show(picture), label, weight
-
-    reading = batches.map(read_batch, num_parallel_calls=READERS, deterministic=True)
-    pictures = reading.unbatch().map(
-        show_one, num_parallel_calls=os.cpu_count() or 1, deterministic=True
+    Args:
+        batches: of (positions, labels, weights).
+    """
+    read: Callable[[tf.Tensor], tf.Tensor | tuple[tf.Tensor, ...]]
+    show: Callable[[Any], tf.Tensor]  # Any: one of what `read` returns
+    if isinstance(store, EncodedStore):
+        read, show = partial(_read_encoded, store), partial(_show_encoded, view)
+    else:
+        read, show = partial(tf.gather, image_tensor(store.images)), partial(_show_stored, view)
+    return map_one_by_one(
+        batches,
+        lambda positions, *rest: (read(positions), *rest),
+        lambda image, *rest: (show(image), *rest),
+        batch_size,
     )
-    return pictures.batch(batch_size, drop_remainder=True)
 
 
-def _from_files(store, view, shape):
-    """(positions -> what is read of images, one of which -> pixels) of an encoded store."""
-
-    def read(positions):
-        regions = tf.numpy_function(partial(regions_of, store), [positions], tf.int32)
-        return read_files(store, positions), tf.ensure_shape(regions, (None, REGION))
-
-    show = viewer(view)
-    return read, lambda picture: decode(*picture, False, show, shape)
+def _read_encoded(store: EncodedStore, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the bytes and the regions of whole images: string [B], int32 [B, REGION]."""
+    regions = tf.numpy_function(partial(regions_of, store), [positions], tf.int32)
+    return read_files(store, positions), tf.ensure_shape(regions, (None, REGION))
 
 
-def _from_pixels(store, view, shape):
-    """The same of a raw store."""
-    stored = image_tensor(store.images)
-
-    def show(pixels):
-        shown = tf.numpy_function(lambda p: view.show(Image.fromarray(p)), [pixels], tf.uint8)
-        return tf.ensure_shape(shown, shape)
-
-    return lambda positions: tf.gather(stored, positions), show
+def _show_encoded(view: View, image: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+    content, region = image
+    return decode(content, region, False, viewer(view), view.shape)
 
 
-def read_files(store, positions):
-    """The bytes of a batch of images: string [B]."""
+def _show_stored(view: View, pixels: tf.Tensor) -> tf.Tensor:
+    shown = tf.numpy_function(lambda p: view.show(Image.fromarray(p)), [pixels], tf.uint8)
+    return tf.ensure_shape(shown, view.shape)
+
+
+# ------------------------------------------------------------------------------- parts of pipelines
+
+
+def read_files(store: EncodedStore, positions: tf.Tensor) -> tf.Tensor:
+    """Returns the bytes of a batch of images: string [B]."""
     contents = tf.numpy_function(store.read, [positions], tf.string)
     return tf.ensure_shape(contents, positions.shape)
 
 
-def image_tensor(images):
-    """Stored images as a tensor [N, H, W, 3] on the CPU that shares their memory.
+def image_tensor(images: np.ndarray) -> tf.Tensor:
+    """Returns stored images as a tensor [N, H, W, 3] on the CPU that shares their memory.
 
-    A file that is mapped stays mapped: only what is read is loaded, and it is not held twice.
+    A mapped file stays mapped: only what is read is loaded, and memory never holds a second copy.
     """
     if images.ctypes.data % ALIGNED or not images.flags.c_contiguous:
         images = aligned_copy(images)
-    # Of a read-only array, such as a mapped file, NumPy exports no memory; TensorFlow only reads.
+    # NumPy does not export the memory of read-only arrays, such as mapped files. TensorFlow only
+    # reads from it here.
     memory = (ctypes.c_uint8 * images.nbytes).from_address(images.ctypes.data)
-    memory.keeps_alive = images
-    shared = np.frombuffer(memory, images.dtype).reshape(images.shape)
+    memory.keeps_alive = images  # type: ignore[attr-defined]  # ctypes arrays take any attribute
+    shared = np.ctypeslib.as_array(memory).view(images.dtype).reshape(images.shape)
     with ON_CPU():
         return tf.experimental.dlpack.from_dlpack(shared.__dlpack__())
 
 
-def in_parallel(dataset, function, batch_size, image_size):
-    """Several batches at a time, as many as cores and memory allow; in their order."""
-    held = WHILE_AUGMENTING * batch_size * image_size**2 * 3
-    calls = max(1, min(os.cpu_count() or 1, MOST_BYTES // held))
-    return dataset.map(function, num_parallel_calls=calls, deterministic=True)
+def map_one_by_one(
+    batches: tf.data.Dataset, read: MapFunction, convert: MapFunction, batch_size: int
+) -> tf.data.Dataset:
+    """Returns the batches with their elements read together and converted one by one, in order.
+
+    Args:
+        read: takes a batch; returns what is read for it, in the same structure.
+        convert: takes one of what `read` returns.
+    """
+    converted = (
+        batches.map(read, num_parallel_calls=PARALLEL_READS, deterministic=True)
+        .unbatch()
+        .map(convert, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
+    )
+    return converted.batch(batch_size, drop_remainder=True)
 
 
-def with_our_options(dataset):
-    """Every process of a distribution strategy reads the batches as they are.
+def map_in_parallel(
+    batches: tf.data.Dataset, function: MapFunction, batch_size: int, image_size: int
+) -> tf.data.Dataset:
+    """Maps several batches at a time, as many as cores and memory allow, and keeps their order."""
+    batch_bytes = AUGMENTING_FACTOR * batch_size * image_size**2 * 3
+    calls = max(1, min(os.cpu_count() or 1, MAX_AUGMENTING_BYTES // batch_bytes))
+    return batches.map(function, num_parallel_calls=calls, deterministic=True)
 
-    tf.data's rewriting of graphs would copy the stored images into memory, so it is left out; its
-    tuning of parallel calls depends on it.
+
+def with_pipeline_options(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns the data set with the options that all pipelines share.
+
+    Every process of a distribution strategy reads the batches as they are. tf.data's rewriting of
+    graphs would copy the stored images into memory, so it is off, and with it the tuning of
+    parallel calls, which depends on it.
     """
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF

@@ -13,7 +13,8 @@ from keras_imnet64.backend.devices import take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.files import csv_text
-from keras_imnet64.data.images.views import View, check_filter, read_image
+from keras_imnet64.data.images.reading import read_image
+from keras_imnet64.data.images.views import View, check_filter
 from keras_imnet64.data.sources.finding import find_images
 from keras_imnet64.evaluation.evaluate import scoring_batch_size
 from keras_imnet64.models.contract import contract_of, names_of, with_logits

@@ -1,4 +1,4 @@
-"""From a model file to what other programs serve, checked in a fresh process before it is there.
+"""Exports a model for other programs, and proves the result before it gets its name.
 
 Two child processes under TensorFlow do the work, so that neither the backend of the caller nor what
 it has loaded matters:
@@ -7,18 +7,18 @@ it has loaded matters:
     run:  load the artefact without what its users lack, compute the logits of the same images
 
 They share a working folder beside the target. The parent compares the logits, then renames the
-artefact into place: what has the target's name is whole and computes what the model computes. A
-model of mixed precision is exported, and compared, with its weights in float32. What the children
-do is told in `child`; the formats are the table in `formats`.
+artefact: whatever has the target's name is whole and computes what the model computes. A model of
+mixed precision is exported, and compared, with its weights in float32. `child` holds the two steps,
+`messages` what they exchange with the parent, `formats` the table of formats.
 """
 
 import contextlib
-import json
 import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -26,9 +26,12 @@ from keras_imnet64.backend.environment import check_environment
 from keras_imnet64.core.errors import RunFailed, UserError, nearest
 from keras_imnet64.core.files import sync_folder
 from keras_imnet64.core.paths import expand, os_error_text, refuse_existing
+from keras_imnet64.core.processes import run_child
+from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.core.work_folders import new_beside
 from keras_imnet64.data.sources.finding import find_images
-from keras_imnet64.export.formats import FORMATS
+from keras_imnet64.export.formats import FORMATS, Format
+from keras_imnet64.export.messages import ExportRequest, MakeReport, StepOutcome
 from keras_imnet64.models.ship import model_info
 from keras_imnet64.runs import model_file
 
@@ -36,45 +39,53 @@ TOLERANCE = 1e-4  # of the scale, which is the largest |logit| of the model
 TIE = 1e-5  # of the scale: logits this close may change places by rounding
 
 
-def export(run_or_model, format, *, out=None, images=None, data_dir=None, cache_dir=None):
-    """Write a model for other programs: uint8 pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
+def export(
+    run_or_model: StrPath,
+    format: str,
+    *,
+    out: StrPath | None = None,
+    images: StrPath | Iterable[StrPath] | None = None,
+    data_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+) -> JsonObject:
+    """Writes a model for other programs: uint8 pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
 
     Args:
         run_or_model: a run folder, or any `.keras` file of Keras' own layers.
         format: a key of FORMATS.
-        out: where to; by default in the run's folder, or beside the file.
+        out: the file or folder to write; by default in the run's folder, or beside the file.
         images: files and folders of images to compare logits on; by default validation images
-            of the model's data set, or drawn ones where it is not prepared.
+            of the model's data set, or drawn images where it is not prepared.
         data_dir, cache_dir: where data sets are, see `data.datasets.prepare`.
 
     Returns:
-        dict, fit for JSON: model, format, path, bytes, classes (how many names travel with it, None
-        if the file has none), compared: see `compare`, and images (count), source (in words) and
-        stand_in (whether they are drawn in place of its data).
+        dict, fit for JSON: model, format, path, bytes, classes (number of class names in the
+        artefact, None if the model has none), compared: the fields of `Comparison`, and pictures
+        (number of images), source (of the images, in words) and stand_in (whether they are drawn
+        because those of the data set are missing).
 
     Raises:
-        UserError: no such format, not a classifier of images, or the target is there already.
-        RunFailed: the artefact computes something else, or could not be written; nothing is left.
+        UserError: no such format, not a classifier of images, or the target exists.
+        RunFailed: the artefact computes something else, or cannot be written; nothing is left.
     """
     check_environment("tensorflow")
     if format not in FORMATS:
         raise UserError(f'there is no format "{format}"; {nearest(format, FORMATS)}')
     source = model_file(run_or_model)
-    model_info(source)  # refuses at once what is no model file
+    model_info(source)  # refuses at once a file that is no model file
     target = choose_target(run_or_model, source, FORMATS[format], out)
-    request = {
-        "source": str(source),
-        "format": format,
-        "pictures": [str(file) for file in find_images(images)] if images else [],
-        "data_dir": str(data_dir) if data_dir else None,
-        "cache_dir": str(cache_dir) if cache_dir else None,
-    }
+    request = ExportRequest(
+        source=str(source),
+        format=format,
+        images=[str(file) for file in find_images(images)] if images else [],
+        data_dir=str(data_dir) if data_dir else None,
+        cache_dir=str(cache_dir) if cache_dir else None,
+    )
     with working_folder(target) as work:
-        (work / "request.json").write_text(json.dumps(request))
-        made = in_child("make", work, f"exporting {source} as {format}")
-        in_child("run", work, f"running what {source} became as {format}")
-        compared = compare(np.load(work / "reference.npy"), np.load(work / "found.npy"))
-        compared["constant"] &= made["pictures"] > 1
+        made = run_step("make", request, work, f"exporting {source} as {format}")
+        run_step("run", request, work, f"running what {source} became as {format}")
+        report = MakeReport(**made)
+        comparison = compare(np.load(work / "reference.npy"), np.load(work / "found.npy"))
         artefact = work / FORMATS[format].default_name
         files = [file for file in [artefact, *artefact.rglob("*")] if file.is_file()]
         size = sum(file.stat().st_size for file in files)
@@ -84,18 +95,37 @@ def export(run_or_model, format, *, out=None, images=None, data_dir=None, cache_
         "format": format,
         "path": str(target),
         "bytes": size,
-        "classes": made["classes"],
-        "compared": {key: made[key] for key in ("pictures", "source", "stand_in")} | compared,
+        "classes": report.num_class_names,
+        "compared": {
+            "pictures": report.num_images,
+            "source": report.image_source,
+            "stand_in": report.is_stand_in,
+            **asdict(comparison),
+            "constant": comparison.constant and report.num_images > 1,
+        },
     }
 
 
-def compare(reference, found):
-    """How far logits are from those of the model, both float32 [N, K]; RunFailed if too far.
+@dataclass(frozen=True)
+class Comparison:
+    """How the logits of an artefact differ from those of the model.
 
-    Returns:
-        dict: largest_difference relative to the scale; top1_changed_in_ties, images whose best
-        class differs among logits within TIE; constant, whether all images have the same logits,
-        so that little is proven.
+    Attributes:
+        largest_difference: relative to the scale.
+        top1_changed_in_ties: number of images whose best class differs among logits within TIE.
+        constant: whether all images have the same logits, so that little is proven.
+    """
+
+    largest_difference: float
+    top1_changed_in_ties: int
+    constant: bool
+
+
+def compare(reference: np.ndarray, found: np.ndarray) -> Comparison:
+    """Compares the logits of an artefact with those of the model, both float32 [N, K].
+
+    Raises:
+        RunFailed: they differ by more than rounding.
     """
     if not np.isfinite(reference).all():
         raise RunFailed("the model itself gives logits that are not finite: it cannot be compared")
@@ -121,25 +151,25 @@ def compare(reference, found):
             f"the artefact has another best class for {(gaps > TIE).sum()} of {len(found)} "
             "images, beyond ties; it was not kept"
         )
-    return {
-        "largest_difference": difference,
-        "top1_changed_in_ties": int((top != reference.argmax(axis=1)).sum()),
-        "constant": bool(abs(reference - reference[0]).max() <= TIE * scale),
-    }
+    return Comparison(
+        largest_difference=difference,
+        top1_changed_in_ties=int((top != reference.argmax(axis=1)).sum()),
+        constant=bool(abs(reference - reference[0]).max() <= TIE * scale),
+    )
 
 
-# ----------------------------------------------------------------------------- targets and children
+# --------------------------------------------------------------------------- target and its folder
 
 
-def choose_target(run_or_model, source, row, out):
-    """Where the artefact goes; UserError if something is there."""
+def choose_target(run_or_model: StrPath, source: Path, format: Format, out: StrPath | None) -> Path:
+    """Returns the path that the artefact will have; UserError if something is there."""
     if out is not None:
         target = expand(out)
     elif expand(run_or_model).is_dir():
-        target = source.with_name(row.default_name)
+        target = source.with_name(format.default_name)
     else:
-        target = source.with_name(f"{source.stem}_{row.default_name}")
-    suffix = Path(row.default_name).suffix
+        target = source.with_name(f"{source.stem}_{format.default_name}")
+    suffix = Path(format.default_name).suffix
     if suffix and target.suffix != suffix:
         raise UserError(f"--out must end in {suffix} here; received {target}")
     refuse_existing(target)
@@ -147,8 +177,8 @@ def choose_target(run_or_model, source, row, out):
 
 
 @contextlib.contextmanager
-def working_folder(target):
-    """A folder beside the target, or where its missing parents will be made; deleted at the end."""
+def working_folder(target: Path) -> Iterator[Path]:
+    """Makes a folder beside the target or its first missing parent; deletes it at the end."""
     beside = next(parent for parent in target.absolute().parents if parent.exists())
     try:
         work = new_beside(beside / target.name, "exporting")
@@ -167,8 +197,8 @@ def working_folder(target):
         shutil.rmtree(work, ignore_errors=True)
 
 
-def publish(artefact, target):
-    """Give the artefact its name, once all of it is on the disk."""
+def publish(artefact: Path, target: Path) -> None:
+    """Renames the artefact to the target, once all of it is on the disk."""
     for path in [*artefact.rglob("*"), artefact]:
         sync_folder(path)  # and files alike
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -177,38 +207,40 @@ def publish(artefact, target):
     sync_folder(target.parent)
 
 
-def in_child(step, work, doing):
-    """What a step returns in a process of its own; its UserError or RunFailed is raised here."""
+# --------------------------------------------------------------------------------- child processes
+
+
+def run_step(
+    step: Literal["make", "run"], request: ExportRequest, work: Path, task: str
+) -> JsonObject:
+    """Runs a step in a child process and returns its report.
+
+    Args:
+        task: what the child is to do, as the subject of an error message.
+
+    Raises:
+        UserError, RunFailed: as the step raised it, or because the child died.
+    """
     log_level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")
-    ours = str(Path(__file__).parents[2])
     environment = os.environ | {
         "KERAS_BACKEND": "tensorflow",
         "KERAS_HOME": os.devnull,  # Keras' own defaults, whatever keras.json says
-        "CUDA_VISIBLE_DEVICES": "-1",  # float32 of a GPU may mean TF32, and it may be taken
+        "CUDA_VISIBLE_DEVICES": "-1",  # a GPU may be in use, and may compute float32 as TF32
         "TF_CPP_MIN_LOG_LEVEL": log_level,
-        "PYTHONPATH": os.pathsep.join(filter(None, [ours, os.environ.get("PYTHONPATH")])),
     }
-    child = subprocess.run(  # -P: files of the working directory are not modules
-        [sys.executable, "-P", "-m", "keras_imnet64.export.child", step, str(work)],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=None if log_level == "0" else subprocess.PIPE,
-        check=False,
+    child = run_child(
+        "keras_imnet64.export.child",
+        step,
+        str(work),
+        request=asdict(request),
+        environment=environment,
+        show_errors=log_level == "0",
     )
-    outcome = work / f"{step}.json"
-    if not outcome.is_file():
-        raise died(child, doing)
-    outcome = json.loads(outcome.read_text())
-    if "error" in outcome:
-        raise (RunFailed if outcome["failed"] else UserError)(outcome["error"])
-    return outcome["result"]
-
-
-def died(child, doing):
-    """The error for a child that said nothing: the last line that it wrote."""
-    written = (child.stderr or b"").decode(errors="replace").strip().splitlines()
-    why = written[-1] if written else f"exit status {child.returncode}"
-    if child.returncode < 0:
-        why = f"signal {-child.returncode} killed it, as happens where memory runs out"
-    return RunFailed(f"{doing} broke off: {why}; -v shows what it wrote")
+    printed = list(child.objects())
+    if not printed:
+        failure = child.failure or "it printed no result"
+        raise RunFailed(f"{task} broke off: {failure}; -v shows what it wrote")
+    outcome = StepOutcome(**printed[-1])
+    if outcome.error is not None:
+        raise (RunFailed if outcome.is_run_failure else UserError)(outcome.error)
+    return outcome.report

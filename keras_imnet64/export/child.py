@@ -1,115 +1,130 @@
 """The two steps of an export that run in processes of their own, under TensorFlow.
 
-`make` writes the artefact and what the model computes of some images, `run` what the artefact
-computes of them. They are told what to do, and tell what became of it, through files in a folder.
+`make` writes the artefact and the logits that the model computes for some images, `run` the logits
+that the artefact computes for them. `messages` holds what the steps are given and what they report.
 """
+
+from __future__ import annotations
 
 import io
 import json
 import sys
 import traceback
 import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from keras_imnet64.core.errors import RunFailed, UserError, reason
-from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.library_logs import import_tensorflow, silence_libraries
+from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.data import datasets
-from keras_imnet64.data.images.views import View, read_image, turn_upright
+from keras_imnet64.data.images.reading import read_image, turn_upright
+from keras_imnet64.data.images.views import View
 from keras_imnet64.data.sources import shapes
-from keras_imnet64.export.formats import FORMATS
+from keras_imnet64.export.formats import FORMATS, Serve
+from keras_imnet64.export.messages import ExportRequest, MakeReport, StepOutcome
 from keras_imnet64.models.contract import contract_of, names_of
 from keras_imnet64.models.ship import load_model, model_info
 
+if TYPE_CHECKING:
+    import keras
+
 NUM_IMAGES = 64  # of a data set, or drawn
-MOST_GIVEN = 1024  # of the caller's images, spread evenly
+MAX_GIVEN_IMAGES = 1024  # of the caller's images, spread evenly over them
 BATCH_SIZE = 32
-DRAWN = "drawn images"
 OTHER_DTYPES = ("mixed_bfloat16", "mixed_float16", "bfloat16", "float16", "float64")
 
 
-def main(step, work):
-    """Entry of a child: the outcome goes into a file, an error as its sentence."""
+def main(step: str, folder: str) -> None:
+    """Reads a request, runs a step in a working folder, and prints the outcome."""
     silence_libraries()
     import_tensorflow()
-    work = Path(work)
-    request = json.loads((work / "request.json").read_text())
+    outcome = run_step(step, Path(folder), ExportRequest(**json.load(sys.stdin)))
+    print(json.dumps(asdict(outcome)))
+
+
+def run_step(step: str, work: Path, request: ExportRequest) -> StepOutcome:
     try:
-        outcome = {"result": {"make": make, "run": run}[step](work, request)}
+        if step == "make":
+            return StepOutcome(asdict(make(work, request)))
+        run(work, request)
+        return StepOutcome()
     except UserError as error:
-        outcome = {"error": str(error), "failed": isinstance(error, RunFailed)}
-    except Exception as error:  # TensorFlow and Keras raise what they like, also for a full disk
-        traceback.print_exc()  # seen with -v
-        why = f"{type(error).__name__}: {reason(error)}"
-        outcome = {"error": f"exporting {request['source']} broke off: {why}", "failed": True}
-    write_atomic(work / f"{step}.json", json.dumps(outcome))
+        return StepOutcome(error=str(error), is_run_failure=isinstance(error, RunFailed))
+    except Exception as error:  # TensorFlow and Keras raise any kind, for a full disk too
+        traceback.print_exc()  # -v shows it
+        message = f"exporting {request.source} broke off: {type(error).__name__}: {reason(error)}"
+        return StepOutcome(error=message, is_run_failure=True)
 
 
-def make(work, request):
-    """Write the artefact, the images and the model's logits of them."""
-    source, format = request["source"], request["format"]
-    info = model_info(source)
-    model = load_in_float32(source, work)
-    height, width, num_classes = contract_of(model, source)
-    _, names = names_of(info, num_classes, source)
-    images, where = choose_images(height, width, info, request)
-    # At least three, so that batches of one and of more are run.
-    several = np.resize(images, (max(3, len(images)), *images.shape[1:]))
-    np.save(work / "pictures.npy", several)
-    np.save(work / "reference.npy", in_batches(plainly(model), several))
-    row = FORMATS[format]
-    row.write(model, info, work / row.default_name)
-    return {
-        "pictures": len(images),
-        "source": where,
-        "stand_in": where.startswith(DRAWN),
-        "classes": len(names) if names else None,
-    }
+def make(work: Path, request: ExportRequest) -> MakeReport:
+    """Writes the artefact, the images and the logits that the model computes for them."""
+    info = model_info(request.source)
+    model = load_in_float32(Path(request.source), work)
+    height, width, num_classes = contract_of(model, request.source)
+    _, names = names_of(info, num_classes, request.source)
+    chosen = choose_images(height, width, info, request)
+    num_images = len(chosen.pixels)
+    # At least three images, so that a batch of one and a batch of several are run.
+    pixels = np.resize(chosen.pixels, (max(3, num_images), *chosen.pixels.shape[1:]))
+    np.save(work / "images.npy", pixels)
+    np.save(work / "reference.npy", logits_of(predict_function(model), pixels))
+    format = FORMATS[request.format]
+    format.write(model, info, work / format.default_name)
+    return MakeReport(
+        num_images=num_images,
+        image_source=chosen.source,
+        is_stand_in=chosen.is_stand_in,
+        num_class_names=len(names) if names else None,
+    )
 
 
-def run(work, request):
-    """Compute the logits of the images with the artefact."""
-    row = FORMATS[request["format"]]
-    sys.modules.update(dict.fromkeys(row.without))  # importing one of them fails from now on
-    serve = row.load(work / row.default_name)
-    np.save(work / "found.npy", in_batches(serve, np.load(work / "pictures.npy")))
+def run(work: Path, request: ExportRequest) -> None:
+    """Writes the logits that the artefact computes for the images."""
+    format = FORMATS[request.format]
+    for package in format.without:
+        sys.modules[package] = None  # type: ignore[assignment]  # makes its import fail
+    serve = format.load(work / format.default_name)
+    np.save(work / "found.npy", logits_of(serve, np.load(work / "images.npy")))
 
 
-def plainly(model):
-    """uint8 pixels -> logits float32 as Keras itself predicts them, for what is to be compared."""
+def predict_function(model: keras.Model) -> Serve:
+    """Returns a function from uint8 pixels to the float32 logits that Keras itself predicts."""
     from keras import tree
 
     return lambda pixels: np.asarray(tree.flatten(model.predict_on_batch(pixels))[0], "float32")
 
 
-def in_batches(serve, images):
-    """Logits float32 [N, K], computed in batches of 1 and of up to BATCH_SIZE."""
-    starts = [0, *range(1, len(images), BATCH_SIZE), len(images)]
-    parts = [np.asarray(serve(images[a:b])) for a, b in pairwise(starts)]
-    return np.concatenate(parts)
+def logits_of(serve: Serve, pixels: np.ndarray) -> np.ndarray:
+    """Returns float32 logits [N, K], computed in batches of 1 and of up to BATCH_SIZE."""
+    bounds = [0, *range(1, len(pixels), BATCH_SIZE), len(pixels)]
+    return np.concatenate([np.asarray(serve(pixels[a:b])) for a, b in pairwise(bounds)])
 
 
-def load_in_float32(path, work):
-    """The model of a file; where layers do not compute in float32, the same ones in float32."""
-    model, twin = load_model(path), work / "float32.keras"
+def load_in_float32(path: Path, work: Path) -> keras.Model:
+    """Loads a model and, where its layers compute in another dtype, replaces them by float32."""
+    model, float32_path = load_model(path), work / "float32.keras"
     with zipfile.ZipFile(path) as source:
         config = json.loads(source.read("config.json"))
-        plain = in_float32(config)
-        if plain == config:
+        float32_config = in_float32(config)
+        if float32_config == config:
             return model
-        with zipfile.ZipFile(twin, "w") as target:
+        with zipfile.ZipFile(float32_path, "w") as target:
             for member in source.namelist():
-                content = json.dumps(plain) if member == "config.json" else source.read(member)
+                is_config = member == "config.json"
+                content = json.dumps(float32_config) if is_config else source.read(member)
                 target.writestr(member, content)
-    return load_model(twin)
+    return load_model(float32_path)
 
 
-def in_float32(config):
-    """A Keras config whose layers compute in float32, without synchronised normalisation."""
+def in_float32(config: Json) -> Json:
+    """Returns a Keras config with float32 layers and without synchronised normalisation."""
     if isinstance(config, list):
         return [in_float32(item) for item in config]
     if not isinstance(config, dict):
@@ -121,61 +136,90 @@ def in_float32(config):
     return config | ({"synchronized": False} if "synchronized" in config else {})
 
 
-# ------------------------------------------------------------------------------------ real images
+# ------------------------------------------------------------------------------------------- images
 
 
-def _spread(count, wanted):
-    return np.linspace(0, count - 1, min(count, wanted)).astype(int)
+@dataclass(frozen=True)
+class ChosenImages:
+    """Images to compare logits on.
+
+    Attributes:
+        pixels: uint8 [N, H, W, 3] of the size that the model takes.
+        source: where they come from, in words.
+        is_stand_in: whether they are drawn because those of the model's data set are missing.
+    """
+
+    pixels: np.ndarray
+    source: str
+    is_stand_in: bool = False
 
 
-def choose_images(height, width, info, request):
-    """(uint8 [N, H, W, 3] of the model's size, where they come from, in words)."""
+def choose_images(
+    height: int | None, width: int | None, info: JsonObject, request: ExportRequest
+) -> ChosenImages:
+    """Returns the caller's images, or images of the model's data set, or drawn ones.
+
+    Args:
+        height, width: what the model takes, None for any size.
+    """
     size = info.get("image_size") or 64
     height, width = height or size, width or size
-    if request["pictures"]:
-        files = request["pictures"]
-        files = [files[position] for position in _spread(len(files), MOST_GIVEN)]
+    if request.images:
+        files = [request.images[i] for i in _spread(len(request.images), MAX_GIVEN_IMAGES)]
         view = View.of(info, max(height, width)).one_crop
         images = [read_image(file, view) for file in files]
-        return _resized(images, height, width), "the images given"
-    where = {key: request[key] for key in ("data_dir", "cache_dir")}
-    lacking = why_not(info.get("dataset"), height, width, where)
-    if lacking:
-        images, _ = shapes.draw("validation")
-        return _resized(images[:NUM_IMAGES], height, width), f"{DRAWN}: {lacking}"
-    store = datasets.open_dataset(info["dataset"], "validation", in_memory="never", **where)
-    chosen, source = _spread(len(store), NUM_IMAGES), f"{info['dataset']} validation"
+        return ChosenImages(_resize(images, height, width), "the images given")
+    obstacle = find_obstacle(info.get("dataset"), height, width, request)
+    if obstacle:
+        drawn, _ = shapes.draw("validation")
+        pixels = _resize(drawn[:NUM_IMAGES], height, width)
+        return ChosenImages(pixels, f"drawn images: {obstacle}", is_stand_in=True)
+    store = datasets.open_dataset(
+        info["dataset"],
+        "validation",
+        data_dir=request.data_dir,
+        cache_dir=request.cache_dir,
+        in_memory="never",
+    )
+    positions, source = _spread(len(store), NUM_IMAGES), f"{info['dataset']} validation"
     if store.image_size is None:
         view = View.of(info, height).one_crop
-        return np.stack([_shown(content, view) for content in store.read(chosen)]), source
-    return store.gather(chosen)[0], source
+        return ChosenImages(np.stack([_show(jpeg, view) for jpeg in store.read(positions)]), source)
+    return ChosenImages(store.gather(positions)[0], source)
 
 
-def _shown(content, view):
-    with Image.open(io.BytesIO(content)) as picture:
-        return view.show(turn_upright(picture).convert("RGB"))
-
-
-def why_not(dataset, height, width, where):
-    """Why images of a data set cannot be taken, in words; None where they can."""
+def find_obstacle(
+    dataset: str | None, height: int, width: int, request: ExportRequest
+) -> str | None:
+    """Returns why images of a data set cannot be used, in words; None if they can."""
     if not dataset:
         return "the model does not say what it was trained on"
     try:
         datasets.find_dataset(dataset)
     except UserError:
         return f"the data set {dataset} is not one of ours"
-    known = datasets.info(dataset, **where)
-    side = known["image_size"]
-    if known["state"] != "packed":
+    info = datasets.info(dataset, data_dir=request.data_dir, cache_dir=request.cache_dir)
+    if info["state"] != "packed":
         return f"the data set {dataset} is not packed here"
-    if (height, width) != (side or height, side or height):
+    side = info["image_size"] or height  # images of any size are shown as squares
+    if (height, width) != (side, side):
         return f"images of {dataset} have {side} x {side} pixels, others than the model"
     return None
 
 
-def _resized(images, height, width):
+def _spread(count: int, wanted: int) -> np.ndarray:
+    """Returns at most `wanted` positions among `count`, evenly spread; int64."""
+    return np.linspace(0, count - 1, min(count, wanted)).astype(int)
+
+
+def _show(jpeg: bytes, view: View) -> np.ndarray:
+    with Image.open(io.BytesIO(jpeg)) as image:
+        return view.show(turn_upright(image).convert("RGB"))
+
+
+def _resize(images: Sequence[np.ndarray] | np.ndarray, height: int, width: int) -> np.ndarray:
     box = Image.Resampling.BOX
-    return np.stack([Image.fromarray(image).resize((width, height), box) for image in images])
+    return np.stack([np.asarray(Image.fromarray(i).resize((width, height), box)) for i in images])
 
 
 if __name__ == "__main__":

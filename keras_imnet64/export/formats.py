@@ -1,66 +1,78 @@
-"""The table of formats: how an artefact is called, written by one process and run by another."""
+"""The table of formats: the name of an artefact, and how it is written and loaded again."""
+
+from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
+from keras_imnet64.core.types import JsonObject, Tensor
 from keras_imnet64.models.ship import ship
 from keras_imnet64.runs import classes_text
+
+if TYPE_CHECKING:
+    import keras
+
+Serve: TypeAlias = Callable[[Tensor | np.ndarray], Tensor]  # pixels [B, H, W, 3] -> logits [B, K]
 
 
 @dataclass(frozen=True)
 class Format:
-    """A row of the table: how an artefact is called, written and run.
+    """A row of the table.
 
     Attributes:
-        default_name: in a run folder; beside another file its stem comes first. --out ends alike.
-        write: takes (model, info, path).
-        load: path -> function from uint8 pixels [B, H, W, 3] to logits [B, K].
-        without: packages that cannot be imported where it is run.
+        default_name: in a run folder; beside a model file, the stem of that file comes before it.
+        write: takes the model, what its file states (see `model_info`), and the path to write.
+        load: takes the path and returns a function from uint8 pixels to logits.
+        without: packages that the users of an artefact may lack: it is proved without them.
     """
 
     default_name: str
-    write: Callable
-    load: Callable
-    without: tuple
+    write: Callable[[keras.Model, JsonObject, Path], None]
+    load: Callable[[Path], Serve]
+    without: tuple[str, ...]
 
 
-def serving(model):
-    """pixels [B, H, W, 3] of any type -> float32 logits [B, K], for TensorFlow and NumPy alike."""
+def serving_function(model: keras.Model) -> Serve:
+    """Returns a function from pixels of any dtype, in TensorFlow or NumPy, to float32 logits."""
     from keras import ops, tree
 
     dtype = model.inputs[0].dtype
 
-    def serve(pixels):
+    def serve(pixels: Tensor) -> Tensor:
         logits = model(ops.cast(pixels, dtype), training=False)
         return ops.cast(tree.flatten(logits)[0], "float32")
 
     return serve
 
 
-def also_of_none(serve):
-    """The same function, which returns logits [0, K] of 0 images: convolutions fail on none."""
+def accept_empty_batches(serve: Serve) -> Serve:
+    """Returns a function that maps 0 images to logits [0, K], where convolutions would fail."""
     import tensorflow as tf
 
-    def serve_any(pixels):
+    def serve_any(pixels: Tensor) -> Tensor:
         shape = tf.shape(pixels)
         missing = tf.concat([1 - tf.minimum(shape[:1], 1), shape[1:]], 0)  # [1 or 0, H, W, 3]
-        pictures = tf.concat([pixels, tf.zeros(missing, pixels.dtype)], 0)
-        pictures.set_shape(pixels.shape)
-        return serve(pictures)[: shape[0]]
+        images = tf.concat([pixels, tf.zeros(missing, pixels.dtype)], 0)
+        images.set_shape(pixels.shape)
+        return serve(images)[: shape[0]]
 
     return serve_any
 
 
-def write_saved_model(model, info, path):
-    """TensorFlow's SavedModel with the endpoint `serve`, names in its folder for extra assets."""
+def write_saved_model(model: keras.Model, info: JsonObject, path: Path) -> None:
+    """Writes a TensorFlow SavedModel with the endpoint `serve`; class names are extra assets."""
     import keras
     import tensorflow as tf
 
     archive = keras.export.ExportArchive()
     archive.track(model)
     pixels = tf.TensorSpec((None, *model.inputs[0].shape[1:]), "uint8", name="pixels")
-    archive.add_endpoint("serve", also_of_none(serving(model)), [pixels])
+    archive.add_endpoint("serve", accept_empty_batches(serving_function(model)), [pixels])
     archive.write_out(path, verbose=False)
     extra = path / "assets.extra"
     if info:
@@ -70,21 +82,21 @@ def write_saved_model(model, info, path):
         (extra / "classes.txt").write_text(classes_text(info["class_names"]), "utf-8")
 
 
-def load_saved_model(path):
+def load_saved_model(path: Path) -> Serve:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(path)
-    return lambda images: loaded.serve(images)  # keeps `loaded`, which owns the variables
+    return lambda images: loaded.serve(images)  # refers to `loaded`, which owns the variables
 
 
-def write_keras(model, info, path):
+def write_keras(model: keras.Model, info: JsonObject, path: Path) -> None:
     ship(model, path, info)
 
 
-def load_keras(path):
+def load_keras(path: Path) -> Serve:
     import keras
 
-    return serving(keras.saving.load_model(path, safe_mode=True))
+    return serving_function(keras.saving.load_model(path, safe_mode=True))
 
 
 FORMATS = {

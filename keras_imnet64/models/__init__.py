@@ -133,11 +133,6 @@ def num_bands(name, options):
     return options["factor"] ** 2
 
 
-def name_of_band(band):
-    """The name of a band's sub-network, in folders and in the joined model."""
-    return f"branch-{band:02}"
-
-
 def build_model(
     name, *, image_size, num_classes, normalization="imagenet", dtype="float32", **options
 ):

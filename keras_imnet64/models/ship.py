@@ -13,7 +13,7 @@ from pathlib import Path
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import check_fields, is_count, is_texts, parse_json, sync_folder
 from keras_imnet64.core.work_folders import new_beside
-from keras_imnet64.core.zips import TEXT_BYTES, open_zip, read_member
+from keras_imnet64.core.zips import MAX_TEXT_BYTES, open_zip, read_member
 from keras_imnet64.models import MOST_PIXELS
 from keras_imnet64.models.paths import by_path
 
@@ -127,7 +127,7 @@ def model_info(path):
         with open_zip(path) as archive:
             if INFO_MEMBER not in archive.namelist():
                 return {}
-            info = parse_json(read_member(archive, INFO_MEMBER, TEXT_BYTES))
+            info = parse_json(read_member(archive, INFO_MEMBER, MAX_TEXT_BYTES))
             check_fields(info, INFO, required=False)
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise UserError(f"{path} is not a .keras file: {reason(error)}") from error
@@ -185,7 +185,7 @@ def _read_config(path):
     with open_zip(path) as archive:
         if "config.json" not in archive.namelist():
             raise UserError("is a zip, but not a .keras file: it has no config.json")
-        return parse_json(read_member(archive, "config.json", TEXT_BYTES))
+        return parse_json(read_member(archive, "config.json", MAX_TEXT_BYTES))
 
 
 def _check_layers(config, registered=True):

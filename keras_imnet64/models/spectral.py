@@ -11,8 +11,9 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_imnet64.core.branches import branch_name
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.models import find_model, name_of_band
+from keras_imnet64.models import find_model
 from keras_imnet64.models.joined import join
 from keras_imnet64.models.macs import without_weights
 from keras_imnet64.models.parts import IMAGENET_MEAN, IMAGENET_STD, SMALLEST_STD, pixels
@@ -40,7 +41,7 @@ def build(*, image_size, num_classes, normalization, factor, base, band="all"):
     if band == "all":
         same = {"image_size": image_size, "num_classes": num_classes, "factor": factor}
         same |= {"normalization": normalization, "base": base}
-        members = {name_of_band(band): build(**same, band=band) for band in range(factor**2)}
+        members = {branch_name(band): build(**same, band=band) for band in range(factor**2)}
         return join(members, [1 / len(members)] * len(members), "spectral")
     size, rest = divmod(image_size, factor)
     if rest:

@@ -1,104 +1,131 @@
-"""What branches answer to the images of a split, and what mixtures of their logits would."""
+"""What branches predict for the images of a split, and what mixtures of their logits predict."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_imnet64.core.types import Tensor
+from keras_imnet64.data.images.views import View
+from keras_imnet64.data.selection import Selection
 from keras_imnet64.data.stores.decoding import as_run_failed
 from keras_imnet64.data.stream import evaluation_batches
 from keras_imnet64.evaluation.metrics import rank_of
 
-LOGIT_BYTES = 2**28  # of all branches and mixtures, of the images that are counted at a time
+MAX_LOGIT_BYTES = 2**28  # of all branches and mixtures, for the images of one batch
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one network or mixture on the images of a split."""
+
+    top1: float  # percent
+    top5: float  # percent
+    loss: float  # nats
 
 
 @dataclass(frozen=True)
 class BranchPredictions:
-    """Of M branches and C mixtures to N images."""
+    """Predictions of M branches for N images, and scores of the branches and of C mixtures."""
 
-    right: np.ndarray  # bool [M, N], the branch's first class is the label
-    first: np.ndarray  # int32 [M, N], the branch's first class
-    top5: np.ndarray  # percent [M]
-    loss: np.ndarray  # nats [M]
-    mixed: list  # C dicts: top1, top5 (percent), loss (nats)
-
-    @property
-    def top1(self):
-        return 100 * self.right.mean(axis=1)
+    is_right: np.ndarray  # bool [M, N], whether the branch's first class is the label
+    first_class: np.ndarray  # int32 [M, N]
+    scores: list[Scores]  # M
+    mixture_scores: list[Scores]  # C
 
 
-def predict_branches(models, selection, batch_size, view, mixtures):
-    """Look at each image of a selection once.
+def predict_branches(
+    models: Sequence[keras.Model],
+    selection: Selection,
+    batch_size: int,
+    view: View | None = None,
+    mixtures: Sequence[Sequence[float]] = (),
+) -> BranchPredictions:
+    """Shows each image of a selection once to all branches.
 
     Args:
         models: M networks, pixels [B, H, W, 3] -> logits [B, K].
-        batch_size: how many images at a time at the most.
-        mixtures: floats [C, M], weights of their logits.
+        batch_size: the largest; many logits make it smaller.
+        view: how images are shown, see `stream.evaluation_batches`.
+        mixtures: floats [C, M], weights of the branches' logits.
     """
-    pixels, logits = together(models)
+    pixels, logits = _stacked(models)
     num_models, num_classes = logits.shape[1:]
     if len(mixtures):
         mixed = ops.einsum("cm,bmk->bck", np.asarray(mixtures, "float32"), logits)
-        logits = ops.concatenate([logits, mixed], axis=1)
-    most = max(1, LOGIT_BYTES // (4 * logits.shape[1] * num_classes))
+        logits = ops.concatenate([logits, mixed], axis=1)  # [B, M + C, K]
+    largest = max(1, MAX_LOGIT_BYTES // (4 * logits.shape[1] * num_classes))
     labels = keras.Input((), dtype="int32")
-    counter = keras.Model([pixels, labels], count(logits, labels))
-    parts = [
-        {key: values[real] for key, values in counter.predict_on_batch([shown, asked]).items()}
-        for shown, asked, real in batches_of(selection, min(batch_size, most), view)
+    scorer = keras.Model([pixels, labels], outcomes(logits, labels))
+    batches = [
+        {key: values[is_real] for key, values in scorer.predict_on_batch([images, asked]).items()}
+        for images, asked, is_real in _batches(selection, min(batch_size, largest), view)
     ]
-    found = {key: np.concatenate([part[key] for part in parts]).T for key in parts[0]}
-    alone = {key: values[:num_models] for key, values in found.items()}
+    found = {key: np.concatenate([batch[key] for batch in batches]).T for key in batches[0]}
+    scores = [
+        Scores(
+            top1=100 * float((rank == 0).mean()),
+            top5=100 * float((rank < 5).mean()),
+            loss=float(loss.mean(dtype="float64")),
+        )
+        for rank, loss in zip(found["rank"], found["loss"], strict=True)
+    ]
     return BranchPredictions(
-        right=alone["rank"] == 0,
-        first=alone["first"],
-        top5=100 * (alone["rank"] < 5).mean(axis=1),
-        loss=alone["loss"].mean(axis=1, dtype="float64"),
-        mixed=[
-            {
-                "top1": 100 * float((rank == 0).mean()),
-                "top5": 100 * float((rank < 5).mean()),
-                "loss": float(loss.mean(dtype="float64")),
-            }
-            for rank, loss in zip(
-                found["rank"][num_models:], found["loss"][num_models:], strict=True
-            )
-        ],
+        is_right=found["rank"][:num_models] == 0,
+        first_class=found["first_class"][:num_models],
+        scores=scores[:num_models],
+        mixture_scores=scores[num_models:],
     )
 
 
-def logits_of(models, selection, batch_size, view=None):
-    """(float32 [M, N, K], labels int [N]) of all images of a selection."""
-    seer = keras.Model(*together(models))
-    parts = [
-        (seer.predict_on_batch(shown)[real], asked[real])
-        for shown, asked, real in batches_of(selection, batch_size, view)
+def predict_logits(
+    models: Sequence[keras.Model],
+    selection: Selection,
+    batch_size: int,
+    view: View | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (logits float32 [M, N, K], labels int32 [N]) of all images of a selection."""
+    network = keras.Model(*_stacked(models))
+    batches = [
+        (network.predict_on_batch(images)[is_real], labels[is_real])
+        for images, labels, is_real in _batches(selection, batch_size, view)
     ]
-    logits, labels = (np.concatenate(side) for side in zip(*parts, strict=True))
+    logits, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     return np.moveaxis(logits, 1, 0), labels
 
 
-def together(models):
-    """Symbolic pixels [B, H, W, 3], and the logits [B, M, K] of all models."""
+def outcomes(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Returns what M networks made of each image, for a Keras model to output.
+
+    Args:
+        logits: floats [B, M, K].
+        labels: integers [B].
+
+    Returns:
+        Tensors [B, M]: rank of the label, first_class, loss (the cross-entropy).
+    """
+    own = ops.take_along_axis(logits, ops.reshape(labels, (-1, 1, 1)), axis=2)  # [B, M, 1]
+    return {
+        "rank": rank_of(labels, logits),
+        "first_class": ops.argmax(logits, axis=2),
+        "loss": ops.logsumexp(logits, axis=2) - own[..., 0],
+    }
+
+
+def _stacked(models: Sequence[keras.Model]) -> tuple[Tensor, Tensor]:
+    """Returns symbolic pixels [B, H, W, 3], and the logits [B, M, K] of all models for them."""
     pixels = keras.Input(models[0].input.shape[1:])
     named = [keras.Model(m.input, m.output, name=f"member{i}") for i, m in enumerate(models)]
     return pixels, ops.stack([model(pixels) for model in named], axis=1)
 
 
-def batches_of(selection, batch_size, view):
-    """(pixels, labels, bool: which of them are no filling) of each batch."""
+def _batches(
+    selection: Selection, batch_size: int, view: View | None
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields (pixels, labels, bool [B]: which rows are images and no padding) of each batch."""
     with as_run_failed(selection.store):
         batches = evaluation_batches(selection, batch_size, view)
-        for shown, labels, weights in batches.as_numpy_iterator():
-            yield shown, labels, weights > 0
-
-
-def count(logits, labels):
-    """{rank of the label, first class, cross-entropy}, each [B, M], of logits [B, M, K]."""
-    own = ops.take_along_axis(logits, ops.reshape(labels, (-1, 1, 1)), axis=2)
-    return {
-        "rank": rank_of(labels, logits),
-        "first": ops.argmax(logits, axis=2),
-        "loss": ops.logsumexp(logits, axis=2) - own[..., 0],
-    }
+        for images, labels, weights in batches.as_numpy_iterator():
+            yield images, labels, weights > 0

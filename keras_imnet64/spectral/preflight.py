@@ -1,55 +1,95 @@
-"""A look ahead of training: can the network be built, its data be opened, and on which GPUs?
+"""A check before training: can the network be built, its data be opened, and on which GPUs?
 
-`python -m keras_imnet64.spectral.preflight < request.json`: in a process of its own, which gives
-the GPUs back when it ends. A data set that is not packed yet is packed here, for all branches.
+It runs in a process of its own, which gives the GPUs back when it ends. A data set that is not
+packed yet is packed there, for all branches.
 """
 
 import json
 import sys
+from dataclasses import asdict, dataclass
 
 from keras_imnet64.backend.devices import choose_backend, choose_indices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.library_logs import silence_libraries
-from keras_imnet64.core.progress_bars import CallBar
+from keras_imnet64.core.processes import run_child
+from keras_imnet64.core.progress_bars import PackingBar
 from keras_imnet64.recipe.costs import outline_of
 from keras_imnet64.recipe.loading import check_recipe, parse_toml
+from keras_imnet64.recipe.schema import Recipe
 
 
-def look(recipe, devices, where):
-    """What is printed.
+@dataclass(frozen=True)
+class PreflightRequest:
+    """What the child process is to check.
 
-    Args:
-        recipe: TOML text, of all branches.
-        devices: as for `take_devices`.
-        where: options of `fit`: "data-dir", "cache-dir", "virtual-devices", those that are given.
+    Attributes:
+        recipe: TOML text of the recipe of all branches.
+        devices, virtual_devices: as for `take_devices`.
+        data_dir, cache_dir: as for `fit`.
+    """
+
+    recipe: str
+    devices: str | None
+    virtual_devices: int | None
+    data_dir: str | None
+    cache_dir: str | None
+
+
+@dataclass(frozen=True)
+class PreflightReply:
+    """What the child process has found: GPUs to share, or why no branch could be trained."""
+
+    gpus: list[int]  # indices of those asked for, among all; empty for the CPU
+    error: str | None = None
+    run_failed: bool = False  # the error is a RunFailed
+
+
+def run_preflight(request: PreflightRequest) -> list[int]:
+    """Checks in a child process that branches can be trained.
 
     Returns:
-        {"gpus": the indices of those asked for, among all, [] for the CPU; "mistake": a sentence,
-        or None; "failed": whether that is a `RunFailed`}.
+        The indices of the GPUs to share, empty for the CPU.
+
+    Raises:
+        UserError: the network cannot be built, its data cannot be opened, or there are no such
+            devices.
+        RunFailed: the data could not be packed, or the child process failed.
     """
+    child = run_child(
+        "keras_imnet64.spectral.preflight",
+        request=asdict(request),
+        own_session=True,
+        show_errors=True,
+    )
+    found = PreflightReply(**child.reply("the check before training"))
+    if found.error:
+        raise (RunFailed if found.run_failed else UserError)(found.error)
+    return found.gpus
+
+
+def reply_to(request: PreflightRequest) -> PreflightReply:
+    """Returns what the child process prints."""
     try:
-        return {"gpus": _look(recipe, devices, where), "mistake": None, "failed": False}
+        return PreflightReply(_check(request))
     except UserError as error:
-        return {"gpus": [], "mistake": str(error), "failed": isinstance(error, RunFailed)}
+        return PreflightReply([], str(error), isinstance(error, RunFailed))
 
 
-def _look(recipe, devices, where):
+def _check(request: PreflightRequest) -> list[int]:
     choose_backend()
-    virtual = where.get("virtual-devices")
-    present = take_devices(None, virtual and int(virtual))
-    chosen = choose_indices(devices, present.count, present.kind)
+    present = take_devices(None, request.virtual_devices)
+    chosen: list[int] = choose_indices(request.devices, present.count, present.kind)
     from keras_imnet64.training.data import load_data, make_stream
 
-    recipe = check_recipe(parse_toml(recipe))
+    recipe: Recipe = check_recipe(parse_toml(request.recipe))
     outline_of(recipe)
-    with keras_defaults(), CallBar() as progress:
-        make_stream(
-            recipe, load_data(recipe, where.get("data-dir"), where.get("cache-dir"), progress)
-        )
+    with keras_defaults(), PackingBar() as progress:
+        data = load_data(recipe, request.data_dir, request.cache_dir, progress)
+        make_stream(recipe, data)
     return [] if present.kind == "cpu" else chosen
 
 
 if __name__ == "__main__":
     silence_libraries()
-    print(json.dumps(look(**json.load(sys.stdin))))
+    print(json.dumps(asdict(reply_to(PreflightRequest(**json.load(sys.stdin))))))

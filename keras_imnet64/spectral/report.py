@@ -1,135 +1,192 @@
 """What each branch is worth: `ensemble.csv` and `ensemble.png` in the run folder.
 
 Rows of the table are of four kinds. A "branch" has its scores, its weight in the model, its size,
-and what its training took. A "mixture" is the mean of the best so many branches, alike ("avg") or
-by rank ("geo"), and the model that was written ("joined"). A "pair" has how often two branches give
-the same first class, and how far their errors coincide: the correlation of being wrong, 0 for
-branches that err independently. "single" is the network for the whole image, if one is named.
+and what its training took. A "mixture" has the scores of the model that was written ("joined"), or
+of the best few branches weighed alike ("avg") or by rank ("geo"). A "pair" has how often two
+branches give the same first class, and how far their errors coincide: the correlation of being
+wrong, 0 for branches that err independently. "single" is the network for the whole image, if the
+user names one.
 """
 
 import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from itertools import combinations
+from pathlib import Path
+from typing import Literal
 
+import keras
 import numpy as np
 
 from keras_imnet64.core.files import write_atomic, write_csv
+from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.models.macs import count_macs, count_parameters
 from keras_imnet64.models.ship import load_model
-
-COLUMNS = (
-    *("kind", "name", "branches", "top1", "top5", "loss", "weight", "ranked_on"),
-    *("agreement", "error_correlation", "parameters", "macs", "seconds", "peak_memory_mb"),
-)
+from keras_imnet64.runs import Run
+from keras_imnet64.spectral.members import Member
+from keras_imnet64.spectral.predictions import BranchPredictions, Scores
 
 
-def rows_for(members, models, found, weights, ranked_on, mixtures):
-    """Rows of COLUMNS from the `BranchPredictions` of the branches and of these mixtures of them.
+@dataclass(frozen=True)
+class Mixture:
+    """A weighted sum of the logits of M branches."""
+
+    name: str
+    weights: list[float]  # M, 0 for a branch that has no part in it
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """A row of ensemble.csv; the fields are its columns, and None leaves one empty."""
+
+    kind: Literal["branch", "mixture", "pair", "single"]
+    name: str
+    branches: int  # how many have a part in it
+    top1: float | None = None  # percent
+    top5: float | None = None  # percent
+    loss: float | None = None  # nats
+    weight: float | None = None
+    ranked_on: str | None = None  # the images that put the branches in order
+    agreement: float | None = None  # percent of the images
+    error_correlation: float | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    seconds: float | None = None
+    peak_memory_mb: float | None = None
+
+    def cells(self) -> JsonObject:
+        """Returns the values of the columns, without the last digits of sums of floats."""
+        return {column: _cell(value) for column, value in asdict(self).items()}
+
+
+COLUMNS = tuple(field.name for field in fields(ReportRow))
+
+
+def _cell(value: Json) -> Json:
+    if value is None:
+        return ""
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def ensemble_rows(
+    members: Sequence[Member],
+    models: Sequence[keras.Model],
+    predictions: BranchPredictions,
+    weights: Sequence[float],
+    mixtures: Sequence[Mixture],
+    ranked_on: str,
+) -> list[ReportRow]:
+    """Returns the rows of all branches, mixtures and pairs.
 
     Args:
+        predictions: of the members and of these mixtures.
+        weights: of the members in the model that is written.
         ranked_on: which images put the branches in order.
-        mixtures: {name: weights [M]}, as they were asked for.
     """
     rows = [
-        {"kind": "branch", "name": member.name, "branches": 1}
-        | {"top1": found.top1[index], "top5": found.top5[index], "loss": found.loss[index]}
-        | {"weight": weights[index]}
-        | cost_of(member.run, models[index])
-        for index, member in enumerate(members)
+        _network_row("branch", member.run, model, scores, branches=1, weight=weight)
+        for member, model, scores, weight in zip(
+            members, models, predictions.scores, weights, strict=True
+        )
     ]
-    for (name, mixture), scores in zip(mixtures.items(), found.mixed, strict=True):
-        rows.append(
-            {"kind": "mixture", "name": name, "branches": int(np.count_nonzero(mixture))}
-            | scores
-            | {"ranked_on": ranked_on}
-        )
-    for a, b in combinations(range(len(members)), 2):
-        rows.append(
-            {
-                "kind": "pair",
-                "name": f"{members[a].name} {members[b].name}",
-                "branches": 2,
-                "agreement": 100 * float((found.first[a] == found.first[b]).mean()),
-                "error_correlation": correlation(found.right[a], found.right[b]),
-            }
-        )
+    for mixture, scores in zip(mixtures, predictions.mixture_scores, strict=True):
+        count = int(np.count_nonzero(mixture.weights))
+        row = ReportRow("mixture", mixture.name, count, **asdict(scores), ranked_on=ranked_on)
+        rows.append(row)
+    rows += _pair_rows([member.name for member in members], predictions)
     return rows
 
 
-def row_of_single(run, scores):
-    """The row of one network for the whole image, from its `Run` and what `evaluate` says."""
-    return (
-        {"kind": "single", "name": run.path.name, "branches": 0}
-        | {key: scores[key] for key in ("top1", "top5", "loss")}
-        | cost_of(run, load_model(run.model))
+def _pair_rows(names: Sequence[str], predictions: BranchPredictions) -> Iterator[ReportRow]:
+    first_class, is_right = predictions.first_class, predictions.is_right
+    for a, b in combinations(range(len(names)), 2):
+        yield ReportRow(
+            "pair",
+            f"{names[a]} {names[b]}",
+            branches=2,
+            agreement=100 * float((first_class[a] == first_class[b]).mean()),
+            error_correlation=correlation(is_right[a], is_right[b]),
+        )
+
+
+def single_row(run: Run, scores: Scores) -> ReportRow:
+    """Returns the row of one network for the whole image, from its finished run."""
+    return _network_row("single", run, load_model(run.model), scores, branches=0)
+
+
+def _network_row(
+    kind: Literal["branch", "single"],
+    run: Run,
+    model: keras.Model,
+    scores: Scores,
+    *,
+    branches: int,
+    weight: float | None = None,
+) -> ReportRow:
+    """Returns the row of a network, with its size and what its training took."""
+    metrics = run.metrics
+    return ReportRow(
+        kind,
+        run.path.name,
+        branches,
+        **asdict(scores),
+        weight=weight,
+        parameters=count_parameters(model),
+        macs=count_macs(model),
+        seconds=metrics.get("seconds"),
+        peak_memory_mb=metrics.get("peak_memory_mb") or None,
     )
 
 
-def rounded(row):
-    """Without the last digits of sums of floats."""
-    return {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}
-
-
-def cost_of(run, model):
-    """Of a network and of its training."""
-    metrics = run.metrics
-    return {
-        "parameters": count_parameters(model),
-        "macs": count_macs(model),
-        "seconds": metrics.get("seconds", ""),
-        "peak_memory_mb": metrics.get("peak_memory_mb") or "",
-    }
-
-
-def correlation(a, b):
-    """Of two rows of booleans; 0 where one of them never changes."""
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Returns the correlation of two rows of booleans [N]; 0 where a row never changes."""
     if a.all() or b.all() or not a.any() or not b.any():
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def write_report(folder, rows):
-    table = [dict.fromkeys(COLUMNS, "") | rounded(row) for row in rows]
-    write_csv(folder / "ensemble.csv", COLUMNS, table)
-    write_atomic(folder / "ensemble.png", image_of(rows))
+def write_report(folder: Path, rows: Sequence[ReportRow]) -> None:
+    """Writes the table and its plot into a run folder."""
+    write_csv(folder / "ensemble.csv", COLUMNS, [row.cells() for row in rows])
+    write_atomic(folder / "ensemble.png", plot(rows))
 
 
-def image_of(rows):
-    """PNG: top-1 of the branches and of the best so many, and how far errors coincide."""
+def plot(rows: Sequence[ReportRow]) -> bytes:
+    """Returns a PNG: top-1 of the branches and of mixtures, and how far errors coincide."""
     from matplotlib.figure import Figure
 
-    branches = {row["name"]: row for row in rows if row["kind"] == "branch"}
-    names = list(branches)
+    branches = [row for row in rows if row.kind == "branch"]
+    names = [row.name for row in branches]
     bands = [name.removeprefix("branch-") for name in names]
     figure = Figure(figsize=(12, 4), layout="constrained")
-    bars, lines, map_ = figure.subplots(1, 3)
+    bars, lines, heat_map = figure.subplots(1, 3)
 
-    bars.bar(range(len(names)), [branches[name]["top1"] for name in names])
+    bars.bar(range(len(names)), [row.top1 for row in branches])
     bars.set_xticks(range(len(names)), bands)
     bars.set(title="each branch", xlabel="band", ylabel="top-1 (%)")
 
     for fusion in ("avg", "geo"):
-        few = [row for row in rows if row["name"].startswith(f"{fusion} of ")]
-        lines.plot([row["branches"] for row in few], [row["top1"] for row in few], "o-")
-        lines.lines[-1].set_label(fusion)
-    joined = next(row for row in rows if row["name"] == "joined")
-    lines.axhline(joined["top1"], linestyle="--", color="grey", label="joined")
+        best = [row for row in rows if row.name.startswith(f"{fusion} of ")]
+        lines.plot([row.branches for row in best], [row.top1 for row in best], "o-", label=fusion)
+    joined = next(row for row in rows if row.name == "joined")
+    lines.axhline(joined.top1, linestyle="--", color="grey", label="joined")
     for row in rows:
-        if row["kind"] == "single":
-            lines.axhline(row["top1"], linestyle=":", color="black", label="single")
-    lines.set(title="the best so many", xlabel="branches", ylabel="top-1 (%)")
+        if row.kind == "single":
+            lines.axhline(row.top1, linestyle=":", color="black", label="single")
+    lines.set(title="mixtures of the best branches", xlabel="branches", ylabel="top-1 (%)")
     lines.xaxis.get_major_locator().set_params(integer=True)
     lines.legend()
 
     matrix = np.eye(len(names))
     for row in rows:
-        if row["kind"] == "pair":
-            a, b = (names.index(name) for name in row["name"].split())
-            matrix[a, b] = matrix[b, a] = row["error_correlation"]
-    shown = map_.imshow(matrix, vmin=0, vmax=1)
-    map_.set(title="correlation of errors", xlabel="band", ylabel="band")
-    for axis in (map_.xaxis, map_.yaxis):
+        if row.kind == "pair":
+            a, b = (names.index(name) for name in row.name.split())
+            matrix[a, b] = matrix[b, a] = row.error_correlation
+    colours = heat_map.imshow(matrix, vmin=0, vmax=1)
+    heat_map.set(title="correlation of errors", xlabel="band", ylabel="band")
+    for axis in (heat_map.xaxis, heat_map.yaxis):
         axis.set_ticks(range(len(names)), bands)
-    figure.colorbar(shown, ax=map_)
+    figure.colorbar(colours, ax=heat_map)
 
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100)

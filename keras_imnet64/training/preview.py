@@ -1,6 +1,7 @@
-"""A contact sheet of what a recipe feeds its model, by image or operation by operation."""
+"""Draws a contact sheet of what a recipe feeds its model, optionally operation by operation."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,40 +11,43 @@ from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.errors import UserError, printable
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.paths import check_output_file
+from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
+from keras_imnet64.data.stream import Stage, TrainingStream
+from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.training.data import load_data, make_stream
 
-CELL = 128  # pixels per side that images are enlarged to, by a whole factor
-MARGIN = 12
-LINE = 20  # pixels of a line of text
-COLUMNS = 8
-MOST_IMAGES = 1024  # a sheet of some 50 megapixels
+CELL = 128  # pixels per side to which images are enlarged, by a whole factor
+MARGIN = 12  # pixels
+LINE = 20  # pixels per line of text
+NUM_COLUMNS = 8
+MAX_IMAGES = 1024  # on a sheet of about 50 megapixels
 BACKGROUND, INK = (250, 250, 250), (20, 20, 20)
 
 
 @keras_defaults()
 def preview(
-    recipe,
-    out,
+    recipe: Recipe,
+    out: StrPath,
     *,
-    steps=False,
-    num_images=None,
-    epoch=1,
-    data_dir=None,
-    cache_dir=None,
-    pack_progress=None,
-):
-    """Draw the first images of an epoch as the model is fed them, with their class names.
+    steps: bool = False,
+    num_images: int | None = None,
+    epoch: int = 1,
+    data_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    pack_progress: PackProgress | None = None,
+) -> JsonObject:
+    """Draws the first images of an epoch as the model is fed them, with their class names.
 
     Args:
-        recipe: a `Recipe`.
         out: the PNG file to write.
-        steps: a row for each image with what each operation makes of it, side by side.
-        num_images: how many, at most MOST_IMAGES; default 32, with `steps` 8.
-        epoch: from 1; each has an order and draws of its own.
+        steps: whether to draw a row for each image, with what each operation makes of it.
+        num_images: at most MAX_IMAGES; default 32, with `steps` 8.
+        epoch: from 1; the order and the draws differ by epoch.
         data_dir, cache_dir, pack_progress: as for `fit`.
 
     Returns:
-        dict: out, images, stages (their names), dataset, verified, width and height in pixels.
+        dict: out, pictures (their number), stages (their names), dataset, verified, width and
+        height in pixels.
 
     Raises:
         UserError: the recipe or its data does not work, or the file cannot be written.
@@ -52,8 +56,8 @@ def preview(
     check_output_file(out, ".png")
     if epoch < 1:
         raise UserError(f"--epoch must be 1 or more; received {epoch}")
-    if num_images is not None and not 1 <= num_images <= MOST_IMAGES:
-        raise UserError(f"--pictures must be 1 to {MOST_IMAGES}; received {num_images}")
+    if num_images is not None and not 1 <= num_images <= MAX_IMAGES:
+        raise UserError(f"--pictures must be 1 to {MAX_IMAGES}; received {num_images}")
     data = load_data(recipe, data_dir, cache_dir, pack_progress)
     stream = make_stream(recipe, data)
     stages, labels = _first_images(stream, epoch - 1, num_images or (8 if steps else 32))
@@ -78,23 +82,23 @@ def preview(
     }
 
 
-def _first_images(stream, epoch, count):
-    """Stages and labels of an epoch's first images, which may span several batches."""
+def _first_images(stream: TrainingStream, epoch: int, count: int) -> tuple[list[Stage], np.ndarray]:
+    """Returns stages and labels of an epoch's first images, which may span several batches."""
     count = min(count, stream.steps_per_epoch * stream.batch_size)
-    stream.begin(epoch)
-    parts = [stream.stages(epoch, step) for step in range(-(-count // stream.batch_size))]
-    labels = np.concatenate([labels for _, labels in parts])[:count]
+    num_steps = -(-count // stream.batch_size)
+    batches = [stream.stages(epoch, step) for step in range(num_steps)]
+    labels = np.concatenate([labels for _, labels in batches])[:count]
     stages = [
-        (name, np.concatenate([stages[index][1] for stages, _ in parts])[:count])
-        for index, (name, _) in enumerate(parts[0][0])
+        Stage(same[0].name, np.concatenate([stage.images for stage in same])[:count])
+        for same in zip(*(stages for stages, _ in batches), strict=True)
     ]
     return stages, labels
 
 
-def images_sheet(stages, names, title):
-    """What the model is fed, each image above its class name. PIL.Image."""
-    _, images = stages[-1]
-    columns = min(COLUMNS, len(images))
+def images_sheet(stages: Sequence[Stage], names: Sequence[str], title: str) -> Image.Image:
+    """Draws the images that the model is fed, each above its class name."""
+    images = stages[-1].images
+    columns = min(NUM_COLUMNS, len(images))
     sheet = _Sheet(columns, -(-len(images) // columns), images.shape[1], title)
     for index, (image, name) in enumerate(zip(images, names, strict=True)):
         row, column = divmod(index, columns)
@@ -103,13 +107,13 @@ def images_sheet(stages, names, title):
     return sheet.image
 
 
-def steps_sheet(stages, names, title):
-    """A row for each image, a column for each operation, named above the first row. PIL.Image."""
-    images = stages[0][1]
+def steps_sheet(stages: Sequence[Stage], names: Sequence[str], title: str) -> Image.Image:
+    """Draws a row for each image and a column for each operation, named above the first row."""
+    images = stages[0].images
     sheet = _Sheet(len(stages), len(images), images.shape[1], title, head_lines=1)
-    for column, (stage, images) in enumerate(stages):
-        sheet.write(stage.rpartition(".")[2], 0, column, below=False)
-        for row, image in enumerate(images):
+    for column, stage in enumerate(stages):
+        sheet.write(stage.name.rpartition(".")[2], 0, column, below=False)
+        for row, image in enumerate(stage.images):
             sheet.paste(image, row, column)
     for row, name in enumerate(names):
         sheet.write(name, row, 0, below=True)
@@ -117,9 +121,11 @@ def steps_sheet(stages, names, title):
 
 
 class _Sheet:
-    """A page of cells, each with room for a line below it."""
+    """A page of cells for images, each with space for a line of text below it."""
 
-    def __init__(self, columns, rows, image_size, title, *, head_lines=0):
+    def __init__(
+        self, columns: int, rows: int, image_size: int, title: str, *, head_lines: int = 0
+    ) -> None:
         self.factor = max(1, CELL // image_size)
         self.side = image_size * self.factor
         self.width, self.height = self.side + MARGIN, self.side + LINE + MARGIN
@@ -131,25 +137,25 @@ class _Sheet:
         self.pen = ImageDraw.Draw(self.image)
         self.pen.text((MARGIN, MARGIN), printable(title), INK, self.font)
 
-    def corner(self, row, column):
+    def corner(self, row: int, column: int) -> tuple[int, int]:
+        """Returns (left, top) of a cell."""
         return MARGIN + column * self.width, self.top + row * self.height
 
-    def paste(self, pixels, row, column):
-        """uint8 [H, W, 3], each pixel enlarged to a square."""
+    def paste(self, pixels: np.ndarray, row: int, column: int) -> None:
+        """Pastes uint8 [H, W, 3] into a cell, each pixel enlarged to a square."""
         pixels = pixels.repeat(self.factor, axis=0).repeat(self.factor, axis=1)
         self.image.paste(Image.fromarray(pixels), self.corner(row, column))
 
-    def write(self, text, row, column, *, below):
-        """A line as wide as the cell, under it or above it."""
+    def write(self, text: str, row: int, column: int, *, below: bool) -> None:
+        """Writes a line of text below a cell, or above it, no wider than the cell."""
         left, top = self.corner(row, column)
-        self.pen.text(
-            (left, top + self.side + 2 if below else top - LINE), self._fitted(text), INK, self.font
-        )
+        y = top + self.side + 2 if below else top - LINE
+        self.pen.text((left, y), self._shortened(text), INK, self.font)
 
-    def _fitted(self, text):
-        """The text, or as much of it as fits, with an ellipsis."""
-        text = whole = printable(text)
+    def _shortened(self, text: str) -> str:
+        """Returns the text, or as much of it as fits and an ellipsis."""
+        text = rest = printable(text)
         while self.font.getlength(text) > self.side and text:
-            whole = whole[:-1]
-            text = whole + "…"
+            rest = rest[:-1]
+            text = rest + "…"
         return text

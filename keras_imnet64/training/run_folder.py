@@ -20,7 +20,7 @@ from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.core.validation import to_json
 from keras_imnet64.models.ship import model_info
-from keras_imnet64.recipe.difference import check_same_recipe, decisions
+from keras_imnet64.recipe.difference import decisions, refuse_other_recipe
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import BestEpoch, Environment, PerSplit, ProcessEntry, RunState
@@ -51,8 +51,12 @@ def check_run(recipe: Recipe, out_dir: StrPath, fresh: bool) -> None:
     run = check_folder(out_dir)
     if fresh or not has_begun(out_dir):
         return
-    remedy = "give this one another --name, or begin anew with --fresh"
-    check_same_recipe(run.path, load_recipe(run.recipe_file), recipe, remedy)
+    refuse_other_recipe(
+        load_recipe(run.recipe_file),
+        recipe,
+        f"{run.path} holds a run of another recipe",
+        "give this one another --name, or begin anew with --fresh",
+    )
     if run.is_finished:
         raise UserError(
             f"the run in {run.path} is finished and is never overwritten: give another --name, or "

@@ -99,7 +99,9 @@ def test_a_refused_variable_gets_one_sentence(name, monkeypatch):
     monkeypatch.setenv(name, "37")
     with pytest.raises(UserError) as refusal:
         check_environment(row.backend or "jax")
-    assert str(refusal.value).startswith(f'the environment variable {name} {row.does}; received "3')
+    assert str(refusal.value).startswith(
+        f'the environment variable {name} {row.effect}; received "3'
+    )
     assert f": `unset {name}`" in str(refusal.value)
     if row.backend:
         [check_environment(other) for other in others]

@@ -1,4 +1,4 @@
-"""Weights of torchvision and timm become model files; those of theirs are made without torch."""
+"""Weights of torchvision and timm become model files; the weight files are made without torch."""
 
 import hashlib
 import json
@@ -9,12 +9,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from click.shell_completion import BashComplete
-from foreign_weights import as_theirs, shapes_of, write_zeros
+from foreign_weights import pytorch_arrays, shapes_of, write_zeros
 from PIL import Image
 from safetensors.numpy import save_file
 
 from keras_imnet64.cli import cli
-from keras_imnet64.convert import convert, settings_of, take_order
+from keras_imnet64.convert import ModelSettings, convert, parse_settings, reorder_logits
 from keras_imnet64.convert.namings import NAMINGS
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
@@ -28,7 +28,7 @@ SIZE = 32
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), "uint8")
 
 
-def fresh(name, image_size=SIZE, num_classes=10, **options):
+def initialized_model(name, image_size=SIZE, num_classes=10, **options):
     model = build_model(name, image_size=image_size, num_classes=num_classes, **options)
     initialize(model, 0)
     return model
@@ -42,11 +42,11 @@ def logits_of(path, pixels=PIXELS):
 def bfloat16_file(tmp_path_factory):
     """A ResNet-18 of 1,000 classes in bfloat16, and its logits."""
     path = tmp_path_factory.mktemp("theirs") / "resnet18.safetensors"
-    model = fresh("resnet18", num_classes=1000)
+    model = initialized_model("resnet18", num_classes=1000)
     for variable in model.weights:
         rounded = keras.ops.convert_to_numpy(variable).astype(ml_dtypes.bfloat16)
         variable.assign(rounded.astype("float32"))
-    arrays = as_theirs(model, NAMINGS["resnet18"][0])
+    arrays = pytorch_arrays(model, NAMINGS["resnet18"][0])
     save_file({name: a.astype(ml_dtypes.bfloat16) for name, a in arrays.items()}, path)
     return path, model.predict(PIXELS, verbose=0)
 
@@ -55,12 +55,12 @@ def bfloat16_file(tmp_path_factory):
 def ten_classes(tmp_path_factory, slim):
     """A slim ResNet-18 of ten classes in float16."""
     path = tmp_path_factory.mktemp("theirs") / "ten.safetensors"
-    arrays = as_theirs(fresh("resnet18"), NAMINGS["resnet18"][0])
+    arrays = pytorch_arrays(initialized_model("resnet18"), NAMINGS["resnet18"][0])
     save_file({name: array.astype("float16") for name, array in arrays.items()}, path)
     return path
 
 
-# ----------------------------------------------------------------------------- what becomes of them
+# ------------------------------------------------------------------------------------- conversion
 
 
 @pytest.mark.parametrize(
@@ -72,11 +72,11 @@ def ten_classes(tmp_path_factory, slim):
         ("alexnet", 96, {}),
     ],
 )
-def test_a_file_computes_what_its_weights_did(name, size, options, slim, tmp_path):
+def test_the_model_file_computes_the_logits_of_the_weights(name, size, options, slim, tmp_path):
     """At 96 pixels the first dense layer of AlexNet takes a map of 2x2."""
-    model = fresh(name, size, **options)
+    model = initialized_model(name, size, **options)
     theirs = tmp_path / "theirs.safetensors"
-    arrays = as_theirs(model, NAMINGS[name][0])
+    arrays = pytorch_arrays(model, NAMINGS[name][0])
     save_file(arrays, theirs)
     result = convert(name, theirs, image_size=size, out=tmp_path / "ours.keras", options=options)
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), "uint8")
@@ -112,16 +112,16 @@ def test_the_rows_of_imagenet_are_reordered_by_class_id(bfloat16_file, tmp_path)
     )
 
 
-def test_the_whole_order_is_the_published_one():
+def test_the_reordering_of_all_classes_is_the_published_one():
     head = keras.layers.Dense(1000)
     head.build((None, 2))
     head.bias.assign(np.arange(1000))
-    take_order(head, imagenet_wnids())
+    reorder_logits(head, imagenet_wnids())
     rows = ",".join(str(int(row)) for row in keras.ops.convert_to_numpy(head.bias))
     assert hashlib.sha1(rows.encode()).hexdigest() == "aa8f5bd19f5d0a22a9449597c5cdead78d0d70d5"
 
 
-def test_the_command_says_what_it_did_and_predict_takes_it(run, bfloat16_file, tmp_path):
+def test_the_command_reports_its_result_which_predict_accepts(run, bfloat16_file, tmp_path):
     weights, _ = bfloat16_file
     out = tmp_path / "model.keras"
     arguments = ("convert", "--model", "resnet18", "--weights", weights, "--image-size", SIZE)
@@ -158,9 +158,9 @@ def test_the_command_says_what_it_did_and_predict_takes_it(run, bfloat16_file, t
     assert {guess["class_id"] for guess in image["top"]} < set(imagenet_wnids())
 
 
-def test_the_command_says_which_network_it_took(run, slimmer, tmp_path):
-    """A training program's network and its average, told apart by their biases."""
-    arrays = as_theirs(fresh("resnet18"), NAMINGS["resnet18"][0])
+def test_the_command_reports_which_network_it_took(run, slimmer, tmp_path):
+    """The biases tell a training program's network and its average apart."""
+    arrays = pytorch_arrays(initialized_model("resnet18"), NAMINGS["resnet18"][0])
     states = {
         "model.": arrays | {"fc.bias": np.arange(10, dtype="float32")},
         "model_ema.": arrays | {"fc.bias": np.arange(10, 20, dtype="float32")},
@@ -194,17 +194,17 @@ def test_the_command_says_which_network_it_took(run, slimmer, tmp_path):
         )
 
 
-def test_a_file_without_classes_says_so(run, ten_classes, tmp_path):
+def test_the_command_warns_that_the_file_names_no_classes(run, ten_classes, tmp_path):
     arguments = ("convert", "--model", "resnet18", "--weights", ten_classes, "--image-size", SIZE)
     status, _, err = run(*arguments, "--out", tmp_path / "model.keras")
     assert (status, err.count("\n")) == (0, 1)
     assert err.startswith("The file names no classes")
 
 
-def test_a_head_whose_classes_nobody_named_is_made_anew(
+def test_training_reinitialises_a_head_whose_classes_are_unknown(
     ten_classes, small_recipe, data_dir, tmp_path, capsys
 ):
-    """Converted for 64 pixels, trained on 16; both heads are of ten classes."""
+    """The file is converted for 64 pixels and trained on 16; both heads have ten classes."""
     theirs = tmp_path / "theirs.keras"
     convert("resnet18", ten_classes, image_size=64, out=theirs)
     (tmp_path / "small.toml").write_text(small_recipe(train={"epochs": 1}).to_toml())
@@ -222,7 +222,7 @@ def test_a_head_whose_classes_nobody_named_is_made_anew(
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, kernels))
 
 
-# ------------------------------------------------------------------------- what is refused, and how
+# ---------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_head_whose_classes_nobody_named_is_made_anew(
     ],
 )
 def test_dense_layers_of_another_map_are_refused_with_the_sizes_that_fit(name, sizes, tmp_path):
-    """The map that they take flattened: 6x6 of AlexNet, 7x7 of VGG-16."""
+    """The flattened map has 6x6 pixels in AlexNet and 7x7 in VGG-16."""
     weights = tmp_path / "weights.safetensors"
     write_zeros(weights, shapes_of(name))
     for image_size in (64, 4096):  # the last would take 275 GB
@@ -241,19 +241,17 @@ def test_dense_layers_of_another_map_are_refused_with_the_sizes_that_fit(name, s
             convert(name, weights, image_size=image_size, out=tmp_path / "model.keras")
 
 
-def test_a_file_that_does_not_say_what_it_was_converted_from_is_damaged(tmp_path):
+def test_a_model_file_with_a_wrong_record_of_its_conversion_is_refused(tmp_path):
     model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten()])
     ship(model, tmp_path / "model.keras", {"converted_from": {"file": "a.pth", "sha256": 3}})
     with pytest.raises(UserError, match='its "converted_from" is wrong'):
         model_info(tmp_path / "model.keras")
 
 
-def test_both_forms_of_set_are_understood():
+def test_settings_may_begin_with_model():
     lines = ['stem="small"', "model.drop_path_rate=0.1", 'normalization="imagenet"']
-    assert settings_of(lines) == {
-        "normalization": "imagenet",
-        "options": {"stem": "small", "drop_path_rate": 0.1},
-    }
+    options = {"stem": "small", "drop_path_rate": 0.1}
+    assert parse_settings(lines) == ModelSettings(options, "imagenet")
 
 
 def test_a_full_disk_leaves_nothing(ten_classes, tmp_path, monkeypatch):
@@ -273,11 +271,11 @@ def test_the_shell_completes_models(name):
     assert name in found and "tiny_cnn1" not in found
 
 
-# --------------------------------------------------------------------------------- with torch alone
+# ------------------------------------------------------------------------------------- needs torch
 
 
-def test_a_pickle_of_torch_is_read_as_its_safetensors(ten_classes, tmp_path):
-    """As a training program nests it: its optimizer beside it, every name behind `module.`."""
+def test_a_torch_file_and_a_safetensors_file_give_the_same_model(ten_classes, tmp_path):
+    """The torch file is a checkpoint: with an optimizer, and each name begins with `module.`."""
     torch = pytest.importorskip("torch")
     from safetensors.numpy import load_file
 

@@ -1,14 +1,14 @@
-"""Where in a file the network lies: behind one prefix, which is taken off; never a guess of two."""
+"""A network is found in a file behind one prefix, which is removed; two are never guessed from."""
 
 import numpy as np
 import pytest
 
-from keras_imnet64.convert.namings import NAMINGS, landmarks, naming_of
-from keras_imnet64.convert.prefixes import find_network
+from keras_imnet64.convert.namings import NAMINGS, choose_naming, landmarks_of
+from keras_imnet64.convert.prefixes import Landmarks, find_network
 from keras_imnet64.core.errors import UserError
 
 NAMES = ("conv1.weight", "layer1.0.conv1.weight", "fc.weight")
-LANDMARKS = ("conv1.weight", ["fc.weight"])
+LANDMARKS = Landmarks("conv1.weight", ["fc.weight"])
 
 
 def tensors(*prefixes):
@@ -16,7 +16,7 @@ def tensors(*prefixes):
 
 
 def find(states, prefix=None):
-    return find_network(states, *LANDMARKS, prefix, "w.pth")
+    return find_network(states, LANDMARKS, prefix, "w.pth")
 
 
 @pytest.mark.parametrize(
@@ -24,15 +24,15 @@ def find(states, prefix=None):
     ["", "module.", "model.", "net.", "backbone.", "encoder.", "timm_model.", "model.module.net."],
 )
 @pytest.mark.parametrize("where", ["", "state_dict"])
-def test_one_prefix_comes_off(prefix, where):
+def test_a_prefix_is_removed(prefix, where):
     found = find({where: tensors(prefix)})
     assert set(found.tensors) == set(NAMES)
     assert found.prefix == (f"{where}.{prefix}" if where else prefix)
-    assert (found.others, found.left_out) == ([], [])
+    assert (found.other_prefixes, found.left_out) == ([], [])
 
 
 def test_tensors_beside_the_network_are_left_out_by_name():
-    """Class weights of a loss and a second head, and the loss inside of a bare network."""
+    """Class weights of a loss and a second head, then a loss in a network without prefix."""
     beside = dict.fromkeys(("criterion.weight", "decoder.conv1.weight"), np.ones(1))
     found = find({"state_dict": tensors("model.") | beside, "other": {"x": np.ones(1)}})
     assert set(found.tensors) == set(NAMES)
@@ -42,8 +42,8 @@ def test_tensors_beside_the_network_are_left_out_by_name():
     assert found.left_out == ["criterion.weight", "loss_fn.a", "train_metrics.b"]
 
 
-def test_a_body_whose_classifier_lies_elsewhere_is_told():
-    """As programs leave it that train a new classifier on a frozen network."""
+def test_a_network_with_its_classifier_elsewhere_is_refused():
+    """Programs that train a new classifier on a frozen network write such files."""
     body = {f"backbone.{name}": 1 for name in NAMES[:2]}
     with pytest.raises(UserError, match=r'under "backbone\." without a classifier backbone\.fc'):
         find({"": body | {"fc.weight": 1}})
@@ -56,7 +56,7 @@ def test_a_network_without_its_first_layer_is_found_by_its_classifier():
     assert found.prefix == ""
 
 
-def test_a_tensor_inside_of_the_network_is_not_left_out():
+def test_tensors_within_the_network_are_kept():
     found = find({"": tensors("") | {"fc2.weight": 1, "glossy.weight": 1}})
     assert {"fc2.weight", "glossy.weight"} < set(found.tensors)
 
@@ -82,18 +82,18 @@ def test_a_tensor_inside_of_the_network_is_not_left_out():
         ({"": tensors("", "ema.")}, "ema.", ""),
     ],
 )
-def test_of_a_network_and_its_average_the_average_is_taken_unless_asked(states, averaged, other):
+def test_the_averaged_network_is_the_default_of_two(states, averaged, other):
     for prefix, is_averaged in ((None, True), (averaged, True), (other, False)):
         found = find(states, prefix)
         assert found.prefix == (averaged if is_averaged else other)
-        assert found.others == [other if is_averaged else averaged]
+        assert found.other_prefixes == [other if is_averaged else averaged]
         assert found.is_averaged == is_averaged
         assert set(found.tensors) == set(NAMES)
         assert found.left_out == []
 
 
 @pytest.mark.parametrize("name", ["model_gemat.", "swallow.", "cinema.model.", "schema."])
-def test_a_name_with_those_letters_is_not_an_average(name):
+def test_letters_within_a_word_do_not_mark_an_average(name):
     assert not find({"": tensors(name)}).is_averaged
 
 
@@ -106,7 +106,7 @@ def test_a_name_with_those_letters_is_not_an_average(name):
         {"ema_1": tensors(""), "model_ema": tensors("")},
     ],
 )
-def test_of_equals_none_is_guessed(states):
+def test_several_networks_need_a_prefix(states):
     with pytest.raises(UserError, match=r"holds \d networks, under .*; choose with --prefix"):
         find(states)
 
@@ -120,14 +120,14 @@ def test_of_equals_none_is_guessed(states):
         ("encoder_k._orig_mod", "state_dict.encoder_k."),
     ],
 )
-def test_the_network_that_is_asked_for_is_taken(prefix, taken):
+def test_a_prefix_chooses_the_network(prefix, taken):
     states = {"state_dict": tensors("encoder_q.", "encoder_k.") | {"queue": np.ones(1)}}
     found = find(states, prefix)
     assert (found.prefix, found.left_out) == (taken, ["state_dict.queue"])
 
 
 @pytest.mark.parametrize("prefix", ["", ".", "_q", "coder_q.", "encoder_q.fc.weight", "state_dict"])
-def test_a_prefix_of_no_network_is_refused_with_those_that_there_are(prefix):
+def test_an_unknown_prefix_is_refused_with_the_known_ones(prefix):
     states = {"state_dict": tensors("encoder_q.", "encoder_k.")}
     sentence = 'holds no networks under ".*--prefix may be "state_dict.encoder_q.", "state'
     with pytest.raises(UserError, match=sentence):
@@ -148,24 +148,24 @@ def test_a_prefix_of_two_networks_is_refused():
         (["xfc.weight", "xconv1.weight"], "no classifier fc.weight"),
     ],
 )
-def test_a_file_without_the_network_says_what_it_has(names, sentence):
+def test_a_file_without_the_network_is_refused_with_what_it_has(names, sentence):
     with pytest.raises(UserError, match=sentence):
         find({"": dict.fromkeys(names, np.ones(1))})
 
 
-def test_a_hundred_thousand_names_are_gone_through():
+def test_a_hundred_thousand_names_take_little_time():
     states = {"": tensors("model.") | {f"{i}.{'x.' * 50}fc.weight": 1 for i in range(100_000)}}
     assert len(find(states).left_out) == 100_000
 
 
 @pytest.mark.parametrize("name", NAMINGS)
 def test_every_network_is_found_in_each_naming(name):
-    first, classifiers = landmarks(name)
-    for naming, classifier in zip(NAMINGS[name], classifiers, strict=True):
-        names = (f"model.{first}", f"model.{classifier}", "model_x.y")
-        found = find_network({"": dict.fromkeys(names)}, first, classifiers, None, "w.pth")
+    marks = landmarks_of(name)
+    for naming, classifier in zip(NAMINGS[name], marks.classifier_kernels, strict=True):
+        names = (f"model.{marks.first_kernel}", f"model.{classifier}", "model_x.y")
+        found = find_network({"": dict.fromkeys(names)}, marks, None, "w.pth")
         assert (found.prefix, found.left_out) == ("model.", ["model_x.y"])
-        assert naming_of(name, found.tensors) is naming
+        assert choose_naming(name, found.tensors) is naming
 
 
 @pytest.mark.parametrize(
@@ -177,5 +177,5 @@ def test_every_network_is_found_in_each_naming(name):
         ("vgg16_bn", "features.0.weight", ["classifier.6.weight", "head.fc.weight"]),
     ],
 )
-def test_networks_are_known_by_their_first_and_last_layer(name, first, classifiers):
-    assert landmarks(name) == (first, classifiers)
+def test_networks_are_recognised_by_their_first_and_last_layer(name, first, classifiers):
+    assert landmarks_of(name) == Landmarks(first, classifiers)

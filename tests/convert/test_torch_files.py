@@ -1,4 +1,4 @@
-"""Checkpoints of training programs are opened where torch is installed, and nothing is run."""
+"""Checkpoints of training programs are read with torch, and nothing in them is run."""
 
 import argparse
 import pathlib
@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from keras_imnet64.convert.tensor_files import read_tensors
-from keras_imnet64.convert.torch_files import STAND_INS, Unread, load_pickle
+from keras_imnet64.convert.torch_files import REPLACEMENTS, Placeholder, load_torch_file
 from keras_imnet64.core.errors import UserError
 
 torch = pytest.importorskip("torch")
 
 
-def own_class(monkeypatch, name, base=object):
-    """A class of a package that is there while a file is written, and then no longer."""
+def temporary_class(monkeypatch, name, base=object):
+    """Makes a class of a package that exists only while a file is written."""
     module, _, last = name.rpartition(".")
     for end in range(1, name.count(".") + 1):
         package = ".".join(name.split(".")[:end])
@@ -34,9 +34,11 @@ def save_and_forget(content, path, monkeypatch, **options):
 
 
 def lightning_content(monkeypatch):
-    """As Lightning 2.6 writes it with OmegaConf 2.4 and, in `old`, as Lightning 1.5 did."""
-    attributes = own_class(monkeypatch, "pytorch_lightning.utilities.parsing.AttributeDict", dict)
-    config = own_class(monkeypatch, "omegaconf.dictconfig.DictConfig")()
+    """What Lightning 2.6 writes with OmegaConf 2.4 and, in `old`, what Lightning 1.5 wrote."""
+    attributes = temporary_class(
+        monkeypatch, "pytorch_lightning.utilities.parsing.AttributeDict", dict
+    )
+    config = temporary_class(monkeypatch, "omegaconf.dictconfig.DictConfig")()
     config.__dict__ |= {"_content": {"a": int}, "_cache": defaultdict(dict, {"b": {}})}
     return {
         "epoch": 1,
@@ -48,7 +50,7 @@ def lightning_content(monkeypatch):
 
 
 def timm_content(monkeypatch):
-    """As timm 1.0.31 writes it with NumPy 2, and torchvision's references but for the metric."""
+    """What timm 1.0.31 writes with NumPy 2, and torchvision's references without the metric."""
     return {
         "args": argparse.Namespace(lr=0.1, output=pathlib.PosixPath("out")),
         "metric": np.float64(71.5),
@@ -60,7 +62,7 @@ def timm_content(monkeypatch):
 
 @pytest.mark.parametrize("beside", [lightning_content, timm_content])
 @pytest.mark.parametrize("as_zip", [True, False])
-def test_what_training_programs_keep_beside_the_tensors(beside, as_zip, tmp_path, monkeypatch):
+def test_other_content_of_checkpoints_is_replaced(beside, as_zip, tmp_path, monkeypatch):
     state = OrderedDict(a=torch.tensor([1.0, 2.0]))
     content = beside(monkeypatch) | {"state_dict": state}
     path = tmp_path / "last.ckpt"
@@ -68,7 +70,7 @@ def test_what_training_programs_keep_beside_the_tensors(beside, as_zip, tmp_path
     np.testing.assert_array_equal(read_tensors(path)["state_dict"]["a"], [1, 2])
 
 
-def test_what_is_allowed_is_so_for_one_file_only(tmp_path):
+def test_classes_are_replaced_only_while_a_file_is_read(tmp_path):
     torch.save({"a": torch.ones(1), "args": argparse.Namespace()}, tmp_path / "a.pth")
     before = torch.serialization.get_safe_globals()
     read_tensors(tmp_path / "a.pth")
@@ -81,7 +83,7 @@ def test_what_is_allowed_is_so_for_one_file_only(tmp_path):
 
 
 def write_pickle(path, pickled):
-    """A file of torch whose pickle is written by hand."""
+    """Writes a file of torch with a pickle made by hand."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02" + pickled)
         archive.writestr("archive/version", b"3\n")
@@ -93,12 +95,12 @@ def object_of(name, arguments=b""):
     return f"c{module}\n{last}\n(".encode() + arguments + b"tR"
 
 
-@pytest.mark.parametrize("name", [name for _, name in STAND_INS])
-def test_what_is_let_through_is_a_stand_in(name, tmp_path):
-    """Each is called with nothing, is given a state, and is in the end no object of its class."""
+@pytest.mark.parametrize("name", [name for _, name in REPLACEMENTS])
+def test_every_replaced_class_becomes_a_placeholder(name, tmp_path):
+    """Each is called without arguments and is given a state; none is an object of its class."""
     write_pickle(tmp_path / "a.pt", object_of(name) + b"}X\x01\0\0\0aK\x01sb.")
-    found = load_pickle(tmp_path / "a.pt")
-    assert type(found) in (Unread, OrderedDict)
+    found = load_torch_file(tmp_path / "a.pt")
+    assert type(found) in (Placeholder, OrderedDict)
     assert type(found) is OrderedDict or vars(found) == {}
 
 
@@ -112,7 +114,7 @@ def test_what_is_let_through_is_a_stand_in(name, tmp_path):
         ("mine.Config", "mine.Config"),
     ],
 )
-def test_another_class_is_named_and_not_called(name, shown, tmp_path):
+def test_an_unknown_class_is_refused_by_name_and_not_called(name, shown, tmp_path):
     made = tmp_path / "made"
     argument = b"X" + len(str(made)).to_bytes(4, "little") + str(made).encode()
     path = tmp_path / "a.pt"
@@ -121,17 +123,17 @@ def test_another_class_is_named_and_not_called(name, shown, tmp_path):
         rf"not a pickle of tensors alone \(it has {shown}\), and nothing in it was run; where"
     )
     with pytest.raises(UserError, match=sentence):
-        load_pickle(path)
+        load_torch_file(path)
     write_pickle(path, object_of(name, argument) + b".")
     sentence = f"is a whole pickled object of the class {shown}, such as"
     if "." in shown:
         with pytest.raises(UserError, match=sentence):
-            load_pickle(path)
+            load_torch_file(path)
     assert not made.exists()
 
 
-def test_a_whole_network_is_named(tmp_path):
+def test_a_pickled_network_is_refused_by_its_class(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "a.pth")
     sentence = r"is a whole pickled object of the class torch\.nn\.modules\.linear\.Linear, such as"
     with pytest.raises(UserError, match=sentence):
-        load_pickle(tmp_path / "a.pth")
+        load_torch_file(tmp_path / "a.pth")

@@ -13,18 +13,18 @@ LEFT = [0, 1, 0, 8, 4, 0]
 HELD_OUT = [8, 10, 13]
 
 
-def test_every_image_once():
+def test_random_mirror_has_every_image_once():
     images, mirrored = epoch_order(1000, "random", seed=0, epoch=0)
     assert sorted(images) == list(range(1000))
     assert 400 < mirrored.sum() < 600
 
 
-def test_every_image_and_its_mirror_once():
+def test_mirror_both_has_every_image_and_its_mirror_image_once():
     images, mirrored = epoch_order(100, "both", seed=0, epoch=0)
     assert len(set(zip(images.tolist(), mirrored.tolist(), strict=True))) == 200
 
 
-def test_alternating_mirrors_are_those_of_every_other_epoch():
+def test_alternating_mirror_repeats_every_other_epoch():
     def mirrored_images(epoch):
         images, mirrored = epoch_order(1000, "alternating", seed=0, epoch=epoch)
         assert sorted(images) == list(range(1000))
@@ -52,21 +52,21 @@ def test_order_and_draws_repeat_and_differ_by_seed_and_epoch():
 
 
 def test_frozen_order():
-    """A change of these numbers breaks every run that is to go on; they came from this function."""
+    """A change of these numbers would break the resumption of every existing run."""
     images, mirrored = epoch_order(10, "random", seed=3, epoch=5)
     assert images.tolist() == ORDER
     assert mirrored.astype(int).tolist() == MIRRORED
 
 
 def test_frozen_draws_and_holdout():
-    """As above: a run that goes on, and runs that are compared, need these numbers to stay."""
+    """As above; comparisons between runs need the same holdout too."""
     draws = epoch_draws([check_augment("pad_crop", {"padding": 4})], 6, 64, seed=3, epoch=5)[0]
     assert draws["top"].tolist() == TOP
     assert draws["left"].tolist() == LEFT
     assert holdout_positions(20, 3)[1].tolist() == HELD_OUT
 
 
-def test_two_operations_of_a_kind_draw_apart():
+def test_the_same_operation_twice_draws_independently():
     steps = [check_augment("pad_crop", {"padding": 4})] * 2
     first, second = epoch_draws(steps, 100, 64, 0, 0)
     assert not np.array_equal(first["top"], second["top"])

@@ -1,4 +1,4 @@
-"""Streams of batches: resumable at any step, each image once, the same as the plain functions."""
+"""Streams of batches: resumable at any step, each image once, equal to order, draws and crops."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from keras_imnet64.data.stream import TrainingStream, evaluation_batches, image_
 
 
 def tiny_store(count=50, size=4, classes=5):
-    """Image i is filled with i, so that a batch tells which images it holds."""
+    """A store whose image i is filled with i, which identifies the images of a batch."""
     images = np.broadcast_to(
         np.arange(count, dtype="uint8")[:, None, None, None], (count, size, size, 3)
     )
@@ -39,18 +39,18 @@ def read(batches):
     return [(images.copy(), labels.copy()) for images, labels in batches.as_numpy_iterator()]
 
 
-def test_an_epoch_has_the_whole_batches_and_no_image_twice():
+def test_an_epoch_has_all_whole_batches_and_no_image_twice():
     batches = read(stream().dataset())
     assert [len(labels) for _, labels in batches] == [8] * 6
-    seen = np.concatenate([images[:, 0, 0, 0] for images, _ in batches])
-    assert len(set(seen.tolist())) == 48
+    ids = np.concatenate([images[:, 0, 0, 0] for images, _ in batches])
+    assert len(set(ids.tolist())) == 48
     assert all((images[:, 0, 0, 0] % 5 == labels).all() for images, labels in batches)
 
 
 @pytest.mark.parametrize("step", [1, 3, 5])
 @pytest.mark.parametrize("mirror", ["random", "alternating"])
 @pytest.mark.parametrize("ops", [["pad_crop"], ["trivial_augment", "mixup_or_cutmix"]])
-def test_the_stream_from_a_step_is_the_tail_of_the_whole(ops, mirror, step):
+def test_a_stream_from_a_step_is_the_tail_of_the_epoch(ops, mirror, step):
     options = {"pad_crop": {"padding": 2}}
     steps = [check_augment(op, options.get(op, {})) for op in ops]
     data = stream(augmentation=steps, mirror=mirror, seed=3)
@@ -65,8 +65,8 @@ def test_the_stream_from_a_step_is_the_tail_of_the_whole(ops, mirror, step):
         assert np.array_equal(la, lb)
 
 
-def test_the_stream_is_order_draws_mirror_and_crop_written_out():
-    """Every batch against slices of the mirrored, padded images that the draws point to."""
+def test_batches_follow_order_draws_mirror_and_crop():
+    """Compares each image with the drawn slice of the mirrored, padded image."""
     store = tiny_store()
     store.images = np.random.default_rng(0).integers(0, 256, store.images.shape, "uint8")
     crop = check_augment("pad_crop", {"padding": 2, "fill": "zero"})
@@ -86,17 +86,17 @@ def test_the_stream_is_order_draws_mirror_and_crop_written_out():
     assert not mirrored[:48].all()
 
 
-def test_a_mapped_file_and_arrays_anywhere_in_memory_give_the_same_images(tmp_path):
+def test_mapped_unaligned_and_read_only_arrays_become_the_same_tensor(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), dtype="uint8")
     np.save(tmp_path / "images.npy", images)
     mapped = np.asarray(np.load(tmp_path / "images.npy", mmap_mode="r"))
     shifted = np.concatenate([np.zeros(1, "uint8"), images.ravel()])[1:].reshape(images.shape)
     read_only = images.copy()
     read_only.flags.writeable = False
-    for held in (mapped, shifted, read_only, images):
-        tensor = image_tensor(held)
+    for array in (mapped, shifted, read_only, images):
+        tensor = image_tensor(array)
         assert np.array_equal(tensor[4].numpy(), images[4])
-    del mapped, shifted, read_only, held
+    del mapped, shifted, read_only, array
     assert np.array_equal(tensor.numpy(), images)
 
 
@@ -105,7 +105,7 @@ def test_mixing_gives_pairs_of_labels():
     for images, labels in read(data.dataset()):
         assert labels.shape == (10, 3)
         first, second, share = labels.T
-        # The stored images are flat, and tell their labels: the share is that of the pixels.
+        # Each stored image has one value, which gives its label: count pixels by their label.
         own = (images[..., 0] % 5 == first[:, None, None]).mean(axis=(1, 2))
         other = (images[..., 0] % 5 == second[:, None, None]).mean(axis=(1, 2))
         differ = first != second
@@ -128,13 +128,12 @@ def test_mirror_both_doubles_the_epoch():
 
 def test_steps_per_epoch_ends_an_epoch_early():
     assert len(read(stream(steps_per_epoch=2).dataset())) == 2
-    with pytest.raises(UserError, match="at most 6"):
-        stream(steps_per_epoch=7)
 
 
-def test_a_batch_larger_than_the_set_is_refused():
-    with pytest.raises(UserError, match="at most 50"):
-        stream(batch_size=51)
+@pytest.mark.parametrize("step", [-1, 6])
+def test_a_step_beyond_the_epoch_is_refused(step):
+    with pytest.raises(UserError, match=f"step must be 0 to 5; received {step}"):
+        stream().batch(0, step)
 
 
 @pytest.mark.parametrize("batch_size", [7, 25, 50, 64])

@@ -1,28 +1,31 @@
 """The doctor: one real examination, then each thing that can be wrong, made so on purpose."""
 
-import copy
 import json
 import shutil
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 from conftest import write_images
 
+from keras_imnet64.backend.keras_settings import KerasSettings, keras_settings
 from keras_imnet64.data.datasets import DATASETS
 from keras_imnet64.doctor import examine, facts, lines, trials
 from keras_imnet64.doctor.problems import problems_of
+from keras_imnet64.doctor.report import BackendTrial, Gpu, Machine, Problem
 
 GPU_SMI = "#!/bin/sh\necho '143771, NVIDIA H200'\necho '143771, NVIDIA H200'\n"
-ROOMY = {
-    "cpu_cores": 2,
-    "memory_bytes": 8 * 10**9,
-    "memory_available_bytes": 2 * 10**9,
-    "gpus": [],
-    "gpu_error": None,
-}
-ABSENT = {"exists": False, "fault": None, "path": "/home/me/.keras/keras.json"}
+H200 = Gpu("NVIDIA H200", 143771 * 2**20)
+ROOMY = Machine(
+    cpu_cores=2,
+    memory_bytes=8 * 10**9,
+    memory_available_bytes=2 * 10**9,
+    gpus=[],
+    gpu_error=None,
+)
+ABSENT = KerasSettings(Path("/home/me/.keras/keras.json"), False, {}, None)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def problems(examined):
     """problems(disk=..., ...) of the real report on a roomy machine, with these facts instead."""
 
     def find(**changes):
-        return problems_of(copy.deepcopy(examined) | {"machine": ROOMY, "disk": []} | changes)
+        return problems_of(replace(examined, **({"machine": ROOMY, "disk": []} | changes)))
 
     return find
 
@@ -72,7 +75,12 @@ def module(tmp_path, monkeypatch):
 
 def the_only(problems):
     (problem,) = problems
-    return problem["what"], problem["mend"]
+    return problem.what, problem.mend
+
+
+def with_backends(report, **trials):
+    """The backends of a report, some of them replaced."""
+    return report.backends | trials
 
 
 # ------------------------------------------------------------------------------- a real examination
@@ -80,47 +88,73 @@ def the_only(problems):
 
 def test_both_backends_compute_here(examined):
     for name in ("tensorflow", "jax"):
-        row = examined["backends"][name]
-        assert row["error"] is None and row["imports"] and row["computes"]
-        assert row["version"] == metadata.version(name)
-        assert row["devices"][0].lower().startswith(("cpu:0", "gpu:0"))
-        assert row["seconds"] > 0
+        trial = examined.backends[name]
+        assert trial.error is None and trial.imports and trial.computes
+        assert trial.version == metadata.version(name)
+        assert trial.devices[0].lower().startswith(("cpu:0", "gpu:0"))
+        assert trial.seconds > 0
 
 
 def test_the_report_is_json_and_names_what_a_bug_report_needs(examined):
-    assert json.loads(json.dumps(examined)) == examined
-    versions = examined["versions"]
+    content = examined.to_json()
+    assert json.loads(json.dumps(content)) == content
+    versions = content["versions"]
     assert versions["python"] == ".".join(map(str, sys.version_info[:3]))
     assert versions["keras"] == metadata.version("keras")
     required = [r for r in metadata.requires("keras-imnet64") if "extra ==" not in r]
     assert all(any(r.startswith(name) for name in versions) for r in required)
     assert {"keras-imnet64", "torch"} <= set(versions)
-    assert (examined["chosen_backend"], examined["chosen_by"]) == ("tensorflow", "default")
-    assert examined["machine"]["cpu_cores"] >= 1
-    assert examined["machine"]["memory_bytes"] > examined["machine"]["memory_available_bytes"] > 0
-    assert [row["what"] for row in examined["disk"]] == ["data", "runs", "temporary files"]
-    assert all(row["writable"] and row["free_bytes"] > 0 for row in examined["disk"])
+    assert (content["chosen_backend"], content["chosen_by"]) == ("tensorflow", "default")
+    assert content["machine"]["cpu_cores"] >= 1
+    assert content["machine"]["memory_bytes"] > content["machine"]["memory_available_bytes"] > 0
+    assert [row["what"] for row in content["disk"]] == ["data", "runs", "temporary files"]
+    assert all(row["writable"] and row["free_bytes"] > 0 for row in content["disk"])
+
+
+def test_the_keys_of_the_json_stay_as_programs_know_them(examined):
+    torch = BackendTrial(installed=False)
+    machine = replace(ROOMY, gpus=[H200])
+    problem = Problem("no disk", "buy one")
+    report = replace(examined, machine=machine, problems=[problem])
+    content = replace(report, backends=with_backends(examined, torch=torch)).to_json()
+    assert list(content) == [
+        *("versions", "unmet_requirements", "keras_json", "chosen_backend", "chosen_by"),
+        *("refused_settings", "backends", "machine", "disk", "datasets", "datasets_error"),
+        "problems",
+    ]
+    settings = {"backend", "floatx", "epsilon", "image_data_format", "nnx_enabled"}
+    assert settings | {"path", "exists", "fault"} == set(content["keras_json"])
+    assert content["backends"]["torch"] == {"installed": False}
+    assert set(content["backends"]["jax"]) == {
+        *("installed", "imports", "computes", "version", "devices", "seconds", "error")
+    }
+    assert content["machine"]["gpus"] == [{"name": "NVIDIA H200", "memory_bytes": 143771 * 2**20}]
+    assert set(content["disk"][0]) == {"what", "path", "mount", "free_bytes", "writable"}
+    assert set(content["datasets"][0]) == {
+        *("name", "prepare", "state", "splits", "verified", "bytes", "location", "problem")
+    }
+    assert content["problems"] == [{"what": "no disk", "mend": "buy one"}]
 
 
 def test_every_data_set_has_a_row_with_the_command_that_prepares_it(examined):
-    rows = {row["name"]: row for row in examined["datasets"]}
+    rows = {row.name: row for row in examined.datasets}
     assert list(rows) == list(DATASETS)
-    place = examined["disk"][0]["path"]
+    place = examined.disk[0].path
     for name, row in rows.items():
-        assert (row["state"], row["problem"], row["bytes"]) == ("not prepared", None, 0)
-        assert row["prepare"].startswith(f"python cli.py data prepare {name} ")
-        assert row["prepare"].endswith(f"--data-dir {place}")
-        assert ("--source" in row["prepare"]) == (not DATASETS[name].embedded)
+        assert (row.state, row.problem, row.bytes) == ("not prepared", None, 0)
+        assert row.prepare.startswith(f"python cli.py data prepare {name} ")
+        assert row.prepare.endswith(f"--data-dir {place}")
+        assert ("--source" in row.prepare) == (not DATASETS[name].embedded)
 
 
 def test_what_is_optional_is_no_problem(problems, examined):
-    assert {row["state"] for row in examined["datasets"]} == {"not prepared"}
-    assert problems(backends=examined["backends"] | {"torch": {"installed": False}}) == []
+    assert {row.state for row in examined.datasets} == {"not prepared"}
+    assert problems(backends=with_backends(examined, torch=BackendTrial(installed=False))) == []
 
 
 def test_nothing_is_left_in_the_data_folder_or_in_the_home_of_keras(examined):
-    assert list(Path(examined["disk"][0]["path"]).iterdir()) == []
-    assert not Path(examined["keras_json"]["path"]).parent.exists()
+    assert list(Path(examined.disk[0].path).iterdir()) == []
+    assert not examined.keras_json.path.parent.exists()
 
 
 # ------------------------------------------------------------------------------------ installation
@@ -165,7 +199,7 @@ def test_an_installation_without_metadata_is_said(problems, monkeypatch):
 
 def test_an_unknown_backend_in_the_environment(problems, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jaxx")
-    name, by = facts.chosen_backend(facts.read_keras_json())
+    name, by = facts.chosen_backend(keras_settings())
     what, mend = the_only(problems(chosen_backend=name, chosen_by=by))
     assert what == 'KERAS_BACKEND names the backend "jaxx", which is not known; did you mean "jax"?'
     assert mend == "export KERAS_BACKEND=jax"
@@ -189,9 +223,9 @@ def test_a_keras_json_that_is_wrong(problems, examined, monkeypatch, tmp_path, t
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     (tmp_path / "keras.json").write_text(text)
-    keras_json = facts.read_keras_json()
+    keras_json = keras_settings()
     chosen, by = facts.chosen_backend(keras_json)
-    backends = examined["backends"] | {"torch": {"installed": False}}
+    backends = with_backends(examined, torch=BackendTrial(installed=False))
     changes = {"keras_json": keras_json, "chosen_backend": chosen, "chosen_by": by}
     found = the_only(problems(**changes, backends=backends))
     assert what in found[0] and str(tmp_path / "keras.json") in found[0]
@@ -202,15 +236,15 @@ def test_backends_are_tried_without_a_keras_json_that_is_wrong(monkeypatch, tmp_
     """Else a backend would seem not to compute, and to need another installation."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     (tmp_path / "keras.json").write_text('{"floatx": "bfloat16"}')
-    row = trials.examine_backend("jax", facts.read_keras_json())
-    assert row["computes"] and row["error"] is None
+    trial = trials.examine_backend("jax", keras_settings())
+    assert trial.computes and trial.error is None
 
 
 def test_a_keras_json_that_is_right_and_one_that_the_environment_overrules(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     (tmp_path / "keras.json").write_text('{"backend": "jax", "image_data_format": "channels_last"}')
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
-    found = facts.read_keras_json()
+    found = keras_settings()
     assert facts.chosen_backend(found) == ("jax", str(tmp_path / "keras.json"))
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     assert facts.chosen_backend(found) == ("tensorflow", "KERAS_BACKEND")
@@ -224,12 +258,8 @@ def test_variables_that_commands_refuse(problems, monkeypatch):
 
 def test_a_kind_of_device_that_is_not_here(problems, examined, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    row = examined["backends"]["jax"] | {
-        "computes": False,
-        "devices": [],
-        "error": "AssertionError",
-    }
-    _, mend = the_only(problems(backends=examined["backends"] | {"jax": row}))
+    jax = replace(examined.backends["jax"], computes=False, devices=[], error="AssertionError")
+    _, mend = the_only(problems(backends=with_backends(examined, jax=jax)))
     assert mend == "unset JAX_PLATFORMS"
 
 
@@ -250,19 +280,19 @@ NESTED = "Traceback (most recent call last):\nImportError: no libcudart\n\nSee t
 )
 def test_a_backend_that_does_not_import(problems, examined, module, source, what):
     module("jax", source)
-    row = trials.examine_backend("jax", ABSENT)
-    found, mend = the_only(problems(backends=examined["backends"] | {"jax": row}))
+    jax = trials.examine_backend("jax", ABSENT)
+    found, mend = the_only(problems(backends=with_backends(examined, jax=jax)))
     assert found.startswith(f"jax {what}")
     assert mend == "pip install -c constraints.txt --force-reinstall jax"
-    assert any("fails: " in line for line in lines(examined | {"backends": {"jax": row}}))
+    assert any("fails: " in line for line in lines(replace(examined, backends={"jax": jax})))
 
 
 def test_a_backend_that_hangs(problems, examined, module, monkeypatch):
     monkeypatch.setattr(trials, "PROBE_SECONDS", 0.5)
     module("jax", "import time; time.sleep(60)")
-    row = trials.examine_backend("jax", ABSENT)
-    assert row["error"] == "no answer within 0.5 seconds"
-    _, mend = the_only(problems(backends=examined["backends"] | {"jax": row}))
+    jax = trials.examine_backend("jax", ABSENT)
+    assert jax.error == "no answer within 0.5 seconds"
+    _, mend = the_only(problems(backends=with_backends(examined, jax=jax)))
     assert mend == "examine again when the machine has less to do: python cli.py doctor"
 
 
@@ -284,8 +314,8 @@ def test_a_backend_that_imports_and_fails_is_not_reinstalled(
     problems, examined, module, source, what, mend
 ):
     module("jax", IMPORTS + source)
-    row = trials.examine_backend("jax", ABSENT)
-    found, advice = the_only(problems(backends=examined["backends"] | {"jax": row}))
+    jax = trials.examine_backend("jax", ABSENT)
+    found, advice = the_only(problems(backends=with_backends(examined, jax=jax)))
     assert found.startswith("jax imports but does not compute: ") and what in found
     assert advice.startswith(mend) and "pip install" not in advice
 
@@ -293,10 +323,12 @@ def test_a_backend_that_imports_and_fails_is_not_reinstalled(
 @pytest.mark.parametrize("error", [FULL, BUSY, "it was ended by signal 9 (Killed)"])
 @pytest.mark.parametrize("imports", [True, False])
 def test_a_gpu_that_others_hold_is_theirs_to_give_back(problems, examined, error, imports):
-    row = examined["backends"]["jax"] | {"computes": False, "imports": imports, "error": error}
-    machine = ROOMY | {"gpus": [{"name": "NVIDIA H200", "memory_bytes": 143771 * 2**20}]}
-    gpu = {"tensorflow": examined["backends"]["tensorflow"] | {"devices": ["GPU:0"]}}
-    _, mend = the_only(problems(machine=machine, backends=gpu | {"jax": row}))
+    jax = replace(examined.backends["jax"], computes=False, imports=imports, error=error)
+    tensorflow = replace(examined.backends["tensorflow"], devices=["GPU:0"])
+    found = problems(
+        machine=replace(ROOMY, gpus=[H200]), backends={"tensorflow": tensorflow, "jax": jax}
+    )
+    _, mend = the_only(found)
     assert "nvidia-smi lists them" in mend and "CUDA_VISIBLE_DEVICES" in mend
 
 
@@ -307,14 +339,14 @@ def test_a_wrong_result_is_seen(module):
         "class ops: convert_to_numpy = staticmethod(lambda x: x)\n"
         "class layers: Conv2D = lambda *_, **__: lambda x: numpy.full((1, 2, 2, 2), 26.0)\n",
     )
-    row = trials.examine_backend("jax", ABSENT)
-    assert row["imports"] and not row["computes"]
-    assert "where 27 is right" in row["error"]
+    jax = trials.examine_backend("jax", ABSENT)
+    assert jax.imports and not jax.computes
+    assert "where 27 is right" in jax.error
 
 
 def test_a_backend_that_is_not_installed_is_not_tried(monkeypatch):
     monkeypatch.setattr(trials, "find_spec", lambda name: None)
-    assert trials.examine_backend("torch", ABSENT) == {"installed": False}
+    assert trials.examine_backend("torch", ABSENT) == BackendTrial(installed=False)
 
 
 # ----------------------------------------------------------------------------------------- machine
@@ -322,37 +354,36 @@ def test_a_backend_that_is_not_installed_is_not_tried(monkeypatch):
 
 @pytest.fixture
 def on_cpu(examined):
-    rows = {
-        n: r | {"devices": ["CPU:0"]} for n, r in examined["backends"].items() if "devices" in r
+    return {
+        name: replace(trial, devices=["CPU:0"] if trial.installed else [])
+        for name, trial in examined.backends.items()
     }
-    return {"backends": examined["backends"] | rows}
 
 
 def test_gpus_that_the_driver_has_and_the_backends_have_not(problems, on_cpu, program, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     program("nvidia-smi", GPU_SMI)
     machine = facts.machine()
-    gpu = {"name": "NVIDIA H200", "memory_bytes": 143771 * 2**20}
-    assert (machine["gpus"], machine["gpu_error"]) == ([gpu, gpu], None)
-    found = problems(machine=machine, **on_cpu)
-    assert [p["what"] for p in found[:2]] == [
+    assert (machine.gpus, machine.gpu_error) == ([H200, H200], None)
+    found = problems(machine=machine, backends=on_cpu)
+    assert [problem.what for problem in found[:2]] == [
         "tensorflow sees no GPU, the driver sees 2 (NVIDIA H200)",
         "jax sees no GPU, the driver sees 2 (NVIDIA H200)",
     ]
-    assert {p["mend"] for p in found} == {"pip install -c constraints.txt '.[gpu]'"}
-    seen = {"tensorflow": ["CPU:0", "GPU:0 NVIDIA H200"], "jax": ["gpu:0 NVIDIA H200"]}
-    rows = {name: on_cpu["backends"][name] | {"devices": seen[name]} for name in seen}
-    assert problems(machine=machine, backends=on_cpu["backends"] | rows) == []
+    assert {problem.mend for problem in found} == {"pip install -c constraints.txt '.[gpu]'"}
+    devices = {"tensorflow": ["CPU:0", "GPU:0 NVIDIA H200"], "jax": ["gpu:0 NVIDIA H200"]}
+    on_gpu = {name: replace(on_cpu[name], devices=devices[name]) for name in devices}
+    assert problems(machine=machine, backends=on_cpu | on_gpu) == []
 
 
 def test_gpus_that_the_environment_hides(problems, on_cpu, monkeypatch):
-    machine = ROOMY | {"gpus": [{"name": "NVIDIA H200", "memory_bytes": None}]}
+    machine = replace(ROOMY, gpus=[Gpu("NVIDIA H200", None)])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    mends = [p["mend"] for p in problems(machine=machine, **on_cpu)]
+    mends = [problem.mend for problem in problems(machine=machine, backends=on_cpu)]
     assert mends == ["pip install -c constraints.txt '.[gpu]'", "unset JAX_PLATFORMS"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    mends = {p["mend"] for p in problems(machine=machine, **on_cpu)}
+    mends = {problem.mend for problem in problems(machine=machine, backends=on_cpu)}
     assert mends == {"unset CUDA_VISIBLE_DEVICES"}
 
 
@@ -370,7 +401,7 @@ def test_a_driver_that_fails_is_a_problem_where_there_is_a_gpu(
     monkeypatch.setattr(facts, "DRIVER_SECONDS", 0.2)
     program("nvidia-smi", text)
     machine = facts.machine()
-    assert machine["gpus"] == [] and said in machine["gpu_error"]
+    assert machine.gpus == [] and said in machine.gpu_error
     monkeypatch.setattr("glob.glob", lambda pattern: [])
     assert problems(machine=machine) == []
     monkeypatch.setattr("glob.glob", lambda pattern: ["/dev/nvidia0"])
@@ -389,17 +420,17 @@ def test_what_a_control_group_grants(tmp_path, monkeypatch):
     }.items():
         (tmp_path / name).write_text(text)
     machine = facts.machine()
-    assert machine["cpu_cores"] == 3
-    assert machine["memory_bytes"] == 3 * 10**8
-    assert machine["memory_available_bytes"] == 2 * 10**8
+    assert machine.cpu_cores == 3
+    assert machine.memory_bytes == 3 * 10**8
+    assert machine.memory_available_bytes == 2 * 10**8
     (tmp_path / "cpu.max").write_text("max 100000\n")
     (tmp_path / "memory.max").write_text("max\n")
     machine = facts.machine()
-    assert machine["cpu_cores"] == 8 and machine["memory_bytes"] > 3 * 10**8
+    assert machine.cpu_cores == 8 and machine.memory_bytes > 3 * 10**8
 
 
 def test_little_memory(problems):
-    machine = ROOMY | {"memory_available_bytes": 19 * 10**8}
+    machine = replace(ROOMY, memory_available_bytes=19 * 10**8)
     what, _ = the_only(problems(machine=machine))
     assert what.startswith("1.9 GB of memory are available")
 
@@ -434,8 +465,8 @@ def test_little_room_is_said_once_per_disk(problems, tmp_path, monkeypatch):
     rows = facts.disk(tmp_path / "data", tmp_path / "cache")
     assert len(rows) == 4
     found = problems(disk=rows)
-    assert len(found) == len({row["mount"] for row in rows})
-    assert found[0]["what"].startswith("0.0 GB are free on the disk of /")
+    assert len(found) == len({row.mount for row in rows})
+    assert found[0].what.startswith("0.0 GB are free on the disk of /")
 
 
 def test_a_truncated_store_is_a_problem_and_the_other_sets_are_examined(problems, tmp_path):
@@ -445,7 +476,7 @@ def test_a_truncated_store_is_a_problem_and_the_other_sets_are_examined(problems
     images.write_bytes(images.read_bytes()[:-100])
     rows, error = trials.examine_datasets(tmp_path)
     assert error is None
-    states = {row["name"]: row["state"] for row in rows if row["state"] != "not prepared"}
+    states = {row.name: row.state for row in rows if row.state != "not prepared"}
     assert states == {"imagenet_resized/16x16": "damaged", "imagenet_resized/8x8": "packed"}
     what, mend = the_only(problems(datasets=rows))
     assert what.startswith(f"data set imagenet_resized/16x16: {images} has ")
@@ -482,23 +513,23 @@ def test_a_table_of_data_sets_that_does_not_load(problems, module):
 
 
 def test_lines_have_headings_and_end_with_the_problems(examined):
-    text = lines(examined | {"problems": []})
+    text = lines(replace(examined, problems=[]))
     headings = [line for line in text if line and not line.startswith(" ")]
     assert headings == ["Versions", "Backends", "Machine", "Disk", "Data sets", "Problems"]
     assert text[-2:] == ["Problems", "  nothing is wrong"]
-    problem = {"what": "jax does not import: boom", "mend": "pip install jax"}
-    text = lines(examined | {"problems": [problem]})
+    problem = Problem("jax does not import: boom", "pip install jax")
+    text = lines(replace(examined, problems=[problem]))
     assert text[-2:] == ["  jax does not import: boom", "    to mend it: pip install jax"]
 
 
 def test_lines_show_a_data_set_that_is_packed(examined, tmp_path):
     rows, _ = trials.examine_datasets(write_images(tmp_path, 16))
-    (line,) = [row for row in lines(examined | {"datasets": rows}) if "16x16 " in row[:30]]
+    (line,) = [row for row in lines(replace(examined, datasets=rows)) if "16x16 " in row[:30]]
     assert "packed, unverified, 96 train, 40 validation, " in line and str(tmp_path) in line
 
 
 def test_lines_cannot_be_forged(examined):
-    problem = {"what": "a\n\x1b[31mProblems", "mend": "b\r"}
-    text = lines(examined | {"problems": [problem]})
+    problem = Problem("a\n\x1b[31mProblems", "b\r")
+    text = lines(replace(examined, problems=[problem]))
     assert all(line.isprintable() for line in text)
     assert text[-2:] == [r"  a\n\x1b[31mProblems", r"    to mend it: b\r"]

@@ -16,7 +16,8 @@ from PIL import Image
 
 from keras_imnet64 import predict
 from keras_imnet64.core.errors import RunFailed, UserError
-from keras_imnet64.data.images.views import View, read_image
+from keras_imnet64.data.images.reading import read_image
+from keras_imnet64.data.images.views import View
 from keras_imnet64.evaluation import predict as module
 from keras_imnet64.models.ship import load_model, ship
 

@@ -1,4 +1,4 @@
-"""An exported model computes what the model computes, for programs that have nothing of ours."""
+"""An exported model computes the model's logits in programs without this package."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import ON_MACOS
 from keras import layers
 from PIL import Image
 
@@ -17,12 +18,13 @@ from keras_imnet64 import export as module
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.data.sources.finding import find_images
 from keras_imnet64.export import child, compare, export
+from keras_imnet64.export.messages import ExportRequest
 from keras_imnet64.models import build_model
 from keras_imnet64.models.contract import contract_of, names_of
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.ship import load_model, model_info, ship
 
-LOAD_PLAINLY = Path(__file__).parent / "models" / "load_plainly.py"
+LOAD_PLAINLY = Path(__file__).parents[1] / "models" / "load_plainly.py"
 NAMES = ["hen", "naïve", "two\nlines", "\x1b[31mred", *"efghij"]
 SERVE = """
 import sys
@@ -75,19 +77,20 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(folder, data_dir, tmp_path_factory):
-    """{(stem, format): what `export` says}."""
-    picture = tmp_path_factory.mktemp("pictures") / "image.png"
-    Image.fromarray(np.load(folder / "images.npz")["pixels"][0]).save(picture)
+    """{(stem, format): what `export` returns}."""
+    name = "image.png" if ON_MACOS else "caf\udce9.png"  # which is not UTF-8
+    image = tmp_path_factory.mktemp("images") / name
+    Image.fromarray(np.load(folder / "images.npz")["pixels"][0]).save(image)
     small, bare = folder / "small.keras", folder / "bare.keras"
     return {
         ("small", "saved_model"): export(small, "saved_model", data_dir=data_dir),
         ("small", "keras"): export(small, "keras", data_dir=data_dir),
-        ("bare", "saved_model"): export(bare, "saved_model", pictures=[picture]),
+        ("bare", "saved_model"): export(bare, "saved_model", images=[image]),
         ("bare", "keras"): export(bare, "keras"),
     }
 
 
-def logits(path, pixels):
+def predict_logits(path, pixels):
     return load_model(path).predict(pixels, verbose=0).astype("float32")
 
 
@@ -95,11 +98,11 @@ def assert_same(found, expected, tolerance=1e-5):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * abs(expected).max())
 
 
-def beside(folder):
+def names_in(folder):
     return sorted(file.name for file in folder.iterdir())
 
 
-def test_a_program_of_tensorflow_alone_serves_the_saved_model(exported, folder, tmp_path):
+def test_a_program_with_only_tensorflow_serves_the_saved_model(exported, folder, tmp_path):
     """In batches of 1 and 5, for both kinds of source."""
     paths = [exported[stem, "saved_model"]["path"] for stem in ("small", "bare")]
     inputs, outputs = folder / "images.npz", tmp_path / "found.npz"
@@ -112,11 +115,11 @@ def test_a_program_of_tensorflow_alone_serves_the_saved_model(exported, folder, 
     )
     assert child.returncode == 0, child.stderr[-3000:]
     found, pixels = np.load(outputs), np.load(inputs)["pixels"]
-    assert_same(found[paths[0]], logits(folder / "small.keras", pixels))
-    assert_same(found[paths[1]], logits(folder / "bare.keras", pixels), 0.05)  # that is bfloat16
+    assert_same(found[paths[0]], predict_logits(folder / "small.keras", pixels))
+    assert_same(found[paths[1]], predict_logits(folder / "bare.keras", pixels), 0.05)  # bfloat16
 
 
-def test_keras_alone_loads_the_keras_file(exported, folder):
+def test_a_program_with_only_keras_loads_the_keras_file(exported, folder):
     paths = [exported[stem, "keras"]["path"] for stem in ("small", "bare")]
     inputs = folder / "images.npz"
     child = subprocess.run(
@@ -126,10 +129,10 @@ def test_keras_alone_loads_the_keras_file(exported, folder):
     found, pixels = json.loads(child.stdout.splitlines()[-1])["logits"], np.load(inputs)["pixels"]
     for path, stem, tolerance in zip(paths, ("small", "bare"), (1e-5, 0.05), strict=True):
         for output in found[path]:
-            assert_same(output, logits(folder / f"{stem}.keras", pixels), tolerance)
+            assert_same(output, predict_logits(folder / f"{stem}.keras", pixels), tolerance)
 
 
-def test_the_keras_file_is_plain(exported):
+def test_the_keras_file_is_float32_without_compile_state(exported):
     path = exported["bare", "keras"]["path"]
     with zipfile.ZipFile(path) as archive:
         config = archive.read("config.json").decode()
@@ -138,7 +141,7 @@ def test_the_keras_file_is_plain(exported):
     assert not json.loads(config).get("compile_config")
 
 
-def test_names_travel_along(exported, folder):
+def test_class_names_are_in_the_artefact(exported, folder):
     extra = Path(exported["small", "saved_model"]["path"], "assets.extra")
     lines = (extra / "classes.txt").read_text("utf-8").split("\n")
     assert lines == ["hen", "naïve", r"two\nlines", r"\x1b[31mred", *"efghij", ""]
@@ -149,7 +152,7 @@ def test_names_travel_along(exported, folder):
     assert [exported[stem, "keras"]["classes"] for stem in ("small", "bare")] == [10, None]
 
 
-def test_what_the_result_says(exported, folder):
+def test_the_result(exported, folder):
     result = exported["small", "saved_model"]
     assert json.loads(json.dumps(result)) == result
     assert result["path"] == str(folder / "small_saved_model")
@@ -168,7 +171,7 @@ def test_what_the_result_says(exported, folder):
 
 
 def test_nothing_but_the_artefacts_is_left(exported, folder):
-    assert beside(folder) == [
+    assert names_in(folder) == [
         "bare.keras",
         "bare_exported.keras",
         "bare_saved_model",
@@ -180,24 +183,24 @@ def test_nothing_but_the_artefacts_is_left(exported, folder):
 
 
 def test_a_wrong_artefact_is_not_kept(folder, data_dir, tmp_path, monkeypatch, capfd):
-    """A weight of the artefact, changed between the two processes, by 1e-3 of the logits' scale."""
+    """A bias of the artefact is changed between the two steps, by 1e-3 of the logits' scale."""
     source = tmp_path / "small.keras"
     source.write_bytes((folder / "small.keras").read_bytes())
-    in_child = module.in_child
+    run_step = module.run_step
 
-    def tampering(step, work, doing):
-        result = in_child(step, work, doing)
+    def tamper(step, request, work, task):
+        report = run_step(step, request, work, task)
         if step == "make":
             model = load_model(work / "exported.keras")
             scale = abs(np.load(work / "reference.npy")).max()
             model.get_layer("logits").bias.assign_add(np.eye(10)[3] * 1e-3 * scale)
             model.save(work / "exported.keras")
-        return result
+        return report
 
-    monkeypatch.setattr(module, "in_child", tampering)
+    monkeypatch.setattr(module, "run_step", tamper)
     with pytest.raises(RunFailed, match=r"differ by 1\.0e-03 of the model's largest"):
         export(source, "keras", data_dir=data_dir)
-    assert beside(tmp_path) == ["small.keras"]
+    assert names_in(tmp_path) == ["small.keras"]
     assert capfd.readouterr() == ("", "")
 
 
@@ -206,11 +209,11 @@ def test_the_comparison():
     near = reference.copy()
     near[0, 1] += 0.001
     result = compare(reference, near)
-    assert result["top1_changed_in_ties"] == 1
-    assert result["largest_difference"] == pytest.approx(1e-5, rel=0.1)
-    assert not result["constant"]
-    assert compare(reference, reference)["top1_changed_in_ties"] == 0
-    assert compare(np.zeros((3, 2)), np.zeros((3, 2)))["constant"]
+    assert result.top1_changed_in_ties == 1
+    assert result.largest_difference == pytest.approx(1e-5, rel=0.1)
+    assert not result.constant
+    assert compare(reference, reference).top1_changed_in_ties == 0
+    assert compare(np.zeros((3, 2)), np.zeros((3, 2))).constant
 
 
 @pytest.mark.parametrize(
@@ -227,7 +230,7 @@ def test_the_comparison_refuses(found, message):
         compare(np.array([[100.0, 99.99, 0]]), np.array(found))
 
 
-def test_a_model_of_no_finite_logits_is_not_compared():
+def test_a_model_with_infinite_logits_is_not_compared():
     logits = np.array([[1.0, np.inf]])
     with pytest.raises(RunFailed, match="the model itself"):
         compare(logits, logits)
@@ -241,7 +244,7 @@ def test_a_model_with_code_in_it_is_refused(tmp_path):
         export(path, "saved_model")
     assert not isinstance(caught.value, RunFailed)
     assert "\n" not in str(caught.value)
-    assert beside(tmp_path) == ["code.keras"]
+    assert names_in(tmp_path) == ["code.keras"]
 
 
 def build(input_shape, *network):
@@ -259,31 +262,31 @@ def build(input_shape, *network):
         ((8, 8, 3), [layers.GlobalMaxPool2D] * 2, r"gives \[None, 3\] and \[None, 3\]"),
     ],
 )
-def test_what_is_no_classifier_of_images_is_refused(shape, network, message):
+def test_models_that_do_not_classify_images_are_refused(shape, network, message):
     made = [layer(3) if layer is layers.Dense else layer() for layer in network]
     with pytest.raises(UserError, match=message):
         contract_of(build(shape, *made), "some.keras")
 
 
-def test_names_of_other_classes_are_refused():
+def test_a_wrong_number_of_class_names_is_refused():
     with pytest.raises(UserError, match="has 3 logits and states 2 class names"):
         names_of({"class_names": ["a", "b"]}, 3, "some.keras")
 
 
-def test_the_callers_images_take_any_size_of_model(tmp_path):
+def test_given_images_are_resized_to_the_model(tmp_path):
     colours = [(250, 10, 10), (10, 250, 10)]
     for number, colour in enumerate(colours):
         Image.new("RGB", (30, 40), colour).save(tmp_path / f"{number}.png")
     files = [str(file) for file in find_images([tmp_path])]
-    request = {"pictures": files, "data_dir": None, "cache_dir": None}
+    request = ExportRequest("model.keras", "keras", files, data_dir=None, cache_dir=None)
     for given, size in [((16, 24), (16, 24)), ((None, None), (32, 32))]:
-        images, where = child.choose_images(*given, {"image_size": 32}, request)
-        assert images.shape == (2, *size, 3)
-        assert [tuple(image[0, 0]) for image in images] == colours
-        assert where == "the images given"
+        chosen = child.choose_images(*given, {"image_size": 32}, request)
+        assert chosen.pixels.shape == (2, *size, 3)
+        assert [tuple(image[0, 0]) for image in chosen.pixels] == colours
+        assert (chosen.source, chosen.is_stand_in) == ("the images given", False)
 
 
-def test_the_default_place_in_a_run_folder(tmp_path):
+def test_the_default_target_in_a_run_folder(tmp_path):
     (tmp_path / "recipe.toml").touch()
     (tmp_path / "model.keras").touch()
     for format, name in [("saved_model", "saved_model"), ("keras", "exported.keras")]:
@@ -298,12 +301,12 @@ def test_an_existing_target_is_left_as_it_is(folder, tmp_path):
     target.mkdir()
     with pytest.raises(UserError, match=r"mine exists .* --out"):
         export(folder / "small.keras", "saved_model", out=target)
-    assert beside(tmp_path) == ["mine"]
+    assert names_in(tmp_path) == ["mine"]
     with pytest.raises(UserError, match=r"small\.keras exists"):
         export(folder / "small.keras", "keras", out=folder / "small.keras")
 
 
-def test_places_and_formats_that_do_not_work(folder, tmp_path):
+def test_wrong_targets_and_formats_are_refused(folder, tmp_path):
     with pytest.raises(UserError, match='did you mean "saved_model"'):
         export(folder / "small.keras", "savedmodel")
     with pytest.raises(UserError, match=r"must end in \.keras"):
@@ -319,21 +322,21 @@ def test_places_and_formats_that_do_not_work(folder, tmp_path):
         export(tmp_path / "nothing", "keras")
 
 
-def test_a_killed_child_is_a_sentence_and_leaves_nothing(folder, tmp_path, monkeypatch):
+def test_the_death_of_a_child_is_reported_and_leaves_nothing(folder, tmp_path, monkeypatch):
     python = tmp_path / "python"
     monkeypatch.setattr(sys, "executable", str(python))
     for script, message in [
-        ("kill -9 $$", "broke off: signal 9 killed it"),
+        ("kill -9 $$", r"broke off: it was ended by signal 9 \(Killed\), as happens where memory"),
         ("echo before >&2; echo OutOfDisk >&2; exit 3", "broke off: OutOfDisk"),
     ]:
         python.write_text(f"#!/bin/sh\n{script}\n")
         python.chmod(0o755)
         with pytest.raises(RunFailed, match=message):
             export(folder / "small.keras", "keras", out=tmp_path / "new" / "out.keras")
-    assert beside(tmp_path) == ["python"]
+    assert names_in(tmp_path) == ["python"]
 
 
-def test_working_folders_of_the_dead_are_swept(tmp_path):
+def test_working_folders_of_dead_processes_are_deleted(tmp_path):
     """Those of other targets and of living processes stay."""
     target = tmp_path / "out.keras"
     with module.working_folder(target) as work:

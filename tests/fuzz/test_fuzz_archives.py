@@ -20,7 +20,7 @@ GOOD = dict(data=np.zeros((2, 192), "u1"), labels=np.array([1, 2]))
 
 @pytest.fixture
 def official(tmp_path):
-    """A folder of archives in the official layout, and the check that reads them."""
+    """Returns a folder of archives in the official layout."""
     member = npz(**GOOD)
     (tmp_path / TRAIN).write_bytes(zipped({"train_data_batch_1.npz": member}, zipfile.ZIP_STORED))
     (tmp_path / VALIDATION).write_bytes(zipped({"val_data.npz": member}, zipfile.ZIP_STORED))
@@ -40,7 +40,7 @@ def test_damaged_archives(official):
         (official / VALIDATION).write_bytes(content)
         works_or_is_refused(check, official)
 
-    assert check(official)[1] == {"train": 2, "validation": 2}
+    assert check(official).counts == {"train": 2, "validation": 2}
     try_one()
 
 
@@ -56,7 +56,7 @@ def test_damaged_arrays_in_whole_archives(official):
 
 
 def altered(content, **fields):
-    """A zip with other values in its central directory's first entry."""
+    """Returns a zip with other values in the first entry of its central directory."""
     content = bytearray(content)
     at = content.rindex(b"PK\1\2")
     for name, value in fields.items():
@@ -108,7 +108,7 @@ BOMBS = zipped({"val_data.npz": bytes(40 * 2**20), "more.npz": bytes(40 * 2**20)
         (labelled([-(2**63), 2]), "1..1000"),
     ],
 )
-def test_archives_that_mean_harm(official, content, message):
+def test_hostile_archives_are_refused(official, content, message):
     (official / VALIDATION).write_bytes(content)
     with pytest.raises(UserError) as refusal:
         check(official)
@@ -175,8 +175,8 @@ def test_tiny_zips_with_damaged_members(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(30_000, 30_000), (65_000, 2)])
-def test_a_image_is_judged_before_it_is_decoded(size, tmp_path, monkeypatch):
-    """A file of a few hundred bytes that says so in its header."""
+def test_the_size_of_an_image_is_checked_before_it_is_decoded(size, tmp_path, monkeypatch):
+    """The header of a file of a few hundred bytes may claim any size."""
     small = bytearray(jpeg((16, 16)))
     at = small.index(b"\xff\xc0") + 5
     small[at : at + 4] = size[1].to_bytes(2, "big") + size[0].to_bytes(2, "big")

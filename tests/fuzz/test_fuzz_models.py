@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from keras_imnet64.convert.namings import FLOATS
-from keras_imnet64.convert.prefixes import find_network
-from keras_imnet64.convert.tensor_files import Held, read_tensors
+from keras_imnet64.convert.namings import FLOAT_DTYPES
+from keras_imnet64.convert.prefixes import Landmarks, find_network
+from keras_imnet64.convert.tensor_files import StoredTensor, read_tensors
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.zips import TEXT_BYTES
+from keras_imnet64.core.zips import MAX_TEXT_BYTES
 from keras_imnet64.models.ship import load_model, model_info, ship
 
 SMALL = st.none() | st.booleans() | st.integers(-300, 300) | st.floats() | st.text(max_size=12)
@@ -101,7 +101,7 @@ def sequential(*layers):
         ({"config.json": b"{}"}, "cannot be loaded as a Keras model"),
         ({"config.json": b"[" * 100_000}, "nested too deeply"),
         ({"config.json": b'{"a":' * 500 + b"1" + b"}" * 500}, "nested too deeply"),
-        ({"config.json": b" " * TEXT_BYTES + b"{}"}, "more than 50,331,648"),
+        ({"config.json": b" " * MAX_TEXT_BYTES + b"{}"}, "more than 50,331,648"),
         ({"config.json": sequential(layer("Swin", "foo.layers"))}, "needs the package foo"),
         ({"config.json": sequential(layer("Lambda"))}, "has a Lambda layer"),
         ({"config.json": sequential(layer("TFSMLayer"))}, "has a TFSMLayer layer"),
@@ -124,7 +124,7 @@ def test_model_files_that_are_refused(change, message, members, tmp_path):
     assert str(refusal.value).isprintable() and len(str(refusal.value)) < 300 + len(str(path))
 
 
-def test_what_is_no_model_file(members, tmp_path):
+def test_other_files_than_models_are_refused(members, tmp_path):
     (tmp_path / "folder.keras").mkdir()
     (tmp_path / "legacy.keras").write_bytes(members["model.weights.h5"])
     (tmp_path / "model.h5").write_bytes(members["model.weights.h5"])
@@ -139,7 +139,7 @@ def test_what_is_no_model_file(members, tmp_path):
 @pytest.mark.parametrize(
     "info", [[], None, {"wnids": "ab"}, {"wnids": [1]}, {"class_names": None}, {"dataset": ["x"]}]
 )
-def test_a_model_file_that_says_nonsense_about_itself(info, members, tmp_path):
+def test_a_model_file_with_wrong_info_is_refused(info, members, tmp_path):
     path = tmp_path / "model.keras"
     path.write_bytes(zipped(members | {"imnet64.json": json.dumps(info).encode()}))
     with pytest.raises(UserError, match=r"model\.keras is not a \.keras file"):
@@ -167,16 +167,16 @@ def test_no_layer_of_a_model_file_runs_code(members, tmp_path):
 
 # ----------------------------------------------------------------------------------------- weights
 
-LANDMARKS = ("conv1.weight", ["fc.weight"])
+LANDMARKS = Landmarks("conv1.weight", ["fc.weight"])
 WEIGHTS = {f"model.{name}": np.ones((2, 3), "float32") for name in ("conv1.weight", "fc.weight")}
 WEIGHTS |= {"n_averaged": np.array(3), "criterion.weight": np.ones(2, "float16")}
 
 
 def read_weights(path):
     states = works_or_is_refused(read_tensors, path)
-    found = states and works_or_is_refused(find_network, states, *LANDMARKS, None, path)
+    found = states and works_or_is_refused(find_network, states, LANDMARKS, None, path)
     for tensor in found.tensors.values() if found else ():
-        assert tensor.dtype not in FLOATS or np.asarray(tensor).shape == tensor.shape
+        assert tensor.dtype not in FLOAT_DTYPES or np.asarray(tensor).shape == tensor.shape
 
 
 def test_damaged_safetensors(tmp_path):
@@ -244,13 +244,13 @@ NAMES = st.lists(PIECES, max_size=4).map(".".join) | st.text(max_size=8)
 
 
 def test_tensors_of_any_names():
-    tensor = Held((1,), "float32", lambda: np.ones(1))
+    tensor = StoredTensor((1,), "float32", lambda: np.ones(1))
     states = st.dictionaries(NAMES, st.dictionaries(NAMES, st.just(tensor), max_size=6), max_size=3)
 
     @fuzz(300)
     @given(states, st.none() | NAMES)
     def try_one(states, prefix):
-        found = works_or_is_refused(find_network, states, *LANDMARKS, prefix, "weights")
+        found = works_or_is_refused(find_network, states, LANDMARKS, prefix, "weights")
         assert not found or "fc.weight" in found.tensors
 
     try_one()

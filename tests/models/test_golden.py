@@ -26,7 +26,7 @@ NETWORKS = FROZEN["networks"]
 TOLERANCE = 2e-5  # of the largest logit; rounding moved them by up to 3e-6
 STOCK = {"stem": "imagenet"}
 SMALL_POOL = {"stem": "small_pool"}
-STOCK_DAVIT = foreign.AS_PUBLISHED["davit"]
+STOCK_DAVIT = foreign.PUBLISHED_OPTIONS["davit"]
 
 
 def lasagne(layer):
@@ -70,7 +70,7 @@ def filled(case):
         model = build_model(name, image_size=size, num_classes=10, **options)
     tensors = foreign.tensors_of(model, naming)
     for tensor in tensors:
-        tensor.variable.assign(tensor.to_ours(rule.values(tensor.name, tensor.shape)))
+        tensor.variable.assign(tensor.to_keras(rule.values(tensor.name, tensor.shape)))
     return model, tensors
 
 

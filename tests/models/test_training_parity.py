@@ -149,7 +149,7 @@ def expected(block, model, tensors):
         name = f"{'gradient' if tensor.variable.trainable else 'after'}/{tensor.name}"
         if tensor.variable.path in counts:
             arrays[name] = with_biased_variance(arrays[name], tensor, counts)
-        arrays[name] = tensor.to_ours(arrays[name])
+        arrays[name] = tensor.to_keras(arrays[name])
     return arrays
 
 
@@ -174,7 +174,7 @@ def differences(block, **changes):
     model, naming = BLOCKS[block]()
     tensors = foreign.tensors_of(model, naming)
     for tensor in tensors:
-        tensor.variable.assign(tensor.to_ours(rule.values(tensor.name, tensor.shape)))
+        tensor.variable.assign(tensor.to_keras(rule.values(tensor.name, tensor.shape)))
     for attribute, value in changes.items():
         for layer in model.layers:
             if hasattr(layer, attribute):

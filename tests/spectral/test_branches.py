@@ -1,4 +1,4 @@
-"""All branches of a recipe by one command: apart, some at a time, again where one failed."""
+"""Training all branches of a recipe by one command, in processes, and again where one failed."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,10 +17,13 @@ from keras_imnet64.backend.devices import Devices
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.runs import Run, lock
-from keras_imnet64.spectral import branches
-from keras_imnet64.spectral import preflight as ahead
-from keras_imnet64.spectral.branches import Branch, folder_of, recipe_of, share_machine, why
+from keras_imnet64.spectral import jobs, preflight, training
+from keras_imnet64.spectral.branches import branch_folder, branch_recipe
 from keras_imnet64.spectral.ensemble import ensemble
+from keras_imnet64.spectral.jobs import BranchJob, FailedJob
+from keras_imnet64.spectral.preflight import PreflightReply, PreflightRequest
+from keras_imnet64.spectral.shares import share_machine
+from keras_imnet64.spectral.training import fit_branches
 from keras_imnet64.training.fit import fit
 
 ROOT = Path(__file__).parents[2]
@@ -47,10 +49,12 @@ def begin(data_dir, tmp_path):
     return begin
 
 
-def test_all_are_trained_and_one_that_failed_again(small_recipe, data_dir, tmp_path, begin):
+def test_all_branches_are_trained_and_a_failed_one_is_trained_again(
+    small_recipe, data_dir, tmp_path, begin
+):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
     (tmp_path / "run").mkdir()
-    in_the_way = folder_of(tmp_path / "run", 0)
+    in_the_way = branch_folder(tmp_path / "run", 0)
     in_the_way.touch()
     child = begin(recipe, "--jobs", "2")
     _, text = child.communicate()
@@ -58,9 +62,11 @@ def test_all_are_trained_and_one_that_failed_again(small_recipe, data_dir, tmp_p
     assert "1 of 4 branches failed (branch-00), the first of them so: the run folder" in text
     assert text.count(" started, process ") == 4 and text.count("  finished\n") == 3
     assert "branch-03  epoch 1  loss " in text
-    alone = fit(recipe_of(recipe, 1), tmp_path / "alone", data_dir=data_dir)
+    alone = fit(branch_recipe(recipe, 1), tmp_path / "alone", data_dir=data_dir)
     for a, b in zip(  # on one core each there, so not to the bit
-        weights(alone.model), weights(folder_of(tmp_path / "run", 1) / "model.keras"), strict=True
+        weights(alone.model),
+        weights(branch_folder(tmp_path / "run", 1) / "model.keras"),
+        strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
 
@@ -80,26 +86,28 @@ def test_all_are_trained_and_one_that_failed_again(small_recipe, data_dir, tmp_p
 
     (tmp_path / "run" / "recipe.toml").unlink()  # as where branches of other machines are put
     with pytest.raises(UserError, match=r"branch-00 was begun with another recipe"):
-        branches.fit_branches(other, tmp_path / "run", data_dir=data_dir)
+        fit_branches(other, tmp_path / "run", data_dir=data_dir)
 
 
-def test_all_are_of_the_recipe_that_there_was_at_the_start(small_recipe, tmp_path, begin):
+def test_all_branches_are_of_the_recipe_as_it_was_at_the_start(small_recipe, tmp_path, begin):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
     child = begin(recipe)
-    while not folder_of(tmp_path / "run", 0).exists():
+    while not branch_folder(tmp_path / "run", 0).exists():
         assert child.poll() is None, child.stderr.read()
         time.sleep(0.02)
     (tmp_path / "recipe.toml").write_text("")
     _, text = child.communicate()
     assert child.returncode == 0, text
-    found = {load_recipe(folder_of(tmp_path / "run", b) / "recipe.toml").train for b in range(4)}
+    found = {
+        load_recipe(branch_folder(tmp_path / "run", b) / "recipe.toml").train for b in range(4)
+    }
     assert found == {recipe.train}
 
 
-def test_a_signal_ends_all_with_their_states_saved(small_recipe, tmp_path, begin):
+def test_a_signal_stops_all_branches_with_their_states_saved(small_recipe, tmp_path, begin):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 10**6})
     child = begin(recipe, "--jobs", "2")
-    folders = [folder_of(tmp_path / "run", band) for band in (0, 1)]
+    folders = [branch_folder(tmp_path / "run", band) for band in (0, 1)]
     while not all((folder / "history.csv").exists() for folder in folders):
         assert child.poll() is None, child.stderr.read()
         time.sleep(0.1)
@@ -110,12 +118,12 @@ def test_a_signal_ends_all_with_their_states_saved(small_recipe, tmp_path, begin
     for number in text.split(" started, process ")[1:]:
         with pytest.raises(ProcessLookupError):
             os.kill(int(number.split()[0]), 0)
-    assert not folder_of(tmp_path / "run", 2).exists()
+    assert not branch_folder(tmp_path / "run", 2).exists()
 
 
-def test_branches_end_with_the_process_that_was_killed(small_recipe, tmp_path, begin):
+def test_branches_stop_when_the_parent_process_is_killed(small_recipe, tmp_path, begin):
     child = begin(small_recipe(model=SPECTRAL, train={"epochs": 10**6}))
-    run = Run(folder_of(tmp_path / "run", 0))
+    run = Run(branch_folder(tmp_path / "run", 0))
     while not run.history_file.exists():
         assert child.poll() is None, child.stderr.read()
         time.sleep(0.1)
@@ -129,7 +137,7 @@ def test_branches_end_with_the_process_that_was_killed(small_recipe, tmp_path, b
 
 
 DEEPER = SPECTRAL | {"base": SPECTRAL["base"] | {"depth": 8}}
-AHEAD = {
+PREFLIGHT_ERRORS = {
     "network": (
         {"model": SPECTRAL | {"base": SPECTRAL["base"] | {"depth": 7}}},
         {},
@@ -154,16 +162,18 @@ AHEAD = {
 }
 
 
-@pytest.mark.parametrize("what", AHEAD)
-def test_what_no_branch_could_be_trained_with_moves_nothing(what, small_recipe, tmp_path, data_dir):
-    sections, options, sentence = AHEAD[what]
-    there = folder_of(tmp_path / "run", 0)
-    there.mkdir(parents=True)
+@pytest.mark.parametrize("case", PREFLIGHT_ERRORS)
+def test_an_error_before_training_leaves_the_folder_as_it_is(
+    case, small_recipe, tmp_path, data_dir
+):
+    sections, options, sentence = PREFLIGHT_ERRORS[case]
+    earlier = branch_folder(tmp_path / "run", 0)
+    earlier.mkdir(parents=True)
     with pytest.raises(UserError, match=sentence):
-        branches.fit_branches(
+        fit_branches(
             small_recipe(**sections), tmp_path / "run", data_dir=data_dir, fresh=True, **options
         )
-    assert list(tmp_path.rglob("*")) == [tmp_path / "run", there]
+    assert list(tmp_path.rglob("*")) == [tmp_path / "run", earlier]
 
 
 @pytest.mark.parametrize("fresh", [False, True])
@@ -172,45 +182,55 @@ def test_a_folder_of_something_else_is_left_alone(fresh, small_recipe, tmp_path)
     file.touch()
     for path, sentence in ((tmp_path, "is not empty and holds no run"), (file, "is a file")):
         with pytest.raises(UserError, match=sentence):
-            branches.fit_branches(small_recipe(model=SPECTRAL), path, fresh=fresh)
+            fit_branches(small_recipe(model=SPECTRAL), path, fresh=fresh)
     assert file.exists()
 
 
 def test_one_process_at_a_time_trains_branches(small_recipe, tmp_path, data_dir):
-    folder_of(tmp_path, 0).mkdir()
+    branch_folder(tmp_path, 0).mkdir()
     for fresh in (False, True):
         with lock(Run(tmp_path)), pytest.raises(UserError, match="another process is working in"):
-            branches.fit_branches(
-                small_recipe(model=SPECTRAL), tmp_path, data_dir=data_dir, fresh=fresh
-            )
+            fit_branches(small_recipe(model=SPECTRAL), tmp_path, data_dir=data_dir, fresh=fresh)
 
 
-def test_why_a_branch_failed_is_what_its_last_process_said(tmp_path):
-    branch = Branch(0, Run(tmp_path), tmp_path / "log")
-    branch.log.write_text("Error: stopped in epoch 3\n")
-    branch.said = branch.log.stat().st_size
-    branch.child = SimpleNamespace(returncode=1)
-    with branch.log.open("a") as log:
-        log.write("Traceback\nImportError: libcudnn\n")
-    assert why(branch) == f"ImportError: libcudnn ({branch.log})"
+def test_a_failure_is_explained_by_the_last_process_of_the_branch(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("Error: stopped in epoch 3\n")
+    process = jobs._Process(
+        job=BranchJob(0, Run(tmp_path / "branch-00"), log),
+        child=None,
+        share=None,
+        log_start=log.stat().st_size,
+        num_epochs_logged=0,
+    )
+    with log.open("a") as file:
+        file.write("Traceback\nImportError: libcudnn\n")
+    assert process.failure(1) == FailedJob("branch-00", 1, f"ImportError: libcudnn ({log})")
+    assert "signal 9 (Killed)" in process.failure(-9).reason
+    assert process.failure(0) is None
 
 
 def test_the_gpus_to_share_are_those_asked_for(small_recipe, data_dir, monkeypatch):
     """By their indices among all: a backend counts those that it has taken from 0."""
     six = Devices("tensorflow", "gpu", tuple(f"GPU:{index}" for index in range(6)))
     two = Devices("tensorflow", "gpu", ("GPU:0", "GPU:1"))  # what those two are called when taken
-    monkeypatch.setattr(ahead, "take_devices", lambda devices, _: two if devices else six)
-    recipe = small_recipe(model=SPECTRAL).to_toml()
-    found = ahead.look(recipe, "2,5", {"data-dir": str(data_dir)})
-    assert found == {"gpus": [2, 5], "mistake": None, "failed": False}
+    monkeypatch.setattr(preflight, "take_devices", lambda devices, _: two if devices else six)
+    request = PreflightRequest(
+        recipe=small_recipe(model=SPECTRAL).to_toml(),
+        devices="2,5",
+        virtual_devices=None,
+        data_dir=str(data_dir),
+        cache_dir=None,
+    )
+    assert preflight.reply_to(request) == PreflightReply([2, 5])
 
 
 def test_gpus_are_shared_out(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert share_machine(1, "0,3", [0, 3])[0].options == ("--devices", "0,3")
 
-    def shares(jobs, gpus):
-        found = share_machine(jobs, None, gpus)
+    def shares(num_jobs, gpus):
+        found = share_machine(num_jobs, None, gpus)
         return [share.environment["CUDA_VISIBLE_DEVICES"] for share in found]
 
     assert shares(2, [0, 1, 2, 5]) == ["0,2", "1,5"]
@@ -228,27 +248,25 @@ def test_cores_are_shared_out_where_there_are_no_gpus(monkeypatch):
     assert [share.cores for share in share_machine(6, None, [])] == [None] * 6
 
 
-def test_all_anew_keeps_what_there_was(small_recipe, data_dir, tmp_path, monkeypatch):
+def test_fresh_keeps_the_earlier_branches(small_recipe, data_dir, tmp_path, monkeypatch):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
-    fit(recipe_of(recipe, 0), folder_of(tmp_path / "run", 0), data_dir=data_dir)
+    fit(branch_recipe(recipe, 0), branch_folder(tmp_path / "run", 0), data_dir=data_dir)
 
-    def fail_all(waiting, shares, words):
-        for branch in waiting:
-            branch.child = SimpleNamespace(returncode=-signal.SIGKILL)
-        return waiting, False
+    def fail_all(branch_jobs, shares, arguments):
+        return [FailedJob(job.name, -signal.SIGKILL, "killed") for job in branch_jobs], False
 
-    monkeypatch.setattr(branches, "train_all", fail_all)
+    monkeypatch.setattr(training, "run_jobs", fail_all)
     with pytest.raises(RunFailed, match="without --fresh trains what is not finished"):
-        branches.fit_branches(recipe, tmp_path / "run", data_dir=data_dir, fresh=True)
-    assert (folder_of(tmp_path / "run.1", 0) / "model.keras").exists()
-    assert not folder_of(tmp_path / "run", 0).exists()
+        fit_branches(recipe, tmp_path / "run", data_dir=data_dir, fresh=True)
+    assert (branch_folder(tmp_path / "run.1", 0) / "model.keras").exists()
+    assert not branch_folder(tmp_path / "run", 0).exists()
 
 
 def test_branches_do_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_path):
     fit(small_recipe(train={"epochs": 1}), tmp_path / "run", data_dir=data_dir)
     for fresh in (False, True):
         with pytest.raises(UserError, match="holds a run of its own"):
-            branches.fit_branches(small_recipe(model=SPECTRAL), tmp_path / "run", fresh=fresh)
+            fit_branches(small_recipe(model=SPECTRAL), tmp_path / "run", fresh=fresh)
     with pytest.raises(UserError, match="name the folder that holds branches"):
         ensemble(tmp_path / "run", data_dir=data_dir)
 
@@ -260,7 +278,7 @@ def test_one_branch_does_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_
     command = ["fit", "--recipe", file, "--branch", 0, "--out"]
     status, _, error = run(*command, tmp_path / "run")
     assert status == 2 and "holds a run of its own" in error
-    folder_of(tmp_path / "other", 1).mkdir(parents=True)
+    branch_folder(tmp_path / "other", 1).mkdir(parents=True)
     other = small_recipe(model=SPECTRAL, train={"epochs": 2})
     (tmp_path / "other" / "recipe.toml").write_text(other.to_toml())
     status, _, error = run(*command, tmp_path / "other")
@@ -269,6 +287,6 @@ def test_one_branch_does_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_
     assert status == 2 and "are not joined yet: `ensemble` does it" in error
 
 
-def test_jobs_that_would_do_nothing_are_refused(run, tmp_path):
+def test_jobs_are_refused_for_a_single_run(run, tmp_path):
     status, _, error = run("fit", "--recipe", "demo", "--jobs", "2", "--out", tmp_path / "run")
     assert status == 2 and "--jobs is for training all branches" in error

@@ -24,9 +24,16 @@ from keras_imnet64.models.ship import load_model, model_info, ship
 from keras_imnet64.models.spectral import kernel
 from keras_imnet64.recipe.loading import check_recipe, list_recipes, load_recipe
 from keras_imnet64.runs import Run, lock
-from keras_imnet64.spectral.branches import bands_of, folder_of, recipe_of
-from keras_imnet64.spectral.ensemble import check_fusion, ensemble, fit_weights, geometric, rank
-from keras_imnet64.spectral.predictions import count
+from keras_imnet64.spectral.branches import bands_of, branch_folder, branch_recipe
+from keras_imnet64.spectral.ensemble import ensemble
+from keras_imnet64.spectral.fusion import (
+    check_fusion,
+    fit_weights,
+    geometric,
+    mixtures_of_best,
+    rank,
+)
+from keras_imnet64.spectral.predictions import outcomes
 from keras_imnet64.spectral.report import correlation
 from keras_imnet64.training.fit import fit
 
@@ -43,6 +50,13 @@ def test_geometric_weights_are_the_published_ones():
 
 def test_branches_rank_by_accuracy_and_of_equals_the_first_is_before():
     assert rank([10, 30, 20, 30]) == [1, 3, 2, 0]
+
+
+def test_mixtures_take_the_best_branches_first():
+    found = {mixture.name: mixture.weights for mixture in mixtures_of_best([2, 0, 1])}
+    assert list(found) == ["avg of 1", "geo of 1", "avg of 2", "geo of 2", "avg of 3", "geo of 3"]
+    assert found["geo of 1"] == [0, 0, 1] and found["avg of 2"] == [0.5, 0, 0.5]
+    assert found["geo of 3"] == geometric([2, 0, 1])
 
 
 def test_fitted_weights_find_the_branch_that_knows():
@@ -66,12 +80,12 @@ def test_fitted_weights_find_the_branch_that_knows():
 @pytest.mark.backend
 def test_ranks_and_losses_are_those_of_the_metrics():
     shown, asked = keras.Input((3, 4)), keras.Input((), dtype="int32")
-    counter = keras.Model([shown, asked], count(shown, asked))
+    counter = keras.Model([shown, asked], outcomes(shown, asked))
     logits = np.array([[[1, 3, 2, 3], [0, 0, 0, 0], [0, 0, 0, np.nan]]], "float32")
     found = counter.predict_on_batch([logits, np.array([3])])
     # Behind the equal one in front; last of four alike; not a number.
     assert found["rank"][:, :2].tolist() == [[1, 3]] and found["rank"][0, 2] > 4
-    assert found["first"][:, :2].tolist() == [[1, 0]]
+    assert found["first_class"][:, :2].tolist() == [[1, 0]]
     assert found["loss"][0, 1] == pytest.approx(np.log(4))
 
 
@@ -94,7 +108,7 @@ def recipe(small_recipe):
 def trained(recipe, data_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("spectral")
     for band in range(4):
-        fit(recipe_of(recipe, band), folder_of(folder, band), data_dir=data_dir)
+        fit(branch_recipe(recipe, band), branch_folder(folder, band), data_dir=data_dir)
     return folder
 
 
@@ -111,11 +125,13 @@ def test_the_file_gives_the_weighted_sum_of_its_branches(fusion, branches, data_
     if fusion == "avg":
         assert weights == [0.25] * 4
     if fusion == "geo":  # by the last epoch's accuracy on the held-out images
-        held_out = [float(Run(folder_of(branches, b)).history[-1]["val_top1"]) for b in range(4)]
+        held_out = [
+            float(Run(branch_folder(branches, b)).history[-1]["val_top1"]) for b in range(4)
+        ]
         assert weights == pytest.approx(geometric(rank(held_out)))
 
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), "uint8")
-    files = [folder_of(branches, band) / "model.keras" for band in range(4)]
+    files = [branch_folder(branches, band) / "model.keras" for band in range(4)]
     alone = [load_model(file).predict(images, verbose=0) for file in files]
     joined = keras.saving.load_model(branches / "model.keras")
     np.testing.assert_allclose(
@@ -158,12 +174,14 @@ def test_an_ensemble_that_was_exported_is_not_replaced(branches, data_dir):
 
 
 def test_a_file_under_another_bands_name_is_refused(branches, data_dir):
-    shutil.copy(folder_of(branches, 2) / "model.keras", folder_of(branches, 1) / "model.keras")
+    shutil.copy(
+        branch_folder(branches, 2) / "model.keras", branch_folder(branches, 1) / "model.keras"
+    )
     with pytest.raises(UserError, match=r"branch-01/model.keras holds band 2"):
         ensemble(branches, data_dir=data_dir)
 
 
-def test_one_that_was_interrupted_is_not_finished(branches, data_dir, monkeypatch):
+def test_an_interrupted_ensemble_is_not_finished(branches, data_dir, monkeypatch):
     ensemble(branches, data_dir=data_dir)
     monkeypatch.setattr("keras_imnet64.spectral.ensemble.score_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -177,7 +195,7 @@ def interrupted(*_):
     raise KeyboardInterrupt
 
 
-def test_what_recipes_say_of_their_ranking_holds(branches, data_dir):
+def test_shipped_spectral_recipes_can_be_joined_by_rank(branches, data_dir):
     """Every shipped recipe of branches can be joined by rank, as its help and reference say."""
     for name in list_recipes():
         recipe = load_recipe(name)
@@ -197,14 +215,14 @@ def test_the_report_has_a_row_for_each_branch_mixture_and_pair(branches, data_di
     assert float(named["joined"]["top1"]) == pytest.approx(result["model.keras"]["top1"])
     assert float(named["joined"]["top1"]) == float(named["geo of 4"]["top1"])
     for band in range(4):
-        metrics = Run(folder_of(branches, band)).metrics["model.keras"]
+        metrics = Run(branch_folder(branches, band)).metrics["model.keras"]
         row = named[f"branch-{band:02}"]
         assert float(row["top1"]) == pytest.approx(metrics["top1"])
         assert float(row["loss"]) == pytest.approx(metrics["loss"], rel=1e-4)
     alone = {}
     images = open_dataset("imagenet_resized/16x16", "validation", data_dir=data_dir)
     for band in range(4):
-        model = load_model(folder_of(branches, band) / "model.keras")
+        model = load_model(branch_folder(branches, band) / "model.keras")
         alone[band] = model.predict(np.asarray(images.images), verbose=0).argmax(axis=1)
         assert int(named[f"branch-{band:02}"]["macs"]) == count_macs(model)
     for row in rows:
@@ -219,19 +237,19 @@ def test_the_report_has_a_row_for_each_branch_mixture_and_pair(branches, data_di
 
 def test_branches_of_two_backends_are_joined(branches, recipe, data_dir, tmp_path):
     """One trained by another process under JAX, the rest here: the same sum under either."""
-    shutil.rmtree(folder_of(branches, 1))
+    shutil.rmtree(branch_folder(branches, 1))
     file = tmp_path / "small.toml"
     file.write_text(recipe.to_toml())
     command = [sys.executable, "cli.py", "fit", "--recipe", file, "--branch", "1", "--backend"]
     where = ["--out", branches, "--data-dir", data_dir]
     subprocess.run([*command, "jax", *where], cwd=ROOT, check=True)
-    backends = [Run(folder_of(branches, band)).metrics["backend"] for band in (0, 1)]
+    backends = [Run(branch_folder(branches, band)).metrics["backend"] for band in (0, 1)]
     assert backends == ["tensorflow", "jax"]
 
     result = ensemble(branches, data_dir=data_dir)
     rows = list(csv.DictReader((branches / "ensemble.csv").open()))
     (row,) = [row for row in rows if row["name"] == "branch-01"]
-    alone = Run(folder_of(branches, 1)).metrics["model.keras"]
+    alone = Run(branch_folder(branches, 1)).metrics["model.keras"]
     assert float(row["top1"]) == pytest.approx(alone["top1"])
     assert float(row["loss"]) == pytest.approx(alone["loss"], rel=1e-4)
     command = [sys.executable, "cli.py", "ensemble", branches, "--backend", "jax", "--json"]
@@ -243,8 +261,8 @@ def test_branches_of_two_backends_are_joined(branches, recipe, data_dir, tmp_pat
     assert again["model.keras"] == pytest.approx(result["model.keras"], rel=1e-4)
 
 
-def test_some_branches_are_joined_as_asked(branches, data_dir, capsys):
-    shutil.rmtree(folder_of(branches, 2))
+def test_a_part_of_the_branches_is_joined_on_request(branches, data_dir, capsys):
+    shutil.rmtree(branch_folder(branches, 2))
     with pytest.raises(UserError, match=r"branch-02 of .* not finished"):
         ensemble(branches, data_dir=data_dir)
     capsys.readouterr()
@@ -257,8 +275,8 @@ def test_some_branches_are_joined_as_asked(branches, data_dir, capsys):
     assert "the ensemble that was there is replaced" in capsys.readouterr().err
 
 
-def test_what_does_not_belong_together_is_refused(branches, recipe, data_dir, tmp_path):
-    other = Run(folder_of(branches, 1))
+def test_branches_that_do_not_belong_together_are_refused(branches, recipe, data_dir, tmp_path):
+    other = Run(branch_folder(branches, 1))
     text = other.recipe_file.read_text()
     other.recipe_file.write_text(text.replace("learning_rate = 0.05", "learning_rate = 0.04"))
     with pytest.raises(UserError, match="branch-01 was trained with another recipe than branch-00"):
@@ -281,15 +299,15 @@ def test_what_does_not_belong_together_is_refused(branches, recipe, data_dir, tm
 
 
 def test_a_folder_under_another_bands_name_is_refused(branches, data_dir):
-    folder_of(branches, 3).rename(branches / "aside")
-    folder_of(branches, 1).rename(folder_of(branches, 3))
-    (branches / "aside").rename(folder_of(branches, 1))
+    branch_folder(branches, 3).rename(branches / "aside")
+    branch_folder(branches, 1).rename(branch_folder(branches, 3))
+    (branches / "aside").rename(branch_folder(branches, 1))
     with pytest.raises(UserError, match="branch-01 holds band 3"):
         ensemble(branches, data_dir=data_dir)
 
 
 @pytest.mark.parametrize("numbers", [[4], [-1, 2], [0, 9]])
-def test_branches_that_there_are_not_are_refused(numbers, branches, data_dir):
+def test_numbers_of_no_branch_are_refused(numbers, branches, data_dir):
     with pytest.raises(UserError, match="--branches takes 0 to 3 of small"):
         ensemble(branches, branches=numbers, data_dir=data_dir)
 
@@ -315,7 +333,7 @@ def test_a_single_network_stands_beside_them_in_the_report(
 def test_a_paper_that_ranked_on_the_test_split_can_be_repeated(small_recipe, data_dir, tmp_path):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 1, "select_on": "validation"})
     for band in (0, 1):
-        fit(recipe_of(recipe, band), folder_of(tmp_path, band), data_dir=data_dir)
+        fit(branch_recipe(recipe, band), branch_folder(tmp_path, band), data_dir=data_dir)
     result = ensemble(tmp_path, fusion="geo", branches=[0, 1], data_dir=data_dir)
     assert result["selected_on"] == "validation"
     with pytest.raises(UserError, match="no score is taken on"):
@@ -323,8 +341,8 @@ def test_a_paper_that_ranked_on_the_test_split_can_be_repeated(small_recipe, dat
 
 
 def test_weights_to_begin_with_leave_the_band_as_it_is(trained, recipe, data_dir, tmp_path):
-    first = folder_of(trained, 0) / "model.keras"
-    content = recipe_of(recipe, 2).model_dump(exclude_none=True)
+    first = branch_folder(trained, 0) / "model.keras"
+    content = branch_recipe(recipe, 2).model_dump(exclude_none=True)
     content["train"] |= {"initial_weights": str(first)}
     run = fit(check_recipe(content), tmp_path / "run", data_dir=data_dir)
     found = keras.ops.convert_to_numpy(load_model(run.model).get_layer("band").kernel)
@@ -349,9 +367,9 @@ def test_a_band_is_normalised_by_what_is_measured_on_it(
         np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-4)
 
 
-def test_without_images_to_rank_by_only_the_mean_is_offered(small_recipe, data_dir, tmp_path):
+def test_without_images_to_rank_by_only_the_mean_works(small_recipe, data_dir, tmp_path):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
-    fit(recipe_of(recipe, 0), folder_of(tmp_path, 0), data_dir=data_dir)
+    fit(branch_recipe(recipe, 0), branch_folder(tmp_path, 0), data_dir=data_dir)
     for fusion in ("geo", "fit"):
         with pytest.raises(UserError, match=r"data\.holdout"):
             ensemble(tmp_path, fusion=fusion, allow_missing=True, data_dir=data_dir)
@@ -360,9 +378,9 @@ def test_without_images_to_rank_by_only_the_mean_is_offered(small_recipe, data_d
 
 
 @pytest.mark.parametrize("band", [4, -1])
-def test_a_band_that_there_is_not_is_refused(band, recipe):
+def test_an_unknown_band_is_refused(band, recipe):
     with pytest.raises(UserError, match="--branch must be one of 0 to 3"):
-        recipe_of(recipe, band)
+        branch_recipe(recipe, band)
 
 
 def test_all_bands_are_no_single_run(recipe, data_dir, tmp_path):
@@ -372,4 +390,4 @@ def test_all_bands_are_no_single_run(recipe, data_dir, tmp_path):
 
 def test_an_ordinary_recipe_has_no_branches(small_recipe):
     with pytest.raises(UserError, match="recipe small has no branches"):
-        recipe_of(small_recipe(), 0)
+        branch_recipe(small_recipe(), 0)

@@ -13,7 +13,8 @@ from PIL import Image
 
 from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.data.datasets import prepare
-from keras_imnet64.data.images.views import View, read_image
+from keras_imnet64.data.images.reading import read_image
+from keras_imnet64.data.images.views import View
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.evaluation.predict import predict
 from keras_imnet64.models.ship import load_model, model_info

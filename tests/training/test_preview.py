@@ -1,4 +1,4 @@
-"""The contact sheet shows the very pixels that training is fed."""
+"""The contact sheet shows exactly the pixels that the model is fed."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def recipe(small_recipe):
 
 
 def cell(sheet, top, row, column, lines):
-    """One image of a sheet, made small again; every pixel of it is a square."""
+    """Returns one image of a sheet at its own size; checks that every pixel became a square."""
     y, x = top + row * (CELL + lines * LINE + MARGIN), MARGIN + column * (CELL + MARGIN)
     pixels = sheet[y : y + CELL, x : x + CELL]
     small = pixels[::FACTOR, ::FACTOR]
@@ -31,14 +31,13 @@ def has_ink(sheet, y, x):
     return (line != BACKGROUND).any()
 
 
-def test_the_sheet_holds_what_the_model_is_fed(recipe, data_dir, tmp_path):
+def test_the_sheet_shows_what_the_model_is_fed(recipe, data_dir, tmp_path):
     result = preview(recipe, tmp_path / "sheet.png", num_images=20, epoch=2, data_dir=data_dir)
     assert result["pictures"] == 20  # of two batches
     assert result["verified"] is False
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape[:2] == (result["height"], result["width"])
     stream = make_stream(recipe, load_data(recipe, data_dir))
-    stream.begin(1)
     fed = np.concatenate([stream.batch(1, step)[0] for step in range(2)])
     top = MARGIN + LINE + MARGIN
     for index in range(20):
@@ -48,7 +47,7 @@ def test_the_sheet_holds_what_the_model_is_fed(recipe, data_dir, tmp_path):
         assert has_ink(sheet, y, MARGIN + column * (CELL + MARGIN))  # the class name
 
 
-def test_steps_shows_each_operation_on_the_same_images(recipe, data_dir, tmp_path):
+def test_steps_show_each_operation_on_the_same_images(recipe, data_dir, tmp_path):
     result = preview(recipe, tmp_path / "s.png", steps=True, num_images=3, data_dir=data_dir)
     assert result["stages"] == ["stored", "mirror", "pad_crop", "keras_cv.layers.Solarization"]
     sheet = np.asarray(Image.open(tmp_path / "s.png"))
@@ -61,7 +60,7 @@ def test_steps_shows_each_operation_on_the_same_images(recipe, data_dir, tmp_pat
             np.testing.assert_array_equal(cell(sheet, top, row, column, 1), images[row])
 
 
-def test_the_stages_are_what_the_operations_do(recipe, data_dir):
+def test_stages_are_the_results_of_the_operations(recipe, data_dir):
     data = load_data(recipe, data_dir)
     stream = make_stream(recipe, data)
     ((_, stored), (_, mirrored), (_, cropped), (_, solarized)), labels = stream.stages(0, 3)
@@ -88,7 +87,7 @@ def test_the_stages_are_what_the_operations_do(recipe, data_dir):
         ({"num_images": 1025}, "--pictures must be 1 to 1024; received 1025"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(recipe, data_dir, tmp_path, options, sentence):
+def test_wrong_arguments_are_refused(recipe, data_dir, tmp_path, options, sentence):
     out = tmp_path / options.pop("out", "sheet.png")
     with pytest.raises(UserError, match=sentence):
         preview(recipe, out, data_dir=data_dir, **options)

@@ -1,27 +1,35 @@
-"""What changes the values of pixels and leaves them where they are.
+"""Operations that change the values of pixels and leave them where they are.
 
-The elementary operations take uint8 images [B, H, W, 3] and a number for each, float32 [B], and
-give the numbers of torchvision's functional form (transforms/v2/functional/_color.py, 0.28) for
-uint8 tensors, to the last bit: where its sum is rounded once, double precision rounds it once here.
+The elementary operations take uint8 images [B, H, W, 3] and one number for each image, float32 [B].
+They return what torchvision's functional form (transforms/v2/functional/_color.py, 0.28) returns
+for uint8 tensors, to the last bit: where torchvision rounds a sum once, so does double precision
+here.
 """
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-from keras_imnet64.data.augment.crops import replaced
+from keras_imnet64.data.augment.crops import scatter
+from keras_imnet64.data.augment.draws import Draws, TensorDraws
 from keras_imnet64.data.images.compiled import compiled
 
+Operation: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # (images, values) -> images
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # of red, green and blue
 
 
 # ---------------------------------------------------------------------------------- color_jitter
 
 
-def draw_color_jitter(rng, num_samples, image_size, **strengths):
-    """For each image the order of the four changes, int32 [M, 4], and a number for each of them.
+def draw_color_jitter(
+    rng: np.random.Generator, num_samples: int, image_size: int, **strengths: float
+) -> Draws:
+    """Draws the order of the four changes, int32 [M, 4], and a number for each, float32 [M].
 
-    A strength s draws the factor from max(0, 1 - s)..1 + s; for the hue, a share of the circle,
-    from -s..s.
+    With strength s a factor is drawn from max(0, 1 - s)..1 + s, and the shift of the hue, as a
+    share of the circle, from -s..s.
     """
     draws = {"order": rng.permuted(np.tile(np.arange(4, dtype="int32"), (num_samples, 1)), axis=1)}
     for name in JITTERS:
@@ -31,60 +39,63 @@ def draw_color_jitter(rng, num_samples, image_size, **strengths):
     return draws
 
 
-def color_jitter(images, draws, mean_image, **strengths):
-    """Brightness, contrast, saturation and hue, in the order drawn for each image.
+def color_jitter(
+    images: tf.Tensor, draws: TensorDraws, mean_image: np.ndarray, **strengths: float
+) -> tf.Tensor:
+    """Changes brightness, contrast, saturation and hue in the order drawn for each image.
 
     Args:
         images: uint8 [B, H, W, 3].
         draws: {"order": int32 [B, 4], name: float32 [B] for each of JITTERS}.
-        strengths: those of 0 change nothing.
+        strengths: by name; changes of strength 0 are left out.
     """
     values = tf.stack([draws[name] for name in JITTERS], axis=1)  # [B, 4]
-    changes = {n: JITTERS[name] for n, name in enumerate(JITTERS) if strengths[name]}
-    for place in range(len(JITTERS)):
-        which = draws["order"][:, place]
-        images = apply_each(images, which, tf.gather(values, which, batch_dims=1), changes)
+    changes = {kind: JITTERS[name] for kind, name in enumerate(JITTERS) if strengths[name]}
+    for turn in range(len(JITTERS)):
+        kinds = draws["order"][:, turn]
+        images = apply_by_kind(images, kinds, tf.gather(values, kinds, batch_dims=1), changes)
     return images
 
 
-def apply_each(images, which, values, operations):
-    """Apply to each image the operation of its kind.
+def apply_by_kind(
+    images: tf.Tensor, kinds: tf.Tensor, values: tf.Tensor, operations: Mapping[int, Operation]
+) -> tf.Tensor:
+    """Applies to each image the operation of its kind.
 
     Args:
         images: uint8 [B, H, W, 3].
-        which: int32 [B].
+        kinds: int32 [B], keys of `operations`; images of other kinds are left as they are.
         values: float32 [B].
-        operations: {kind: function of (images, values)}; images of other kinds stay.
     """
-    places, parts = [], []
+    positions, parts = [], []
     for kind, operation in operations.items():
-        chosen = tf.cast(tf.where(which == kind)[:, 0], "int32")
+        chosen = tf.cast(tf.where(kinds == kind)[:, 0], "int32")
         part = tf.ensure_shape(tf.gather(images, chosen), (None, *images.shape[1:]))
-        places.append(chosen)
+        positions.append(chosen)
         parts.append(operation(part, tf.gather(values, chosen)))
-    return replaced(images, places, parts)
+    return scatter(images, positions, parts)
 
 
 # --------------------------------------------------------------------------------------- factors
 
 
-def brightness(images, factors):
-    """Times a factor; 1 changes nothing."""
-    return _to_uint8(tf.cast(images, "float32") * _of_images(factors))
+def brightness(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """Multiplies by a factor; 1 changes nothing."""
+    return _to_uint8(tf.cast(images, "float32") * _per_image(factors))
 
 
-def saturation(images, factors):
-    """Between the grey image, 0, and the image, 1, and beyond it."""
+def saturation(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """Blends the grey image (factor 0) with the image (1); larger factors extrapolate."""
     return _blend(images, _grey(images), factors)
 
 
-def contrast(images, factors):
-    """Between the mean of the grey image, 0, and the image, 1, and beyond it."""
+def contrast(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """Blends the mean of the grey image (factor 0) with the image (1)."""
     return _blend(images, tf.reduce_mean(_grey(images), axis=(1, 2, 3), keepdims=True), factors)
 
 
-def sharpness(images, factors):
-    """Between the image blurred over 3x3 pixels, 0, and the image, 1; its border stays."""
+def sharpness(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """Blends the image blurred over 3x3 pixels (factor 0) with the image (1); its border stays."""
     if min(images.shape[1:3]) <= 2:
         return images
     x = tf.cast(images, "int32")
@@ -92,7 +103,7 @@ def sharpness(images, factors):
     inner = x[:, 1:-1, 1:-1]
     total = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * inner  # of weights 1 and 5
     blurred = (2 * total + 13) // 26  # rounded; a thirteenth is never half way
-    share = 1.0 - tf.cast(_of_images(factors), "float64")
+    share = 1.0 - tf.cast(_per_image(factors), "float64")
     share = tf.cast(tf.cast(share, "float32"), "float64")
     change = tf.cast(blurred - inner, "float64") * share
     sharp = _to_uint8(tf.cast(tf.cast(inner, "float64") + change, "float32"))
@@ -100,17 +111,17 @@ def sharpness(images, factors):
     return tf.concat([images[:, :1], sharp, images[:, -1:]], axis=1)
 
 
-def _blend(images, others, factors):
-    """factor * images + (1 - factor) * others, with one rounding of the sum."""
-    factors = _of_images(factors)
+def _blend(images: tf.Tensor, others: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """Returns factor * images + (1 - factor) * others; the sum is rounded once."""
+    factors = _per_image(factors)
     rest = tf.cast(1.0 - tf.cast(factors, "float64"), "float32")
     own = tf.cast(tf.cast(images, "float32") * factors, "float64")
     total = own + tf.cast(rest, "float64") * tf.cast(others, "float64")
     return _to_uint8(tf.cast(total, "float32"))
 
 
-def _grey(images):
-    """Whole numbers as float32 [B, H, W, 1]."""
+def _grey(images: tf.Tensor) -> tf.Tensor:
+    """Returns whole numbers, float32 [B, H, W, 1]."""
     red, green, blue = (images[..., channel, None] for channel in range(3))
     total = tf.cast(red, "float32") * GREY_WEIGHTS[0]
     for channel, weight in ((green, GREY_WEIGHTS[1]), (blue, GREY_WEIGHTS[2])):
@@ -119,20 +130,20 @@ def _grey(images):
     return tf.floor(total)
 
 
-def _to_uint8(x):
-    """Clipped and cut off, not rounded."""
+def _to_uint8(x: tf.Tensor) -> tf.Tensor:
+    """Clips to 0..255 and truncates; does not round."""
     return tf.cast(tf.clip_by_value(x, 0.0, 255.0), "uint8")
 
 
-def _of_images(values):
-    return values[:, None, None, None]
+def _per_image(values: tf.Tensor) -> tf.Tensor:
+    return values[:, None, None, None]  # [B, 1, 1, 1]
 
 
 # -------------------------------------------------------------------------------------------- hue
 
 
-def hue(images, shifts):
-    """Turn the hue by a share of the circle, -0.5..0.5."""
+def hue(images: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
+    """Turns the hue by a share of the circle, -0.5..0.5."""
     red, green, blue = tf.unstack(tf.cast(images, "float32") / 255.0, axis=-1)
     high = tf.maximum(tf.maximum(red, green), blue)
     low = tf.minimum(tf.minimum(red, green), blue)
@@ -151,7 +162,8 @@ def hue(images, shifts):
     return _from_hsv(turn, saturation_, high)
 
 
-def _from_hsv(turn, saturation_, value):
+def _from_hsv(turn: tf.Tensor, saturation_: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    """float32 [B, H, W] each, of 0..1 -> uint8 [B, H, W, 3]."""
     sector = tf.floor(turn * 6.0)
     part = turn * 6.0 - sector
     rest = 1.0 - saturation_
@@ -159,62 +171,62 @@ def _from_hsv(turn, saturation_, value):
     p, q, t = (tf.clip_by_value(x * value, 0.0, 1.0) for x in (rest, 1.0 - partial, partial + rest))
     v = value
     sector = tf.cast(sector, "int32") % 6
-    choices = ((v, q, p, p, t, v), (t, v, v, q, p, p), (p, p, t, v, v, q))
+    by_sector = ((v, q, p, p, t, v), (t, v, v, q, p, p), (p, p, t, v, v, q))  # red, green, blue
     channels = []
-    for of_sectors in choices:
-        channel = of_sectors[0]
+    for values in by_sector:
+        channel = values[0]
         for number in range(1, 6):
-            channel = tf.where(sector == number, of_sectors[number], channel)
+            channel = tf.where(sector == number, values[number], channel)
         channels.append(channel)
     return tf.cast(tf.stack(channels, axis=-1) * 255.999, "uint8")
 
 
-# ------------------------------------------------------------------------------- value by value
+# --------------------------------------------------------------------------- functions of a value
 
 
-def posterize(images, bits):
-    """Keep so many of the highest bits, 0..8."""
+def posterize(images: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """Keeps the highest `bits` bits of each value, 0..8."""
     masks = tf.bitwise.left_shift(255, 8 - tf.cast(bits, "int32")) & 255
-    return images & tf.cast(_of_images(masks), "uint8")
+    return images & tf.cast(_per_image(masks), "uint8")
 
 
-def solarize(images, thresholds):
-    """Invert the values that reach a threshold."""
-    reached = tf.cast(images, "float32") >= _of_images(thresholds)
+def solarize(images: tf.Tensor, thresholds: tf.Tensor) -> tf.Tensor:
+    """Inverts values at or above the threshold."""
+    reached = tf.cast(images, "float32") >= _per_image(thresholds)
     return tf.bitwise.bitwise_xor(images, tf.cast(reached, "uint8") * 255)
 
 
-def solarize_add(images, additions):
-    """Add to the values below 128, up to 255."""
+def solarize_add(images: tf.Tensor, additions: tf.Tensor) -> tf.Tensor:
+    """Adds to the values below 128; sums end at 255."""
     is_dark = tf.cast(images < 128, "float32")
-    x = tf.cast(images, "float32") + is_dark * tf.floor(_of_images(additions))
+    x = tf.cast(images, "float32") + is_dark * tf.floor(_per_image(additions))
     return _to_uint8(x)
 
 
-def invert(images, values):
+def invert(images: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     return 255 - images
 
 
-def autocontrast(images, values):
-    """Stretch each channel from its least and largest value to 0 and 255."""
-    return _compiled(_autocontrasted, images)
+def autocontrast(images: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Stretches each channel so that its lowest and highest values become 0 and 255."""
+    return _call_compiled(_stretch, images)
 
 
-def equalize(images, values):
-    """Make the values of each channel about equally frequent, by Pillow's rule."""
-    return _compiled(_equalized, images)
+def equalize(images: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Makes the values of each channel about equally frequent, by Pillow's rule."""
+    return _call_compiled(_equalize, images)
 
 
-def _compiled(function, images):
+def _call_compiled(function: Callable[[np.ndarray], np.ndarray], images: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.numpy_function(function, [images], tf.uint8), images.shape)
 
 
 @compiled
-def _autocontrasted(images):
+def _stretch(images: np.ndarray) -> np.ndarray:
     changed = np.empty(images.shape, np.uint8)
     for n in range(len(images)):
         for k in range(3):
-            values = np.nonzero(_counts(images, n, k))[0]
+            values = np.nonzero(_histogram(images, n, k))[0]
             low, high = np.float32(values[0]), np.float32(values[-1])
             step = (high - low) * np.float32(1 / 255)
             table = np.arange(256).astype(np.uint8)
@@ -225,11 +237,11 @@ def _autocontrasted(images):
 
 
 @compiled
-def _equalized(images):
+def _equalize(images: np.ndarray) -> np.ndarray:
     changed = np.empty(images.shape, np.uint8)
     for n in range(len(images)):
         for k in range(3):
-            counts = _counts(images, n, k)
+            counts = _histogram(images, n, k)
             total, of_largest = counts.sum(), counts[np.nonzero(counts)[0][-1]]
             step = (total - of_largest) // 255
             table = np.arange(256)
@@ -241,8 +253,8 @@ def _equalized(images):
 
 
 @compiled
-def _counts(images, n, k):
-    """How often each value occurs in a channel of an image: int64 [256]."""
+def _histogram(images: np.ndarray, n: int, k: int) -> np.ndarray:
+    """Counts how often each value occurs in channel k of image n: int64 [256]."""
     counts = np.zeros(256, np.int64)
     for row in range(images.shape[1]):
         for column in range(images.shape[2]):
@@ -251,13 +263,14 @@ def _counts(images, n, k):
 
 
 @compiled
-def _look_up(images, n, k, table, changed):
+def _look_up(images: np.ndarray, n: int, k: int, table: np.ndarray, changed: np.ndarray) -> None:
+    """Replaces each value of channel k of image n by its entry in the table, uint8 [256]."""
     for row in range(images.shape[1]):
         for column in range(images.shape[2]):
             changed[n, row, column, k] = table[images[n, row, column, k]]
 
 
-JITTERS = {
+JITTERS = {  # in the order in which "order" numbers them
     "brightness": brightness,
     "contrast": contrast,
     "saturation": saturation,

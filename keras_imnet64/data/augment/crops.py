@@ -1,16 +1,20 @@
-"""Which part of an image is shown: mirrored, padded and cropped, cropped and resized."""
+"""Operations that choose which part of an image is shown: mirror, padded crop, resized crop."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_imnet64.data.augment.draws import Draws, TensorDraws
 from keras_imnet64.data.images.filters import FILTERS
 
 BOX = ("top", "left", "height", "width")
 ATTEMPTS = 10  # to find a crop of the drawn shape that fits, as in torchvision
 
 
-def mirror(images, mirrored):
-    """Left-right mirror of the images that are marked.
+def mirror(images: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
+    """Exchanges left and right of the images for which `mirrored` is true.
 
     Args:
         images: uint8 [B, H, W, 3].
@@ -18,35 +22,48 @@ def mirror(images, mirrored):
     """
     height, width = images.shape[1:3]
     chosen = tf.cast(tf.where(mirrored)[:, 0], "int32")
-    rows = tf.reshape(tf.gather(images, chosen), (-1, width, 3))  # reversed fast in this shape
+    rows = tf.reshape(tf.gather(images, chosen), (-1, width, 3))  # a shape that is reversed fast
     reversed_rows = tf.reshape(tf.reverse(rows, [1]), (-1, height, width, 3))
-    return replaced(images, [chosen], [reversed_rows])
+    return scatter(images, [chosen], [reversed_rows])
 
 
-def replaced(images, places, parts):
-    """`images` [B, H, W, 3] with `parts` [b, H, W, 3] in the `places` int32 [b] of some of them."""
+def scatter(
+    images: tf.Tensor, positions: Sequence[tf.Tensor], parts: Sequence[tf.Tensor]
+) -> tf.Tensor:
+    """Replaces images at these positions of a batch.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        positions: int32 [b] for each part.
+        parts: uint8 [b, H, W, 3] each.
+    """
     everywhere = tf.range(tf.shape(images)[0])
-    stitched = tf.dynamic_stitch([everywhere, *places], [images, *parts])  # the last one counts
+    stitched = tf.dynamic_stitch([everywhere, *positions], [images, *parts])  # later ones win
     return tf.ensure_shape(stitched, images.shape)
 
 
 # -------------------------------------------------------------------------------------- pad_crop
 
 
-def draw_pad_crop(rng, num_samples, image_size, *, padding, fill):
-    """Offsets 0..2*padding, both ends included, for each image and axis."""
+def draw_pad_crop(
+    rng: np.random.Generator, num_samples: int, image_size: int, *, padding: int, fill: str
+) -> Draws:
+    """Draws offsets 0..2*padding, both ends included: {"top", "left"}: int32 [M] each."""
     top, left = rng.integers(0, 2 * padding, (2, num_samples), dtype="int32", endpoint=True)
     return {"top": top, "left": left}
 
 
-def pad_crop(images, draws, mean_image, *, padding, fill):
-    """Pad on all sides and crop back to the size of the image at the drawn offsets.
+def pad_crop(
+    images: tf.Tensor, draws: TensorDraws, mean_image: np.ndarray, *, padding: int, fill: str
+) -> tf.Tensor:
+    """Pads on all sides and crops to the size of the image at the drawn offsets.
 
     Args:
         images: uint8 [B, H, W, 3].
         draws: {"top": int32 [B], "left": int32 [B]}, offsets into the padded image.
-        mean_image: uint8 [H, W, 3]; with fill "mean" a pixel from outside the image takes its value
-            at the place where it comes to lie, which `normalization = "mean_image"` makes zero.
+        mean_image: uint8 [H, W, 3]; with fill "mean" a pixel from outside the image takes the value
+            of the mean image at its position in the crop, so that `normalization = "mean_image"`
+            makes it zero.
         padding: pixels on each side.
         fill: "zero", "reflect" (the edge pixel is not repeated) or "mean".
     """
@@ -60,24 +77,24 @@ def pad_crop(images, draws, mean_image, *, padding, fill):
     else:
         x = tf.pad(x, ((0, 0), (padding, padding), (3 * padding, 3 * padding)))
     x = tf.gather(x, rows, axis=1, batch_dims=1)  # [B, H, (W + 2 padding) * 3]
-    places, parts = [], []
-    for offset in range(2 * padding + 1):  # a slice of many images costs no more than one of one
+    positions, parts = [], []
+    for offset in range(2 * padding + 1):  # one slice for all images with the same offset
         chosen = tf.cast(tf.where(left == offset)[:, 0], "int32")
-        places.append(chosen)
+        positions.append(chosen)
         parts.append(tf.gather(x, chosen)[:, :, 3 * offset : 3 * (offset + width)])
-    cropped = tf.reshape(tf.dynamic_stitch(places, parts), (-1, height, width, 3))
+    cropped = tf.reshape(tf.dynamic_stitch(positions, parts), (-1, height, width, 3))
     cropped = tf.ensure_shape(cropped, images.shape)
     if fill == "mean":
         box = {"top": padding - top, "left": padding - left, "height": height, "width": width}
-        cropped = inside_boxes(cropped, box, cropped, mean_image)
+        cropped = where_in_box(cropped, box, cropped, mean_image)
     return cropped
 
 
-def _with_reflected_columns(rows, padding):
+def _with_reflected_columns(rows: tf.Tensor, padding: int) -> tf.Tensor:
     """[B, H, W * 3] -> [B, H, (W + 2 padding) * 3]; the edge pixel is not repeated."""
     width = rows.shape[2] // 3
 
-    def column(number):
+    def column(number: int) -> tf.Tensor:
         return rows[:, :, 3 * number : 3 * (number + 1)]
 
     before = [column(number) for number in range(padding, 0, -1)]
@@ -85,24 +102,29 @@ def _with_reflected_columns(rows, padding):
     return tf.concat([*before, rows, *after], axis=2)
 
 
-def inside_boxes(images, boxes, inner, outer):
-    """`inner` where a pixel lies in the box of its image, else `outer`.
+def where_in_box(
+    images: tf.Tensor,
+    boxes: TensorDraws,
+    inner: tf.Tensor | np.ndarray,
+    outer: tf.Tensor | np.ndarray,
+) -> tf.Tensor:
+    """Returns the pixels of `inner` in the box of each image and those of `outer` elsewhere.
 
     Args:
-        images: uint8 [B, H, W, 3].
-        boxes: {"top", "left", "height", "width": int32 [B] or a number}; they may reach beyond the
+        images: uint8 [B, H, W, 3]; only their size is used.
+        boxes: {"top", "left", "height", "width": int32 [B] or a number}; a box may reach beyond the
             image.
         inner, outer: uint8 [B, H, W, 3] or [H, W, 3].
     """
     height, width = images.shape[1:3]
 
-    def within(start, length, size):
+    def within(start: tf.Tensor, length: tf.Tensor, size: int) -> tf.Tensor:
         places = np.arange(size, dtype="int32")
         return (places >= start[:, None]) & (places < (start + length)[:, None])  # [B, size]
 
     rows = within(boxes["top"], boxes["height"], height)
     columns = tf.repeat(within(boxes["left"], boxes["width"], width), 3, axis=1)
-    inside = rows[:, :, None] & columns[:, None, :]  # [B, H, W * 3], which is chosen by fast
+    inside = rows[:, :, None] & columns[:, None, :]  # [B, H, W * 3], the fast shape for `where`
     inner, outer = (tf.reshape(x, (-1, height, width * 3)) for x in (inner, outer))
     return tf.reshape(tf.where(inside, inner, outer), (-1, height, width, 3))
 
@@ -110,23 +132,39 @@ def inside_boxes(images, boxes, inner, outer):
 # --------------------------------------------------------------------------- random_resized_crop
 
 
-def draw_random_resized_crop(rng, num_samples, image_size, *, scale, ratio, interpolation):
-    """The box that is shown of each image: {"top", "left", "height", "width": int32 [M]}.
+def draw_random_resized_crop(
+    rng: np.random.Generator,
+    num_samples: int,
+    image_size: int | np.ndarray,
+    *,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    interpolation: str,
+) -> Draws:
+    """Draws the box of each image that is shown.
 
-    `image_size` is one of all images, or integers [M, 2]: height and width of each.
+    Args:
+        image_size: pixels per side of all images; or integers [M, 2], height and width of each.
+        scale, ratio: see `draw_crops`.
+
+    Returns:
+        {"top", "left", "height", "width"}: int32 [M] each.
     """
     return draw_crops(rng, np.broadcast_to(image_size, (num_samples, 2)), scale, ratio)
 
 
-def draw_crops(rng, sizes, scale, ratio):
-    """A box within each image, of a drawn share and shape.
+def draw_crops(
+    rng: np.random.Generator, sizes: np.ndarray, scale: Sequence[float], ratio: Sequence[float]
+) -> Draws:
+    """Draws a box within each image, of random area and aspect ratio.
 
-    Where no drawn box fits, the largest centred one is taken whose shape is within `ratio`
+    Where no drawn box fits, the largest centred box whose aspect ratio is within `ratio` is taken
     (torchvision's RandomResizedCrop).
 
     Args:
         sizes: integers [M, 2], height and width of each image.
-        scale, ratio: [low, high] of the share of the area and of width / height.
+        scale: [low, high] of the box's area, as a share of the image's.
+        ratio: [low, high] of width / height.
 
     Returns:
         {"top", "left", "height", "width"}: int32 [M] each.
@@ -143,40 +181,58 @@ def draw_crops(rng, sizes, scale, ratio):
     return draw_boxes(rng, boxes, np.arange(len(sizes)), sizes, scale, ratio, _fits)
 
 
-def _fits(box, image):
+def _fits(box: np.ndarray, image: np.ndarray) -> np.ndarray:
     return (box > 0) & (box <= image)
 
 
-def draw_boxes(rng, boxes, chosen, sizes, scale, ratio, fits):
-    """Boxes with a uniform share of the area and a uniform logarithm of width / height.
+def draw_boxes(
+    rng: np.random.Generator,
+    boxes: np.ndarray,
+    chosen: np.ndarray,
+    sizes: np.ndarray,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    fits: Callable[[np.ndarray, np.ndarray], Any],  # Any: NumPy's functions have no precise type
+) -> Draws:
+    """Draws boxes with a uniform share of the area and a uniform logarithm of width / height.
 
-    What does not fit is drawn again, at most ATTEMPTS times in all.
+    Boxes that do not fit are drawn again, at most ATTEMPTS times in all.
 
     Args:
-        boxes: [4, M], top, left, height and width where none is drawn, or none fits.
-        chosen: positions of the images for which one is drawn.
+        boxes: [4, M], top, left, height and width to keep where no box is drawn or none fits.
+        chosen: positions of the images for which a box is drawn, integers.
         sizes: integers [M, 2], height and width of each image.
-        fits: whether a side of a box does; takes those of the boxes and of the images.
+        scale, ratio: see `draw_crops`.
+        fits: takes the heights, or the widths, of boxes and of their images; returns bool array.
 
     Returns:
         {"top", "left", "height", "width"}: int32 [M] each.
     """
     boxes = boxes.astype("int32")
+    (low, high), (log_low, log_high) = scale, np.log(ratio)
     for _ in range(ATTEMPTS):
-        picture_height, picture_width = sizes[chosen].T
-        area = picture_height * picture_width * rng.uniform(*scale, len(chosen))
-        shape = np.exp(rng.uniform(*np.log(ratio), len(chosen)))
+        image_height, image_width = sizes[chosen].T
+        area = image_height * image_width * rng.uniform(low, high, len(chosen))
+        shape = np.exp(rng.uniform(log_low, log_high, len(chosen)))
         height, width = np.rint(np.sqrt(area / shape)), np.rint(np.sqrt(area * shape))
-        top = np.floor(rng.random(len(chosen)) * (picture_height - height + 1))
-        left = np.floor(rng.random(len(chosen)) * (picture_width - width + 1))
-        found = fits(height, picture_height) & fits(width, picture_width)
+        top = np.floor(rng.random(len(chosen)) * (image_height - height + 1))
+        left = np.floor(rng.random(len(chosen)) * (image_width - width + 1))
+        found = fits(height, image_height) & fits(width, image_width)
         boxes[:, chosen[found]] = np.stack([top, left, height, width])[:, found]
         chosen = chosen[~found]
     return dict(zip(BOX, boxes, strict=True))
 
 
-def random_resized_crop(images, draws, mean_image, *, scale, ratio, interpolation):
-    """Resize the drawn box of each image to the size of the image, with antialiasing.
+def random_resized_crop(
+    images: tf.Tensor,
+    draws: TensorDraws,
+    mean_image: np.ndarray,
+    *,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    interpolation: str,
+) -> tf.Tensor:
+    """Resizes the drawn box of each image to the size of the image, with antialiasing.
 
     Args:
         images: uint8 [B, H, W, 3].
@@ -186,15 +242,17 @@ def random_resized_crop(images, draws, mean_image, *, scale, ratio, interpolatio
     return resized_crop(images, draws, images.shape[1:3], interpolation)
 
 
-def resized_crop(images, boxes, size, interpolation):
-    """The box of each image, resized to `size` as Pillow does: uint8 [B, *size, 3].
+def resized_crop(
+    images: tf.Tensor, boxes: TensorDraws, size: tuple[int, int], interpolation: str
+) -> tf.Tensor:
+    """Resizes the box of each image to `size` as Pillow does: uint8 [B, *size, 3].
 
-    Columns come first, as in Pillow where the result has no fewer rows than the box; weights are
-    float32 and not Pillow's integers, so that a pixel may be a grey level off.
+    The width is resized first, as in Pillow where the result has no fewer rows than the box.
+    Weights are float32 and not Pillow's integers, so that a pixel may differ by a grey level.
     """
     height, width = images.shape[1:3]
-    rows = _resizing(boxes["top"], boxes["height"], height, size[0], interpolation)
-    columns = _resizing(boxes["left"], boxes["width"], width, size[1], interpolation)
+    rows = _resize_matrices(boxes["top"], boxes["height"], height, size[0], interpolation)
+    columns = _resize_matrices(boxes["left"], boxes["width"], width, size[1], interpolation)
     x = tf.transpose(tf.cast(images, "float32"), (0, 2, 1, 3))
     x = tf.matmul(columns, tf.reshape(x, (-1, width, height * 3)))
     x = tf.transpose(tf.reshape(_rounded(x), (-1, size[1], height, 3)), (0, 2, 1, 3))
@@ -202,23 +260,25 @@ def resized_crop(images, boxes, size, interpolation):
     return tf.cast(tf.reshape(_rounded(x), (-1, *size, 3)), "uint8")
 
 
-def _rounded(x):
+def _rounded(x: tf.Tensor) -> tf.Tensor:
     return tf.floor(tf.clip_by_value(x, 0, 255) + 0.5)  # halves go up
 
 
-def _resizing(start, length, size_in, size_out, interpolation):
-    """The linear map [B, size_out, size_in] that resizes the drawn stretch of an axis.
+def _resize_matrices(
+    start: tf.Tensor, length: tf.Tensor, size_in: int, size_out: int, interpolation: str
+) -> tf.Tensor:
+    """Returns the matrices [B, size_out, size_in] that resize an interval of one axis.
 
-    As Pillow: the filter is as wide as a pixel, of those that are smaller, and sees nothing beyond
-    the stretch.
+    As in Pillow, the filter spans pixels of the image or of the result, whichever are larger, and
+    nothing outside the interval has weight.
     """
-    reach, weight = FILTERS[interpolation]
+    support, weight = FILTERS[interpolation]
     start, length = (tf.cast(x, "float32")[:, None, None] for x in (start, length))
     factor = length / size_out
-    wide = tf.maximum(factor, 1.0)
+    scale = tf.maximum(factor, 1.0)
     centres = start + (np.arange(size_out, dtype="float32")[:, None] + 0.5) * factor
     places = np.arange(size_in, dtype="float32") + 0.5  # [size_in]
-    distance = (places - centres) / wide  # [B, size_out, size_in]
-    inside = (places > start) & (places < start + length) & (tf.abs(distance) <= reach)
+    distance = (places - centres) / scale  # [B, size_out, size_in]
+    inside = (places > start) & (places < start + length) & (tf.abs(distance) <= support)
     weights = tf.where(inside, weight(distance, tf), 0.0)
     return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)

@@ -1,72 +1,85 @@
 """Preprocessing layers of Keras and KerasCV as steps of an augmentation, named by a recipe.
 
-They draw their own random numbers, so a run with one is not repeatable to the bit, nor resumable so
-(`LayerStep.is_exact`). Operations whose draws are ours are in `augment`.
+The layers draw their own random numbers, so that a run with one of them can be neither repeated nor
+resumed bit for bit (`LayerStep.is_exact`). The operations of `augment` can.
 """
+
+from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from keras_imnet64.core.errors import UserError, nearest, reason
+from keras_imnet64.core.types import JsonObject, Options, Tensor
+from keras_imnet64.data.augment.draws import Draws, TensorDraws
 
-MIXING = ("CutMix", "FourierMix", "MixUp", "Mosaic")  # change labels too
+if TYPE_CHECKING:
+    import keras
+
+MIXING = ("CutMix", "FourierMix", "MixUp", "Mosaic")  # layers that change labels too
 PUBLIC_NAME = re.compile(r"(keras|keras_cv)\.layers\.[A-Za-z]\w*")
-BOLD = re.compile(r"\x1b\[1m(.+?)\x1b\[0m", re.DOTALL)
+BOLD = re.compile(r"\x1b\[1m(.+?)\x1b\[0m", re.DOTALL)  # the message in an error of Keras
 
 
 @dataclass(frozen=True)
 class LayerStep:
-    """One layer of a recipe's augmentation; like `augment.Step`, but for its own randomness.
+    """One layer of a recipe's augmentation; like `augment.Step`, but the layer is random itself.
 
     Attributes:
         op: the layer's public name, such as "keras_cv.layers.RandomCutout".
-        options: what its constructor takes. `value_range` and `seed` are filled in.
+        options: arguments of its constructor; `value_range` and `seed` are filled in.
         image_size: pixels per side.
-        seed: of the layer's own random numbers.
+        seed: for the layer's own random numbers.
     """
 
     op: str
-    options: dict
+    options: JsonObject
     image_size: int
     seed: int = 0
     is_exact = False
     mixes = False
 
-    def draw(self, rng, num_samples, image_size):
-        """Nothing: the layer draws when it is called."""
+    def draw(
+        self, rng: np.random.Generator, num_samples: int, image_size: int | np.ndarray
+    ) -> Draws:
+        """Draws nothing: the layer draws when it is called."""
         return {}
 
-    def apply(self, images, draws, mean_image):
-        """uint8 [B, H, W, 3] -> the same, rounded and clipped to 0..255."""
+    def apply(self, images: Tensor, draws: TensorDraws, mean_image: np.ndarray) -> Tensor:
+        """Returns what the layer makes of uint8 [B, H, W, 3], rounded and clipped to 0..255."""
         return self._apply(images)
 
     @cached_property
-    def _apply(self):
-        """The layer within a TensorFlow graph, where it works under any backend.
+    def _apply(self) -> Callable[[Tensor], Tensor]:
+        """Returns the layer within a TensorFlow graph, which works under any backend.
 
-        Its state lies on the CPU, where tf.data runs, and not on the GPU of the training.
+        Its state lies on the CPU, where tf.data runs, and not on the GPU that trains.
         """
         import tensorflow as tf
 
         with tf.device("CPU:0"):
             layer = make_layer(self.op, self.options, self.seed)
 
-        @tf.function  # traced for each batch size: not every layer works without knowing it
-        def apply(images):
+        @tf.function  # traced for each batch size, which some layers need to know
+        def apply(images: Tensor) -> Tensor:
             with tf.device("CPU:0"):
                 augmented = tf.cast(layer(tf.cast(images, "float32"), training=True), "float32")
                 return tf.cast(tf.round(tf.clip_by_value(augmented, 0, 255)), "uint8")
 
         return apply
 
-    def check(self):
-        """Make the layer, outside of tf.data's graph, and try it within one on two images.
+    def check(self) -> None:
+        """Makes the layer, outside of tf.data's graph, and tries it within one on two images.
 
         Raises:
-            UserError: it fails on them, or returns something else than images of their size.
+            UserError: the layer fails, or returns something else than images of the same size.
         """
         import tensorflow as tf
 
@@ -74,10 +87,10 @@ class LayerStep:
         apply = self._apply
         try:
             with tf.device("CPU:0"):  # a layer may make its state when it is first called
-                pictures = tf.data.Dataset.from_tensors(tf.zeros(shape, "uint8"))
-                returned = tuple(pictures.map(apply).get_single_element().shape)
+                dataset = tf.data.Dataset.from_tensors(tf.zeros(shape, "uint8"))
+                returned = tuple(dataset.map(apply).get_single_element().shape)
         except Exception as error:  # layers raise what they like
-            raise _refused(self.op, error) from error
+            raise _refusal(self.op, error) from error
         if returned != shape:
             raise UserError(
                 f"augment.layer {self.op} must return images of the size that it is given, "
@@ -85,8 +98,8 @@ class LayerStep:
             )
 
 
-def check_layer_name(name):
-    """Refuse what cannot name a layer; whether there is one is seen when it is made."""
+def check_layer_name(name: str) -> None:
+    """Refuses names of the wrong form; `make_layer` checks whether the layer exists."""
     if not PUBLIC_NAME.fullmatch(name):
         raise UserError(
             "augment.layer must be the public name of a Keras or KerasCV layer, such as "
@@ -94,11 +107,13 @@ def check_layer_name(name):
         )
 
 
-def make_layer(name, options, seed):
-    """The layer of a public name; only image preprocessing layers, which run no code of others.
+def make_layer(name: str, options: Options, seed: int) -> keras.Layer:
+    """Makes the layer of this public name.
+
+    Only image preprocessing layers are made: they run no code that a recipe brings.
 
     Raises:
-        UserError: there is no such layer, it is of another kind, or it refuses the options.
+        UserError: the layer does not exist, is of another kind, or refuses the options.
     """
     check_layer_name(name)
     library, _, class_name = name.split(".")
@@ -117,22 +132,22 @@ def make_layer(name, options, seed):
             f"{nearest(class_name, known)}"
         )
     _check_options(name, options)
-    takes = inspect.signature(known[class_name].__init__).parameters
-    defaults = {"value_range": (0, 255), "seed": 1 + seed}  # KerasCV takes a seed of 0 for none
-    defaults = {key: value for key, value in defaults.items() if key in takes}
+    parameters = inspect.signature(known[class_name].__init__).parameters
+    defaults = {"value_range": (0, 255), "seed": 1 + seed}  # to KerasCV a seed of 0 is none
+    defaults = {key: value for key, value in defaults.items() if key in parameters}
     try:
         return known[class_name](**defaults | {k: _as_tuple(v) for k, v in options.items()})
     except Exception as error:  # layers raise what they like
-        raise _refused(name, error) from error
+        raise _refusal(name, error) from error
 
 
-def _as_tuple(value):
-    """TOML has lists only, and some layers insist on tuples."""
+def _as_tuple(value: Any) -> Any:  # any value of TOML
+    """Turns lists into tuples, on which some layers insist; TOML only has lists."""
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
-def _check_options(name, options):
-    """Refuse tables: Keras makes objects of any of its classes of them, of code in a Lambda too."""
+def _check_options(name: str, options: Options) -> None:
+    """Refuses tables: Keras turns them into objects of any class, even a Lambda with code."""
     for key, value in options.items():
         values = [value]
         while values:
@@ -145,21 +160,22 @@ def _check_options(name, options):
             values += value if isinstance(value, list | tuple) else []
 
 
-def preprocessing_layers(library):
-    """{class name: class} of the public layers of keras or keras_cv that change images."""
+def preprocessing_layers(library: str) -> dict[str, type[keras.Layer]]:
+    """Returns the public layers of keras or keras_cv that change images: {class name: class}."""
     layers = import_module(f"{library}.layers")
+    kinds: tuple[type[keras.Layer], ...]
     if library == "keras_cv":
         kinds = (layers.BaseImageAugmentationLayer, layers.VectorizedBaseImageAugmentationLayer)
-    else:  # the base class has no public name: it is found among those of one of its layers
+    else:  # the base class has no public name, but a public layer inherits from it
         bases = {cls.__name__: cls for cls in layers.RandomBrightness.__mro__}
         kinds = (bases["BaseImagePreprocessingLayer"],)
     public = inspect.getmembers(layers, inspect.isclass)
     return {name: cls for name, cls in public if issubclass(cls, kinds) and cls not in kinds}
 
 
-def _refused(name, error):
+def _refusal(name: str, error: BaseException) -> UserError:
     while str(error).startswith("in user code:") and error.__context__:
-        error = error.__context__  # TensorFlow puts its own file names before what the layer says
-    said = BOLD.search(str(error))  # and Keras puts the arguments after it
-    said = reason(said[1] if said else error)
-    return UserError(f"augment.layer {name} does not work with these options: {said}")
+        error = error.__context__  # TensorFlow puts its own file names before the layer's message
+    message = BOLD.search(str(error))  # and Keras puts the arguments after it
+    why = reason(message[1] if message else error)
+    return UserError(f"augment.layer {name} does not work with these options: {why}")

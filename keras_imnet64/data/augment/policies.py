@@ -1,12 +1,18 @@
-"""Policies: each image is given transforms drawn from a list, with drawn strengths.
+"""Policies: they apply to each image transforms drawn from a list, with drawn strengths.
 
-A transform is a row of TRANSFORMS; what a policy draws is, for each image and each of its steps,
-which of them ("which1", ...) and with what number ("value1", ...): degrees, factor, bits, ....
+A policy draws for each image and each of its steps a transform, as a position in TRANSFORMS
+("transform1", ...), and the number that the transform takes ("value1", ...): degrees, a factor,
+bits and so on.
 """
+
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
+from keras_imnet64.core.types import Tensor
 from keras_imnet64.data.augment import colour, geometry
+from keras_imnet64.data.augment.draws import Draws, TensorDraws
 
 GEOMETRY = {
     "shear_x": geometry.shear_x,
@@ -32,113 +38,186 @@ VALUES = {
 }
 IDENTITY = "identity"
 TRANSFORMS = (IDENTITY, *GEOMETRY, *FACTORS, *VALUES)
-# Of each transform: whether it has either sign, adds 1 to its strength, takes whole pixels.
+# For each transform: whether its sign is drawn, 1 is added to its strength, it takes whole pixels.
 IS_SIGNED = np.isin(TRANSFORMS, [*GEOMETRY, *FACTORS])
 IS_FACTOR = np.isin(TRANSFORMS, list(FACTORS))
 IS_SHIFT = np.isin(TRANSFORMS, list(SHIFTS))
 NUM_BINS = 31  # strengths of TrivialAugment and RandAugment; AutoAugment has 10
 # The transforms of TrivialAugment and RandAugment.
 COMMON = tuple(name for name in TRANSFORMS if name not in ("solarize_add", "invert"))
+INCREASING = tuple(name for name in TRANSFORMS if name != IDENTITY)  # of timm's RandAugment
+
+
+class Choice(NamedTuple):
+    """One step of a policy, drawn for M samples."""
+
+    transforms: np.ndarray  # int32 [M], positions in TRANSFORMS
+    values: np.ndarray  # float64 [M]
 
 
 # ---------------------------------------------------------------------------------------- policies
 
 
-def draw_trivial_augment(rng, num_samples, image_size, *, interpolation, fill):
-    """One of 14 transforms and one of its 31 strengths, both evenly (arXiv:2103.10158, "Wide")."""
+def draw_trivial_augment(
+    rng: np.random.Generator,
+    num_samples: int,
+    image_size: int,
+    *,
+    interpolation: str,
+    fill: int,
+) -> Draws:
+    """Draws one of 14 transforms and one of 31 strengths, both uniformly (arXiv:2103.10158)."""
     strengths = _strengths(0.99, 32, 135, 0.99, bits=6, num_bins=NUM_BINS)
     chosen = rng.integers(len(COMMON), size=num_samples)
     bins = rng.integers(NUM_BINS, size=num_samples)
-    which = _positions(COMMON)[chosen]
-    return _as_draws([(which, _numbers(rng, which, strengths[which, bins]))])
+    transforms = _positions(COMMON)[chosen]
+    return _as_draws([_choice(rng, transforms, strengths[transforms, bins])])
 
 
-def trivial_augment(images, draws, mean_image, *, interpolation, fill):
-    """TrivialAugmentWide.
+def trivial_augment(
+    images: Tensor,
+    draws: TensorDraws,
+    mean_image: np.ndarray,
+    *,
+    interpolation: str,
+    fill: int,
+) -> Tensor:
+    """Applies TrivialAugmentWide.
 
     Args:
         images: uint8 [B, H, W, 3].
-        draws: {"which1": int32 [B], "value1": float32 [B]}, see the module.
-        interpolation: "nearest", as in torchvision unless told otherwise, or "bilinear".
-        fill: 0..255, of all channels of a pixel from outside the image.
+        draws: {"transform1": int32 [B], "value1": float32 [B]}, see the module.
+        interpolation: "nearest", torchvision's default, or "bilinear".
+        fill: 0..255, all channels of pixels from outside the image.
     """
     return _apply_steps(images, draws, COMMON, interpolation, fill)
 
 
-def draw_rand_augment(rng, num_samples, image_size, *, num_ops, magnitude, interpolation, fill):
-    """For each step one of 14 transforms, evenly, at strength `magnitude` of 0..30."""
+def draw_rand_augment(
+    rng: np.random.Generator,
+    num_samples: int,
+    image_size: int,
+    *,
+    num_ops: int,
+    magnitude: int,
+    interpolation: str,
+    fill: int,
+) -> Draws:
+    """Draws for each step one of 14 transforms uniformly, at strength `magnitude` of 0..30."""
     strengths = _narrow_strengths(image_size, NUM_BINS)
     steps = []
     for _ in range(num_ops):
-        which = _positions(COMMON)[rng.integers(len(COMMON), size=num_samples)]
-        steps.append((which, _numbers(rng, which, strengths[which, magnitude])))
+        transforms = _positions(COMMON)[rng.integers(len(COMMON), size=num_samples)]
+        steps.append(_choice(rng, transforms, strengths[transforms, magnitude]))
     return _as_draws(steps)
 
 
-def rand_augment(images, draws, mean_image, *, num_ops, magnitude, interpolation, fill):
-    """RandAugment (arXiv:1909.13719) as torchvision has it; see `trivial_augment`."""
+def rand_augment(
+    images: Tensor,
+    draws: TensorDraws,
+    mean_image: np.ndarray,
+    *,
+    num_ops: int,
+    magnitude: int,
+    interpolation: str,
+    fill: int,
+) -> Tensor:
+    """Applies torchvision's RandAugment (arXiv:1909.13719); see `trivial_augment`."""
     return _apply_steps(images, draws, COMMON, interpolation, fill)
 
 
-INCREASING = tuple(name for name in TRANSFORMS if name != IDENTITY)
-
-
 def draw_rand_augment_increasing(
-    rng, num_samples, image_size, *, num_ops, magnitude, magnitude_std, probability, **_
-):
-    """For each step, with a probability, one of 15 transforms at a normally distributed strength.
+    rng: np.random.Generator,
+    num_samples: int,
+    image_size: int,
+    *,
+    num_ops: int,
+    magnitude: float,
+    magnitude_std: float,
+    probability: float,
+    interpolation: str,
+    fill: int,
+) -> Draws:
+    """Draws for each step, with a probability, one of 15 transforms at a normal random strength.
 
-    timm's RandAugment with increasing strengths, there "rand-m9-mstd0.5-inc1"
+    This is timm's RandAugment with increasing strengths, there "rand-m9-mstd0.5-inc1"
     (data/auto_augment.py, 1.0.31). Strengths are 0..10.
     """
-    ends = dict(zip(GEOMETRY, (0.3, 0.3, 0.45 * image_size, 0.45 * image_size, 30), strict=True))
-    ends |= dict.fromkeys(FACTORS, 0.9)
-    ends = np.array([ends.get(name, 0) for name in TRANSFORMS])
+    shift = 0.45 * image_size
+    strongest = dict(zip(GEOMETRY, (0.3, 0.3, shift, shift, 30.0), strict=True))
+    strongest |= dict.fromkeys(FACTORS, 0.9)
+    ends = np.array([strongest.get(name, 0) for name in TRANSFORMS])
     steps = []
     for _ in range(num_ops):
-        which = _positions(INCREASING)[rng.integers(len(INCREASING), size=num_samples)]
-        which = np.where(rng.random(num_samples) <= probability, which, 0)
+        transforms = _positions(INCREASING)[rng.integers(len(INCREASING), size=num_samples)]
+        transforms = np.where(rng.random(num_samples) <= probability, transforms, 0)
         level = np.clip(rng.normal(magnitude, magnitude_std, num_samples), 0, 10) / 10
-        values = _numbers(rng, which, ends[which] * level, whole_shifts=False)
+        values = _choice(rng, transforms, ends[transforms] * level, whole_shifts=False).values
         for name, value in (
             ("posterize", 4 - np.trunc(4 * level)),
             ("solarize", 256 - np.trunc(256 * level)),
             ("solarize_add", np.trunc(110 * level)),
         ):
-            values = np.where(which == TRANSFORMS.index(name), value, values)
-        steps.append((which, values))
+            values = np.where(transforms == TRANSFORMS.index(name), value, values)
+        steps.append(Choice(transforms, values))
     return _as_draws(steps)
 
 
-def rand_augment_increasing(images, draws, mean_image, *, interpolation, fill, **_):
-    """timm's RandAugment; its geometry is bilinear here, there bilinear or bicubic at random."""
+def rand_augment_increasing(
+    images: Tensor,
+    draws: TensorDraws,
+    mean_image: np.ndarray,
+    *,
+    interpolation: str,
+    fill: int,
+    **_: float,
+) -> Tensor:
+    """Applies timm's RandAugment; timm picks bilinear or bicubic at random, not `interpolation`."""
     return _apply_steps(images, draws, INCREASING, interpolation, fill, whole_shifts=False)
 
 
-def draw_auto_augment(rng, num_samples, image_size, *, policy, interpolation, fill):
-    """One of 25 pairs of transforms, each of the two with its probability and strength."""
+def draw_auto_augment(
+    rng: np.random.Generator,
+    num_samples: int,
+    image_size: int,
+    *,
+    policy: str,
+    interpolation: str,
+    fill: int,
+) -> Draws:
+    """Draws one of 25 pairs of transforms; each of the two has a probability and a strength."""
     table = _read_policy(policy)  # [25, 2, 3]
     pair = table[rng.integers(len(table), size=num_samples)]  # [M, 2, 3]
     strengths = _narrow_strengths(image_size, num_bins=10)
     steps = []
     for step in range(2):
-        which, probability, bins = pair[:, step].T
+        transforms, probability, bins = pair[:, step].T
         happens = rng.random(num_samples) <= probability
-        which = np.where(happens, which, 0).astype("int32")
-        steps.append((which, _numbers(rng, which, strengths[which, bins.astype("int32")])))
+        transforms = np.where(happens, transforms, 0).astype("int32")
+        steps.append(_choice(rng, transforms, strengths[transforms, bins.astype("int32")]))
     return _as_draws(steps)
 
 
-def auto_augment(images, draws, mean_image, *, policy, interpolation, fill):
-    """AutoAugment (arXiv:1805.09501) as torchvision has it; see `trivial_augment`."""
+def auto_augment(
+    images: Tensor,
+    draws: TensorDraws,
+    mean_image: np.ndarray,
+    *,
+    policy: str,
+    interpolation: str,
+    fill: int,
+) -> Tensor:
+    """Applies torchvision's AutoAugment (arXiv:1805.09501); see `trivial_augment`."""
     return _apply_steps(images, draws, TRANSFORMS, interpolation, fill)
 
 
-# ------------------------------------------------------------------------------------ how to draw
+# ---------------------------------------------------------------------------------------- drawing
 
 
-def _strengths(shear, shift, degrees, factor, bits, num_bins):
-    """float64 [transforms, num_bins], from weak to strong."""
+def _strengths(
+    shear: float, shift: float, degrees: float, factor: float, bits: int, num_bins: int
+) -> np.ndarray:
+    """Returns the strengths of each transform, from weak to strong: float64 [T, num_bins]."""
     ends = dict(zip(GEOMETRY, (shear, shear, shift, shift, degrees), strict=True))
     ends |= dict.fromkeys(FACTORS, factor)
     strengths = {name: _linspace(0, end, num_bins) for name, end in ends.items()}
@@ -147,44 +226,63 @@ def _strengths(shear, shift, degrees, factor, bits, num_bins):
     return np.stack([strengths.get(name, np.zeros(num_bins)) for name in TRANSFORMS])
 
 
-def _linspace(start, end, num):
-    """torch.linspace: float32 numbers, counted from both ends to the middle; as float64 [num]."""
+def _linspace(start: float, end: float, num: int) -> np.ndarray:
+    """Returns torch.linspace, float32 numbers counted from both ends, as float64 [num]."""
     step = float(np.float32(end - start) / np.float32(num - 1))
     places = np.arange(num)
     numbers = np.where(places < num // 2, start + step * places, end - step * (num - 1 - places))
     return numbers.astype("float32").astype("float64")
 
 
-def _narrow_strengths(image_size, num_bins):
+def _narrow_strengths(image_size: int, num_bins: int) -> np.ndarray:
     return _strengths(0.3, 150 / 331 * image_size, 30, 0.9, bits=4, num_bins=num_bins)
 
 
-def _positions(names):
+def _positions(names: Iterable[str]) -> np.ndarray:
     return np.array([TRANSFORMS.index(name) for name in names], "int32")
 
 
-def _numbers(rng, which, strengths, whole_shifts=True):
-    """What transforms are given: a sign is drawn, factors get 1 more, shifts are cut to pixels."""
-    negative = rng.integers(2, size=len(which), dtype=bool)
-    values = np.where(IS_SIGNED[which] & negative, -strengths, strengths) + IS_FACTOR[which]
-    return np.where(IS_SHIFT[which] & whole_shifts, np.trunc(values), values)
+def _choice(
+    rng: np.random.Generator,
+    transforms: np.ndarray,
+    strengths: np.ndarray,
+    whole_shifts: bool = True,
+) -> Choice:
+    """Turns strengths into values: draws signs, adds 1 to factors, truncates shifts to pixels."""
+    negative = rng.integers(2, size=len(transforms), dtype=bool)
+    values = np.where(IS_SIGNED[transforms] & negative, -strengths, strengths)
+    values = values + IS_FACTOR[transforms]
+    values = np.where(IS_SHIFT[transforms] & whole_shifts, np.trunc(values), values)
+    return Choice(transforms, values)
 
 
-def _as_draws(steps):
+def _as_draws(steps: Iterable[Choice]) -> Draws:
     draws = {}
-    for number, (which, values) in enumerate(steps, start=1):
-        draws[f"which{number}"] = which.astype("int32")
-        draws[f"value{number}"] = values.astype("float32")
+    for number, step in enumerate(steps, start=1):
+        draws[f"transform{number}"] = step.transforms.astype("int32")
+        draws[f"value{number}"] = step.values.astype("float32")
     return draws
 
 
-# ----------------------------------------------------------------------------------- how to apply
+# --------------------------------------------------------------------------------------- applying
 
 
-def _apply_steps(images, draws, names, interpolation, fill, whole_shifts=True):
-    """The drawn transforms of each image, one step after the other."""
+def _apply_steps(
+    images: Tensor,
+    draws: TensorDraws,
+    names: Iterable[str],
+    interpolation: str,
+    fill: int,
+    whole_shifts: bool = True,
+) -> Tensor:
+    """Applies the drawn transforms of each image, one step after the other.
 
-    def operation(name):
+    Args:
+        names: the transforms that the policy can draw.
+        whole_shifts: whether shifts are by whole pixels, which is faster.
+    """
+
+    def operation(name: str) -> colour.Operation:
         if name in SHIFTS and whole_shifts:
             return lambda images, values: SHIFTS[name](images, values, fill)
         if name in GEOMETRY:
@@ -196,14 +294,14 @@ def _apply_steps(images, draws, names, interpolation, fill, whole_shifts=True):
 
     operations = {TRANSFORMS.index(name): operation(name) for name in names if name != IDENTITY}
     for number in range(1, len(draws) // 2 + 1):
-        which, values = draws[f"which{number}"], draws[f"value{number}"]
-        images = colour.apply_each(images, which, values, operations)
+        transforms, values = draws[f"transform{number}"], draws[f"value{number}"]
+        images = colour.apply_by_kind(images, transforms, values, operations)
     return images
 
 
 # -------------------------------------------------------------------------------------- AutoAugment
 
-# Transform, probability and strength 0..9; a dash where the transform has no strength.
+# Each line is a pair of (transform, probability, strength 0..9, or a dash if it has none).
 POLICIES = {
     "imagenet": """\
 posterize 0.4 8  rotate 0.6 9
@@ -286,8 +384,8 @@ shear_x 0.7 2  invert 0.1 -""",
 }
 
 
-def _read_policy(policy):
-    """float64 [25, 2, 3]: position in TRANSFORMS, probability, strength."""
+def _read_policy(policy: str) -> np.ndarray:
+    """Returns float64 [25, 2, 3]: position in TRANSFORMS, probability, strength."""
     rows = []
     for line in POLICIES[policy].split("\n"):
         words = line.split()

@@ -1,1 +1,1 @@
-"""Single images: kinds of files, reading, damage, views of one size, resizing."""
+"""Single images: what a file is, reading, damage, views of one size, resizing."""

@@ -1,7 +1,7 @@
-"""Loops over pixels as machine code: what TensorFlow has no fast operation for.
+"""Compiles loops over pixels to machine code, where TensorFlow has no fast operation.
 
-Numba compiles a function at its first call, which takes about a second; it then runs without
-Python's lock, so that several batches are made at a time.
+Numba compiles a function at its first call, which takes about a second. The function then runs
+without Python's global lock, so that several batches are computed at the same time.
 """
 
 from numba import njit

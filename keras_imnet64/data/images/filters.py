@@ -1,27 +1,34 @@
-"""The filters that images are resized with: how far each reaches, and its weights, as in Pillow.
+"""The filters that resize images, as in Pillow: the support of each and its weight function.
 
-A weight is a function of (x, xp): the distance from the centre, in pixels or, where images become
-smaller, in pixels of the result, and the namespace to compute in, NumPy or TensorFlow.
+A weight function takes the distances x from the centre and the namespace to compute in, NumPy or
+TensorFlow. Distances are in pixels of the image, or of the result where it is smaller.
 """
 
 import math
+from collections.abc import Callable
+from types import ModuleType
+from typing import TypeAlias
+
+from keras_imnet64.core.types import Tensor
+
+WeightFunction: TypeAlias = Callable[[Tensor, ModuleType], Tensor]
 
 
-def _box(x, xp):
+def _box(x: Tensor, xp: ModuleType) -> Tensor:
     return xp.where((x > -0.5) & (x <= 0.5), 1.0, 0.0)
 
 
-def _triangle(x, xp):
+def _triangle(x: Tensor, xp: ModuleType) -> Tensor:
     return 1.0 - xp.abs(x)
 
 
-def _cubic(x, xp, a=-0.5):
+def _cubic(x: Tensor, xp: ModuleType, a: float = -0.5) -> Tensor:
     x = xp.abs(x)
     near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
     return xp.where(x < 1.0, near, (((x - 5.0) * x + 8.0) * x - 4.0) * a)
 
 
-def _lanczos(x, xp):
+def _lanczos(x: Tensor, xp: ModuleType) -> Tensor:
     """sinc(x) sinc(x / 3)."""
     near_zero = xp.abs(x) < 1e-8
     angle = xp.where(near_zero, 1.0, math.pi * x)
@@ -29,7 +36,7 @@ def _lanczos(x, xp):
     return xp.where(near_zero, 1.0, value)
 
 
-FILTERS = {  # (reach, weight); beyond its reach a weight is zero, whatever the function says
+FILTERS: dict[str, tuple[float, WeightFunction]] = {  # (support, weight, which is 0 beyond it)
     "box": (0.5, _box),
     "bilinear": (1.0, _triangle),
     "bicubic": (2.0, _cubic),

@@ -1,17 +1,19 @@
 """Resizes uint8 images one by one, bit for bit as Pillow 13 does, in less than half of its time.
 
-As in Pillow, columns are weighed and then rows, in integers that are rounded and clipped to 0..255
-after each; where the height shrinks by far more than the width, rows come first. The order shows:
-beside edges, where bicubic and lanczos weights leave 0..255, by tens of grey levels. Pillow before
-13 always begins with columns. torchvision gives these pixels of Pillow's images; of tensors its own
-arithmetic gives others, by up to 2 grey levels (bilinear) or 24 (bicubic) in tests.
+As in Pillow, the width is resized and then the height, in integers that are rounded and clipped to
+0..255 after each; where the height shrinks by far more than the width, the height comes first. The
+order changes pixels: beside edges, where bicubic and lanczos filters leave 0..255, by tens of grey
+levels. Pillow before 13 always begins with the width. torchvision gives these pixels for Pillow's
+images; for tensors its own arithmetic differs by up to 2 grey levels (bilinear) or 24 (bicubic) in
+tests.
 
-Whole lines are weighed at a time, so that the compiler (Numba) can use the processor's vectors: for
-the columns the image is turned on its side, and back. Whoever imports this module waits a second
-or two for the compiler.
+Sums are taken over whole rows of memory, so that the compiler (Numba) can use the processor's
+vectors: to resize the width, the image is transposed, and transposed back. Importing this module
+takes a second or two, since it compiles.
 """
 
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 from numba import njit, types
@@ -19,112 +21,122 @@ from numba import njit, types
 from keras_imnet64.data.images.compiled import compiled
 from keras_imnet64.data.images.filters import FILTERS
 
-LINES = types.Array(types.uint8, 2, "C", readonly=True)
-AXIS = types.Tuple((types.int64[::1], types.int64[::1], types.int32[:, ::1]))
-BITS = 22  # of a weight's fraction, as in Pillow
-HALF = 1 << (BITS - 1)
-BLOCK = 16  # rows that are turned at a time: as many pixels as a cache line holds
-KEPT = 1024  # tables of weights, 5 kB each for ImageNet, up to 100 kB for large photographs
+ROWS = types.Array(types.uint8, 2, "C", readonly=True)
+INTEGERS = types.int64[::1]
+TABLES = types.Tuple((INTEGERS, INTEGERS, types.int32[:, ::1]))  # type: ignore[no-untyped-call]  # numba
+Tables: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # see `weights`
+FRACTION_BITS = 22  # of a weight, as in Pillow
+HALF = 1 << (FRACTION_BITS - 1)
+BLOCK = 16  # rows that are transposed at a time: as many pixels as a cache line holds
+CACHED_TABLES = 1024  # 5 kB each for ImageNet, up to 100 kB for large photographs
 
 
-def resize(pixels, size, interpolation, mirrored=False):
-    """One image at another size; runs without Python's lock.
+def resize(
+    pixels: np.ndarray, size: tuple[int, int], interpolation: str, mirrored: bool = False
+) -> np.ndarray:
+    """Returns an image at another size; runs without Python's global lock.
 
     Args:
         pixels: uint8 [h, w, 3], of any strides.
         size: (height, width) of the result.
         interpolation: a key of `filters.FILTERS`; smaller images are antialiased.
-        mirrored: whether the left of the result is to be its right.
+        mirrored: whether to exchange left and right.
 
     Returns:
         uint8 [height, width, 3].
     """
-    rows, columns = (
-        weights(*sides, interpolation) for sides in zip(pixels.shape[:2], size, strict=True)
-    )
+    height, width, _ = pixels.shape
+    vertical = weights(height, size[0], interpolation)
+    first, count, weight = weights(width, size[1], interpolation)
     if mirrored:
-        columns = tuple(np.ascontiguousarray(table[::-1]) for table in columns)
-    lines = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
-    return _resized(lines, rows, columns, rows_come_first(pixels.shape, size))
+        first, count, weight = (np.ascontiguousarray(x[::-1]) for x in (first, count, weight))
+    rows = np.ascontiguousarray(pixels).reshape(height, -1)
+    is_vertical_first = height_comes_first((height, width), size)
+    return _resize(rows, vertical, (first, count, weight), is_vertical_first)
 
 
-def rows_come_first(size_in, size_out):
-    """Whether Pillow 13 weighs rows before columns, between sizes of (height, width)."""
+def height_comes_first(size_in: tuple[int, int], size_out: tuple[int, int]) -> bool:
+    """Whether Pillow 13 resizes the height before the width; sizes are (height, width)."""
     removed_rows, removed_columns = (size_in[axis] - size_out[axis] for axis in range(2))
     return removed_rows > max(0, 2 * removed_columns)
 
 
-@lru_cache(KEPT)
-def weights(size_in, size_out, interpolation):
-    """What the pixels of one axis are made of.
+@lru_cache(CACHED_TABLES)
+def weights(size_in: int, size_out: int, interpolation: str) -> Tables:
+    """Returns which pixels of one axis are summed for each pixel of the result, and their weights.
 
     Returns:
-        (first int64 [size_out], count int64 [size_out], weight int32 [size_out, K]): a pixel is
-        made of `count` old ones from `first` on; weights are in units of 1 / 2^BITS.
+        (first int64 [size_out], count int64 [size_out], weight int32 [size_out, K]): a new pixel
+        is the weighted sum of `count` old ones from `first` on; weights are in units of
+        1 / 2^FRACTION_BITS.
     """
-    reach, weight = FILTERS[interpolation]
+    support, weight = FILTERS[interpolation]
     factor = size_in / size_out
-    wide = max(factor, 1.0)
+    scale = max(factor, 1.0)
     centres = (np.arange(size_out) + 0.5) * factor
-    first = np.maximum((centres - reach * wide + 0.5).astype(np.int64), 0)
-    end = np.minimum((centres + reach * wide + 0.5).astype(np.int64), size_in)
-    places = first[:, None] + np.arange((end - first).max())
-    values = weight((places - centres[:, None] + 0.5) * (1.0 / wide), np)
-    values = np.where(places < end[:, None], values, 0.0)
+    first = np.maximum((centres - support * scale + 0.5).astype(np.int64), 0)
+    end = np.minimum((centres + support * scale + 0.5).astype(np.int64), size_in)
+    positions = first[:, None] + np.arange((end - first).max())
+    values = weight((positions - centres[:, None] + 0.5) * (1.0 / scale), np)
+    values = np.where(positions < end[:, None], values, 0.0)
     values /= np.cumsum(values, axis=1)[:, -1:]  # one after the other, as Pillow adds them
-    fixed = np.trunc(values * (1 << BITS) + np.copysign(0.5, values)).astype(np.int32)
+    fixed = np.trunc(values * (1 << FRACTION_BITS) + np.copysign(0.5, values)).astype(np.int32)
     return first, end - first, fixed
 
 
 @compiled
-def _weighed(lines, axis):
-    """uint8 [N, L] -> uint8 [M, L]: each line the weighed sum of some."""
-    firsts, counts, weights = axis
-    length = lines.shape[1]
+def _resize_height(rows: np.ndarray, tables: Tables) -> np.ndarray:
+    """uint8 [N, L] -> uint8 [M, L]: each row is a weighted sum of rows."""
+    firsts, counts, weights = tables
+    length = rows.shape[1]
     total = np.empty(length, np.int32)
-    weighed = np.empty((len(firsts), length), np.uint8)
+    resized = np.empty((len(firsts), length), np.uint8)
     for number in range(len(firsts)):
         total[:] = HALF
         for step in range(counts[number]):
-            line, weight = lines[firsts[number] + step], weights[number, step]
-            for place in range(length):
-                total[place] += weight * np.int32(line[place])
-        for place in range(length):
-            weighed[number, place] = min(max(total[place] >> BITS, 0), 255)
-    return weighed
+            row, weight = rows[firsts[number] + step], weights[number, step]
+            for column in range(length):
+                total[column] += weight * np.int32(row[column])
+        for column in range(length):
+            resized[number, column] = min(max(total[column] >> FRACTION_BITS, 0), 255)
+    return resized
 
 
 @compiled
-def _on_its_side(lines):
+def _transpose(rows: np.ndarray) -> np.ndarray:
     """uint8 [h, 3 w], rows of pixels -> uint8 [w, 4 h], columns of pixels of four bytes."""
-    height, width = len(lines), lines.shape[1] // 3
-    turned = np.empty((width, height), np.uint32)
+    height, width = len(rows), rows.shape[1] // 3
+    columns = np.empty((width, height), np.uint32)
     for begin in range(0, height, BLOCK):
         for x in range(width):
             for y in range(begin, min(begin + BLOCK, height)):
-                red, green, blue = lines[y, 3 * x], lines[y, 3 * x + 1], lines[y, 3 * x + 2]
-                turned[x, y] = np.uint32(red) | np.uint32(green) << 8 | np.uint32(blue) << 16
-    return turned.view(np.uint8)
+                red, green, blue = rows[y, 3 * x], rows[y, 3 * x + 1], rows[y, 3 * x + 2]
+                columns[x, y] = np.uint32(red) | np.uint32(green) << 8 | np.uint32(blue) << 16
+    return columns.view(np.uint8)
 
 
 @compiled
-def _turned_back(lines):
+def _transpose_back(columns: np.ndarray) -> np.ndarray:
     """uint8 [w, 4 h], columns of pixels of four bytes -> uint8 [h, w, 3]."""
-    width, height = len(lines), lines.shape[1] // 4
-    turned = np.empty((height, width, 3), np.uint8)
+    width, height = len(columns), columns.shape[1] // 4
+    pixels = np.empty((height, width, 3), np.uint8)
     for begin in range(0, width, BLOCK):
         for y in range(height):
             for x in range(begin, min(begin + BLOCK, width)):
                 for channel in range(3):
-                    turned[y, x, channel] = lines[x, 4 * y + channel]
-    return turned
+                    pixels[y, x, channel] = columns[x, 4 * y + channel]
+    return pixels
 
 
-@njit(types.uint8[:, :, ::1](LINES, AXIS, AXIS, types.boolean), nogil=True)
-def _resized(lines, rows, columns, rows_first):
-    if rows_first:
-        return _turned_back(_weighed(_on_its_side(_weighed(lines, rows)), columns))
-    narrowed = _turned_back(_weighed(_on_its_side(lines), columns))
+@njit(types.uint8[:, :, ::1](ROWS, TABLES, TABLES, types.boolean), nogil=True)
+def _resize(
+    rows: np.ndarray, vertical: Tables, horizontal: Tables, is_vertical_first: bool
+) -> np.ndarray:
+    """uint8 [h, 3 w] -> uint8 [H, W, 3]."""
+    if is_vertical_first:
+        rows = _resize_height(rows, vertical)
+        return _transpose_back(_resize_height(_transpose(rows), horizontal))
+    narrowed = _transpose_back(_resize_height(_transpose(rows), horizontal))
     height, width, channels = narrowed.shape
-    weighed = _weighed(narrowed.reshape(height, width * channels), rows)
-    return weighed.reshape(len(weighed), width, channels)
+    resized = _resize_height(narrowed.reshape(height, width * channels), vertical)
+    return resized.reshape(len(resized), width, channels)

@@ -1,1 +1,1 @@
-"""Where images come from: one module per kind of source, each yielding batches for the store."""
+"""Reads data sets from where they come: one module for each kind of source."""

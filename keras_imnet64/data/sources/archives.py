@@ -1,4 +1,4 @@
-"""Archives in the official layout of downsampled ImageNet: their table, their checks, writing them.
+"""Lists, checks and writes archives in the official layout of downsampled ImageNet.
 
 A train archive is a zip of `train_data_batch_<i>.npz`, the validation archive one of
 `val_data.npz`. Each npz holds `data` uint8 [n, 3*s*s] (flat, all R, then G, then B), `labels`
@@ -8,20 +8,23 @@ PatrykChrabaszcz/Imagenet32_Scripts.)
 
 import ast
 import hashlib
-import importlib.util
 import io
 import os
 import re
 import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import sync_file, sync_folder
 from keras_imnet64.core.paths import expand
+from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.core.zips import open_zip, read_member, read_npz
+from keras_imnet64.data.sources import tfds_private
 
 MEMBERS = {
     "train": re.compile(r"train_data_batch_\d+\.npz"),
@@ -30,10 +33,12 @@ MEMBERS = {
 READ_BYTES = 8 * 2**20
 CHUNK = 1024  # images in memory while archives are written
 
+Images = tuple[np.ndarray, np.ndarray]  # uint8 [N, s, s, 3], labels [N] from 0
+
 
 @dataclass(frozen=True)
 class Archive:
-    """A file that a data set is built from; `bytes` and `sha256` identify the published one."""
+    """A published archive: which split it is of, and its size and digest."""
 
     file_name: str
     split: str
@@ -41,45 +46,58 @@ class Archive:
     sha256: str
 
 
-# -------------------------------------------------------------------------- what TFDS knows of them
+@dataclass(frozen=True)
+class CheckedLayout:
+    """Archives that have the layout, although they are not the published ones.
 
-
-def published_archives():
-    """All published archives, as TFDS' own checksum table lists them.
-
-    Returns:
-        list[Archive]
+    Attributes:
+        paths: {file name: path}.
+        counts: {split: number of images}.
     """
-    table = tfds_file("datasets/imagenet_resized/checksums.tsv").read_text(encoding="utf-8")
-    rows = [line.split("\t") for line in table.splitlines() if line.strip()]
+
+    paths: dict[str, Path]
+    counts: dict[str, int]
+
+
+# --------------------------------------------------------------------------------- TFDS' own tables
+
+
+def published_archives() -> list[Archive]:
+    """Returns all published archives, from TFDS' own table of checksums."""
+    file = tfds_private.package_file("datasets/imagenet_resized/checksums.tsv")
+    rows = [line.split("\t") for line in file.read_text("utf-8").splitlines() if line.strip()]
     return [
         Archive(name, "validation" if "_val_" in name else "train", int(size), sha256)
         for _, size, sha256, name in rows
     ]
 
 
-def archives_of(image_size):
-    """The archives that make one image size: training parts in order, then validation."""
+def archives_of(image_size: int) -> list[Archive]:
+    """Returns the archives of one image size: training parts in order, then validation."""
     return sorted(
         (a for a in published_archives() if a.file_name.startswith(f"Imagenet{image_size}_")),
         key=lambda archive: archive.file_name,
     )
 
 
-def imagenet_wnids():
-    """The 1,000 class ids in the label order of downsampled ImageNet (map_clsloc, not sorted)."""
-    text = tfds_file("image_classification/imagenet_resized_labels.txt").read_text("utf-8")
-    return text.split()
+def imagenet_wnids() -> list[str]:
+    """Returns the 1,000 class ids in the label order of downsampled ImageNet.
+
+    That is the order of ILSVRC's map_clsloc.txt, which is not sorted.
+    """
+    file = tfds_private.package_file("image_classification/imagenet_resized_labels.txt")
+    return file.read_text("utf-8").split()
 
 
-def imagenet_class_names():
-    """A name per class in label order; TFDS has them for sorted class ids, with SI-Score.
+def imagenet_class_names() -> list[str]:
+    """Returns a name for each class, in the label order of downsampled ImageNet.
 
-    'crane' and 'maillot' name two classes each: combine sets by class id, never by these. Where
-    TFDS has no such list the class ids stand in for it.
+    'crane' and 'maillot' name two classes each: combine data sets by class id, never by name. If
+    TFDS lacks the list of names (it comes with SI-Score, for sorted class ids), the class ids are
+    returned instead.
     """
     wnids = imagenet_wnids()
-    file = tfds_file("datasets/siscore/labels.py")
+    file = tfds_private.package_file("datasets/siscore/labels.py")
     names = _longest_list(file) if file.is_file() else []
     if len(names) != len(wnids):
         return wnids
@@ -87,39 +105,36 @@ def imagenet_class_names():
     return [by_wnid[wnid].split(",")[0] for wnid in wnids]
 
 
-def _longest_list(file):
+def _longest_list(file: Path) -> list[str]:
+    """Returns the longest list literal in a Python file."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     lists = [ast.literal_eval(node) for node in ast.walk(tree) if isinstance(node, ast.List)]
     return max(lists, key=len, default=[])
 
 
-def tfds_file(relative):
-    """A file of the TFDS package, found without importing it (which takes seconds)."""
-    spec = importlib.util.find_spec("tensorflow_datasets")
-    return Path(spec.submodule_search_locations[0]) / relative
-
-
 # ------------------------------------------------------------------------------------------ checks
 
 
-def verify(folder, archives, progress=None):
-    """Hold the files of `folder` against the published archives, by size, then by SHA-256.
+def verify(
+    folder: StrPath, archives: Sequence[Archive], progress: PackProgress | None = None
+) -> dict[str, Path]:
+    """Compares the archives in `folder` with the published ones, by size, then by SHA-256.
 
     Args:
-        folder: where they lie.
-        archives: the Archives wanted.
+        folder: the folder of the archives.
+        archives: the archives that are needed.
         progress: called as `progress(description, done, total)`, in bytes.
 
     Returns:
-        dict: file name -> path.
+        {file name: path}.
 
     Raises:
         UserError: names every archive that is missing, truncated, altered or another one.
     """
-    paths, problems = _present(folder, archives)
-    sized = [a for a in archives if a.file_name in paths]
-    right_size = [a for a in sized if paths[a.file_name].stat().st_size == a.bytes]
-    for archive in sized:
+    paths, problems = _find(folder, archives)
+    present = [a for a in archives if a.file_name in paths]
+    right_size = [a for a in present if paths[a.file_name].stat().st_size == a.bytes]
+    for archive in present:
         if archive not in right_size:
             problems.append(_wrong_size(paths[archive.file_name], archive, progress))
     if not problems:  # hashing takes minutes: not for a folder that is refused anyway
@@ -135,17 +150,19 @@ def verify(folder, archives, progress=None):
     return paths
 
 
-def _present(folder, archives):
-    folder = expand(folder)
-    if not os.path.isdir(folder):
-        raise UserError(f"--source must be a folder that holds the archives; received {folder}")
-    paths = {a.file_name: folder / a.file_name for a in archives}
+def _find(folder: StrPath, archives: Sequence[Archive]) -> tuple[dict[str, Path], list[str]]:
+    """Returns {file name: path} of the archives in a folder, and a clause for each missing one."""
+    source = expand(folder)
+    if not os.path.isdir(source):
+        raise UserError(f"--source must be a folder that holds the archives; received {source}")
+    paths = {a.file_name: source / a.file_name for a in archives}
     missing = [name for name, path in paths.items() if not path.is_file()]
     present = {name: path for name, path in paths.items() if name not in missing}
     return present, [f"{name} is missing" for name in missing]
 
 
-def _wrong_size(path, archive, progress):
+def _wrong_size(path: Path, archive: Archive, progress: PackProgress | None) -> str:
+    """Returns what an archive of another size is, as a clause."""
     actual = path.stat().st_size
     same_size = [a for a in published_archives() if a.bytes == actual]
     if same_size and _sha256(path, progress) == same_size[0].sha256:
@@ -154,14 +171,15 @@ def _wrong_size(path, archive, progress):
     return f"{archive.file_name} is {kind} ({actual:,} bytes, expected {archive.bytes:,})"
 
 
-def _wrong_content(archive, actual):
+def _wrong_content(archive: Archive, actual: str) -> str:
+    """Returns what an archive with another SHA-256 is, as a clause."""
     for known in published_archives():
         if known.sha256 == actual:
             return f"{archive.file_name} is really {known.file_name}"
     return f"{archive.file_name} is altered (SHA-256 {actual}, expected {archive.sha256})"
 
 
-def _sha256(path, progress):
+def _sha256(path: Path, progress: PackProgress | None) -> str:
     sha, done, total = hashlib.sha256(), 0, path.stat().st_size
     with open(path, "rb") as file:
         while block := file.read(READ_BYTES):
@@ -172,34 +190,38 @@ def _sha256(path, progress):
     return sha.hexdigest()
 
 
-def check_layout(folder, archives, image_size, num_classes, progress=None):
-    """Hold other archives, with the published names, against the layout; every array is read.
-
-    Returns:
-        (dict: file name -> path, dict: split -> number of images).
+def check_layout(
+    folder: StrPath,
+    archives: Sequence[Archive],
+    image_size: int,
+    num_classes: int,
+    progress: PackProgress | None = None,
+) -> CheckedLayout:
+    """Checks the layout of archives with the published names, by reading every array.
 
     Raises:
         UserError: names the archive and the member that do not fit.
     """
-    paths, problems = _present(folder, archives)
+    paths, problems = _find(folder, archives)
     if problems:
         raise UserError(f"the layout needs all its archives in {folder}: {'; '.join(problems)}")
-    counts, seen = {}, {}
-    for done, archive in enumerate(archives):
+    counts: dict[str, int] = {}
+    archive_of: dict[str, Path] = {}  # by member
+    for done, archive in enumerate(archives, start=1):
         path = paths[archive.file_name]
         for member, content in _members(path, archive.split):
-            if member in seen:
-                raise UserError(f"{path} and {seen[member]} both hold {member}")
-            seen[member] = path
+            if member in archive_of:
+                raise UserError(f"{path} and {archive_of[member]} both hold {member}")
+            archive_of[member] = path
             count = _check_npz(f"{path}: {member}", content, image_size, num_classes)
             counts[archive.split] = counts.get(archive.split, 0) + count
         if progress:
-            progress("checking the layout", done + 1, len(archives))
-    return paths, counts
+            progress("checking the layout", done, len(archives))
+    return CheckedLayout(paths, counts)
 
 
-def _members(path, split):
-    """(name, bytes) of each npz of one archive, which must hold nothing else."""
+def _members(path: Path, split: str) -> Iterator[tuple[str, bytes]]:
+    """Yields (name, content) of each npz in an archive, which must hold nothing else."""
     try:
         with open_zip(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
@@ -216,12 +238,13 @@ def _members(path, split):
         raise UserError(f"{path} is not a whole zip archive ({reason(error)})") from None
 
 
-def _check_npz(where, content, image_size, num_classes):
+def _check_npz(where: str, content: bytes, image_size: int, num_classes: int) -> int:
+    """Checks the arrays of an npz, which messages call `where`. Returns its number of images."""
     try:
         data, labels = read_npz(io.BytesIO(content), ("data", "labels")).values()
     except zipfile.BadZipFile as error:
         raise UserError(
-            f"{where} is damaged or another thing ({reason(error)}); it must hold data and labels"
+            f"{where} is damaged or no npz file ({reason(error)}); it must hold data and labels"
         ) from None
     if labels.ndim != 1:
         raise UserError(f"{where} must hold a list of labels; received {list(labels.shape)}")
@@ -244,44 +267,43 @@ def _check_npz(where, content, image_size, num_classes):
 
 
 def write_archives(
-    train_paths,
-    validation_path,
-    train,
-    validation,
+    train_paths: Sequence[StrPath],
+    validation_path: StrPath,
+    train: Images,
+    validation: Images,
     *,
-    num_batches=None,
-    order=None,
-    progress=None,
-):
-    """Write images as archives in the official layout, each whole before it gets its name.
+    num_batches: int | None = None,
+    order: np.ndarray | None = None,
+    progress: PackProgress | None = None,
+) -> None:
+    """Writes images as archives in the official layout; each appears only when it is complete.
 
-    Arrays may be memory-mapped: no more than CHUNK images are held at once. The same images
-    make the same bytes.
+    Arrays may be memory-mapped: at most CHUNK images are in memory at once. The same images make
+    the same bytes.
 
     Args:
-        train_paths: the training archives; the numbered batches are dealt over them in order.
+        train_paths: the training archives, to which the numbered batches are dealt in order.
         validation_path: the validation archive.
         train, validation: (uint8 [N, s, s, 3], labels [N] from 0).
-        num_batches: npz members of the training set, by default one per archive.
-        order: positions [N] of the training images in the order to write, by default theirs.
+        num_batches: number of npz members of the training set, by default one per archive.
+        order: positions [N] of the training images in the order to write, by default 0, 1, ...
         progress: called as `progress(description, done, total)`, in images.
     """
-    images, labels = train
+    images, _ = train
     num_batches = num_batches or len(train_paths)
     order = np.arange(len(images)) if order is None else order
-    mean = _mean(images, progress)
+    arrays = {"mean": _mean(images, progress)}
     numbers = np.array_split(np.arange(num_batches), len(train_paths))
     parts = np.array_split(order, num_batches)
     for path, batch_numbers in zip(train_paths, numbers, strict=True):
         members = {f"train_data_batch_{n + 1}.npz": parts[n] for n in batch_numbers}
-        _write_zip(path, members, images, labels, {"mean": mean}, progress)
-    images, labels = validation
-    members = {"val_data.npz": np.arange(len(images))}
-    _write_zip(validation_path, members, images, labels, {}, progress)
+        _write_zip(Path(path), members, train, arrays, progress)
+    members = {"val_data.npz": np.arange(len(validation[0]))}
+    _write_zip(Path(validation_path), members, validation, {}, progress)
 
 
-def _mean(images, progress):
-    """float64 [3*s*s], from exact sums."""
+def _mean(images: np.ndarray, progress: PackProgress | None) -> np.ndarray:
+    """Returns the mean image, float64 [3*s*s], from exact sums."""
     sums = np.zeros(images[:1].size, np.int64)
     for start in range(0, len(images), CHUNK):
         sums += _flat(images[start : start + CHUNK]).sum(axis=0, dtype=np.int64)
@@ -290,20 +312,34 @@ def _mean(images, progress):
     return sums / len(images)
 
 
-def _write_zip(path, members, images, labels, more, progress):
-    """A zip of npz members: {name: positions of its images}, each with the arrays `more`."""
-    path = Path(path)
+def _write_zip(
+    path: Path,
+    members: Mapping[str, np.ndarray],
+    split: Images,
+    arrays: Mapping[str, np.ndarray],
+    progress: PackProgress | None,
+) -> None:
+    """Writes a zip of npz members.
+
+    Args:
+        members: {name: positions of its images in `split`}.
+        arrays: what each member holds besides its images and labels.
+    """
     incoming = path.with_name(f".{path.name}.writing")
     total, done = sum(map(len, members.values())), 0
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress(f"writing {path.name}", done, total)
+
     try:
         with open(incoming, "wb") as file:
             with zipfile.ZipFile(file, "w") as archive:
                 for name, positions in members.items():
                     with archive.open(name, "w", force_zip64=True) as member:
-                        for count in _write_npz(member, positions, images, labels, more):
-                            done += count
-                            if progress:
-                                progress(f"writing {path.name}", done, total)
+                        _write_npz(member, positions, split, arrays, report)
             sync_file(file)
         os.replace(incoming, path)
         sync_folder(path.parent)
@@ -311,21 +347,28 @@ def _write_zip(path, members, images, labels, more, progress):
         incoming.unlink(missing_ok=True)
 
 
-def _write_npz(file, positions, images, labels, more):
-    """Write an npz of these images piece by piece; yields how many have just been written."""
-    shape = (len(positions), images[:1].size)
+def _write_npz(
+    file: IO[bytes],
+    positions: np.ndarray,
+    split: Images,
+    arrays: Mapping[str, np.ndarray],
+    report: Callable[[int], None],
+) -> None:
+    """Writes an npz of the images at `positions`; calls `report(images just written)`."""
+    images, labels = split
     with zipfile.ZipFile(file, "w") as npz:
         with npz.open("data.npy", "w", force_zip64=True) as data:
+            shape = (len(positions), images[:1].size)
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(data, header)
             for start in range(0, len(positions), CHUNK):
                 chunk = positions[start : start + CHUNK]
                 data.write(_flat(images[chunk]).tobytes())
-                yield len(chunk)
-        for name, array in ({"labels": labels[positions] + 1} | more).items():
+                report(len(chunk))
+        for name, array in {"labels": labels[positions] + 1, **arrays}.items():
             with npz.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-def _flat(images):
+def _flat(images: np.ndarray) -> np.ndarray:
     return images.transpose(0, 3, 1, 2).reshape(len(images), -1)  # [N, H, W, 3] -> [N, 3*H*W]

@@ -1,66 +1,68 @@
-"""Whether a server gives files to anyone, asked before TFDS begins to download them.
+"""Asks servers whether they offer files to anyone, before TFDS begins to download them.
 
-Left to itself TFDS retries for minutes where there is no network, waits for ever for a proxy that
-is silent, and takes the page of a login for an archive.
+TFDS itself would retry for minutes without a network, wait without limit for a silent proxy, and
+take a login page for an archive.
 """
 
-import contextlib
-import functools
 import queue
 import threading
 import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from urllib.parse import urlsplit
 
 import requests
-from tensorflow_datasets.core.download import downloader
 
-ASK_SECONDS = 10  # for all files together, and for name servers, which have no limit of their own
+from keras_imnet64.data.sources.tfds_private import download_limits
+
+REQUEST_SECONDS = 10  # for all files together; name servers have no time limit of their own
 SILENT_SECONDS = 60  # of a server in the middle of a file
-RETRIES = 2
+MAX_RETRIES = 2
 
 
-def why_not_offered(sizes):
-    """Why files cannot be downloaded, as a clause; None where a server offers all of them.
+def unavailable_reason(sizes: Mapping[str, int]) -> str | None:
+    """Returns why files cannot be downloaded, as a clause; None if all of them are offered.
 
     Args:
-        sizes: {url: bytes of the file that is wanted}.
+        sizes: {url: expected bytes of the file}.
     """
-    reasons = queue.Queue()
+    reasons: queue.Queue[str | None] = queue.Queue()
 
-    def ask(url, size):
-        reasons.put(_why_not(url, size))
+    def request(url: str, size: int) -> None:
+        reasons.put(_unavailable_reason(url, size))
 
     for url_and_size in sizes.items():
-        threading.Thread(target=ask, args=url_and_size, daemon=True).start()
-    end = time.monotonic() + ASK_SECONDS
+        threading.Thread(target=request, args=url_and_size, daemon=True).start()
+    end = time.monotonic() + REQUEST_SECONDS
     for _ in sizes:
         try:
-            why = reasons.get(timeout=max(0, end - time.monotonic()))
+            reason = reasons.get(timeout=max(0, end - time.monotonic()))
         except queue.Empty:
             hosts = sorted({_host(url) for url in sizes})
-            return f"{' and '.join(hosts)} did not answer within {ASK_SECONDS} seconds"
-        if why:
-            return why
+            return f"{' and '.join(hosts)} did not answer within {REQUEST_SECONDS} seconds"
+        if reason:
+            return reason
     return None
 
 
-def _why_not(url, size):
-    """The same of one file; only the head of the answer is read."""
-    host, plain = _host(url), {"Accept-Encoding": "identity"}
+def _unavailable_reason(url: str, size: int) -> str | None:
+    """Returns the same for one file; only the headers of the response are read."""
+    host, headers = _host(url), {"Accept-Encoding": "identity"}
     try:
-        with requests.get(url, stream=True, timeout=ASK_SECONDS, headers=plain) as response:
-            return _why_not_this(response, host, size)
+        with requests.get(url, stream=True, timeout=REQUEST_SECONDS, headers=headers) as response:
+            return _mismatch(response, host, size)
     except requests.exceptions.ProxyError:
         return f"the proxy gives no connection to {host}"
     except requests.exceptions.SSLError:
         return f"the certificate of {host} could not be checked"
     except requests.exceptions.Timeout:
-        return f"{host} did not answer within {ASK_SECONDS} seconds"
+        return f"{host} did not answer within {REQUEST_SECONDS} seconds"
     except (requests.exceptions.RequestException, OSError):
         return f"there is no connection to {host}"
 
 
-def _why_not_this(response, host, size):
+def _mismatch(response: requests.Response, host: str, size: int) -> str | None:
+    """Returns what a response is instead of a file of `size` bytes; None if it is that file."""
     length = response.headers.get("Content-Length", "")
     if response.status_code != 200:
         return f"{host} answers with status {response.status_code} {response.reason}".strip()
@@ -72,17 +74,10 @@ def _why_not_this(response, host, size):
     return None
 
 
-def _host(url):
+def _host(url: str) -> str:
     return urlsplit(url).hostname or url
 
 
-@contextlib.contextmanager
-def impatient_downloads():
-    """Let TFDS give up a server that is silent, and retry twice where it would ten times."""
-    before = downloader._open_with_requests, downloader.MAX_RETRIES
-    downloader._open_with_requests = functools.partial(before[0], timeout=SILENT_SECONDS)
-    downloader.MAX_RETRIES = RETRIES
-    try:
-        yield
-    finally:
-        downloader._open_with_requests, downloader.MAX_RETRIES = before
+def limit_downloads() -> AbstractContextManager[None]:
+    """Lets TFDS give up a silent server after a minute, and retry twice instead of ten times."""
+    return download_limits(timeout_seconds=SILENT_SECONDS, max_retries=MAX_RETRIES)

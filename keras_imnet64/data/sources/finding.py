@@ -1,76 +1,80 @@
-"""Finds image files below folders, and says what every other file there is.
+"""Finds image files below folders, and names what is wrong with other files.
 
-The content of a file decides whether it is an image, not its suffix. Three kinds of files are no
-images: companions, which systems and programs leave in folders and which nobody misses; files
-that are left aside with a word, such as annotations; and faulty ones, which are refused or listed.
-Decoding is the task of `images`.
+The content of a file decides whether it is an image, not its suffix. There are three kinds of other
+files: system files, which systems and programs leave in folders and which are passed over; ignored
+files, such as annotations, which the user is told about; and faulty files, which are refused, or
+skipped and listed. `data.images` decodes images.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from keras_imnet64.core.errors import UserError, in_words, printable
+from keras_imnet64.core.errors import UserError, first_few, printable
 from keras_imnet64.core.paths import os_error_text
-from keras_imnet64.data.images.views import (
+from keras_imnet64.core.types import StrPath
+from keras_imnet64.data.images.reading import (
     Unreadable,
-    as_sentences,
-    formats,
-    opened,
-    readable,
-    suffixes,
+    open_image,
+    readable_formats,
+    readable_suffixes,
+    report_image_errors,
+    report_unreadable,
 )
 
-COMPANION_FILES = {  # in lower case
+SYSTEM_FILES = {  # in lower case
     ".ds_store", ".apdisk", ".localized", "icon\r",  # macOS
     "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini",  # Windows
     ".directory", ".nomedia", ".picasa.ini", "picasa.ini",  # programs that show images
     ".gitkeep", ".keep", ".gitignore", ".gitattributes",
 }  # fmt: skip
-COMPANION_FOLDERS = {  # in lower case
+SYSTEM_FOLDERS = {  # in lower case
     "@eadir", "#recycle", "#snapshot", ".@__thumb", "lost+found",  # file servers
     "__macosx", ".appledouble", ".spotlight-v100", ".trashes", ".fseventsd",  # macOS
     "$recycle.bin", "system volume information",  # Windows
     ".ipynb_checkpoints", "__pycache__", ".git", ".cache", ".thumbnails",  # programs
 }  # fmt: skip
-COMPANION_PREFIXES = ("._", ".nfs", ".fuse_hidden", ".trash")  # AppleDouble, deleted files
+SYSTEM_PREFIXES = ("._", ".nfs", ".fuse_hidden", ".trash")  # AppleDouble, deleted files
 TEXT_SUFFIXES = {
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".sh", ".py",
 }  # fmt: skip
-SURE_FORMATS = {"JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000"}  # by their bytes
-Faulty = tuple[Path | str, str]  # a file, what is wrong with it
+# Formats of Pillow whose first bytes no other file has.
+DETECTABLE_FORMATS = {"JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000"}
+
+FaultyFile = tuple[Path, str]  # a file, what is wrong with it
+Faulty = tuple[str, str]  # the same, with the name of the file below its source
 
 
 @dataclass
-class Found:
+class FoundFiles:
     """Files, sorted by what they are.
 
     Attributes:
-        images: files whose suffix or content is an image's; not yet decoded.
-        aside: hidden files and texts, which nobody takes for images.
-        faulty: (file, what is wrong with it) of the others, such as broken links.
+        images: files whose suffix or content is that of an image; not yet decoded.
+        ignored: hidden files and text files, which nobody takes for images.
+        faulty: (file, what is wrong with it) of all others, such as broken links.
     """
 
     images: list[Path] = field(default_factory=list)
-    aside: list[Path] = field(default_factory=list)
-    faulty: list[Faulty] = field(default_factory=list)
+    ignored: list[Path] = field(default_factory=list)
+    faulty: list[FaultyFile] = field(default_factory=list)
 
 
 def find_images(
-    paths: str | os.PathLike | Iterable, skipped: list[Faulty] | None = None
+    paths: StrPath | Iterable[StrPath], skipped: list[FaultyFile] | None = None
 ) -> list[Path]:
-    """The files that are named, and the images in the folders that are named.
+    """Returns the files among `paths`, and the images in the folders among them.
 
     Folders are searched recursively, through links too.
 
     Args:
         paths: one path or several.
-        skipped: a list that receives (file, what is wrong with it) of files in folders that are no
-            images; None refuses them.
+        skipped: a list that receives (file, what is wrong with it) of each faulty file in a folder;
+            None refuses such files.
 
     Returns:
-        list of Path: in the order of `paths`, each folder's in sorted order.
+        In the order of `paths`; images of a folder are in sorted order.
 
     Raises:
         UserError: a path does not exist, cannot be listed, or a folder holds no image.
@@ -81,7 +85,7 @@ def find_images(
     return [file for path in paths for file in _images_at(Path(path), skipped)]
 
 
-def _images_at(path: Path, skipped: list[Faulty] | None) -> list[Path]:
+def _images_at(path: Path, skipped: list[FaultyFile] | None) -> list[Path]:
     try:
         if path.is_file():
             return [path]
@@ -94,7 +98,7 @@ def _images_at(path: Path, skipped: list[Faulty] | None) -> list[Path]:
         raise _cannot_be_searched(path, error) from error
     found = find_below(path)
     if found.faulty and skipped is None:
-        faulty = [(file.relative_to(path), fault) for file, fault in found.faulty]
+        faulty = [(str(file.relative_to(path)), fault) for file, fault in found.faulty]
         raise UserError(
             f"{describe_faulty(faulty, len(found.images), path)}; convert or move such files "
             "(`predict` leaves them out with --skip-corrupt)"
@@ -105,16 +109,16 @@ def _images_at(path: Path, skipped: list[Faulty] | None) -> list[Path]:
 
 
 def _cannot_be_searched(path: Path, error: OSError) -> UserError:
-    """The sentence about a folder below `path`, or `path` itself, that cannot be listed."""
+    """Returns the error for a folder that cannot be listed: `path`, or one below it."""
     folder = error.filename or path
     return UserError(f"{folder} cannot be searched: {os_error_text(error, folder)}")
 
 
-def find_below(folder: Path, needed: str = "files such as .png and .jpg are needed") -> Found:
-    """The `Found` of all files below a folder, each list in sorted order.
+def find_below(folder: Path, needed: str = "files such as .png and .jpg are needed") -> FoundFiles:
+    """Sorts all files below a folder by what they are; each list is in sorted order.
 
     Args:
-        needed: what to say of a folder without images.
+        needed: what a message about a folder without images asks for.
 
     Raises:
         UserError: a folder cannot be listed, or there is no image.
@@ -124,41 +128,42 @@ def find_below(folder: Path, needed: str = "files such as .png and .jpg are need
     except OSError as error:
         raise _cannot_be_searched(folder, error) from error
     if not found.images:
-        such = f"; {found.faulty[0][0]} {found.faulty[0][1]}" if found.faulty else ""
-        raise UserError(f"the folder {folder} holds no image; {needed}{such}")
+        example = f"; {found.faulty[0][0]} {found.faulty[0][1]}" if found.faulty else ""
+        raise UserError(f"the folder {folder} holds no image; {needed}{example}")
     return found
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Paths of all that is no folder and no companion below `folder`.
+    """Yields the paths of all files below `folder`, without system files.
 
-    Hidden folders are not entered, but named like files. Each real folder is entered once, and none
-    that `folder` lies in, where a link may lead round.
+    Hidden folders are not entered; they are yielded like files. Each real folder is entered once,
+    and the parents of `folder` never, so that links cannot lead round in circles.
 
     Raises:
         OSError: a folder cannot be listed.
     """
 
-    def stop(error: OSError) -> None:
+    def fail(error: OSError) -> None:
         raise error
 
-    seen = set(map(str, Path(os.path.realpath(folder)).parents))
-    for where, folders, names in os.walk(folder, onerror=stop, followlinks=True):
+    entered = set(map(str, Path(os.path.realpath(folder)).parents))
+    for where, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         real = os.path.realpath(where)
-        if real in seen:
+        if real in entered:
             folders.clear()
             continue
-        seen.add(real)
-        inner = sorted(name for name in folders if not is_companion_folder(name))
-        folders[:] = [name for name in inner if not name.startswith(".")]
-        hidden = [name for name in inner if name.startswith(".")]
-        yield from (Path(where, n) for n in [*hidden, *names] if not is_companion(n))
+        entered.add(real)
+        names_of_folders = sorted(name for name in folders if not is_system_folder(name))
+        folders[:] = [name for name in names_of_folders if not name.startswith(".")]
+        hidden = [name for name in names_of_folders if name.startswith(".")]
+        yield from (Path(where, n) for n in [*hidden, *names] if not is_system_file(n))
 
 
 def list_folder(folder: Path) -> tuple[list[str], list[Path]]:
-    """(names of the folders, paths of the files) directly in a folder, sorted, without companions.
+    """Returns what lies directly in a folder, without system files and folders.
 
-    Hidden folders count as files.
+    Returns:
+        (names of the folders, paths of the files), both sorted. Hidden folders count as files.
 
     Raises:
         UserError: the folder cannot be listed.
@@ -167,15 +172,16 @@ def list_folder(folder: Path) -> tuple[list[str], list[Path]]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"{folder} cannot be listed: {os_error_text(error, folder)}") from None
-    folders, files = [], []
+    folders: list[str] = []
+    files: list[Path] = []
     for entry in entries:
-        # Links are followed, without an error for those that go round.
+        # Links are followed; one that leads to itself counts as a file.
         is_folder = entry.is_dir(follow_symlinks=False) or os.path.isdir(entry)
-        if is_folder and is_companion_folder(entry.name):
+        if is_folder and is_system_folder(entry.name):
             continue
         if is_folder and not entry.name.startswith("."):
             folders.append(entry.name)
-        elif not is_companion(entry.name):
+        elif not is_system_file(entry.name):
             files.append(Path(folder, entry.name))
     return folders, files
 
@@ -183,18 +189,18 @@ def list_folder(folder: Path) -> tuple[list[str], list[Path]]:
 # ----------------------------------------------------------------------------- what each file is
 
 
-def sort_files(files: Iterable[Path]) -> Found:
-    """The `Found` of paths of files; those whose suffix is no image's are looked into."""
-    found = Found()
+def sort_files(files: Iterable[Path]) -> FoundFiles:
+    """Sorts files by what they are; reads the first bytes of those without an image's suffix."""
+    found = FoundFiles()
     for file in files:
         if file.name.startswith("."):
-            found.aside.append(file)
+            found.ignored.append(file)
             continue
         fault = _fault_of(file)
         if fault is None:
             found.images.append(file)
         elif is_text(file):
-            found.aside.append(file)
+            found.ignored.append(file)
         else:
             found.faulty.append((file, fault))
     return found
@@ -205,35 +211,39 @@ def is_image(file: Path) -> bool:
     return bool(sort_files([file]).images)
 
 
-def is_companion(name: str) -> bool:
-    """Whether a file of this name is what systems leave in folders, such as Thumbs.db."""
+def is_system_file(name: str) -> bool:
+    """Whether systems or programs leave files of this name in folders, such as Thumbs.db."""
     name = name.lower()
-    return name in COMPANION_FILES or name.startswith(COMPANION_PREFIXES)
+    return name in SYSTEM_FILES or name.startswith(SYSTEM_PREFIXES)
 
 
-def is_companion_folder(name: str) -> bool:
-    """Whether a folder of this name is what systems leave among folders, such as @eaDir."""
+def is_system_folder(name: str) -> bool:
+    """Whether systems or programs make folders of this name among others, such as @eaDir."""
     name = name.lower()
-    return name in COMPANION_FOLDERS or name.startswith(COMPANION_PREFIXES)
+    return name in SYSTEM_FOLDERS or name.startswith(SYSTEM_PREFIXES)
 
 
 def is_text(file: str | Path) -> bool:
-    """Whether a file is text by its suffix, such as annotations or notes."""
+    """Whether a file has the suffix of a text file, such as annotations or notes."""
     return PurePath(file).suffix.lower() in TEXT_SUFFIXES
 
 
 def _fault_of(file: Path) -> str | None:
-    """What keeps a file from being an image, in words; None for an image.
+    """Returns why a file is not an image, as a clause; None for an image.
 
-    A file that may not be read counts as an image, so that whoever reads it next says why not.
+    A file without read permission counts as an image; reading it later fails with the reason.
     """
     try:
-        with readable(file):
+        with report_unreadable(file):
             if not file.is_file():
                 return "is not a file" if file.exists() else "is a broken link"
-        if file.suffix.lower() in suffixes():
-            return None  # decoding it will show what is wrong with it
-        with as_sentences(file), open(file, "rb") as content, opened(content, file, _sure()):
+        if file.suffix.lower() in readable_suffixes():
+            return None  # decoding it later shows whether it is damaged
+        with (
+            report_image_errors(file),
+            open(file, "rb") as content,
+            open_image(content, file, _detectable()),
+        ):
             return None
     except Unreadable:
         return None
@@ -241,18 +251,18 @@ def _fault_of(file: Path) -> str | None:
         return str(error).removeprefix(f"{printable(file)} ")
 
 
-def _sure() -> tuple[str, ...]:
-    """Pillow's names of the formats that are told by their first bytes without a doubt."""
-    return tuple(SURE_FORMATS.intersection(formats()))
+def _detectable() -> tuple[str, ...]:
+    """Returns the formats among DETECTABLE_FORMATS that this build of Pillow reads."""
+    return tuple(DETECTABLE_FORMATS.intersection(readable_formats()))
 
 
-def describe_faulty(faulty: list[Faulty], num_images: int, folder: str | Path) -> str:
-    """How many files of a folder cannot be used and what is wrong with the first, as a clause.
+def describe_faulty(faulty: Sequence[Faulty], num_images: int, folder: StrPath) -> str:
+    """Returns how many files of a folder cannot be used, and why the first cannot, as a clause.
 
     Args:
-        faulty: [(name below the folder, what is wrong with it)], at least one.
-        num_images: how many files are images.
+        faulty: (name below the folder, what is wrong with it) of each, at least one.
+        num_images: number of files that are images.
     """
     total = len(faulty) + num_images
-    of = f"{len(faulty):,} of {total:,} files below {folder} cannot be used"
-    return f"{of}: {in_words([f'{name} {fault}' for name, fault in faulty])}"
+    count = f"{len(faulty):,} of {total:,} files below {folder} cannot be used"
+    return f"{count}: {first_few([f'{name} {fault}' for name, fault in faulty])}"

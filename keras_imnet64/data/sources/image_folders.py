@@ -1,9 +1,9 @@
-"""Class folders of images: anyone's own, ImageNet-1K's and ImageNet-21K's, listed for an index.
+"""Lists class folders of images, of any data set or of ImageNet-21K, so that they can be indexed.
 
-Nothing is decoded here. A class is a folder, its id the folder's name in UTF-8 and in Unicode's
-composed form, whatever the locale and the system that wrote it; images of a class are in sorted
-order of their names (by bytes, as `LC_ALL=C ls` has them). `layout` decides which folders are
-classes, and `finding` which files are images.
+Nothing is decoded here. A class is a folder. Its id is the folder's name in UTF-8 and in Unicode's
+composed form, whatever the locale and the system that wrote it. Images of a class are sorted by
+name (by bytes, as `LC_ALL=C ls` sorts). `layout` decides which folders are classes, and `finding`
+which files are images.
 """
 
 import hashlib
@@ -17,16 +17,23 @@ from pathlib import Path
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.files import decode_text, read_small
 from keras_imnet64.core.paths import expand, portable
+from keras_imnet64.core.types import StrPath
 from keras_imnet64.data.sources import layout as layouts
-from keras_imnet64.data.sources.finding import Faulty, Found, find_below, list_folder, sort_files
+from keras_imnet64.data.sources.finding import (
+    Faulty,
+    FoundFiles,
+    find_below,
+    list_folder,
+    sort_files,
+)
 from keras_imnet64.data.stores.indexing import Listed
 
-LIST_BYTES = 2**22
-MOST_NAMED = 5  # folders in a note
+MAX_LIST_BYTES = 2**22
+MAX_NAMED = 5  # folders in a note
 IN_NO_CLASS = "lies in no class folder"
 IMAGENET_21K_MORE_THAN = 500  # images of a class that is kept (Alibaba-MIIL/ImageNet21K)
-IMAGENET_21K_VALIDATION = 50  # the first of each class
-IMAGENET_21K_COUNTS = {  # whether by a list -> classes, training and validation images
+IMAGENET_21K_VALIDATION = 50  # the first images of each class
+IMAGENET_21K_COUNTS = {  # selected by a class list -> classes, training and validation images
     False: (11_221, 11_797_632, 561_052),
     True: (10_450, 11_060_223, 522_500),
 }
@@ -34,80 +41,82 @@ IMAGENET_21K_COUNTS = {  # whether by a list -> classes, training and validation
 
 @dataclass
 class Listing:
-    """What a source holds.
+    """The images and classes of a source, with notes for the user; filled while it is searched.
 
     Attributes:
         root: the folder below which the files lie.
-        source: the folder that the user named, which root may lie in as a lone folder.
+        source: the folder that the user passed: root, or a folder in which root lies.
         wnids: class ids, in label order.
-        splits: {split: list of `Listed`}.
+        splits: {split: its images}.
         faulty: (name below root, what is wrong with it) of files that are no images, and of
-            images that are of no class.
-        aside: names of files that nobody takes for images, such as annotations.
-        folders: what the user calls the splits, as in "train and val"; empty where there are none.
+            images that belong to no class.
+        ignored: names of files that nobody takes for images, such as annotations.
+        folders: names of the folders of the splits, as in "train and val"; empty if there are none.
         notes: sentences for the user about what was decided.
-        inner: {class id: names of the folders in its folder that hold images of it}.
+        subfolders: {class id: names of the folders in its folder that hold images of it}.
     """
 
     root: Path
     wnids: list[str] = field(default_factory=list)
     splits: dict[str, list[Listed]] = field(default_factory=lambda: {"train": [], "validation": []})
     faulty: list[Faulty] = field(default_factory=list)
-    aside: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
     folders: str = ""
     notes: list[str] = field(default_factory=list)
-    inner: dict[str, set[str]] = field(default_factory=dict)
+    subfolders: dict[str, set[str]] = field(default_factory=dict)
     source: Path | None = None
 
     def counts(self) -> dict[str, int]:
+        """Returns {split: number of images}."""
         return {split: len(images) for split, images in self.splits.items()}
 
-    def take_class(self, folder: Path, label: int) -> list[Listed]:
-        """list of `Listed`: the images of a class whose folder is given."""
+    def list_class(self, folder: Path, label: int) -> list[Listed]:
+        """Returns the images of a class folder, and records its other files and subfolders."""
         found = find_below(folder, "add some, or move or delete the folder if it is no class")
-        inner = {file.parent for file in found.images} - {folder}
-        names = {path.relative_to(folder).parts[0] for path in inner}
-        self.inner.setdefault(self.wnids[label], set()).update(names)
-        return self.take(found, label)
+        parents = {file.parent for file in found.images} - {folder}
+        names = {parent.relative_to(folder).parts[0] for parent in parents}
+        self.subfolders.setdefault(self.wnids[label], set()).update(names)
+        return self.list_images(found, label)
 
-    def take(self, found: Found, label: int) -> list[Listed]:
-        """list of `Listed`: the images of a class; what else was found is noted."""
+    def list_images(self, found: FoundFiles, label: int) -> list[Listed]:
+        """Returns the images among the files of a class, and records the others."""
         self.faulty += [(self.name_of(file), fault) for file, fault in found.faulty]
-        self.aside += map(self.name_of, found.aside)
+        self.ignored += map(self.name_of, found.ignored)
         names = map(self.name_of, found.images)
         return [Listed(name, label) for name in sorted(names, key=os.fsencode)]
 
-    def note_loose(self, folder: Path, outer: Path | None = None) -> None:
-        """Note the files that lie beside class folders: images and broken links are missed.
+    def record_loose_files(self, folder: Path, outer: Path | None = None) -> None:
+        """Records files that lie beside class folders; images and broken links are faults there.
 
         Args:
             folder: holds the class folders.
-            outer: the folder from which lone folders were entered on the way to `folder`.
+            outer: the folder from which `folder` was reached through single folders, whose files
+                count too.
         """
-        folders = layouts.way(outer or folder, folder)
+        folders = layouts.folders_between(outer or folder, folder)
         found = sort_files(file for each in folders for file in list_folder(each)[1])
         self.faulty += [(self.name_of(file), IN_NO_CLASS) for file in found.images]
         for file, fault in found.faulty:
             if os.path.islink(file):
                 self.faulty.append((self.name_of(file), fault))
             else:
-                self.aside.append(self.name_of(file))
-        self.aside += map(self.name_of, found.aside)
+                self.ignored.append(self.name_of(file))
+        self.ignored += map(self.name_of, found.ignored)
 
-    def note_inner_folders(self) -> None:
-        """Say that classes are made of several folders, each of which may have been meant as one.
+    def note_subfolders(self) -> None:
+        """Adds a note if images of a class lie in several folders, each perhaps meant as a class.
 
-        A single folder within a class folder hides no other class.
+        A class with a single subfolder needs no note.
         """
-        several = {wnid: sorted(names) for wnid, names in self.inner.items() if len(names) > 1}
+        several = {wnid: sorted(names) for wnid, names in self.subfolders.items() if len(names) > 1}
         if several:
             wnid, *others = several
-            paths = ", ".join(f"{wnid}/{name}" for name in several[wnid][:MOST_NAMED])
-            more = f", and likewise for {layouts.listed(others)}" if others else ""
+            paths = ", ".join(f"{wnid}/{name}" for name in several[wnid][:MAX_NAMED])
+            more = f", and likewise for {layouts.join_names(others)}" if others else ""
             self.notes.append(f"images of {paths} are taken for the class {wnid}{more}")
 
     def name_of(self, file: Path) -> str:
-        """The name below root, or the whole path of a file that lies outside root."""
+        """Returns the name below root, or the whole path of a file that lies outside root."""
         try:
             return file.relative_to(self.root).as_posix()
         except ValueError:
@@ -118,37 +127,38 @@ class Listing:
 
 
 def list_image_folder(
-    source: str | Path, validation_share: float, splits: str | None = None
+    source: StrPath, validation_share: float, splits: str | None = None
 ) -> Listing:
-    """Training and validation folders of class folders, or one folder of them that is split.
+    """Lists a training and a validation folder of class folders, or one folder, and splits it.
 
     Args:
         source: the folder.
-        validation_share: the chance of each image to be kept aside, where there is no val/. Its
-            name alone draws, so that an image stays on its side when others come; but of each
-            class at least one is on either side.
+        validation_share: the probability of each image to become a validation image, if the folder
+            is not split yet. The image's name alone decides, so that an image stays in its split
+            when others are added; but each class gets at least one image in either split.
         splits: as for `layout.find_layout`.
 
     Raises:
-        UserError: there are no classes, a class without images, or one that only val/ has; or
-            the folders can be read in two ways.
+        UserError: there are no classes, a class has no images, only the validation folder has a
+            class, or the folders can be read in two ways.
     """
-    source = source_folder(source)
-    layout = layouts.find_layout(source, splits)
-    if layout.train is None:
-        listing = _split(layout.root, validation_share, source)
+    folder = source_folder(source)
+    layout = layouts.find_layout(folder, splits)
+    if layout.splits is None:
+        listing = _split(layout.root, validation_share, folder)
     else:
-        listing = list_train_and_validation(layout.root, layout.train, layout.validation)
-        listing.source = source
-        listing.note_loose(layout.root, source)
-    listing.note_inner_folders()
+        train, validation = layout.splits.train, layout.splits.validation
+        listing = list_train_and_validation(layout.root, train, validation)
+        listing.source = folder
+        listing.record_loose_files(layout.root, folder)
+    listing.note_subfolders()
     listing.notes += layout.notes
-    listing.aside += [f"{name}/" for name in layout.aside]
+    listing.ignored += [f"{name}/" for name in layout.ignored]
     return listing
 
 
 def list_train_and_validation(root: Path, train: str, validation: str) -> Listing:
-    """The Listing of two folders of class folders; classes are those of the first."""
+    """Lists two folders of class folders below `root`; the first defines the classes."""
     listing = Listing(root, folders=f"{train} and {validation}")
     of_train = _classes_of_split(listing, train, ())
     of_validation = _classes_of_split(listing, validation, of_train)
@@ -160,96 +170,102 @@ def list_train_and_validation(root: Path, train: str, validation: str) -> Listin
         )
     listing.wnids = list(of_train)
     if lacking := [wnid for wnid in listing.wnids if wnid not in of_validation]:
-        listing.notes.append(unscored(lacking, validation))
+        listing.notes.append(unscored_note(lacking, validation))
     for split, classes in (("train", of_train), ("validation", of_validation)):
         for label, wnid in enumerate(listing.wnids):
             if wnid in classes:
-                listing.splits[split] += listing.take_class(classes[wnid], label)
+                listing.splits[split] += listing.list_class(classes[wnid], label)
     return listing
 
 
-def unscored(wnids: list[str], validation: str) -> str:
-    """A note about classes without validation images."""
-    which = layouts.listed(wnids)
-    return f"{validation} has no images of {which}, about which the scores will say nothing"
+def unscored_note(wnids: Iterable[str], validation: str) -> str:
+    """Returns the note about classes without validation images."""
+    classes = layouts.join_names(wnids)
+    return f"{validation} has no images of {classes}, about which the scores will say nothing"
 
 
 def _remedy_for_unknown(wnid: str, known: Iterable[str]) -> str:
     alike = [other for other in known if other.casefold() == wnid.casefold()]
     if alike:
-        return f"{alike[0]} is there, so spell the two alike"
+        return f"spell it like {alike[0]}, which is its name for training"
     return "a model cannot learn it, so move it away or add images to train on"
 
 
 def _classes_of_split(listing: Listing, name: str, known: Container[str]) -> dict[str, Path]:
-    """{class id: its folder} of a split, whose folder may hold one of the same name."""
+    """Returns {class id: its folder} of the split `name`.
+
+    Args:
+        known: class ids. A single folder is a class if it has one of these ids; any other is
+            entered.
+    """
     outer = listing.root / name
-    folder = layouts.enter_lone_folders(outer, lambda lone: class_id(lone) in known)
-    listing.note_loose(folder, outer)
+    folder = layouts.enter_single_folders(outer, lambda single: class_id(single) in known)
+    listing.record_loose_files(folder, outer)
     return class_folders(folder)
 
 
 def _split(root: Path, share: float, source: Path) -> Listing:
+    """Lists a folder of class folders, and assigns each image to a split."""
     classes = class_folders(root)
     kept = f"about {100 * share:g} % of each class are kept aside for validation"
     listing = Listing(root, list(classes), notes=[f"nothing is split, so {kept}"], source=source)
-    listing.note_loose(root, source)
+    listing.record_loose_files(root, source)
     for label, folder in enumerate(classes.values()):
-        images = listing.take_class(folder, label)
+        images = listing.list_class(folder, label)
         if len(images) < 2:
             raise UserError(f"{folder} holds one image: to be split, a class needs at least two")
-        by_name = sorted(images, key=lambda image: _rank(image.name))
-        low = sum(_rank(image.name) < share for image in by_name)
-        kept_aside = min(max(1, low), len(images) - 1)
-        aside = {image.name for image in by_name[:kept_aside]}
+        names = sorted((image.name for image in images), key=_draw)
+        below_share = sum(_draw(name) < share for name in names)
+        validation = set(names[: min(max(1, below_share), len(images) - 1)])
         for image in images:
-            listing.splits["validation" if image.name in aside else "train"].append(image)
+            listing.splits["validation" if image.name in validation else "train"].append(image)
     return listing
 
 
-def _rank(name):
-    """A number in 0..1 that is drawn by the name."""
+def _draw(name: str) -> float:
+    """Returns a number in 0..1 that depends on the name alone."""
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64
 
 
 # ----------------------------------------------------------------------------------- ImageNet-21K
 
 
-def list_imagenet_21k(source, class_list=None):
-    """The published selections of ImageNet-21K (Alibaba-MIIL/ImageNet21K, arXiv:2104.10972).
+def list_imagenet_21k(source: StrPath, class_list: StrPath | None = None) -> Listing:
+    """Lists a published selection of ImageNet-21K (Alibaba-MIIL/ImageNet21K, arXiv:2104.10972).
+
+    The first 50 images of each class are its validation images.
 
     Args:
         source: a folder of class folders.
-        class_list: a file with one class id per line, whose classes are taken as they are; None
-            takes those with more than 500 images.
-
-    Returns:
-        Listing: the first 50 images of each class are its validation.
+        class_list: a file with one class id per line, which are the classes to select; None
+            selects classes with more than 500 images.
 
     Raises:
-        UserError: a listed class is missing, listed twice or too small, or none is large enough.
+        UserError: a listed class is missing, listed twice or too small, or no class is large
+            enough.
     """
-    source = source_folder(source)
-    root = layouts.enter_lone_folders(source, layouts.split_of)
+    folder = source_folder(source)
+    root = layouts.enter_single_folders(folder, layouts.split_of)
     _refuse_splits_of_imagenet_21k(root)
-    there = class_folders(root)
-    wnids = list(there) if class_list is None else sorted(read_class_list(class_list))
-    missing = sorted(set(wnids) - set(there))
+    folder_of = class_folders(root)
+    wnids = list(folder_of) if class_list is None else sorted(read_class_list(class_list))
+    missing = sorted(set(wnids) - set(folder_of))
     if missing:
         raise UserError(f"{class_list} names the class {missing[0]}, which is no folder in {root}")
-    listing = Listing(root, source=source)
-    listing.note_loose(root, source)
+    listing = Listing(root, source=folder)
+    listing.record_loose_files(root, folder)
+    threshold = IMAGENET_21K_VALIDATION if class_list else IMAGENET_21K_MORE_THAN
     for wnid in wnids:
-        found = find_below(there[wnid]) if _has_files(there[wnid]) else Found()
-        least = IMAGENET_21K_VALIDATION if class_list else IMAGENET_21K_MORE_THAN
-        if len(found.images) > least:
-            images = listing.take(found, len(listing.wnids))
+        found = find_below(folder_of[wnid]) if _has_files(folder_of[wnid]) else FoundFiles()
+        if len(found.images) > threshold:
+            images = listing.list_images(found, len(listing.wnids))
             listing.wnids.append(wnid)
             listing.splits["validation"] += images[:IMAGENET_21K_VALIDATION]
             listing.splits["train"] += images[IMAGENET_21K_VALIDATION:]
         elif class_list:
             raise UserError(
-                f"{there[wnid]} holds {len(found.images)} images; more than {least} are needed"
+                f"{folder_of[wnid]} holds {len(found.images)} images; "
+                f"more than {threshold} are needed"
             )
     if not listing.wnids:
         raise UserError(
@@ -260,7 +276,7 @@ def list_imagenet_21k(source, class_list=None):
 
 
 def _refuse_splits_of_imagenet_21k(root: Path) -> None:
-    """Its selection splits the classes itself; what is split already is another set of images."""
+    """Refuses folders of splits: the published selection splits one folder of classes itself."""
     named = layouts.named_splits(list_folder(root)[0])
     if layouts.TRAIN in named.values():
         raise UserError(
@@ -269,32 +285,33 @@ def _refuse_splits_of_imagenet_21k(root: Path) -> None:
         )
 
 
-def _has_files(folder):
-    """Whether there is anything; a folder that cannot be listed is told of by who lists it."""
+def _has_files(folder: Path) -> bool:
+    """Whether a folder holds anything; True if it cannot be listed, which fails later."""
     try:
         return bool(os.listdir(folder))
     except OSError:
         return True
 
 
-def read_class_list(path):
-    """The class ids of a text file, one per line."""
+def read_class_list(path: StrPath) -> list[str]:
+    """Returns the class ids in a text file, one per line."""
     try:
-        text = decode_text(read_small(expand(path), LIST_BYTES))
+        text = decode_text(read_small(expand(path), MAX_LIST_BYTES))
     except (OSError, ValueError) as error:
         raise UserError(f"the class list {path} cannot be read: {error}") from None
     wnids = [unicodedata.normalize("NFC", word) for word in text.split()]
-    doubled = next((wnid for wnid, times in Counter(wnids).items() if times > 1), None)
-    if doubled or not wnids:
-        what = f"lists {doubled} twice" if doubled else "is empty"
-        raise UserError(f"{path} {what}; one class id per line, each once, is needed")
+    repeated = next((wnid for wnid, times in Counter(wnids).items() if times > 1), None)
+    if repeated or not wnids:
+        fault = f"lists {repeated} twice" if repeated else "is empty"
+        raise UserError(f"{path} {fault}; one class id per line, each once, is needed")
     return wnids
 
 
 # ---------------------------------------------------------------------------------------- folders
 
 
-def source_folder(source):
+def source_folder(source: StrPath) -> Path:
+    """Returns the absolute path of the folder that the user passed as --source."""
     folder = expand(source)
     if not os.path.isdir(folder):
         raise UserError(f"--source must be a folder of class folders; received {source}")
@@ -302,18 +319,18 @@ def source_folder(source):
 
 
 def class_id(name: str) -> str:
-    """The id of a class by its folder's name: the same in every locale and on every system.
+    """Returns the id of a class from its folder's name, the same on every system and locale.
 
-    macOS writes accents as characters of their own (NFD) where others compose them (NFC).
+    macOS writes accents as separate characters (NFD) where other systems compose them (NFC).
     """
     return unicodedata.normalize("NFC", portable(name))
 
 
 def class_folders(folder: Path) -> dict[str, Path]:
-    """{class id: its folder} of the folders in one, in sorted order of the ids.
+    """Returns {class id: its folder} of the class folders in `folder`, sorted by id.
 
     Raises:
-        UserError: there is none, or two have the same id.
+        UserError: there are no class folders, or two have the same id.
     """
     names, files = list_folder(folder)
     if not names:
@@ -323,12 +340,12 @@ def class_folders(folder: Path) -> dict[str, Path]:
             if loose
             else f"{folder} holds no class folders; <class>/<image> is needed"
         )
-    found = {}
+    name_of: dict[str, str] = {}  # class id -> name of its folder
     for name in names:
-        other = found.setdefault(class_id(name), name)
+        other = name_of.setdefault(class_id(name), name)
         if other != name:
             raise UserError(
                 f"{folder} has two folders of the class {class_id(name)}, in two Unicode forms of "
                 f"its name ({other!a} and {name!a}): move the images into one of them"
             )
-    return {wnid: folder / found[wnid] for wnid in sorted(found)}
+    return {wnid: folder / name_of[wnid] for wnid in sorted(name_of)}

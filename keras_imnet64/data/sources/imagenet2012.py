@@ -1,75 +1,82 @@
-"""ImageNet-1K of 2012 from its two tars, from class folders or from TFDS' TFRecords, for an index.
+"""Lists ImageNet-1K of 2012 for an index: from its two tars, class folders or TFDS' TFRecords.
 
-Labels are positions in the sorted class ids, as TFDS and torchvision have them. The tars are never
-unpacked: `ILSVRC2012_img_train.tar` holds a tar for each class, `ILSVRC2012_img_val.tar` images,
-whose classes stand in a file of TFDS.
+Labels are positions in the sorted class ids, as in TFDS and torchvision. The tars are never
+unpacked: `ILSVRC2012_img_train.tar` holds a tar for each class, `ILSVRC2012_img_val.tar` holds
+images whose classes are listed in a file of TFDS.
 """
 
 import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.data.sources import image_folders as folders
 from keras_imnet64.data.sources import layout
-from keras_imnet64.data.sources.archives import imagenet_wnids, tfds_file
-from keras_imnet64.data.sources.finding import list_folder, sort_files
+from keras_imnet64.data.sources.archives import imagenet_wnids
+from keras_imnet64.data.sources.finding import FoundFiles, list_folder, sort_files
+from keras_imnet64.data.sources.tfds_private import package_file
 from keras_imnet64.data.stores.indexing import Listed
 
 TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-NUM_TRAIN, NUM_VALIDATION = 1_281_167, 50_000
+NUM_CLASSES, NUM_TRAIN, NUM_VALIDATION = 1_000, 1_281_167, 50_000
 
 
-def list_images(source, progress=None):
-    """The `image_folders.Listing` of a folder that holds the tars, or train/ and val/.
+def list_images(source: StrPath, progress: PackProgress | None = None) -> folders.Listing:
+    """Lists a folder that holds the tars, or train/ and val/.
 
-    val/ may have class folders, or the images themselves under their published names.
+    val/ holds class folders, or the images themselves with their published names.
 
     Raises:
-        UserError: neither is there, or a tar is damaged or holds something else.
+        UserError: neither is in the folder, or a tar is damaged or holds something else.
     """
-    root = source = folders.source_folder(source)
-    if (root / TRAIN_TAR).is_file():
-        if not (root / VALIDATION_TAR).is_file():
-            raise UserError(f"{root} has {TRAIN_TAR} but not {VALIDATION_TAR}; both are needed")
-        return _from_tars(root, progress)
-    root = layout.enter_lone_folders(root, layout.split_of)
+    folder = folders.source_folder(source)
+    if (folder / TRAIN_TAR).is_file():
+        if not (folder / VALIDATION_TAR).is_file():
+            raise UserError(f"{folder} has {TRAIN_TAR} but not {VALIDATION_TAR}; both are needed")
+        return _list_tars(folder, progress)
+    root = layout.enter_single_folders(folder, layout.split_of)
     named = layout.named_splits(list_folder(root)[0])
-    train = layout.only_one(root, named, layout.TRAIN)
+    train = layout.folder_of_split(root, named, layout.TRAIN)
     if train is None:
         raise UserError(
             f"{root} holds neither {TRAIN_TAR} and {VALIDATION_TAR} nor the folders train and val"
         )
-    validation = layout.only_one(root, named, layout.VALIDATION) or "val"
+    validation = layout.folder_of_split(root, named, layout.VALIDATION) or "val"
     subfolders, files = list_folder(root / validation)
     if subfolders or not files:
         listing = folders.list_train_and_validation(root, train, validation)
     else:
         listing = _with_flat_validation(root, train, validation, sort_files(files))
-    listing.source = source
-    listing.note_loose(root, source)
+    listing.source = folder
+    listing.record_loose_files(root, folder)
     others = set(list_folder(root)[0]) - {train, validation}
-    listing.aside += [f"{name}/" for name in sorted(others)]
+    listing.ignored += [f"{name}/" for name in sorted(others)]
     return listing
 
 
-def _with_flat_validation(root, train, validation, found):
-    """The listing where the validation images lie in one folder under their published names."""
+def _with_flat_validation(
+    root: Path, train: str, validation: str, found: FoundFiles
+) -> folders.Listing:
+    """Lists class folders for training, and validation images that lie in one folder."""
     classes = folders.class_folders(root / train)
     listing = folders.Listing(root, list(classes), folders=f"{train} and {validation}")
-    listing.note_loose(root / train)
+    listing.record_loose_files(root / train)
     for label, folder in enumerate(classes.values()):
-        listing.splits["train"] += listing.take_class(folder, label)
-    names = [image.name for image in listing.take(found, 0)]
+        listing.splits["train"] += listing.list_class(folder, label)
+    names = [image.name for image in listing.list_images(found, 0)]
     for name, label in _labelled(root, names, listing.wnids):
         listing.splits["validation"].append(Listed(name, label))
     return listing
 
 
-def unexpected(listing):
-    """What differs from ImageNet-1K, in words; empty where nothing does.
+def mismatch(listing: folders.Listing) -> str:
+    """Returns how a listing differs from ImageNet-1K, as a clause; empty if it does not.
 
-    Its tars have no published digest beyond their login, so "verified" means: its 1,000 class ids
-    and as many images of each split.
+    The tars have no digest published outside their login. Therefore "verified" means: the 1,000
+    class ids of ImageNet-1K, and its number of images in each split.
     """
     if sorted(listing.wnids) != sorted(imagenet_wnids()):
         return f"its {len(listing.wnids):,} classes are not ImageNet's 1,000"
@@ -79,8 +86,8 @@ def unexpected(listing):
     return ""
 
 
-def _labelled(where, names, wnids):
-    """(name, label) of validation images by their published names."""
+def _labelled(where: Path, names: Iterable[str], wnids: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Yields (name, label) of validation images with their published names."""
     wnid_of = validation_wnids()
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     for name in names:
@@ -94,9 +101,9 @@ def _labelled(where, names, wnids):
         yield name, label_of[wnid]
 
 
-def validation_wnids():
-    """{published file name: class id} of the 50,000 validation images, from TFDS' list."""
-    text = tfds_file("datasets/imagenet2012/validation_labels.txt").read_text("utf-8")
+def validation_wnids() -> dict[str, str]:
+    """Returns {published file name: class id} of the validation images, from TFDS' list."""
+    text = package_file("datasets/imagenet2012/validation_labels.txt").read_text("utf-8")
     names = (f"ILSVRC2012_val_{number:08}.JPEG" for number in range(1, NUM_VALIDATION + 1))
     return dict(zip(names, text.split(), strict=True))
 
@@ -104,54 +111,60 @@ def validation_wnids():
 # ---------------------------------------------------------------------------------------- the tars
 
 
-def _from_tars(root, progress):
-    train = root / TRAIN_TAR
-    classes = {}  # class id -> images without a label yet
-    with _opened(train) as outer:
-        for member in _members(outer, train):
+@dataclass(frozen=True, slots=True)
+class _TarImage:
+    """An image in the training tar: its name, and the place of its bytes in that tar."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def _list_tars(root: Path, progress: PackProgress | None) -> folders.Listing:
+    path = root / TRAIN_TAR
+    images_of: dict[str, list[_TarImage]] = {}  # by class id
+    with _open_tar(path) as outer:
+        for member in _members(outer, str(path)):
             wnid = PurePosixPath(member.name).stem
-            if not member.name.endswith(".tar") or wnid in classes:
-                raise UserError(f"{train} must hold one tar for each class; it has {member.name}")
-            classes[wnid] = _images_within(train, outer, member)
+            if not member.name.endswith(".tar") or wnid in images_of:
+                raise UserError(f"{path} must hold one tar for each class; it has {member.name}")
+            images_of[wnid] = _images_within(path, outer, member)
             if progress:
-                progress(f"listing {TRAIN_TAR}", len(classes), 1000)
-    wnids = sorted(classes)
+                progress(f"listing {TRAIN_TAR}", len(images_of), NUM_CLASSES)
+    wnids = sorted(images_of)
     if not wnids:
-        raise UserError(f"{train} holds no class")
-    return folders.Listing(
-        root,
-        wnids,
-        {
-            "train": [
-                Listed(TRAIN_TAR, label, offset, size, name)
-                for label, wnid in enumerate(wnids)
-                for name, offset, size in sorted(classes[wnid])
-            ],
-            "validation": _validation(root / VALIDATION_TAR, wnids),
-        },
-    )
+        raise UserError(f"{path} holds no class")
+    train = [
+        Listed(TRAIN_TAR, label, image.offset, image.size, image.name)
+        for label, wnid in enumerate(wnids)
+        for image in sorted(images_of[wnid], key=lambda image: image.name)
+    ]
+    validation = _list_validation_tar(root / VALIDATION_TAR, wnids)
+    return folders.Listing(root, wnids, {"train": train, "validation": validation})
 
 
-def _images_within(path, outer, member):
-    """[(name, offset in the outer tar, size)] of the tar that is a member of another."""
-    with outer.extractfile(member) as content, _opened(path, content, member.name) as inner:
-        found = [
-            (
-                f"{member.name}/{image.name}",
-                member.offset_data + image.offset_data,
-                image.size,
+def _images_within(path: Path, outer: tarfile.TarFile, member: tarfile.TarInfo) -> list[_TarImage]:
+    """Returns the images in a tar that is a member of the training tar `outer`."""
+    content = outer.extractfile(member)
+    assert content is not None  # `_members` yields regular files only
+    with content, _open_tar(path, content, member.name) as inner:
+        images = [
+            _TarImage(
+                name=f"{member.name}/{image.name}",
+                offset=member.offset_data + image.offset_data,
+                size=image.size,
             )
-            for image in _members(inner, path, member.name)
+            for image in _members(inner, f"{path}: {member.name}")
         ]
-    if not found:
+    if not images:
         raise UserError(f"{path}: {member.name} holds no image")
-    return found
+    return images
 
 
-def _validation(path, wnids):
-    with _opened(path) as archive:
-        members = {}
-        for member in _members(archive, path):
+def _list_validation_tar(path: Path, wnids: Sequence[str]) -> list[Listed]:
+    with _open_tar(path) as archive:
+        members: dict[str, tarfile.TarInfo] = {}
+        for member in _members(archive, str(path)):
             name = PurePosixPath(member.name).name
             if name in members:
                 raise UserError(f"{path} holds {name} twice")
@@ -162,7 +175,8 @@ def _validation(path, wnids):
     ]
 
 
-def _opened(path, content=None, member=""):
+def _open_tar(path: Path, content: IO[bytes] | None = None, member: str = "") -> tarfile.TarFile:
+    """Opens a tar, or `content`: a tar that is a member of it."""
     try:
         return tarfile.open(path, "r:", fileobj=content, encoding="utf-8")
     except (tarfile.TarError, OSError) as error:
@@ -170,9 +184,11 @@ def _opened(path, content=None, member=""):
         raise UserError(f"{where} is not a whole tar archive ({reason(error)})") from None
 
 
-def _members(archive, path, inside=""):
-    """The files of a tar; links and names that point outside it are refused, though never used."""
-    where = f"{path}: {inside}" if inside else path
+def _members(archive: tarfile.TarFile, where: str) -> Iterator[tarfile.TarInfo]:
+    """Yields the files of a tar, which messages call `where`.
+
+    Links and names that point outside the tar are refused, although nothing is unpacked.
+    """
     try:
         for member in archive:
             parts = PurePosixPath(member.name).parts
@@ -181,8 +197,10 @@ def _members(archive, path, inside=""):
             if not member.isreg() or ".." in parts or member.name.startswith("/"):
                 raise UserError(f"{where} holds {member.name}, which is a link or points outside")
             yield member
-        archive.fileobj.seek(archive.offset)
-        if any(archive.fileobj.read(tarfile.BLOCKSIZE)):  # where its end is marked with zeros
+        file = archive.fileobj
+        assert file is not None  # it was opened to be read
+        file.seek(archive.offset)
+        if any(file.read(tarfile.BLOCKSIZE)):  # a whole tar ends with zeros
             raise tarfile.ReadError("it ends within a member")
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{where} is not a whole tar archive ({reason(error)})") from None
@@ -191,36 +209,40 @@ def _members(archive, path, inside=""):
 # ------------------------------------------------------------------------------ TFDS' TFRecords
 
 
-def built_by_tfds(data_dir):
-    """The folder of the newest `imagenet2012` that TFDS has built there; None if there is none."""
+def built_by_tfds(data_dir: StrPath) -> Path | None:
+    """Returns the folder of the newest `imagenet2012` that TFDS has built, or None."""
     versions = sorted(Path(data_dir, "imagenet2012").glob("[0-9]*.*.*/dataset_info.json"))
     return versions[-1].parent if versions else None
 
 
-def list_tfrecords(folder, progress=None):
-    """The `image_folders.Listing` of what TFDS has built: where each JPEG lies in its TFRecord."""
+def list_tfrecords(folder: StrPath, progress: PackProgress | None = None) -> folders.Listing:
+    """Lists where each JPEG lies in the TFRecords that TFDS has built."""
     wnids = sorted(imagenet_wnids())
-    splits = {}
+    splits: dict[str, list[Listed]] = {}
     for split in ("train", "validation"):
         shards = sorted(Path(folder).glob(f"imagenet2012-{split}.tfrecord-*"))
         if not shards:
             raise UserError(f"{folder} has no TFRecords of {split}: let TFDS build it again")
         splits[split] = []
         for done, shard in enumerate(shards, start=1):
-            splits[split] += _in_tfrecord(shard, len(wnids))
+            splits[split] += _list_tfrecord(shard, len(wnids))
             if progress:
                 progress(f"listing {split}", done, len(shards))
     return folders.Listing(Path(folder), wnids, splits)
 
 
-def _in_tfrecord(shard, num_classes):
-    """A record is its length (8 bytes), a checksum (4), a tf.train.Example, a checksum (4)."""
+def _list_tfrecord(shard: Path, num_classes: int) -> list[Listed]:
+    """Lists the images of one file of records.
+
+    A record is its length (8 bytes), a checksum (4), a tf.train.Example, a checksum (4).
+    """
     from keras_imnet64.core.library_logs import import_tensorflow
 
     import_tensorflow()
     import tensorflow as tf
 
-    found, end = [], shard.stat().st_size
+    listed: list[Listed] = []
+    end = shard.stat().st_size
     with open(shard, "rb") as file:
         while header := file.read(12):
             begin, length = file.tell(), int.from_bytes(header[:8], "little")
@@ -228,14 +250,14 @@ def _in_tfrecord(shard, num_classes):
                 raise UserError(f"{shard} is cut short: let TFDS build it again")
             content = file.read(length + 4)[:length]
             try:
-                feature = tf.train.Example.FromString(content).features.feature
-                image, name = (feature[k].bytes_list.value[0] for k in ("image", "file_name"))
-                label = feature["label"].int64_list.value[0]
-            except Exception as error:  # of protobuf, which has its own kinds, or an IndexError
-                what = f"{shard} does not hold TFDS' records ({reason(error)})"
-                raise UserError(f"{what}: let TFDS build it again") from None
+                features = tf.train.Example.FromString(content).features.feature
+                image, name = (features[k].bytes_list.value[0] for k in ("image", "file_name"))
+                label = features["label"].int64_list.value[0]
+            except Exception as error:  # protobuf has errors of its own; IndexError too
+                fault = f"{shard} does not hold TFDS' records ({reason(error)})"
+                raise UserError(f"{fault}: let TFDS build it again") from None
             if not 0 <= label < num_classes:
                 raise UserError(f"{shard} has an image of class {label}")
             offset, name = begin + content.index(image), name.decode(errors="replace")
-            found.append(Listed(shard.name, label, offset, len(image), name))
-    return found
+            listed.append(Listed(shard.name, label, offset, len(image), name))
+    return listed

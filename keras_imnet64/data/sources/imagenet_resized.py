@@ -1,49 +1,51 @@
-"""Downsampled ImageNet through TFDS' own builder, and what else is read by the same code.
+"""Builds and reads downsampled ImageNet, and other images in its layout, with TFDS' own builder.
 
-Three builders share one `_generate_examples`: TFDS' `imagenet_resized`, which reads the published
-archives and nothing else; `imagenet_resized_unverified` for other archives in that layout; `shapes`
-for the drawn images. What TFDS writes under the first name is ImageNet to every program on the
-machine, hence the names. Importing this module imports TensorFlow Datasets.
+Three builders share the code that reads archives: TFDS' `imagenet_resized` takes only the published
+archives, `imagenet_resized_unverified` takes others in the same layout, and `shapes` the drawn
+images. They have different names because every program on the machine takes what TFDS has written
+as `imagenet_resized` for ImageNet. Importing this module imports TensorFlow Datasets.
 """
 
 import contextlib
 import errno
 import io
 import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core.download.resource import get_dl_fname
-from tensorflow_datasets.core.utils import tqdm_utils
-from tensorflow_datasets.datasets.imagenet_resized import imagenet_resized_dataset_builder
 
 from keras_imnet64.core.errors import RunFailed, UserError, reason
-from keras_imnet64.data.sources import shapes
-from keras_imnet64.data.sources.downloads import impatient_downloads, why_not_offered
+from keras_imnet64.core.types import PackProgress, StrPath
+from keras_imnet64.data.sources import shapes, tfds_private
+from keras_imnet64.data.sources.downloads import limit_downloads, unavailable_reason
 
 PAGE = "https://image-net.org/download-images"
 READ_BATCH = 512  # images
-Official = imagenet_resized_dataset_builder.Builder
-Config = imagenet_resized_dataset_builder.ImagenetResizedConfig
+Official: Any = tfds.builder_cls("imagenet_resized")  # TFDS ships no types
+Config: Any = type(Official.BUILDER_CONFIGS[0])  # likewise
 
 
-class Unverified(Official, skip_registration=True):
+class Unverified(Official, skip_registration=True):  # type: ignore[call-arg]  # untyped base
     """Images in the layout of `imagenet_resized` that are not known to be ImageNet."""
 
     name = "imagenet_resized_unverified"
 
 
-class Shapes(Official, skip_registration=True):
-    """The drawn images of `sources.shapes`, as archives in the layout of `imagenet_resized`."""
+class Shapes(Official, skip_registration=True):  # type: ignore[call-arg]  # untyped base
+    """The drawn images of `sources.shapes`, from archives in the layout of `imagenet_resized`."""
 
     name = "shapes"
     BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS' own convention)
         Config(name=f"{shapes.IMAGE_SIZE}x{shapes.IMAGE_SIZE}", size=shapes.IMAGE_SIZE)
     ]
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.size
         features = {
             "image": tfds.features.Image(shape=(size, size, 3)),
@@ -56,7 +58,9 @@ class Shapes(Official, skip_registration=True):
             supervised_keys=("image", "label"),
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[object]]:
         train, validation = dl_manager.download(list(shapes.ARCHIVES))
         return {
             "train": self._generate_examples(dl_manager.iter_archive(train)),
@@ -64,140 +68,167 @@ class Shapes(Official, skip_registration=True):
         }
 
 
-BUILDERS = {cls.name: cls for cls in (Official, Unverified, Shapes)}
+BUILDERS: dict[str, type[tfds.core.GeneratorBasedBuilder]] = {
+    cls.name: cls for cls in (Official, Unverified, Shapes)
+}
 
 
 class LocalArchives(tfds.download.DownloadManager):
-    """A download manager that answers each URL with the local file of that name."""
+    """A download manager that returns, for each URL, the local file of the same name."""
 
-    def __init__(self, paths, download_dir):
+    def __init__(self, paths: Mapping[str, StrPath], download_dir: StrPath) -> None:
         super().__init__(download_dir=download_dir)
         self._paths = paths
 
     @property
-    def downloaded_size(self):
-        """What TFDS notes as the download size: the archives' bytes."""
+    def downloaded_size(self) -> int:
+        """The download size that TFDS records: the bytes of the archives."""
         return sum(Path(path).stat().st_size for path in self._paths.values())
 
-    def download(self, urls):
-        """The local path for each URL of a list, which is what these builders pass."""
+    def download(self, urls: list[str]) -> list[Path]:
+        """Returns the local path for each URL; the builders here always pass a list."""
         return [Path(self._paths[Path(urlsplit(url).path).name]) for url in urls]
 
 
-def builder_of(name, image_size, data_dir):
-    """The builder `name` (a key of BUILDERS) at one image size, prepared or not."""
+def builder_of(name: str, image_size: int, data_dir: StrPath) -> tfds.core.GeneratorBasedBuilder:
+    """Returns the builder `name` (a key of BUILDERS) for one image size, prepared or not."""
     return BUILDERS[name](config=f"{image_size}x{image_size}", data_dir=str(data_dir))
 
 
-def build(builder, paths=None, *, total=None, overwrite=False, progress=None):
-    """Let `builder` write its TFRecords, from local archives or by downloading them.
+def build(
+    builder: tfds.core.GeneratorBasedBuilder,
+    paths: Mapping[str, StrPath] | None = None,
+    *,
+    total: int | None = None,
+    overwrite: bool = False,
+    progress: PackProgress | None = None,
+) -> None:
+    """Lets `builder` write its TFRecords, from local archives or by downloading them.
 
-    A build that was interrupted leaves nothing that counts as prepared, and is simply done again.
+    An interrupted build leaves nothing that counts as prepared; the next call starts it again.
 
     Args:
         builder: from `builder_of`.
-        paths: file name -> local path of each archive; None lets TFDS download.
-        total: images of all splits together, for the progress.
-        overwrite: build anew what is prepared already.
-        progress: called as `progress(description, done, total)`.
+        paths: {file name: local path} of the archives; None lets TFDS download them.
+        total: number of images in all splits together, for `progress`.
+        overwrite: whether to build again what is prepared already.
+        progress: called as `progress(description, done, total)`, in images, if `paths` is given;
+            downloads show TFDS' own progress bars.
 
     Raises:
         UserError: the download failed, or an archive could not be read.
         RunFailed: the disk is full.
     """
-    if paths is not None:
-        builder._make_download_manager = lambda download_dir, **_: LocalArchives(
-            paths, download_dir or builder.data_dir_root / "downloads"
-        )
-    ours = progress is not None and paths is not None  # a download shows TFDS' own bars
-    if ours:
-        builder._generate_examples = _counted(builder, total, progress)
     if paths is None:
         _check_downloads(builder)
+    else:
+        _use_archives(builder, paths)
+        if progress:
+            _report_progress(builder, total or 0, progress)
     modes = tfds.GenerateMode
     config = tfds.download.DownloadConfig(
         try_download_gcs=False,  # a ready-made copy would come without the archives' checksums
         download_mode=modes.REUSE_CACHE_IF_EXISTS if overwrite else modes.REUSE_DATASET_IF_EXISTS,
     )
+    hide_bars = progress is not None and paths is not None
     try:
-        with _quiet(enabled=ours), impatient_downloads():
+        with (
+            tfds_private.progress_bars_off(hide_bars),
+            contextlib.redirect_stdout(io.StringIO()),  # TFDS prints messages
+            limit_downloads(),
+        ):
             builder.download_and_prepare(download_config=config)
-    except Exception as error:  # TFDS raises what its many parts raise
-        why = f"{type(error).__name__}: {reason(error)}"
+    except Exception as error:  # TFDS raises the errors of all the libraries that it uses
+        cause = f"{type(error).__name__}: {reason(error)}"
         if os.strerror(errno.ENOSPC) in str(error):
             raise RunFailed(
-                f"building {builder.name} in {builder.data_path} broke off ({why}); free some "
+                f"building {builder.name} in {builder.data_path} broke off ({cause}); free some "
                 "space and run the same command again"
             ) from error
         if paths is not None:
             files = ", ".join(map(str, paths.values()))
-            raise UserError(f"building {builder.name} from {files} failed: {why}") from error
-        raise _no_download(builder, why) from error
+            raise UserError(f"building {builder.name} from {files} failed: {cause}") from error
+        raise _download_error(builder, cause) from error
 
 
-def _check_downloads(builder):
-    """Refuse a download that the server does not offer; what is here already is not asked for."""
-    archives = _archives(builder).items()
-    missing = {url: archive.size for url, archive in archives if not _is_here(builder, url)}
-    why = why_not_offered(missing)
-    if why:
-        raise _no_download(builder, why)
+def _use_archives(builder: tfds.core.GeneratorBasedBuilder, paths: Mapping[str, StrPath]) -> None:
+    downloads = builder.data_dir_root / "downloads"
+    tfds_private.set_download_manager(
+        builder, lambda download_dir: LocalArchives(paths, download_dir or downloads)
+    )
 
 
-def _is_here(builder, url):
-    """Whether TFDS has downloaded an archive before, or somebody has put it where TFDS looks."""
-    archive, downloads = Official.url_infos[url], Path(builder.data_dir_root) / "downloads"
-    cached = get_dl_fname(url, archive.checksum)
-    places = (downloads / "manual" / archive.filename, downloads / cached)
-    return any(file.exists() for file in (*places, downloads / builder.name / cached))
+def _report_progress(
+    builder: tfds.core.GeneratorBasedBuilder, total: int, progress: PackProgress
+) -> None:
+    """Calls `progress` every READ_BATCH images, and at the end."""
+
+    def report(done: int) -> None:
+        if done % READ_BATCH == 0 or done == total:
+            progress(f"building {builder.name}", done, total)
+
+    tfds_private.count_examples(builder, report)
 
 
-def _archives(builder):
-    """{url: size, checksum and filename} of the archives of the builder's image size."""
-    first = f"Imagenet{builder.builder_config.size}_"
-    return {u: a for u, a in Official.url_infos.items() if a.filename.startswith(first)}
+@dataclass(frozen=True)
+class _RemoteArchive:
+    """An archive that TFDS downloads, as its table of checksums describes it."""
+
+    url: str
+    file_name: str
+    bytes: int
+    checksum: str
 
 
-def _no_download(builder, why):
-    names = ", ".join(archive.filename for archive in _archives(builder).values())
+def _remote_archives(builder: tfds.core.GeneratorBasedBuilder) -> list[_RemoteArchive]:
+    """Returns the archives of the builder's image size."""
+    prefix = f"Imagenet{builder.builder_config.size}_"
+    return [
+        _RemoteArchive(url, info.filename, info.size, info.checksum)
+        for url, info in Official.url_infos.items()
+        if info.filename.startswith(prefix)
+    ]
+
+
+def _check_downloads(builder: tfds.core.GeneratorBasedBuilder) -> None:
+    """Refuses a download that the server does not offer; archives that are here are not asked for.
+
+    Raises:
+        UserError: says why, and which archives to fetch by hand.
+    """
+    missing = [a for a in _remote_archives(builder) if not _is_present(builder, a)]
+    obstacle = unavailable_reason({archive.url: archive.bytes for archive in missing})
+    if obstacle:
+        raise _download_error(builder, obstacle)
+
+
+def _is_present(builder: tfds.core.GeneratorBasedBuilder, archive: _RemoteArchive) -> bool:
+    """Whether TFDS has downloaded an archive, or a user has put it where TFDS looks for it."""
+    downloads = Path(builder.data_dir_root) / "downloads"
+    cached = tfds_private.cached_file_name(archive.url, archive.checksum)
+    candidates = (
+        downloads / "manual" / archive.file_name,
+        downloads / cached,
+        downloads / builder.name / cached,
+    )
+    return any(file.exists() for file in candidates)
+
+
+def _download_error(builder: tfds.core.GeneratorBasedBuilder, cause: str) -> UserError:
+    names = ", ".join(archive.file_name for archive in _remote_archives(builder))
     return UserError(
-        f"{builder.info.full_name} cannot be downloaded here ({why}): fetch {names} from {PAGE}, "
+        f"{builder.info.full_name} cannot be downloaded here ({cause}): fetch {names} from {PAGE}, "
         "which gives them after a login, and pass their folder with --source"
     )
 
 
-def _counted(builder, total, progress):
-    """`builder._generate_examples` with a progress call every so often, over all its splits."""
-    generate, done = builder._generate_examples, 0
-
-    def counted(archive):
-        nonlocal done
-        for example in generate(archive):
-            done += 1
-            if done % READ_BATCH == 0 or done == total:
-                progress(f"building {builder.name}", done, total)
-            yield example
-
-    return counted
-
-
-@contextlib.contextmanager
-def _quiet(enabled):
-    """Keep TFDS' messages off the screen, and its bars where our own is drawn."""
-    bars = tqdm_utils._active
-    tqdm_utils.display_progress_bar(bars and not enabled)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        tqdm_utils.display_progress_bar(bars)
-
-
-def read(builder, split):
-    """Batches of a prepared split in the order in which TFDS wrote it.
+def read(
+    builder: tfds.core.GeneratorBasedBuilder, split: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields batches of a prepared split in the order in which TFDS wrote it.
 
     Yields:
-        (uint8 [B, s, s, 3], int64 labels [B] from 0), B at most 512.
+        (uint8 [B, s, s, 3], int64 labels [B] from 0), B at most READ_BATCH.
 
     Raises:
         UserError: a record is damaged.

@@ -1,11 +1,13 @@
-"""`shapes`: ten classes of drawn 64 px images, so that everything runs where there is no data.
+"""Draws `shapes`: ten classes of 64 px images, so that everything can be tried without any data.
 
-The class is the shape alone; position, size, angle, colours, texture and noise are drawn without
-regard to it. All randomness is Philox' raw 64-bit output, and only additions, products, quotients
-and square roots follow, which IEEE 754 rounds alike everywhere: the same bytes on every machine.
+Only the shape depends on the class; position, size, angle, colours, texture and noise do not. All
+randomness is raw 64-bit output of Philox. It is processed with sums, products, quotients and square
+roots alone, which IEEE 754 rounds alike everywhere, so that every machine makes the same bytes.
 """
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -19,17 +21,22 @@ NUM_BATCHES = 4
 ARCHIVES = ("shapes_train_npz.zip", "shapes_val_npz.zip")
 DESCRIPTION = "Ten classes of drawn 64 x 64 images; made by keras_imnet64, free to use."
 
-MIN_RADIUS, MAX_RADIUS = 13, 22  # pixels; the shape lies within this circle, and it in the image
+MIN_RADIUS, MAX_RADIUS = 13, 22  # pixels, of the circle around a shape; it lies within the image
 MIN_CONTRAST = 70  # grey levels between the mean brightness of shape and background
 CHUNK = 250  # images drawn at once
+
+Corners = list[tuple[float, float]]  # (x, y) of each corner of a polygon
 
 
 # --------------------------------------------------------------- the shapes, within the unit circle
 # Each takes coordinates x, y [n, s, s] and returns a signed distance, negative inside.
 
 
-def _corners(radii, start=0.0):
-    """Corners at equal angles; rounded, so that no platform's cosine decides a pixel."""
+def _corners(radii: Sequence[float], start: float = 0.0) -> Corners:
+    """Returns corners at equal angles and these radii.
+
+    They are rounded, so that differences between platforms' cosines change no pixel.
+    """
     step = 2 * math.pi / len(radii)
     angles = [start + i * step for i in range(len(radii))]
     return [
@@ -38,13 +45,15 @@ def _corners(radii, start=0.0):
     ]
 
 
-def _disc(x, y, radius, center_x=0.0, center_y=0.0):
+def _disc(
+    x: np.ndarray, y: np.ndarray, radius: float, center_x: float = 0.0, center_y: float = 0.0
+) -> np.ndarray:
     dx, dy = x - np.float32(center_x), y - np.float32(center_y)
     return np.sqrt(dx * dx + dy * dy) - np.float32(radius)
 
 
-def _polygon(x, y, corners):
-    """Distance to the nearest edge, with the sign by counting crossings."""
+def _polygon(x: np.ndarray, y: np.ndarray, corners: Corners) -> np.ndarray:
+    """Returns the distance to the nearest edge; its sign comes from counting crossings."""
     distance2 = np.full_like(x, np.inf)
     inside = np.zeros(x.shape, bool)
     for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True):
@@ -60,56 +69,57 @@ def _polygon(x, y, corners):
     return np.where(inside, -distance, distance)
 
 
-def _arrow(x, y):
+def _arrow(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     corners = [(1, 0), (0.15, 0.85), (0.15, 0.33), (-0.9, 0.33)]
     return _polygon(x, y, corners + [(cx, -cy) for cx, cy in reversed(corners[1:])])
 
 
-def _circle(x, y):
+def _circle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return _disc(x, y, 0.9)
 
 
-def _crescent(x, y):
+def _crescent(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.maximum(_disc(x, y, 1.0), -_disc(x, y, 0.8, center_x=0.5))
 
 
-def _cross(x, y):
+def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     a, b = 0.95, 0.29
     quarter = [(a, -b), (a, b), (b, b)]
     return _polygon(x, y, [c for turn in range(4) for c in _turned(quarter, turn)])
 
 
-def _turned(corners, quarters):
+def _turned(corners: Corners, quarters: int) -> Corners:
+    """Returns corners turned by so many quarters of a circle."""
     for _ in range(quarters):
         corners = [(-y, x) for x, y in corners]
     return corners
 
 
-def _heart(x, y):
+def _heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     lobes = np.minimum(_disc(x, y, 0.44, -0.4, 0.35), _disc(x, y, 0.44, 0.4, 0.35))
     point = _polygon(x, y, [(-0.76, 0.11), (0.0, -0.84), (0.76, 0.11), (0.0, 0.53)])
     return np.minimum(lobes, point)
 
 
-def _hourglass(x, y):
+def _hourglass(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     top = _polygon(x, y, [(-0.65, 0.75), (0.65, 0.75), (0.0, -0.12)])
     bottom = _polygon(x, y, [(-0.65, -0.75), (0.65, -0.75), (0.0, 0.12)])
     return np.minimum(top, bottom)
 
 
-def _ring(x, y):
+def _ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.abs(_disc(x, y, 0.73)) - np.float32(0.22)
 
 
-def _square(x, y):
+def _square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return _polygon(x, y, _corners([1] * 4))
 
 
-def _star(x, y):
+def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return _polygon(x, y, _corners([1, 0.4] * 5))
 
 
-def _triangle(x, y):
+def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return _polygon(x, y, _corners([1] * 3))
 
 
@@ -131,8 +141,8 @@ CLASSES = tuple(SHAPES)
 # --------------------------------------------------------------------------------------- images
 
 
-def draw(split):
-    """All images of one split, balanced and shuffled; the same bytes every time.
+def draw(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Draws all images of one split, balanced and shuffled; the same bytes every time.
 
     Args:
         split: "train" (4,000) or "validation" (1,000).
@@ -150,11 +160,11 @@ def draw(split):
     return images, labels
 
 
-def write(folder):
-    """Draw both splits and write them as archives in the official layout.
+def write(folder: Path) -> dict[str, Path]:
+    """Draws both splits and writes them as archives in the official layout.
 
     Returns:
-        dict: file name -> path, as in ARCHIVES.
+        {file name: path}, in the order of ARCHIVES.
     """
     paths = {name: folder / name for name in ARCHIVES}
     train, validation = paths.values()
@@ -164,33 +174,37 @@ def write(folder):
     return paths
 
 
-def _uniform(bits, *shape):
-    """Doubles in [0, 1) from the generator's raw output, whose bits no NumPy version may change."""
+def _uniform(bits: np.random.Philox, *shape: int) -> np.ndarray:
+    """Returns float64 in [0, 1) from the raw output of Philox, which is fixed in all NumPys."""
     raw = bits.random_raw(math.prod(shape)).reshape(shape)
     return (raw >> np.uint64(11)) * 2.0**-53
 
 
-def _images(bits, labels):
-    """Texture, shape and noise of some images: uint8 [n, 64, 64, 3]."""
+def _images(bits: np.random.Philox, labels: np.ndarray) -> np.ndarray:
+    """Returns one image per label, with texture, shape and noise: uint8 [n, 64, 64, 3]."""
     n = len(labels)
     coverage = _coverage(labels, _uniform(bits, 5, n))[..., None]  # [n, s, s, 1]
     ground, figure = _colours(_uniform(bits, 8, n))  # [n, 1, 1, 3] each
-    rough = 8 + 22 * _uniform(bits, n, 1, 1, 1)
-    ground = ground + rough * (_texture(bits, n, 4) + 0.5 * _texture(bits, n, 16))
+    roughness = 8 + 22 * _uniform(bits, n, 1, 1, 1)
+    ground = ground + roughness * (_texture(bits, n, 4) + 0.5 * _texture(bits, n, 16))
     figure = figure + 10 * _texture(bits, n, 8)
     noise = 8 * (_uniform(bits, *ground.shape) - _uniform(bits, *ground.shape))
     pixels = ground + coverage * (figure - ground) + noise
     return np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
 
 
-def _coverage(labels, u):
-    """How much of each pixel the shape covers: float64 [n, s, s] in 0..1."""
+def _coverage(labels: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Returns the share of each pixel that the shape covers: float64 [n, s, s] in 0..1.
+
+    Args:
+        u: random numbers in [0, 1), float64 [5, n].
+    """
     radius = MIN_RADIUS + (MAX_RADIUS - MIN_RADIUS) * u[0]
-    room = IMAGE_SIZE - 2 - 2 * radius
+    room = IMAGE_SIZE - 2 - 2 * radius  # in which the centre may lie
     center_x, center_y = 1 + radius + room * u[1], 1 + radius + room * u[2]
-    tangent = 2 * u[3] - 1  # of half the angle: a direction without sine and cosine
+    tangent = 2 * u[3] - 1  # of half the angle; gives sine and cosine by division
     cos, sin = (1 - tangent**2) / (1 + tangent**2), 2 * tangent / (1 + tangent**2)
-    sign = np.where(u[4] < 0.5, 1, -1)  # the half circle that |tangent| < 1 leaves out
+    sign = np.where(u[4] < 0.5, 1, -1)  # |tangent| < 1 reaches half of the circle only
     pixel = np.arange(IMAGE_SIZE, dtype=np.float32) + np.float32(0.5)
     per_image = np.stack([center_x, center_y, cos * sign, sin * sign, radius])
     cx, cy, c, s, r = per_image.astype(np.float32)[:, :, None, None]  # [n, 1, 1] each
@@ -203,24 +217,34 @@ def _coverage(labels, u):
     return np.clip(np.float32(0.5) - distance * r, 0, 1).astype(np.float64)
 
 
-def _colours(u):
-    """Mean colours of background and shape, at least MIN_CONTRAST apart in brightness."""
+def _colours(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean colours of background and shape, at least MIN_CONTRAST apart in brightness.
+
+    Args:
+        u: random numbers in [0, 1), float64 [8, n].
+
+    Returns:
+        (background, shape), float64 [n, 1, 1, 3] each.
+    """
     low, high = 45.0, 210.0
     ground = low + (high - low) * u[0]
-    below = np.maximum(ground - MIN_CONTRAST - low, 0)  # room for darker shapes
+    below = np.maximum(ground - MIN_CONTRAST - low, 0)  # range of darker shapes
     above = np.maximum(high - ground - MIN_CONTRAST, 0)
     step = u[1] * (below + above)
     figure = np.where(step < below, low + step, ground + MIN_CONTRAST + step - below)
     return _tinted(ground, u[2:5]), _tinted(figure, u[5:8])
 
 
-def _tinted(brightness, u):
+def _tinted(brightness: np.ndarray, u: np.ndarray) -> np.ndarray:
     tint = 90 * (u - (u[0] + u[1] + u[2]) / 3)  # sums to 0 over the channels
-    return (brightness + tint).T[:, None, None, :]
+    return (brightness + tint).T[:, None, None, :]  # [n, 1, 1, 3]
 
 
-def _texture(bits, n, cells):
-    """Smooth noise in -1..1: random values on a grid of `cells`, interpolated: [n, s, s, 3]."""
+def _texture(bits: np.random.Philox, n: int, cells: int) -> np.ndarray:
+    """Returns smooth noise in -1..1, float64 [n, s, s, 3].
+
+    Random values on a grid of cells x cells are interpolated linearly.
+    """
     grid = 2 * _uniform(bits, n, cells + 1, cells + 1, 3) - 1
     at = (np.arange(IMAGE_SIZE) + 0.5) * cells / IMAGE_SIZE
     left, part = at.astype(int), at - at.astype(int)

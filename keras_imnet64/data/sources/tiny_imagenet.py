@@ -1,33 +1,36 @@
-"""Tiny ImageNet, read from its zip or its unpacked folder; nothing is unpacked to disk.
+"""Reads Tiny ImageNet from its zip or its unpacked folder; nothing is unpacked to disk.
 
 Layout: `wnids.txt`, `words.txt`, `train/<wnid>/images/*.JPEG`, `val/images/*.JPEG` and
-`val/val_annotations.txt` (file, wnid and a box per line), as a rule below `tiny-imagenet-200/`.
-Scripts of tutorials sort the validation images into `val/<wnid>/images/` or `val/<wnid>/`, and
-drop `images/` below `train/<wnid>/` too: the same images in the same order, whatever the layout.
+`val/val_annotations.txt` (file, wnid and a box per line), usually below `tiny-imagenet-200/`.
+Scripts of tutorials move the validation images to `val/<wnid>/images/` or `val/<wnid>/`, and may
+remove `images/` below `train/<wnid>/` too. All of these give the same images in the same order.
 """
 
 import io
 import os
 import re
 import zipfile
-from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Self
 
 import numpy as np
 
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import decode_text, read_small
 from keras_imnet64.core.paths import expand
-from keras_imnet64.core.zips import TEXT_BYTES, open_zip, read_member
-from keras_imnet64.data.images.contents import HEAD_BYTES, kind_of
+from keras_imnet64.core.types import PackProgress, StrPath
+from keras_imnet64.core.zips import MAX_TEXT_BYTES, open_zip, read_member
+from keras_imnet64.data.images.contents import HEAD_BYTES, describe_content
 from keras_imnet64.data.images.damage import check_undamaged
-from keras_imnet64.data.images.views import readable
+from keras_imnet64.data.images.reading import report_unreadable
 from keras_imnet64.data.sources.finding import (
+    Faulty,
     files_below,
-    is_companion,
-    is_companion_folder,
+    is_system_file,
+    is_system_folder,
     is_text,
 )
 
@@ -36,16 +39,16 @@ NUM_CLASSES = 200
 NUM_TRAIN = 100_000
 NUM_VALIDATION = 10_000
 READ_BATCH = 512  # images
-LEAVE_OUT = "fetch it again, or leave out such images with --skip-corrupt"
-FORMATS = ("JPEG", "PNG")  # others of Pillow's start programs, for PostScript say
+SKIP_REMEDY = "fetch it again, or leave out such images with --skip-corrupt"
+FORMATS = ("JPEG", "PNG")  # some others make Pillow start programs, such as Ghostscript
 ANNOTATIONS = "val/val_annotations.txt"
 FOLDER, ZIP = "tiny-imagenet-200", "tiny-imagenet-200.zip"
 
 
 class Damaged(UserError):
-    """A file that is not whole, or an image of another size: `fault` says which."""
+    """A file is not whole, or an image has another size: `fault` says which."""
 
-    def __init__(self, where, fault, remedy="fetch it again"):
+    def __init__(self, where: str, fault: str, remedy: str = "fetch it again") -> None:
         super().__init__(f"{where} {fault}: {remedy}")
         self.fault = fault
 
@@ -54,92 +57,102 @@ class Damaged(UserError):
 
 
 class _Zip:
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self._archive = open_zip(path)
         except zipfile.BadZipFile as error:
             raise UserError(f"{path} is not a whole zip archive ({reason(error)})") from None
-        self._names = [i.filename for i in self._archive.infolist() if not i.is_dir()]
 
-    def names(self):
-        return self._names
+    def names(self) -> list[str]:
+        return [info.filename for info in self._archive.infolist() if not info.is_dir()]
 
-    def read(self, name):
-        return read_member(self._archive, name, TEXT_BYTES)
+    def read(self, name: str) -> bytes:
+        return read_member(self._archive, name, MAX_TEXT_BYTES)
 
-    def close(self):
+    def close(self) -> None:
         self._archive.close()
 
 
 class _Folder:
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
 
-    def names(self):
+    def names(self) -> list[str]:
         try:
             return [file.relative_to(self.path).as_posix() for file in files_below(self.path)]
         except OSError as error:
             raise UserError(f"{error.filename} cannot be listed: {error.strerror}") from None
 
-    def read(self, name):
-        return read_small(self.path / name, TEXT_BYTES)
+    def read(self, name: str) -> bytes:
+        return read_small(self.path / name, MAX_TEXT_BYTES)
 
-    def close(self):
+    def close(self) -> None:
         pass
 
 
 class Tree:
-    """Files of the layout by their names below its root; a context manager."""
+    """The files of the layout, in a zip or a folder; a context manager.
 
-    def __init__(self, holder):
-        self._holder = holder
-        self.where = holder.path
-        names = holder.names()
+    Attributes:
+        path: the zip or folder.
+        names: names of all files, below the folder that holds wnids.txt.
+    """
+
+    def __init__(self, container: _Zip | _Folder) -> None:
+        self._container = container
+        self.path = container.path
+        names = container.names()
         roots = [n.removesuffix("wnids.txt") for n in names if PurePosixPath(n).name == "wnids.txt"]
         if not roots:
-            holder.close()
-            raise UserError(f"{self.where} is not Tiny ImageNet: it has no wnids.txt")
+            container.close()
+            raise UserError(f"{self.path} is not Tiny ImageNet: it has no wnids.txt")
         self._root = min(roots, key=len)
         self.names = {n.removeprefix(self._root) for n in names if n.startswith(self._root)}
 
-    def read(self, name):
-        """The bytes of one file; UserError if it is missing, damaged or may not be read."""
+    def read(self, name: str) -> bytes:
+        """Returns the content of a file.
+
+        Raises:
+            Damaged: the file is damaged.
+            UserError: it is missing, or may not be read.
+        """
         if name not in self.names:
-            raise UserError(f"{self.where} is not complete: {self._root}{name} is missing")
+            raise UserError(f"{self.path} is not complete: {self._root}{name} is missing")
         try:
-            with readable(self.full_name(name)):
-                return self._holder.read(self._root + name)
+            with report_unreadable(self.full_name(name)):
+                return self._container.read(self._root + name)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise Damaged(self.full_name(name), f"is damaged ({reason(error)})") from None
 
-    def full_name(self, name):
-        return f"{self.where}: {self._root}{name}"
+    def full_name(self, name: str) -> str:
+        """Returns what messages call a file."""
+        return f"{self.path}: {self._root}{name}"
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
-        self._holder.close()
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
 
 
-def open_tree(source):
-    """Open the zip, the folder, or a folder that holds either.
+def open_tree(source: StrPath) -> Tree:
+    """Opens the zip, the folder, or a folder that holds either.
 
     Raises:
-        UserError: there is no such thing, or it is a zip that is not safe to read.
+        UserError: `source` is none of these, or a zip that is not safe to read.
     """
-    source = expand(source)
-    if os.path.isfile(source):
-        return Tree(_Zip(source))
-    for folder in (source, source / FOLDER):
+    path = expand(source)
+    if os.path.isfile(path):
+        return Tree(_Zip(path))
+    for folder in (path, path / FOLDER):
         if os.path.isfile(folder / "wnids.txt"):
             return Tree(_Folder(folder))
-    if os.path.isfile(source / ZIP):
-        return Tree(_Zip(source / ZIP))
+    if os.path.isfile(path / ZIP):
+        return Tree(_Zip(path / ZIP))
     raise UserError(
         f"--source must be {ZIP}, the folder {FOLDER} with its wnids.txt, or a folder that holds "
-        f"one of them; received {source} (image_folder/NAME takes class folders alone)"
+        f"one of them; received {path} (image_folder/NAME takes class folders alone)"
     )
 
 
@@ -148,24 +161,28 @@ def open_tree(source):
 
 @dataclass(frozen=True)
 class Listing:
-    """What a tree holds: class ids in sorted order (a label is a position there), files, labels.
+    """The classes and images of a tree.
 
     Attributes:
-        unused: (file, what is wrong with it) of files among the images that are of no class.
+        wnids: class ids, sorted; labels are positions in this list.
+        class_names: a name for each class.
+        files: {split: names of its images}.
+        labels: {split: labels of its images, int64 [N]}.
+        unused: (name, what is wrong with it) of files among the images that belong to no class.
     """
 
     wnids: list[str]
     class_names: list[str]
     files: dict[str, list[str]]
     labels: dict[str, np.ndarray]
-    unused: list[tuple[str, str]]
+    unused: list[Faulty]
 
-    def unexpected(self, imagenet_wnids):
-        """What differs from Tiny ImageNet, in words; empty where nothing does.
+    def mismatch(self, imagenet_wnids: Collection[str]) -> str:
+        """Returns how a listing differs from Tiny ImageNet, as a clause; empty if it does not.
 
-        There is no published digest for every edition of the zip (the one without test images has
-        other bytes), so "verified" means: 200 class ids, all of ImageNet-1K, 500 training and 50
-        validation images of each.
+        There are several editions of the zip (one without test images), and not all have a
+        published digest. Therefore "verified" means: 200 class ids, all of ImageNet-1K, with 500
+        training and 50 validation images each.
         """
         unknown = [wnid for wnid in self.wnids if wnid not in set(imagenet_wnids)]
         if unknown:
@@ -180,62 +197,59 @@ class Listing:
         return ""
 
 
-def read_listing(tree):
-    """Read the class ids and annotations and list the images of both splits.
+def read_listing(tree: Tree) -> Listing:
+    """Reads the class ids and annotations, and lists the images of both splits.
 
-    Training images are in sorted order of their paths, validation images in the order of
-    `val_annotations.txt`, which is that of the numbers in their names.
+    Training images are sorted by path. Validation images have the order of `val_annotations.txt`,
+    which is that of the numbers in their names.
 
     Raises:
-        UserError: a part of the layout is missing or names something that is not there.
+        UserError: a part of the layout is missing, or names a file that is missing.
     """
     wnids = sorted(_lines(tree, "wnids.txt"))
-    doubled = [wnid for wnid, times in Counter(wnids).items() if times > 1]
-    if doubled or not wnids:
+    if len(set(wnids)) < len(wnids) or not wnids:
         raise UserError(f"{tree.full_name('wnids.txt')} must list each class id once")
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    images = _images(tree)
-    train = _in_class_folders(tree, images, "train", label_of)
-    validation = _validation_files(tree, images, label_of)
-    used = {name for name, _ in train + validation}
+    images = sorted(filter(_may_be_an_image, tree.names))
+    splits = {
+        "train": _in_class_folders(tree, images, "train", label_of),
+        "validation": _validation_files(tree, images, label_of),
+    }
+    used = {name for split in splits.values() for name, _ in split}
     words = dict(line.split("\t", 1) for line in _lines(tree, "words.txt") if "\t" in line)
     return Listing(
-        wnids,
-        [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids],
-        {"train": [file for file, _ in train], "validation": [file for file, _ in validation]},
-        {
-            "train": np.array([label for _, label in train], np.int64),
-            "validation": np.array([label for _, label in validation], np.int64),
+        wnids=wnids,
+        class_names=[words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids],
+        files={split: [name for name, _ in found] for split, found in splits.items()},
+        labels={
+            split: np.array([label for _, label in found], np.int64)
+            for split, found in splits.items()
         },
-        [(name, "is of no class") for name in images if name not in used],
+        unused=[(name, "belongs to no class") for name in images if name not in used],
     )
 
 
-def _lines(tree, name):
+def _lines(tree: Tree, name: str) -> list[str]:
     try:
-        text = decode_text(tree.read(name), errors="replace")  # of names
+        text = decode_text(tree.read(name), errors="replace")  # in names
     except ValueError as error:
         raise UserError(f"{tree.full_name(name)} cannot be read: {error}") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _images(tree: Tree) -> list[str]:
-    """Names of all files below train/ and val/, sorted, but for texts and what systems leave."""
-    return sorted(name for name in tree.names if _may_be_a_image(name))
-
-
-def _may_be_a_image(name: str) -> bool:
+def _may_be_an_image(name: str) -> bool:
+    """Whether a file lies below train/ or val/ and is no text, hidden or system file."""
     *folders, file = PurePosixPath(name).parts
     if not folders or folders[0] not in ("train", "val") or is_text(file):
         return False
     hidden = any(part.startswith(".") for part in (*folders, file))
-    return not hidden and not is_companion(file) and not any(map(is_companion_folder, folders))
+    return not hidden and not is_system_file(file) and not any(map(is_system_folder, folders))
 
 
 def _in_class_folders(
-    tree: Tree, images: list[str], split: str, label_of: dict[str, int]
+    tree: Tree, images: Iterable[str], split: str, label_of: Mapping[str, int]
 ) -> list[tuple[str, int]]:
-    """[(file, label)] of the images that lie below <split>/<wnid>/, in their order.
+    """Returns (name, label) of the images that lie below <split>/<wnid>/, in their order.
 
     Raises:
         UserError: a class is not listed, or has no images.
@@ -257,8 +271,9 @@ def _in_class_folders(
 
 
 def _validation_files(
-    tree: Tree, images: list[str], label_of: dict[str, int]
+    tree: Tree, images: Iterable[str], label_of: Mapping[str, int]
 ) -> list[tuple[str, int]]:
+    """Returns (name, label) of the validation images, wherever scripts have moved them."""
     if ANNOTATIONS not in tree.names and _is_sorted_into_classes(tree, label_of):
         found = _in_class_folders(tree, images, "val", label_of)
         return sorted(found, key=lambda image: _number(image[0]))
@@ -269,21 +284,24 @@ def _validation_files(
         if wnid not in label_of:
             where = tree.full_name(ANNOTATIONS)
             raise UserError(f'{where} gives {file} the class "{wnid}", which wnids.txt lacks')
-        places = [f"val/{folder}{file}" for folder in ("images/", f"{wnid}/images/", f"{wnid}/")]
-        name = next((place for place in places if place in tree.names), None)
+        candidates = [f"val/{folder}/{file}" for folder in ("images", f"{wnid}/images", wnid)]
+        name = next((name for name in candidates if name in tree.names), None)
         if name is None:
-            raise UserError(f"{tree.full_name(places[0])} is missing")
+            raise UserError(f"{tree.full_name(candidates[0])} is missing")
         found.append((name, label_of[wnid]))
     return found
 
 
-def _is_sorted_into_classes(tree: Tree, label_of: dict[str, int]) -> bool:
+def _is_sorted_into_classes(tree: Tree, label_of: Mapping[str, int]) -> bool:
     folders = {name.split("/")[1] for name in tree.names if name.startswith("val/")}
     return not folders.isdisjoint(label_of)
 
 
 def _number(name: str) -> list[str | tuple[int, str]]:
-    """What sorts val_2.JPEG before val_10.JPEG: the name of a file, its numbers by length first."""
+    """Returns a sort key of a file's name, with val_2.JPEG before val_10.JPEG.
+
+    Numbers are compared by their length first.
+    """
     parts = re.split(r"([0-9]+)", PurePosixPath(name).name)
     return [(len(part), part) if i % 2 else part for i, part in enumerate(parts)]
 
@@ -291,11 +309,13 @@ def _number(name: str) -> list[str | tuple[int, str]]:
 # --------------------------------------------------------------------------------------- images
 
 
-def read(tree, files, labels):
-    """Decode the listed images, a few at a time in threads.
+def read(
+    tree: Tree, files: Sequence[str], labels: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Decodes images in threads, batch by batch.
 
     Yields:
-        (uint8 [B, 64, 64, 3], int64 labels [B]), B at most 512.
+        (uint8 [B, 64, 64, 3], int64 labels [B]), B at most READ_BATCH.
 
     Raises:
         UserError: an image is damaged or of another size.
@@ -307,16 +327,20 @@ def read(tree, files, labels):
             yield np.stack(images), labels[part]
 
 
-def without_damaged(tree, listing, progress=None):
-    """The listing without the images that cannot be read; every one is decoded to know.
+def without_damaged(
+    tree: Tree, listing: Listing, progress: PackProgress | None = None
+) -> tuple[Listing, list[Faulty]]:
+    """Decodes every image, and leaves out those that are damaged.
 
     Returns:
-        (Listing, [(name, what is wrong with it), ...]).
+        (the listing without damaged images, (name, what is wrong with it) of each of these).
 
     Raises:
         UserError: a class loses all its images of a split.
     """
-    files, labels, damaged = {}, {}, []
+    files: dict[str, list[str]] = {}
+    labels: dict[str, np.ndarray] = {}
+    damaged: list[Faulty] = []
     for split, names in listing.files.items():
         whole = np.ones(len(names), bool)
         with _threads() as pool:
@@ -331,18 +355,18 @@ def without_damaged(tree, listing, progress=None):
         lost = set(listing.labels[split]) - set(labels[split])
         if lost:
             raise UserError(
-                f"{tree.where} has no whole image of {listing.wnids[min(lost)]} in {split}, even "
+                f"{tree.path} has no whole image of {listing.wnids[min(lost)]} in {split}, even "
                 "with --skip-corrupt: fetch it again"
             )
     return replace(listing, files=files, labels=labels), damaged
 
 
-def _threads():
+def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
 
-def _fault(tree, name):
-    """What is wrong with an image, in words; None where nothing is."""
+def _fault(tree: Tree, name: str) -> str | None:
+    """Returns what is wrong with an image, as a clause, or None."""
     try:
         _decode(tree, name)
     except Damaged as error:
@@ -350,27 +374,36 @@ def _fault(tree, name):
     return None
 
 
-def _decode(tree, name):
+def _decode(tree: Tree, name: str) -> np.ndarray:
+    """Returns an image as uint8 [64, 64, 3].
+
+    Raises:
+        Damaged: names the image.
+    """
     try:
         return _pixels(tree.read(name))
     except Damaged as error:
-        raise Damaged(tree.full_name(name), error.fault, LEAVE_OUT) from None
+        raise Damaged(tree.full_name(name), error.fault, SKIP_REMEDY) from None
     except ValueError as error:
-        raise Damaged(tree.full_name(name), str(error), LEAVE_OUT) from None
+        raise Damaged(tree.full_name(name), str(error), SKIP_REMEDY) from None
 
 
-def _pixels(content):
-    """uint8 [64, 64, 3]; ValueError with what is wrong."""
+def _pixels(content: bytes) -> np.ndarray:
+    """Returns the content of an image file as uint8 [64, 64, 3].
+
+    Raises:
+        ValueError: says what is wrong with it, as a clause.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             size = image.size
-            if size == (IMAGE_SIZE, IMAGE_SIZE):  # judged before anything is decoded
-                check_undamaged(content, image.format)  # of which Pillow is silent
+            if size == (IMAGE_SIZE, IMAGE_SIZE):  # checked before anything is decoded
+                check_undamaged(content, image.format)  # for damage that Pillow passes over
                 return np.asarray(image.convert("RGB"))  # some are greyscale
     except UnidentifiedImageError:
-        raise ValueError(f"is {kind_of(content[:HEAD_BYTES]) or 'not an image'}") from None
+        raise ValueError(f"is {describe_content(content[:HEAD_BYTES]) or 'not an image'}") from None
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise ValueError(f"is not a whole image ({reason(error)})") from None
     raise ValueError(f"is {size[0]} x {size[1]} pixels, not {IMAGE_SIZE} x {IMAGE_SIZE}")

@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.paths import native
-from keras_imnet64.data.images.views import UPRIGHT
+from keras_imnet64.data.images.reading import UPRIGHT
 from keras_imnet64.data.stores.base import StoreBase
 
 KIND = "encoded"
@@ -34,7 +34,7 @@ RECORD = np.dtype(
         ("length", "<i8"),
         ("height", "<i4"),  # in pixels, as decoded
         ("width", "<i4"),
-        ("orientation", "<i4"),  # of EXIF, see `views.UPRIGHT`
+        ("orientation", "<i4"),  # of EXIF, see `reading.UPRIGHT`
     ]
 )
 MOST_FILE_NAME = 4096  # bytes of a name below the root, which is the most that Linux takes

@@ -18,15 +18,15 @@ from keras_imnet64.core.errors import RunFailed, UserError, printable
 from keras_imnet64.core.files import read_json, sync_file, write_json
 from keras_imnet64.core.library_logs import import_tensorflow
 from keras_imnet64.core.paths import portable
-from keras_imnet64.data.images.damage import JPEG_KINDS, check_undamaged
-from keras_imnet64.data.images.views import (
+from keras_imnet64.data.images.damage import JPEG_FORMATS, check_undamaged
+from keras_imnet64.data.images.reading import (
     Unreadable,
-    as_sentences,
-    opened,
-    orientation_of,
-    readable,
-    rgb,
-    turned,
+    apply_orientation,
+    exif_orientation,
+    open_image,
+    report_image_errors,
+    report_unreadable,
+    to_rgb,
 )
 from keras_imnet64.data.stores.encoded import (
     CONVERTED,
@@ -41,7 +41,7 @@ from keras_imnet64.data.stores.packing import SLACK_BYTES, new_store, require_sp
 from keras_imnet64.data.stores.store import open_store
 
 AT_ONCE = 256  # images in work, which bounds memory
-AS_THEY_ARE = {(kind, mode) for kind in (*JPEG_KINDS, "PNG") for mode in ("L", "RGB")}
+AS_THEY_ARE = {(kind, mode) for kind in (*JPEG_FORMATS, "PNG") for mode in ("L", "RGB")}
 BYTES_PER_IMAGE = 240  # of the index, with names of usual length
 
 
@@ -169,10 +169,10 @@ class _Index:
         """
         path, where = self.root / image.name, self._where(image)
         try:
-            with readable(path):
+            with report_unreadable(path):
                 if not path.is_file():  # a pipe would never end
                     raise UserError(f"{where} is not a file")
-            with as_sentences(where):
+            with report_image_errors(where):
                 with open(path, "rb") as file:
                     file.seek(image.offset)
                     content = file.read() if image.length is None else file.read(image.length)
@@ -252,20 +252,20 @@ def look_at(content, where):
 
     Raises:
         UserError: it is of a kind that is not taken.
-        Exception: it is damaged: a Damage, or whatever Pillow raises.
+        Exception: it is damaged: a DamagedImage, or whatever Pillow raises.
     """
-    with opened(io.BytesIO(content), where) as image:
+    with open_image(io.BytesIO(content), where) as image:
         is_clean = check_undamaged(content, image.format)
         image.load()
-        orientation = orientation_of(image)
+        orientation = exif_orientation(image)
         is_plain = (image.format, image.mode) in AS_THEY_ARE and not _needs_pillow(image)
-        colours = rgb(image, where)
+        colours = to_rgb(image, where)
         is_progressive = "progressive" in image.info
         as_it_is = (
             is_clean and is_plain and _is_trained_on(content, np.asarray(colours), is_progressive)
         )
         if not as_it_is:
-            colours, orientation = turned(colours, orientation), 1
+            colours, orientation = apply_orientation(colours, orientation), 1
     pixels = np.asarray(colours)
     return Seen(
         length=len(content),

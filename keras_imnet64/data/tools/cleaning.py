@@ -1,33 +1,65 @@
-"""Removing what is no longer needed: copies that were packed, downloads, and what the dead left.
+"""Removes what is no longer needed: copies of packed images, downloads, and abandoned folders.
 
-Packed stores and sources are never touched; neither is what a living process is making.
+Packed stores and sources are never touched, and neither is what a running process is making.
 """
 
 import contextlib
 import shutil
 import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 from keras_imnet64.core.errors import RunFailed, UserError
-from keras_imnet64.core.files import read_json
 from keras_imnet64.core.paths import os_error_text
+from keras_imnet64.core.types import JsonObject, StrPath
+from keras_imnet64.core.validation import read_record, to_json
 from keras_imnet64.core.work_folders import abandoned
-from keras_imnet64.data import datasets
-from keras_imnet64.data import locations as places
+from keras_imnet64.data import datasets, locations
+from keras_imnet64.data.locations import DatasetLocation
 from keras_imnet64.data.stores import packing
 
-STILL_BUILDING = 3600  # seconds since TFDS wrote into a build that may be alive
+BUILD_SECONDS = 3600  # TFDS may still be building where it wrote something within this time
 
 
-def clean(name=None, *, data_dir=None, cache_dir=None, dry_run=False):
-    """Remove what is no longer needed of one data set, or of all.
+@dataclass(frozen=True)
+class _Removable:
+    """A file or folder that can be removed.
 
-    That is, where both splits are packed, TFDS' own copy of them and the archives that TFDS
-    downloaded for it; and working folders of processes of this machine that have died.
+    Attributes:
+        what: what it is, for the user.
+        bytes: its size on disk.
+    """
+
+    what: str
+    path: Path
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _DownloadNote:
+    """What TFDS writes about a download, in a file named like it with the suffix .INFO."""
+
+    dataset_names: list[str]
+    original_fname: str
+
+
+def clean(
+    name: str | None = None,
+    *,
+    data_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    dry_run: bool = False,
+) -> JsonObject:
+    """Removes what is no longer needed of one data set, or of all.
+
+    If both splits are packed, these are TFDS' own copy of them and the archives that TFDS
+    downloaded for it. Working folders are removed if their process, of this machine, has died.
 
     Args:
         name: a data set; None means all.
         data_dir, cache_dir: as for `datasets.prepare`.
-        dry_run: only tell what would be removed.
+        dry_run: only report what would be removed.
 
     Returns:
         dict, fit for JSON: removed (list of {what, path, bytes}), bytes (of all), dry_run.
@@ -36,56 +68,56 @@ def clean(name=None, *, data_dir=None, cache_dir=None, dry_run=False):
         UserError: there is no such data set, or a process is packing it.
         RunFailed: something cannot be removed.
     """
-    both = [
-        place
-        for row in ([datasets.find_dataset(name)] if name else _all_rows(data_dir, cache_dir))
-        for place in datasets.locations_of(row, data_dir, cache_dir)
-    ]
-    for place in both:
+    rows = [datasets.find_dataset(name)] if name else _all_rows(data_dir, cache_dir)
+    places = [place for row in rows for place in datasets.locations_of(row, data_dir, cache_dir)]
+    for place in places:
         place.refuse_if_being_packed()
-    found = [entry for place in both for entry in _unneeded(place)]
-    removed = [{"what": what, "path": str(path), "bytes": _bytes(path)} for what, path in found]
+    removable = [item for place in places for item in _find_removable(place)]
     if not dry_run:
-        for _, path in found:
-            _remove(path)
+        for item in removable:
+            _remove(item.path)
     return {
-        "removed": removed,
-        "bytes": sum(entry["bytes"] for entry in removed),
+        "removed": [to_json(item) for item in removable],
+        "bytes": sum(item.bytes for item in removable),
         "dry_run": dry_run,
     }
 
 
-def _all_rows(data_dir, cache_dir):
-    """The table's rows, and those of sets with names of their own that lie here."""
+def _all_rows(data_dir: StrPath | None, cache_dir: StrPath | None) -> Collection[datasets.Dataset]:
+    """Returns the rows of the table, and those of the user's own data sets on this machine."""
     rows = dict(datasets.DATASETS)
     packed = datasets.locations_of(rows[datasets.OWN], data_dir, cache_dir)[0].packed_dir.parent
     for folder in sorted(packed.glob("*")) + sorted(packed.glob(".*")):
-        own = folder.name.removeprefix(".").partition(f".{packing.WORD}@")[0]
-        own = own.removesuffix(places.SUFFIX)
+        stem = folder.name.removeprefix(".").partition(f".{packing.WORD}@")[0]
+        stem = stem.removesuffix(locations.SUFFIX)
         for kind in (datasets.OWN, datasets.SMALL):
-            if own.startswith(f"{kind}_"):
-                name = f"{kind}/{own.removeprefix(f'{kind}_')}"
-                with contextlib.suppress(UserError):  # another's folder
+            if stem.startswith(f"{kind}_"):
+                name = f"{kind}/{stem.removeprefix(f'{kind}_')}"
+                with contextlib.suppress(UserError):  # not a data set's folder
                     rows[name] = datasets.find_dataset(name)
     return rows.values()
 
 
-def _unneeded(place):
-    """(what it is, where it lies) of all that may go."""
+def _find_removable(place: DatasetLocation) -> Iterator[_Removable]:
     name = place.dataset.name
     for path in (place.packed_dir, *map(place.folder, place.dataset.splits)):
         for folder in abandoned(path, packing.WORD):
-            yield f"{name}, begun by a process that died", folder
-    if place.tfds_dir is None or not _is_whole(place) or _is_being_built(place.tfds_dir):
+            yield _removable(f"{name}, begun by a process that died", folder)
+    if place.tfds_dir is None or not _is_packed(place) or _may_be_building(place.tfds_dir):
         return
     if place.tfds_dir.is_dir():
-        yield f"{name}, TFDS' copy of what is packed", place.tfds_dir
+        yield _removable(f"{name}, TFDS' copy of what is packed", place.tfds_dir)
     if place.verified:
         for file in _downloads(place):
-            yield f"{name}, downloaded by TFDS for what is packed", file
+            yield _removable(f"{name}, downloaded by TFDS for what is packed", file)
 
 
-def _is_whole(place):
+def _removable(what: str, path: Path) -> _Removable:
+    files = [path] if path.is_file() else path.rglob("*")
+    return _Removable(what, path, sum(file.lstat().st_size for file in files if file.is_file()))
+
+
+def _is_packed(place: DatasetLocation) -> bool:
     """Whether both splits are packed and can be opened."""
     try:
         return place.packed() and bool(place.open())
@@ -93,33 +125,26 @@ def _is_whole(place):
         return False
 
 
-def _is_being_built(folder):
-    """Whether TFDS may be writing there: its unfinished folders say no process."""
+def _may_be_building(folder: Path) -> bool:
+    """Whether TFDS may be writing there: its unfinished folders do not name their process."""
     files = (file for part in folder.glob("*incomplete*") for file in (part, *part.rglob("*")))
     newest = max((file.lstat().st_mtime for file in files), default=0)
-    return newest > time.time() - STILL_BUILDING
+    return newest > time.time() - BUILD_SECONDS
 
 
-def _downloads(place):
-    """What TFDS fetched for this size, each archive with the note beside it."""
-    begin = f"Imagenet{place.dataset.image_size}_"
-    for note in sorted((place.data_dir / "downloads").glob("*.INFO")):
+def _downloads(place: DatasetLocation) -> Iterator[Path]:
+    """Yields the archives that TFDS downloaded for this image size, each with the note on it."""
+    prefix = f"Imagenet{place.dataset.image_size}_"
+    for file in sorted((place.data_dir / "downloads").glob("*.INFO")):
         try:
-            content = read_json(note)
-            ours = content["dataset_names"] == [place.builder_name]
-            ours = ours and content["original_fname"].startswith(begin)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            note = read_record(_DownloadNote, file)
+        except (OSError, ValueError):  # not a note of TFDS
             continue
-        if ours:
-            yield from (path for path in (note.with_suffix(""), note) if path.is_file())
+        if note.dataset_names == [place.builder_name] and note.original_fname.startswith(prefix):
+            yield from (path for path in (file.with_suffix(""), file) if path.is_file())
 
 
-def _bytes(path):
-    files = [path] if path.is_file() else path.rglob("*")
-    return sum(file.lstat().st_size for file in files if file.is_file())
-
-
-def _remove(path):
+def _remove(path: Path) -> None:
     try:
         if path.is_dir():
             shutil.rmtree(path)

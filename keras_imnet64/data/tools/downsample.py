@@ -1,193 +1,228 @@
-"""Making small images of large ones, as ImageNet64 was made, so that its recipes can run on them.
+"""Makes small images of large ones, as ImageNet64 was made, so that its recipes can train on them.
 
-Images of an encoded store become the official archives and a packed store that recipes can name.
-The pixels are made chunk by chunk in a folder beside the archives, so that what was interrupted
-goes on. What the archives look like is told in `sources.archives`.
+The images of an encoded store become archives in the official layout (see `sources.archives`) and a
+packed store that recipes can name. Pixels are made chunk by chunk in a folder beside the archives,
+so that an interrupted command can be resumed.
 """
 
 import contextlib
 import fcntl
 import io
-import itertools
 import os
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import PIL
 
 from keras_imnet64.core.errors import RunFailed, UserError
-from keras_imnet64.core.files import read_json, sync_file, write_atomic, write_json
+from keras_imnet64.core.files import sync_file, write_atomic, write_json
 from keras_imnet64.core.paths import check_writable, expand, os_error_text
+from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
+from keras_imnet64.core.validation import read_record, to_json
 from keras_imnet64.data import datasets
-from keras_imnet64.data.images.views import View, as_sentences, check_filter, opened, rgb, turned
+from keras_imnet64.data.images.reading import (
+    apply_orientation,
+    open_image,
+    report_image_errors,
+    to_rgb,
+)
+from keras_imnet64.data.images.views import View, check_filter
+from keras_imnet64.data.locations import DatasetLocation
 from keras_imnet64.data.order import generator
 from keras_imnet64.data.sources import archives
 from keras_imnet64.data.stores import packing
+from keras_imnet64.data.stores.encoded import EncodedStore
+from keras_imnet64.records import DownsamplingState
 
 SIZES = range(8, 257)
-CHUNK = 1024  # images between two notes of what is done
+CHUNK = 1024  # images between two records of the progress
 NUM_BATCHES = 10  # npz files of the training set, as published
-WORK, STATE, PIXELS = ".downsampling-{}", "made.json", "images.uint8"
+# In the folder of the archives: one folder for each split, with these files; a lock; class ids.
+WORK_FOLDER, STATE, PIXELS = ".downsampling-{}", "made.json", "images.uint8"
 LOCK, CLASSES = ".downsampling.lock", "classes.txt"
 
 
 def downsample(
-    name,
+    name: str,
     *,
-    size,
-    out_dir,
-    resize_filter="box",
-    data_dir=None,
-    cache_dir=None,
-    progress=None,
-):
-    """Resize every image of a data set to size x size, without keeping its shape.
+    size: int,
+    out_dir: StrPath,
+    resize_filter: str = "box",
+    data_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    progress: PackProgress | None = None,
+) -> JsonObject:
+    """Resizes every image of a data set to size x size, without keeping its aspect ratio.
 
-    As published (arXiv:1707.08819), which took Pillow's box filter. What was interrupted goes on
-    with the same arguments; it is begun anew for others, or if the images or Pillow have changed.
+    By default this is done as published (arXiv:1707.08819), with Pillow's box filter. The same
+    arguments resume an interrupted call; it starts again for other arguments, or if the images or
+    Pillow have changed.
 
     Args:
         name: a prepared data set of images of any size.
         size: pixels per side, in SIZES.
-        out_dir: receives archives in the official layout and `classes.txt`, a class id per line in
-            label order; what has an archive's name there is never overwritten.
+        out_dir: receives archives in the official layout and `classes.txt`, with a class id per
+            line in label order; archives that exist there are never overwritten.
         resize_filter: a key of `views.FILTERS`.
         data_dir, cache_dir: as for `datasets.prepare`.
         progress: called as `progress(description, done, total)`.
 
     Returns:
-        dict, fit for JSON: dataset (what recipes call the result: for `imagenet2012` that of
-        ImageNet64 and its kin, as unverified, for pixels depend on the decoder), size, filter,
-        images by split, archives, location of the store, bytes of archives and store together.
+        dict, fit for JSON: dataset (what recipes call the result; for `imagenet2012` the name of
+        ImageNet64 or its siblings, as unverified, since pixels depend on the decoder), size,
+        filter, images by split, archives, location of the store, bytes of archives and store.
 
     Raises:
-        UserError: an unknown name, size or filter, a set whose images have one size already, no
-            room, an archive in the way, or another process is at work there.
+        UserError: unknown name, size or filter; a data set whose images have one size already; no
+            room; an archive exists already; or another process is downsampling there.
         RunFailed: writing broke off, or an image is gone.
     """
     _check(name, size, resize_filter)
-    stores = {
-        split: datasets.open_dataset(name, split, data_dir=data_dir, cache_dir=cache_dir)
-        for split in datasets.find_dataset(name).splits
-    }
-    target = _target(name, size, resize_filter, stores["train"], data_dir, cache_dir)
-    target.place.refuse_if_being_packed()
-    with _alone_in(expand(out_dir)) as folder, _as_run_failed(folder):
-        works = [_Work(folder, store, View(size, resize_filter)) for store in stores.values()]
-        _refuse_existing(folder, target, begun=works[0].is_begun())
-        _require_room(folder, target, works)
-        made = {work.store.split: (work.finish(progress), target.labels(work)) for work in works}
-        paths = _write_archives(folder, target, made, progress)
-        _write_store(target, made, f"downsampled from {name} with {resize_filter}", progress)
-        for work in works:
+    view = View(size, resize_filter)
+    stores = _open_stores(name, data_dir, cache_dir)
+    output = _output(name, view, stores["train"], data_dir, cache_dir)
+    output.place.refuse_if_being_packed()
+    with _locked(expand(out_dir)) as folder, _report_os_errors(folder):
+        works = {split: _ResizedSplit(folder, store, view) for split, store in stores.items()}
+        if not works["train"].is_begun():
+            _refuse_existing_archives(folder, output.file_names)
+        _refuse_other_class_list(folder, output.wnids)
+        _require_space(folder, output.place.packed_dir, list(works.values()))
+        splits = {
+            split: (work.finish(progress), output.labels(work.store))
+            for split, work in works.items()
+        }
+        paths = _write_archives(folder, output, splits, progress)
+        _write_store(output, splits, f"downsampled from {name} with {resize_filter}", progress)
+        for work in works.values():
             work.remove()
     return {
-        "dataset": target.place.dataset.name,
+        "dataset": output.place.dataset.name,
         "size": size,
         "filter": resize_filter,
-        "pictures": {split: len(labels) for split, (_, labels) in made.items()},
+        "pictures": {split: len(labels) for split, (_, labels) in splits.items()},
         "archives": [str(path) for path in paths],
-        "location": str(target.place.packed_dir),
-        "bytes": sum(path.stat().st_size for path in paths) + target.place.packed_bytes(),
+        "location": str(output.place.packed_dir),
+        "bytes": sum(path.stat().st_size for path in paths) + output.place.packed_bytes(),
     }
 
 
-def _check(name, size, resize_filter):
+def _check(name: str, size: int, resize_filter: str) -> None:
     check_filter(resize_filter)
     if type(size) is not int or size not in SIZES:
         raise UserError(
             f"--size must be a whole number from {SIZES[0]} to {SIZES[-1]}; received {size}"
         )
     if image_size := datasets.find_dataset(name).image_size:
-        able = [row.name for row in datasets.DATASETS.values() if row.image_size is None]
+        possible = [row.name for row in datasets.DATASETS.values() if row.image_size is None]
         raise UserError(
             f"{name} has images of {image_size} x {image_size} pixels already; those of "
-            f"{', '.join(able)} can be downsampled"
+            f"{', '.join(possible)} can be downsampled"
         )
 
 
-# ------------------------------------------------------------------------- what is made, and where
+def _open_stores(
+    name: str, data_dir: StrPath | None, cache_dir: StrPath | None
+) -> dict[str, EncodedStore]:
+    stores = {}
+    for split in datasets.find_dataset(name).splits:
+        store = datasets.open_dataset(name, split, data_dir=data_dir, cache_dir=cache_dir)
+        assert isinstance(store, EncodedStore)  # raw stores have one image size: see `_check`
+        stores[split] = store
+    return stores
+
+
+# -------------------------------------------------------------------------------------- the output
 
 
 @dataclass(frozen=True)
-class _Target:
+class _Output:
     """Where the result goes, under which names, and in which label order.
 
     Attributes:
-        place: of the packed store.
-        file_names: of the archives, validation last.
+        place: where the packed store goes.
+        file_names: names of the archives, validation last.
         wnids, class_names: in label order.
     """
 
-    place: object
-    file_names: list
-    wnids: list
-    class_names: list
+    place: DatasetLocation
+    file_names: list[str]
+    wnids: list[str]
+    class_names: list[str]
 
-    def labels(self, work):
-        """int32 [N] of a work's images, in this label order."""
+    def labels(self, store: EncodedStore) -> np.ndarray:
+        """Returns the labels of a store's images in this label order, int32 [N]."""
         label_of = {wnid: label for label, wnid in enumerate(self.wnids)}
-        labels = np.array([label_of.get(wnid, -1) for wnid in work.store.wnids], np.int32)
-        return labels[work.store.labels]
-
-    def class_list(self):
-        return "".join(f"{wnid}\n" for wnid in self.wnids)
+        labels = np.array([label_of.get(wnid, -1) for wnid in store.wnids], np.int32)
+        return labels[store.labels]
 
 
-def _target(name, size, resize_filter, store, data_dir, cache_dir):
-    """ImageNet's own place and names where it is ImageNet, else some named after the set."""
-    own_name, prefix = name.rpartition("/")[2], f"{name.rpartition('/')[2]}{size}"
-    names = dict(zip(store.wnids, store.class_names, strict=True))
-    wnids = sorted(names)
-    class_names = [names[wnid] for wnid in wnids]
-    published = []
+def _output(
+    name: str,
+    view: View,
+    store: EncodedStore,
+    data_dir: StrPath | None,
+    cache_dir: StrPath | None,
+) -> _Output:
+    """Returns ImageNet's own place and names for ImageNet, else ones made of the set's name."""
+    own_name, size = name.rpartition("/")[2], view.image_size
     if name == "imagenet2012":
-        _refuse_strangers(store)
-        prefix, published = f"Imagenet{size}", archives.archives_of(size)
+        _refuse_other_classes(store)
+        prefix, published = "Imagenet", [a.file_name for a in archives.archives_of(size)]
         wnids, class_names = archives.imagenet_wnids(), archives.imagenet_class_names()
-    file_names = [archive.file_name for archive in published]
-    file_names = file_names or [f"{prefix}_{split}_npz.zip" for split in ("train", "val")]
-    if published and resize_filter == "box":
+    else:
+        prefix, published = own_name, []
+        names = dict(zip(store.wnids, store.class_names, strict=True))
+        wnids = sorted(names)
+        class_names = [names[wnid] for wnid in wnids]
+    file_names = published or [f"{prefix}{size}_{split}_npz.zip" for split in ("train", "val")]
+    if published and view.resize_filter == "box":
         dataset = datasets.find_dataset(f"imagenet_resized/{size}x{size}")
         _, place = datasets.locations_of(dataset, data_dir, cache_dir)
     else:
-        suffix = "" if resize_filter == "box" else f"_{resize_filter}"
+        suffix = "" if view.resize_filter == "box" else f"_{view.resize_filter}"
         dataset = datasets.find_dataset(f"{datasets.SMALL}/{own_name}_{size}x{size}{suffix}")
         verified, unverified = datasets.locations_of(dataset, data_dir, cache_dir)
         place = verified if store.verified else unverified
-    return _Target(place, file_names, wnids, class_names)
+    return _Output(place, file_names, wnids, class_names)
 
 
-def _refuse_strangers(store):
-    strange = set(store.wnids) - set(archives.imagenet_wnids())
-    if strange:
+def _refuse_other_classes(store: EncodedStore) -> None:
+    """Refuses a store of `imagenet2012` with classes that are not ImageNet's."""
+    others = set(store.wnids) - set(archives.imagenet_wnids())
+    if others:
         raise UserError(
-            f"{store.dataset} has the class {min(strange)}, which is none of ImageNet's 1,000: "
+            f"{store.dataset} has the class {min(others)}, which is none of ImageNet's 1,000: "
             "prepare it as image_folder/NAME and downsample that"
         )
 
 
-def _refuse_existing(folder, target, begun):
-    """What has an archive's name is another's, unless this very work was begun before it came."""
-    for path in (folder / file_name for file_name in target.file_names):
-        if os.path.lexists(path) and not begun:
+def _refuse_existing_archives(folder: Path, file_names: Sequence[str]) -> None:
+    for path in (folder / file_name for file_name in file_names):
+        if os.path.lexists(path):
             raise UserError(
                 f"{path} exists and is never overwritten: remove it, or name another folder with "
                 "--out"
             )
-    classes = folder / "classes.txt"
-    if (
-        os.path.lexists(classes)
-        and classes.read_text("utf-8", "replace").split("\n")[:-1] != target.wnids
-    ):
-        raise UserError(f"{classes} is of other classes: name another folder with --out")
+
+
+def _refuse_other_class_list(folder: Path, wnids: Sequence[str]) -> None:
+    path = folder / CLASSES
+    if os.path.lexists(path) and path.read_text("utf-8", "replace") != _class_list(wnids):
+        raise UserError(f"{path} lists other classes: name another folder with --out")
+
+
+def _class_list(wnids: Sequence[str]) -> str:
+    return "".join(f"{wnid}\n" for wnid in wnids)
 
 
 @contextlib.contextmanager
-def _alone_in(folder):
-    """The folder, made if need be, with no other process downsampling into it."""
+def _locked(folder: Path) -> Iterator[Path]:
+    """Makes the folder if needed, and keeps other processes from downsampling into it."""
     try:
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +233,7 @@ def _alone_in(folder):
             f"{folder} cannot be written ({os_error_text(error, folder)}); name another with --out"
         ) from None
     try:
-        if not _is_locked(descriptor, folder / LOCK):
+        if not _acquire_lock(descriptor, folder / LOCK):
             raise UserError(
                 f"another process is downsampling into {folder}: wait until it is done, or name "
                 "another folder with --out"
@@ -207,15 +242,15 @@ def _alone_in(folder):
             yield folder
         finally:
             (folder / LOCK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # it holds what is done, unless that was refused
+            with contextlib.suppress(OSError):  # it is not empty, unless the call was refused
                 if is_new:
                     folder.rmdir()
     finally:
         os.close(descriptor)
 
 
-def _is_locked(descriptor, path):
-    """Whether we hold the lock, and on the file that still has its name."""
+def _acquire_lock(descriptor: int, path: Path) -> bool:
+    """Whether this process now holds the lock, and the locked file still has its name."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
@@ -223,156 +258,174 @@ def _is_locked(descriptor, path):
         return False
 
 
-def _require_room(folder, target, works):
-    """Pixels lie thrice on the disk before the end: as made, in the archives and in the store."""
+@contextlib.contextmanager
+def _report_os_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(
+            f"downsampling into {folder} broke off ({os_error_text(error, folder)}); mend that and "
+            "run the same command again, which resumes there"
+        ) from error
+
+
+# -------------------------------------------------------------------------------------- the pixels
+
+
+class _ResizedSplit:
+    """Resizes the images of one split into a file of pixels, chunk by chunk.
+
+    The number of finished chunks is recorded only after the pixels have reached the disk, so that
+    every recorded chunk is complete. The file is not memory-mapped for writing, since a full disk
+    would then end the process.
+
+    Args:
+        out_dir: the folder of the archives.
+        store: holds the large images.
+        view: how they are resized.
+    """
+
+    def __init__(self, out_dir: Path, store: EncodedStore, view: View) -> None:
+        self.store = store
+        self._view = view
+        self._folder = out_dir / WORK_FOLDER.format(store.split)
+        self._file = self._folder / PIXELS
+        self._shape = (len(store), view.image_size, view.image_size, 3)
+        self.bytes = int(np.prod(self._shape, dtype=np.int64))
+        self._begin_state = DownsamplingState(
+            dataset=store.dataset,
+            digest=store.digest,
+            size=view.image_size,
+            resize_filter=view.resize_filter,
+            pillow_version=PIL.__version__,
+            images_per_chunk=CHUNK,
+            num_chunks=0,
+        )
+
+    def is_begun(self) -> bool:
+        return self._num_chunks() is not None
+
+    def allocated_bytes(self) -> int:
+        """Returns the bytes of the disk that the file of pixels takes already."""
+        return self._file.stat().st_blocks * 512 if self.is_begun() else 0
+
+    def _num_chunks(self) -> int | None:
+        """Returns the number of finished chunks; None if these images were not begun like this."""
+        try:
+            state = read_record(DownsamplingState, self._folder / STATE)
+            is_same = replace(state, num_chunks=0) == self._begin_state
+            is_whole = self._file.stat().st_size == self.bytes
+        except (OSError, ValueError):
+            return None
+        return state.num_chunks if is_same and is_whole and state.num_chunks >= 0 else None
+
+    def finish(self, progress: PackProgress | None) -> np.ndarray:
+        """Makes the missing pixels. Returns all, uint8 [N, S, S, 3], memory-mapped."""
+        num_chunks = self._num_chunks()
+        if num_chunks is None:
+            self._begin()
+        total, image_bytes = len(self.store), int(np.prod(self._shape[1:]))
+        description = f"downsampling {self.store.dataset} {self.store.split}"
+        with open(self._file, "r+b") as file, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for start in range((num_chunks or 0) * CHUNK, total, CHUNK):
+                positions = range(start, min(start + CHUNK, total))
+                file.seek(start * image_bytes)
+                for pixels in pool.map(self._resized, positions):
+                    file.write(pixels)
+                sync_file(file)
+                self._record(start // CHUNK + 1)
+                if progress:
+                    progress(description, positions.stop, total)
+        return np.memmap(self._file, np.uint8, "r", shape=self._shape)
+
+    def _begin(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir()
+        with open(self._file, "xb") as file:
+            file.truncate(self.bytes)
+        self._record(0)
+
+    def _record(self, num_chunks: int) -> None:
+        state = replace(self._begin_state, num_chunks=num_chunks)
+        write_json(self._folder / STATE, to_json(state))
+
+    def _resized(self, position: int) -> bytes:
+        """Returns the pixels of one small image, uint8 [S, S, 3]."""
+        (content,) = self.store.read([position])
+        where = f"{self.store.file_of(position)} (image {position})"
+        orientation = int(self.store.records["orientation"][position])
+        with report_image_errors(where), open_image(io.BytesIO(content), where) as image:
+            image.load()
+            return self._view.show(apply_orientation(to_rgb(image, where), orientation)).tobytes()
+
+    def remove(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _require_space(folder: Path, store_folder: Path, works: Sequence[_ResizedSplit]) -> None:
+    """Refuses disks without room for the pixels three times: as made, in archives, in the store."""
     pixels = sum(work.bytes for work in works)
-    there = sum(work.allocated() for work in works)
-    needed = max(0, 2 * pixels - there) + packing.SLACK_BYTES
+    allocated = sum(work.allocated_bytes() for work in works)
+    needed = max(0, 2 * pixels - allocated) + packing.SLACK_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
             f"downsampling needs {needed:,} bytes in {folder}, where {free:,} are free; free some "
             "or name another folder with --out"
         )
-    store = target.place.packed_dir
-    same_disk = os.stat(check_writable(store)).st_dev == os.stat(folder).st_dev
-    packing.require_space(store, pixels + (needed if same_disk else 0), "packing the result")
-
-
-@contextlib.contextmanager
-def _as_run_failed(folder):
-    try:
-        yield
-    except OSError as error:
-        raise RunFailed(
-            f"downsampling into {folder} broke off ({os_error_text(error, folder)}); mend that and "
-            "run the same command again, which goes on from there"
-        ) from error
-
-
-# -------------------------------------------------------------------------------- making the pixels
-
-
-class _Work:
-    """The pixels of one split in the making: a file of them all, and a note of what is done.
-
-    The note is written after the chunk has reached the disk, so what it says is there. Pixels are
-    written as a file and not through memory, where a full disk would end the process.
-    """
-
-    def __init__(self, out_dir, store, view):
-        self.folder, self.store, self.view = out_dir / WORK.format(store.split), store, view
-        self.shape = (len(store), view.image_size, view.image_size, 3)
-        self.bytes = int(np.prod(self.shape, dtype=np.int64))
-        self.file = self.folder / PIXELS
-        self.what = {
-            "dataset": store.dataset,
-            "digest": store.digest,
-            "size": view.image_size,
-            "filter": view.resize_filter,
-            "pillow": PIL.__version__,
-            "chunk": CHUNK,
-        }
-
-    def is_begun(self):
-        return self._num_done() is not None
-
-    def allocated(self):
-        """Bytes of the disk that this work has taken already, and will use."""
-        return self.file.stat().st_blocks * 512 if self.is_begun() else 0
-
-    def _num_done(self):
-        """How many chunks of this very work are there; None where it has not been begun."""
-        try:
-            note = read_json(self.folder / STATE)
-            done = note.pop("chunks")
-            fits = note == self.what and self.file.stat().st_size == self.bytes
-        except (OSError, ValueError, AttributeError, KeyError, TypeError):
-            return None
-        return done if fits and type(done) is int and done >= 0 else None
-
-    def finish(self, progress):
-        """Make what is missing. Returns uint8 [N, S, S, 3], memory-mapped."""
-        if not self.is_begun():
-            self._begin()
-        count, step = len(self.store), int(np.prod(self.shape[1:]))
-        what = f"downsampling {self.store.dataset} {self.store.split}"
-        with open(self.file, "r+b") as file, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            for chunk in itertools.count(self._num_done()):
-                positions = range(count)[chunk * CHUNK : (chunk + 1) * CHUNK]
-                if not positions:
-                    break
-                file.seek(positions[0] * step)
-                for pixels in pool.map(self._shown, positions):
-                    file.write(pixels)
-                sync_file(file)
-                self._note(chunk + 1)
-                if progress:
-                    progress(what, positions[-1] + 1, count)
-        return np.memmap(self.file, np.uint8, "r", shape=self.shape)
-
-    def _begin(self):
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir()
-        with open(self.file, "xb") as file:
-            file.truncate(self.bytes)
-        self._note(0)
-
-    def _note(self, num_done):
-        write_json(self.folder / STATE, self.what | {"chunks": num_done})
-
-    def _shown(self, position):
-        """The bytes of one small image."""
-        (content,) = self.store.read([position])
-        where = f"{self.store.file_of(position)} (image {position})"
-        orientation = int(self.store.records["orientation"][position])
-        with as_sentences(where), opened(io.BytesIO(content), where) as image:
-            image.load()
-            return self.view.show(turned(rgb(image, where), orientation)).tobytes()
-
-    def remove(self):
-        shutil.rmtree(self.folder, ignore_errors=True)
+    same_disk = os.stat(check_writable(store_folder)).st_dev == os.stat(folder).st_dev
+    packing.require_space(store_folder, pixels + (needed if same_disk else 0), "packing the result")
 
 
 # ------------------------------------------------------------------------------ writing the results
 
 
-def _write_archives(folder, target, made, progress):
-    """The archives and `classes.txt`. Returns the archives' paths."""
-    paths = [folder / file_name for file_name in target.file_names]
-    count = len(made["train"][0])
+def _write_archives(
+    folder: Path,
+    output: _Output,
+    splits: Mapping[str, archives.Images],
+    progress: PackProgress | None,
+) -> list[Path]:
+    """Writes the archives and `classes.txt`. Returns the paths of the archives."""
+    paths = [folder / file_name for file_name in output.file_names]
+    count = len(splits["train"][0])
     archives.write_archives(
         paths[:-1],
         paths[-1],
-        made["train"],
-        made["validation"],
+        splits["train"],
+        splits["validation"],
         num_batches=max(len(paths) - 1, min(NUM_BATCHES, count)),
         order=generator(0, 0, "downsample").permutation(count),
         progress=progress,
     )
-    write_atomic(folder / CLASSES, target.class_list())
+    write_atomic(folder / CLASSES, _class_list(output.wnids))
     return paths
 
 
-def _write_store(target, made, source, progress):
-    place = target.place
+def _write_store(
+    output: _Output,
+    splits: Mapping[str, archives.Images],
+    source: str,
+    progress: PackProgress | None,
+) -> None:
+    place = output.place
     with place.replaced() as incoming:
-        for split, (images, labels) in made.items():
+        for split, (images, labels) in splits.items():
             packing.write_store(
                 incoming / split,
-                _in_batches(images, labels),
+                _batches(images, labels),
                 dataset=place.dataset.name,
                 split=split,
                 count=len(labels),
                 image_size=place.dataset.image_size,
-                wnids=target.wnids,
-                class_names=target.class_names,
+                wnids=output.wnids,
+                class_names=output.class_names,
                 source=source,
                 verified=place.verified,
                 progress=progress,
             )
 
 
-def _in_batches(images, labels):
+def _batches(images: np.ndarray, labels: np.ndarray) -> Iterator[archives.Images]:
     for start in range(0, len(labels), CHUNK):
         yield images[start : start + CHUNK], labels[start : start + CHUNK]

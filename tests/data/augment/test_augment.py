@@ -1,4 +1,4 @@
-"""Augmentations on 3 x 3 images worked by hand, in eager code and in tf.data, and their draws."""
+"""Augmentations of 3 x 3 images worked by hand, eagerly and in tf.data, and their draws."""
 
 import itertools
 import math
@@ -13,12 +13,12 @@ import tensorflow as tf
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.augment import OPS, check_augment
 from keras_imnet64.data.augment.crops import draw_crops, mirror
-from keras_imnet64.data.augment.mixing import mixed_labels, partners
+from keras_imnet64.data.augment.mixing import mixed_labels, partner_positions
 from keras_imnet64.data.augment.policies import COMMON, TRANSFORMS
 
 IMAGE = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], "uint8")
 MEAN = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]], "uint8")
-# pad_crop of padding 1 at (top, left), by hand; (1, 1) is the image itself.
+# pad_crop with padding 1: {(fill, top, left): result}; (1, 1) is the image itself.
 PAD_CROP = {
     ("zero", 0, 0): [[0, 0, 0], [0, 1, 2], [0, 4, 5]],
     ("zero", 2, 1): [[4, 5, 6], [7, 8, 9], [0, 0, 0]],
@@ -31,14 +31,14 @@ BOX = {"top": 0, "left": 1, "height": 2, "width": 2}
 
 
 def transform(name, value):
-    return {"which1": TRANSFORMS.index(name), "value1": np.float32(value)}
+    return {"transform1": TRANSFORMS.index(name), "value1": np.float32(value)}
 
 
-# Operation, options, draws for one grey image, and what becomes of IMAGE.
+# (operation, options, draws for one grey image, result for IMAGE)
 BY_HAND = [
-    # Each output pixel is the pixel of the box where its centre lies: 1/3, 1 and 5/3 of 2.
+    # Each new pixel is the pixel of the box at its centre: 1/3, 1 and 5/3 of 2.
     ("random_resized_crop", {"interpolation": "box"}, BOX, [[2, 3, 3], [5, 6, 6], [5, 6, 6]]),
-    # Between the box's pixel centres in steps of 2/3, held at both ends: 2, 2.5 and 3.
+    # Interpolated between the box's pixel centres in steps of 2/3, constant at the ends: 2, 2.5, 3.
     (
         "random_resized_crop",
         {"interpolation": "bilinear"},
@@ -61,7 +61,7 @@ BY_HAND = [
     (
         "rand_augment",
         {"num_ops": 2},
-        transform("posterize", 6) | {"which2": TRANSFORMS.index("brightness"), "value2": 2.0},
+        transform("posterize", 6) | {"transform2": TRANSFORMS.index("brightness"), "value2": 2.0},
         [[0, 0, 0], [8, 8, 8], [8, 16, 16]],
     ),
     (
@@ -100,7 +100,7 @@ BOTH = pytest.mark.parametrize("run", [eagerly, in_tf_data])
 
 
 def as_arrays(draws):
-    """Of one image: integers as int32, others as they are, [1, ...]."""
+    """Returns draws of one image as arrays [1, ...]: integers as int32, others as they are."""
     return {
         name: np.array([value], "int32" if isinstance(value, int) else None)
         for name, value in draws.items()
@@ -146,15 +146,15 @@ def test_mirror_by_hand(run):
 
 
 @BOTH
-def test_color_jitter_goes_in_the_drawn_order(run):
-    """Twice as bright, then half the contrast about the mean, or the other way round."""
+def test_color_jitter_applies_the_drawn_order(run):
+    """Doubles the brightness, then halves the contrast around the mean; then in reverse order."""
     step = check_augment("color_jitter", {"brightness": 1, "contrast": 1, "hue": 0.5})
     plane = np.array([[100, 200], [100, 200]], "uint8")
     draws = {
         "order": np.array([[0, 1, 2, 3], [2, 1, 0, 3]], "int32"),
         "brightness": np.full(2, 2.0, "float32"),
         "contrast": np.full(2, 0.5, "float32"),
-        "saturation": np.full(2, 9.0, "float32"),  # of no strength: not applied
+        "saturation": np.full(2, 9.0, "float32"),  # its strength is 0: not applied
         "hue": np.zeros(2, "float32"),
     }
     images = np.stack([grey(plane)] * 2)
@@ -166,8 +166,8 @@ def test_color_jitter_goes_in_the_drawn_order(run):
 
 
 @BOTH
-def test_policies_treat_each_image_by_itself(run):
-    """All transforms in one batch as each of them alone."""
+def test_policies_treat_each_image_separately(run):
+    """A batch with many transforms equals its images one by one."""
     step = check_augment("trivial_augment", {"interpolation": "bilinear"})
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 8, 8, 3), dtype="uint8")
@@ -181,7 +181,7 @@ def test_policies_treat_each_image_by_itself(run):
 # --------------------------------------------------------------------------------------- mixing
 
 PAIR = np.stack([grey(IMAGE), grey(IMAGE + 100)])
-SWAPPED = {"partner": np.zeros(2)}  # of two images, each has the other
+SWAPPED = {"partner": np.zeros(2)}  # each of the two images has the other as its partner
 
 
 @BOTH
@@ -215,14 +215,14 @@ def test_mixup_or_cutmix_by_hand(run):
 
 def test_labels_of_mixed_images():
     draws = {"partner": np.array([0.0, 0.99, 0.5]), "share": np.array([0.25, 1, 0.5], "float32")}
-    assert partners(draws).numpy().tolist() == [1, 0, 1]
+    assert partner_positions(draws).numpy().tolist() == [1, 0, 1]
     labels = mixed_labels(np.array([7, 8, 9]), draws).numpy()
     assert labels.tolist() == [[7, 8, 0.25], [8, 7, 1], [9, 8, 0.5]]
 
 
-def test_partners_are_all_others_evenly():
+def test_all_other_images_are_equally_likely_partners():
     rng = np.random.default_rng(0)
-    found = np.stack([partners({"partner": rng.random(5)}).numpy() for _ in range(2000)])
+    found = np.stack([partner_positions({"partner": rng.random(5)}).numpy() for _ in range(2000)])
     for row in range(5):
         counts = np.bincount(found[:, row], minlength=5)
         assert counts[row] == 0
@@ -236,7 +236,7 @@ def draw(op, num_samples=20_000, image_size=64, **options):
     return check_augment(op, options).draw(np.random.default_rng(0), num_samples, image_size)
 
 
-def test_pad_crop_draws_all_offsets_evenly():
+def test_pad_crop_draws_all_offsets_uniformly():
     for offsets in draw("pad_crop", 9000, padding=4).values():
         counts = np.bincount(offsets, minlength=9)
         assert len(counts) == 9
@@ -244,7 +244,7 @@ def test_pad_crop_draws_all_offsets_evenly():
 
 
 def crop_by_the_definition(rng, height, width, scale, ratio):
-    """One box, as the definition says it; (share of the area, width / height)."""
+    """Draws one box by the definition; returns (share of the area, width / height)."""
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
         shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -267,7 +267,7 @@ def test_random_resized_crop_draws_as_defined():
         np.testing.assert_allclose(
             np.quantile(ours, quantiles), np.quantile(theirs, quantiles), atol=0.02
         )
-    # A place is even among those where the box fits.
+    # Positions are uniform among those where the box fits.
     inner = width < 40
     assert abs((left[inner] / (64 - width[inner])).mean() - 0.5) < 0.01
 
@@ -282,7 +282,7 @@ def test_a_crop_that_never_fits_is_the_largest_centred_one():
     assert (narrow["height"].item(), narrow["width"].item()) == (1, 8)  # at least a pixel
 
 
-def test_rotation_draws_evenly_to_both_sides():
+def test_rotation_draws_angles_uniformly():
     angles = draw("random_rotation", degrees=18)["angle"]
     assert angles.dtype == np.float32
     np.testing.assert_allclose(np.quantile(angles, [0, 0.25, 0.5, 1]), [-18, -9, 0, 18], atol=0.4)
@@ -300,12 +300,12 @@ def test_color_jitter_draws_factors_and_all_orders():
 
 
 def values_of(draws, name, step=1):
-    return draws[f"value{step}"][draws[f"which{step}"] == TRANSFORMS.index(name)]
+    return draws[f"value{step}"][draws[f"transform{step}"] == TRANSFORMS.index(name)]
 
 
-def test_trivial_augment_draws_transforms_and_strengths_evenly():
+def test_trivial_augment_draws_transforms_and_strengths_uniformly():
     draws = draw("trivial_augment", 100_000)
-    counts = np.bincount(draws["which1"], minlength=len(TRANSFORMS))
+    counts = np.bincount(draws["transform1"], minlength=len(TRANSFORMS))
     for name, count in zip(TRANSFORMS, counts, strict=True):
         assert abs(count - (7143 if name in COMMON else 0)) < 400
     assert len(COMMON) == 14
@@ -323,30 +323,30 @@ def test_trivial_augment_draws_transforms_and_strengths_evenly():
 
 def test_rand_augment_draws_at_one_strength():
     draws = draw("rand_augment", num_ops=3, magnitude=9)
-    assert set(draws) == {f"{kind}{step}" for kind in ("which", "value") for step in (1, 2, 3)}
+    assert set(draws) == {f"{kind}{step}" for kind in ("transform", "value") for step in (1, 2, 3)}
     for step in (1, 2, 3):
-        counts = np.bincount(draws[f"which{step}"], minlength=len(TRANSFORMS))
+        counts = np.bincount(draws[f"transform{step}"], minlength=len(TRANSFORMS))
         assert counts[counts > 0].min() > 1200  # of 1,429
-        np.testing.assert_allclose(set_of(values_of(draws, "rotate", step)), [-9, 9], rtol=1e-6)
-        np.testing.assert_allclose(set_of(values_of(draws, "contrast", step)), [0.73, 1.27], 1e-6)
-        assert set_of(values_of(draws, "posterize", step)) == [7]  # 8 - round(9 / 7.5)
-        assert set_of(values_of(draws, "translate_y", step)) == [-8, 8]  # 0.3 * 150 / 331 * 64
+        np.testing.assert_allclose(distinct(values_of(draws, "rotate", step)), [-9, 9], rtol=1e-6)
+        np.testing.assert_allclose(distinct(values_of(draws, "contrast", step)), [0.73, 1.27], 1e-6)
+        assert distinct(values_of(draws, "posterize", step)) == [7]  # 8 - round(9 / 7.5)
+        assert distinct(values_of(draws, "translate_y", step)) == [-8, 8]  # 0.3 * 150 / 331 * 64
 
 
-def set_of(values):
+def distinct(values):
     return sorted(set(values.tolist()))
 
 
-def test_increasing_rand_augment_draws_levels_about_the_magnitude():
+def test_increasing_rand_augment_draws_levels_around_the_magnitude():
     draws = draw("rand_augment_increasing", 60_000, magnitude=9, magnitude_std=0.5)
-    counts = np.bincount(draws["which1"], minlength=len(TRANSFORMS))
+    counts = np.bincount(draws["transform1"], minlength=len(TRANSFORMS))
     assert abs(counts[0] - 30_000) < 500  # half of them stay
     assert counts[1:].min() > 1800  # of 2,000
     angles = np.abs(values_of(draws, "rotate"))
     assert angles.max() == 30  # level 10
     assert abs(np.median(angles) - 27) < 0.1  # level 9
     assert abs(np.quantile(angles, 0.1587) - 25.5) < 0.2  # a deviation below: level 8.5
-    assert set_of(values_of(draws, "posterize")) == [0, 1, 2]  # 4 - int(4 * level / 10)
+    assert distinct(values_of(draws, "posterize")) == [0, 1, 2]  # 4 - int(4 * level / 10)
     factors = values_of(draws, "brightness")
     assert 0.0999 < factors.min() < factors.max() < 1.9001
     assert values_of(draws, "solarize_add").max() == 110
@@ -355,13 +355,13 @@ def test_increasing_rand_augment_draws_levels_about_the_magnitude():
 
 def test_auto_augment_draws_its_pairs():
     draws = draw("auto_augment", 100_000, policy="imagenet")
-    first = np.bincount(draws["which1"], minlength=len(TRANSFORMS)) / 100_000
+    first = np.bincount(draws["transform1"], minlength=len(TRANSFORMS)) / 100_000
     # By the table: posterize comes first in three pairs, with 0.4, 0.6 and 0.8; shear_x in one.
     assert abs(first[TRANSFORMS.index("posterize")] - (0.4 + 0.6 + 0.8) / 25) < 0.004
     assert abs(first[TRANSFORMS.index("shear_x")] - 0.6 / 25) < 0.003
-    np.testing.assert_allclose(set_of(values_of(draws, "shear_x")), [-1 / 6, 1 / 6], rtol=1e-6)
-    inverted = draws["which1"] == TRANSFORMS.index("invert")
-    assert (draws["which2"][inverted] == TRANSFORMS.index("equalize")).all()
+    np.testing.assert_allclose(distinct(values_of(draws, "shear_x")), [-1 / 6, 1 / 6], rtol=1e-6)
+    inverted = draws["transform1"] == TRANSFORMS.index("invert")
+    assert (draws["transform2"][inverted] == TRANSFORMS.index("equalize")).all()
 
 
 def test_erasing_draws_boxes_within_the_image():
@@ -385,7 +385,7 @@ def test_mixup_draws_shares_of_beta():
     assert abs(mixed.var() - 1 / (4 * (2 * 0.2 + 1))) < 0.01
 
 
-def test_cutmix_draws_boxes_and_what_they_leave():
+def test_cutmix_draws_boxes_and_the_share_that_they_leave():
     draws = draw("cutmix", alpha=1.0)
     area = draws["height"] * draws["width"] / 64**2
     np.testing.assert_allclose(draws["share"], 1 - area, rtol=1e-6)
@@ -446,7 +446,7 @@ def test_the_readme_has_every_operation_with_its_options(op):
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_operation_works_as_drawn(op):
-    """Whatever is drawn: images of the same size, and the same ones from the same draws."""
+    """The result has the size of the images, and the same draws give the same result."""
     options = {"random_rotation": {"degrees": 30}, "color_jitter": {"hue": 0.5, "contrast": 1}}
     step = check_augment(op, options.get(op, {}), image_size=16)
     images = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), dtype="uint8")

@@ -1,4 +1,4 @@
-"""Each transform against torchvision's and timm's on drawn images, frozen by `golden/make.py`."""
+"""Compares each transform with torchvision's and timm's results, frozen by `golden/make.py`."""
 
 from pathlib import Path
 
@@ -22,14 +22,14 @@ MAPS = [
 BOXES = [(box, name) for box in cases.BOXES for name in cases.FILTERS]
 
 
-def of_all(images, value, dtype="float32"):
+def for_each(images, value, dtype="float32"):
     return np.full(len(images), value, dtype)
 
 
 @pytest.mark.parametrize(("name", "value"), COLOURS)
 def test_arithmetic_is_exact(name, value):
     images = cases.images()
-    changed = np.asarray(getattr(colour, name)(images, of_all(images, value)))
+    changed = np.asarray(getattr(colour, name)(images, for_each(images, value)))
     assert changed.dtype == np.uint8
     np.testing.assert_array_equal(changed, GOLDEN[f"{name} {value}"])
 
@@ -37,37 +37,37 @@ def test_arithmetic_is_exact(name, value):
 @pytest.mark.parametrize(("name", "value", "mode"), MAPS)
 def test_maps_are_within_a_grey_level(name, value, mode):
     images = cases.images()
-    maps = policies.GEOMETRY[name](images, of_all(images, value))
+    maps = policies.GEOMETRY[name](images, for_each(images, value))
     changed = geometry.warp(images, maps, mode, 0).numpy()
     if name in policies.SHIFTS:
-        moved = policies.SHIFTS[name](images, of_all(images, value), 0)
+        moved = policies.SHIFTS[name](images, for_each(images, value), 0)
         assert np.array_equal(moved, GOLDEN[f"{name} {value} {mode}"])
     difference = np.abs(changed - GOLDEN[f"{name} {value} {mode}"].astype(int))
     assert difference.mean() < 1
-    assert (difference > 1).mean() < 0.02  # half way between two pixels, nearest is either
+    assert (difference > 1).mean() < 0.02  # half way between two pixels, either is nearest
 
 
 @pytest.mark.parametrize("name", crops.FILTERS)
 @pytest.mark.parametrize("box", [(4, 4, 8, 8), (2, 1, 16, 16), (0, 0, 24, 20), (3, 2, 9, 5)])
-def test_resized_crops_are_pillows(box, name):
-    """The smooth image; halves of noise may fall to either side."""
+def test_resized_crops_are_within_a_grey_level_of_pillow(box, name):
+    """Uses the smooth image: in noise, more values lie half way between two grey levels."""
     image = cases.images()[0]
     names = ("top", "left", "height", "width")
-    boxes = {k: of_all([0], v, "int32") for k, v in zip(names, box, strict=True)}
+    boxes = {k: for_each([0], v, "int32") for k, v in zip(names, box, strict=True)}
     changed = crops.resized_crop(image[None], boxes, cases.RESIZED, name)[0].numpy().astype(int)
     top, left, height, width = box
     part = Image.fromarray(image[top : top + height, left : left + width])
     theirs = np.asarray(part.resize(cases.RESIZED, Image.Resampling[name.upper()]))
     difference = changed - theirs
     assert np.abs(difference).max() <= 1
-    assert abs(difference.mean()) < 0.05  # none is darker or lighter
+    assert abs(difference.mean()) < 0.05  # neither darker nor lighter on average
 
 
 @pytest.mark.parametrize(("box", "name"), BOXES)
-def test_resized_crops_are_within_a_grey_level(box, name):
+def test_resized_crops_are_within_a_grey_level_of_torchvision(box, name):
     images = cases.images()
     names = ("top", "left", "height", "width")
-    boxes = {k: of_all(images, v, "int32") for k, v in zip(names, box, strict=True)}
+    boxes = {k: for_each(images, v, "int32") for k, v in zip(names, box, strict=True)}
     changed = crops.resized_crop(images, boxes, cases.RESIZED, name).numpy()
     difference = np.abs(changed - GOLDEN[f"resized_crop {box} {name}"].astype(int))
     assert difference.max() <= 1

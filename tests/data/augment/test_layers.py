@@ -1,4 +1,4 @@
-"""Layers of Keras and KerasCV in an augmentation: which are taken, and what comes out of them."""
+"""Layers of Keras and KerasCV in an augmentation: which are accepted, and what they return."""
 
 import os
 import subprocess
@@ -22,24 +22,24 @@ def checked(name, size=16, **options):
 
 @pytest.mark.backend
 def test_solarization_by_hand_in_tf_data():
-    """A transformation without chance: 255 - x from a grey level of 128 on."""
+    """Solarization is not random: it inverts grey levels from 128 on."""
     step = checked("keras_cv.layers.Solarization", threshold_factor=[128, 128])
-    pictures = tf.data.Dataset.from_tensors(IMAGES)
-    (out,) = pictures.map(lambda images: step.apply(images, {}, None)).as_numpy_iterator()
+    dataset = tf.data.Dataset.from_tensors(IMAGES)
+    (out,) = dataset.map(lambda images: step.apply(images, {}, None)).as_numpy_iterator()
     assert out.dtype == "uint8"
     np.testing.assert_array_equal(out, np.where(IMAGES < 128, IMAGES, 255 - IMAGES))
 
 
 @pytest.mark.backend
 @pytest.mark.parametrize("library", ["keras", "keras_cv"])
-def test_a_layer_whose_range_is_not_given_gets_that_of_pixels(library):
+def test_the_default_value_range_is_that_of_pixels(library):
     """Full brightness is 255, not 1."""
     step = checked(f"{library}.layers.RandomBrightness", factor=[1.0, 1.0])
     assert step.apply(IMAGES, {}, None).numpy().min() == 255
 
 
 @pytest.mark.backend
-def test_cutout_fills_squares_and_leaves_the_rest():
+def test_cutout_fills_a_box_and_leaves_the_rest():
     step = checked(
         "keras_cv.layers.RandomCutout",
         **{"height_factor": [0.5, 0.5], "width_factor": [0.5, 0.5], "fill_value": 7.0},
@@ -50,22 +50,22 @@ def test_cutout_fills_squares_and_leaves_the_rest():
     assert ((cut.sum(axis=(1, 2)) > 0) & (cut.sum(axis=(1, 2)) <= 8 * 8)).all()
 
 
-def test_a_layer_sees_how_many_images_there_are(monkeypatch):
-    """Tried on two and then given four, it is not traced for any number."""
-    seen = []
+def test_a_layer_is_traced_with_the_number_of_images(monkeypatch):
+    """Checked with two images and then given four, the layer gets both numbers, not None."""
+    shapes = []
 
     def layer(images, training):
-        seen.append(tuple(images.shape))
+        shapes.append(tuple(images.shape))
         return images
 
     monkeypatch.setattr("keras_imnet64.data.augment.layers.make_layer", lambda *_: layer)
     step = checked("keras_cv.layers.RandomCutout")
-    pictures = tf.data.Dataset.from_tensors(IMAGES)
-    pictures.map(lambda images: step.apply(images, {}, None))
-    assert seen == [(2, 16, 16, 3), (4, 16, 16, 3)]
+    dataset = tf.data.Dataset.from_tensors(IMAGES)
+    dataset.map(lambda images: step.apply(images, {}, None))
+    assert shapes == [(2, 16, 16, 3), (4, 16, 16, 3)]
 
 
-# CPU:1 stands for the GPU on which TensorFlow puts whatever is not told where to be.
+# CPU:1 stands for the GPU, on which TensorFlow puts state that is placed nowhere else.
 STATE_LIES_ON_THE_CPU = """
 import sys
 import tensorflow as tf
@@ -73,7 +73,7 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from keras_imnet64.data.augment.layers import LayerStep
 with tf.device("CPU:1"):
-    tf.random.get_global_generator()  # what a layer of KerasCV would share that has no seed
+    tf.random.get_global_generator()  # shared by layers of KerasCV without a seed
     for name in sys.argv[1:]:
         step = LayerStep(name, {"factor": 0.5}, image_size=16)
         step.check()
@@ -99,8 +99,8 @@ def test_the_state_of_a_layer_lies_on_the_cpu_where_tf_data_runs():
     assert child.stdout.split("\n")[:-1] == [f"{name} CPU:0" for name in names]
 
 
-def test_the_layers_that_are_taken():
-    """They are told by base classes, one of which has no public name."""
+def test_only_image_preprocessing_layers_are_accepted():
+    """Base classes decide, one of which has no public name."""
     known = preprocessing_layers("keras")
     assert {"RandomBrightness", "RandomRotation", "Resizing", "RandAugment"} <= set(known)
     assert not {"Dense", "Lambda", "TFSMLayer", "Pipeline", "Layer", "Normalization"} & set(known)
@@ -122,7 +122,7 @@ OBJECT = {"class_name": "Lambda", "config": {"function": "f"}}
         ("keras.layers.RandomBrightness", {"factor": 0.1, "dtype": [[OBJECT]]}),
     ],
 )
-def test_an_option_that_keras_would_make_an_object_of_is_refused(name, options, monkeypatch):
+def test_an_option_that_keras_would_turn_into_an_object_is_refused(name, options, monkeypatch):
     def make(*args, **kwargs):
         raise AssertionError("an object was made")
 
@@ -147,7 +147,7 @@ def test_an_option_that_keras_would_make_an_object_of_is_refused(name, options, 
         ("keras_cv.layers.Resizing", {"height": 8, "width": 8}, r"returned \[8, 8, 3\]"),
     ],
 )
-def test_what_is_no_augmentation_is_refused(name, options, sentence):
+def test_layers_that_cannot_augment_are_refused(name, options, sentence):
     with pytest.raises(UserError, match=sentence) as refusal:
         checked(name, **options)
     assert "\n" not in str(refusal.value)

@@ -1,236 +1,62 @@
-"""Images of every kind that people have, worked by hand; and files that are none."""
-
-import os
-from concurrent.futures import ThreadPoolExecutor
+"""Views of images at a model's size, worked by hand."""
 
 import numpy as np
 import pytest
-from conftest import png_that_claims
 from PIL import Image
 
-from keras_imnet64.core.errors import UserError
-from keras_imnet64.data.images import views as images
-from keras_imnet64.data.images.views import View, read_image
-
-COLOURS = np.array([[[250, 0, 0], [0, 240, 0]], [[0, 0, 230], [9, 8, 7]]], "uint8")  # 2 x 2
+from keras_imnet64.data.images.views import FILTERS, View
 
 
-def write(path, image, **options):
-    if not isinstance(image, Image.Image):
-        image = Image.fromarray(np.asarray(image))
-    image.save(path, **options)
-    return path
+def shown(view, pixels):
+    """What a view shows of uint8 [h, w, 3]."""
+    return view.show(Image.fromarray(np.asarray(pixels, "uint8")))
 
 
-# --------------------------------------------------------------------------------------- read
+def grey(plane):
+    return np.stack([np.array(plane, "uint8")] * 3, axis=-1)
 
 
-def test_box_is_the_mean_of_each_box(tmp_path):
-    grey = [[0, 4, 100, 100], [8, 12, 100, 104], [1, 1, 255, 255], [1, 1, 255, 255]]
-    path = write(tmp_path / "a.png", np.array(grey, "uint8"))
-    expected = np.array([[6, 101], [1, 255]], "uint8")
-    np.testing.assert_array_equal(read_image(path, View(2)), np.stack([expected] * 3, -1))
+def noise(size):
+    return np.random.default_rng(0).integers(0, 256, (size, size, 3), "uint8")
 
 
-def test_a_wide_image_is_squeezed_not_cropped(tmp_path):
-    """4 x 2 to 2 x 2: each box is two wide and one high."""
-    red = [[0, 100, 200, 250], [10, 20, 30, 40]]
-    pixels = np.zeros((2, 4, 3), "uint8")
-    pixels[..., 0] = red
-    found = read_image(write(tmp_path / "a.png", pixels), View(2))
-    np.testing.assert_array_equal(found[..., 0], [[50, 225], [15, 35]])
-    np.testing.assert_array_equal(found[..., 1:], 0)
+def test_box_is_the_mean_of_each_box():
+    pixels = grey([[0, 4, 100, 100], [8, 12, 100, 104], [1, 1, 255, 255], [1, 1, 255, 255]])
+    np.testing.assert_array_equal(shown(View(2), pixels), grey([[6, 101], [1, 255]]))
 
 
-@pytest.mark.parametrize("name", images.FILTERS)
-def test_a_image_of_the_right_size_keeps_its_pixels(tmp_path, name):
-    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), "uint8")
-    found = read_image(write(tmp_path / "a.png", pixels), View(16, name))
+def test_a_wide_image_is_squeezed_not_cropped():
+    """From 4 x 2 to 2 x 2, each box is two pixels wide and one high."""
+    pixels = grey([[0, 100, 200, 250], [10, 20, 30, 40]])
+    np.testing.assert_array_equal(shown(View(2), pixels), grey([[50, 225], [15, 35]]))
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_an_image_of_the_right_size_keeps_its_pixels(name):
+    found = shown(View(16, name), noise(16))
     assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, pixels)
+    np.testing.assert_array_equal(found, noise(16))
 
 
-def test_filters_are_told_apart(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), "uint8")
-    path = write(tmp_path / "a.png", pixels)
-    assert len({read_image(path, View(4, name)).tobytes() for name in images.FILTERS}) == 6
-    with pytest.raises(UserError, match='no resize filter "boxx": did you mean "box"'):
-        read_image(path, View(4, "boxx"))
+def test_filters_differ():
+    assert len({shown(View(4, name), noise(9)).tobytes() for name in FILTERS}) == len(FILTERS) == 6
 
 
-def test_greyscale_and_palette(tmp_path):
-    grey = write(tmp_path / "grey.png", np.array([[0, 77], [128, 255]], "uint8"))
-    np.testing.assert_array_equal(read_image(grey, View(2))[..., 2], [[0, 77], [128, 255]])
-    one_bit = Image.fromarray(np.array([[0, 255], [255, 0]], "uint8")).convert("1")
-    found = read_image(write(tmp_path / "bit.png", one_bit), View(2))
-    np.testing.assert_array_equal(found[..., 0], [[0, 255], [255, 0]])
-    palette = Image.fromarray(COLOURS).quantize(4)
-    assert palette.mode == "P"
-    np.testing.assert_array_equal(read_image(write(tmp_path / "p.png", palette), View(2)), COLOURS)
+def test_with_resize_the_centre_is_cropped():
+    """4 pixels high, 2 of them shown; 6 wide: the shorter side stays 4, and 2 of 6 are shown."""
+    pixels = grey(np.arange(24).reshape(4, 6))
+    np.testing.assert_array_equal(shown(View(2, resize=4), pixels), grey([[8, 9], [14, 15]]))
 
 
-@pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_16_bits_are_scaled_not_clipped(tmp_path, suffix):
-    values = np.array([[0, 257 * 7], [257 * 128 + 120, 65535]], "uint16")
-    path = write(tmp_path / f"a.{suffix}", values)
-    with Image.open(path) as image:
-        assert image.mode.startswith("I;16")
-    np.testing.assert_array_equal(read_image(path, View(2))[..., 1], [[0, 7], [128, 255]])
+def test_ten_crops_are_the_centre_the_corners_and_their_mirror_images():
+    view = View(2, resize=4, ten_crop=True)
+    crops = shown(view, grey(np.arange(24).reshape(4, 6)))
+    assert crops.shape == view.shape == (10, 2, 2, 3)
+    assert crops[:5, 0, 0, 0].tolist() == [8, 0, 4, 12, 16]
+    np.testing.assert_array_equal(crops[5:], crops[:5, :, ::-1])
 
 
-def test_32_bit_numbers_have_no_known_white(tmp_path):
-    whole = write(tmp_path / "whole.tiff", np.array([[0, 70_000]], "int32"))
-    with pytest.raises(UserError, match=r"from 0 to 70000; 8 or 16 bits"):
-        read_image(whole, View(2))
-    floats = write(tmp_path / "floats.tiff", np.array([[0, 1]], "float32"))
-    with pytest.raises(UserError, match="8 or 16 bits"):
-        read_image(floats, View(2))
-
-
-def test_cmyk(tmp_path):
-    ink = np.array([[[255, 0, 0, 0], [0, 0, 0, 255]], [[0, 0, 0, 0], [0, 255, 255, 0]]], "uint8")
-    path = write(tmp_path / "a.tiff", Image.fromarray(ink, "CMYK"))
-    expected = [[[0, 255, 255], [0, 0, 0]], [[255, 255, 255], [255, 0, 0]]]
-    np.testing.assert_array_equal(read_image(path, View(2)), expected)
-
-
-def test_what_is_transparent_becomes_white(tmp_path):
-    rgba = np.zeros((2, 2, 4), "uint8")
-    rgba[..., 3] = [[255, 0], [51, 0]]  # black: opaque, clear, a fifth
-    expected = [[0, 255], [204, 255]]
-    found = read_image(write(tmp_path / "rgba.png", rgba), View(2))
-    np.testing.assert_array_equal(found, np.stack([expected] * 3, -1))
-    grey = Image.fromarray(rgba[..., [0, 3]], "LA")
-    np.testing.assert_array_equal(read_image(write(tmp_path / "la.png", grey), View(2)), found)
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_a_grey_that_png_names_transparent_becomes_white(tmp_path, dtype):
-    path = write(tmp_path / "a.png", np.array([[0, 5], [5, 0]], dtype), transparency=5)
-    np.testing.assert_array_equal(read_image(path, View(2))[..., 0], [[0, 255], [255, 0]])
-
-
-def test_a_palette_entry_that_is_transparent_becomes_white(tmp_path):
-    palette = Image.fromarray(np.array([[0, 1], [1, 0]], "uint8"), "P")
-    palette.putpalette([10, 20, 30, 200, 0, 0])
-    path = write(tmp_path / "a.gif", palette, transparency=1)
-    expected = [[[10, 20, 30], [255] * 3], [[255] * 3, [10, 20, 30]]]
-    np.testing.assert_array_equal(read_image(path, View(2)), expected)
-
-
-def test_an_animation_is_its_first_frame(tmp_path):
-    frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "lime", "blue")]
-    path = write(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(read_image(path, View(2)), np.full((2, 2, 3), [255, 0, 0]))
-
-
-@pytest.mark.parametrize("suffix", ["png", "tiff", "webp"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_are_turned_upright(tmp_path, orientation, suffix):
-    """What a camera stores under each orientation, undone: EXIF names the stored first row's side.
-
-    E.g. 6: row 0 is the right side and column 0 the top, so the stored image is turned clockwise.
-    """
-    stored = {
-        1: COLOURS,
-        2: COLOURS[:, ::-1],
-        3: COLOURS[::-1, ::-1],
-        4: COLOURS[::-1],
-        5: COLOURS.transpose(1, 0, 2),
-        6: np.rot90(COLOURS, 1),
-        7: np.rot90(COLOURS, 2).transpose(1, 0, 2),
-        8: np.rot90(COLOURS, -1),
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    options = {"lossless": True} if suffix == "webp" else {}
-    path = write(tmp_path / f"a.{suffix}", np.ascontiguousarray(stored), exif=exif, **options)
-    np.testing.assert_array_equal(read_image(path, View(2)), COLOURS)
-
-
-def test_damaged_exif_says_nothing(tmp_path):
-    grey = np.full((8, 8), 60, "uint8")
-    path = write(tmp_path / "a.jpg", grey, exif=b"Exif\0\0" + b"no tiff header at all")
-    np.testing.assert_array_equal(read_image(path, View(8)), 60)
-
-
-def test_threads_read_the_same(tmp_path):
-    rng = np.random.default_rng(0)
-    drawn = [rng.integers(0, 256, (40, 30, 3), "uint8") for _ in range(40)]
-    files = [write(tmp_path / f"{n:02}.png", pixels) for n, pixels in enumerate(drawn)]
-    with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda file: read_image(file, View(16)), files))
-    np.testing.assert_array_equal(together, [read_image(file, View(16)) for file in files])
-
-
-# ------------------------------------------------------------------------------------- refuse
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "is empty"),
-        (b"these are words, not pixels\n" * 9, "is not an image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is not an image"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(99), "is not an image"),  # a file of weights
-        (png_that_claims(8, 8), "is not a whole image"),
-        (png_that_claims(60_000, 60_000), r"claims 3,600,000,000 pixels; .* at most 89,478,485"),
-    ],
-)
-def test_files_that_are_no_images(tmp_path, content, message):
-    path = tmp_path / "a.png"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"a\.png {message}"):
-        read_image(path, View(16))
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_between_pillows_two_limits_a_bomb_is_refused_too(tmp_path):
-    path = tmp_path / "a.png"
-    path.write_bytes(png_that_claims(10_000, 10_000))
-    with pytest.raises(UserError, match="claims 100,000,000 pixels"):
-        read_image(path, View(16))
-
-
-@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
-def test_where_warnings_are_errors_the_sentence_is_the_same(tmp_path):
-    path = tmp_path / "a.png"
-    path.write_bytes(png_that_claims(10_000, 10_000))
-    with pytest.raises(UserError, match="claims 100,000,000 pixels"):
-        read_image(path, View(16))
-
-
-def test_a_cut_jpeg(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")
-    path = write(tmp_path / "a.jpg", pixels)
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(UserError, match=r"a\.jpg is not a whole image: .*truncated"):
-        read_image(path, View(16))
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # Pillow's
-def test_whatever_the_bytes_it_is_a_image_or_a_sentence(tmp_path):
-    """Images of eight kinds, with random bytes changed and ends cut off."""
-    rng = np.random.default_rng(0)
-    pixels = Image.fromarray(rng.integers(0, 256, (12, 12, 3), "uint8"))
-    path, refused = tmp_path / "a", 0
-    for kind in ("png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm", "ico"):
-        pixels.save(path, kind)
-        whole = np.frombuffer(path.read_bytes(), "uint8")
-        for _ in range(60):
-            damaged = whole.copy()[: rng.integers(1, len(whole) + 1)]
-            damaged[rng.integers(0, len(damaged), 4)] = rng.integers(0, 256, 4)
-            path.write_bytes(damaged.tobytes())
-            try:
-                assert read_image(path, View(8)).shape == (8, 8, 3)
-            except UserError as error:
-                refused += 1
-                assert "\n" not in str(error)
-    assert 100 < refused < 480
-
-
-def test_what_is_no_file_is_refused(tmp_path):
-    os.mkfifo(tmp_path / "pipe.png")
-    for name in ("pipe.png", "nowhere.png", "."):
-        with pytest.raises(UserError, match="is not a file"):
-            read_image(tmp_path / name, View(16))
+def test_one_crop_drops_the_other_nine():
+    view = View(2, "bilinear", 4, ten_crop=True)
+    assert view.one_crop == View(2, "bilinear", 4)
+    assert view.one_crop.shape == (2, 2, 3)

@@ -1,4 +1,4 @@
-"""What servers of all kinds answer when they are asked for an archive, and how long it takes."""
+"""What is reported of servers that do not offer an archive, and how long that takes."""
 
 import contextlib
 import socket
@@ -12,13 +12,13 @@ import tensorflow_datasets as tfds
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data import datasets
 from keras_imnet64.data.sources import downloads, imagenet_resized
-from keras_imnet64.data.sources.downloads import impatient_downloads, why_not_offered
+from keras_imnet64.data.sources.downloads import limit_downloads, unavailable_reason
 
 NAMES = ("Imagenet8_train_npz.zip", "Imagenet8_val_npz.zip")
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers a path /<status>/<kind>/<length> with these; /moved sends on to a login page."""
+    """Answers /<status>/<kind>/<length> with such a response; /moved redirects to a login page."""
 
     def do_GET(self):
         if self.path == "/moved":
@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server():
-    """The address of a server on this machine."""
+    """Yields the address of a server on this machine."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -48,15 +48,15 @@ def server():
 
 @pytest.fixture
 def silent():
-    """The address of a server that takes connections and says nothing."""
+    """Yields the address of a server that accepts connections and sends nothing."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.fixture(autouse=True)
-def brief(monkeypatch):
-    """Short waits, and no proxy of this machine."""
-    monkeypatch.setattr(downloads, "ASK_SECONDS", 0.5)
+def short_limits(monkeypatch):
+    """Sets short time limits, and ignores the proxy of this machine."""
+    monkeypatch.setattr(downloads, "REQUEST_SECONDS", 0.5)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
@@ -76,25 +76,25 @@ def brief(monkeypatch):
         ),
     ],
 )
-def test_what_a_server_answers(server, path, why):
-    assert why_not_offered({f"{server}/200/zip/5": 5, server + path: 70}) == why
+def test_servers_that_do_not_offer_the_file(server, path, why):
+    assert unavailable_reason({f"{server}/200/zip/5": 5, server + path: 70}) == why
 
 
-def test_a_server_that_is_silent_is_not_waited_for(silent):
+def test_a_silent_server_is_waited_for_briefly(silent):
     begin = time.monotonic()
-    assert why_not_offered({silent: 1}) == "127.0.0.1 did not answer within 0.5 seconds"
+    assert unavailable_reason({silent: 1}) == "127.0.0.1 did not answer within 0.5 seconds"
     assert time.monotonic() - begin < 5
 
 
-def test_a_proxy_that_is_silent_and_one_that_refuses(silent, monkeypatch):
+def test_a_silent_proxy_and_one_that_refuses(silent, monkeypatch):
     monkeypatch.setenv("http_proxy", silent)
     asked = {"http://image-net.invalid/a.zip": 1}
-    assert why_not_offered(asked) == "image-net.invalid did not answer within 0.5 seconds"
+    assert unavailable_reason(asked) == "image-net.invalid did not answer within 0.5 seconds"
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert why_not_offered(asked) == "the proxy gives no connection to image-net.invalid"
+    assert unavailable_reason(asked) == "the proxy gives no connection to image-net.invalid"
 
 
-def test_names_that_are_not_resolved(monkeypatch):
+def test_host_names_that_are_not_resolved(monkeypatch):
     def wait(*_, **__):
         time.sleep(3)
         raise socket.gaierror(-3, "Temporary failure in name resolution")
@@ -102,21 +102,21 @@ def test_names_that_are_not_resolved(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", wait)
     begin = time.monotonic()
     asked = {"http://image-net.invalid/a.zip": 1}
-    assert why_not_offered(asked) == "image-net.invalid did not answer within 0.5 seconds"
+    assert unavailable_reason(asked) == "image-net.invalid did not answer within 0.5 seconds"
     assert time.monotonic() - begin < 2.5
 
     def refuse(*_, **__):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert why_not_offered(asked) == "there is no connection to image-net.invalid"
+    assert unavailable_reason(asked) == "there is no connection to image-net.invalid"
 
 
 def test_a_download_that_stalls_is_given_up(silent, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "SILENT_SECONDS", 0.2)
     manager = tfds.download.DownloadManager(download_dir=tmp_path)
     begin = time.monotonic()
-    with impatient_downloads(), pytest.raises(Exception, match=r"[Rr]ead timed out"):
+    with limit_downloads(), pytest.raises(Exception, match=r"[Rr]ead timed out"):
         manager.download([f"{silent}/a.zip"])
     assert time.monotonic() - begin < 20
 
@@ -124,8 +124,8 @@ def test_a_download_that_stalls_is_given_up(silent, tmp_path, monkeypatch):
 # -------------------------------------------------------------------------------- preparing a set
 
 
-def test_the_sentence_says_what_to_fetch_and_nothing_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(imagenet_resized, "why_not_offered", lambda sizes: "no network")
+def test_the_error_names_the_archives_to_fetch_and_nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(imagenet_resized, "unavailable_reason", lambda sizes: "no network")
     with pytest.raises(UserError) as refusal:
         datasets.prepare("imagenet_resized/8x8", data_dir=tmp_path)
     assert str(refusal.value) == (
@@ -136,9 +136,9 @@ def test_the_sentence_says_what_to_fetch_and_nothing_is_left(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_archives_that_are_here_are_not_asked_for(tmp_path, monkeypatch):
+def test_the_server_is_not_asked_for_archives_that_are_present(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(imagenet_resized, "why_not_offered", lambda sizes: asked.append(sizes))
+    monkeypatch.setattr(imagenet_resized, "unavailable_reason", lambda sizes: asked.append(sizes))
     builder = imagenet_resized.builder_of("imagenet_resized", 8, tmp_path)
     imagenet_resized._check_downloads(builder)
     assert [url.rpartition("/")[2] for url in asked[0]] == [*NAMES]

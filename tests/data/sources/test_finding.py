@@ -1,4 +1,4 @@
-"""Which files below a folder are images, which only lie beside them, and what the others are."""
+"""Which files below a folder are images, which are passed over or ignored, and which are faulty."""
 
 import os
 import shutil
@@ -9,8 +9,9 @@ from class_folders import drawn
 from conftest import ON_MACOS
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.data.images.contents import kind_of
-from keras_imnet64.data.images.views import View, read_image
+from keras_imnet64.data.images.contents import describe_content
+from keras_imnet64.data.images.reading import read_image
+from keras_imnet64.data.images.views import View
 from keras_imnet64.data.sources import finding
 from keras_imnet64.data.sources.finding import find_images
 
@@ -18,7 +19,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
 
 
 def write(folder, *names, kind="PNG"):
-    """An image of each of these names, whatever their suffixes say."""
+    """Writes an image under each name, whatever its suffix."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         drawn(3, 3).save(folder / name, kind)
@@ -46,28 +47,28 @@ def test_the_content_decides_and_not_the_suffix(tmp_path, name, kind):
     assert names(find_images(tmp_path), tmp_path) == [name]
 
 
-COMPANIONS = [
+SYSTEM_FILES = [
     ".DS_Store", "._1.png", "Thumbs.db", "desktop.ini", "Desktop.ini", "Icon\r", ".gitkeep",
     "@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg", ".ipynb_checkpoints/1-checkpoint.png",
     "__MACOSX/._1.png", "__MACOSX/1.png", ".git/x.png", "sub/._2.png", ".Trash-1000/files/1.png",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", COMPANIONS)
-def test_what_systems_leave_in_folders_is_passed_over(tmp_path, name):
+@pytest.mark.parametrize("name", SYSTEM_FILES)
+def test_system_files_are_passed_over(tmp_path, name):
     write(tmp_path, "1.png", name)
     found = finding.find_below(tmp_path)
     assert names(found.images, tmp_path) == ["1.png"]
-    assert (found.aside, found.faulty) == ([], [])
+    assert (found.ignored, found.faulty) == ([], [])
 
 
-def test_hidden_files_and_texts_are_left_aside_by_name(tmp_path):
+def test_hidden_files_and_texts_are_ignored_by_name(tmp_path):
     write(tmp_path, "1.png", ".2.png", ".old/3.png", "sub/4.png")
     for name in ("notes.txt", "sub/1.xml", "LABELS.CSV"):
         (tmp_path / name).write_text("cat")
     found = finding.find_below(tmp_path)
     expected = [".2.png", ".old", "LABELS.CSV", "notes.txt", "sub/1.xml"]
-    assert (names(found.aside, tmp_path), found.faulty) == (expected, [])
+    assert (names(found.ignored, tmp_path), found.faulty) == (expected, [])
 
 
 # ---------------------------------------------------------------------- what each other file is
@@ -144,18 +145,18 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path):
         (b"\n<HTML><body>", "a web page"),
     ],
 )
-def test_what_pillow_does_not_read_is_called_what_it_is(head, kind):
-    assert kind_of(head).startswith(kind)
+def test_kinds_of_file_that_pillow_does_not_read_are_named(head, kind):
+    assert describe_content(head).startswith(kind)
 
 
 @pytest.mark.parametrize(
     "head", [b"\xff\xd8\xff\xe0", b"words", b"ftyp", b"a < b <html", bytes(99)]
 )
-def test_of_other_bytes_nothing_is_said(head):
-    assert kind_of(head) is None
+def test_other_bytes_have_no_known_kind(head):
+    assert describe_content(head) is None
 
 
-def test_a_image_of_a_kind_that_is_not_read_is_named_whatever_its_suffix(tmp_path):
+def test_an_image_of_an_unsupported_kind_is_named_whatever_its_suffix(tmp_path):
     for brand in (b"heic", b"mif1"):  # a phone's image that somebody has renamed
         (tmp_path / "1.jpg").write_bytes(HEIC.replace(b"heic", brand, 1))
         with pytest.raises(UserError, match=r"1\.jpg is a HEIC image, .*\(convert it to JPEG"):
@@ -165,7 +166,7 @@ def test_a_image_of_a_kind_that_is_not_read_is_named_whatever_its_suffix(tmp_pat
 # ------------------------------------------------------------------------------------------- paths
 
 
-def test_files_are_taken_as_given(tmp_path):
+def test_files_that_are_passed_by_name_are_returned_unchecked(tmp_path):
     named, folder = tmp_path / "scan", tmp_path / "b"
     folder.mkdir()
     for file in (named, folder / "1.png", tmp_path / ".hidden"):
@@ -174,7 +175,7 @@ def test_files_are_taken_as_given(tmp_path):
     assert find_images(given) == [named, folder / "1.png", tmp_path / ".hidden"]
 
 
-def test_links_are_followed_but_not_round_and_round(tmp_path):
+def test_links_are_followed_but_not_in_circles(tmp_path):
     inside, outside = write(tmp_path / "inside", "1.png"), write(tmp_path / "outside", "1.png")
     (inside / "up").symlink_to(inside)
     (inside / "elsewhere").symlink_to(outside)
@@ -183,7 +184,7 @@ def test_links_are_followed_but_not_round_and_round(tmp_path):
 
 
 @pytest.mark.skipif(ON_MACOS, reason="such a name cannot be made there")
-def test_a_name_that_is_no_utf8_is_found(tmp_path):
+def test_a_file_whose_name_is_not_utf8_is_found(tmp_path):
     file = os.path.join(os.fsencode(tmp_path), b"caf\xe9.png")
     drawn(2, 2).save(os.fsdecode(file), "png")
     (found,) = find_images([tmp_path])
@@ -206,7 +207,7 @@ def test_paths_without_images_are_refused(tmp_path, make, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_of_nothing_but_other_kinds_says_what_they_are(tmp_path):
+def test_a_folder_of_other_kinds_of_file_says_what_they_are(tmp_path):
     (tmp_path / "1.heic").write_bytes(HEIC)
     with pytest.raises(UserError, match=r"holds no image; .*1\.heic is a HEIC image"):
         find_images(tmp_path)
@@ -215,6 +216,6 @@ def test_a_folder_of_nothing_but_other_kinds_says_what_they_are(tmp_path):
         find_images(tmp_path, [])
 
 
-def test_nothing_named():
+def test_no_paths_are_refused():
     with pytest.raises(UserError, match="no images were named"):
         find_images([])

@@ -1,4 +1,4 @@
-"""Class folders as people have them: which files are listed, on which side, and what is refused."""
+"""Class folders: which files are listed, in which split, and what is refused."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ SPLITS = ("train", "validation")
 
 
 def write(root, *names):
-    """One-pixel images of these names."""
+    """Writes one-pixel images under these names."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         drawn(1, 1).save(root / name, "PNG")
@@ -32,8 +32,8 @@ def listed(listing, split="train"):
     return [image.name for image in listing.splits[split]]
 
 
-def sides(root, share=0.3):
-    """{file: split}"""
+def split_of_each(root, share=0.3):
+    """Returns {name of an image: its split}."""
     listing = folders.list_image_folder(root, share)
     return {name: split for split in SPLITS for name in listed(listing, split)}
 
@@ -78,7 +78,7 @@ def test_a_class_may_be_missing_in_validation(tmp_path):
         (["train/a/1.png", "val/1.png"], r"val holds images such as 1\.png, but no class"),
         (["1.png", "2.png"], r"holds images such as [12]\.png, but no class folders"),
         (["a/.hidden.png", "b/1.png"], "the folder .*a holds no image; add some, or move or del"),
-        (["train/Cat/1.png", "val/cat/1.png"], "lacks: Cat is there, so spell the two alike"),
+        (["train/Cat/1.png", "val/cat/1.png"], "lacks: spell it like Cat, which is its name"),
         (["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/c/1.png"], "lacks: a model cannot"),
         (["a/1.png", "b/1.png", "b/2.png"], "a holds one image: to be split"),
         ([".git/1.png"], "holds no class folders; <class>/<image> is needed"),
@@ -86,7 +86,7 @@ def test_a_class_may_be_missing_in_validation(tmp_path):
         (["train/a/1.png", "val/a/1.png"], "holds images of one class, a; two classes or more"),
     ],
 )
-def test_folders_that_are_no_classes_of_images(tmp_path, names, message):
+def test_folders_that_hold_no_classes_of_images(tmp_path, names, message):
     root = write(tmp_path / "pictures", *names)
     with pytest.raises(UserError, match=message) as refusal:
         prepare(root, tmp_path / "data")
@@ -107,7 +107,7 @@ def test_an_empty_class_folder_is_named(tmp_path):
         prepare(root, tmp_path / "data")
 
 
-def test_nothing_is_left_out_without_a_word(tmp_path):
+def test_every_file_that_is_left_out_is_named(tmp_path):
     root = write(tmp_path / "p", *numbered("a", 2), *numbered("b", 2), "a/.hidden.png", "a/._0.png")
     write(root, "loose.png", ".old/1.png", "a/no suffix", "a/1.jpg_large", "a/@eaDir/0.png/t.png")
     for name in ("a/notes.txt", "README.md", "Thumbs.db", "pets.zip"):
@@ -138,7 +138,7 @@ def test_loose_images_beside_splits_and_below_them_are_named(tmp_path):
     assert sorted(name for name, _ in skipped) == ["1.png", "train/2.png", "val/3.png"]
 
 
-LONE = {  # where loose files lie -> (class folders, the name that a loose file gets in messages)
+NESTED = {  # where loose files lie -> (class folders, the name that a loose file gets in messages)
     ".": (["data/a", "data/b"], "{root}/loose"),
     "data": (["data/deep/a", "data/deep/b"], "{root}/data/loose"),
     "train": (["train/train/a", "train/train/b", "val/a"], "train/loose"),
@@ -146,9 +146,9 @@ LONE = {  # where loose files lie -> (class folders, the name that a loose file 
 }
 
 
-@pytest.mark.parametrize("where", LONE)
-def test_files_beside_a_lone_folder_that_is_entered_are_named(tmp_path, where):
-    inner, expected = LONE[where]
+@pytest.mark.parametrize("where", NESTED)
+def test_files_beside_a_single_folder_that_is_entered_are_named(tmp_path, where):
+    inner, expected = NESTED[where]
     root = write(tmp_path / "p", *(f"{folder}/{i}.png" for folder in inner for i in (1, 2)))
     expected = expected.format(root=root)
     write(root, f"{where}/loose")
@@ -163,7 +163,7 @@ def test_files_beside_a_lone_folder_that_is_entered_are_named(tmp_path, where):
     assert f"left aside: {expected.replace('loose', 'notes.txt')}" in said
 
 
-def test_a_class_may_lose_its_validation_images_to_damage_with_a_note(tmp_path):
+def test_a_class_without_whole_validation_images_is_noted(tmp_path):
     root = write(tmp_path / "p", "train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png")
     (root / "val" / "b" / "1.png").write_bytes(b"no image")
     said = []
@@ -172,7 +172,7 @@ def test_a_class_may_lose_its_validation_images_to_damage_with_a_note(tmp_path):
     assert "note: validation has no images of b, about which the scores will say nothing" in said
 
 
-def test_a_share_for_what_is_split_already_is_refused(tmp_path):
+def test_a_share_for_folders_that_are_split_already_is_refused(tmp_path):
     root = write(tmp_path / "p", "train/a/1.png", "train/b/1.png", "val/a/1.png")
     with pytest.raises(UserError, match=r"--validation-share is for .*p has train and val: leave"):
         prepare(root, tmp_path / "data", validation_share=0.3)
@@ -180,7 +180,7 @@ def test_a_share_for_what_is_split_already_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["1.png", "1"])
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EIO])
-def test_a_image_that_may_not_be_read_is_never_left_out(tmp_path, monkeypatch, name, error):
+def test_an_unreadable_image_is_never_left_out(tmp_path, monkeypatch, name, error):
     root = write(tmp_path / "p", f"a/{name}", "a/2.png", "b/1.jpg", "b/2.jpg")
 
     def refusing(file, *args, **kwargs):
@@ -235,14 +235,14 @@ def test_images_of_both_splits_are_counted(tmp_path):
     )
 
 
-def test_skipped_images_of_ones_own_leave_the_set_as_the_name_promises(tmp_path):
+def test_own_images_stay_verified_after_some_are_skipped(tmp_path):
     root = write(tmp_path / "p", *numbered("a", 3), *numbered("b", 3))
     (root / "a" / "3.png").write_bytes(b"no image")
     store = prepare(root, tmp_path / "data", skip_corrupt=True)["train"]
     assert store.verified and store.path.parent.name == "image_folder_toy"
 
 
-def test_links_to_classes_and_images_are_followed_but_not_round(tmp_path):
+def test_links_to_classes_and_images_are_followed_but_not_in_circles(tmp_path):
     root = write(tmp_path / "pictures", *numbered("a", 2))
     write(tmp_path / "elsewhere", *numbered("b", 2))
     (root / "b").symlink_to(tmp_path / "elsewhere" / "b")
@@ -250,7 +250,7 @@ def test_links_to_classes_and_images_are_followed_but_not_round(tmp_path):
     (root / "a" / "above").symlink_to(root)  # all classes would be this one
     (root / "a" / "linked.png").symlink_to(tmp_path / "elsewhere" / "b" / "0.png")
     expected = {*numbered("a", 2), *numbered("b", 2), "a/linked.png"}
-    assert set(sides(root)) == expected
+    assert set(split_of_each(root)) == expected
     stores = prepare(root, tmp_path / "data")
     assert sum(map(len, stores.values())) == 5 and stores["train"].wnids == ["a", "b"]
 
@@ -330,7 +330,7 @@ def test_a_set_is_the_same_under_every_locale(tmp_path):
     assert store.read([0])[0].startswith(b"\x89PNG")
 
 
-def test_a_damaged_image_of_an_odd_name_is_told_in_one_line(tmp_path):
+def test_a_damaged_image_with_an_odd_name_is_reported_in_one_line(tmp_path):
     root = write(tmp_path / "pictures", "train/a/1.png", "train/b/1.png", "val/a/1.png")
     (root / "train" / "a" / "line\nbreak.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"line\\nbreak\.jpg is not an image") as refusal:
@@ -344,13 +344,13 @@ def test_a_damaged_image_of_an_odd_name_is_told_in_one_line(tmp_path):
 # ------------------------------------------------------------------------- one folder that is split
 
 
-def test_a_image_stays_on_its_side_when_others_come(tmp_path):
+def test_an_image_stays_in_its_split_when_others_are_added(tmp_path):
     root = write(tmp_path, *numbered("a", 40), *numbered("b", 40))
-    before = sides(root)
-    assert sides(root) == before
+    before = split_of_each(root)
+    assert split_of_each(root) == before
     for number in range(40, 80):
         write(root, f"a/{number}.png")
-        after = sides(root)
+        after = split_of_each(root)
         assert {name: after[name] for name in before} == before
         before = after
     assert 15 <= sum(s == "validation" for n, s in before.items() if n[0] == "a") <= 33
@@ -358,9 +358,9 @@ def test_a_image_stays_on_its_side_when_others_come(tmp_path):
 
 @pytest.mark.parametrize("share", [1e-9, 0.5, 1 - 1e-9])
 @pytest.mark.parametrize("count", [2, 3, 9])
-def test_every_class_is_on_both_sides(tmp_path, share, count):
+def test_every_class_is_in_both_splits(tmp_path, share, count):
     root = write(tmp_path, *numbered("a", count), *numbered("b", count))
-    found = sides(root, share)
+    found = split_of_each(root, share)
     assert {(name[0], split) for name, split in found.items()} == {
         (name, split) for name in "ab" for split in SPLITS
     }
@@ -368,7 +368,7 @@ def test_every_class_is_on_both_sides(tmp_path, share, count):
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
-def test_a_share_must_leave_images_on_both_sides(tmp_path, share):
+def test_a_share_must_leave_images_in_both_splits(tmp_path, share):
     root = write_folders(tmp_path / "pictures")
     with pytest.raises(UserError, match="--validation-share must be between 0 and 1"):
         prepare(root, tmp_path / "data", validation_share=share)
@@ -377,20 +377,22 @@ def test_a_share_must_leave_images_on_both_sides(tmp_path, share):
 def test_where_the_folder_lies_does_not_matter(tmp_path):
     root = write(tmp_path / "here", *numbered("a", 30))
     shutil.copytree(root, tmp_path / "there")
-    assert sides(root) == sides(tmp_path / "there")
+    assert split_of_each(root) == split_of_each(tmp_path / "there")
 
 
 # ------------------------------------------------------------------------------------- ImageNet-21K
 
 
 @pytest.fixture
-def few(monkeypatch):
-    """Let a class be kept from 4 images on, and give 2 to validation."""
+def small_thresholds(monkeypatch):
+    """Makes ImageNet-21K's selection keep classes of 4 images or more, with 2 for validation."""
     monkeypatch.setattr(folders, "IMAGENET_21K_MORE_THAN", 3)
     monkeypatch.setattr(folders, "IMAGENET_21K_VALIDATION", 2)
 
 
-def test_large_classes_are_kept_and_their_first_images_validate(tmp_path, few):
+def test_large_classes_are_kept_and_their_first_images_are_for_validation(
+    tmp_path, small_thresholds
+):
     root = write(tmp_path, *numbered("n2", 3), *numbered("n3", 5), *numbered("n1", 4))
     (root / "n0").mkdir()
     listing = folders.list_imagenet_21k(root)
@@ -400,7 +402,9 @@ def test_large_classes_are_kept_and_their_first_images_validate(tmp_path, few):
     assert [p.label for p in listing.splits["train"]] == [0, 0, 1, 1, 1]
 
 
-def test_a_list_takes_its_classes_as_they_are_in_sorted_order(tmp_path, few):
+def test_listed_classes_are_selected_whatever_their_size_in_sorted_order(
+    tmp_path, small_thresholds
+):
     root = write(tmp_path / "p", *numbered("n2", 3), *numbered("n3", 5), *numbered("n1", 4))
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         (tmp_path / "list").write_bytes("n2\r\nn1\n\n".encode(encoding))
@@ -423,7 +427,7 @@ def test_a_list_takes_its_classes_as_they_are_in_sorted_order(tmp_path, few):
         (b"\xff\xfe\0", "the class list .*list cannot be read"),
     ],
 )
-def test_a_class_list_that_cannot_be_met(tmp_path, few, content, message):
+def test_class_lists_that_are_refused(tmp_path, small_thresholds, content, message):
     root = write(tmp_path / "p", *numbered("n2", 2), *numbered("n1", 4))
     (root / "n0").mkdir()
     (tmp_path / "list").write_bytes(content)
@@ -432,7 +436,7 @@ def test_a_class_list_that_cannot_be_met(tmp_path, few, content, message):
     assert not (tmp_path / "data").exists()
 
 
-def test_a_class_list_that_is_no_file(tmp_path, few):
+def test_a_class_list_that_is_no_file(tmp_path, small_thresholds):
     root = write(tmp_path / "p", *numbered("n1", 4))
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "nowhere", tmp_path, tmp_path / "pipe"):
@@ -440,13 +444,13 @@ def test_a_class_list_that_is_no_file(tmp_path, few):
             prepare(root, tmp_path / "data", "imagenet21k", class_list=path)
 
 
-def test_splits_are_no_classes_of_it(tmp_path):
+def test_folders_of_splits_are_refused(tmp_path):
     root = write(tmp_path, "imagenet21k_train/n1/1.png", "imagenet21k_val/n1/1.png")
     with pytest.raises(UserError, match=r"imagenet21k_val, which are named like splits; .*image_f"):
         folders.list_imagenet_21k(root)
 
 
-def test_other_files_of_kept_classes_are_named(tmp_path, few):
+def test_other_files_of_kept_classes_are_named(tmp_path, small_thresholds):
     root = write(tmp_path, *numbered("n1", 5), *numbered("n2", 5), "n1/no suffix", "n3/1.png")
     for wnid in ("n1", "n3"):
         (root / wnid / "broken.jpg").symlink_to("/nowhere")
@@ -461,7 +465,9 @@ def test_no_class_large_enough(tmp_path):
         folders.list_imagenet_21k(root)
 
 
-def test_other_counts_than_published_need_leave_and_get_their_own_place(tmp_path, few, monkeypatch):
+def test_other_counts_need_allow_unverified_and_get_their_own_place(
+    tmp_path, small_thresholds, monkeypatch
+):
     root = write(tmp_path / "p", *numbered("n1", 4), *numbered("n2", 4))
     with pytest.raises(UserError, match=r"has 2 classes with 4 \+ 4 images .*11,221 with"):
         prepare(root, tmp_path / "data", "imagenet21k")

@@ -25,7 +25,7 @@ def jpeg(seed):
 
 
 def published(wnid):
-    """The names of the validation images of a class."""
+    """Returns the published names of a class's validation images."""
     return [name for name, of in imagenet2012.validation_wnids().items() if of == wnid]
 
 
@@ -43,7 +43,7 @@ def member(name, kind=tarfile.REGTYPE, size=0):
 
 
 def tar(files, *more, format=tarfile.GNU_FORMAT):
-    """The bytes of a tar of {name: bytes}, then of other members without content."""
+    """Returns the bytes of a tar of {name: bytes}, then of other members without content."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w", format=format) as archive:
         for name, data in files.items():
@@ -81,7 +81,7 @@ def write(file, content):
 
 
 def write_records(data_dir, cut=None, version="5.1.0", **changes):
-    """What TFDS builds, as far as it is read; `changes` replace features of every record."""
+    """Writes the TFRecords that TFDS builds; `changes` replace features of every record."""
     folder = data_dir / "imagenet2012" / version
     write(folder / "dataset_info.json", b"{}")
     wnid_of = imagenet2012.validation_wnids()
@@ -108,7 +108,7 @@ def feature(value):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Let the little set be what the name promises, with its published names."""
+    """Makes the expected counts and names those of the small data set."""
     wnid_of = imagenet2012.validation_wnids()
     monkeypatch.setattr(imagenet2012, "validation_wnids", lambda: wnid_of)
     monkeypatch.setattr(imagenet2012, "imagenet_wnids", lambda: WNIDS)
@@ -122,7 +122,7 @@ def prepare(source, data_dir, **options):
 
 
 def contents(store):
-    """[(label, bytes)]"""
+    """Returns [(label, bytes)]."""
     return list(zip(store.labels.tolist(), store.read(np.arange(len(store))), strict=True))
 
 
@@ -159,7 +159,7 @@ def test_folders_have_the_images_of_the_tars(tmp_path, flat):
     assert stores["train"].digest == tars["train"].digest
 
 
-def test_folders_are_known_in_other_spellings_and_what_is_beside_them_is_named(tmp_path, counted):
+def test_other_spellings_of_folders_are_known_and_other_files_are_named(tmp_path, counted):
     root, skipped, said = write_folders(tmp_path / "source" / "folders"), [], []
     (root / "train").rename(root / "Train")
     (root / "val").rename(root / "valid")
@@ -191,7 +191,7 @@ def test_tars_that_lie_where_tfds_wants_them_need_no_source(tmp_path, counted):
     assert contents(prepare(None, tmp_path)["train"]) == EXPECTED
 
 
-def test_without_any_source_it_is_said_where_to_get_one(tmp_path):
+def test_without_a_source_the_error_says_where_to_get_it(tmp_path):
     with pytest.raises(UserError, match=f"is read from {TRAIN} and .* after a login: put them"):
         prepare(None, tmp_path)
 
@@ -199,7 +199,7 @@ def test_without_any_source_it_is_said_where_to_get_one(tmp_path):
 # --------------------------------------------------------------------------------- what is verified
 
 
-def test_verified_are_its_classes_in_its_numbers(tmp_path, counted, monkeypatch):
+def test_images_with_the_published_classes_and_counts_are_verified(tmp_path, counted, monkeypatch):
     source = write_tars(tmp_path / "tars")
     assert prepare(source, tmp_path / "data", allow_unverified=False)["train"].verified
     for name in ("NUM_TRAIN", "NUM_VALIDATION"):
@@ -218,7 +218,7 @@ def test_other_classes_are_refused(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_without_a_damaged_image_it_is_not_the_published_set(tmp_path, counted):
+def test_skipping_a_damaged_image_makes_the_set_unverified(tmp_path, counted):
     damaged = {f"{WNIDS[0]}_10.JPEG": b"no image"}
     train = train_files() | {f"{WNIDS[0]}.tar": tar(IMAGES[WNIDS[0]] | damaged)}
     source, skipped = write_tars(tmp_path / "tars", tar(train)), []
@@ -293,7 +293,7 @@ def test_both_tars_are_needed(tmp_path):
         prepare(source, tmp_path / "data")
 
 
-def test_flat_validation_is_of_published_names_and_of_files(tmp_path):
+def test_flat_validation_images_need_their_published_names(tmp_path):
     root = write_folders(tmp_path / "folders", flat=True)
     os.mkfifo(root / "val" / published(WNID)[1])  # which nobody fills
     with pytest.raises(UserError, match=rf"val/{published(WNID)[1]} is not a file; .*--skip-corr"):

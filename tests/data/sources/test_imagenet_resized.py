@@ -1,4 +1,4 @@
-"""Official archives through TFDS' builder, on hand-made 8 x 8 stand-ins with own checksums."""
+"""Official archives through TFDS' builder, on small 8 x 8 archives with their own checksums."""
 
 import dataclasses
 import hashlib
@@ -21,7 +21,7 @@ VAL_LABELS = [7, 8]
 
 
 def rows(count, seed):
-    """`data` of an archive; the first row is 0..191, so that each value tells its place."""
+    """Returns `data` of an archive; the first row is 0..191, so that values show their place."""
     data = np.random.default_rng(seed).integers(0, 256, (count, 192), np.uint8)
     data[0] = np.arange(192)
     return data
@@ -41,7 +41,7 @@ def write_zip(path, members):
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory):
-    """A folder with a train archive of two members and a validation archive."""
+    """Returns a folder with a train archive of two members and a validation archive."""
     folder = tmp_path_factory.mktemp("official")
     data, labels = rows(5, 0), np.array(TRAIN_LABELS)
     mean = data.mean(axis=0)
@@ -64,7 +64,7 @@ def described(path, split):
 
 @pytest.fixture
 def published(official, monkeypatch):
-    """Let the table of published archives, and of the sets' sizes, be that of the stand-ins."""
+    """Makes the published archives and the expected counts those of the small archives."""
     other = archives.Archive("Imagenet16_val_npz.zip", "validation", 3, sha_of(b"abc"))
     table = [described(official / TRAIN_ZIP, "train"), described(official / VAL_ZIP, "validation")]
     monkeypatch.setattr(archives, "published_archives", lambda: [*table, other])
@@ -142,7 +142,7 @@ def test_official_archives_become_verified_stores(published, source, tmp_path):
     assert again.path == tmp_path / "cache" / "packed" / "imagenet_resized_8x8" / "train"
 
 
-def test_a_build_killed_half_way_does_not_count_and_is_done_again(published, source, tmp_path):
+def test_an_interrupted_build_does_not_count_and_is_done_again(published, source, tmp_path):
     half = tmp_path / "data" / "imagenet_resized" / "8x8" / "incomplete.ABC123_0.1.0"
     half.mkdir(parents=True)
     (half / "imagenet_resized-train.tfrecord-00000-of-00001").write_bytes(b"half")
@@ -173,14 +173,16 @@ def test_tfds_data_of_another_size_is_not_taken_for_imagenet(
         datasets.open_dataset(NAME, "train", data_dir=tmp_path / "data")
 
 
-def test_a_download_that_fails_names_the_way_by_hand(published, tmp_path, monkeypatch):
+def test_the_error_of_a_failed_download_says_how_to_fetch_by_hand(published, tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
     def refuse(*_):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(tfds.download.DownloadManager, "download", refuse)
-    monkeypatch.setattr("keras_imnet64.data.sources.imagenet_resized.why_not_offered", lambda _: "")
+    monkeypatch.setattr(
+        "keras_imnet64.data.sources.imagenet_resized.unavailable_reason", lambda _: ""
+    )
     with pytest.raises(UserError, match=r"8x8.*ConnectionError: no route to host.*--source"):
         prepare(None, tmp_path)
 
@@ -260,7 +262,7 @@ def test_a_source_that_is_no_folder(tmp_path):
 
 
 def test_unverified_archives_go_to_a_place_of_their_own(source, tmp_path):
-    """Not the published archives (the real table applies here), and other split sizes."""
+    """The real table applies here, and other counts are accepted."""
     with pytest.raises(UserError, match="--allow-unverified"):
         prepare(source, tmp_path)
     stores = prepare(source, tmp_path, allow_unverified=True)
@@ -328,7 +330,7 @@ def test_an_unverified_archive_cut_short(source, tmp_path):
 
 
 def test_written_archives_are_read_alike(tmp_path):
-    """`write_archives` is the inverse of reading: what comes back is what was given."""
+    """`write_archives` is the inverse of reading."""
     source = tmp_path / "source"
     source.mkdir()
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Folders that are not what they seem: which are taken for splits, which for classes, what asks."""
+"""Which folders are taken for splits or for classes, and which make the user choose."""
 
 import pytest
 from class_folders import drawn
@@ -6,11 +6,11 @@ from class_folders import drawn
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data import datasets
 from keras_imnet64.data.sources import image_folders as folders
-from keras_imnet64.data.sources.layout import find_layout, named_splits, split_of
+from keras_imnet64.data.sources.layout import Splits, find_layout, named_splits, split_of
 
 
 def write(root, *class_folders, files=("1.png", "2.png")):
-    """Two images in each of the folders."""
+    """Writes two images into each of the folders."""
     for folder in class_folders:
         (root / folder).mkdir(parents=True)
         for name in files:
@@ -23,9 +23,10 @@ def splits_of_cats_and_dogs(root, *names):
 
 
 def found(root, splits=None):
-    """(training folder, validation folder, folders left aside), None where nothing is split."""
+    """Returns (training folder, validation folder, ignored folders); None if nothing is split."""
     layout = find_layout(root, splits)
-    return layout.train and (layout.train, layout.validation, layout.aside)
+    splits = layout.splits
+    return splits and (splits.train, splits.validation, layout.ignored)
 
 
 # ------------------------------------------------------------------------------------------- names
@@ -88,44 +89,44 @@ def test_folders_within_folders_of_their_name_are_entered(tmp_path):
     listing = folders.list_image_folder(tmp_path, 0.1)
     assert (listing.wnids, listing.counts()) == (["cat", "dog"], {"train": 4, "validation": 4})
     assert listing.splits["train"][0].name == "training_set/training_set/cat/1.png"
-    assert listing.faulty == listing.aside == []
+    assert listing.faulty == listing.ignored == []
 
 
-def test_a_lone_folder_of_classes_is_split_as_the_folder_itself_is(tmp_path):
+def test_a_single_folder_of_classes_is_split_like_the_folder_itself(tmp_path):
     write(tmp_path / "pets", "pets/cat", "pets/dog")
     outer, inner = (folders.list_image_folder(p, 0.5) for p in (tmp_path, tmp_path / "pets/pets"))
     assert outer.wnids == ["cat", "dog"] and outer.splits == inner.splits
 
 
-def test_a_lone_class_of_training_is_not_entered_in_validation(tmp_path):
+def test_a_single_class_of_validation_is_not_entered(tmp_path):
     write(tmp_path, "train/cat", "train/dog", "val/cat/deep")
     listing = folders.list_image_folder(tmp_path, 0.1)
     assert [image.label for image in listing.splits["validation"]] == [0, 0]
 
 
-def test_links_that_lead_round_end(tmp_path):
+def test_links_in_circles_end(tmp_path):
     (tmp_path / "a").symlink_to(tmp_path)
     with pytest.raises(UserError, match="a holds no image"):
         folders.list_image_folder(tmp_path, 0.1)
 
 
-def test_a_test_split_beside_validation_is_left_aside_with_the_way_to_score_it(tmp_path):
+def test_a_test_split_beside_validation_is_ignored_and_the_note_says_how_to_score_it(tmp_path):
     layout = find_layout(splits_of_cats_and_dogs(tmp_path, "train", "val", "Test"))
-    assert (layout.train, layout.validation) == ("train", "val")
+    assert layout.splits == Splits("train", "val")
     (note,) = layout.notes
     assert note.startswith("Test is left aside, neither trained on nor scored: --splits train,Test")
     assert found(tmp_path, "train,Test") == ("train", "Test", ("val",))
 
 
-def test_a_test_split_without_validation_is_scored_and_said_to_be(tmp_path):
+def test_a_test_split_without_validation_is_scored_and_noted(tmp_path):
     layout = find_layout(splits_of_cats_and_dogs(tmp_path, "train", "test"))
     assert layout.notes == ("test is taken for validation, for there is no folder val",)
 
 
-def test_a_test_split_without_labels_is_only_left_aside(tmp_path):
+def test_a_test_split_without_labels_is_ignored(tmp_path):
     write(splits_of_cats_and_dogs(tmp_path, "train", "val"), "test", "annotations")
     layout = find_layout(tmp_path)
-    assert (layout.aside, layout.notes) == (("test", "annotations"), ())
+    assert (layout.ignored, layout.notes) == (("test", "annotations"), ())
 
 
 def test_a_class_may_be_called_like_a_split_beside_classes_and_below_splits(tmp_path):
@@ -137,9 +138,9 @@ def test_a_class_may_be_called_like_a_split_beside_classes_and_below_splits(tmp_
     assert folders.list_image_folder(tmp_path / "split", 0.1).wnids == ["car", "train"]
 
 
-# --------------------------------------------------------------------------------- what is asked
+# ------------------------------------------------------------------------------ ambiguous folders
 
-ASKED = {
+AMBIGUOUS = {
     "train alone": (["train/cat", "train/dog"], "no val, validation or test with class folders"),
     "unlabelled test": (["train/cat", "train/dog", "test"], r"or pass .*train as --source to have"),
     "unlabelled sets": (["train", "test1"], "or pass --splits none if train is a class"),
@@ -182,28 +183,28 @@ ASKED = {
 }
 
 
-@pytest.mark.parametrize("name", ASKED)
-def test_what_can_be_read_in_two_ways_is_asked_about(tmp_path, name):
-    names, question = ASKED[name]
-    with pytest.raises(UserError, match=question):
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_folders_that_can_be_read_in_two_ways_are_refused(tmp_path, name):
+    names, message = AMBIGUOUS[name]
+    with pytest.raises(UserError, match=message):
         found(write(tmp_path, *names))
 
 
-@pytest.mark.parametrize("name", sorted(set(ASKED) - {"train alone"}))
-def test_every_folder_is_a_class_where_the_user_says_so(tmp_path, name):
-    names, _ = ASKED[name]
+@pytest.mark.parametrize("name", sorted(set(AMBIGUOUS) - {"train alone"}))
+def test_every_folder_is_a_class_if_the_user_says_so(tmp_path, name):
+    names, _ = AMBIGUOUS[name]
     listing = folders.list_image_folder(write(tmp_path, *names), 0.1, "none")
     assert listing.wnids == sorted({name.split("/")[0] for name in names})
     assert sum(listing.counts().values()) == 2 * len(names)
 
 
 @pytest.mark.parametrize("inner", ["masks", "Labels"])
-def test_images_and_what_is_known_of_them_are_no_classes_of_a_split(tmp_path, inner):
+def test_images_and_annotations_are_no_classes_of_a_split(tmp_path, inner):
     write(
         tmp_path, *(f"{split}/{name}" for split in ("train", "val") for name in ("images", inner))
     )
-    question = f"train has the folders .*{inner}.* or pass --splits train,val if they are classes"
-    with pytest.raises(UserError, match=question):
+    message = f"train has the folders .*{inner}.* or pass --splits train,val if they are classes"
+    with pytest.raises(UserError, match=message):
         found(tmp_path)
     assert found(tmp_path, "train,val") == ("train", "val", ())
     assert len(folders.list_image_folder(tmp_path, 0.1, "train,val").wnids) == 2
@@ -216,7 +217,7 @@ def test_splits_may_lie_below_a_folder_of_images(tmp_path):
     assert folders.list_image_folder(tmp_path, 0.1).wnids == ["cat", "dog"]
 
 
-def test_splits_of_any_name_are_taken_where_the_user_names_them(tmp_path):
+def test_splits_of_any_name_are_taken_if_the_user_names_them(tmp_path):
     write(tmp_path, "A/cat", "A/dog", "B/cat", "C/cat")
     assert found(tmp_path, "A,B") == ("A", "B", ("C",))
 
@@ -228,10 +229,10 @@ def test_names_of_splits_are_names_of_folders(tmp_path, splits):
         found(tmp_path, splits)
 
 
-# ----------------------------------------------------------------------------------- what is said
+# ------------------------------------------------------------------------------ notes for the user
 
 
-def test_what_was_understood_is_said_before_the_work(tmp_path):
+def test_classes_and_ignored_files_are_reported_before_the_work(tmp_path):
     letters = "abcdefg"
     root = write(tmp_path / "p", *(f"{split}/{c}" for split in ("train", "val") for c in letters))
     splits_of_cats_and_dogs(root, "extra")
@@ -248,7 +249,7 @@ def test_what_was_understood_is_said_before_the_work(tmp_path):
     assert isinstance(said[2], tuple)
 
 
-def test_that_a_folder_is_split_is_said(tmp_path):
+def test_the_split_of_a_folder_is_noted(tmp_path):
     said = []
     root = write(tmp_path / "p", "cat", "dog")
     datasets.prepare("image_folder/x", source=root, data_dir=tmp_path / "data", say=said.append)
@@ -262,7 +263,7 @@ def notes(root):
     return folders.list_image_folder(root, 0.1).notes
 
 
-def test_that_folders_within_classes_are_merged_is_said(tmp_path):
+def test_folders_that_are_merged_into_classes_are_noted(tmp_path):
     write(tmp_path, "fruit/apple", "fruit/pear", "veg/kale", "veg/leek", "nut/images")
     expected = (
         "images of fruit/apple, fruit/pear are taken for the class fruit, and likewise for veg"
@@ -270,7 +271,7 @@ def test_that_folders_within_classes_are_merged_is_said(tmp_path):
     assert notes(tmp_path)[1:] == [expected]
 
 
-def test_a_folder_within_each_class_is_no_news(tmp_path):
+def test_a_single_folder_within_each_class_is_not_noted(tmp_path):
     assert len(notes(write(tmp_path, "cat/images", "dog/images"))) == 1
 
 

@@ -1,4 +1,4 @@
-"""The embedded set: the same bytes everywhere, no short cuts, read as ImageNet is."""
+"""The drawn data set: the same bytes everywhere, not solved by colour, read as ImageNet is."""
 
 import hashlib
 import zipfile
@@ -13,7 +13,7 @@ from keras_imnet64.data.stores.store import open_store
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Both splits, drawn once for this file."""
+    """Draws both splits, once for this file."""
     return {split: shapes.draw(split) for split in ("train", "validation")}
 
 
@@ -22,7 +22,7 @@ def sha256(array):
 
 
 def test_images_are_the_same_bytes_everywhere(drawn):
-    """Frozen output: a change of these digests is a change of the data set, and of its results."""
+    """Frozen output: other digests mean another data set, with other results."""
     assert (
         sha256(drawn["train"][0])
         == "93c007d811b59e1a54943a16a0a2c415ea9a03ba7b12f4e742d1b55694f93b56"
@@ -58,7 +58,7 @@ def test_shapes_lie_within_the_image(drawn):
         assert area.min() > 100 and area.max() < 1600, draw_shape.__name__
 
 
-def test_nearest_mean_colour_tells_little(drawn):
+def test_the_nearest_mean_colour_predicts_little(drawn):
     (images, labels), (val_images, val_labels) = drawn.values()
     colours, val_colours = images.mean(axis=(1, 2)), val_images.mean(axis=(1, 2))
     means = np.stack([colours[labels == label].mean(axis=0) for label in range(10)])

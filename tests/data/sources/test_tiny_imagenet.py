@@ -29,7 +29,7 @@ def jpeg(colour, size=(64, 64), mode="RGB"):
 
 
 def layout():
-    """{name: bytes}: two training images and one validation image per class."""
+    """Returns {name: bytes}: two training images and one validation image per class."""
     files = {
         "wnids.txt": "\n".join(WNIDS) + "\n",
         "words.txt": "n01443537\tgoldfish, Carassius auratus\nn02124075\tEgyptian cat\n"
@@ -63,7 +63,7 @@ def write_folder(path, files):
 
 @pytest.fixture(autouse=True)
 def three_classes(monkeypatch):
-    """Let the expected counts be those of the little layout."""
+    """Makes the expected counts those of the small layout."""
     for name, value in {"NUM_CLASSES": 3, "NUM_TRAIN": 6, "NUM_VALIDATION": 3}.items():
         monkeypatch.setattr(tiny_imagenet, name, value)
 
@@ -72,7 +72,7 @@ def prepare(source, data_dir, **options):
     return datasets.prepare("tiny_imagenet", source=source, data_dir=data_dir, **options)
 
 
-def test_labels_follow_sorted_wnids_and_images_their_files(tmp_path):
+def test_labels_are_positions_in_the_sorted_wnids(tmp_path):
     stores = prepare(write_zip(tmp_path / "tiny.zip", layout()), tmp_path / "data")
     train, validation = stores["train"], stores["validation"]
     assert train.verified
@@ -85,7 +85,7 @@ def test_labels_follow_sorted_wnids_and_images_their_files(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_text_that_an_editor_on_windows_has_saved(encoding, tmp_path):
+def test_text_saved_by_an_editor_on_windows(encoding, tmp_path):
     files = layout()
     for name in ("wnids.txt", "words.txt", "val/val_annotations.txt"):
         text = files[ROOT + name].decode().replace("\n", "\r\n")
@@ -97,7 +97,7 @@ def test_text_that_an_editor_on_windows_has_saved(encoding, tmp_path):
     assert listing.labels["validation"].tolist() == [SORTED.index(wnid) for wnid in WNIDS]
 
 
-def test_zip_folder_and_what_holds_them_give_the_same_store(tmp_path):
+def test_zip_folder_and_their_parent_folder_give_the_same_store(tmp_path):
     archive = write_zip(tmp_path / "tiny.zip", layout())
     folder = write_folder(tmp_path / "above", layout())
     holder = tmp_path / "holder"
@@ -110,7 +110,7 @@ def test_zip_folder_and_what_holds_them_give_the_same_store(tmp_path):
 
 
 def sorted_into_classes(images="images/", annotations=True, train="images/"):
-    """The layout as scripts of tutorials leave it: validation images in class folders."""
+    """Returns the layout that scripts of tutorials make: validation images in class folders."""
     files = {}
     for name, content in layout().items():
         for i, wnid in enumerate(WNIDS):
@@ -143,14 +143,14 @@ def test_validation_in_class_folders_is_in_the_order_of_its_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("write", [write_zip, write_folder])
-def test_files_of_no_class_are_named_and_companions_are_not(tmp_path, write):
+def test_files_of_no_class_are_named_and_system_files_are_not(tmp_path, write):
     files = layout()
-    companions = ("val/.DS_Store", "train/Thumbs.db", "train/n02124075/images/._n02124075_0.JPEG")
-    for name in ("train/1.JPEG", "val/images/val_3.JPEG", "val/x.JPEG", *companions):
+    system_files = ("val/.DS_Store", "train/Thumbs.db", "train/n02124075/images/._n02124075_0.JPEG")
+    for name in ("train/1.JPEG", "val/images/val_3.JPEG", "val/x.JPEG", *system_files):
         files[ROOT + name] = jpeg(0)
     source, skipped = write(tmp_path / "tiny", files), []
     with pytest.raises(
-        UserError, match=r"3 of 12 files .*: train/1\.JPEG is of no class, val/imag"
+        UserError, match=r"3 of 12 files .*: train/1\.JPEG belongs to no class, val/imag"
     ):
         prepare(source, tmp_path / "data")
     store = prepare(source, tmp_path / "data", skip_corrupt=True, skipped=skipped)["train"]
@@ -238,7 +238,7 @@ def annotated(text):
         (layout() | {"/etc/outside": b""}, 'points outside it: "/etc/outside"'),
     ],
 )
-def test_what_is_missing_or_damaged_is_named(tmp_path, files, message):
+def test_missing_and_damaged_parts_are_named(tmp_path, files, message):
     source = write_zip(tmp_path / "tiny.zip", files)
     with pytest.raises(UserError) as refusal:
         prepare(source, tmp_path / "data")
@@ -256,7 +256,7 @@ def test_a_damaged_zip_member_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("make", [lambda p: p / "nowhere", lambda p: p])
-def test_a_source_that_is_not_there(tmp_path, make):
+def test_a_source_that_does_not_exist(tmp_path, make):
     with pytest.raises(UserError, match=r"--source must be tiny-imagenet-200\.zip.*\(image_folder"):
         prepare(make(tmp_path), tmp_path / "data")
 
@@ -266,13 +266,13 @@ def test_a_source_is_needed(tmp_path):
         prepare(None, tmp_path / "data")
 
 
-def test_a_zip_that_is_none(tmp_path):
+def test_a_file_that_is_no_zip(tmp_path):
     (tmp_path / "tiny.zip").write_bytes(b"no zip")
     with pytest.raises(UserError, match=r"tiny\.zip is not a whole zip archive"):
         prepare(tmp_path / "tiny.zip", tmp_path / "data")
 
 
-def test_other_images_in_the_layout_need_leave_and_get_their_own_place(tmp_path):
+def test_other_images_need_allow_unverified_and_get_their_own_place(tmp_path):
     files = {name.replace("n04067472", "n99999999"): c for name, c in layout().items()}
     for name in ("wnids.txt", "val/val_annotations.txt"):
         files[ROOT + name] = files[ROOT + name].replace(b"n04067472", b"n99999999")
@@ -284,8 +284,8 @@ def test_other_images_in_the_layout_need_leave_and_get_their_own_place(tmp_path)
     assert store.path.parent.name == "tiny_imagenet-unverified"
 
 
-def test_a_preparation_broken_off_between_the_splits_is_not_opened(tmp_path):
-    """Training images come first; the damaged validation image ends the work after them."""
+def test_a_preparation_interrupted_between_the_splits_is_not_opened(tmp_path):
+    """The damaged validation image ends the work after the training images."""
     files = layout() | {f"{ROOT}val/images/val_1.JPEG": b"no image"}
     with pytest.raises(UserError, match=r"val_1\.JPEG is not an image"):
         prepare(write_zip(tmp_path / "tiny.zip", files), tmp_path / "data")
@@ -293,7 +293,7 @@ def test_a_preparation_broken_off_between_the_splits_is_not_opened(tmp_path):
         datasets.open_dataset("tiny_imagenet", "train", data_dir=tmp_path / "data")
 
 
-def test_a_preparation_that_fails_keeps_the_set_that_was_there(tmp_path):
+def test_a_preparation_that_fails_keeps_the_earlier_set(tmp_path):
     before = prepare(write_zip(tmp_path / "tiny.zip", layout()), tmp_path / "data")
     files = layout() | {f"{ROOT}val/images/val_2.JPEG": b"not an image", TRAIN_0: jpeg((1, 2, 3))}
     with pytest.raises(UserError, match=r"val_2\.JPEG"):
@@ -308,7 +308,7 @@ def test_a_preparation_that_fails_keeps_the_set_that_was_there(tmp_path):
 
 
 def damaged_zip(path, **changes):
-    """A zip with an image cut short, one of another size and one whose bits are flipped."""
+    """Writes a zip with a truncated image, one of another size and one with flipped bits."""
     damage = {
         TRAIN_0: jpeg(0)[:-300],
         f"{ROOT}train/n02124075/images/n02124075_1.JPEG": jpeg(0, (63, 64)),
@@ -341,8 +341,8 @@ def test_damaged_images_can_be_left_out(tmp_path):
         np.testing.assert_allclose(image[30, 30], COLOURS[SORTED[label]], atol=3)
 
 
-def test_zeros_in_a_image_are_named(tmp_path):
-    """Pillow decodes it all the same, to grey."""
+def test_zeros_in_an_image_are_named(tmp_path):
+    """Pillow decodes such an image without an error, to grey."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")
     content = io.BytesIO()
     Image.fromarray(noise).save(content, "JPEG")
@@ -351,7 +351,7 @@ def test_zeros_in_a_image_are_named(tmp_path):
         prepare(write_zip(tmp_path / "tiny.zip", files), tmp_path / "data")
 
 
-def test_where_nothing_is_damaged_nothing_is_left_out(tmp_path):
+def test_without_damaged_images_nothing_is_left_out(tmp_path):
     skipped, calls = [], []
     stores = prepare(
         write_zip(tmp_path / "tiny.zip", layout()),
@@ -384,14 +384,14 @@ def test_other_sets_have_no_images_to_leave_out(name, message, tmp_path):
 
 @pytest.fixture
 def other_process():
-    """A process that lives while the test does."""
+    """Yields the id of a process that lives as long as the test."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         yield process
         process.stdin.close()
 
 
 def begun_by(pid, packed):
-    """The folder that a process makes while it packs."""
+    """Makes the folder that a process has while it packs."""
     folder = packed / f".tiny_imagenet.writing@{socket.gethostname()}@{pid}@x"
     folder.mkdir(parents=True)
     return folder
@@ -412,7 +412,7 @@ def test_a_set_that_another_process_packs_is_waited_for(tmp_path, other_process)
     datasets.open_dataset("tiny_imagenet", "train", data_dir=tmp_path / "data")
 
 
-def test_dead_processes_and_later_ones_of_their_number_are_not_waited_for(tmp_path, other_process):
+def test_dead_processes_and_later_ones_with_their_id_are_not_waited_for(tmp_path, other_process):
     begun_by(os.getpid(), tmp_path / "data" / "packed")
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

@@ -9,7 +9,8 @@ from PIL import Image
 
 from keras_imnet64.data.augment import check_augment
 from keras_imnet64.data.augment.crops import BOX, draw_crops
-from keras_imnet64.data.images.views import View, turned
+from keras_imnet64.data.images.reading import apply_orientation
+from keras_imnet64.data.images.views import View
 from keras_imnet64.data.order import epoch_order, generator
 from keras_imnet64.data.selection import select
 from keras_imnet64.data.stores.decoding import crop_resizer, decode, regions, upright
@@ -48,7 +49,7 @@ def region(box, size):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_box_is_the_same_part_however_the_file_is_turned(orientation):
     stored = Image.fromarray(np.arange(5 * 7 * 3, dtype="uint8").reshape(5, 7, 3))
-    seen = turned(stored, orientation)
+    seen = apply_orientation(stored, orientation)
     top, left, height, width = 1, 2, 3, 2
     box = {"top": [top], "left": [left], "height": [height], "width": [width]}
     (found,) = regions(box, np.array([seen.size[::-1]]), np.array([orientation]))
@@ -62,7 +63,7 @@ def test_a_box_is_the_same_part_however_the_file_is_turned(orientation):
 def test_pixels_are_turned_as_images_are(orientation):
     stored = drawn(5, 7)
     found = upright(np.asarray(stored), orientation)
-    np.testing.assert_array_equal(found, np.asarray(turned(stored, orientation)))
+    np.testing.assert_array_equal(found, np.asarray(apply_orientation(stored, orientation)))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -109,7 +110,7 @@ def test_the_centre_is_cropped_from_the_shorter_side():
 def test_sizes_are_rounded_as_torchvision_does():
     """375 x 500 at 256: the longer side is int(256 * 500 / 375) = 341, its margin round(58.5)."""
     view = View(224, "bilinear", 256)
-    resized = view._resized(drawn(375, 500))
+    resized = view._resize_shorter_side(drawn(375, 500))
     assert resized.size == (341, 256)
     expected = np.asarray(resized)[16 : 16 + 224, 58 : 58 + 224]
     np.testing.assert_array_equal(view.show(drawn(375, 500)), expected)

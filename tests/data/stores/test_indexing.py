@@ -22,7 +22,8 @@ from PIL import Image
 
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.data import datasets
-from keras_imnet64.data.images.views import View, read_image
+from keras_imnet64.data.images.reading import read_image
+from keras_imnet64.data.images.views import View
 from keras_imnet64.data.selection import select
 from keras_imnet64.data.sources import image_folders as folders
 from keras_imnet64.data.stores import indexing, packing

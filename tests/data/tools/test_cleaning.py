@@ -1,4 +1,4 @@
-"""What `data clean` removes, what it never touches, and that it counts right."""
+"""What `data clean` removes, what it never touches, and the bytes that it reports."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def pack(data_dir, store=STORE, splits=("train", "validation")):
 
 
 def download(data_dir, archive, num_bytes, builders=("imagenet_resized",)):
-    """A file with the note that TFDS writes beside it."""
+    """Writes a file, with the note that TFDS writes beside it."""
     file = fill(data_dir / "downloads" / f"down_{archive}", num_bytes)
     note = file.with_name(f"{file.name}.INFO")
     note.write_text(json.dumps({"dataset_names": list(builders), "original_fname": archive}))
@@ -47,7 +47,7 @@ def everything(folder):
 
 @pytest.fixture
 def data_dir(tmp_path):
-    """Both splits packed, with TFDS' copy of 700 bytes."""
+    """Returns a folder with both splits packed, and TFDS' copy of 700 bytes."""
     pack(tmp_path)
     fill(tmp_path / "imagenet_resized" / "8x8" / "0.1.0" / "one", 500)
     fill(tmp_path / "imagenet_resized" / "8x8" / "0.1.0" / "two", 200)
@@ -55,7 +55,7 @@ def data_dir(tmp_path):
 
 
 def dead_folder(path):
-    """The working folder of a process that has ended, with 30 bytes in it."""
+    """Makes the working folder of a process that has ended, with 30 bytes in it."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def dead_folder(path):
 
 
 @pytest.mark.parametrize("name", [NAME, None])
-def test_tfds_copy_of_what_is_packed_goes(data_dir, name):
+def test_tfds_copy_of_packed_images_is_removed(data_dir, name):
     stores = everything(data_dir / "packed")
     other = fill(data_dir / "imagenet_resized" / "16x16" / "0.1.0" / "one", 9)
     result = clean(name, data_dir=data_dir)
@@ -90,7 +90,7 @@ def test_a_dry_run_removes_nothing_and_says_the_same(data_dir):
 
 
 @pytest.mark.parametrize("splits", [(), ("train",)])
-def test_the_copy_of_what_is_not_packed_stays(tmp_path, splits):
+def test_the_copy_of_unpacked_images_stays(tmp_path, splits):
     pack(tmp_path, splits=splits)
     fill(tmp_path / "imagenet_resized" / "8x8" / "0.1.0" / "one", 500)
     download(tmp_path, "Imagenet8_val_npz.zip", 60)
@@ -112,7 +112,7 @@ def test_a_build_that_may_be_alive_stays(data_dir, age, goes):
     assert bool(clean(NAME, data_dir=data_dir)["removed"]) == goes
 
 
-def test_only_downloads_of_this_set_and_size_go(data_dir):
+def test_only_downloads_of_this_set_and_size_are_removed(data_dir):
     ours = download(data_dir, "Imagenet8_train_npz.zip", 60)
     others = [
         *download(data_dir, "Imagenet64_val_npz.zip", 7),
@@ -132,14 +132,14 @@ def test_only_downloads_of_this_set_and_size_go(data_dir):
     "place",
     [STORE, f"{STORE}-unverified", f"{STORE}/train", "image_folder_pets", "downsampled_pets_8x8"],
 )
-def test_what_the_dead_left_goes(tmp_path, place):
+def test_folders_of_dead_processes_are_removed(tmp_path, place):
     folder = dead_folder(tmp_path / "packed" / place)
     result = clean(data_dir=tmp_path / "elsewhere", cache_dir=tmp_path)
     assert paths(result) == {str(folder)} and result["bytes"] == 30
     assert not folder.exists()
 
 
-def test_what_a_living_process_makes_is_never_touched(data_dir):
+def test_folders_of_living_processes_are_never_touched(data_dir):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         mine = new_beside(data_dir / "packed" / STORE, "writing")
         mine.rename(mine.with_name(mine.name.replace(f"@{os.getpid()}@", f"@{process.pid}@")))

@@ -1,11 +1,13 @@
-"""Small images of large ones: values by hand, the official layout, and going on after a break."""
+"""Downsampling: values worked by hand, the official layout, and resuming after interruptions."""
 
 import errno
 import fcntl
 import io
+import json
 import zipfile
 
 import numpy as np
+import PIL
 import pytest
 from class_folders import CLASSES, indexed, write_folders
 from PIL import Image
@@ -21,7 +23,7 @@ TRAIN_ZIP, VAL_ZIP = "toy8_train_npz.zip", "toy8_val_npz.zip"
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """The indexed stores of twelve JPEGs in three classes; two images to a chunk."""
+    """Returns the indexed stores of twelve JPEGs in three classes; a chunk has two images."""
     monkeypatch.setattr(downsample, "CHUNK", 2)
     monkeypatch.setattr(archives, "CHUNK", 2)
     return indexed(tmp_path)
@@ -33,7 +35,7 @@ def small(tmp_path, out="out", name="image_folder/toy", size=8, **options):
 
 
 def read(path):
-    """{member: {name: array}} of an archive."""
+    """Returns {member: {name: array}} of an archive."""
     with zipfile.ZipFile(path) as archive:
         return {
             name: dict(np.load(io.BytesIO(archive.read(name)), allow_pickle=False))
@@ -42,7 +44,7 @@ def read(path):
 
 
 def shown(store, position, size=8, resize_filter="box"):
-    """An image of the store, resized by Pillow from its file."""
+    """Returns an image of the store, resized by Pillow from its file."""
     with Image.open(store.file_of(position)) as image:
         filter = Image.Resampling[resize_filter.upper()]
         return np.asarray(image.convert("RGB").resize((size, size), filter))
@@ -88,7 +90,7 @@ def test_images_are_shown_upright(tmp_path):
 
 
 @pytest.mark.parametrize("resize_filter", ["lanczos", "nearest"])
-def test_other_filters_are_pillows_and_have_a_name_of_their_own(toy, tmp_path, resize_filter):
+def test_other_filters_are_pillows_and_are_part_of_the_name(toy, tmp_path, resize_filter):
     result = small(tmp_path, resize_filter=resize_filter)
     assert result["dataset"] == f"downsampled/toy_8x8_{resize_filter}"
     assert datasets.find_dataset(result["dataset"]).resize_filter == resize_filter
@@ -138,7 +140,7 @@ def test_the_store_can_be_named_in_recipes(toy, tmp_path):
 
 
 def test_imagenet_gets_its_published_names_and_label_order(tmp_path):
-    """Sorted class ids are labels 0, 1, 2 of the source, but others of ImageNet64."""
+    """Sorted class ids have labels 0, 1, 2 in the source, but others in ImageNet64."""
     wnids = sorted(archives.imagenet_wnids())[:3]
     root = write_folders(tmp_path / "tree" / "train")
     write_folders(tmp_path / "tree" / "val", per_class=1)
@@ -171,24 +173,24 @@ def test_imagenet_gets_its_published_names_and_label_order(tmp_path):
 
 
 def _contents(store):
-    """The images with their labels, in any order."""
+    """Returns the images with their labels, in sorted order."""
     return sorted(zip(map(bytes, store.images), store.labels.tolist(), strict=True))
 
 
-# ---------------------------------------------------------------------------------------- going on
+# ---------------------------------------------------------------------------------------- resuming
 
 
-def break_after(monkeypatch, most):
-    """Let the decoding of the image after so many fail; returns the list of what was decoded."""
-    decoded, show = [], downsample._Work._shown
+def break_after(monkeypatch, num_images):
+    """Makes decoding fail after `num_images`; returns the list of decoded images."""
+    decoded, show = [], downsample._ResizedSplit._resized
 
     def counted(self, position):
-        if len(decoded) >= most:
+        if len(decoded) >= num_images:
             raise RunFailed("the power is gone")
         decoded.append((self.store.split, position))
         return show(self, position)
 
-    monkeypatch.setattr(downsample._Work, "_shown", counted)
+    monkeypatch.setattr(downsample._ResizedSplit, "_resized", counted)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     return decoded
 
@@ -197,16 +199,16 @@ def fill_the_disk(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def interrupt(tmp_path, monkeypatch, most=5, **options):
+def interrupt(tmp_path, monkeypatch, num_images=5, **options):
     with monkeypatch.context() as patch:
-        break_after(patch, most)
+        break_after(patch, num_images)
         with pytest.raises(RunFailed, match="the power is gone"):
             small(tmp_path, **options)
     names = {path.name for path in (tmp_path / options.get("out", "out")).iterdir()}
     assert names == {".downsampling-train"}
 
 
-def test_what_was_interrupted_goes_on(toy, tmp_path, monkeypatch):
+def test_an_interrupted_call_is_resumed(toy, tmp_path, monkeypatch):
     small(tmp_path, out="whole")
     interrupt(tmp_path, monkeypatch)
     decoded = break_after(monkeypatch, 1000)
@@ -218,15 +220,30 @@ def test_what_was_interrupted_goes_on(toy, tmp_path, monkeypatch):
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
 
 
+def test_the_state_on_disk_keeps_its_form(toy, tmp_path, monkeypatch):
+    """So that a call which an earlier version began is resumed."""
+    interrupt(tmp_path, monkeypatch)
+    state = json.loads((tmp_path / "out/.downsampling-train/made.json").read_text())
+    assert state == {
+        "dataset": "image_folder/toy",
+        "digest": toy["train"].digest,
+        "size": 8,
+        "filter": "box",
+        "pillow": PIL.__version__,
+        "chunk": 2,
+        "chunks": 2,
+    }
+
+
 @pytest.mark.parametrize("changes", [{"resize_filter": "bicubic"}, {"size": 16}])
-def test_other_parameters_begin_anew(toy, tmp_path, monkeypatch, changes):
+def test_other_parameters_start_again(toy, tmp_path, monkeypatch, changes):
     interrupt(tmp_path, monkeypatch)
     decoded = break_after(monkeypatch, 1000)
     small(tmp_path, **changes)
     assert len(decoded) == 12
 
 
-def test_other_images_begin_anew(toy, tmp_path, monkeypatch):
+def test_other_images_start_again(toy, tmp_path, monkeypatch):
     interrupt(tmp_path, monkeypatch)
     source = tmp_path / "pictures" / "ant"
     (source / "0.jpg").write_bytes((source / "1.jpg").read_bytes())
@@ -236,11 +253,13 @@ def test_other_images_begin_anew(toy, tmp_path, monkeypatch):
     assert len(decoded) == 12
 
 
-def test_a_break_among_the_archives_goes_on_over_those_that_are_there(toy, tmp_path, monkeypatch):
+def test_a_call_interrupted_after_the_archives_replaces_its_own_archives(
+    toy, tmp_path, monkeypatch
+):
     small(tmp_path, out="whole")
     with monkeypatch.context() as patch:
         patch.setattr(downsample, "_write_store", fill_the_disk)
-        with pytest.raises(RunFailed, match=r"broke off .* goes on from there"):
+        with pytest.raises(RunFailed, match=r"broke off .* resumes there"):
             small(tmp_path)
     decoded = break_after(monkeypatch, 1000)
     small(tmp_path)
@@ -249,7 +268,7 @@ def test_a_break_among_the_archives_goes_on_over_those_that_are_there(toy, tmp_p
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
 
 
-def test_a_damaged_note_begins_anew(toy, tmp_path, monkeypatch):
+def test_a_damaged_state_starts_again(toy, tmp_path, monkeypatch):
     interrupt(tmp_path, monkeypatch)
     (tmp_path / "out" / ".downsampling-train" / downsample.STATE).write_text("[]")
     decoded = break_after(monkeypatch, 1000)
@@ -269,7 +288,7 @@ def test_a_second_process_is_refused(toy, tmp_path):
     small(tmp_path)
 
 
-def test_archives_of_others_are_never_overwritten(toy, tmp_path):
+def test_existing_archives_are_never_overwritten(toy, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / VAL_ZIP).write_text("precious")
     with pytest.raises(UserError, match=f"{VAL_ZIP} exists and is never overwritten"):
@@ -287,20 +306,20 @@ def test_archives_of_others_are_never_overwritten(toy, tmp_path):
         ({"name": "image_folder/none"}, r"image_folder/none is not prepared"),
     ],
 )
-def test_what_cannot_be_made_is_refused_before_any_work(tmp_path, changes, sentence):
+def test_wrong_arguments_are_refused_before_any_work(tmp_path, changes, sentence):
     with pytest.raises(UserError, match=sentence):
         small(tmp_path, **changes)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_room_is_checked_before_any_work(toy, tmp_path, monkeypatch):
+def test_disk_space_is_checked_before_any_work(toy, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("U", (), {"free": 9}))
     with pytest.raises(UserError, match=r"downsampling needs [\d,]+ bytes in .*out, where 9 are"):
         small(tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_downsampled_has_no_other_source(tmp_path):
+def test_downsampled_sets_are_not_prepared_from_a_source(tmp_path):
     with pytest.raises(UserError, match=r"run `python cli.py data downsample DATASET --size 8 "):
         datasets.prepare("downsampled/toy_8x8", source=tmp_path, data_dir=tmp_path)
     with pytest.raises(UserError, match=r"not prepared in .*: run `python cli.py data downsample"):

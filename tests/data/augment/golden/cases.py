@@ -1,4 +1,4 @@
-"""The drawn images on which augmentations are compared with the reference implementations."""
+"""Images and numbers on which augmentations are compared with the reference implementations."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ HEIGHT, WIDTH = 24, 20
 
 
 def images():
-    """uint8 [3, 24, 20, 3]: smooth, noise, and few colours with a flat channel."""
+    """Returns uint8 [3, 24, 20, 3]: smooth, noise, and few colours with a constant channel."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     smooth = np.stack([10 * y, 255 - 12 * x, 6 * x + 5 * y], axis=-1)
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3))
@@ -15,8 +15,8 @@ def images():
     return np.stack([smooth, noise, few]).clip(0, 255).astype("uint8")
 
 
-# What each case does, as a call of torchvision's functional form (`make.py`) and of ours
-# (`test_augment_golden.py`): the operation and its numbers.
+# {operation: its numbers}, for torchvision's functional form in `make.py` and for ours in
+# `test_augment_golden.py`.
 COLOURS = {
     "brightness": [0.01, 0.4, 1.0, 1.37, 1.99],
     "saturation": [0.01, 0.4, 1.0, 1.37, 1.99],

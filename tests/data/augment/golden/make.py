@@ -1,10 +1,10 @@
-"""Freezes what torchvision and timm make of the drawn images: augment.npz beside this file.
+"""Freezes the results of torchvision and timm for the images of `cases`: writes augment.npz.
 
     pip install torch==2.13.0 torchvision==0.28.0 timm==1.0.31
     python tests/data/augment/golden/make.py
 
-With those versions, on CPU, this made the file in the tree; the tests need none of the three.
-Images are [B, H, W, 3], uint8.
+Those versions, on a CPU, made the file in this folder; the tests need none of the three packages.
+Images are uint8 [B, H, W, 3].
 """
 
 import math
@@ -76,15 +76,15 @@ def main():
 
 
 def one_by_one(function, images, *arguments):
-    """uint8 [B, H, W, 3]: each image by itself, as a training program has them."""
+    """Transforms each image separately, as a training program does: uint8 [B, H, W, 3]."""
     changed = torch.stack([function(image, *arguments) for image in images])
     return changed.permute(0, 2, 3, 1).numpy()
 
 
 def with_timm(image, value):
-    """timm's transforms are of Pillow's images."""
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    return torch.from_numpy(np.array(solarize_add(picture, value))).permute(2, 0, 1)
+    """Converts to Pillow's images, which timm's transforms take."""
+    pil = Image.fromarray(image.permute(1, 2, 0).numpy())
+    return torch.from_numpy(np.array(solarize_add(pil, value))).permute(2, 0, 1)
 
 
 COLOURS["solarize_add"] = with_timm

@@ -1,4 +1,4 @@
-"""Files that are no weights are named for what they are, with what to do; no torch is needed."""
+"""Files without weights are refused with what they are and what to do; no torch is needed."""
 
 import io
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from keras_imnet64.convert.file_kinds import BEFORE_TORCH_1_6, SAFETENSORS, TORCH, kind_of
+from keras_imnet64.convert.weight_formats import LEGACY_TORCH_MAGIC, detect_format
 from keras_imnet64.core.errors import UserError
 
 
@@ -25,33 +25,33 @@ def zipped(*names):
 
 def refusal_of(path):
     with pytest.raises(UserError) as refusal:
-        kind_of(path)
+        detect_format(path)
     message = str(refusal.value)
     assert message.startswith(str(path)) and message.isprintable()
     return message.removeprefix(f"{path} ")
 
 
 @pytest.mark.parametrize(
-    ("content", "kind"),
+    ("content", "expected"),
     [
-        (save({"a": np.ones(1)}), SAFETENSORS),
-        (save({"a": np.ones(1)})[:20], SAFETENSORS),  # cut short, for its library to say so
-        (zipped("archive/data.pkl", "archive/version"), TORCH),
-        (BEFORE_TORCH_1_6 + b"\x80\x02M\xe9\x03.", TORCH),
+        (save({"a": np.ones(1)}), "safetensors"),
+        (save({"a": np.ones(1)})[:20], "safetensors"),  # cut short, for its library to say so
+        (zipped("archive/data.pkl", "archive/version"), "torch"),
+        (LEGACY_TORCH_MAGIC + b"\x80\x02M\xe9\x03.", "torch"),
     ],
 )
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "w.pth.tar", "w.ckpt", "w.html", "w"])
-def test_weights_are_known_by_their_content(content, kind, name, tmp_path):
+def test_the_format_is_detected_by_the_content(content, expected, name, tmp_path):
     (tmp_path / name).write_bytes(content)
-    assert kind_of(tmp_path / name) == kind
+    assert detect_format(tmp_path / name) == expected
 
 
-def test_safetensors_of_any_length_of_header(tmp_path):
-    """The length comes first, and may be what a pickle, a gzip or a zip file begins with."""
+def test_safetensors_whose_length_looks_like_another_signature(tmp_path):
+    """The length of the header comes first, and may equal the signature of another format."""
     for length in (0x80, 0x280, 0x8B1F, 0x4034B50):
         header = b'{"__metadata__": {}}'.ljust(length)
         (tmp_path / "a").write_bytes(length.to_bytes(8, "little") + header)
-        assert kind_of(tmp_path / "a") == SAFETENSORS
+        assert detect_format(tmp_path / "a") == "safetensors"
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 46830571\n"
@@ -92,13 +92,13 @@ OTHERS = (
 
 
 @pytest.mark.parametrize(("content", "sentence"), OTHERS)
-def test_other_files_are_named_for_what_they_are(content, sentence, tmp_path):
+def test_other_files_are_refused_with_what_they_are(content, sentence, tmp_path):
     (tmp_path / "weights.pth").write_bytes(content)
     assert re.match(sentence, refusal_of(tmp_path / "weights.pth"))
 
 
 @pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "w-00002-of-00002.bin"])
-def test_parts_of_a_whole_are_known_by_their_names(name, tmp_path):
+def test_shards_are_recognised_by_their_names(name, tmp_path):
     for content in (save({"a": np.ones(1)}), zipped("a/data.pkl")):
         (tmp_path / name).write_bytes(content)
         sentence = "is one part of weights that are split over 2 files; load them in Python and"
@@ -106,14 +106,14 @@ def test_parts_of_a_whole_are_known_by_their_names(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.ckpt.data-00000-of-00001", "frozen.pb"])
-def test_files_of_tensorflow_are_known_by_their_names(name, tmp_path):
+def test_files_of_tensorflow_are_recognised_by_their_names(name, tmp_path):
     (tmp_path / name).write_bytes(b"\x0a" * 99)
     assert refusal_of(tmp_path / name).startswith("is a file of a TensorFlow checkpoint or graph")
 
 
-def test_the_only_part_is_the_whole(tmp_path):
+def test_a_single_shard_is_a_whole_file(tmp_path):
     (tmp_path / "model-00001-of-00001.safetensors").write_bytes(save({"a": np.ones(1)}))
-    assert kind_of(tmp_path / "model-00001-of-00001.safetensors") == SAFETENSORS
+    assert detect_format(tmp_path / "model-00001-of-00001.safetensors") == "safetensors"
 
 
 @pytest.mark.parametrize(
@@ -129,13 +129,13 @@ def test_the_only_part_is_the_whole(tmp_path):
         ((), "is a folder, not a file; name the file of weights in it"),
     ],
 )
-def test_folders_are_named_for_what_they_are(names, sentence, tmp_path):
+def test_folders_are_refused_with_what_they_are(names, sentence, tmp_path):
     for name in names:
         (tmp_path / name).touch()
     assert refusal_of(tmp_path).startswith(sentence)
 
 
-def test_the_name_of_a_tensorflow_checkpoint_is_no_file(tmp_path):
+def test_the_name_of_a_tensorflow_checkpoint_is_recognised(tmp_path):
     (tmp_path / "model.ckpt.index").touch()
     assert refusal_of(tmp_path / "model.ckpt").startswith("is the name of a TensorFlow checkpoint")
     assert refusal_of(tmp_path / "other").startswith("cannot be read: No such file")

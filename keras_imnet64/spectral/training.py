@@ -1,0 +1,189 @@
+"""Training a recipe of any kind: an ordinary one, all branches of a spectral one, or one branch.
+
+All branches are trained by child processes, see `jobs`; this process then loads no backend.
+"""
+
+from pathlib import Path
+
+from keras_imnet64.core.console import say
+from keras_imnet64.core.errors import EXIT_USER_ERROR, RunFailed, Stopped, UserError
+from keras_imnet64.core.files import write_atomic
+from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
+from keras_imnet64.recipe.schema import Recipe
+from keras_imnet64.runs import Run, lock, set_aside
+from keras_imnet64.spectral.branches import (
+    bands_of,
+    branch_folder,
+    branch_recipe,
+    branch_runs,
+    check_branches_fit,
+    check_same_recipe,
+    has_branches,
+)
+from keras_imnet64.spectral.jobs import BranchJob, FailedJob, run_jobs
+from keras_imnet64.spectral.preflight import PreflightRequest, run_preflight
+from keras_imnet64.spectral.shares import share_machine
+
+
+def fit_recipe(
+    recipe: Recipe,
+    out_dir: StrPath,
+    *,
+    branch: int | None = None,
+    jobs: int = 1,
+    data_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    devices: str | None = None,
+    virtual_devices: int | None = None,
+    fresh: bool = False,
+    pack_progress: PackProgress | None = None,
+) -> JsonObject:
+    """Trains a recipe into a folder: all its branches, if it has some, or else one run.
+
+    Args:
+        branch: the number of the only branch to train.
+        jobs, data_dir, cache_dir, devices, virtual_devices, fresh: see `fit_branches`.
+        pack_progress: see `training.fit`.
+
+    Returns:
+        dict: run (the folder) and its final scores: of an ordinary run or of one branch the content
+        of metrics.json, of all branches what `fit_branches` returns.
+
+    Raises:
+        UserError, RunFailed, Stopped: see `fit_branches` and `training.fit`.
+    """
+    trains_all = branch is None and bool(bands_of(recipe))
+    if jobs > 1 and (not trains_all or virtual_devices):
+        raise UserError(
+            "--jobs is for training all branches of a spectral recipe, without --branch and "
+            f"--virtual-devices; received {jobs}"
+        )
+    if trains_all:
+        scores = fit_branches(
+            recipe,
+            out_dir,
+            jobs=jobs,
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            devices=devices,
+            virtual_devices=virtual_devices,
+            fresh=fresh,
+        )
+        return {"run": str(out_dir), **scores}
+    if branch is not None:
+        check_branches_fit(out_dir, recipe)
+        recipe, out_dir = branch_recipe(recipe, branch), branch_folder(out_dir, branch)
+    from keras_imnet64.backend.devices import take_devices
+
+    taken = take_devices(devices, virtual_devices)
+    from keras_imnet64.training.fit import fit
+
+    run = fit(
+        recipe,
+        out_dir,
+        data_dir=data_dir,
+        cache_dir=cache_dir,
+        devices=taken,
+        fresh=fresh,
+        pack_progress=pack_progress,
+    )
+    return {"run": str(run.path), **run.metrics}
+
+
+def fit_branches(
+    recipe: Recipe,
+    out_dir: StrPath,
+    *,
+    jobs: int = 1,
+    data_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    devices: str | None = None,
+    virtual_devices: int | None = None,
+    fresh: bool = False,
+) -> JsonObject:
+    """Trains all branches of a recipe that are not finished, several at a time.
+
+    Args:
+        recipe: a recipe with band "all".
+        out_dir: folder of the branches' run folders, `branch-00` and so on; the same call
+            continues with what is there.
+        jobs: how many branches are trained at a time, each on its share of the devices.
+        data_dir, cache_dir: where data sets and their stores lie, see `datasets.open_dataset`.
+        devices, virtual_devices: as for `take_devices`; virtual devices only for one job.
+        fresh: start all branches anew; what is there is kept under another name.
+
+    Returns:
+        dict: {branch: final scores}.
+
+    Raises:
+        UserError: the folder holds something else, or branches of another recipe; the network
+            cannot be built, or its data not opened; there are fewer devices than jobs.
+        RunFailed: some branches could not be trained; the others were.
+        Stopped: a signal came; the branches' states are saved.
+    """
+    folder, bands = Run(Path(out_dir)), bands_of(recipe)
+    directories = {"data_dir": data_dir, "cache_dir": cache_dir}
+    given = {name: str(path) for name, path in directories.items() if path is not None}
+    check_branches_fit(out_dir, None if fresh else recipe)
+    gpus = run_preflight(
+        PreflightRequest(
+            recipe=recipe.to_toml(),
+            devices=devices,
+            virtual_devices=virtual_devices,
+            data_dir=given.get("data_dir"),
+            cache_dir=given.get("cache_dir"),
+        )
+    )
+    shares = share_machine(min(jobs, len(bands)), devices, gpus)
+    if fresh and has_branches(out_dir):
+        _set_branches_aside(folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with lock(folder):
+        unfinished = _unfinished_jobs(recipe, folder)
+        write_atomic(folder.recipe_file, recipe.to_toml())  # from which the children read it
+        arguments = ["fit", "--json", "--recipe", str(folder.recipe_file), "--out", str(out_dir)]
+        arguments += [f"--{name.replace('_', '-')}={path}" for name, path in given.items()]
+        if virtual_devices is not None:
+            arguments.append(f"--virtual-devices={virtual_devices}")
+        failed, stopped = run_jobs(unfinished, shares, arguments)
+    _raise_failure(failed, stopped, len(bands), fresh)
+    runs = [Run(branch_folder(out_dir, band)) for band in bands]
+    return {run.path.name: run.metrics["model.keras"] for run in runs}
+
+
+def _set_branches_aside(folder: Run) -> None:
+    """Renames the folder that holds branches, unless a process trains into it."""
+    lock(folder).close()
+    for branch in branch_runs(folder.path):
+        lock(branch).close()
+    say(f"what was in {folder.path} is kept as {set_aside(folder.path)}")
+
+
+def _unfinished_jobs(recipe: Recipe, folder: Run) -> list[BranchJob]:
+    """Returns the branches to train; UserError if a finished one is of another recipe."""
+    unfinished = []
+    for band in bands_of(recipe):
+        run = Run(branch_folder(folder.path, band))
+        if run.is_finished:
+            check_same_recipe(run, branch_recipe(recipe, band))
+            say(f"{run.path.name}  finished before")
+        else:
+            unfinished.append(BranchJob(band, run, folder.path / f"{run.path.name}.log"))
+    return unfinished
+
+
+def _raise_failure(failed: list[FailedJob], stopped: bool, num_branches: int, fresh: bool) -> None:
+    """Raises the error that sums up the jobs, if a signal stopped them or some of them failed."""
+    again = "the same command without --fresh" if fresh else "the same command"
+    names = ", ".join(job.name for job in failed)
+    if stopped:
+        raise Stopped(
+            f"stopped; what was trained is saved, and {again} goes on"
+            + (f"; failed: {names}" if failed else "")
+        )
+    if failed:
+        is_mistake = all(job.status == EXIT_USER_ERROR for job in failed)
+        raise (UserError if is_mistake else RunFailed)(
+            f"{len(failed)} of {num_branches} branches failed ({names}), the first of them so: "
+            f"{failed[0].reason}; after that is mended, {again} trains what is not finished"
+        )
