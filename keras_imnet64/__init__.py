@@ -13,7 +13,7 @@ _PUBLIC = {
     "load_recipe": "keras_imnet64.recipe.loading",
     "list_models": "keras_imnet64.models",
     "build_model": "keras_imnet64.models",
-    "model_info": "keras_imnet64.models.ship",
+    "model_info": "keras_imnet64.models.info",
     "fit": "keras_imnet64.training.fit",
     "training_setup": "keras_imnet64.training.setup",
     "take_devices": "keras_imnet64.backend.devices",

@@ -8,9 +8,83 @@ writes records as JSON.
 from dataclasses import dataclass, field
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from keras_imnet64.core.types import JsonObject
+
+# ------------------------------------------------------------------------------------- model files
+
+MAX_IMAGE_SIZE = 4096  # pixels per side
+
+
+def _distinct(ids: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(ids)) < len(ids):
+        raise ValueError
+    return ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertedFrom:
+    """The file of another library that a model's weights came from, and its network there."""
+
+    file: str
+    sha256: str
+    prefix: str | None = None
+    model: str
+    model_options: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EnsembleInfo:
+    """How a joined model weighs its branches."""
+
+    fusion: str
+    branches: tuple[int, ...]  # bands
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model file states about itself; None where it states nothing.
+
+    Attributes:
+        wnids, class_names: in the order of the logits.
+        image_size: pixels per side that the model was trained on.
+        dataset: that it was trained on.
+        resize_filter, ten_crop, resize: how images are shown in evaluation, see `View`.
+        verified: whether the training images are known to be those that `dataset` promises.
+        own_model: whether the network was passed to `fit`, and is not the one that `recipe` names.
+        recipe: the content of the recipe.
+        epoch: after which the weights were saved.
+    """
+
+    wnids: Annotated[tuple[str, ...], AfterValidator(_distinct)] | None = None
+    class_names: tuple[str, ...] | None = None
+    image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)] | None = None
+    dataset: str | None = None
+    resize_filter: str | None = None
+    ten_crop: bool | None = None
+    resize: Annotated[int, Field(ge=1, le=2 * MAX_IMAGE_SIZE)] | None = None
+    verified: bool | None = None
+    own_model: bool | None = None
+    recipe: JsonObject | None = None
+    epoch: int | None = None
+    ensemble: EnsembleInfo | None = None
+    converted_from: ConvertedFrom | None = None
+
+
+# ------------------------------------------------------------------------------------------ scores
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a model on the images of a selection."""
+
+    top1: float  # percent
+    top5: float  # percent
+    loss: float  # cross-entropy in nats
+    count: int  # of images
+
 
 # ---------------------------------------------------------------- checkpoints of a run that trains
 
@@ -145,13 +219,9 @@ class Environment:
 
 
 @dataclass(frozen=True)
-class FileScore:
-    """Scores of a model file. Accuracies are in percent, the loss in nats."""
+class FileScore(Scores):
+    """Scores of a model file of a run."""
 
-    top1: float
-    top5: float
-    loss: float
-    count: int  # images
     epoch: int | None = None  # of best.keras
     val_top1: float | None = None  # by which best.keras was chosen
 

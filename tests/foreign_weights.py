@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_imnet64.convert.namings import NAMINGS, PUBLISHED_OPTIONS, tensors_of
 from keras_imnet64.models import MODELS, build_model
-from keras_imnet64.models.macs import without_weights
+from keras_imnet64.models.keras_private import without_weights
 
 BYTES = {"F32": 4, "F16": 2, "I64": 8, "U8": 1}
 

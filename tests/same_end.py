@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_imnet64.models.ship import load_model
+from keras_imnet64.models.load import load_model
 from keras_imnet64.training.state import list_checkpoints, load_checkpoint
 
 MEASURED = {"images_per_second", "seconds"}

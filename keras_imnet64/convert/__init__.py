@@ -155,7 +155,7 @@ def build_with_weights(
     Args:
         arguments: those of `build_model`.
     """
-    from keras_imnet64.models.macs import without_weights
+    from keras_imnet64.models.keras_private import without_weights
 
     with without_weights():
         outline = build_model(name, **arguments)

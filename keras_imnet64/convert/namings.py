@@ -136,9 +136,11 @@ def _flattened_map(layer: keras.Layer) -> MapShape | None:
     """Returns the shape of the map that a dense layer takes flattened; None for other inputs."""
     from keras import layers
 
-    before = layer.input._keras_history.operation
+    from keras_imnet64.models.keras_private import producer
+
+    before = producer(layer.input)
     while isinstance(before, layers.Dropout):
-        before = before.input._keras_history.operation
+        before = producer(before.input)
     return before.input.shape[1:] if isinstance(before, layers.Flatten) else None
 
 
@@ -236,7 +238,7 @@ def _sizes_that_fit(model: keras.Model, num_pixels: float) -> Sequence[int]:
     """Returns the image sizes for which the last map of a model has this number of pixels."""
     import keras
 
-    from keras_imnet64.models.macs import without_weights
+    from keras_imnet64.models.keras_private import without_weights
 
     with without_weights():
         features = keras.Model(model.input, model.get_layer("features").output)

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import SchemaValidator
 
 from keras_imnet64.core.files import JSON_BYTES, parse_json, read_small
 from keras_imnet64.core.types import JsonObject, StrPath
@@ -15,6 +16,7 @@ from keras_imnet64.core.types import JsonObject, StrPath
 Record = TypeVar("Record")
 
 
+PLAIN_TYPES = ("bool", "int", "float", "str")
 _adapter = lru_cache(TypeAdapter[Any])  # building one takes milliseconds
 
 
@@ -30,10 +32,11 @@ def parse_record(kind: type[Record], text: str | bytes) -> Record:
     Raises:
         ValueError: the text is no JSON, is nested too deeply, or names the first key that is wrong.
     """
-    if not isinstance(parse_json(text), dict):
+    content = parse_json(text)
+    if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
     try:
-        return _adapter(kind).validate_json(text, strict=True)
+        return _validator(kind).validate_python(content)  # type: ignore[arg-type]  # hashable
     except ValidationError as error:
         raise ValueError(_sentence(error)) from None
 
@@ -54,11 +57,30 @@ def to_json(record: object, *, omit_none: bool = False) -> JsonObject:
     Args:
         omit_none: leave out fields that are None.
     """
-    plain = _adapter(type(record)).dump_python(
-        record, mode="json", by_alias=True, exclude_none=omit_none
-    )
+    adapter = _adapter(type(record))  # type: ignore[arg-type]  # classes are hashable
+    plain = adapter.dump_python(record, mode="json", by_alias=True, exclude_none=omit_none)
     assert isinstance(plain, dict)
     return plain
+
+
+@lru_cache
+def _validator(kind: type[object]) -> SchemaValidator:
+    """Returns the validator of a record's parsed JSON, strict about plain values.
+
+    pydantic would parse the text itself, but refuses file names that are not UTF-8, which
+    `paths.portable` writes as lone surrogates.
+    """
+    schema = _adapter(kind).core_schema  # type: ignore[arg-type]  # classes are hashable
+    return SchemaValidator(_with_strict_plain_types(schema))
+
+
+def _with_strict_plain_types(schema: Any) -> Any:  # a part of a pydantic schema
+    if isinstance(schema, list):
+        return [_with_strict_plain_types(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    strict = {"strict": True} if schema.get("type") in PLAIN_TYPES else {}
+    return {key: _with_strict_plain_types(value) for key, value in schema.items()} | strict
 
 
 def _sentence(error: ValidationError) -> str:
@@ -67,4 +89,6 @@ def _sentence(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
         return f'its "{where}" is missing'
+    if first["type"] == "value_error" and not where:  # raised by the record's __post_init__
+        return str(first["ctx"]["error"])
     return f'its "{where}" is wrong'

@@ -3,11 +3,13 @@
 import keras
 from keras import ops
 
+from keras_imnet64.core.types import Tensor
+
 UNRANKED = 2**31 - 1
 
 
-def in_top_k(labels, logits, k):
-    """1.0 where the label is among the k largest logits, else 0.0; see `rank_of`.
+def in_top_k(labels: Tensor, logits: Tensor, k: int) -> Tensor:
+    """Returns 1.0 where the label is among the k largest logits, else 0.0; see `rank_of`.
 
     Args:
         labels: integers [B].
@@ -19,11 +21,11 @@ def in_top_k(labels, logits, k):
     return ops.cast(ops.less(rank_of(labels, logits), k), "float32")
 
 
-def rank_of(labels, logits):
-    """How many classes come before the label, int32 [B, ...].
+def rank_of(labels: Tensor, logits: Tensor) -> Tensor:
+    """Counts the classes that come before the label, int32 [B, ...].
 
-    Equal logits rank by position, so that a network that says the same of all classes gets chance,
-    not 100 %; a label whose logit is not a number is behind all that there could be.
+    Equal logits rank by position, so that a network with the same logit for all classes scores by
+    chance, not 100 %. A label whose logit is not a number ranks behind all classes.
 
     Args:
         labels: integers [B].
@@ -38,23 +40,24 @@ def rank_of(labels, logits):
     return ops.where(ops.isnan(own[..., 0]), UNRANKED, rank)
 
 
-def cross_entropy(labels, logits):
-    """-log softmax(logits)[label], float32 [B]."""
+def cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
+    """Returns -log softmax(logits)[label], float32 [B]."""
     return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
 
 
-def top1(labels, logits):
+def top1(labels: Tensor, logits: Tensor) -> Tensor:
     return in_top_k(main_labels(labels), logits, 1)
 
 
-def top5(labels, logits):
+def top5(labels: Tensor, logits: Tensor) -> Tensor:
     return in_top_k(main_labels(labels), logits, 5)
 
 
-def main_labels(labels):
-    """Of mixed images, floats [B, 3] (two labels, the share of the first): those of larger share.
+def main_labels(labels: Tensor) -> Tensor:
+    """Returns the labels with the larger share in mixed images; integers [B] are returned as is.
 
-    Integers [B] are what they are.
+    Args:
+        labels: floats [B, 3]: two labels, and the share of the first in 0..1; or integers [B].
     """
     if len(labels.shape) < 2:
         return labels
@@ -62,8 +65,8 @@ def main_labels(labels):
     return ops.where(share >= 0.5, first, second)
 
 
-def accuracy_metrics():
-    """Fresh Keras metrics named top1 and top5, means over images in 0..1."""
+def accuracy_metrics() -> list[keras.metrics.Metric]:
+    """Returns new Keras metrics named top1 and top5, means over images in 0..1."""
     return [
         keras.metrics.MeanMetricWrapper(function, function.__name__) for function in (top1, top5)
     ]

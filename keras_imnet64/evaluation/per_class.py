@@ -1,40 +1,70 @@
-"""Which classes a model knows and which it takes for others, as a metric beside the others.
+"""Which classes a model recognises and which it confuses, counted while `evaluate` scores.
 
-The metric counts while `evaluate` scores, so that every image is scored once for all numbers.
+The counts come from a Keras metric beside the others, so that each image is scored once for all.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_imnet64.core.files import write_csv
+from keras_imnet64.core.types import JsonObject, StrPath, Tensor
+from keras_imnet64.data.selection import Selection
 from keras_imnet64.evaluation.metrics import in_top_k
 
-COLUMNS = (
-    "class_id",
-    "class_name",
-    "count",
-    "top1",
-    "top5",
-    "most_confused_with",
-    "most_confused_name",
-    "share",
-)
 NUM_PAIRS = 10
 
 
-def report(confusion, selection, path):
-    """Write the table of classes that a `ConfusionMatrix` counted, and say what stands out.
+@dataclass(frozen=True)
+class ClassRow:
+    """A row of the CSV file: the scores of a class.
+
+    A class without images has count 0 and no scores. If no image of a class is taken for another
+    class, the last three fields are None.
+    """
+
+    class_id: str
+    class_name: str
+    count: int
+    top1: float | None = None  # percent
+    top5: float | None = None
+    most_confused_with: str | None = None  # a class id
+    most_confused_name: str | None = None
+    share: float | None = None  # percent of the images, taken for that class
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """Two classes, and how many images of the first are taken for the second."""
+
+    class_id: str
+    class_name: str
+    taken_for_id: str
+    taken_for_name: str
+    count: int
+    share: float  # percent of the first class's images
+
+
+COLUMNS = tuple(field.name for field in fields(ClassRow))
+
+
+def report_classes(confusion: ConfusionMatrix, selection: Selection, path: StrPath) -> JsonObject:
+    """Writes a CSV file of what a `ConfusionMatrix` counted, with a row for each class.
 
     Returns:
         dict: balanced_top1 and most_confused, see the functions of these names.
     """
-    matrix, top5 = confusion.numbers()
-    names = selection.wnids, selection.class_names
-    write_csv(path, COLUMNS, class_rows(matrix, top5, *names))
+    matrix, top5 = confusion.counts()
+    wnids, class_names = selection.wnids, selection.class_names
+    write_csv(path, COLUMNS, map(asdict, class_rows(matrix, top5, wnids, class_names)))
     return {
         "balanced_top1": balanced_top1(matrix),
-        "most_confused": most_confused(matrix, *names),
+        "most_confused": [asdict(pair) for pair in most_confused(matrix, wnids, class_names)],
     }
 
 
@@ -49,18 +79,20 @@ class ConfusionMatrix(keras.metrics.Metric):
 
     Attributes:
         matrix: [K, K + 1]; row: the class, column: the class with the largest logit. The last
-            column is for images with a logit that is not a number, which are taken for nothing.
+            column counts images with a logit that is not a number, which are taken for no class.
         top5: [K], images whose class is among the five largest logits.
     """
 
-    def __init__(self, num_classes, name="confusion"):
+    def __init__(self, num_classes: int, name: str = "confusion") -> None:
         super().__init__(name=name)
         self.num_classes = num_classes
         shape = (num_classes, num_classes + 1)
         self.matrix = self.add_weight(shape=shape, initializer="zeros", name="matrix")
         self.top5 = self.add_weight(shape=(num_classes,), initializer="zeros", name="top5")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> None:
         labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")  # [B]
         weights = ops.ones_like(labels, "float32") if sample_weight is None else sample_weight
         weights = ops.cast(ops.reshape(weights, (-1,)), "float32")  # [B]
@@ -71,21 +103,22 @@ class ConfusionMatrix(keras.metrics.Metric):
         hits = weights * in_top_k(labels, y_pred, 5)
         self.top5.assign_add(ops.segment_sum(hits, labels, num_segments=rows))
 
-    def result(self):
+    def result(self) -> Tensor:
         return ops.sum(self.matrix)
 
-    def numbers(self):
-        """(int64 [K, K + 1], int64 [K]): `matrix` and `top5`, over all devices."""
-        return tuple(
-            np.rint(ops.convert_to_numpy(variable)).astype("int64")
-            for variable in (self.matrix, self.top5)
-        )
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns `matrix` and `top5` over all devices, int64 [K, K + 1] and [K]."""
+        return _whole_numbers(self.matrix), _whole_numbers(self.top5)
 
 
-def largest(logits):
-    """The position of the largest logit, the first of equals; K where one is not a number.
+def _whole_numbers(values: Tensor) -> np.ndarray:
+    return np.rint(ops.convert_to_numpy(values)).astype("int64")
 
-    Written out because argmax leaves open which of equals it gives: this is `in_top_k` with k=1.
+
+def largest(logits: Tensor) -> Tensor:
+    """Returns the position of the largest logit, the first of equals; K if one is not a number.
+
+    Agrees with `in_top_k` for k=1; argmax does not state which of several equals it returns.
 
     Args:
         logits: floats [B, K].
@@ -97,75 +130,77 @@ def largest(logits):
     positions = ops.arange(num_classes, dtype="int32")  # [K]
     is_largest = ops.equal(logits, ops.max(logits, axis=-1, keepdims=True))  # [B, K]
     first = ops.min(ops.where(is_largest, positions, num_classes), axis=-1)
-    no_number = ops.any(ops.isnan(logits), axis=-1)
-    return ops.cast(ops.where(no_number, num_classes, first), "int32")
+    has_nan = ops.any(ops.isnan(logits), axis=-1)
+    return ops.cast(ops.where(has_nan, num_classes, first), "int32")
 
 
-def class_rows(matrix, top5, wnids, class_names):
-    """One dict of COLUMNS for each class, in label order.
-
-    A class without images has count 0 and empty scores; where none of its images is taken for
-    another class the last three are empty.
+def class_rows(
+    matrix: np.ndarray, top5: np.ndarray, wnids: Sequence[str], class_names: Sequence[str]
+) -> list[ClassRow]:
+    """Returns a row for each class, in label order.
 
     Args:
-        matrix, top5: what `ConfusionMatrix.numbers` gives.
+        matrix, top5: what `ConfusionMatrix.counts` returned.
     """
     rows = []
     for label, counts in enumerate(matrix):
         count = int(counts.sum())
-        row = dict.fromkeys(COLUMNS, "")
-        row |= {"class_id": wnids[label], "class_name": class_names[label], "count": count}
+        row = ClassRow(wnids[label], class_names[label], count)
         if count:
-            row["top1"] = _percent(counts[label], count)
-            row["top5"] = _percent(top5[label], count)
-        others = _without_itself(counts, label)
-        other = int(others.argmax())  # the first of equals
-        if others[other]:
-            row["most_confused_with"] = wnids[other]
-            row["most_confused_name"] = class_names[other]
-            row["share"] = _percent(others[other], count)
+            row = replace(
+                row, top1=_percent(counts[label], count), top5=_percent(top5[label], count)
+            )
+        mistakes = _mistakes(counts, label)
+        other = int(mistakes.argmax())  # the first of equals
+        if mistakes[other]:
+            row = replace(
+                row,
+                most_confused_with=wnids[other],
+                most_confused_name=class_names[other],
+                share=_percent(mistakes[other], count),
+            )
         rows.append(row)
     return rows
 
 
-def balanced_top1(matrix):
-    """Mean over the classes that have images of their top-1, in percent."""
+def balanced_top1(matrix: np.ndarray) -> float:
+    """Returns the mean top-1 of the classes that have images, in percent."""
     counts = matrix.sum(axis=1)
     present = counts > 0
     return float(100 * np.mean(np.diagonal(matrix)[present] / counts[present]))
 
 
-def most_confused(matrix, wnids, class_names):
-    """The NUM_PAIRS ordered pairs of classes with the most images of one taken for the other.
+def most_confused(
+    matrix: np.ndarray, wnids: Sequence[str], class_names: Sequence[str]
+) -> list[ConfusedPair]:
+    """Returns the NUM_PAIRS pairs of classes with the most confused images, most first.
 
-    Returns:
-        list of dict: class_id, class_name, taken_for_id, taken_for_name, count, and share, the
-        percentage of the first class's images; equal counts in label order.
+    Pairs are ordered: (a, b) counts images of a taken for b. Equal counts are in label order.
     """
     totals = matrix.sum(axis=1)
-    pairs = np.array([_without_itself(counts, label) for label, counts in enumerate(matrix)])
-    order = np.argsort(-pairs, axis=None, kind="stable")[:NUM_PAIRS]
-    found = zip(*np.unravel_index(order, pairs.shape), strict=True)
+    mistakes = np.array([_mistakes(counts, label) for label, counts in enumerate(matrix)])
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:NUM_PAIRS]
+    pairs = zip(*np.unravel_index(order, mistakes.shape), strict=True)
     return [
-        {
-            "class_id": wnids[label],
-            "class_name": class_names[label],
-            "taken_for_id": wnids[other],
-            "taken_for_name": class_names[other],
-            "count": int(pairs[label, other]),
-            "share": _percent(pairs[label, other], totals[label]),
-        }
-        for label, other in found
-        if pairs[label, other]
+        ConfusedPair(
+            class_id=wnids[label],
+            class_name=class_names[label],
+            taken_for_id=wnids[other],
+            taken_for_name=class_names[other],
+            count=int(mistakes[label, other]),
+            share=_percent(mistakes[label, other], totals[label]),
+        )
+        for label, other in pairs
+        if mistakes[label, other]
     ]
 
 
-def _without_itself(counts, label):
-    """Images of a class by the other class that they are taken for, [K]."""
-    others = counts[:-1].copy()
-    others[label] = 0
-    return others
+def _mistakes(counts: np.ndarray, label: int) -> np.ndarray:
+    """Returns the images of a class by the other class that they are taken for, [K]."""
+    mistakes = counts[:-1].copy()
+    mistakes[label] = 0
+    return mistakes
 
 
-def _percent(part, whole):
+def _percent(part: float, whole: float) -> float:
     return float(100 * part / whole)

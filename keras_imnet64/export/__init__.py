@@ -32,7 +32,7 @@ from keras_imnet64.core.work_folders import new_beside
 from keras_imnet64.data.sources.finding import find_images
 from keras_imnet64.export.formats import FORMATS, Format
 from keras_imnet64.export.messages import ExportRequest, MakeReport, StepOutcome
-from keras_imnet64.models.ship import model_info
+from keras_imnet64.models.info import model_info
 from keras_imnet64.runs import model_file
 
 TOLERANCE = 1e-4  # of the scale, which is the largest |logit| of the model

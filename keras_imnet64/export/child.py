@@ -29,8 +29,9 @@ from keras_imnet64.data.images.views import View
 from keras_imnet64.data.sources import shapes
 from keras_imnet64.export.formats import FORMATS, Serve
 from keras_imnet64.export.messages import ExportRequest, MakeReport, StepOutcome
-from keras_imnet64.models.contract import contract_of, names_of
-from keras_imnet64.models.ship import load_model, model_info
+from keras_imnet64.models.contract import check_stated_classes, classifier_shape
+from keras_imnet64.models.info import model_info, read_model_info
+from keras_imnet64.models.load import load_model
 
 if TYPE_CHECKING:
     import keras
@@ -65,11 +66,11 @@ def run_step(step: str, work: Path, request: ExportRequest) -> StepOutcome:
 
 def make(work: Path, request: ExportRequest) -> MakeReport:
     """Writes the artefact, the images and the logits that the model computes for them."""
-    info = model_info(request.source)
+    info, stated = model_info(request.source), read_model_info(request.source)
     model = load_in_float32(Path(request.source), work)
-    height, width, num_classes = contract_of(model, request.source)
-    _, names = names_of(info, num_classes, request.source)
-    chosen = choose_images(height, width, info, request)
+    shape = classifier_shape(model, request.source)
+    check_stated_classes(stated, shape.num_classes, request.source)
+    chosen = choose_images(shape.height, shape.width, info, request)
     num_images = len(chosen.pixels)
     # At least three images, so that a batch of one and a batch of several are run.
     pixels = np.resize(chosen.pixels, (max(3, num_images), *chosen.pixels.shape[1:]))
@@ -81,7 +82,7 @@ def make(work: Path, request: ExportRequest) -> MakeReport:
         num_images=num_images,
         image_source=chosen.source,
         is_stand_in=chosen.is_stand_in,
-        num_class_names=len(names) if names else None,
+        num_class_names=len(stated.class_names) if stated.class_names else None,
     )
 
 

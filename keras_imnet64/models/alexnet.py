@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import keras
 from keras import layers
 
+from keras_imnet64.core.types import Tensor
 from keras_imnet64.models.parts import (
-    check_smallest,
+    Normalization,
+    check_image_size,
     max_pool,
     normalize,
     pixels,
@@ -22,26 +24,35 @@ from keras_imnet64.models.parts import (
 
 @dataclass(frozen=True)
 class Stem:
+    """The first convolution."""
+
     size: int
     stride: int
-    smallest: int  # pixels per side that leave one of the last map
+    min_image_size: int  # leaves one pixel of the last map
 
 
 STEMS = {"imagenet": Stem(11, 4, 63), "small": Stem(5, 2, 29)}
-AUTO_FROM = 95  # pixels per side of which the first stem leaves 2x2
+AUTO_FROM = 95  # pixels per side, the fewest of which stem "imagenet" leaves 2x2
 DENSE_WIDTH = 4096
 
 
-def build(*, image_size, num_classes, normalization, stem="auto", dropout=0.5):
-    """AlexNet: five convolutions, three pools, three dense layers.
+def build(
+    *,
+    image_size: int,
+    num_classes: int,
+    normalization: Normalization,
+    stem: str = "auto",
+    dropout: float = 0.5,
+) -> keras.Model:
+    """Builds an AlexNet: five convolutions, three pools, three dense layers.
 
     Args:
         image_size: pixels per side, at least 29.
         num_classes: K.
         normalization: see `build_model`.
         stem: "imagenet" is 11x11 at stride 4, which leaves 2x2 of 112 pixels and nothing of 56;
-            "small" 5x5 at stride 2, which leaves 3x3 of 64 and 2x2 of 56; "auto" takes the first
-            where it leaves 2x2 or more.
+            "small" is 5x5 at stride 2, which leaves 3x3 of 64 and 2x2 of 56; "auto" is "imagenet"
+            where that leaves 2x2 or more.
         dropout: rate before the first two dense layers.
 
     Returns:
@@ -52,7 +63,7 @@ def build(*, image_size, num_classes, normalization, stem="auto", dropout=0.5):
     """
     if stem == "auto":
         stem = "imagenet" if image_size >= AUTO_FROM else "small"
-    check_smallest(f'alexnet with stem "{stem}"', image_size, STEMS[stem].smallest)
+    check_image_size(f'alexnet with stem "{stem}"', image_size, STEMS[stem].min_image_size)
     inputs = pixels(image_size)
     x = normalize(inputs, normalization)
     x = conv_relu(x, 64, STEMS[stem].size, STEMS[stem].stride, padding=2, name="conv1")
@@ -71,6 +82,14 @@ def build(*, image_size, num_classes, normalization, stem="auto", dropout=0.5):
     return keras.Model(inputs, pytorch_logits(x, num_classes), name="alexnet")
 
 
-def conv_relu(x, filters, size, stride=1, *, padding=None, name):
+def conv_relu(
+    x: Tensor,
+    filters: int,
+    size: int,
+    stride: int = 1,
+    *,
+    padding: int | None = None,
+    name: str,
+) -> Tensor:
     x = pytorch_conv(x, filters, size, stride, padding=padding, name=name)
     return layers.ReLU(name=f"{name}_relu")(x)

@@ -1,86 +1,104 @@
-"""What every command asks of a model: images in, one logit for each class out, and its names."""
+"""Checks what every command expects of a classifier: images in, one logit for each class out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.types import StrPath
+from keras_imnet64.records import ModelInfo
+
+if TYPE_CHECKING:
+    import keras
+
+Shape = tuple[int | None, ...]
 
 
-def contract_of(model, who):
-    """The size of the images and the number of classes of a classifier.
+@dataclass(frozen=True)
+class ClassifierShape:
+    """What a classifier takes and gives: [B, height, width, 3] -> [B, num_classes]."""
+
+    height: int | None  # None for any
+    width: int | None
+    num_classes: int
+
+
+def classifier_shape(model: keras.Model, name: StrPath) -> ClassifierShape:
+    """Returns the size of the images that a model takes and the number of its classes.
 
     Args:
-        model: a keras.Model.
-        who: what a message calls it, such as its path.
-
-    Returns:
-        (H, W, K); H and W are None where the model takes images of any size.
+        name: of the model in messages, such as its path.
 
     Raises:
-        UserError: it does not take images [B, H, W, 3] alone, or not give logits [B, K] alone.
+        UserError: the model does not take images [B, H, W, 3] alone and give logits [B, K] alone.
     """
-    inputs, outputs = shapes_of(model, "inputs"), shapes_of(model, "outputs")
+    inputs, outputs = _shapes(model, "inputs"), _shapes(model, "outputs")
     if not inputs or not outputs:
         raise UserError(
-            f"{who} does not state what it takes and gives; a functional model is needed, or a "
+            f"{name} does not state what it takes and gives; a functional model is needed, or a "
             "sequential one that begins with keras.Input"
         )
     if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0][0] or inputs[0][3] != 3:
         raise UserError(
-            f"{who} takes {in_words(inputs)}; one input of images [None, H, W, 3], in batches of "
+            f"{name} takes {_listed(inputs)}; one input of images [None, H, W, 3], in batches of "
             "any size, is needed"
         )
-    if len(outputs) != 1 or len(outputs[0]) != 2 or outputs[0][0] or (outputs[0][1] or 0) < 2:
+    num_classes = outputs[0][-1] if len(outputs) == 1 and len(outputs[0]) == 2 else None
+    if num_classes is None or num_classes < 2 or outputs[0][0]:
         raise UserError(
-            f"{who} gives {in_words(outputs)}; one output of logits [None, K], of two classes or "
+            f"{name} gives {_listed(outputs)}; one output of logits [None, K], of two classes or "
             "more, is needed"
         )
-    return (*inputs[0][1:3], outputs[0][1])
+    _, height, width, _ = inputs[0]
+    return ClassifierShape(height, width, num_classes)
 
 
-def names_of(info, num_classes, who):
-    """(class ids, class names) that a model file states, each None where it states none.
-
-    Raises:
-        UserError: they are not as many as the logits.
-    """
-    ids, names = info.get("wnids") or None, info.get("class_names") or None
-    for what, found in (("class ids", ids), ("class names", names)):
-        if found and len(found) != num_classes:
+def check_stated_classes(info: ModelInfo, num_classes: int, name: StrPath) -> None:
+    """Refuses a model file that states more or fewer class ids or names than it has logits."""
+    for what, stated in (("class ids", info.wnids), ("class names", info.class_names)):
+        if stated and len(stated) != num_classes:
             raise UserError(
-                f"{who} has {num_classes} logits and states {len(found)} {what}; there must be as "
-                "many"
+                f"{name} has {num_classes} logits and states {len(stated)} {what}; there must be "
+                "as many"
             )
-    return ids, names
 
 
-def shapes_of(model, side):
-    """Shapes of a model's inputs or outputs; none where it is not built, or no such model."""
+def _shapes(model: keras.Model, side: Literal["inputs", "outputs"]) -> list[Shape]:
+    """Returns the shapes of a model's inputs or outputs; [] for a model without a known graph."""
     try:
         tensors = getattr(model, side, None)
-    except (AttributeError, ValueError):  # a model that was never called
+    except (AttributeError, ValueError):  # the model was never called
         tensors = None
     return [tuple(tensor.shape) for tensor in tensors or []]
 
 
-def in_words(shapes):
+def _listed(shapes: Sequence[Shape]) -> str:
     return " and ".join(str(list(shape)) for shape in shapes)
 
 
-def ends_in_softmax(model):
-    """Whether a classifier gives probabilities and not logits."""
+def ends_in_softmax(model: keras.Model) -> bool:
+    """Whether a classifier gives probabilities instead of logits."""
     import keras
 
-    last = model.outputs[0]._keras_history.operation
+    from keras_imnet64.models.keras_private import producer
+
+    last = producer(model.outputs[0])
     return getattr(last, "activation", None) is keras.activations.softmax or isinstance(
         last, keras.layers.Softmax
     )
 
 
-def with_logits(model):
-    """The classifier without the softmax at its end, if it has one; it shares all layers."""
+def with_logits(model: keras.Model) -> keras.Model:
+    """Returns the classifier without a softmax at its end; both models share all layers."""
     import keras
+
+    from keras_imnet64.models.keras_private import producer
 
     if not ends_in_softmax(model):
         return model
-    last = model.outputs[0]._keras_history.operation
+    last = producer(model.outputs[0])
     if isinstance(last, keras.layers.Softmax | keras.layers.Activation):
         return keras.Model(model.inputs, last.input)
     last.activation = keras.activations.linear

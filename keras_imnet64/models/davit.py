@@ -1,19 +1,23 @@
 """DaViT, dual attention vision transformers (arXiv:2204.03645), as timm defines them (1.0.31).
 
-Pairs of blocks: the first attends within windows of the map, the second between the channels of the
-whole map. Axes: B images, H W the map, C its channels; T windows of N tokens; h heads of D = 32
-channels.
+Blocks come in pairs: the first attends within windows of the map, the second between the channels
+of the whole map. Axes: B images, H W the map, C its channels; T windows of N tokens; h heads of
+D = 32 channels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import keras
 import numpy as np
 from keras import layers, ops
 from keras.initializers import RandomNormal
 
+from keras_imnet64.core.types import Tensor
 from keras_imnet64.models.parts import (
-    check_smallest,
+    Normalization,
+    check_image_size,
     drop_path,
     normalize,
     pixels,
@@ -27,8 +31,10 @@ MLP_RATIO = 4
 
 @dataclass(frozen=True)
 class Variant:
-    channels: int  # of the first stage; each following has twice as many
-    pairs: tuple  # of blocks in each stage
+    """What tells the networks apart."""
+
+    channels: int  # of the first stage; each later stage has twice as many
+    pairs: tuple[int, ...]  # of blocks in each stage
 
 
 VARIANTS = {
@@ -43,6 +49,8 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Stem:
+    """The first convolution."""
+
     size: int
     stride: int
     padding: int
@@ -53,36 +61,36 @@ STEMS = {
     "small": Stem(7, 2, 3),
     "small_3x3": Stem(3, 2, 1),
     "full_3x3": Stem(3, 1, 1),
-    "full_15x15": Stem(15, 1, 3),  # 64 pixels -> 56, a quarter of 224 as behind the first
+    "full_15x15": Stem(15, 1, 3),  # 64 pixels -> 56, which is what "imagenet" leaves of 224
 }
 
 
 def build(
     *,
-    variant,
-    image_size,
-    num_classes,
-    normalization,
-    stem="auto",
-    window="auto",
-    drop_path_rate=0.0,
-):
-    """A DaViT of four stages.
+    variant: str,
+    image_size: int,
+    num_classes: int,
+    normalization: Normalization,
+    stem: str = "auto",
+    window: int | Literal["auto"] = "auto",
+    drop_path_rate: float = 0.0,
+) -> keras.Model:
+    """Builds a DaViT of four stages.
 
     Args:
         variant: a key of VARIANTS.
         image_size: pixels per side, any; at least 9 for stem "full_15x15".
         num_classes: K.
         normalization: see `build_model`.
-        stem: "imagenet" is 7x7 at stride 4, as published; "small" 7x7 at stride 2, "small_3x3" 3x3
-            at stride 2; "full_3x3" and "full_15x15" keep all pixels, or 56 of 64. "auto" is "small"
-            up to 64 pixels, above that "imagenet".
-        window: tokens per side of a window, 1 to 64. A number holds in every stage: maps that it
+        stem: "imagenet" is 7x7 at stride 4, as published; "small" is 7x7 at stride 2, "small_3x3"
+            3x3 at stride 2; "full_3x3" keeps all pixels and "full_15x15" 56 of 64. "auto" is
+            "small" up to 64 pixels, above that "imagenet".
+        window: tokens per side of a window, 1 to 64. A number is used in every stage: maps that it
             does not divide are padded with zeros, which take part in the attention, as in timm.
             "auto" is 7 where 7 divides the first map and else 8, and never more than the map.
         drop_path_rate: of the last block; it grows from 0 evenly over all blocks, as in the
             authors' code (dingmyu/davit), whose train.py has 0.1. In timm both blocks of a pair
-            have one rate.
+            have the same rate.
 
     Returns:
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
@@ -112,7 +120,7 @@ def build(
     return keras.Model(inputs, x, name=variant)
 
 
-def window_size(window, first_map, this_map):
+def window_size(window: int | Literal["auto"], first_map: int, this_map: int) -> int:
     if window == "auto":
         return min(8 if first_map % 7 else 7, this_map)
     return window
@@ -121,26 +129,26 @@ def window_size(window, first_map, this_map):
 # ------------------------------------------------------------------------------- between stages
 
 
-def apply_stem(x, channels, stem, variant):
+def apply_stem(x: Tensor, channels: int, stem: str, variant: str) -> Tensor:
     image_size = x.shape[1]
     if stem == "auto":
         stem = "small" if image_size <= 64 else "imagenet"
-    of = STEMS[stem]
-    check_smallest(f'{variant} with stem "{stem}"', image_size, of.size - 2 * of.padding)
-    x = pad_to_multiple(x, of.stride, "stem_pad_to_stride")
-    x = pytorch_conv(x, channels, of.size, of.stride, padding=of.padding, name="stem_conv")
+    first = STEMS[stem]
+    check_image_size(f'{variant} with stem "{stem}"', image_size, first.size - 2 * first.padding)
+    x = pad_to_multiple(x, first.stride, "stem_pad_to_stride")
+    x = pytorch_conv(x, channels, first.size, first.stride, padding=first.padding, name="stem_conv")
     return layer_norm(x, "stem_norm")
 
 
-def downsample(x, channels, name):
-    """Normalise, then a 2x2 convolution at stride 2."""
+def downsample(x: Tensor, channels: int, name: str) -> Tensor:
+    """Layer normalisation, then a 2x2 convolution at stride 2."""
     x = layer_norm(x, f"{name}_norm")
     x = pad_to_multiple(x, 2, f"{name}_pad")
     return pytorch_conv(x, channels, 2, 2, padding=0, name=f"{name}_conv")
 
 
-def pad_to_multiple(x, multiple, name):
-    """Zeros at the right and the bottom until `multiple` divides the map."""
+def pad_to_multiple(x: Tensor, multiple: int, name: str) -> Tensor:
+    """Pads the right and the bottom with zeros until `multiple` divides the map."""
     height, width = (-size % multiple for size in x.shape[1:3])
     if not height and not width:
         return x
@@ -150,22 +158,29 @@ def pad_to_multiple(x, multiple, name):
 # ----------------------------------------------------------------------------------------- blocks
 
 
-def window_block(x, window, *, name, drop_path_rate=0.0, head_channels=HEAD_CHANNELS):
+def window_block(
+    x: Tensor,
+    window: int,
+    *,
+    name: str,
+    drop_path_rate: float = 0.0,
+    head_channels: int = HEAD_CHANNELS,
+) -> Tensor:
     """Attention of each token to those of its window, then an MLP."""
 
-    def attend(x):
+    def attend(x: Tensor) -> Tensor:
         _, height, width, channels = x.shape
         x = pad_to_multiple(x, window, f"{name}_pad")
         padded = x.shape
         x = dense(x, 3 * channels, f"{name}_qkv")  # [B, H, W, 3 C]
-        x = windows_of(x, window, name)  # [B, T, N, 3 C]
+        x = split_windows(x, window, name)  # [B, T, N, 3 C]
         q, k, v = queries_keys_values(x, name)  # [B, T, N, C] each
         q = split_heads(q, head_channels, f"{name}_query")  # [B, T, h, N, D]
         k = split_heads(k, head_channels, f"{name}_key", transpose=True)  # [B, T, h, D, N]
         v = split_heads(v, head_channels, f"{name}_value")  # [B, T, h, N, D]
         x = attention(q, k, v, head_channels, name)  # [B, T, h, N, D]
         x = layers.Permute((1, 3, 2, 4), name=f"{name}_tokens")(x)  # [B, T, N, h, D]
-        x = map_of(x, window, padded[1:3], channels, name)  # [B, H, W, C]
+        x = merge_windows(x, window, padded[1:3], channels, name)  # [B, H, W, C]
         x = dense(x, channels, f"{name}_project")
         if padded[1:3] != (height, width):
             below, right = padded[1] - height, padded[2] - width
@@ -175,13 +190,15 @@ def window_block(x, window, *, name, drop_path_rate=0.0, head_channels=HEAD_CHAN
     return residual_block(x, attend, drop_path_rate, name)
 
 
-def channel_block(x, *, name, drop_path_rate=0.0, head_channels=HEAD_CHANNELS):
+def channel_block(
+    x: Tensor, *, name: str, drop_path_rate: float = 0.0, head_channels: int = HEAD_CHANNELS
+) -> Tensor:
     """Attention of each channel to those of its head, over the whole map, then an MLP.
 
     The scale is D^-0.5 as in the window blocks, though the products sum over the map.
     """
 
-    def attend(x):
+    def attend(x: Tensor) -> Tensor:
         _, height, width, channels = x.shape
         x = dense(x, 3 * channels, f"{name}_qkv")  # [B, H, W, 3 C]
         x = layers.Reshape((1, height * width, 3 * channels), name=f"{name}_window")(x)
@@ -197,8 +214,10 @@ def channel_block(x, *, name, drop_path_rate=0.0, head_channels=HEAD_CHANNELS):
     return residual_block(x, attend, drop_path_rate, name)
 
 
-def residual_block(x, attend, drop_path_rate, name):
-    """Position encoding, attention, position encoding, MLP, each added to what it is given."""
+def residual_block(
+    x: Tensor, attend: Callable[[Tensor], Tensor], drop_path_rate: float, name: str
+) -> Tensor:
+    """Position encoding, attention, position encoding, MLP, each added to its input."""
     x = encode_position(x, f"{name}_position1")
     branch = attend(layer_norm(x, f"{name}_norm1"))
     branch = drop_path(branch, drop_path_rate, f"{name}_drop_path1")
@@ -209,8 +228,8 @@ def residual_block(x, attend, drop_path_rate, name):
     return layers.Add(name=f"{name}_add2")([x, branch])
 
 
-def encode_position(x, name):
-    """A depthwise 3x3 convolution, added: zeros at the border tell where a token is."""
+def encode_position(x: Tensor, name: str) -> Tensor:
+    """Adds a depthwise 3x3 convolution, whose zero padding shows how far the border is."""
     encoding = layers.DepthwiseConv2D(
         3,
         padding="same",
@@ -221,7 +240,7 @@ def encode_position(x, name):
     return layers.Add(name=f"{name}_add")([x, encoding])
 
 
-def mlp(x, name):
+def mlp(x: Tensor, name: str) -> Tensor:
     channels = x.shape[-1]
     x = dense(x, MLP_RATIO * channels, f"{name}_mlp1")
     x = layers.Activation("gelu", name=f"{name}_gelu")(x)  # exact, with erf
@@ -231,19 +250,19 @@ def mlp(x, name):
 # -------------------------------------------------------------------------------------- attention
 
 
-def attention(a, b, c, head_channels, name):
-    """softmax(a b / sqrt(D)) c for every head, the softmax over the last axis of a b."""
-    if b.shape[-1] == 1:  # of one number, which is 1
+def attention(a: Tensor, b: Tensor, c: Tensor, head_channels: int, name: str) -> Tensor:
+    """Returns softmax(a b / sqrt(D)) c for every head, the softmax over the last axis of a b."""
+    if b.shape[-1] == 1:  # the softmax of one number is 1
         return c
     a = layers.Rescaling(head_channels**-0.5, name=f"{name}_scale")(a)
     weights = layers.Softmax(name=f"{name}_softmax")(ops.matmul(a, b))
     return ops.matmul(weights, c)
 
 
-def queries_keys_values(x, name):
-    """The three thirds of the last axis: [B, T, N, 3 C] -> [B, T, N, C] each.
+def queries_keys_values(x: Tensor, name: str) -> list[Tensor]:
+    """Splits the last axis into thirds: [B, T, N, 3 C] -> [B, T, N, C] each.
 
-    Cropping2D is the layer that slices; told that channels come first, it slices the last axis.
+    Cropping2D slices the last axis if its data format is "channels_first".
     """
     channels = x.shape[-1] // 3
     crops = {
@@ -252,12 +271,12 @@ def queries_keys_values(x, name):
         "value": (2 * channels, 0),
     }
     return [
-        layers.Cropping2D(((0, 0), crop), data_format="channels_first", name=f"{name}_{which}")(x)
-        for which, crop in crops.items()
+        layers.Cropping2D(((0, 0), crop), data_format="channels_first", name=f"{name}_{part}")(x)
+        for part, crop in crops.items()
     ]
 
 
-def split_heads(x, head_channels, name, transpose=False):
+def split_heads(x: Tensor, head_channels: int, name: str, transpose: bool = False) -> Tensor:
     """[B, T, N, C] -> [B, T, h, N, D], or [B, T, h, D, N]."""
     _, windows, tokens, channels = x.shape
     heads = channels // head_channels
@@ -266,7 +285,7 @@ def split_heads(x, head_channels, name, transpose=False):
     return layers.Permute(order, name=f"{name}_heads")(x)
 
 
-def windows_of(x, window, name):
+def split_windows(x: Tensor, window: int, name: str) -> Tensor:
     """[B, H, W, C] -> [B, T, N, C], windows row by row."""
     _, height, width, channels = x.shape
     rows, columns = height // window, width // window
@@ -276,8 +295,10 @@ def windows_of(x, window, name):
     return layers.Reshape((rows * columns, window * window, channels), name=f"{name}_windows")(x)
 
 
-def map_of(x, window, size, channels, name):
-    """[B, T, N, h, D] -> [B, H, W, C], undoes `windows_of`."""
+def merge_windows(
+    x: Tensor, window: int, size: tuple[int, int], channels: int, name: str
+) -> Tensor:
+    """[B, T, N, h, D] -> [B, H, W, C], undoes `split_windows`."""
     rows, columns = size[0] // window, size[1] // window
     x = layers.Reshape((rows, columns, window, window, channels), name=f"{name}_tiles_out")(x)
     x = layers.Permute((1, 3, 2, 4, 5), name=f"{name}_grid_out")(x)
@@ -288,15 +309,16 @@ def map_of(x, window, size, channels, name):
 # ----------------------------------------------------------------------------------------- layers
 
 
-def dense(x, units, name, **options):
-    """A product for every pixel of a map [B, H, W, C], drawn from N(0, 0.02).
+def dense(x: Tensor, units: int, name: str, dtype: str | None = None) -> Tensor:
+    """Multiplies every pixel of a map [B, H, W, C] by a kernel drawn from N(0, 0.02).
 
-    The reference cuts this normal at +-2, a hundred deviations away. It multiplies windows; folded
-    to [B, 1, N, C] they crash TensorFlow 2.21 under Keras 3.4, and the numbers are the same.
+    The reference truncates this normal at +-2, a hundred deviations away. It multiplies windows
+    instead of maps, with the same result; windows folded to [B, 1, N, C] crash TensorFlow 2.21
+    under Keras 3.4.
     """
     initializer = RandomNormal(stddev=0.02)
-    return layers.Dense(units, kernel_initializer=initializer, name=name, **options)(x)
+    return layers.Dense(units, kernel_initializer=initializer, dtype=dtype, name=name)(x)
 
 
-def layer_norm(x, name):
+def layer_norm(x: Tensor, name: str) -> Tensor:
     return layers.LayerNormalization(epsilon=1e-5, name=name)(x)

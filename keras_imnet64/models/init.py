@@ -1,4 +1,4 @@
-"""Initial weights drawn on the host: the same numbers under every backend.
+"""Draws initial weights on the host: the same numbers under every backend.
 
 Each variable is drawn from a generator keyed by (seed, variable path), with the distribution of the
 initialiser that its layer names; the backend's own random numbers are never used.
@@ -6,12 +6,16 @@ initialiser that its layer names; the backend's own random numbers are never use
 
 import hashlib
 import math
+from collections.abc import Sequence
 
+import keras
 import numpy as np
 from keras import initializers
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.models.paths import by_path
+from keras_imnet64.core.types import Variable
+from keras_imnet64.models.keras_private import all_layers, own_variables
+from keras_imnet64.models.paths import SEED_STATE, by_path
 
 # Standard deviation of a unit normal cut at two; Keras divides by it to restore the variance.
 TRUNCATED_STD = 0.87962566103423978
@@ -20,40 +24,39 @@ INITIALIZER_NAMES = {"DepthwiseConv2D": {"kernel": "depthwise_initializer"}}
 DETERMINISTIC = (initializers.Zeros, initializers.Ones, initializers.Constant)
 
 
-def initialize(model, seed):
-    """Draw every weight of `model` anew, and seed its dropout and stochastic depth.
+def initialize(model: keras.Model, seed: int) -> None:
+    """Draws every weight of `model` anew, and seeds its dropout and stochastic depth.
 
     Args:
-        model: a built Keras model; layers named by their builder, for names are keys.
-        seed: whole number; the same seed gives the same weights on every backend.
+        model: a built Keras model whose builder named all layers, for their names are keys.
+        seed: the same seed gives the same weights on every backend.
 
     Raises:
-        UserError: if a layer uses a random initialiser that is not drawn here.
+        UserError: a layer uses a random initialiser that is not drawn here.
     """
-    for layer in model._flatten_layers(include_self=False):
-        for variable in layer._trainable_variables + layer._non_trainable_variables:
-            variable.assign(
-                draw(_initializer(layer, variable), variable.shape, seed, variable.path)
-            )
+    for layer in all_layers(model, include_self=False):
+        for variable in own_variables(layer):
+            initializer = _initializer(layer, variable)
+            variable.assign(draw(initializer, variable.shape, seed, variable.path))
     seed_generators(model, seed)
 
 
-def seed_generators(model, seed):
-    """Seed dropout and stochastic depth by variable path, so that a run repeats."""
+def seed_generators(model: keras.Model, seed: int) -> None:
+    """Seeds dropout and stochastic depth by variable path, so that a run can be repeated."""
     for path, variable in by_path(model).items():
-        if variable.name == "seed_generator_state":
+        if variable.name == SEED_STATE:
             bits = generator(seed, path).integers(2**31, dtype="uint32")
             variable.assign(np.array([bits, 0], "uint32"))
 
 
-def generator(seed, path):
-    """A NumPy generator that depends on the seed and the variable's path alone."""
+def generator(seed: int, path: str) -> np.random.Generator:
+    """Returns a NumPy generator that depends on the seed and the variable's path alone."""
     words = np.frombuffer(hashlib.sha256(path.encode()).digest(), "<u4")
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *words.tolist()])))
 
 
-def draw(initializer, shape, seed, path):
-    """float32 array of this shape, distributed as the Keras initialiser would draw it."""
+def draw(initializer: keras.Initializer, shape: Sequence[int], seed: int, path: str) -> np.ndarray:
+    """Returns a float32 array [*shape], distributed as the Keras initialiser would draw it."""
     shape = tuple(shape)
     if isinstance(initializer, DETERMINISTIC):
         return np.full(shape, _constant(initializer), "float32")
@@ -72,18 +75,20 @@ def draw(initializer, shape, seed, path):
     )
 
 
-def _initializer(layer, variable):
+def _initializer(layer: keras.Layer, variable: Variable) -> keras.Initializer:
     names = INITIALIZER_NAMES.get(type(layer).__name__, {})
     return getattr(layer, names.get(variable.name, f"{variable.name}_initializer"))
 
 
-def _constant(initializer):
+def _constant(initializer: keras.Initializer) -> float:
     if isinstance(initializer, initializers.Constant):
         return initializer.value
     return float(isinstance(initializer, initializers.Ones))
 
 
-def _variance_scaling(initializer, shape, rng):
+def _variance_scaling(
+    initializer: initializers.VarianceScaling, shape: tuple[int, ...], rng: np.random.Generator
+) -> np.ndarray:
     fan_in, fan_out = fans(shape)
     fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
     variance = initializer.scale / max(1.0, fan[initializer.mode])
@@ -95,16 +100,16 @@ def _variance_scaling(initializer, shape, rng):
     return rng.standard_normal(shape, "float32") * np.float32(math.sqrt(variance))
 
 
-def fans(shape):
-    """(fan_in, fan_out) of a kernel [..., in, out] as Keras counts; a vector's are its length."""
+def fans(shape: Sequence[int]) -> tuple[int, int]:
+    """Returns (fan_in, fan_out) of a kernel [..., in, out] as Keras counts; a vector's length."""
     if len(shape) < 2:
-        return (math.prod(shape),) * 2
+        return math.prod(shape), math.prod(shape)
     receptive_field = math.prod(shape[:-2])
     return receptive_field * shape[-2], receptive_field * shape[-1]
 
 
-def _truncated_normal(shape, rng):
-    """Unit normal; values beyond two are drawn again."""
+def _truncated_normal(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Draws from a unit normal; values beyond two are drawn again."""
     values = rng.standard_normal(shape, "float32")
     while (outside := np.abs(values) > 2).any():
         values[outside] = rng.standard_normal(int(outside.sum()), "float32")

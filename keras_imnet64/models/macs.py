@@ -1,78 +1,54 @@
-"""What a network costs: its trainable parameters and the multiply-accumulates of one image.
+"""Counts what a network costs: its trainable parameters and the multiply-accumulates of one image.
 
 One multiply-add is 1 MAC (papers often call it a FLOP). Convolutions, dense layers, matrix products
 and attention are counted; biases, norms, activations, pooling and sums are not. Products with the
-zeros of padding count, as is usual.
+zeros of padding are counted, as is usual.
 """
 
 import inspect
 import math
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 from keras import layers
 
-# The operations of a graph, as kinds to be told apart, have no public names; nor have these scopes.
-from keras.src.backend import StatelessScope
-from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
-from keras.src.ops import nn, numpy
-from keras.src.ops.function import Function
-
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.types import Tensor
+from keras_imnet64.models import keras_private
+from keras_imnet64.models.keras_private import Graph, graph_of, run_graph
+
+Shape = Sequence[int]
 
 
-@contextmanager
-def without_weights():
-    """What is built within has shapes and no numbers: 1.4 billion parameters take no memory."""
-    waiting = list(get_global_attribute("uninitialized_variables", []))
-    try:
-        with StatelessScope(initialize_variables=False):
-            yield
-    finally:
-        set_global_attribute("uninitialized_variables", waiting)  # else the next scope makes them
-
-
-def count_parameters(model):
-    """Trainable parameters; frozen ones and the statistics of normalisation are left out."""
+def count_parameters(model: keras.Model) -> int:
+    """Counts trainable parameters: neither frozen ones nor the statistics of normalisation."""
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
-def count_macs(model, image_size=None):
-    """Multiply-accumulates of one forward pass of one image.
+def count_macs(model: keras.Model, image_size: int | None = None) -> int:
+    """Counts the multiply-accumulates of one forward pass of one image.
 
     Args:
-        model: a functional or sequential keras.Model; models inside it, and layers that are called
+        model: a functional or sequential model; models inside it, and layers that are called
             several times, are counted at each call.
-        image_size: pixels per side, for a model whose input leaves them open.
-
-    Returns:
-        int
+        image_size: pixels per side, for a model that takes images of any size.
 
     Raises:
         UserError: the image size does not fit the model, or the cost of a layer is not known.
     """
-    graph = _graph_of(model)
+    graph = graph_of(model)
     if graph is None:
         raise UserError(
             "multiply-accumulates are counted in functional and sequential models; "
             f"received a {type(model).__name__}"
         )
-    shapes = [_shape_of_one(x.shape, image_size) for x in graph.inputs]
-    macs, _ = _walk(
-        graph, [keras.KerasTensor(s, x.dtype) for s, x in zip(shapes, graph.inputs, strict=True)]
-    )
+    inputs = [keras.KerasTensor(_one_image(x.shape, image_size), x.dtype) for x in graph.inputs]
+    macs, _ = _count_calls(graph, inputs)
     return macs
 
 
-def _graph_of(operation):
-    """The graph inside a model, which can be walked; None for what is no such model."""
-    if isinstance(operation, keras.Sequential):
-        return operation._functional
-    return operation if isinstance(operation, Function) else None
-
-
-def _shape_of_one(shape, image_size):
-    """The shape of an input that holds one image: [1, H, W, 3]."""
+def _one_image(shape: Sequence[int | None], image_size: int | None) -> tuple[int, ...]:
+    """Returns the shape of an input that holds one image: [1, H, W, 3]."""
     filled = [1, *shape[1:]]
     for axis in (1, 2) if len(shape) == 4 else ():
         if filled[axis] is None:
@@ -82,38 +58,44 @@ def _shape_of_one(shape, image_size):
                 f"the model takes {filled[axis]} pixels per side: build it anew for another size; "
                 f"received image size {image_size}"
             )
-    if None in filled:
+    sizes = tuple(size for size in filled if size is not None)
+    if len(sizes) < len(filled):
         raise UserError(f"the model's input {list(shape)} is open: give an image size")
-    return tuple(filled)
+    return sizes
 
 
-def _walk(graph, inputs):
-    """MACs of all calls in a graph, and its outputs as KerasTensors.
+def _count_calls(graph: Graph, inputs: Sequence[Tensor]) -> tuple[int, Tensor]:
+    """Returns the MACs of all calls in a graph, and its outputs as KerasTensors.
 
-    The shapes that the graph remembers will not do: where windows or heads are folded into the
-    batch axis, it has lost how many there are to an image.
+    The shapes that the graph remembers do not serve: where windows or heads are folded into the
+    batch axis, they no longer say how many belong to an image.
     """
-    counted = []
+    counts = []
 
-    def counting(operation):
-        def call(*args, **kwargs):
-            inner = _graph_of(operation)
+    def counting(operation: keras.Operation) -> Callable[..., Tensor]:
+        def call(*args: Tensor, **kwargs: object) -> Tensor:
+            inner = graph_of(operation)
             if inner is not None:
-                macs, outputs = _walk(inner, args[0])
+                macs, outputs = _count_calls(inner, args[0])
             else:
                 outputs = operation.compute_output_spec(*args, **kwargs)
-                macs = _macs(operation, outputs, args, kwargs)
-            counted.append(macs)
+                macs = _macs_of_call(operation, outputs, args, kwargs)
+            counts.append(macs)
             return outputs
 
         return call
 
-    outputs = graph._run_through_graph(inputs, counting)
-    return sum(counted), outputs
+    outputs = run_graph(graph, inputs, counting)
+    return sum(counts), outputs
 
 
-def _macs(operation, outputs, args, kwargs):
-    """MACs of one call of a layer or an operation of keras.ops."""
+def _macs_of_call(
+    operation: keras.Operation,
+    outputs: Tensor,
+    args: Sequence[Tensor],
+    kwargs: Mapping[str, object],
+) -> int:
+    """Counts one call of a layer or an operation of keras.ops."""
     for kinds, count in COUNTED.items():
         if isinstance(operation, kinds):
             return count(operation, outputs, *args, **kwargs)
@@ -129,70 +111,83 @@ def _macs(operation, outputs, args, kwargs):
 # --------------------------------------------------------------------------------- kinds of layers
 
 
-def _size(x):
+def _size(x: Tensor) -> int:
     return math.prod(x.shape)
 
 
-def _convolution(layer, outputs, inputs):
+def _convolution(layer: keras.Layer, outputs: Tensor, inputs: Tensor) -> int:
     """Each output number sums over the kernel: height x width x input channels of its group."""
     return _size(outputs) * math.prod(layer.kernel.shape[:-1])
 
 
-def _depthwise(layer, outputs, inputs):
+def _depthwise(layer: keras.Layer, outputs: Tensor, inputs: Tensor) -> int:
     return _size(outputs) * math.prod(layer.kernel_size)
 
 
-def _separable(layer, outputs, inputs):
-    """The depthwise part has the positions of the output and makes what the pointwise part takes.
+def _separable(layer: keras.Layer, outputs: Tensor, inputs: Tensor) -> int:
+    """Both parts have the positions of the output, with one product per weight and position.
 
-    Its kernel is [kH, kW, C, M], one product per weight and position.
+    The depthwise kernel is [kH, kW, C, M], the pointwise kernel [1, 1, C * M, filters].
     """
     positions = _size(outputs) // layer.filters
     return positions * (_size(layer.depthwise_kernel) + _size(layer.pointwise_kernel))
 
 
-def _dense(layer, outputs, inputs):
+def _dense(layer: keras.Layer, outputs: Tensor, inputs: Tensor) -> int:
     return _size(outputs) * layer.kernel.shape[0]
 
 
-def _einsum_dense(layer, outputs, inputs):
+def _einsum_dense(layer: keras.Layer, outputs: Tensor, inputs: Tensor) -> int:
     return _contraction(layer.equation, [inputs.shape, layer.kernel.shape])
 
 
-def _multi_head_attention(layer, outputs, *args, **kwargs):
+def _multi_head_attention(
+    layer: keras.layers.MultiHeadAttention,
+    outputs: Tensor,
+    *args: Tensor,
+    **kwargs: object,
+) -> int:
     """Three projections, scores, weighted sum, projection; F features, T and S tokens."""
     call = inspect.signature(layer.call).bind(*args, **kwargs).arguments
     query, value = call["query"], call["value"]  # [B, T, F], [B, S, F]
     num_query, num_value = (_size(x) // x.shape[-1] for x in (query, value))
-    seen = math.prod(value.shape[axis] for axis in layer.attention_axes)  # by each query token
-    gate = _size(layer._gate_dense.kernel) if layer._use_gate else 0
-    per_query = _size(layer.query_dense.kernel) + _size(layer.output_dense.kernel) + gate
+    num_attended = math.prod(value.shape[axis] for axis in layer.attention_axes)  # per query token
+    gate = keras_private.attention_gate(layer)
+    per_query = _size(layer.query_dense.kernel) + _size(layer.output_dense.kernel)
+    per_query += 0 if gate is None else _size(gate)
     per_value = _size(layer.key_dense.kernel) + _size(layer.value_dense.kernel)
-    attention = num_query * seen * layer.num_heads * (layer.key_dim + layer.value_dim)
+    attention = num_query * num_attended * layer.num_heads * (layer.key_dim + layer.value_dim)
     return num_query * per_query + num_value * per_value + attention
 
 
-def _matmul(operation, outputs, a, b):
+def _matmul(operation: keras.Operation, outputs: Tensor, a: Tensor, b: Tensor) -> int:
     return _size(outputs) * a.shape[-1]
 
 
-def _einsum(operation, outputs, *operands):
+def _einsum(operation: keras.Operation, outputs: Tensor, *operands: Tensor) -> int:
     return _contraction(operation.subscripts, [x.shape for x in operands])
 
 
-def _dot_product_attention(operation, outputs, query, key, value, **_):
+def _dot_product_attention(
+    operation: keras.Operation,
+    outputs: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    **_: object,
+) -> int:
     """Scores and weighted sum over S tokens; query and outputs are [B, T, heads, D]."""
     return (_size(query) + _size(outputs)) * key.shape[1]
 
 
-def _contraction(equation, shapes):
-    """MACs of an einsum of two operands: the product of the extents of all its indices."""
+def _contraction(equation: str, shapes: Sequence[Shape]) -> int:
+    """Counts an einsum of two operands: the product of the extents of all its indices."""
     if len(shapes) != 2:
         raise UserError(
             f'the einsum "{equation}" of {len(shapes)} operands is not counted: its cost depends '
             "on their order, write it as einsums of two"
         )
-    extents = {}
+    extents: dict[str | int, int] = {}
     for indices, shape in zip(equation.split("->")[0].split(","), shapes, strict=True):
         before, _, after = indices.partition("...")
         hidden = range(len(shape) - len(before) - len(after), 0, -1)  # aligned at the right
@@ -201,30 +196,30 @@ def _contraction(equation, shapes):
     return math.prod(extents.values())
 
 
-COUNTED = {
+COUNTED: dict[type | tuple[type, ...], Callable[..., int]] = {
     (layers.Conv1D, layers.Conv2D, layers.Conv3D): _convolution,
     (layers.DepthwiseConv1D, layers.DepthwiseConv2D): _depthwise,
     (layers.SeparableConv1D, layers.SeparableConv2D): _separable,
     layers.Dense: _dense,
     layers.EinsumDense: _einsum_dense,
     layers.MultiHeadAttention: _multi_head_attention,
-    numpy.Matmul: _matmul,
-    numpy.Einsum: _einsum,
-    nn.DotProductAttention: _dot_product_attention,
+    keras_private.Matmul: _matmul,
+    keras_private.Einsum: _einsum,
+    keras_private.DotProductAttention: _dot_product_attention,
 }
-# Kinds with weights of several axes that multiply nothing, or only number by number.
+# Layers with weights of several axes that multiply nothing, or only number by number.
 FREE = (layers.Embedding, layers.LayerNormalization, layers.Normalization)
-# Kinds that multiply, or may, and show no such weights.
+# Layers and operations that multiply, or may, without such weights.
 UNKNOWN = (
     layers.Attention,
     layers.AdditiveAttention,
     layers.Dot,
     layers.Lambda,
-    numpy.Dot,
-    numpy.Tensordot,
-    numpy.Inner,
-    nn.Conv,
-    nn.DepthwiseConv,
-    nn.SeparableConv,
-    nn.ConvTranspose,
+    keras_private.Dot,
+    keras_private.Tensordot,
+    keras_private.Inner,
+    keras_private.Conv,
+    keras_private.DepthwiseConv,
+    keras_private.SeparableConv,
+    keras_private.ConvTranspose,
 )

@@ -1,23 +1,36 @@
 """Variables by path: the names under which weights are drawn, checkpointed, shipped and loaded."""
 
+from __future__ import annotations
 
-def by_path(model):
-    """{path: variable} of all a model's variables, the same in every process and on every backend.
+from typing import TYPE_CHECKING
 
-    Keras names the seed generators of dropout by a counter of the process; here they bear the name
-    of their layer.
+from keras_imnet64.core.types import Variable
+
+if TYPE_CHECKING:
+    import keras
+
+SEED_STATE = "seed_generator_state"  # Keras' name for the variable of a seed generator
+
+
+def by_path(model: keras.Model) -> dict[str, Variable]:
+    """Returns {path: variable} of all variables, the same in every process and on every backend.
+
+    Keras numbers the seed generators of dropout within a process; here they have the name of their
+    layer.
 
     Raises:
-        ValueError: two variables share a path.
+        ValueError: two variables have the same path.
     """
-    seeds = {
-        id(generator.state): f"{layer.name}/seed_generator_state"
-        for layer in model._flatten_layers()
-        for generator in layer._seed_generators
+    from keras_imnet64.models.keras_private import all_layers, layer_seed_generators
+
+    seed_paths = {
+        id(generator.state): f"{layer.name}/{SEED_STATE}"
+        for layer in all_layers(model)
+        for generator in layer_seed_generators(layer)
     }
-    paths = {}
+    paths: dict[str, Variable] = {}
     for variable in model.variables:
-        path = seeds.get(id(variable), variable.path)
+        path = seed_paths.get(id(variable), variable.path)
         if path in paths:
             raise ValueError(f"two variables share the path {path}: name the layers apart")
         paths[path] = variable

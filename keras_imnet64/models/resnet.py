@@ -1,8 +1,8 @@
 """ResNet-18, -34, -50 and wide ResNet-50-2 as torchvision defines them (models/resnet.py, 0.28).
 
-Residual networks of arXiv:1512.03385 whose bottlenecks stride in their 3x3 convolution; the wide
-one is of arXiv:1605.07146, with twice the channels inside each bottleneck. Their options are timm's
-(models/resnet.py, 1.0.31).
+Residual networks of arXiv:1512.03385 whose bottlenecks stride in their 3x3 convolution. The wide
+network is that of arXiv:1605.07146, with twice the channels inside each bottleneck. The options are
+timm's (models/resnet.py, 1.0.31).
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,9 @@ import numpy as np
 from keras import layers
 
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.types import Tensor
 from keras_imnet64.models.parts import (
+    Normalization,
     classifier,
     conv,
     drop_path,
@@ -28,6 +30,8 @@ from keras_imnet64.models.parts import (
 
 @dataclass(frozen=True)
 class Stem:
+    """The first convolution, and whether a pool follows."""
+
     size: int
     stride: int
     pool: bool
@@ -42,7 +46,9 @@ STEMS = {
 
 @dataclass(frozen=True)
 class Variant:
-    blocks: tuple  # of each stage
+    """What tells the four networks apart."""
+
+    blocks: tuple[int, ...]  # of each stage
     bottleneck: bool
     width: int = 1  # times the channels inside a bottleneck
 
@@ -57,27 +63,28 @@ VARIANTS = {
 
 def build(
     *,
-    variant,
-    image_size,
-    num_classes,
-    normalization,
-    stem="imagenet",
-    zero_init=False,
-    anti_aliasing=False,
-    drop_path_rate=0.0,
-):
-    """A ResNet of four stages.
+    variant: str,
+    image_size: int,
+    num_classes: int,
+    normalization: Normalization,
+    stem: str = "imagenet",
+    zero_init: bool = False,
+    anti_aliasing: bool = False,
+    drop_path_rate: float = 0.0,
+) -> keras.Model:
+    """Builds a ResNet of four stages.
 
     Args:
         variant: a key of VARIANTS.
         image_size: pixels per side, any; at least 2 before each stride with `anti_aliasing`.
         num_classes: K.
         normalization: see `build_model`.
-        stem: "imagenet" is 7x7 at stride 2 and a pool; "small" 3x3 at stride 1 and none, for 32
-            pixels and fewer; "small_pool" 3x3 at stride 1 and the pool, for 64.
-        zero_init: begin with the last gamma of every block at 0, so that each is its shortcut.
-        anti_aliasing: blur before every second pixel is taken (arXiv:1904.11486), as timm's
-            `resnetblur50` does; the 7x7 convolution and the projections are left as they are.
+        stem: "imagenet" is 7x7 at stride 2 and a pool; "small" is 3x3 at stride 1 without a
+            pool, for 32 pixels and fewer; "small_pool" is 3x3 at stride 1 and the pool, for 64.
+        zero_init: start with the last gamma of every block at 0, so that each block computes its
+            shortcut.
+        anti_aliasing: blur before subsampling (arXiv:1904.11486), as timm's `resnetblur50` does,
+            in all places but the 7x7 convolution and the projections.
         drop_path_rate: of the last block; it grows with depth from 0.
 
     Returns:
@@ -111,7 +118,7 @@ def build(
     return keras.Model(inputs, x, name=variant)
 
 
-def apply_stem(x, stem, anti_aliasing=False):
+def apply_stem(x: Tensor, stem: Stem, anti_aliasing: bool = False) -> Tensor:
     """A convolution to 64 channels and, if the stem has one, a 3x3 pool at stride 2."""
     x = conv(x, 64, stem.size, stem.stride, kernel_initializer=kaiming_normal(), name="stem_conv")
     x = layers.ReLU(name="stem_relu")(pytorch_batch_norm(x, "stem_bn"))
@@ -123,8 +130,15 @@ def apply_stem(x, stem, anti_aliasing=False):
 
 
 def basic_block(
-    x, channels, *, stride, name, zero_init=False, anti_aliasing=False, drop_path_rate=0.0
-):
+    x: Tensor,
+    channels: int,
+    *,
+    stride: int,
+    name: str,
+    zero_init: bool = False,
+    anti_aliasing: bool = False,
+    drop_path_rate: float = 0.0,
+) -> Tensor:
     """Two 3x3 convolutions, the first strided, added to the shortcut."""
     shortcut = project(x, channels, stride, name)
     conv_stride = 1 if anti_aliasing else stride
@@ -137,8 +151,16 @@ def basic_block(
 
 
 def bottleneck_block(
-    x, channels, *, stride, name, width=1, zero_init=False, anti_aliasing=False, drop_path_rate=0.0
-):
+    x: Tensor,
+    channels: int,
+    *,
+    stride: int,
+    name: str,
+    width: int = 1,
+    zero_init: bool = False,
+    anti_aliasing: bool = False,
+    drop_path_rate: float = 0.0,
+) -> Tensor:
     """1x1, 3x3 (strided) and 1x1 convolutions to four times the channels, added to the shortcut."""
     shortcut = project(x, 4 * channels, stride, name)
     conv_stride = 1 if anti_aliasing else stride
@@ -152,30 +174,39 @@ def bottleneck_block(
     return add(x, shortcut, drop_path_rate, name)
 
 
-def project(x, channels, stride, name):
-    """The shortcut: as it is where shapes agree, else a 1x1 convolution and BN."""
+def project(x: Tensor, channels: int, stride: int, name: str) -> Tensor:
+    """Returns the shortcut: the input where shapes agree, else its 1x1 convolution and BN."""
     if stride == 1 and x.shape[-1] == channels:
         return x
     return conv_bn(x, channels, 1, stride, name=f"{name}_shortcut")
 
 
-def conv_bn(x, filters, size, stride=1, *, name, number="", zero_init=False):
+def conv_bn(
+    x: Tensor,
+    filters: int,
+    size: int,
+    stride: int = 1,
+    *,
+    name: str,
+    number: int | str = "",
+    zero_init: bool = False,
+) -> Tensor:
     initializer = kaiming_normal()
     x = conv(x, filters, size, stride, kernel_initializer=initializer, name=f"{name}_conv{number}")
     gamma = "zeros" if zero_init else "ones"
     return pytorch_batch_norm(x, f"{name}_bn{number}", gamma_initializer=gamma)
 
 
-def add(x, shortcut, drop_path_rate, name):
+def add(x: Tensor, shortcut: Tensor, drop_path_rate: float, name: str) -> Tensor:
     x = drop_path(x, drop_path_rate, f"{name}_drop_path")
     x = layers.Add(name=f"{name}_add")([x, shortcut])
     return layers.ReLU(name=f"{name}_out")(x)
 
 
-def blur(x, name):
-    """Every second pixel of the image blurred with [1, 2, 1] / 4 in both directions.
+def blur(x: Tensor, name: str) -> Tensor:
+    """Blurs with [1, 2, 1] / 4 in both directions and keeps every second pixel.
 
-    That filter is the mean of two neighbours, twice: H + 2 with its reflection, H + 1, ceil(H / 2).
+    Averaging two neighbours twice is that filter: sizes H + 2 (reflected), H + 1, ceil(H / 2).
     """
     if x.shape[1] < 2:
         raise UserError(
@@ -187,14 +218,14 @@ def blur(x, name):
     return layers.AveragePooling2D(2, 2, name=f"{name}_2")(x)
 
 
-def reflect(x, axis, name):
-    """One pixel more at either end of an axis, the last but one there: H -> H + 2 for axis 1."""
+def reflect(x: Tensor, axis: int, name: str) -> Tensor:
+    """Pads an axis by one reflected pixel at either end: H -> H + 2 for axis 1."""
     inner = x.shape[axis] - 2
 
-    def only(before, after, which):
-        crop = [(0, 0), (0, 0)]
-        crop[axis - 1] = (before, after)
-        return layers.Cropping2D(crop, name=f"{name}_{which}")(x)
+    def crop(before: int, after: int, suffix: str) -> Tensor:
+        cropping = [(0, 0), (0, 0)]
+        cropping[axis - 1] = (before, after)
+        return layers.Cropping2D(cropping, name=f"{name}_{suffix}")(x)
 
-    second, last_but_one = only(1, inner, "second"), only(inner, 1, "last_but_one")
+    second, last_but_one = crop(1, inner, "second"), crop(inner, 1, "last_but_one")
     return layers.Concatenate(axis, name=name)([second, x, last_but_one])

@@ -4,8 +4,12 @@ After Liu, Wang, Yuan, Han, TNNLS 2024 (github.com/YangletLiu/Tensor_Layer_Neura
 
 The image is split into S x S sub-images of every S-th pixel; a DCT-II of length M = S^2 across
 them, not normalised, gives M bands of H/S x W/S pixels. A sub-network learns from one band alone.
-Which pixels and which frequency is one kernel, so the band is a depthwise convolution at stride S.
+One kernel selects both the pixels and the frequency, so a band is a depthwise convolution at
+stride S.
 """
+
+from collections.abc import Iterable
+from typing import Literal
 
 import keras
 import numpy as np
@@ -13,24 +17,33 @@ from keras import layers
 
 from keras_imnet64.core.branches import branch_name
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.types import Options
 from keras_imnet64.models import find_model
-from keras_imnet64.models.joined import join
-from keras_imnet64.models.macs import without_weights
-from keras_imnet64.models.parts import IMAGENET_MEAN, IMAGENET_STD, SMALLEST_STD, pixels
+from keras_imnet64.models.join import join
+from keras_imnet64.models.keras_private import without_weights
+from keras_imnet64.models.parts import IMAGENET_MEAN, IMAGENET_STD, MIN_STD, Normalization, pixels
 
 
-def build(*, image_size, num_classes, normalization, factor, base, band="all"):
-    """A network of the table behind a band.
+def build(
+    *,
+    image_size: int,
+    num_classes: int,
+    normalization: Normalization,
+    factor: int,
+    base: Options,
+    band: int | Literal["all"] = "all",
+) -> keras.Model:
+    """Builds a network of the table that sees one band.
 
     Args:
         image_size: pixels per side of the whole image; `factor` divides it.
         num_classes: K.
-        normalization: of the band, see `build_model`; an array is [H / S, W / S, 3]. "imagenet" is
-            that of the pixels, as published: the bands of normalised pixels.
+        normalization: of the band, see `build_model`; an array is [H / S, W / S, 3]. "imagenet"
+            normalises the pixels before they are split into bands, as published.
         factor: S; the image has S^2 bands.
         base: {"name": one of `list_models()`, and its options}.
-        band: 0 to S^2 - 1, by rising frequency; or "all", one network behind each, joined by the
-            mean of their logits.
+        band: 0 to S^2 - 1, by rising frequency; or "all": one network for each band, joined by
+            the mean of their logits.
 
     Returns:
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
@@ -39,9 +52,17 @@ def build(*, image_size, num_classes, normalization, factor, base, band="all"):
         UserError: `factor` does not divide the image size, or the base cannot be built.
     """
     if band == "all":
-        same = {"image_size": image_size, "num_classes": num_classes, "factor": factor}
-        same |= {"normalization": normalization, "base": base}
-        members = {branch_name(band): build(**same, band=band) for band in range(factor**2)}
+        members = {
+            branch_name(one): build(
+                image_size=image_size,
+                num_classes=num_classes,
+                normalization=normalization,
+                factor=factor,
+                base=base,
+                band=one,
+            )
+            for one in range(factor**2)
+        }
         return join(members, [1 / len(members)] * len(members), "spectral")
     size, rest = divmod(image_size, factor)
     if rest:
@@ -68,39 +89,46 @@ def build(*, image_size, num_classes, normalization, factor, base, band="all"):
         name="band",
     )(inputs)  # [B, H / S, W / S, 3]
     whole = keras.Model(inputs, network.call(x), name="spectral")
-    return keras.models.clone_model(whole)  # whose layers were called once, and have weights
+    return keras.models.clone_model(whole)  # each layer is called once, and has weights
 
 
-def kernel(factor, band):
-    """float64 [S, S, 3, 1]: 2 cos(pi k (2n + 1) / 2M) for the pixel in row r, column c, n = rS + c.
+def kernel(factor: int, band: int) -> np.ndarray:
+    """Returns 2 cos(pi k (2n + 1) / 2M) for the pixel in row r, column c, n = rS + c, k the band.
 
-    That is `scipy.fft.dct(x, axis=n)[k]`, alike for the three channels.
+    It computes `scipy.fft.dct(x, axis=n)[k]`, the same for the three channels.
+
+    Returns:
+        float64 [S, S, 3, 1].
     """
     num_bands = factor**2
     basis = 2 * np.cos(np.pi * band * (2 * np.arange(num_bands) + 1) / (2 * num_bands))
     return np.repeat(basis.reshape(factor, factor, 1, 1), 3, axis=2)
 
 
-def band_of(images, factor, band):
-    """float32 [..., H / S, W / S, 3], the band of images [..., H, W, 3]."""
+def band_of(images: np.ndarray, factor: int, band: int) -> np.ndarray:
+    """Returns a band of images [..., H, W, 3], float32 [..., H / S, W / S, 3]."""
     *batch, height, width, _ = images.shape
     parts = images.reshape(*batch, height // factor, factor, width // factor, factor, 3)
     weights = kernel(factor, band)[:, :, 0, 0].astype("float32")
     return np.einsum("...hrwsc,rs->...hwc", parts.astype("float32"), weights, optimize=True)
 
 
-def normalization_of_band(normalization, factor, band):
-    """What the base is given: "imagenet" as the mean and std that normalised pixels would leave."""
+def normalization_of_band(normalization: Normalization, factor: int, band: int) -> Normalization:
+    """Returns the normalization for the base: "imagenet" as the mean and std that it has here."""
     if normalization != "imagenet":
         return normalization
-    gain = kernel(factor, band)[:, :, 0, 0].sum()  # 2M of band 0, and of the others nothing
+    gain = kernel(factor, band)[:, :, 0, 0].sum()  # 2M for band 0, 0 for all others
     return {"mean": [gain * mean for mean in IMAGENET_MEAN], "std": IMAGENET_STD}
 
 
-def measured(batches, factor, band):
-    """{"mean": [3], "std": [3]} of a band, on the 0..1 scale, over batches [B, H, W, 3] of pixels.
+def band_mean_and_std(
+    batches: Iterable[np.ndarray], factor: int, band: int
+) -> dict[str, list[float]]:
+    """Measures a band over batches [B, H, W, 3] of pixels, on the 0..1 scale.
 
-    A band without any spread, as of images of one colour, is only centred.
+    Returns:
+        {"mean": [3], "std": [3]}; std is 1 where the band does not vary, as in images of one
+        colour.
     """
     count, total, squares = 0, np.zeros(3), np.zeros(3)
     for images in batches:
@@ -109,4 +137,4 @@ def measured(batches, factor, band):
         squares += np.square(values).sum(axis=0)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    return {"mean": mean.tolist(), "std": np.where(std < SMALLEST_STD, 1.0, std).tolist()}
+    return {"mean": mean.tolist(), "std": np.where(std < MIN_STD, 1.0, std).tolist()}

@@ -1,14 +1,18 @@
-"""Two small convolutional networks for Tiny ImageNet, layer for layer as their brief has them.
+"""Two small convolutional networks for Tiny ImageNet, layer for layer as their brief lists them.
 
 No source of either was published. The second is described with 512 features at 64 pixels, where
-four pools leave 2,048: a pool behind every convolution is the reading that fits.
+four pools leave 2,048: the brief is consistent only with a pool after every convolution.
 """
+
+from collections.abc import Callable
 
 import keras
 from keras import layers
 
+from keras_imnet64.core.types import Tensor
 from keras_imnet64.models.parts import (
-    check_smallest,
+    Normalization,
+    check_image_size,
     max_pool,
     normalize,
     pixels,
@@ -19,16 +23,23 @@ from keras_imnet64.models.parts import (
 )
 
 
-def build(*, variant, image_size, num_classes, normalization, dropout=0.5):
-    """tiny_cnn1 or tiny_cnn2, five convolutions and two dense layers each.
+def build(
+    *,
+    variant: str,
+    image_size: int,
+    num_classes: int,
+    normalization: Normalization,
+    dropout: float = 0.5,
+) -> keras.Model:
+    """Builds tiny_cnn1 or tiny_cnn2, with five convolutions and two dense layers each.
 
     Args:
         variant: "tiny_cnn1" or "tiny_cnn2".
         image_size: pixels per side; at least 8 for the first, 32 for the second.
         num_classes: K.
         normalization: see `build_model`.
-        dropout: rate before the last dense layer. The brief has 0.5 in the second; so has the first
-            here, of which it says nothing.
+        dropout: rate before the last dense layer. The brief states 0.5 for the second network and
+            nothing for the first, which has 0.5 here too.
 
     Returns:
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
@@ -42,9 +53,9 @@ def build(*, variant, image_size, num_classes, normalization, dropout=0.5):
     return keras.Model(inputs, pytorch_logits(x, num_classes), name=variant)
 
 
-def tiny_cnn1(x, dropout):
-    """Pools behind the first four convolutions; the fourth is 2x2, padded by 2: 8 -> 11 -> 5."""
-    check_smallest("tiny_cnn1", x.shape[1], 8)
+def tiny_cnn1(x: Tensor, dropout: float) -> Tensor:
+    """Pools after the first four convolutions, the last of them 2x2, padded by 2: 8 -> 11 -> 5."""
+    check_image_size("tiny_cnn1", x.shape[1], 8)
     for number in (1, 2, 3):
         x = conv_bn_relu(x, 128, number)
         x = max_pool(x, 2, 2, name=f"pool{number}")
@@ -58,13 +69,13 @@ def tiny_cnn1(x, dropout):
     return layers.Dropout(dropout, name="dropout")(x) if dropout else x
 
 
-def tiny_cnn2(x, dropout):
-    """A pool behind every convolution, and a softmax between the dense layers.
+def tiny_cnn2(x: Tensor, dropout: float) -> Tensor:
+    """A pool after every convolution, and a softmax between the dense layers.
 
-    The normalisation behind the softmax has no gamma and beta: the brief names it among the layers
-    and counts no parameters for it.
+    The normalisation after the softmax has no gamma and beta: the brief lists it as a layer and
+    counts no parameters for it.
     """
-    check_smallest("tiny_cnn2", x.shape[1], 32)
+    check_image_size("tiny_cnn2", x.shape[1], 32)
     for number, filters in enumerate((64, 128, 128, 128, 128), start=1):
         x = conv_bn_relu(x, filters, number)
         x = max_pool(x, 2, 2, name=f"pool{number}" if number < 5 else "features")
@@ -74,9 +85,12 @@ def tiny_cnn2(x, dropout):
     return layers.Dropout(dropout, name="dropout")(x) if dropout else x
 
 
-VARIANTS = {"tiny_cnn1": tiny_cnn1, "tiny_cnn2": tiny_cnn2}
+VARIANTS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "tiny_cnn1": tiny_cnn1,
+    "tiny_cnn2": tiny_cnn2,
+}
 
 
-def conv_bn_relu(x, filters, number, size=5):
+def conv_bn_relu(x: Tensor, filters: int, number: int, size: int = 5) -> Tensor:
     x = pytorch_conv(x, filters, size, padding=2, name=f"conv{number}")
     return layers.ReLU(name=f"relu{number}")(pytorch_batch_norm(x, f"bn{number}"))

@@ -8,8 +8,10 @@ import keras
 from keras import layers
 from keras.initializers import RandomNormal
 
+from keras_imnet64.core.types import Tensor
 from keras_imnet64.models.parts import (
-    check_smallest,
+    Normalization,
+    check_image_size,
     conv,
     kaiming_normal,
     max_pool,
@@ -22,15 +24,22 @@ STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolut
 DENSE_WIDTH = 4096
 
 
-def build(*, variant, image_size, num_classes, normalization, dropout=0.5):
-    """VGG-16: thirteen 3x3 convolutions, five pools, three dense layers.
+def build(
+    *,
+    variant: str,
+    image_size: int,
+    num_classes: int,
+    normalization: Normalization,
+    dropout: float = 0.5,
+) -> keras.Model:
+    """Builds a VGG-16: thirteen 3x3 convolutions, five pools, three dense layers.
 
     Args:
-        variant: "vgg16", or "vgg16_bn" with BN behind every convolution.
+        variant: "vgg16", or "vgg16_bn" with BN after every convolution.
         image_size: pixels per side, at least 32.
         num_classes: K.
         normalization: see `build_model`.
-        dropout: rate behind the first two dense layers.
+        dropout: rate after the first two dense layers.
 
     Returns:
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
@@ -38,7 +47,7 @@ def build(*, variant, image_size, num_classes, normalization, dropout=0.5):
     Raises:
         UserError: the image is too small.
     """
-    check_smallest(variant, image_size, 32)
+    check_image_size(variant, image_size, 32)
     inputs = pixels(image_size)
     x = normalize(inputs, normalization)
     for stage, (filters, num_convs) in enumerate(STAGES, start=1):
@@ -59,7 +68,10 @@ def build(*, variant, image_size, num_classes, normalization, dropout=0.5):
     return keras.Model(inputs, x, name=variant)
 
 
-def dense(x, units, name, **options):
-    return layers.Dense(units, kernel_initializer=RandomNormal(stddev=0.01), name=name, **options)(
+def dense(
+    x: Tensor, units: int, name: str, activation: str | None = None, dtype: str | None = None
+) -> Tensor:
+    initializer = RandomNormal(stddev=0.01)
+    return layers.Dense(units, activation, kernel_initializer=initializer, dtype=dtype, name=name)(
         x
     )

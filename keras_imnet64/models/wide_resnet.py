@@ -12,14 +12,23 @@ from keras import layers
 from keras.initializers import GlorotUniform, VarianceScaling
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.models.parts import classifier, conv, normalize, pixels
+from keras_imnet64.core.types import Tensor
+from keras_imnet64.models.parts import Normalization, classifier, conv, normalize, pixels
 
 LAST_MAP = 8  # pixels per side of the last feature map, at every image size
-DEEPEST, WIDEST = 1204, 100  # a network beyond them would be built for hours
+MAX_DEPTH, MAX_WIDTH = 1204, 100  # larger networks would take hours to build
 
 
-def build(*, image_size, num_classes, normalization, depth, width, dropout=0.0):
-    """WRN-N-k with pre-activation blocks.
+def build(
+    *,
+    image_size: int,
+    num_classes: int,
+    normalization: Normalization,
+    depth: int,
+    width: float,
+    dropout: float = 0.0,
+) -> keras.Model:
+    """Builds a WRN-N-k with pre-activation blocks.
 
     Args:
         image_size: pixels per side: 8, 16, 32, 64, 128 get 1, 2, 3, 4, 5 stages.
@@ -27,13 +36,13 @@ def build(*, image_size, num_classes, normalization, depth, width, dropout=0.0):
         normalization: see `build_model`.
         depth: N = 4 + 2 * blocks per stage * stages; the paper has 4 blocks: 20, 28 and 36.
         width: k, the multiplier of the 16, 32, 64, ... filters; 0.5 is the paper's narrowest.
-        dropout: rate between the two convolutions of a block; the paper has none.
+        dropout: rate between the two convolutions of a block; the paper uses none.
 
     Returns:
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
 
     Raises:
-        UserError: if the size has no whole number of stages, the depth no whole number of blocks.
+        UserError: no whole number of stages fits the size, or of blocks the depth.
     """
     stages = num_stages(image_size)
     blocks = num_blocks(depth, stages, image_size)
@@ -50,7 +59,7 @@ def build(*, image_size, num_classes, normalization, depth, width, dropout=0.0):
                 num_filters,
                 stride=2 if stage > 1 and block == 1 else 1,
                 project=block == 1,
-                preactivate=(stage, block) != (1, 1),  # the stem has just done it
+                preactivate=(stage, block) != (1, 1),  # the stem ends with BN and ReLU
                 dropout=dropout,
                 name=f"stage{stage}_block{block}",
             )  # [B, H / 2^(stage-1), W / 2^(stage-1), F]
@@ -60,7 +69,16 @@ def build(*, image_size, num_classes, normalization, depth, width, dropout=0.0):
     return keras.Model(inputs, logits, name="wide_resnet")
 
 
-def residual_block(x, filters, *, stride, project, preactivate, dropout, name):
+def residual_block(
+    x: Tensor,
+    filters: int,
+    *,
+    stride: int,
+    project: bool,
+    preactivate: bool,
+    dropout: float,
+    name: str,
+) -> Tensor:
     """BN-ReLU-conv, BN-ReLU-conv with bias, added to the raw input or its 1x1 projection."""
     shortcut = x
     if project:
@@ -75,27 +93,29 @@ def residual_block(x, filters, *, stride, project, preactivate, dropout, name):
     return layers.Add(name=f"{name}_add")([x, shortcut])
 
 
-def conv3x3(x, filters, stride=1, use_bias=False, name=None):
+def conv3x3(
+    x: Tensor, filters: int, stride: int = 1, use_bias: bool = False, *, name: str
+) -> Tensor:
     he_normal = VarianceScaling(2.0, "fan_in", "untruncated_normal")
     return conv(x, filters, 3, stride, kernel_initializer=he_normal, use_bias=use_bias, name=name)
 
 
-def conv1x1(x, filters, stride, name):
+def conv1x1(x: Tensor, filters: int, stride: int, name: str) -> Tensor:
     return conv(x, filters, 1, stride, kernel_initializer=GlorotUniform(), name=name)
 
 
-def bn_relu(x, prefix):
+def bn_relu(x: Tensor, prefix: str) -> Tensor:
     x = batch_norm(x, f"{prefix}_bn")
     return layers.ReLU(name=f"{prefix}_relu")(x)
 
 
-def batch_norm(x, name):
+def batch_norm(x: Tensor, name: str) -> Tensor:
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-4, name=name)(x)
 
 
-def stage_filters(stage, width):
-    if not 0 < width <= WIDEST:
-        raise UserError(f"model.width must be above 0 and at most {WIDEST}; received {width}")
+def stage_filters(stage: int, width: float) -> int:
+    if not 0 < width <= MAX_WIDTH:
+        raise UserError(f"model.width must be above 0 and at most {MAX_WIDTH}; received {width}")
     filters = 16 * 2 ** (stage - 1) * width
     if filters != int(filters):
         raise UserError(
@@ -105,8 +125,8 @@ def stage_filters(stage, width):
     return int(filters)
 
 
-def num_stages(image_size):
-    """1 + log2(image_size / 8): each stage but the first halves the map, and the last is 8x8."""
+def num_stages(image_size: int) -> int:
+    """Returns 1 + log2(image_size / 8): all stages but the first halve the map, down to 8x8."""
     stages = 1 + round(math.log2(max(1, image_size / LAST_MAP)))
     if image_size != LAST_MAP * 2 ** (stages - 1):
         raise UserError(
@@ -116,10 +136,10 @@ def num_stages(image_size):
     return stages
 
 
-def num_blocks(depth, stages, image_size):
-    """Blocks per stage of a network of this depth: (N - 4) / (2 * stages)."""
-    if not 0 < depth <= DEEPEST:
-        raise UserError(f"model.depth must be above 0 and at most {DEEPEST}; received {depth}")
+def num_blocks(depth: int, stages: int, image_size: int) -> int:
+    """Returns the blocks per stage of a network of this depth: (N - 4) / (2 * stages)."""
+    if not 0 < depth <= MAX_DEPTH:
+        raise UserError(f"model.depth must be above 0 and at most {MAX_DEPTH}; received {depth}")
     blocks = max(1, round((depth - 4) / (2 * stages)))
     fits = 4 + 2 * blocks * stages
     if depth != fits:

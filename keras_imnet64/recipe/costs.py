@@ -47,7 +47,7 @@ def outline_of(recipe):
 
     Of a recipe that stands for several branches, which differ in a few fixed numbers, one.
     """
-    from keras_imnet64.models.macs import without_weights
+    from keras_imnet64.models.keras_private import without_weights
 
     options = recipe.model.options | ({"band": 0} if _num_bands(recipe) else {})
     with without_weights():

@@ -17,8 +17,9 @@ from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.core.validation import to_json
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.export.formats import FORMATS
-from keras_imnet64.models.joined import fill_members, join
-from keras_imnet64.models.ship import load_model, ship
+from keras_imnet64.models.join import fill_members, join
+from keras_imnet64.models.load import load_model
+from keras_imnet64.models.ship import ship
 from keras_imnet64.runs import Run, classes_text, lock
 from keras_imnet64.spectral.branches import with_band
 from keras_imnet64.spectral.fusion import BranchScorer, Fusion, check_fusion

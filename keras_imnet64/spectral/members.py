@@ -7,7 +7,7 @@ from keras_imnet64.core.branches import branch_name
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import JsonObject, StrPath
-from keras_imnet64.models.ship import model_info
+from keras_imnet64.models.info import model_info
 from keras_imnet64.recipe.difference import refuse_other_recipe
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe

@@ -13,7 +13,8 @@ from keras_imnet64.evaluation.metrics import accuracy_metrics
 from keras_imnet64.models import build_model, num_bands
 from keras_imnet64.models.contract import ends_in_softmax
 from keras_imnet64.models.init import initialize, seed_generators
-from keras_imnet64.models.ship import check_loads_anywhere, warm_start
+from keras_imnet64.models.load import check_loads_anywhere
+from keras_imnet64.models.warm_start import warm_start
 from keras_imnet64.recipe.schema import ChannelNormalization, ModelSection, Recipe
 from keras_imnet64.training.data import Data
 from keras_imnet64.training.loss import CrossEntropy, add_l2
@@ -82,15 +83,16 @@ def resolve_normalization(section: ModelSection, data: Data) -> str | Options:
 
 def measure_band(normalization: str, data: Data, factor: int, band: int) -> Options:
     """Returns the same for a band: measured on evenly spaced training images, with one crop."""
-    from keras_imnet64.models.spectral import band_of, measured
+    from keras_imnet64.models.spectral import band_mean_and_std, band_of
 
     if normalization == "mean_image":
+        assert data.mean_image is not None  # as above
         return {"mean": band_of(data.mean_image, factor, band) / 255, "std": 1.0}
     images = data.train.evenly_spaced(MAX_MEASURED_IMAGES)
     batch_size = min(len(images), MEASURING_BATCH_SIZE)
     batches = evaluation_batches(images, batch_size, data.one_crop_view)
     shown = (pixels[weights > 0] for pixels, _, weights in batches.as_numpy_iterator())
-    return measured(shown, factor, band)
+    return band_mean_and_std(shown, factor, band)
 
 
 def compile_for_training(
@@ -152,7 +154,7 @@ def check_training(recipe: Recipe) -> None:
 
 
 def model_info_of(recipe: Recipe, data: Data, own_model: bool) -> JsonObject:
-    """Returns what a run's model files say about themselves, see `models.ship.model_info`.
+    """Returns what a run's model files say about themselves, see `models.info.model_info`.
 
     Args:
         own_model: whether the network is the caller's own and not the recipe's.

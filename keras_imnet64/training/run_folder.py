@@ -19,7 +19,7 @@ from keras_imnet64.core.files import write_atomic, write_json
 from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.core.validation import to_json
-from keras_imnet64.models.ship import model_info
+from keras_imnet64.models.info import model_info
 from keras_imnet64.recipe.difference import decisions, refuse_other_recipe
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe

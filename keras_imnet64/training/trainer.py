@@ -9,6 +9,7 @@ import keras
 
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, Stopped, UserError
+from keras_imnet64.core.types import StrPath
 from keras_imnet64.data.stores.decoding import as_run_failed
 from keras_imnet64.models.ship import fill, float32_copy, ship
 from keras_imnet64.records import Rollback, RunState
@@ -221,7 +222,7 @@ class Trainer:
         """Gives the float32 copy the model's weights, averaged where the recipe says so."""
         fill(self.float32_copy, self.model, averaged_weights(self.model.optimizer))
 
-    def ship_copy(self, path: object, epoch: int) -> None:
+    def ship_copy(self, path: StrPath, epoch: int) -> None:
         """Writes the float32 copy as the model file of an epoch, counted from 1."""
         info = model_info_of(self.recipe, self.setup.data, self.setup.own_model)
         ship(self.float32_copy, path, info | {"epoch": epoch})

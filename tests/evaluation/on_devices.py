@@ -1,4 +1,4 @@
-"""Child of test_per_class.py: a model file on N virtual devices, as JSON on standard output.
+"""Child of test_per_class.py: evaluates a model file on N virtual devices and prints JSON.
 
 Usage: python on_devices.py NUM_DEVICES MODEL DATA_DIR IMAGES PER_CLASS
 """
@@ -15,8 +15,10 @@ def main(num_devices, model, data_dir, images, per_class):
     from keras_imnet64 import evaluate, predict
 
     scores = evaluate(model, data_dir=data_dir, devices=devices, per_class=per_class)
-    seen = predict(model, images, devices=devices)
-    print(json.dumps({"devices": devices.names, "scores": scores, "pictures": seen["pictures"]}))
+    predicted = predict(model, images, devices=devices)
+    print(
+        json.dumps({"devices": devices.names, "scores": scores, "pictures": predicted["pictures"]})
+    )
 
 
 if __name__ == "__main__":

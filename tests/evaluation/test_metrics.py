@@ -1,4 +1,4 @@
-"""Top-k by hand, with ties and with logits that are not numbers."""
+"""Top-k worked by hand, with ties and with logits that are not numbers."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.backend
         ([3.0, 2.0, 1.0, 0.0], 0, 1),
         ([3.0, 2.0, 1.0, 0.0], 2, 3),
         ([1.0, 1.0, 1.0, 1.0], 0, 1),  # equal logits rank by position,
-        ([1.0, 1.0, 1.0, 1.0], 3, 4),  # so that saying nothing is no success
+        ([1.0, 1.0, 1.0, 1.0], 3, 4),  # so that a constant network scores by chance
         ([0.0, 2.0, 2.0, 1.0], 2, 2),
     ],
 )

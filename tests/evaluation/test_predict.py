@@ -1,4 +1,4 @@
-"""Images of all sizes through a model file: the same numbers as Keras gives for the same pixels.
+"""Predictions for images of all sizes: the numbers that Keras gives for the same pixels.
 
 Models here are a global pooling and a Dense layer, so that logits can be worked by hand.
 """
@@ -19,7 +19,8 @@ from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.data.images.reading import read_image
 from keras_imnet64.data.images.views import View
 from keras_imnet64.evaluation import predict as module
-from keras_imnet64.models.ship import load_model, ship
+from keras_imnet64.models.load import load_model
+from keras_imnet64.models.ship import ship
 
 pytestmark = pytest.mark.backend
 SIZE, CLASSES = 8, 7
@@ -33,7 +34,7 @@ INFO = {
 
 
 def write_model(path, info=INFO, shape=(SIZE, SIZE, 3), classes=CLASSES, weights=None):
-    """Mean colour -> logits; weights of kernel and bias as given, or random ones."""
+    """Writes a model from mean colour to logits; kernel and bias are given or random."""
     inputs = keras.Input(shape)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
     outputs = keras.layers.Dense(classes, name="logits")(x)
@@ -51,7 +52,7 @@ def model(tmp_path):
 
 
 def write_images(folder, count, start=0):
-    """Images of changing sizes."""
+    """Writes images of different sizes."""
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(start)
     for number in range(start, start + count):
@@ -70,7 +71,7 @@ def softmax(logits):
     return powers / powers.sum(-1, keepdims=True)
 
 
-def test_top5_is_the_softmax_of_what_keras_predicts(model, tmp_path):
+def test_top5_is_the_softmax_of_keras_predictions(model, tmp_path):
     files = write_images(tmp_path / "pictures", 12)
     result = predict(model, tmp_path / "pictures")
     pixels = np.stack([read_image(file, View(SIZE)) for file in files])
@@ -88,7 +89,7 @@ def test_top5_is_the_softmax_of_what_keras_predicts(model, tmp_path):
 
 
 def test_by_hand(tmp_path):
-    """Logits are red, green and blue as log 2 each: red 1, green 1, blue 0 give 2/5, 2/5, 1/5."""
+    """Logits are log 2 times red, green and blue; yellow is 1, 1, 0, which gives 2/5, 2/5, 1/5."""
     weights = [np.eye(3) * np.log(2), np.zeros(3)]
     path = write_model(tmp_path / "model.keras", info={}, classes=3, weights=weights)
     Image.new("RGB", (5, 9), (255, 255, 0)).save(tmp_path / "yellow.png")
@@ -123,7 +124,7 @@ def test_files_and_folders_mixed(model, tmp_path):
     assert all(len(p["top"]) == 1 for p in result["pictures"])
 
 
-def test_files_that_cannot_be_read_are_listed_or_end_it(model, tmp_path):
+def test_files_that_cannot_be_read_are_refused_or_listed(model, tmp_path):
     folder = tmp_path / "pictures"
     write_images(folder, 3)
     (folder / "0001.png").write_text("no image")
@@ -140,7 +141,7 @@ def test_files_that_cannot_be_read_are_listed_or_end_it(model, tmp_path):
         predict(model, folder / "0001.png", skip_corrupt=True)
 
 
-def test_a_batch_of_nothing_but_damaged_files(model, tmp_path, monkeypatch):
+def test_a_batch_of_damaged_files_alone(model, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "scoring_batch_size", lambda devices: 2)
     files = write_images(tmp_path / "pictures", 5)
     for file in files[2:4]:
@@ -150,20 +151,20 @@ def test_a_batch_of_nothing_but_damaged_files(model, tmp_path, monkeypatch):
     assert [s["file"] for s in result["skipped"]] == [str(files[n]) for n in (2, 3)]
 
 
-def test_pixels_of_two_batches_at_most_are_held(tmp_path, monkeypatch):
+def test_memory_holds_the_pixels_of_two_batches_at_most(tmp_path, monkeypatch):
     files = write_images(tmp_path / "pictures", 40)
     read = []
     monkeypatch.setattr(
         module, "read_image", lambda file, *how: read.append(file) or read_image(file, *how)
     )
     taken = 0
-    for batch, _ in module._batches(files, 4, View(SIZE), skip_corrupt=False):
-        taken += len(batch)
+    for batch in module._read_batches(files, 4, View(SIZE), skip_corrupt=False):
+        taken += len(batch.files)
         assert len(read) <= taken + 4
     assert taken == 40
 
 
-def test_images_are_made_small_as_the_models_data_was(tmp_path):
+def test_images_are_resized_as_the_models_data_was(tmp_path):
     """One bright column: the mean sees it, and the nearest pixel does not."""
     pixels = np.zeros((8, 8, 3), "uint8")
     pixels[:, 0] = 255
@@ -228,14 +229,14 @@ def test_models_with_other_inputs_and_outputs_are_refused(tmp_path):
             predict(tmp_path / "model.keras", files)
 
 
-def test_logits_that_are_not_finite_end_it(tmp_path):
+def test_logits_that_are_not_finite_are_refused(tmp_path):
     weights = [np.zeros((3, 2)), [0, np.inf]]
     path = write_model(tmp_path / "model.keras", info={}, classes=2, weights=weights)
     with pytest.raises(RunFailed, match=r"not finite for .*0000\.png"):
         predict(path, write_images(tmp_path / "pictures", 2))
 
 
-def test_rows_for_a_table(model, tmp_path):
+def test_csv_rows(model, tmp_path):
     """Commas, quotes and line breaks stay in their field; bytes that are no UTF-8 are escaped."""
     names = ["plain.png", 'a, "b".png', "line\nbreak\r.png"]
     names += [] if ON_MACOS else [os.fsdecode(b"caf\xe9.png")]
@@ -255,8 +256,8 @@ def test_rows_for_a_table(model, tmp_path):
 
 
 @pytest.mark.backend
-def test_a_softmax_at_the_end_is_taken_for_what_it_is(tmp_path):
-    """The same probabilities and scores, whether a file ends in logits, softmax or its layer."""
+def test_a_model_may_end_in_a_softmax(tmp_path):
+    """Probabilities are the same, whether a model ends in logits, a softmax or its layer."""
     pixels = keras.Input((SIZE, SIZE, 3))
     flat, dense = keras.layers.Flatten(), keras.layers.Dense(4)
     logits = dense(flat(keras.layers.Rescaling(1 / 255)(pixels)))

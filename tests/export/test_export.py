@@ -20,9 +20,12 @@ from keras_imnet64.data.sources.finding import find_images
 from keras_imnet64.export import child, compare, export
 from keras_imnet64.export.messages import ExportRequest
 from keras_imnet64.models import build_model
-from keras_imnet64.models.contract import contract_of, names_of
+from keras_imnet64.models.contract import check_stated_classes, classifier_shape
+from keras_imnet64.models.info import model_info
 from keras_imnet64.models.init import initialize
-from keras_imnet64.models.ship import load_model, model_info, ship
+from keras_imnet64.models.load import load_model
+from keras_imnet64.models.ship import ship
+from keras_imnet64.records import ModelInfo
 
 LOAD_PLAINLY = Path(__file__).parents[1] / "models" / "load_plainly.py"
 NAMES = ["hen", "naïve", "two\nlines", "\x1b[31mred", *"efghij"]
@@ -265,12 +268,12 @@ def build(input_shape, *network):
 def test_models_that_do_not_classify_images_are_refused(shape, network, message):
     made = [layer(3) if layer is layers.Dense else layer() for layer in network]
     with pytest.raises(UserError, match=message):
-        contract_of(build(shape, *made), "some.keras")
+        classifier_shape(build(shape, *made), "some.keras")
 
 
 def test_a_wrong_number_of_class_names_is_refused():
     with pytest.raises(UserError, match="has 3 logits and states 2 class names"):
-        names_of({"class_names": ["a", "b"]}, 3, "some.keras")
+        check_stated_classes(ModelInfo(class_names=("a", "b")), 3, "some.keras")
 
 
 def test_given_images_are_resized_to_the_model(tmp_path):

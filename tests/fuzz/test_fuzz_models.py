@@ -17,7 +17,9 @@ from keras_imnet64.convert.prefixes import Landmarks, find_network
 from keras_imnet64.convert.tensor_files import StoredTensor, read_tensors
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.zips import MAX_TEXT_BYTES
-from keras_imnet64.models.ship import load_model, model_info, ship
+from keras_imnet64.models.info import model_info
+from keras_imnet64.models.load import load_model
+from keras_imnet64.models.ship import ship
 
 SMALL = st.none() | st.booleans() | st.integers(-300, 300) | st.floats() | st.text(max_size=12)
 
@@ -137,7 +139,7 @@ def test_other_files_than_models_are_refused(members, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "info", [[], None, {"wnids": "ab"}, {"wnids": [1]}, {"class_names": None}, {"dataset": ["x"]}]
+    "info", [[], None, {"wnids": "ab"}, {"wnids": [1]}, {"class_names": "ab"}, {"dataset": ["x"]}]
 )
 def test_a_model_file_with_wrong_info_is_refused(info, members, tmp_path):
     path = tmp_path / "model.keras"

@@ -1,7 +1,7 @@
 """Trainable parameters and multiply-accumulates of every network against published figures.
 
-Built without weights, so that the largest costs as little as the smallest. Those of the wide
-residual networks of arXiv:1707.08819 stand in `test_wide_resnet` and below.
+Networks are built without weights, so that the largest costs as little as the smallest. Figures of
+the wide residual networks of arXiv:1707.08819 are in `test_wide_resnet` and below.
 """
 
 import re
@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from keras_imnet64.models import MODELS, build_model
-from keras_imnet64.models.macs import count_macs, count_parameters, without_weights
+from keras_imnet64.models.keras_private import without_weights
+from keras_imnet64.models.macs import count_macs, count_parameters
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -89,7 +90,7 @@ BILLIONS = {  # of WRN-N-k by (image size, width), arXiv:1707.08819
 }
 
 
-def shapes_of(name, image_size, num_classes=1000, **options):
+def without_numbers(name, image_size, num_classes=1000, **options):
     with without_weights():
         return build_model(name, image_size=image_size, num_classes=num_classes, **options)
 
@@ -98,7 +99,7 @@ def shapes_of(name, image_size, num_classes=1000, **options):
     ("name", "image_size", "num_classes", "options", "count", "macs"), NETWORKS
 )
 def test_published_figures(name, image_size, num_classes, options, count, macs):
-    model = shapes_of(name, image_size, num_classes, **options)
+    model = without_numbers(name, image_size, num_classes, **options)
     assert count_parameters(model) == count
     decimals = len(macs.partition(".")[2]) if macs else 0
     assert macs is None or f"{count_macs(model) / 1e9:.{decimals}f}" == macs
@@ -111,19 +112,19 @@ def test_every_network_has_a_published_figure():
 @pytest.mark.parametrize(("image_size", "width"), BILLIONS)
 def test_wide_resnets_of_the_paper(image_size, width):
     depth = {64: 36, 32: 28, 16: 20}[image_size]
-    model = shapes_of("wide_resnet", image_size, depth=depth, width=width)
+    model = without_numbers("wide_resnet", image_size, depth=depth, width=width)
     assert round(count_macs(model) / 1e9, 3) == BILLIONS[image_size, width]
 
 
-def test_what_batch_normalisation_of_wide_resnet50_2_keeps():
+def test_statistics_of_batch_normalisation_in_wide_resnet50_2():
     """53 layers; 68,951,464 numbers in all."""
-    model = shapes_of("wide_resnet50_2", 224)
+    model = without_numbers("wide_resnet50_2", 224)
     assert model.count_params() - count_parameters(model) == 68_224
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("davit")])
 def test_davits_by_their_formula(name):
-    """A block of width C has 12 C^2 + 33 C parameters, in either kind; a unit is one of each."""
+    """A block of width C has 12 C^2 + 33 C parameters, in both kinds; a unit is one of each."""
     from keras_imnet64.models.davit import VARIANTS
 
     widths = [VARIANTS[name].channels * 2**stage for stage in range(4)]
@@ -136,22 +137,22 @@ def test_davits_by_their_formula(name):
         2 * before + 4 * before * after + after for before, after in pairwise(widths)
     )
     head = 2 * widths[-1] + 10 * (widths[-1] + 1)
-    count = count_parameters(shapes_of(name, 64, 10))
+    count = count_parameters(without_numbers(name, 64, 10))
     assert count == stem + units + downsampling + head
 
 
-def test_what_was_built_without_weights_leaves_nothing_to_be_made():
+def test_variables_of_a_model_without_weights_are_not_created_later():
     import keras
 
-    shapes_of("davit_giant", 64)
+    without_numbers("davit_giant", 64)
     with keras.src.backend.StatelessScope():
-        pass  # would now make 1.4 billion numbers
+        pass  # would otherwise create 1.4 billion numbers
     model = build_model("tiny_cnn2", image_size=32, num_classes=10)
     assert model.get_layer("logits").kernel.numpy().any()
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_readme_states_what_is_counted(name):
+def test_the_readme_states_the_counts(name):
     (row,) = [line for line in README.splitlines() if re.match(rf"\| `{name}`.* G \|", line)]
     options = {
         "wide_resnet": {"depth": 36, "width": 5},
@@ -159,7 +160,7 @@ def test_the_readme_states_what_is_counted(name):
     }.get(name, {})
     sizes = {"wide_resnet": (64, 1000), "tiny_cnn1": (64, 200), "tiny_cnn2": (64, 200)}
     sizes = sizes.get(name, (224, 1000))
-    model = shapes_of(name, *sizes, **options)
+    model = without_numbers(name, *sizes, **options)
     assert f"| {count_parameters(model):,} | {count_macs(model) / 1e9:.2f} G |" in row
     own = [option for option in MODELS[name].options if option not in options]
     assert "the same" in row or all(f"`{option}`" in row for option in own)

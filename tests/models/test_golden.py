@@ -1,8 +1,8 @@
-"""Our networks answer as the published ones do, to within float32 rounding.
+"""Our networks compute the logits of the published ones, to within float32 rounding.
 
-`golden/make.py` filled those of torchvision, timm and the paper with weights of `golden/rule.py`
-and froze their logits; here the same weights go through ours, by the names that `foreign` knows.
-The second half shows what the comparison notices.
+`golden/make.py` filled the networks of torchvision, timm and the paper with weights of
+`golden/rule.py` and froze their logits. Here our networks get the same weights, by the names in
+`convert.namings`. The second half shows which mistakes the comparison notices.
 """
 
 import json
@@ -19,7 +19,7 @@ from keras.initializers import RandomNormal, RandomUniform, VarianceScaling
 
 from keras_imnet64.convert import namings as foreign
 from keras_imnet64.models import build_model
-from keras_imnet64.models.macs import without_weights
+from keras_imnet64.models.keras_private import without_weights
 
 FROZEN = json.loads((Path(__file__).parent / "golden" / "logits.json").read_text())
 NETWORKS = FROZEN["networks"]
@@ -61,7 +61,7 @@ CHEAP = ("wrn28_2_32", "resnet18_anti_aliasing_64", "davit_tiny_64", "alexnet")
 
 
 def filled(case):
-    """Our network of a case with the rule's weights, and the tensors that it took."""
+    """Returns our network of a case with the rule's weights, and the tensors that filled it."""
     name, options, naming = CASES[case]
     with pytest.MonkeyPatch.context() as patch:
         for kind in (VarianceScaling, RandomNormal, RandomUniform):  # drawing takes long
@@ -75,11 +75,11 @@ def filled(case):
 
 
 def difference(model, case):
-    """The largest from the frozen logits, as a part of the largest logit."""
-    pictures = rule.images(NETWORKS[case]["image_size"])
-    # One batch is quickest uncompiled under TensorFlow, compiled under JAX.
-    answer = model.predict_on_batch if keras.backend.backend() == "jax" else model
-    ours = keras.ops.convert_to_numpy(answer(pictures))
+    """Returns the largest difference from the frozen logits, relative to the largest logit."""
+    images = rule.images(NETWORKS[case]["image_size"])
+    # One batch is fastest uncompiled under TensorFlow, compiled under JAX.
+    predict = model.predict_on_batch if keras.backend.backend() == "jax" else model
+    ours = keras.ops.convert_to_numpy(predict(images))
     theirs = np.array(NETWORKS[case]["logits"])
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
@@ -106,7 +106,7 @@ def test_logits_are_those_of_the_reference(case):
 
 @contextmanager
 def attribute(model, pattern, name, value):
-    """Set an attribute of every layer of such a name."""
+    """Sets an attribute of every layer whose name matches."""
     found = [layer for layer in model.layers if re.search(pattern, layer.name)]
     before = [getattr(layer, name) for layer in found]
     assert found
@@ -121,7 +121,7 @@ def attribute(model, pattern, name, value):
 
 @contextmanager
 def weights(model, pattern, name, change):
-    """Give every layer of such a name a weight of `change(list of these weights)`."""
+    """Changes a weight of every layer whose name matches; `change` takes and returns a list."""
     found = [getattr(layer, name) for layer in model.layers if re.search(pattern, layer.name)]
     before = [keras.ops.convert_to_numpy(variable).copy() for variable in found]
     assert found
@@ -143,7 +143,7 @@ def swapped(pair):
 
 
 def pad(before, after):
-    """Rows and columns of it."""
+    """Padding of rows and of columns."""
     return ((before, after), (before, after))
 
 
@@ -189,7 +189,7 @@ MUTATIONS = {
 
 @pytest.fixture(scope="module")
 def network():
-    """network(case), built once; whoever changes it changes it back."""
+    """A function that builds the network of a case once; tests undo their changes."""
     return cache(lambda case: filled(case)[0])
 
 

@@ -1,4 +1,4 @@
-"""Multiply-accumulates: every counted kind against arithmetic on paper, then published networks."""
+"""Multiply-accumulates of every kind of layer by hand, then of published networks."""
 
 import keras
 import pytest
@@ -10,7 +10,7 @@ from keras_imnet64.models.macs import count_macs, count_parameters
 
 
 def macs_of(shape, *steps):
-    """MACs of a chain of layers or functions on an input of this shape, without its batch axis."""
+    """Counts a chain of layers or functions on an input of this shape, without its batch axis."""
     x = inputs = keras.Input(shape)
     for step in steps:
         x = step(x)
@@ -18,7 +18,7 @@ def macs_of(shape, *steps):
 
 
 def twice(function):
-    """A function of one tensor from one of two, as in self-attention."""
+    """Turns a function of two tensors into one of a single tensor, as in self-attention."""
     return lambda x: function(x, x)
 
 
@@ -132,7 +132,7 @@ def test_another_image_size_than_the_models_is_refused():
         ((5, 4), lambda x: ops.einsum("bij,bij,bij->b", x, x, x), '"bij,bij,bij->b" of 3'),
     ],
 )
-def test_what_multiplies_unseen_is_refused_by_name(shape, step, named):
+def test_a_layer_of_unknown_cost_is_refused_by_name(shape, step, named):
     with pytest.raises(UserError, match=named):
         macs_of(shape, step)
 

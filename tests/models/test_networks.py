@@ -1,6 +1,6 @@
-"""What every network of the table keeps: sizes, named layers, dtypes, files, initial weights.
+"""What all networks of the table have in common: sizes, layer names, dtypes, files, weights.
 
-Most are built without weights here; the numbers that come out are the business of `test_golden`.
+Most are built without weights here; `test_golden` compares the numbers that they compute.
 """
 
 import keras
@@ -10,9 +10,10 @@ import pytest
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.models import MODELS, build_model, davit, resnet
 from keras_imnet64.models.init import initialize
-from keras_imnet64.models.macs import without_weights
+from keras_imnet64.models.keras_private import without_weights
+from keras_imnet64.models.load import load_model
 from keras_imnet64.models.parts import drop_path
-from keras_imnet64.models.ship import fill, float32_copy, load_model, ship
+from keras_imnet64.models.ship import fill, float32_copy, ship
 
 OPTIONS = {
     "wide_resnet": {"depth": 8, "width": 0.5},
@@ -34,7 +35,7 @@ MAPS = {  # side of the last map, by SIZES that work
     "tiny_cnn1": (2, 3, 5, 5, 8, 9, 15),
     "tiny_cnn2": (1, 1, 2, 3, 4, 7),
 }
-# One of each kind, small enough to be run.
+# One network of each kind, small enough to run.
 RUN = {
     "wide_resnet": (16, {"depth": 8, "width": 0.5}),
     "resnet18": (16, {"stem": "small", "drop_path_rate": 0.2, "anti_aliasing": True}),
@@ -139,7 +140,7 @@ def test_initial_weights_are_drawn_by_name_and_repeat(name, slim):
 
 
 def test_initial_weights_have_the_references_distributions():
-    """torchvision's and timm's own initialisation, read in their sources."""
+    """torchvision's and timm's own initialisation, taken from their sources."""
     resnet = network("resnet50", 16)
     initialize(resnet, 0)
     deviation = resnet.get_layer("stage2_block1_conv2").kernel.numpy().std()
@@ -168,7 +169,7 @@ def test_initial_weights_have_the_references_distributions():
         assert abs(variable.numpy()).max() == pytest.approx(1 / np.sqrt(9 * 192), rel=0.02)
 
 
-def test_a_zero_last_gamma_makes_blocks_their_shortcuts():
+def test_blocks_with_a_zero_last_gamma_compute_their_shortcuts():
     model = network("resnet50", 16, stem="small", zero_init=True)
     gammas = {v.path: v.numpy() for v in model.trainable_variables if v.name == "gamma"}
     zero = {path for path, gamma in gammas.items() if not gamma.any()}
@@ -176,7 +177,7 @@ def test_a_zero_last_gamma_makes_blocks_their_shortcuts():
     assert len(zero) == 16
 
 
-def test_basic_blocks_can_begin_as_their_shortcuts_too():
+def test_basic_blocks_can_start_as_their_shortcuts_too():
     model = network("resnet18", 16, stem="small", zero_init=True)
     assert not model.get_layer("stage4_block2_bn2").gamma.numpy().any()
     assert model.get_layer("stage4_block2_bn1").gamma.numpy().all()
@@ -252,7 +253,7 @@ def test_windows_fit_the_map_unless_a_number_is_given():
     assert windows(64, stem="full_15x15") == [7, 7, 7, 7]
 
 
-def test_layers_of_the_small_networks_stand_in_their_order():
+def test_layers_of_the_small_networks_are_in_the_briefs_order():
     def kinds(name):
         return " ".join(
             type(layer).__name__.removesuffix("2D").replace("BatchNormalization", "BN")
@@ -289,7 +290,7 @@ def test_layers_of_the_small_networks_stand_in_their_order():
         ("davit_tiny", 8, {"stem": "full_15x15"}, "needs at least 9 pixels"),
     ],
 )
-def test_what_cannot_work_is_refused(name, size, options, sentence):
+def test_wrong_options_are_refused(name, size, options, sentence):
     with pytest.raises(UserError, match=sentence):
         network(name, size, **options)
 
@@ -312,7 +313,7 @@ def test_what_cannot_work_is_refused(name, size, options, sentence):
         ({"dtype": "float33"}, "dtype must be the name of a Keras policy; received 'float33'"),
     ],
 )
-def test_what_cannot_be_built_is_refused(arguments, sentence):
+def test_wrong_arguments_are_refused(arguments, sentence):
     before = keras.config.dtype_policy()
     with pytest.raises(UserError, match=sentence):
         build_model("resnet18", **({"image_size": 32, "num_classes": 10} | arguments))
@@ -321,7 +322,7 @@ def test_what_cannot_be_built_is_refused(arguments, sentence):
 
 @pytest.mark.parametrize("name", RUN)
 def test_keras_own_initial_weights_differ_everywhere(name, slim):
-    """No initialiser is shared: equal shapes, and a second network, begin with other numbers."""
+    """No initialiser is shared: two weights of one shape, or of two networks, differ."""
     size, options = RUN[name]
     drawn = [
         variable.numpy().ravel()
@@ -329,12 +330,12 @@ def test_keras_own_initial_weights_differ_everywhere(name, slim):
         for variable in network(name, size, **options).trainable_variables
         if np.std(variable.numpy())
     ]
-    beginnings = {tuple(array[:8] / abs(array[:8]).max()) for array in drawn}
-    assert len(beginnings) == len(drawn)
+    first_numbers = {tuple(array[:8] / abs(array[:8]).max()) for array in drawn}
+    assert len(first_numbers) == len(drawn)
 
 
 @pytest.mark.parametrize("name", RUN)
-def test_layers_are_named_alike_each_time(name):
+def test_layers_have_the_same_names_each_time(name):
     size, options = RUN[name]
     with without_weights():
         first, second = (network(name, size, **options) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Promise 2 for real: our files are plain Keras, on every backend, without this package."""
+"""Our model files are plain Keras: they load on every backend, without this package."""
 
 import json
 import os
@@ -15,23 +15,18 @@ from conftest import WNIDS
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.models import build_model
+from keras_imnet64.models.info import model_info
 from keras_imnet64.models.init import initialize
-from keras_imnet64.models.ship import (
-    LOWEST_KERAS,
-    fill,
-    float32_copy,
-    load_model,
-    model_info,
-    ship,
-    warm_start,
-)
+from keras_imnet64.models.load import load_model
+from keras_imnet64.models.ship import LOWEST_KERAS, fill, float32_copy, ship
+from keras_imnet64.models.warm_start import warm_start
 from keras_imnet64.training.fit import fit
 
 CHILD = Path(__file__).with_name("load_plainly.py")
 
 
 def load_plainly(backend, inputs, paths, environment=None):
-    """What a process without this package computes under `backend`."""
+    """Returns what a process without this package computes under `backend`."""
     child = subprocess.run(
         [sys.executable, CHILD, inputs, *paths],
         env=os.environ | {"KERAS_BACKEND": backend} | (environment or {}),
@@ -90,7 +85,7 @@ def test_the_plain_model_computes_what_the_training_model_does():
     )
 
 
-def test_averages_take_the_place_of_weights():
+def test_averages_replace_weights():
     model = wrn()
     initialize(model, 0)
     plain = float32_copy(model)
@@ -116,7 +111,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
-OF_EACH_FAMILY = {  # with every kind of layer and operation that theirs have
+OF_EACH_FAMILY = {  # options that bring in every kind of layer of the family
     "wide_resnet": {"depth": 10, "width": 0.5, "dropout": 0.1},
     "resnet18": {"stem": "small_pool", "anti_aliasing": True, "drop_path_rate": 0.1},
     "davit_tiny": {"window": 7, "drop_path_rate": 0.1},
@@ -128,8 +123,8 @@ OF_EACH_FAMILY = {  # with every kind of layer and operation that theirs have
 
 
 @pytest.mark.slow
-def test_the_lowest_keras_that_we_state_loads_our_files(tmp_path):
-    """Needs a package index: installs that version beside the tested one."""
+def test_the_lowest_stated_version_of_keras_loads_our_files(tmp_path):
+    """Needs a package index: installs that version in a folder of its own."""
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), "uint8")
     np.savez(tmp_path / "inputs.npz", pixels=pixels)
     expected = {}
@@ -152,8 +147,8 @@ def test_the_lowest_keras_that_we_state_loads_our_files(tmp_path):
             np.testing.assert_allclose(output, logits, rtol=0, atol=1e-5 * abs(logits).max())
 
 
-def test_a_link_where_a_file_is_written_leads_nowhere(tmp_path):
-    """Whoever can write into the folder must not choose what our user overwrites."""
+def test_links_in_the_folder_are_not_followed(tmp_path):
+    """Somebody else who can write into the folder must not choose which file is overwritten."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
     for name in (".model.writing.saved.keras", ".model.keras.writing"):
@@ -163,8 +158,8 @@ def test_a_link_where_a_file_is_written_leads_nowhere(tmp_path):
     assert load_model(tmp_path / "model.keras")
 
 
-def test_two_processes_may_write_one_file(tmp_path):
-    """Each aside, and the later wins: no part of one gets into the other."""
+def test_two_writers_do_not_mix_their_files(tmp_path):
+    """Each writes into a folder of its own, and the later rename wins."""
     model = wrn()
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda n: ship(model, tmp_path / "a.keras", {"dataset": str(n)}), range(6)))
@@ -172,8 +167,8 @@ def test_two_processes_may_write_one_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.keras"]
 
 
-def test_a_warm_start_names_what_its_layers_did_otherwise(tmp_path):
-    """All shapes agree, yet these are two networks: a quiet loss of accuracy else."""
+def test_a_warm_start_names_layers_with_other_settings(tmp_path):
+    """All shapes agree, but the networks differ, which would silently cost accuracy."""
 
     def davit(normalization="imagenet", **options):
         return build_model(
@@ -184,23 +179,23 @@ def test_a_warm_start_names_what_its_layers_did_otherwise(tmp_path):
     ship(stock, tmp_path / "stock.keras", {"wnids": WNIDS})
     assert warm_start(same, tmp_path / "stock.keras", WNIDS) == ([], [])
     other = davit({"mean": 0.5, "std": 0.5}, stem="small")
-    skipped, differing = warm_start(other, tmp_path / "stock.keras", WNIDS)
+    skipped, differences = warm_start(other, tmp_path / "stock.keras", WNIDS)
     assert skipped == []
-    assert differing == [
+    assert differences == [
         "normalization has another mean",
         "normalization has another variance",
         "stem_conv has strides (4, 4) in the file, (2, 2) here",
     ]
 
 
-def test_a_warm_start_names_a_pool_that_one_of_both_has(tmp_path):
+def test_a_warm_start_names_a_pool_of_only_one_network(tmp_path):
     networks = {
         stem: build_model("resnet18", image_size=16, num_classes=10, stem=stem)
         for stem in ("small", "small_pool")
     }
     ship(networks["small_pool"], tmp_path / "pool.keras", {"wnids": WNIDS})
-    _, differing = warm_start(networks["small"], tmp_path / "pool.keras", WNIDS)
-    assert differing == ["stem_pool is in the file alone"]
+    _, differences = warm_start(networks["small"], tmp_path / "pool.keras", WNIDS)
+    assert differences == ["stem_pool is in the file alone"]
 
 
 def test_model_info_of_other_files(tmp_path):

@@ -1,4 +1,4 @@
-"""Bands of images and the networks behind them, against SciPy's DCT and counts of the paper."""
+"""Bands of images against SciPy's DCT, and their networks against the paper's counts."""
 
 import keras
 import numpy as np
@@ -8,7 +8,8 @@ import scipy.fft
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.models import build_model, spectral
 from keras_imnet64.models.init import initialize
-from keras_imnet64.models.macs import count_macs, count_parameters, without_weights
+from keras_imnet64.models.keras_private import without_weights
+from keras_imnet64.models.macs import count_macs, count_parameters
 from keras_imnet64.models.parts import IMAGENET_MEAN, IMAGENET_STD
 
 IDENTITY = {"mean": 0.0, "std": 1.0}
@@ -26,7 +27,7 @@ def network(size, factor, band, num_classes=7, normalization=IDENTITY, **base):
     )
 
 
-def pictures(size, count=2):
+def random_images(size, count=2):
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), "uint8")
 
 
@@ -39,19 +40,19 @@ def bands_by_scipy(images, factor):
 @pytest.mark.backend
 @pytest.mark.parametrize("factor", [2, 4, 6])
 def test_bands_are_those_of_scipy(factor):
-    images = pictures(16 * factor)
+    images = random_images(16 * factor)
     expected = bands_by_scipy(images, factor)
     for band in range(0, factor**2, 5):
         model = network(16 * factor, factor, band)
         layer = keras.Model(model.input, model.get_layer("band").output)
         scale = abs(expected[band]).max()
-        seen = layer.predict(images, verbose=0)
-        np.testing.assert_allclose(seen, expected[band], rtol=0, atol=1e-5 * scale)
+        found = layer.predict(images, verbose=0)
+        np.testing.assert_allclose(found, expected[band], rtol=0, atol=1e-5 * scale)
         by_hand = spectral.band_of(images, factor, band)
         np.testing.assert_allclose(by_hand, expected[band], rtol=0, atol=1e-5 * scale)
 
 
-def test_a_image_worked_by_hand():
+def test_an_image_worked_by_hand():
     """2x2 pixels 1, 2 above 3, 4: the published basis [2, 2, 2, 2], [1.848, .765, -.765, -1.848],
     [1.414, -1.414, -1.414, 1.414], [.765, -1.848, 1.848, -.765]."""
     image = np.repeat(np.array([[1, 2], [3, 4]], "uint8")[None, :, :, None], 3, axis=3)
@@ -61,32 +62,32 @@ def test_a_image_worked_by_hand():
 
 
 def test_a_band_of_the_mirrored_image_is_not_the_mirrored_band():
-    """So images are augmented before they are split."""
-    images = pictures(8)
+    """This is why images are augmented before they are split."""
+    images = random_images(8)
     of_mirrored = spectral.band_of(images[:, :, ::-1], 2, 1)
     assert not np.allclose(of_mirrored, spectral.band_of(images, 2, 1)[:, :, ::-1])
 
 
 @pytest.mark.backend
 def test_imagenet_normalization_is_that_of_the_pixels_before_the_split():
-    images = pictures(32)
+    images = random_images(32)
     normalized = (images / 255 - IMAGENET_MEAN) / IMAGENET_STD
     expected = bands_by_scipy(normalized, 2)
     for band in (0, 1):
         model = network(32, 2, band, normalization="imagenet")
         layer = keras.Model(model.input, model.get_layer("normalization").output)
-        seen = layer.predict(images, verbose=0)
-        np.testing.assert_allclose(seen, expected[band], rtol=0, atol=2e-5)
+        found = layer.predict(images, verbose=0)
+        np.testing.assert_allclose(found, expected[band], rtol=0, atol=2e-5)
 
 
 def test_mean_and_spread_are_measured_on_the_bands():
-    images = pictures(12, count=40)
+    images = random_images(12, count=40)
     expected = bands_by_scipy(images, 2)[3].reshape(-1, 3) / 255
-    found = spectral.measured(np.array_split(images, 3), 2, 3)
+    found = spectral.band_mean_and_std(np.array_split(images, 3), 2, 3)
     np.testing.assert_allclose(found["mean"], expected.mean(axis=0), rtol=0, atol=1e-6)
     np.testing.assert_allclose(found["std"], expected.std(axis=0), rtol=1e-6)
     grey = np.full((2, 4, 4, 3), 7, "uint8")
-    assert spectral.measured([grey], 2, 1)["std"] == [1, 1, 1]
+    assert spectral.band_mean_and_std([grey], 2, 1)["std"] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -109,8 +110,8 @@ def test_parameters_are_those_of_the_published_sizes_that_can_be_confirmed(
     assert count_parameters(model) == parameters
 
 
-def test_a_branch_costs_what_its_network_does_at_its_size():
-    """And the band itself: at 56 pixels a ResNet-34 without pool has the 3.55 GMAC of the stock."""
+def test_a_branch_costs_its_network_and_the_band():
+    """At 56 pixels a ResNet-34 without pool has the 3.55 GMAC of the published one."""
     base = {"name": "resnet34", "stem": "small"}
     with without_weights():
         alone = build_model(image_size=56, num_classes=1000, **base)
@@ -132,9 +133,9 @@ def test_the_layers_of_a_network_keep_their_names_and_outputs():
 
 
 @pytest.mark.backend
-def test_all_bands_together_are_the_mean_of_the_branches():
+def test_the_joined_model_computes_the_mean_of_its_branches():
     joined = network(32, 2, "all")
-    images = pictures(32)
+    images = random_images(32)
     logits = joined.predict(images, verbose=0)
     branches = [joined.get_layer(f"branch-{band:02}") for band in range(4)]
     alone = [branch.predict(images, verbose=0) for branch in branches]
@@ -160,7 +161,7 @@ def test_all_bands_together_are_the_mean_of_the_branches():
         ({"base": {"name": "vgg16"}}, "vgg16 needs at least 32 pixels.*received image size 16"),
     ],
 )
-def test_what_cannot_be_built_is_refused_in_a_sentence(options, message):
+def test_wrong_options_are_refused_in_a_sentence(options, message):
     given = {"image_size": 32, "factor": 2, "band": 0, "base": {"name": "resnet18"}} | options
     with pytest.raises(UserError, match=message):
         build_model("spectral", num_classes=7, **given)

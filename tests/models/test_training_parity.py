@@ -1,8 +1,8 @@
 """One training step of a block of each kind: output, gradients and running statistics.
 
-`golden/make.py` froze what torchvision's and timm's blocks, and one of the paper's WRN, give for
-weights and inputs of `golden/rule.py` in training mode, where the loss is a weighted sum of the
-output. Maps are [B, H, W, C], parameters as PyTorch lays them out.
+`golden/make.py` froze what blocks of torchvision, timm and the paper's WRN compute from weights and
+inputs of `golden/rule.py` in training mode, where the loss is a weighted sum of the output. Maps
+are [B, H, W, C], parameters have PyTorch's layout.
 """
 
 import math
@@ -31,7 +31,7 @@ def one_block(block, shape, **options):
 
 
 def within(module, naming):
-    """A naming of a network's layers as one of the layers of this module of theirs."""
+    """Returns a naming relative to one module of the reference network."""
     return lambda layer: naming(layer).removeprefix(f"{module}.")
 
 
@@ -154,22 +154,26 @@ def expected(block, model, tensors):
 
 
 def numbers_per_channel(model):
-    """{path of a moving variance: how many numbers of a batch it is of}."""
+    """Returns {path of a moving variance: how many numbers of a batch it covers}."""
     norms = [v for v in model.layers if isinstance(v, keras.layers.BatchNormalization)]
     return {v.moving_variance.path: IMAGES * math.prod(v.input.shape[1:3]) for v in norms}
 
 
 def with_biased_variance(after, tensor, counts):
-    """What Keras keeps: PyTorch moves its variance towards n / (n - 1) times that of the batch."""
+    """Returns Keras' moving variance; PyTorch's uses n / (n - 1) times that of the batch."""
     n = counts[tensor.variable.path]
     kept = 0.9 * rule.values(tensor.name, tensor.shape)
     return kept + (after - kept) * (n - 1) / n
 
 
 def differences(block, **changes):
-    """{name: largest difference as a part of the largest number}; changes: layers' attributes.
+    """Returns {name: largest difference relative to the largest number} of each array.
 
-    A bias in front of BN has no gradient; what rounding leaves of it is measured by the others.
+    The gradient of a bias before BN is 0 but for rounding, so it is compared with the largest
+    number of all arrays.
+
+    Args:
+        changes: attributes that layers get before the step.
     """
     model, naming = BLOCKS[block]()
     tensors = foreign.tensors_of(model, naming)

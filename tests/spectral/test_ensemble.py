@@ -19,8 +19,10 @@ from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.evaluation.predict import predict
 from keras_imnet64.export import export
+from keras_imnet64.models.info import model_info
+from keras_imnet64.models.load import load_model
 from keras_imnet64.models.macs import count_macs
-from keras_imnet64.models.ship import load_model, model_info, ship
+from keras_imnet64.models.ship import ship
 from keras_imnet64.models.spectral import kernel
 from keras_imnet64.recipe.loading import check_recipe, list_recipes, load_recipe
 from keras_imnet64.runs import Run, lock

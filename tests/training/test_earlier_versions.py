@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_imnet64.evaluation.evaluate import evaluate
-from keras_imnet64.models.ship import model_info
+from keras_imnet64.models.info import model_info
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.records import BestEpoch, Plateau
 from keras_imnet64.runs import Run

@@ -12,7 +12,8 @@ from same_end import same_end
 from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.models import build_model
-from keras_imnet64.models.ship import load_model, model_info
+from keras_imnet64.models.info import model_info
+from keras_imnet64.models.load import load_model
 from keras_imnet64.runs import create_run, lock
 from keras_imnet64.training.data import load_data
 from keras_imnet64.training.fit import fit

@@ -25,7 +25,7 @@ from same_end import same_end
 from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.models import build_model
 from keras_imnet64.models.davit import VARIANTS
-from keras_imnet64.models.ship import model_info
+from keras_imnet64.models.info import model_info
 from keras_imnet64.records import Rollback, RunState
 from keras_imnet64.runs import Run
 from keras_imnet64.training.fit import fit

@@ -44,7 +44,7 @@ class View:
 
     @classmethod
     def of(cls, info: Options, image_size: int) -> "View":
-        """Returns the view that a model file records, see `models.ship.model_info`."""
+        """Returns the view that a model file records, see `models.info.model_info`."""
         known = {key: info[key] for key in ("resize_filter", "resize", "ten_crop") if key in info}
         return cls(image_size, **known)
 

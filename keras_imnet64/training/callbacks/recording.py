@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_imnet64.core.console import say
 from keras_imnet64.core.files import write_csv
-from keras_imnet64.records import EpochRow, FileScore, RunState
+from keras_imnet64.records import EpochRow, RunState, Scores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ class Recorder:
             self.writer.close()
 
     def row(
-        self, epoch: int, logs: Mapping[str, Any], scores: FileScore, speed: tuple[float, float]
+        self, epoch: int, logs: Mapping[str, Any], scores: Scores, speed: tuple[float, float]
     ) -> EpochRow:
         """Returns the row of an epoch.
 

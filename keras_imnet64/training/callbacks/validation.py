@@ -3,9 +3,8 @@
 import math
 from typing import TYPE_CHECKING
 
-from keras_imnet64.evaluation.evaluate import make_scorer, scoring_batch_size
-from keras_imnet64.records import FileScore
-from keras_imnet64.training.scoring import score_images
+from keras_imnet64.evaluation.evaluate import make_scorer, score_selection, scoring_batch_size
+from keras_imnet64.records import Scores
 
 if TYPE_CHECKING:
     from keras_imnet64.training.trainer import Trainer
@@ -19,12 +18,12 @@ class Validation:
         self.scorer = make_scorer(trainer.float32_copy)
         self.batch_size = scoring_batch_size(trainer.setup.devices)
 
-    def score(self) -> FileScore:
+    def score(self) -> Scores:
         """Fills the copy and scores it; raises NotFinite if its loss is not finite."""
         data = self.trainer.setup.data
         self.trainer.fill_copy()
         view = data.one_crop_view
-        scores = score_images(self.scorer, data.validation, self.batch_size, view)
+        scores = score_selection(self.scorer, data.validation, self.batch_size, view)
         if not math.isfinite(scores.loss):
             raise self.trainer.finiteness.error("the validation's loss")
         return scores

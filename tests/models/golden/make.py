@@ -1,9 +1,9 @@
-"""Freezes what the reference implementations answer: logits.json and training.npz beside this file.
+"""Freezes what the references compute: logits.json and training.npz beside this file.
 
     pip install torch==2.13.0 torchvision==0.28.0 timm==1.0.31
     python tests/models/golden/make.py
 
-With those versions, on CPU, this made the files in the tree; the tests need none of the three.
+With those versions, on a CPU, this made the files in the tree. The tests do not need the three.
 
 The references are torchvision's and timm's networks and blocks, filled by `rule`. For the paper's
 WRN, whose Lasagne script no longer runs, a plain PyTorch version of it stands below. They run in

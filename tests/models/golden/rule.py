@@ -1,14 +1,14 @@
-"""Weights and images that anyone can make again, bit for bit: functions of name and shape alone.
+"""Weights and images that can be made again bit for bit, as functions of a name and a shape.
 
-NumPy promises to keep the raw output of its bit generators, but not what its distributions make of
-it. So the numbers are Philox' own 64-bit integers, keyed by the SHA-256 of the name, and all that
-they go through are sums, products and square roots, which are the same on every machine.
+NumPy promises to keep the raw output of its bit generators, but not that of its distributions. The
+numbers are therefore Philox's 64-bit integers, keyed by the SHA-256 of the name, transformed by
+sums, products and square roots alone, which are the same on every machine.
 
-The numbers are such that mistakes show. Running variances are between 0.01 and 0.5, many of them
-small, and so are the maps that DaViT normalises, hence a wrong epsilon counts; gammas are small in
-turn. Kernels keep the mean square of what goes through them and a ReLU. DaViT's windows and MLPs
-take numbers of about 1, where neither attention nor GELU is linear; its channels do not, since they
-attend over the whole map, and sums over 56x56 tokens would leave nothing but a maximum.
+The numbers are chosen so that mistakes show. Running variances are between 0.01 and 0.5, many of
+them small, and so are the maps that DaViT normalises, so that a wrong epsilon shows; gammas are
+small in return. A kernel followed by a ReLU keeps the mean square of its input. Inputs of DaViT's
+windows and MLPs are about 1, where neither attention nor GELU is linear. Those of its channel
+attention are smaller, because it sums over 56x56 tokens and would select a single maximum.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ DAVIT_BRANCH_ENDS = ("proj.weight", "fc2.weight")  # what they make is added to 
 
 
 def values(name, shape):
-    """The float32 array of a parameter or running statistic; kernels as PyTorch lays them out."""
+    """Returns a parameter or running statistic, float32; kernels have PyTorch's layout."""
     u = uniform(name, shape)
     if name.endswith("running_var"):
         return 0.01 + 0.49 * u * u * u
@@ -38,14 +38,14 @@ def values(name, shape):
 
 
 def centred(u, variance):
-    """[0, 1) stretched in place to zero mean and this variance."""
+    """Scales numbers of [0, 1) in place to zero mean and this variance."""
     u -= 0.5
     u *= np.float32(math.sqrt(12 * variance))
     return u
 
 
 def uniform(name, shape):
-    """float32 multiples of 2^-24 in [0, 1)."""
+    """Returns float32 multiples of 2^-24 in [0, 1)."""
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
     bits = np.random.Philox(key=key)
     numbers = np.empty(math.prod(shape), "float32")
@@ -57,7 +57,7 @@ def uniform(name, shape):
 
 
 def images(size):
-    """Two images, uint8 [2, size, size, 3]; 4 divides the size."""
+    """Returns two images, uint8 [2, size, size, 3]; 4 divides the size."""
     cells = uniform("cells", (2, CELLS, CELLS, 3))
     cells = cells.repeat(size // CELLS, axis=1).repeat(size // CELLS, axis=2)
     noise = uniform("noise", cells.shape)
@@ -65,6 +65,6 @@ def images(size):
 
 
 def digest(shapes):
-    """SHA-256 of the names and shapes of a network's tensors, in the order of the names."""
+    """Returns the SHA-256 of the names and shapes of a network's tensors, sorted by name."""
     lines = [f"{name} {list(map(int, shapes[name]))}\n" for name in sorted(shapes)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,40 @@
+"""What a model file states about itself: the member `imnet64.json` of its zip, read without Keras.
+
+`ship` writes the member; Keras ignores it.
+"""
+
+import zipfile
+
+from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.core.files import parse_json
+from keras_imnet64.core.types import JsonObject, StrPath
+from keras_imnet64.core.validation import parse_record
+from keras_imnet64.core.zips import MAX_TEXT_BYTES, open_zip, read_member
+from keras_imnet64.records import ModelInfo
+
+INFO_MEMBER = "imnet64.json"
+
+
+def model_info(path: StrPath) -> JsonObject:
+    """Returns what a `.keras` file of ours states about itself; {} for other `.keras` files.
+
+    Raises:
+        UserError: the file is not a `.keras` file, or what it states has a wrong type.
+    """
+    return _read(path)[0]
+
+
+def read_model_info(path: StrPath) -> ModelInfo:
+    """Returns the same as `model_info`, as a record; keys that it does not have are left out."""
+    return _read(path)[1]
+
+
+def _read(path: StrPath) -> tuple[JsonObject, ModelInfo]:
+    try:
+        with open_zip(path) as archive:
+            if INFO_MEMBER not in archive.namelist():
+                return {}, ModelInfo()
+            text = read_member(archive, INFO_MEMBER, MAX_TEXT_BYTES)
+        return parse_json(text), parse_record(ModelInfo, text)
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        raise UserError(f"{path} is not a .keras file: {reason(error)}") from error

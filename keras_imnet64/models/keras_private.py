@@ -1,0 +1,167 @@
+"""The private parts of Keras (3.15) that this package uses, each under a plain public name.
+
+Each function says what it is needed for and what would replace it. If a version of Keras changes
+such a part, only this module has to follow, and `training/optim.py`, whose optimizers override
+`_apply_weight_decay`, `_use_weight_decay`, `_clip_gradients`, `_all_reduce_sum_gradients`,
+`_get_current_learning_rate`, `_should_use_adamw` and `_update_model_variables_moving_average`, and
+read their own `_learning_rate`, `_iterations` and `_model_variables_moving_average`. A test finds
+uses in other modules.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+import keras
+from keras.src.backend import StatelessScope
+from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
+from keras.src.ops import nn, numpy
+from keras.src.ops.function import Function
+
+from keras_imnet64.core.types import Tensor, Variable
+
+Graph: TypeAlias = Function  # the operations of a functional model and what flows between them
+
+# ------------------------------------------------------------------------------ layers of a model
+
+
+def all_layers(model: keras.Model, include_self: bool = True) -> list[keras.Layer]:
+    """Returns the layers of a model at all depths; `model.layers` has those of the first level.
+
+    Needed to reach the layers inside nested models and wrappers. To be replaced by a public
+    iterator over all depths.
+    """
+    return list(model._flatten_layers(include_self=include_self))
+
+
+def own_variables(layer: keras.Layer) -> list[Variable]:
+    """Returns the weights of a layer without those of the layers inside it.
+
+    Needed to find the initialiser of each weight, which only the owner has. `layer.variables` also
+    has those of inner layers; a public property without them would replace this.
+    """
+    return layer._trainable_variables + layer._non_trainable_variables
+
+
+def layer_seed_generators(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
+    """Returns the seed generators of a layer, such as those of dropout.
+
+    Needed because Keras names their variables by a counter of the process: the layer gives a stable
+    name. To be replaced once Keras puts the layer into the path of the variable.
+    """
+    return layer._seed_generators
+
+
+def attention_gate(layer: keras.layers.MultiHeadAttention) -> Variable | None:
+    """Returns the kernel of the output gate of an attention layer, or None without a gate.
+
+    Needed to count its multiplications. To be replaced by a public property beside `query_dense`.
+    """
+    return layer._gate_dense.kernel if layer._use_gate else None
+
+
+# ------------------------------------------------------------------------------ graph of a model
+
+
+def producer(tensor: Tensor) -> keras.Operation:
+    """Returns the layer or operation of a functional model that a symbolic tensor comes from.
+
+    Needed to look at the end of a model and at what precedes a layer. `keras.Operation.output`
+    gives the opposite direction alone; a public attribute of KerasTensor would replace this.
+    """
+    return tensor._keras_history.operation
+
+
+def graph_of(operation: keras.Operation) -> Graph | None:
+    """Returns the graph inside a functional or sequential model; None for everything else.
+
+    Needed to visit every call of every layer. Keras has no public class for a graph, and the one of
+    a Sequential is private.
+    """
+    if isinstance(operation, keras.Sequential):
+        return operation._functional
+    return operation if isinstance(operation, Function) else None
+
+
+def run_graph(
+    graph: Graph,
+    inputs: Sequence[Tensor],
+    replace: Callable[[keras.Operation], Callable[..., Tensor]],
+) -> Tensor:
+    """Runs a graph with `replace(operation)` called in the place of each operation.
+
+    Needed to count multiplications call by call. `keras.models.clone_model(call_function=...)` is
+    public, but builds a new model and adds nodes to shared layers.
+    """
+    return graph._run_through_graph(inputs, replace)
+
+
+# Kinds of operations in a graph. `keras.ops` has public functions alone, and no class to compare
+# a graph's operations with.
+Conv = nn.Conv
+ConvTranspose = nn.ConvTranspose
+DepthwiseConv = nn.DepthwiseConv
+Dot = numpy.Dot
+DotProductAttention = nn.DotProductAttention
+Einsum = numpy.Einsum
+Inner = numpy.Inner
+Matmul = numpy.Matmul
+SeparableConv = nn.SeparableConv
+Tensordot = numpy.Tensordot
+
+
+@contextlib.contextmanager
+def without_weights() -> Iterator[None]:
+    """Lets models be built with shapes but without numbers: 1.4 billion weights take no memory.
+
+    Needed to count and compare networks of any size. Keras has no public equivalent; a device
+    "meta", as in PyTorch, would replace this. The list of uninitialised variables is restored at
+    the end, because the next scope would create the variables in it.
+    """
+    uninitialized = list(get_global_attribute("uninitialized_variables", []))
+    try:
+        with StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        set_global_attribute("uninitialized_variables", uninitialized)
+
+
+# ------------------------------------------------------------------------------------- training
+
+
+def loss_tracker(model: keras.Model) -> keras.metrics.Metric:
+    """Returns the metric that averages the loss of a compiled model over an epoch.
+
+    Needed because its state belongs to a checkpoint between two epochs. `model.metrics` lists it
+    only once the first step has been built; listing it earlier would replace this.
+    """
+    return model._loss_tracker
+
+
+def learning_rate_schedule(
+    optimizer: keras.optimizers.Optimizer,
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Returns the schedule that an optimizer was created with.
+
+    Needed for its settings and for rates of other steps than the current one.
+    `optimizer.learning_rate` is the value at the current step; a public property for the schedule
+    would replace this.
+    """
+    return optimizer._learning_rate
+
+
+def learning_rate_at(optimizer: keras.optimizers.Optimizer, step: int) -> float:
+    """Returns the scheduled rate of any step; reads no variable, which a step may be using."""
+    return float(learning_rate_schedule(optimizer)(step))
+
+
+def moving_averages(optimizer: keras.optimizers.Optimizer) -> dict[str, Variable]:
+    """Returns {path of a weight: its moving average} of an optimizer that keeps averages.
+
+    Needed to ship averaged weights while training continues with the others. Keras' public way,
+    `finalize_variable_values`, overwrites the weights.
+    """
+    pairs = zip(
+        optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
+    )
+    return {variable.path: average for variable, average in pairs if average is not None}

@@ -1,0 +1,113 @@
+"""Loads `.keras` files from anywhere in safe mode, and checks that Keras alone can load ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.core.files import parse_json
+from keras_imnet64.core.types import Json, StrPath
+from keras_imnet64.core.zips import MAX_TEXT_BYTES, open_zip, read_member
+from keras_imnet64.models.ship import fill, float32_copy
+
+if TYPE_CHECKING:
+    import keras
+
+TRUSTED_PACKAGES = ("keras", "builtins", "keras_cv", "keras_hub")  # Keras imports them by itself
+RUNS_CODE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper")
+
+
+def load_model(path: StrPath) -> keras.Model:
+    """Loads any `.keras` file for scoring, in safe mode and not compiled.
+
+    Raises:
+        UserError: the file is not a `.keras` file, is damaged, or needs code that is not Keras'.
+    """
+    import keras
+
+    try:
+        config = _read_config(path)
+        if isinstance(config, dict):
+            config.pop("compile_config", None)  # is not loaded
+        _check_layers(config)
+        model = keras.saving.load_model(path, compile=False)
+        if not isinstance(model, keras.Model):
+            raise UserError(f"holds a {type(model).__name__}, which is not a model")
+        return model
+    except UserError as error:
+        raise UserError(f"{path} {error}") from None
+    except Exception as error:  # Keras raises many types for damaged files
+        raise UserError(f"{path} cannot be loaded as a Keras model: {reason(error)}") from error
+
+
+def check_loads_anywhere(model: keras.Model, name: str) -> None:
+    """Refuses a model whose file Keras alone could not load in another process.
+
+    Args:
+        name: of the model, for messages.
+
+    Raises:
+        UserError: a layer is not Keras' own or contains code, or the model cannot be copied.
+    """
+    from keras.saving import serialize_keras_object
+
+    try:
+        _check_layers(serialize_keras_object(model), allow_registered=False)
+        fill(float32_copy(model), model)
+    except UserError as error:
+        raise UserError(f"{name} {error}") from None
+    except KeyError as error:
+        raise UserError(
+            f"{name} uses the layer of {error} at two places, inside a model within it too: give "
+            "each place a layer of its own"
+        ) from None
+    except Exception as error:  # layers of other authors raise any type
+        raise UserError(f"{name} cannot be copied into a file: {reason(error)}") from error
+
+
+def _read_config(path: StrPath) -> Json:
+    if Path(path).suffix != ".keras" or Path(path).is_dir():
+        raise UserError("is not a .keras file: its name must end in .keras")
+    with open_zip(path) as archive:
+        if "config.json" not in archive.namelist():
+            raise UserError("is a zip, but not a .keras file: it has no config.json")
+        return parse_json(read_member(archive, "config.json", MAX_TEXT_BYTES))
+
+
+def _check_layers(config: Json, allow_registered: bool = True) -> None:
+    """Refuses layers that Keras cannot load, or whose code it would run, before Keras reads them.
+
+    Args:
+        config: of a model, as `config.json` holds it.
+        allow_registered: whether classes of other packages that this process has registered with
+            Keras may occur. If not, `compile_config` is not checked, since `float32_copy` drops it.
+    """
+    from keras.saving import get_registered_object
+
+    to_check = [config]
+    while to_check:
+        part = to_check.pop()
+        if isinstance(part, list):
+            to_check += part
+        if not isinstance(part, dict):
+            continue
+        to_check += [v for key, v in part.items() if allow_registered or key != "compile_config"]
+        name, module = part.get("class_name"), part.get("module")
+        if name in RUNS_CODE:
+            raise UserError(
+                f"has a {name} layer, which runs code from the file: such models are not loaded"
+            )
+        package = module.split(".")[0] if isinstance(module, str) else "keras"
+        if package in TRUSTED_PACKAGES:
+            continue
+        if not allow_registered:
+            raise UserError(
+                f"has {name} of {package}; its file is to be loaded by Keras alone, so it must be "
+                "made of Keras' own layers and operations"
+            )
+        if get_registered_object(str(part.get("registered_name"))) is None:
+            raise UserError(
+                f"needs the package {package} for its {name}: in Python, import what registers it "
+                "with Keras first"
+            )
