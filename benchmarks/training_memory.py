@@ -107,12 +107,11 @@ def make_steps(recipe, batch_size, devices):
     import tensorflow as tf
 
     from keras_imnet64.models import build_model
-    from keras_imnet64.recipe.costs import num_classes_of
     from keras_imnet64.spectral.branches import bands_of, branch_recipe
     from keras_imnet64.training.build import compile_for_training
 
     recipe = branch_recipe(recipe, 0) if bands_of(recipe) else recipe
-    size, num_classes = recipe.image_size, num_classes_of(recipe) or 1000
+    size, num_classes = recipe.image_size, recipe.num_classes or 1000
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size, size, size, 3), "uint8")
     labels = rng.integers(0, num_classes, batch_size).astype("int32")

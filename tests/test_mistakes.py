@@ -139,10 +139,10 @@ simply("format", "export model.keras --format savedmodel", r'did you mean "saved
 simply("command", "evalute model.keras", "Did you mean 'evaluate'")
 simply("option", "predict model.keras red.jpg --topp 3", "No such option '?--topp'?")
 simply("no_argument", "predict model.keras", "Missing argument 'IMAGE...'")
-simply("text_for_a_number", f'{FIT} --set train.epochs="3"', 'whole number; received "3"')
-simply("flag_for_a_number", f"{FIT} --set train.epochs=true", "whole number; received True")
-simply("too_small", f"{FIT} --set data.batch_size=0", "greater than 0; received 0")
-simply("too_large", f"{FIT} --set loss.label_smoothing=1.5", "less than 1; received 1.5")
+simply("text_for_a_number", f'{FIT} --set train.epochs="3"', 'whole number .*; received "3"')
+simply("flag_for_a_number", f"{FIT} --set train.epochs=true", "whole number .*; received true")
+simply("too_small", f"{FIT} --set data.batch_size=0", "from 1 to 1,000,000,000; received 0")
+simply("too_large", f"{FIT} --set loss.label_smoothing=1.5", "at least 0 and below 1; received 1.5")
 simply("not_finite", f"{FIT} --set optimizer.learning_rate=inf", "finite")
 simply(
     "huge_number",
@@ -754,13 +754,17 @@ for name, command, sentence in (
     ("weights_option", f'{GIVEN} --set stemm="small"', r'model.stemm is .*did you mean "stem"\?'),
     ("weights_stem", f'{GIVEN} --set stem="smal"', "model.stem must be one of.*received .smal"),
     ("weights_name", f'{GIVEN} --set name="vgg16"', 'model.name is not an option of "resnet18"'),
-    ("weights_rate", f"{GIVEN} --set drop_path_rate=inf", "at least 0 and below 1; received inf"),
+    ("weights_rate", f"{GIVEN} --set drop_path_rate=inf", "a finite number; received inf"),
     (
         "weights_mean",
         f'{GIVEN} --set normalization="mean_image"',
         "measured on a data set, and the",
     ),
-    ("weights_std", f"{GIVEN} --set normalization={{mean=[0,0,0],std=[1,1,0]}}", "greater than 0"),
+    (
+        "weights_std",
+        f"{GIVEN} --set normalization={{mean=[0,0,0],std=[1,1,0]}}",
+        "a number above 0; received 0",
+    ),
     ("weights_set", f"{GIVEN} --set stem=small", "--set takes key=value"),
 ):
     simply(f"convert_{name}", command, sentence)

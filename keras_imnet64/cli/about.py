@@ -1,4 +1,7 @@
-"""Commands that say what there is: recipes, and what this machine can do."""
+"""The commands `recipes`, which describe recipes, and `doctor`, which examines this machine."""
+
+import json
+from pathlib import Path
 
 import click
 
@@ -10,32 +13,31 @@ from keras_imnet64.core.errors import EXIT_RUN_FAILED, printable
 @cli.group(invoke_without_command=True)
 @json_option
 @click.pass_context
-def recipes(context, as_json):
+def recipes(context: click.Context, as_json: bool) -> None:
     """List the shipped recipes.
 
     Example: python cli.py recipes show wrn36_5
     """
     if context.invoked_subcommand is not None:
-        context.obj = as_json  # `recipes --json show NAME` is meant as it reads
+        context.obj = as_json  # for `recipes --json show NAME`
         return
     from keras_imnet64.recipe.listing import COLUMNS, facts, row
-    from keras_imnet64.recipe.loading import list_recipes, load_recipe
+    from keras_imnet64.recipe.loading import shipped_recipes
 
-    shipped = [load_recipe(name) for name in list_recipes()]
     if as_json:
-        show({recipe.name: facts(recipe) for recipe in shipped}, as_json)
+        show({name: facts(recipe) for name, recipe in shipped_recipes().items()}, as_json)
     else:
-        show_table([row(recipe) for recipe in shipped], COLUMNS)
+        show_table([row(recipe) for recipe in shipped_recipes().values()], COLUMNS)
 
 
 @recipes.command("show")
 @click.argument("recipe", shell_complete=completing(recipe_names))
 @json_option
 @click.pass_obj
-def show_recipe(json_before, recipe, as_json):
+def show_recipe(json_before: bool, recipe: str, as_json: bool) -> None:
     """Print a recipe, with its size and results as comments.
 
-    What is printed is a recipe too; RECIPE is a shipped one's name or a TOML file's path.
+    The output is a recipe too. RECIPE is the name of a shipped recipe or the path of a TOML file.
 
     Example: python cli.py recipes show demo
     """
@@ -53,10 +55,23 @@ def show_recipe(json_before, recipe, as_json):
     write_text(decode_text(find_recipe(recipe).read_bytes()).replace("\r\n", "\n"))
 
 
+@recipes.command("schema")
+def show_schema() -> None:
+    """Print the JSON Schema of recipes, by which editors complete and check them.
+
+    Save it beside your recipe, and begin the recipe with `#:schema ./recipe.schema.json`.
+
+    Example: python cli.py recipes schema > recipe.schema.json
+    """
+    from keras_imnet64.recipe.json_schema import json_schema
+
+    write_text(json.dumps(json_schema(), indent=2) + "\n")
+
+
 @cli.command()
 @data_options
 @json_option
-def doctor(data_dir, cache_dir, as_json):
+def doctor(data_dir: Path | None, cache_dir: Path | None, as_json: bool) -> int:
     """Say what is wrong with this machine, and what mends it.
 
     Looks at versions, backends, devices, memory, disk and data sets; ends with status 1 if

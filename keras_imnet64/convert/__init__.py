@@ -36,7 +36,8 @@ from keras_imnet64.core.paths import check_output_file, expand, os_error_text, r
 from keras_imnet64.core.types import Json, JsonObject, Options, StrPath
 from keras_imnet64.core.work_folders import new_beside
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
-from keras_imnet64.models import MOST_PIXELS, build_model, check_whole, find_model
+from keras_imnet64.models import MAX_IMAGE_SIZE, build_model, check_whole, find_model
+from keras_imnet64.models.options import ChannelNormalization
 from keras_imnet64.models.ship import ship
 from keras_imnet64.recipe.loading import check_model, merge, parse_override
 
@@ -94,7 +95,7 @@ def convert(
         RunFailed: the disk is full; nothing is left.
     """
     model_options = options_of(name, options or {}, normalization)
-    check_whole("--image-size", image_size, 1, MOST_PIXELS)
+    check_whole("--image-size", image_size, 1, MAX_IMAGE_SIZE)
     weights, out = expand(weights), expand(out)
     check_target(out)
     class_ids = ordered_class_ids(classes)
@@ -194,15 +195,14 @@ def options_of(name: str, options: Options, normalization: Json) -> Options:
     """
     row = find_model(name)
     find_namings(name)
-    row.check_options(name, options)
-    section = check_model({**options, "normalization": normalization, "name": name})
-    if section.normalization in ("mean_image", "dataset"):
+    section = check_model(name, {**options, "normalization": normalization})
+    if isinstance(section.normalization, ChannelNormalization):
+        normalization = section.normalization.model_dump()
+    elif section.normalization != "imagenet":
         raise UserError(
             f'normalization "{normalization}" is measured on a data set, and there is none here; '
             '"imagenet" works, or {mean = [...], std = [...]} with three numbers each'
         )
-    if section.normalization != "imagenet":
-        normalization = section.normalization.model_dump()
     return {**PUBLISHED_OPTIONS.get(row.module, {}), **options, "normalization": normalization}
 
 

@@ -20,7 +20,7 @@ from keras_imnet64.convert.prefixes import Landmarks
 from keras_imnet64.convert.tensor_files import StoredTensor
 from keras_imnet64.core.errors import UserError, first_few
 from keras_imnet64.core.types import Options, Variable
-from keras_imnet64.models import MOST_CLASSES, MOST_PIXELS, find_model
+from keras_imnet64.models import MAX_IMAGE_SIZE, MAX_NUM_CLASSES, find_model
 
 if TYPE_CHECKING:
     import keras
@@ -177,9 +177,9 @@ def num_classes_of(arrays: Arrays, naming: Naming, source: object) -> int:
             f"{source} has no classifier {name} [classes, features]; {NAME_THE_NETWORK}"
         )
     num_classes = arrays[name].shape[0]
-    if not 2 <= num_classes <= MOST_CLASSES:
+    if not 2 <= num_classes <= MAX_NUM_CLASSES:
         raise UserError(
-            f"{source} has {num_classes:,} classes in {name}; 2 to {MOST_CLASSES:,} are needed"
+            f"{source} has {num_classes:,} classes in {name}; 2 to {MAX_NUM_CLASSES:,} are needed"
         )
     return num_classes
 
@@ -251,7 +251,7 @@ def _sizes_that_fit(model: keras.Model, num_pixels: float) -> Sequence[int]:
         except ValueError:  # the image is too small for a layer
             return 0
 
-    sizes = range(1, MOST_PIXELS + 1)  # the map grows with the image
+    sizes = range(1, MAX_IMAGE_SIZE + 1)  # the map grows with the image
     first = bisect.bisect_left(sizes, num_pixels, key=num_pixels_at)
     return sizes[first : bisect.bisect_right(sizes, num_pixels, key=num_pixels_at)]
 

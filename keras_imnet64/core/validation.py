@@ -1,7 +1,7 @@
-"""The one validator: what is read from outside becomes a typed record, or a ValueError.
+"""Validates JSON that is read from outside: the result is a typed record, or a ValueError.
 
-Records are frozen dataclasses, most of them in `records`; pydantic holds a JSON text against their
-annotations. Who reads a file adds its name to the error.
+Records are frozen dataclasses, most of them in `records`; pydantic checks a JSON text against their
+annotations. Callers add the name of the file to the error. `core.tables` does the same for recipes.
 """
 
 from functools import lru_cache
@@ -23,8 +23,8 @@ _adapter = lru_cache(TypeAdapter[Any])  # building one takes milliseconds
 def parse_record(kind: type[Record], text: str | bytes) -> Record:
     """Returns the record that a JSON text holds.
 
-    Types are strict: a number in quotes is no number. Keys that the record does not know are passed
-    over, so that files of later versions can be read.
+    Types are strict: a number in quotes is no number. Keys that the record does not have are
+    ignored, so that files of later versions can be read.
 
     Args:
         kind: a dataclass.

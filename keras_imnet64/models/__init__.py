@@ -1,142 +1,87 @@
-"""The table of networks: what can be built, by which file, with which options.
+"""The table of networks: what can be built, by which module, with which options.
 
 Nothing here imports Keras, so that recipes can be checked and listed at once; `build_model` imports
-the family's file when it is called. A new family is one file with `build(...)` and one row here.
+the family's module when it is called. A new family is one module with `build(...)` and its options
+in `options`.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.errors import UserError, nearest
-from keras_imnet64.core.options import (
-    auto_or_whole,
-    check_options,
-    defaults,
-    flag,
-    number,
-    one_of,
-    rate,
-    table,
-    whole,
-)
+from keras_imnet64.core.tables import by_tag, parse_table
+from keras_imnet64.core.types import Json, Options
+from keras_imnet64.models.options import AnyNetwork, NetworkOptions
 
-MOST_PIXELS = 4096  # per side
-MOST_CLASSES = 100_000  # ImageNet-21K has 21,841
+if TYPE_CHECKING:
+    import keras
+
+MAX_IMAGE_SIZE = 4096  # per side
+MAX_NUM_CLASSES = 100_000  # ImageNet-21K has 21,841
 
 
 @dataclass(frozen=True)
 class Model:
-    """A row of the table: the family's module, which of its variants this is, and its options."""
+    """A row of the table: the family's module, the table of options, and which variant this is."""
 
     module: str
-    options: dict
-    variant: str | None = None
+    options: type[NetworkOptions]
+    variant: str | None  # None where the family has one network
 
-    @property
-    def defaults(self):
-        return defaults(self.options)
-
-    def check_options(self, name, options, table="model"):
-        """Refuse options that the network does not have, lacks, or that are of another type."""
-        check_options(table, name, self.options, options)
-
-    def build(self, **arguments):
-        """The network, by the `build` of its family's module, which takes these arguments."""
+    def build(self, **arguments: Any) -> keras.Model:  # a family's `build` names their types
+        """Returns the network that `build` of the family's module makes of these arguments."""
         family = import_module(f"keras_imnet64.models.{self.module}")
         which = {"variant": self.variant} if self.variant else {}
         return family.build(**which, **arguments)
 
 
-@dataclass(frozen=True)
-class Spectral(Model):
-    """The row of the sub-networks, whose options hold another network of the table."""
-
-    def check_options(self, name, options):
-        super().check_options(name, options)
-        check_base(options["base"])
-        num_bands = options["factor"] ** 2
-        band = options.get("band", "all")
-        if band != "all" and band >= num_bands:
-            raise UserError(
-                f'model.band must be a whole number from 0 to {num_bands - 1}, or "all", with '
-                f"model.factor = {options['factor']}; received {band}"
-            )
-
-
-def check_base(base):
-    """Refuse a table `model.base` that is no network behind a band, or has wrong options."""
-    name = base.get("name")
-    if name == "spectral":
-        raise UserError("model.base must be an ordinary network; received another spectral one")
-    options = {key: value for key, value in base.items() if key != "name"}
-    find_model(name, "model.base").check_options(name, options, "model.base")
-
-
-WIDE_RESNET = {"depth": number(), "width": number(), "dropout": rate(0.0)}
-RESNET = {
-    "stem": one_of("imagenet", "small", "small_pool"),
-    "zero_init": flag(),
-    "anti_aliasing": flag(),
-    "drop_path_rate": rate(0.0),
-}
-DAVIT = {
-    "stem": one_of("auto", "imagenet", "small", "small_3x3", "full_3x3", "full_15x15"),
-    "window": auto_or_whole(1, 64),
-    "drop_path_rate": rate(0.0),
-}
-ALEXNET = {"stem": one_of("auto", "imagenet", "small"), "dropout": rate(0.5)}
-DROPOUT = {"dropout": rate(0.5)}
-SPECTRAL = {
-    "factor": whole(2, 16),
-    "band": whole(0, 255, "all", ("all",)),
-    "base": table('such as {name = "resnet34"}'),
-}
-
 MODELS = {
-    "wide_resnet": Model("wide_resnet", WIDE_RESNET),
-    "resnet18": Model("resnet", RESNET, "resnet18"),
-    "resnet34": Model("resnet", RESNET, "resnet34"),
-    "resnet50": Model("resnet", RESNET, "resnet50"),
-    "wide_resnet50_2": Model("resnet", RESNET, "wide_resnet50_2"),
-    "davit_tiny": Model("davit", DAVIT, "davit_tiny"),
-    "davit_small": Model("davit", DAVIT, "davit_small"),
-    "davit_base": Model("davit", DAVIT, "davit_base"),
-    "davit_large": Model("davit", DAVIT, "davit_large"),
-    "davit_huge": Model("davit", DAVIT, "davit_huge"),
-    "davit_giant": Model("davit", DAVIT, "davit_giant"),
-    "alexnet": Model("alexnet", ALEXNET),
-    "vgg16": Model("vgg", DROPOUT, "vgg16"),
-    "vgg16_bn": Model("vgg", DROPOUT, "vgg16_bn"),
-    "tiny_cnn1": Model("tiny_cnn", DROPOUT, "tiny_cnn1"),
-    "tiny_cnn2": Model("tiny_cnn", DROPOUT, "tiny_cnn2"),
-    "spectral": Spectral("spectral", SPECTRAL),
+    name: Model(table.module, table, name if len(table.tags()) > 1 else None)
+    for name, table in by_tag(AnyNetwork).items()
 }
 
 
-def list_models():
-    """The names that `build_model` and a recipe's `model.name` take."""
+def list_models() -> list[str]:
+    """Returns the names that `build_model` and a recipe's `model.name` take."""
     return sorted(MODELS)
 
 
-def find_model(name, table="model"):
-    """The table's row of this name; UserError with the nearest name if there is none."""
+def find_model(name: Json) -> Model:
+    """Returns the table's row of this name; UserError with the nearest name if there is none."""
     if not isinstance(name, str) or name not in MODELS:
-        raise UserError(f'{table}.name "{name}" is not known; {nearest(name, MODELS)}')
+        raise UserError(f'model.name "{name}" is not known; {nearest(name, MODELS)}')
     return MODELS[name]
 
 
-def num_bands(name, options):
-    """How many sub-networks a network's name and options stand for; 0 for an ordinary one."""
+def parse_network(name: Json, options: Options) -> NetworkOptions:
+    """Returns a network's table; UserError if the name or an option is wrong, or one is missing."""
+    table = find_model(name).options
+    if "name" in options:
+        raise UserError(f'model.name is not an option of "{name}"; received {options["name"]!r}')
+    return parse_table(table, {**options, "name": name}, "model")
+
+
+def num_bands(name: str, options: Options) -> int:
+    """Returns how many sub-networks a network stands for; 0 if it is an ordinary one."""
     if name != "spectral" or options.get("band", "all") != "all":
         return 0
-    return options["factor"] ** 2
+    return int(options["factor"] ** 2)
 
 
 def build_model(
-    name, *, image_size, num_classes, normalization="imagenet", dtype="float32", **options
-):
-    """Build a network of the table with freshly drawn Keras initial weights.
+    name: str,
+    *,
+    image_size: int,
+    num_classes: int,
+    normalization: str | Options = "imagenet",
+    dtype: str = "float32",
+    **options: Any,  # `models.options` says of which types
+) -> keras.Model:
+    """Builds a network of the table with freshly drawn Keras initial weights.
 
     Args:
         name: one of `list_models()`.
@@ -154,10 +99,9 @@ def build_model(
     Raises:
         UserError: if the name, an option, a size or their combination does not work.
     """
-    row = find_model(name)
-    row.check_options(name, options)
-    check_whole("image_size", image_size, 1, MOST_PIXELS)
-    check_whole("num_classes", num_classes, 2, MOST_CLASSES)
+    parse_network(name, options)
+    check_whole("image_size", image_size, 1, MAX_IMAGE_SIZE)
+    check_whole("num_classes", num_classes, 2, MAX_NUM_CLASSES)
     import keras
 
     with keras_defaults():
@@ -167,12 +111,13 @@ def build_model(
             raise UserError(
                 f"dtype must be the name of a Keras policy; received {dtype!r}"
             ) from None
-        return row.build(
+        return MODELS[name].build(
             image_size=image_size, num_classes=num_classes, normalization=normalization, **options
         )
 
 
-def check_whole(name, value, lowest, highest):
+def check_whole(name: str, value: Json, lowest: int, highest: int) -> None:
+    """Refuses what is no whole number within limits, both of which are allowed."""
     if type(value) is not int or not lowest <= value <= highest:
         raise UserError(
             f"{name} must be a whole number from {lowest:,} to {highest:,}; received {value!r}"

@@ -1,1 +1,1 @@
-"""Recipes: their schema, loading and overriding, messages, differences, costs and listing."""
+"""Recipes: schema, JSON Schema, loading and overriding, differences, costs and listing."""

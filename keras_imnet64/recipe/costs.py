@@ -2,39 +2,58 @@
 
 Their costs stand in `recipes/costs.json`, so that a listing builds nothing and needs no Keras.
 After adding or changing a recipe, `python -m keras_imnet64.recipe.costs` writes that table anew; a
-test builds every network and holds it true. How costs are counted is the business of `models.macs`.
+test builds every network and compares. `models.macs` counts.
 """
+
+from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.library_logs import import_tensorflow
-from keras_imnet64.data.datasets import find_dataset
-from keras_imnet64.models import build_model, find_model, num_bands
-from keras_imnet64.recipe.loading import list_recipes, load_recipe, recipes_dir
+from keras_imnet64.models import build_model, num_bands
+from keras_imnet64.models.options import NetworkOptions
+from keras_imnet64.recipe.loading import recipes_dir, shipped_recipes
+from keras_imnet64.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    import keras
 
 
-def costs_of(recipe):
-    """Costs of a recipe's network at its data set's image size and number of classes.
+class Costs(TypedDict):
+    """A row of the table, as the listing prints it; None where the number of classes is unknown."""
+
+    parameters: int | None  # trainable
+    macs: int | None  # multiply-accumulates per image
+
+
+class Network(NamedTuple):
+    """What the costs depend on. An option at its default equals one that is not given."""
+
+    model: NetworkOptions
+    image_size: int
+    num_classes: int | None
+
+
+def costs_of(recipe: Recipe) -> Costs:
+    """Returns the costs of a recipe's network at its image size and number of classes.
 
     A network that a shipped recipe has too is looked up; any other is built, which imports Keras.
-
-    Returns:
-        {"parameters": int, "macs": int}: trainable parameters, multiply-accumulates per image;
-        None where only the images tell how many classes there are.
 
     Raises:
         UserError: the network cannot be built so.
     """
-    if not num_classes_of(recipe):
+    if not recipe.num_classes:
         return {"parameters": None, "macs": None}
-    known = _known().get(_network(recipe))
-    return dict(known) if known else measure(recipe)
+    known = _known().get(network_of(recipe))
+    return known.copy() if known else measure(recipe)
 
 
-def measure(recipe):
-    """The same, counted in the network itself."""
+def measure(recipe: Recipe) -> Costs:
+    """Returns the costs as counted in the network itself."""
     import_tensorflow()  # Keras would load it, with its chatter
     from keras_imnet64.models.macs import count_macs, count_parameters
 
@@ -42,10 +61,10 @@ def measure(recipe):
     return {"parameters": times * count_parameters(model), "macs": times * count_macs(model)}
 
 
-def outline_of(recipe):
-    """The recipe's network with shapes and no numbers; UserError if there is none such.
+def outline_of(recipe: Recipe) -> keras.Model:
+    """Returns the recipe's network with shapes and no numbers; UserError if it cannot be built.
 
-    Of a recipe that stands for several branches, which differ in a few fixed numbers, one.
+    For a recipe of several branches, which differ in a few fixed numbers, this is one of them.
     """
     from keras_imnet64.models.keras_private import without_weights
 
@@ -54,49 +73,43 @@ def outline_of(recipe):
         return build_model(
             recipe.model.name,
             image_size=recipe.image_size,
-            num_classes=num_classes_of(recipe) or 2,  # any number can be built
+            num_classes=recipe.num_classes or 2,  # any number can be built
             **options,
         )
 
 
-def _num_bands(recipe):
+def network_of(recipe: Recipe) -> Network:
+    """Returns the recipe's network without its normalization, which costs nothing."""
+    model = recipe.model.model_copy(update={"normalization": "imagenet"})
+    return Network(model, recipe.image_size, recipe.num_classes)
+
+
+def _num_bands(recipe: Recipe) -> int:
     return num_bands(recipe.model.name, recipe.model.options)
 
 
-def num_classes_of(recipe):
-    """Logits of the recipe's network; None where only the images tell."""
-    return recipe.data.classes or find_dataset(recipe.data.dataset).num_classes
-
-
-def table_file():
+def table_file() -> Path:
     return recipes_dir() / "costs.json"
 
 
-def read_table():
-    """{recipe name: costs} as checked in."""
+def read_table() -> dict[str, Costs]:
+    """Returns {recipe name: costs} as checked in."""
     return json.loads(table_file().read_text("utf-8"))
 
 
-def write_table():
-    """Measure every shipped recipe and write the table, a row per line."""
-    rows = {name: json.dumps(measure(load_recipe(name))) for name in list_recipes()}
+def write_table() -> None:
+    """Measures every shipped recipe and writes the table, a row per line."""
+    rows = {name: json.dumps(measure(recipe)) for name, recipe in shipped_recipes().items()}
     lines = [f"  {json.dumps(name)}: {row}" for name, row in rows.items()]
     write_atomic(table_file(), "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 @cache
-def _known():
-    """{network: costs} of the shipped recipes that the table has."""
+def _known() -> dict[Network, Costs]:
+    """Returns the costs of the networks of shipped recipes that the table has."""
     table = read_table()
-    shipped = {name: load_recipe(name) for name in list_recipes() if name in table}
-    return {_network(recipe): table[name] for name, recipe in shipped.items()}
-
-
-def _network(recipe):
-    """What the costs depend on, as text; an option at its default is the same as none."""
-    options = find_model(recipe.model.name).defaults | recipe.model.options
-    classes = num_classes_of(recipe)
-    return json.dumps([recipe.model.name, options, recipe.image_size, classes], sort_keys=True)
+    shipped = shipped_recipes().items()
+    return {network_of(recipe): table[name] for name, recipe in shipped if name in table}
 
 
 if __name__ == "__main__":

@@ -38,9 +38,12 @@ def difference(old_recipe: Recipe, new_recipe: Recipe) -> list[str]:
 def decisions(recipe: Recipe) -> JsonObject:
     """Returns the settings that decide how a run continues, {dotted key: value as JSON has it}.
 
-    Results, the recipe's name and settings of MAY_CHANGE are left out.
+    Results, the recipe's name and settings of MAY_CHANGE are left out. Checkpoints hold the others,
+    so their form does not change.
     """
-    flat = _flatten(recipe.model_dump(exclude={"reference", "measured", "name"}))
+    content = recipe.model_dump(exclude={"reference", "measured", "name"})
+    content["augment"] = [{"op": None, "layer": None} | step for step in content["augment"]]
+    flat = _flatten(content)
     if flat["train.initial_weights"]:  # a run has taken them, wherever the file is now
         flat["train.initial_weights"] = "a file"
     decided = {key: value for key, value in flat.items() if key not in MAY_CHANGE}

@@ -1,7 +1,12 @@
-"""What the listing of recipes says of each: network, data, size, published and measured results."""
+"""Describes recipes for listings: network, data, size, published and measured results."""
 
+from collections.abc import Iterator
+from typing import TypedDict
+
+from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.recipe.costs import costs_of
+from keras_imnet64.recipe.schema import Recipe
 
 COLUMNS = {
     "recipe": "recipe",
@@ -17,45 +22,54 @@ COLUMNS = {
 NOT_RUN = "not yet run"
 
 
-def facts(recipe):
-    """What is known of a recipe, in plain values; at once for shipped networks, see `costs_of`.
+class Facts(TypedDict):
+    """A recipe at a glance, as `recipes --json` prints it. Results are in percent."""
 
-    Returns:
-        dict, fit for JSON: recipe, model (name and options), dataset, image_size, classes, epochs,
-        parameters, macs (multiply-accumulates per image), published_top1 (percent, or None),
-        published (all of [reference]), measured_top1 and measured by backend.
-    """
-    dataset = find_dataset(recipe.data.dataset)
+    recipe: str
+    model: str  # name and options
+    dataset: str
+    image_size: int
+    classes: int | None  # None where only the images tell
+    epochs: int
+    parameters: int | None
+    macs: int | None  # multiply-accumulates per image
+    published_top1: float | None
+    published: JsonObject | None  # all of [reference]
+    measured_top1: dict[str, float | None]  # by backend
+    measured: dict[str, JsonObject]  # by backend
+
+
+def facts(recipe: Recipe) -> Facts:
+    """Returns what is known of a recipe; at once for shipped networks, see `costs_of`."""
     published, measured = recipe.reference, recipe.measured
     return {
         "recipe": recipe.name,
         "model": recipe.model.in_words,
-        "dataset": dataset.name,
+        "dataset": find_dataset(recipe.data.dataset).name,
         "image_size": recipe.image_size,
-        "classes": recipe.data.classes or dataset.num_classes,
+        "classes": recipe.num_classes,
         "epochs": recipe.train.epochs,
         **costs_of(recipe),
-        "published_top1": published and published.accuracy,
-        "published": published and published.model_dump(exclude_none=True),
+        "published_top1": published.accuracy if published else None,
+        "published": published.model_dump(exclude_none=True) if published else None,
         "measured_top1": {backend: result.accuracy for backend, result in measured.items()},
         "measured": {backend: r.model_dump(exclude_none=True) for backend, r in measured.items()},
     }
 
 
-def row(recipe):
-    """The facts as a line of a table, see COLUMNS."""
+def row(recipe: Recipe) -> dict[str, Json]:
+    """Returns the facts as a line of a table, see COLUMNS."""
     known = facts(recipe)
-    measured = [f"{top1:g} % {backend}" for backend, top1 in known["measured_top1"].items()]
     published = known["published_top1"]
     return known | {
         "macs": in_giga(known["macs"]),
         "published": f"{published:g} %" if published is not None else None,
-        "measured": measured,
+        "measured": [f"{top1:g} % {backend}" for backend, top1 in known["measured_top1"].items()],
     }
 
 
-def in_words(known):
-    """The facts as lines of text."""
+def in_words(known: Facts) -> Iterator[str]:
+    """Yields the facts as lines of text."""
     yield f"{known['recipe']}: {known['model']}, {known['epochs']} epochs"
     classes = f"{known['classes']:,} classes" if known["classes"] else "classes of the images"
     yield f"data        {known['dataset']}, {classes}, {known['image_size']} px"
@@ -70,10 +84,10 @@ def in_words(known):
         yield f"measured    {NOT_RUN}"
 
 
-def in_giga(macs):
-    return macs and f"{macs / 1e9:.3f} G"
+def in_giga(macs: int | None) -> str | None:
+    return f"{macs / 1e9:.3f} G" if macs else None
 
 
-def _result(result, top1):
-    said = [f"top-1 {top1:g} %"] if top1 is not None else []
-    return "; ".join(said + [result[key] for key in ("note", "source") if key in result])
+def _result(result: JsonObject, top1: float | None) -> str:
+    parts = [f"top-1 {top1:g} %"] if top1 is not None else []
+    return "; ".join(parts + [result[key] for key in ("note", "source") if key in result])

@@ -4,63 +4,67 @@ import math
 import os
 import re
 import tomllib
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from keras_imnet64.core.errors import UserError, nearest, reason
 from keras_imnet64.core.files import decode_text, depth, read_small
 from keras_imnet64.core.paths import expand
-from keras_imnet64.models import find_model
-from keras_imnet64.recipe.messages import first_error, sentence
-from keras_imnet64.recipe.schema import ModelSection, OptimizerSection, Recipe, ScheduleSection
+from keras_imnet64.core.tables import TaggedTable, parse_table
+from keras_imnet64.core.types import Json, JsonObject, StrPath
+from keras_imnet64.models import parse_network
+from keras_imnet64.models.options import NetworkOptions
+from keras_imnet64.recipe.optimizers import OptimizerOptions, ScheduleOptions
+from keras_imnet64.recipe.schema import Recipe
 
-FILE_BYTES = 2**20  # ours have 2 KB
-
-
-MOST_PARTS = 16  # of a dotted key, and tables and lists within each other
-
-
-KEY_FORBIDS = set("[]#\r")  # the line is one key and one value, not a table or a comment
-
-
+MAX_FILE_BYTES = 2**20  # shipped recipes have 2 KB
+MAX_DEPTH = 16  # parts of a dotted key, and tables and lists within each other
+NOT_IN_A_KEY = set("[]#\r")  # an override is one key and one value, not a table or a comment
 _PART = r"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
+DEEP_KEY = re.compile(rf"(?<![\w-])(?:{_PART}){{{MAX_DEPTH}}}")  # tomllib would take hours
+TAGGED: dict[str, type[TaggedTable]] = {  # tables whose options depend on their name
+    "model": NetworkOptions,
+    "optimizer": OptimizerOptions,
+    "schedule": ScheduleOptions,
+}
 
 
-DEEP_KEY = re.compile(rf"(?<![\w-])(?:{_PART}){{{MOST_PARTS}}}")  # tomllib would take hours
-
-
-def recipes_dir():
-    """Inside the wheel beside the package's files, in a checkout beside the package."""
+def recipes_dir() -> Path:
+    """Returns the folder of the shipped recipes: in the wheel it is inside the package."""
     package = Path(__file__).parents[1]
     inside, beside = package / "recipes", package.parent / "recipes"
     return inside if inside.is_dir() else beside
 
 
-def list_recipes():
-    """Names of the shipped recipes."""
-    return sorted(path.stem for path in recipes_dir().glob("*.toml"))
+def list_recipes() -> list[str]:
+    """Returns the names of the shipped recipes."""
+    files = os.listdir(recipes_dir())
+    return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
 
 
-def load_recipe(name_or_path, overrides=()):
-    """Read, override and check a recipe.
+@cache
+def shipped_recipes() -> dict[str, Recipe]:
+    """Returns all shipped recipes by name; they are read once."""
+    return {name: load_recipe(name) for name in list_recipes()}
+
+
+def load_recipe(name_or_path: StrPath, overrides: Iterable[str] = ()) -> Recipe:
+    """Reads, overrides and checks a recipe.
 
     Args:
         name_or_path: a shipped recipe's name, or a path to a TOML file.
         overrides: lines of TOML such as "optimizer.learning_rate = 0.05".
-
-    Returns:
-        Recipe
 
     Raises:
         UserError: one sentence naming the recipe, the key, what was received and what would work.
     """
     path = find_recipe(name_or_path)
     try:
-        content = parse_toml(decode_text(read_small(path, FILE_BYTES)))
+        content = parse_toml(decode_text(read_small(path, MAX_FILE_BYTES)))
     except (OSError, ValueError) as error:
         raise UserError(f"recipe {path} cannot be read as TOML: {reason(error)}") from error
-    changes = {}
+    changes: JsonObject = {}
     for line in overrides:
         merge(changes, parse_override(line))
     override(content, changes)
@@ -68,74 +72,71 @@ def load_recipe(name_or_path, overrides=()):
     return check_recipe(content)
 
 
-def parse_toml(text):
-    """Nested plain values; ValueError for what is no TOML, or too deep to be handled."""
+def parse_toml(text: str) -> JsonObject:
+    """Returns nested plain values; ValueError if the text is no TOML, or nested too deeply."""
     if DEEP_KEY.search(text):
-        raise ValueError(f"a key has more than {MOST_PARTS} parts")
+        raise ValueError(f"a key has more than {MAX_DEPTH} parts")
     try:
         return tomllib.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
-def check_recipe(content):
-    """A Recipe from nested plain values, or UserError."""
-    name = content.get("name")
+def check_recipe(content: JsonObject) -> Recipe:
+    """Returns the recipe that nested plain values make, or raises UserError."""
     try:
         _check_values(content)
-        recipe = Recipe.model_validate(content)
+        recipe = parse_table(Recipe, content)
         recipe.check()
-    except ValidationError as error:
-        raise UserError(f"recipe {name}: {sentence(first_error(error))}") from error
     except UserError as error:
-        raise UserError(f"recipe {name}: {error}") from error
+        raise UserError(f"recipe {content.get('name')}: {error}") from error
     return recipe
 
 
-def check_model(table):
-    """A ModelSection from the plain values of a recipe's table `model`, or UserError."""
-    try:
-        _check_values({"model": table})
-        section = ModelSection.model_validate(table)
-    except ValidationError as error:
-        first = first_error(error)
-        raise UserError(sentence(first | {"loc": ("model", *first["loc"])})) from error
-    find_model(section.name).check_options(section.name, section.options)
-    return section
+def check_model(name: str, options: JsonObject) -> NetworkOptions:
+    """Returns the table `model` of a network with these options, or raises UserError."""
+    _check_values({"model": options})
+    return parse_network(name, options)
 
 
-def _check_values(content):
-    """Refuse values that no key of a recipe takes, wherever they are."""
-    if depth(content) > MOST_PARTS:
-        raise UserError(f"it must have at most {MOST_PARTS} tables within each other")
-    waiting = [("", content)]
-    while waiting:
-        where, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [(f"{where}.{key}".lstrip("."), inner) for key, inner in value.items()]
-            value = "".join(map(str, value))
-        elif isinstance(value, list):
-            waiting += [(where, inner) for inner in value]
+def _check_values(content: JsonObject) -> None:
+    """Refuses values that no key of a recipe takes, wherever they are."""
+    if depth(content) > MAX_DEPTH:
+        raise UserError(f"it must have at most {MAX_DEPTH} tables within each other")
+    for where, value in _keys_and_values(content):
         if isinstance(value, int) and abs(value) >= 2**63:
             raise UserError(f"{where} must be a number of at most 63 bits; received a longer one")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{where} must be a finite number; received {value}")
         if isinstance(value, str) and not _is_text(value):
             raise UserError(f"{where} must be text in UTF-8 without NUL; received {value!r}")
-        if not isinstance(value, str | int | float | list | None):
+        if not isinstance(value, str | int | float | None):
             kind = type(value).__name__
             raise UserError(f"{where} must be a number, text, list or table; received a {kind}")
 
 
-def _is_text(value):
+def _keys_and_values(content: Json, where: str = "") -> Iterator[tuple[str, Json]]:
+    """Yields the keys of all tables, and all values but tables and lists, with where they are."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield where, str(key)
+            yield from _keys_and_values(value, f"{where}.{key}".lstrip("."))
+    elif isinstance(content, list):
+        for value in content:
+            yield from _keys_and_values(value, where)
+    else:
+        yield where, content
+
+
+def _is_text(value: str) -> bool:
     try:
         return "\0" not in value.encode().decode()
     except UnicodeEncodeError:  # half a character, from a command line that is not UTF-8
         return False
 
 
-def find_recipe(name_or_path):
-    """The file of a shipped recipe's name or a path."""
+def find_recipe(name_or_path: StrPath) -> Path:
+    """Returns the file of a recipe, which is given by a shipped recipe's name or by its path."""
     text = str(name_or_path)
     if text in list_recipes():
         return recipes_dir() / f"{text}.toml"
@@ -147,11 +148,11 @@ def find_recipe(name_or_path):
     raise UserError(f'recipe "{text}" is not known; {nearest(text, list_recipes())}')
 
 
-def parse_override(line):
-    """{"optimizer": {"learning_rate": 0.05}} from "optimizer.learning_rate=0.05"."""
+def parse_override(line: str) -> JsonObject:
+    """Returns {"optimizer": {"learning_rate": 0.05}} of "optimizer.learning_rate=0.05"."""
     key, equals, value = line.partition("=")
     try:
-        if not equals or KEY_FORBIDS & set(key) or "\n" in line:
+        if not equals or NOT_IN_A_KEY & set(key) or "\n" in line:
             raise ValueError
         return parse_toml(f"{key.strip()} = {value.strip()}")
     except ValueError:
@@ -161,23 +162,21 @@ def parse_override(line):
         ) from None
 
 
-def override(content, changes):
-    """Put `changes` into `content`; another model, optimizer or schedule drops the old options."""
-    for table, section in NAMED.items():
-        old, new = content.get(table), changes.get(table)
-        both = isinstance(old, dict) and isinstance(new, dict)
-        if both and new.get("name", old.get("name")) != old.get("name"):
-            content[table] = {k: v for k, v in old.items() if k in section.model_fields}
+def override(content: JsonObject, changes: JsonObject) -> None:
+    """Puts `changes` into `content`; another model, optimizer or schedule drops the old options."""
+    for key, kind in TAGGED.items():
+        old, new = content.get(key), changes.get(key)
+        if not (isinstance(old, dict) and isinstance(new, dict)):
+            continue
+        if new.get("name", old.get("name")) != old.get("name"):
+            content[key] = {k: v for k, v in old.items() if k in kind.shared_keys}
     merge(content, changes)
 
 
-def merge(content, changes):
-    """Put `changes` into `content`, table by table; anything but a table is replaced."""
+def merge(content: JsonObject, changes: JsonObject) -> None:
+    """Puts `changes` into `content`, table by table; anything but a table is replaced."""
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(content.get(key), dict):
             merge(content[key], value)
         else:
             content[key] = value
-
-
-NAMED = {"model": ModelSection, "optimizer": OptimizerSection, "schedule": ScheduleSection}

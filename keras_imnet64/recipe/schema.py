@@ -1,160 +1,147 @@
-"""Recipes: what to train, as complete and readable TOML, checked before anything else happens.
+"""The schema of recipes: their tables, and the rules that no single table shows.
 
-This file owns the schema, where recipes are found, how they are loaded, overridden and saved. What
-the networks, optimizers and augmentations accept is owned by their tables.
+The options of networks, augmentations, optimizers and schedules are declared in `models.options`,
+`data.augment.options` and `recipe.optimizers`. What stands below a field is shown by editors, see
+`recipe.json_schema`.
 """
 
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.data.augment import OPS, check_augment
-from keras_imnet64.data.augment.layers import check_layer_name
-from keras_imnet64.data.datasets import find_dataset
-from keras_imnet64.models import find_model
+from keras_imnet64.core.tables import Table, TaggedTable, expected
+from keras_imnet64.core.types import Json
+from keras_imnet64.data.augment.layers import PUBLIC_NAME
+from keras_imnet64.data.augment.options import AnyOperation, OperationOptions
+from keras_imnet64.data.datasets import Dataset, find_dataset
+from keras_imnet64.data.images.filters import ResizeFilter
+from keras_imnet64.models.options import AnyNetwork, SpectralOptions
+from keras_imnet64.recipe.optimizers import (
+    AnyOptimizer,
+    AnySchedule,
+    ConstantOptions,
+    PlateauOptions,
+    named_constant,
+)
 
-Count = Annotated[int, Field(ge=0, le=10**9)]  # what is made of them fits 32 bits
-Positive = Annotated[int, Field(gt=0, le=10**9)]
+if TYPE_CHECKING:
+    from keras_imnet64.data.images.views import View
+
+MAX_COUNT = 10**9  # what is made of counts fits 32 bits
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
-CHECKPOINT_EVERY = r"^([1-9]\d{0,5} (min|steps)|epoch)$"
-NonNegative = Annotated[float, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
 
 
-class Section(BaseModel):
-    """A table of a recipe: strict types, no unknown keys, never changed once read."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class OpenSection(Section):
-    """A table with a `name` and the options of what it names, which the named thing checks."""
-
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
-
-    @property
-    def options(self):
-        return dict(self.__pydantic_extra__)
-
-
-class ChannelNormalization(Section):
-    """Mean and standard deviation per channel on the 0..1 pixel scale."""
-
-    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
-    std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
-
-
-class ModelSection(OpenSection):
-    name: str
-    # mean_image: per pixel and channel, no division; dataset: mean and std per channel.
-    normalization: Literal["imagenet", "mean_image", "dataset"] | ChannelNormalization = "imagenet"
-
-    @property
-    def in_words(self):
-        """Name and options, as listings and the first lines of a run have them."""
-        return network_in_words(self.name, self.options)
-
-
-def network_in_words(name, options):
-    return " ".join([name, *(f"{key}={_option_in_words(value)}" for key, value in options.items())])
-
-
-def _option_in_words(value):
-    if isinstance(value, dict):
-        options = {key: option for key, option in value.items() if key != "name"}
-        return f"({network_in_words(value.get('name'), options)})"
-    return str(value).lower() if isinstance(value, bool) else value
-
-
-class DataSection(Section):
+class DataSection(Table):
     dataset: str
-    batch_size: Positive  # global, over all devices
-    # Alternating: mirrored in every other epoch; both: each image and its mirror, in each epoch.
+    """A data set of `data info`, such as "imagenet_resized/64x64"."""
+    batch_size: Positive
+    """Images of a step, over all devices."""
     mirror: Literal["none", "random", "alternating", "both"] = "random"
-    classes: Positive | None = None  # only the first so many class ids in sorted order
-    holdout: Count = 0  # images of train kept for model selection
-    steps_per_epoch: Positive | None = None  # stop an epoch early; default: all whole batches
+    """alternating: mirrored in every other epoch; both: each image and its mirror image, in each
+    epoch."""
+    classes: Positive | None = None
+    """Only the first so many class ids, in sorted order."""
+    holdout: Count = 0
+    """Images of train that are kept for model selection."""
+    steps_per_epoch: Positive | None = None
+    """Ends an epoch early; default: all whole batches."""
     in_memory: Literal["auto", "always", "never"] = "auto"
-    # Pixels per side that the model is shown; only for sets whose images have any size.
+    """Whether packed images are read into memory."""
     image_size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    """Pixels per side that the model is shown; only for sets whose images have any size."""
 
 
-class AugmentSection(OpenSection):
-    op: str | None = None  # of ours, or
-    layer: str | None = None  # the public name of a Keras or KerasCV preprocessing layer
+class LayerSection(TaggedTable):
+    """A preprocessing layer of Keras or KerasCV, with its arguments beside its name."""
 
-    @model_validator(mode="after")
-    def _names_one(self):
-        if (self.op is None) == (self.layer is None):
-            raise ValueError("a step has either op or layer")
-        return self
+    model_config = ConfigDict(extra="allow", json_schema_extra={"not": {"required": ["op"]}})
+
+    layer: Annotated[
+        str,
+        Field(
+            pattern=f"^{PUBLIC_NAME.pattern}$",
+            title="the public name of a Keras or KerasCV layer, such as "
+            '"keras_cv.layers.RandomCutout"',
+        ),
+    ]
 
 
-class LossSection(Section):
+def _op_or_layer(step: Json) -> str | None:
+    """Returns which of the two keys says what a step of the augmentation is."""
+    keys = step if isinstance(step, dict) else getattr(step, "__dict__", ())
+    named = [key for key in ("op", "layer") if key in keys]
+    return named[0] if len(named) == 1 else None
+
+
+AnyStep = Annotated[
+    Annotated[AnyOperation, Tag("op")] | Annotated[LayerSection, Tag("layer")],
+    Discriminator(
+        _op_or_layer,
+        custom_error_type="expected",
+        custom_error_message="a table with either op or layer",
+    ),
+]
+
+
+class LossSection(Table):
     label_smoothing: Rate = 0.0
-    l2: NonNegative = 0.0  # times the sum of squares, no half
-    # Weights: kernels and BN gamma. All: biases and beta too; then l2 = w / 2 is the weight_decay w
-    # of PyTorch's SGD.
+    l2: Annotated[float, Field(ge=0)] = 0.0
+    """Times the sum of squares, no half."""
     l2_of: Literal["weights", "all"] = "weights"
+    """weights: kernels and BN gamma; all: biases and beta too, and then l2 = w / 2 is the
+    weight_decay w of PyTorch's SGD."""
 
 
-class OptimizerSection(OpenSection):
-    name: str
-    learning_rate: PositiveFloat
-    weight_decay: NonNegative = 0.0  # decoupled; spares biases and norms
-    clip_norm: PositiveFloat | None = None  # of all gradients together, after the reduction
-
-
-class ScheduleSection(OpenSection):
-    name: str = "constant"
-    warmup_epochs: NonNegative = 0.0
-
-
-class TrainSection(Section):
+class TrainSection(Table):
     epochs: Positive
     dtype: Literal["float32", "mixed_bfloat16"] = "float32"
     seed: Count = 0
     batch_norm: Literal["global", "per_device"] = "global"
-    ema: Rate = 0.0  # momentum of the weights' moving average; 0: none
-    accumulate_steps: Positive = 1  # parts into which a batch is split to save memory
+    """Over which images batch normalisation takes mean and variance."""
+    ema: Rate = 0.0
+    """Momentum of the weights' moving average; 0: no average."""
+    accumulate_steps: Positive = 1
+    """Parts into which a batch is split to save memory."""
     xla: Literal["auto", "on", "off"] = "auto"
-    early_stopping: Count = 0  # epochs without a better val_top1; 0: never
-    # Which images choose best.keras, plateau and early stopping: auto is the holdout where there is
-    # one, else none; "validation" is for recipes of papers that selected on it, and says so.
+    early_stopping: Count = 0
+    """Ends the run after so many epochs without a better val_top1; 0: never."""
     select_on: Literal["auto", "validation"] = "auto"
-    initial_weights: str | None = None  # a .keras file to start from
-    # Besides each epoch's end: "10 min", "500 steps", or "epoch" for no more. Minutes become more
-    # where writing would take over 1 % of the time.
-    checkpoint_every: Annotated[str, Field(pattern=CHECKPOINT_EVERY)] = "10 min"
-    # Where the loss or a weight is not finite: stop, or go back one checkpoint with the learning
-    # rate times rollback_factor, at most max_rollbacks times.
+    """Which images choose best.keras, plateau and early stopping; auto: data.holdout, if there is
+    one; validation: for recipes of papers that selected on it, and say so."""
+    initial_weights: str | None = None
+    """A .keras file to start from."""
+    checkpoint_every: Annotated[
+        str,
+        Field(
+            pattern=r"^([1-9]\d{0,5} (min|steps)|epoch)$",
+            title='"epoch", or a time such as "10 min" or "500 steps"',
+        ),
+    ] = "10 min"
+    """Besides each epoch's end; epoch: only then. Minutes become more where writing would take over
+    1 % of the time."""
     on_nan: Literal["stop", "rollback"] = "stop"
+    """Where the loss or a weight is not finite: stop, or go back one checkpoint with the learning
+    rate times rollback_factor, at most max_rollbacks times."""
     rollback_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     max_rollbacks: Annotated[int, Field(ge=1, le=100)] = 3
 
 
-class EvaluationSection(Section):
+class EvaluationSection(Table):
     """How images of any size are shown in evaluation; with ten crops also those of one size."""
 
-    # Of the shorter side, before the centre is cropped; default 256 / 224 of image_size.
     resize: Annotated[int, Field(ge=8, le=2048)] | None = None
-    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = (
-        "bilinear"
-    )
-    # Of a finished model: the centre, the corners and their mirror images, answers averaged.
+    """Of the shorter side, before the centre is cropped; default: 256 / 224 of image_size."""
+    interpolation: ResizeFilter = "bilinear"
     ten_crop: bool = False
+    """Of a finished model: averages its predictions for the centre, the corners and their mirror
+    images."""
 
 
-class ResultSection(Section):
+class ResultSection(Table):
     """A published or measured result. Errors and accuracies in percent."""
 
     top1: float | None = None
@@ -166,142 +153,68 @@ class ResultSection(Section):
     source: str | None = None
 
     @property
-    def accuracy(self):
+    def accuracy(self) -> float | None:
         """Top-1 in percent, from whichever of accuracy and error is given."""
         if self.top1 is None and self.top1_error is not None:
             return round(100 - self.top1_error, 2)
         return self.top1
 
 
-def is_folder_name(name):
+def is_folder_name(name: str) -> bool:
     """Whether a run's folder can have this name."""
     fits = name.isprintable() and 0 < len(name.encode()) <= 100
     return fits and not name.startswith((".", "-", " ")) and not set(name) & set("/\\")
 
 
-def _folder_name(name):
+def _folder_name(name: str) -> str:
     if not is_folder_name(name):
-        raise PydanticCustomError(
-            "folder_name",
-            "a folder's name: at most 100 printable characters, no slash, no dot or dash in front",
+        raise expected(
+            "a folder's name: at most 100 printable characters, no slash, no dot or dash in front"
         )
     return name
 
 
-class Recipe(Section):
+class Recipe(Table):
     """A validated recipe. Attributes are the tables of the TOML file."""
 
-    name: Annotated[str, AfterValidator(_folder_name)]  # of its run folder too
-    model: ModelSection
+    name: Annotated[str, AfterValidator(_folder_name)]
+    """Of the run's folder too; default: the name of the file."""
+    model: AnyNetwork
     data: DataSection
-    augment: list[AugmentSection] = []
+    augment: list[AnyStep] = []
+    """Steps in their order, after data.mirror."""
     loss: LossSection = LossSection()
-    optimizer: OptimizerSection
-    schedule: ScheduleSection = ScheduleSection()
+    optimizer: AnyOptimizer
+    schedule: AnySchedule = ConstantOptions()
     train: TrainSection
     evaluation: EvaluationSection = EvaluationSection()
     reference: ResultSection | None = None
+    """What a source has published."""
     measured: dict[str, ResultSection] = {}
+    """What this package gave, by backend."""
 
-    def check(self):
-        """Refuse what no single field shows: unknown names and settings that exclude each other."""
-        row = find_model(self.model.name)
-        row.check_options(self.model.name, self.model.options)
-        dataset = find_dataset(self.data.dataset)
-        for section in self.augment:
-            if section.layer:
-                check_layer_name(section.layer)
-            else:
-                check_augment(section.op, section.options)
-        for section in self.augment[:-1]:
-            if section.op and OPS[section.op].mixes:
-                raise UserError(
-                    f'augment.op "{section.op}" mixes labels too and must be the last step; '
-                    f"received {self.augment[-1].op or self.augment[-1].layer} after it"
-                )
-        part = self.data.batch_size // self.train.accumulate_steps
-        if part < 2 and self.augment and self.augment[-1].op and OPS[self.augment[-1].op].mixes:
-            raise UserError(
-                f'augment.op "{self.augment[-1].op}" mixes the images of a batch, or of each part '
-                "of it with train.accumulate_steps: 2 are needed; received 1"
-            )
-        self._check_sizes(dataset)
-        if self.data.classes and self.data.classes > (dataset.num_classes or math.inf):
-            raise UserError(
-                f"data.classes must be at most {dataset.num_classes}, the classes of "
-                f"{dataset.name}; received {self.data.classes}"
-            )
-        if self.data.holdout and self.train.select_on == "validation":
-            raise UserError(
-                'train.select_on = "validation" leaves data.holdout unused; '
-                f"received both, with data.holdout = {self.data.holdout}"
-            )
-        if self.data.batch_size % self.train.accumulate_steps:
-            raise UserError(
-                "train.accumulate_steps must divide data.batch_size; "
-                f"received {self.train.accumulate_steps} and {self.data.batch_size}"
-            )
-        if self.selection == "none" and (self.train.early_stopping or self._is_plateau):
-            raise UserError(
-                "train.early_stopping and the plateau schedule choose by validation: set "
-                "data.holdout to a number of training images kept aside for it; received 0"
-            )
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _is_constant_without_a_name(cls, schedule: Json) -> Json:
+        return named_constant(schedule)
 
-    def _check_sizes(self, dataset):
-        """Refuse sizes that the data set has already, or lacks."""
-        size, evaluation = self.data.image_size, self.evaluation
-        if dataset.image_size:
-            if size:
-                raise UserError(
-                    f"data.image_size is for sets of images of any size; those of {dataset.name} "
-                    f"have {dataset.image_size}: leave it out; received {size}"
-                )
-            changed = evaluation.resize or evaluation.interpolation != "bilinear"
-            if changed and not evaluation.ten_crop:
-                raise UserError(
-                    "evaluation.resize and evaluation.interpolation have no use for "
-                    f"{dataset.name}, whose images have one size, but with "
-                    "evaluation.ten_crop = true"
-                )
-        elif not size:
-            raise UserError(
-                f"data.image_size is missing: images of {dataset.name} have any size; set the "
-                "pixels per side that the model is to be shown, such as 224"
-            )
-        if self.data.in_memory != "auto" and not dataset.image_size:
-            raise UserError(
-                f"data.in_memory has no use for {dataset.name}, which is read from its files: "
-                f'leave it out; received "{self.data.in_memory}"'
-            )
-        if self.model.normalization == "mean_image" and not dataset.image_size:
-            raise UserError(
-                'model.normalization = "mean_image" needs images of one size; for '
-                f'{dataset.name} use "dataset", the mean and spread of each channel'
-            )
-        shown = size or dataset.image_size
-        factor = self.model.options.get("factor", 1) if self.model.name == "spectral" else 1
-        if shown % factor:
-            raise UserError(
-                f"model.factor must divide the {shown} pixels per side of the images; received "
-                f"{factor}"
-            )
-        if evaluation.resize and evaluation.resize < shown:
-            raise UserError(
-                f"evaluation.resize must be at least the {shown} pixels that are cropped; "
-                f"received {evaluation.resize}"
-            )
+    # ---------------------------------------------------------------------------- what follows
 
     @property
-    def image_size(self):
+    def num_classes(self) -> int | None:
+        """Logits of the network; None where only the images tell how many classes there are."""
+        return self.data.classes or find_dataset(self.data.dataset).num_classes
+
+    @property
+    def image_size(self) -> int:
         """Pixels per side that the model is shown."""
-        return self.data.image_size or find_dataset(self.data.dataset).image_size
+        size = self.data.image_size or find_dataset(self.data.dataset).image_size
+        assert size is not None  # see `_check_image_size`
+        return size
 
     @property
-    def view(self):
-        """How the data set's images are shown in evaluation, a `views.View` or None.
-
-        None: as they are stored.
-        """
+    def view(self) -> "View | None":
+        """How the data set's images are shown in evaluation; None: as they are stored."""
         from keras_imnet64.data.images.views import View, default_resize
 
         evaluation, size = self.evaluation, self.image_size
@@ -311,18 +224,122 @@ class Recipe(Section):
         return View(size, evaluation.interpolation, resize, evaluation.ten_crop)
 
     @property
-    def selection(self):
-        """Which images choose the best epoch: "holdout", "validation" or "none"."""
+    def selection(self) -> Literal["holdout", "validation", "none"]:
+        """The images that choose the best epoch."""
         if self.train.select_on == "validation":
             return "validation"
         return "holdout" if self.data.holdout else "none"
 
-    @property
-    def _is_plateau(self):
-        return self.schedule.name == "plateau"
-
-    def to_toml(self):
-        """The resolved recipe as TOML text: `fit --recipe` on it repeats the run."""
+    def to_toml(self) -> str:
+        """Returns the resolved recipe as TOML text: `fit --recipe` on it repeats the run."""
         import tomli_w
 
         return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+    # ------------------------------------------------------------------- rules across the tables
+
+    def check(self) -> None:
+        """Refuses, with a UserError, settings that exclude each other."""
+        dataset = find_dataset(self.data.dataset)
+        self._check_mixing()
+        self._check_image_size(dataset)
+        self._check_evaluation(dataset)
+        self._check_in_memory(dataset)
+        self._check_mean_image(dataset)
+        self._check_factor()
+        self._check_classes(dataset)
+        self._check_accumulation()
+        self._check_selection()
+
+    def _check_mixing(self) -> None:
+        """What mixes labels must be the last step, and have two images to mix."""
+        for step in self.augment:
+            if not (isinstance(step, OperationOptions) and step.mixes):
+                continue
+            last = self.augment[-1]
+            if step is not last:
+                raise UserError(
+                    f'augment.op "{step.op}" mixes labels too and must be the last step; received '
+                    f"{last.layer if isinstance(last, LayerSection) else last.op} after it"
+                )
+            if self.data.batch_size // self.train.accumulate_steps < 2:
+                raise UserError(
+                    f'augment.op "{step.op}" mixes the images of a batch, or of each part of it '
+                    "with train.accumulate_steps: 2 are needed; received 1"
+                )
+
+    def _check_image_size(self, dataset: Dataset) -> None:
+        size = self.data.image_size
+        if dataset.image_size and size:
+            raise UserError(
+                f"data.image_size is for sets of images of any size; those of {dataset.name} "
+                f"have {dataset.image_size}: leave it out; received {size}"
+            )
+        if not dataset.image_size and not size:
+            raise UserError(
+                f"data.image_size is missing: images of {dataset.name} have any size; set the "
+                "pixels per side that the model is to be shown, such as 224"
+            )
+
+    def _check_evaluation(self, dataset: Dataset) -> None:
+        evaluation, shown = self.evaluation, self.image_size
+        changed = evaluation.resize or evaluation.interpolation != "bilinear"
+        if dataset.image_size and changed and not evaluation.ten_crop:
+            raise UserError(
+                f"evaluation.resize and evaluation.interpolation have no use for {dataset.name}, "
+                "whose images have one size, but with evaluation.ten_crop = true"
+            )
+        if evaluation.resize and evaluation.resize < shown:
+            raise UserError(
+                f"evaluation.resize must be at least the {shown} pixels that are cropped; "
+                f"received {evaluation.resize}"
+            )
+
+    def _check_in_memory(self, dataset: Dataset) -> None:
+        if self.data.in_memory != "auto" and not dataset.image_size:
+            raise UserError(
+                f"data.in_memory has no use for {dataset.name}, which is read from its files: "
+                f'leave it out; received "{self.data.in_memory}"'
+            )
+
+    def _check_mean_image(self, dataset: Dataset) -> None:
+        if self.model.normalization == "mean_image" and not dataset.image_size:
+            raise UserError(
+                'model.normalization = "mean_image" needs images of one size; for '
+                f'{dataset.name} use "dataset", the mean and spread of each channel'
+            )
+
+    def _check_factor(self) -> None:
+        model, size = self.model, self.image_size
+        if isinstance(model, SpectralOptions) and size % model.factor:
+            raise UserError(
+                f"model.factor must divide the {size} pixels per side of the images; received "
+                f"{model.factor}"
+            )
+
+    def _check_classes(self, dataset: Dataset) -> None:
+        if self.data.classes and self.data.classes > (dataset.num_classes or math.inf):
+            raise UserError(
+                f"data.classes must be at most {dataset.num_classes}, the classes of "
+                f"{dataset.name}; received {self.data.classes}"
+            )
+
+    def _check_accumulation(self) -> None:
+        if self.data.batch_size % self.train.accumulate_steps:
+            raise UserError(
+                "train.accumulate_steps must divide data.batch_size; "
+                f"received {self.train.accumulate_steps} and {self.data.batch_size}"
+            )
+
+    def _check_selection(self) -> None:
+        if self.data.holdout and self.train.select_on == "validation":
+            raise UserError(
+                'train.select_on = "validation" leaves data.holdout unused; '
+                f"received both, with data.holdout = {self.data.holdout}"
+            )
+        selects = self.train.early_stopping or isinstance(self.schedule, PlateauOptions)
+        if self.selection == "none" and selects:
+            raise UserError(
+                "train.early_stopping and the plateau schedule choose by validation: set "
+                "data.holdout to a number of training images kept aside for it; received 0"
+            )

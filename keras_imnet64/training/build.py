@@ -14,8 +14,9 @@ from keras_imnet64.models import build_model, num_bands
 from keras_imnet64.models.contract import ends_in_softmax
 from keras_imnet64.models.init import initialize, seed_generators
 from keras_imnet64.models.load import check_loads_anywhere
+from keras_imnet64.models.options import ChannelNormalization, NetworkOptions, SpectralOptions
 from keras_imnet64.models.warm_start import warm_start
-from keras_imnet64.recipe.schema import ChannelNormalization, ModelSection, Recipe
+from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.training.data import Data
 from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
@@ -63,18 +64,19 @@ def make_model(
     return model
 
 
-def resolve_normalization(section: ModelSection, data: Data) -> str | Options:
+def resolve_normalization(network: NetworkOptions, data: Data) -> str | Options:
     """Returns the recipe's normalization as numbers on the 0..1 scale, or the word "imagenet".
 
     The words "mean_image" and "dataset" stand for what is measured on the training images.
     """
-    normalization = section.normalization
+    normalization = network.normalization
     if isinstance(normalization, ChannelNormalization):
         return normalization.model_dump()
     if normalization == "imagenet":
         return normalization
-    if section.name == "spectral":
-        return measure_band(normalization, data, section.options["factor"], section.options["band"])
+    if isinstance(network, SpectralOptions):
+        assert isinstance(network.band, int)  # `check_training` refuses "all"
+        return measure_band(normalization, data, network.factor, network.band)
     if normalization == "mean_image":
         assert data.mean_image is not None  # recipes refuse it for images of any size
         return {"mean": data.mean_image / 255, "std": 1.0}

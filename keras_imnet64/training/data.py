@@ -6,14 +6,15 @@ import numpy as np
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import PackProgress, StrPath
-from keras_imnet64.data.augment import Step, check_augment
+from keras_imnet64.data.augment import check_augment
+from keras_imnet64.data.augment.draws import AugmentationStep
 from keras_imnet64.data.augment.layers import LayerStep
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.selection import Selection, first_classes, select, split_holdout
 from keras_imnet64.data.stores.store import RawStore
 from keras_imnet64.data.stream import TrainingStream
-from keras_imnet64.recipe.schema import Recipe
+from keras_imnet64.recipe.schema import LayerSection, Recipe
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,11 @@ def make_stream(recipe: Recipe, data: Data) -> TrainingStream:
     )
 
 
-def make_augmentation(recipe: Recipe, image_size: int) -> list[Step | LayerStep]:
+def make_augmentation(recipe: Recipe, image_size: int) -> list[AugmentationStep]:
     """Returns the steps of a recipe's [[augment]] tables, checked; layers are tried."""
-    steps: list[Step | LayerStep] = []
+    steps: list[AugmentationStep] = []
     for index, section in enumerate(recipe.augment):
-        if section.layer:
+        if isinstance(section, LayerSection):
             seed = recipe.train.seed + index  # two layers of one kind draw different numbers
             layer = LayerStep(section.layer, section.options, image_size, seed)
             layer.check()

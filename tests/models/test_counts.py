@@ -162,5 +162,5 @@ def test_the_readme_states_the_counts(name):
     sizes = sizes.get(name, (224, 1000))
     model = without_numbers(name, *sizes, **options)
     assert f"| {count_parameters(model):,} | {count_macs(model) / 1e9:.2f} G |" in row
-    own = [option for option in MODELS[name].options if option not in options]
+    own = [option for option in MODELS[name].options.option_fields() if option not in options]
     assert "the same" in row or all(f"`{option}`" in row for option in own)

@@ -282,7 +282,7 @@ def test_layers_of_the_small_networks_are_in_the_briefs_order():
         ("davit_tiny", 64, {"window": 2.5}, "a whole number from 1 to 64"),
         ("davit_tiny", 64, {"window": float("nan")}, "a whole number from 1 to 64"),
         ("davit_tiny", 64, {"window": "all"}, 'or "auto"; received'),
-        ("davit_tiny", 64, {"window": True}, "received True"),
+        ("davit_tiny", 64, {"window": True}, "received true"),
         ("alexnet", 56, {"stem": "imagenet"}, "needs at least 63 pixels per side"),
         ("vgg16", 31, {}, "needs at least 32 pixels per side"),
         ("tiny_cnn2", 64, {"dropout": -0.1}, "dropout must be a number of at least 0 and below 1"),

@@ -154,7 +154,7 @@ def test_the_joined_model_computes_the_mean_of_its_branches():
         ({"band": -1}, "model.band must be a whole number from 0 to 255"),
         ({"factor": 1}, "model.factor must be a whole number from 2 to 16; received 1"),
         ({"base": "resnet34"}, "model.base must be a table such as"),
-        ({"base": {}}, 'model.base.name "None" is not known'),
+        ({"base": {}}, "model.base.name is missing"),
         ({"base": {"name": "resnet43"}}, 'model.base.name "resnet43".*did you mean "resnet34"'),
         ({"base": {"name": "resnet34", "stm": 1}}, 'model.base.stm .* did you mean "stem"'),
         ({"base": {"name": "spectral"}}, "must be an ordinary network"),

@@ -2,11 +2,11 @@
 
 import inspect
 from importlib import import_module
+from typing import get_args
 
 import pytest
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.options import REQUIRED
 from keras_imnet64.models import MODELS, build_model
 
 
@@ -19,21 +19,22 @@ def test_row_is_the_builders_signature(name):
     common = {"image_size", "num_classes", "normalization"} | (
         {"variant"} if row.variant else set()
     )
-    options = {
-        p.name: REQUIRED if p.default is p.empty else p.default
-        for p in parameters
-        if p.name not in common
+    in_builder = {p.name: p.default for p in parameters if p.name not in common}
+    in_table = {
+        name: inspect.Parameter.empty if field.is_required() else field.default
+        for name, field in row.options.option_fields().items()
     }
-    assert options == row.defaults
+    assert in_builder == in_table
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_texts_of_options_are_the_builders(name):
-    """Every stem of the table is one that the family's file has, and none is left out."""
+def test_stems_are_the_builders(name):
+    """Every stem of the table is in the family's module, and none is left out."""
     row = MODELS[name]
-    stems = getattr(import_module(f"keras_imnet64.models.{row.module}"), "STEMS", {})
-    texts = row.options["stem"].texts if "stem" in row.options else ()
-    assert set(texts) - {"auto"} == set(stems)
+    in_module = getattr(import_module(f"keras_imnet64.models.{row.module}"), "STEMS", {})
+    field = row.options.option_fields().get("stem")
+    in_table = get_args(field.annotation) if field else ()
+    assert set(in_table) - {"auto"} == set(in_module)
 
 
 def test_unknown_name_is_refused_with_the_nearest():

@@ -28,7 +28,7 @@ def never_built(monkeypatch):
 def test_the_table_is_true(name):
     row, recipe = read_table().get(name), load_recipe(name)
     assert row, f"{name} has no row: {REGENERATE}"
-    network = recipe_costs._network(recipe)
+    network = recipe_costs.network_of(recipe)
     if network not in MEASURED:
         MEASURED[network] = measure(recipe)
     assert row == MEASURED[network], f"{name} costs something else: {REGENERATE}"

@@ -94,17 +94,20 @@ def test_recipes_do_not_change_once_read():
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"data": {"batch_size": "128"}}, 'data.batch_size must be a whole number; received "128"'),
-        ({"data": {"batch_size": 0}}, "data.batch_size must be greater than 0; received 0"),
+        (
+            {"data": {"batch_size": "128"}},
+            'data.batch_size must be a whole number from 1 to 1,000,000,000; received "128"',
+        ),
+        ({"data": {"batch_size": 0}}, "a whole number from 1 to 1,000,000,000; received 0"),
         (
             {"data": {"bach_size": 1}},
             'data.bach_size is not a known key; did you mean "batch_size"',
         ),
         ({"trian": {}}, 'trian is not a known key; did you mean "train"'),
-        ({"train": {"epochs": True}}, "train.epochs must be a whole number; received True"),
+        ({"train": {"epochs": True}}, "1,000,000,000; received true"),
         (
             {"train": {"dtype": "float16"}},
-            "train.dtype must be one of 'float32' or 'mixed_bfloat16'",
+            'train.dtype must be "float32" or "mixed_bfloat16"; received "float16"',
         ),
         ({"data": {"dataset": "tiny_imagenett"}}, 'did you mean "tiny_imagenet"'),
         ({"data": {"classes": 2000}}, "data.classes must be at most 1000"),
@@ -116,14 +119,36 @@ def test_recipes_do_not_change_once_read():
         ({"train": {"accumulate_steps": 3}}, "accumulate_steps must divide data.batch_size"),
         ({"train": {"early_stopping": 3}}, "set data.holdout"),
         ({"schedule": {"name": "plateau"}}, "set data.holdout"),
-        ({"loss": {"l2": -1.0}}, "loss.l2 must be greater than or equal to 0"),
-        ({"optimizer": {"learning_rate": "fast"}}, 'must be a number; received "fast"'),
+        ({"loss": {"l2": -1.0}}, "loss.l2 must be a number of at least 0; received -1.0"),
+        (
+            {"optimizer": {"learning_rate": "fast"}},
+            'must be a number above 0 and at most 1e+30; received "fast"',
+        ),
         (
             {"optimizer": {"learning_rate": float("inf")}},
             "optimizer.learning_rate must be a finite",
         ),
+        ({"optimizer": {"momentun": 0.5}}, 'optimizer.momentun is not an option of "sgd"; did you'),
+        (
+            {"schedule": {"name": "cosin"}},
+            'schedule.name "cosin" is not known; did you mean "cosine"',
+        ),
+        ({"schedule": {"name": "step"}}, 'schedule "step" needs a value for epochs'),
+        (
+            {"augment": [{"op": "pad_crop"}, {}]},
+            "augment.1 must be a table with either op or layer",
+        ),
+        (
+            {"augment": [{"layer": "os.system"}]},
+            "augment.0.layer must be the public name of a Keras",
+        ),
+        ({"augment": [{"op": "mixup", "alpha": 0}]}, "augment.0.alpha must be a number from 0.001"),
+        ({"train": {"checkpoint_every": "daily"}}, '"epoch", or a time such as "10 min"'),
         ({"reference": {"top1_eror": 1.0}}, 'did you mean "top1_error"'),
-        ({"model": {"normalization": "imagnet"}}, "model.normalization must be one of 'imagenet'"),
+        (
+            {"model": {"normalization": "imagnet"}},
+            'must be one of "imagenet", "mean_image", "dataset" or a table; received "imagnet"',
+        ),
         ({"name": "../up"}, "name must"),
     ],
 )

@@ -221,7 +221,7 @@ def test_a_run_that_has_trained_on_nothing_begins_with_the_images_that_are_here(
         ({"data": {"in_memory": "always"}}, "data.in_memory has no use"),
         ({"evaluation": {"resize": 12}}, "must be at least the 16 pixels"),
         ({"data": {"dataset": "image_folder/a b"}}, 'received "a b"'),
-        ({"data": {"image_size": 4}}, "data.image_size must be greater than or equal to 8"),
+        ({"data": {"image_size": 4}}, "data.image_size must be a whole number from 8 to 1,024"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, sentence):

@@ -344,7 +344,7 @@ def test_paths_that_keras_would_confuse_are_refused():
         (lambda: optim.make_optimizer("sgd", constant(), ema=1.0), "ema must lie between 0 and 1"),
         (lambda: optim.make_optimizer("sgd", constant(), accumulate_steps=0), "whole number"),
         (lambda: schedule("cosin"), 'did you mean "cosine"'),
-        (lambda: schedule("constant", factor=0.1), "it takes none"),
+        (lambda: schedule("constant", factor=0.1), 'not an option of "constant"'),
         (lambda: schedule("step", epochs=[2, 1]), "increasing"),
         (lambda: schedule("cosine", final_factor=0.1, final_learning_rate=0.1), "not both"),
         (lambda: schedule("cosine", warmup_epochs=4), "below the run's 4 epochs"),

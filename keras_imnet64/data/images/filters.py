@@ -7,10 +7,12 @@ TensorFlow. Distances are in pixels of the image, or of the result where it is s
 import math
 from collections.abc import Callable
 from types import ModuleType
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from keras_imnet64.core.types import Tensor
 
+CropFilter = Literal["bilinear", "bicubic", "box", "lanczos"]  # whose weights are in FILTERS
+ResizeFilter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]  # Pillow's
 WeightFunction: TypeAlias = Callable[[Tensor, ModuleType], Tensor]
 
 

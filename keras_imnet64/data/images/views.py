@@ -4,21 +4,16 @@ Needs neither Keras nor TensorFlow. `reading` decodes image files.
 """
 
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 from PIL import Image
 
 from keras_imnet64.core.errors import UserError, nearest
 from keras_imnet64.core.types import Options
+from keras_imnet64.data.images.filters import ResizeFilter
 
-FILTERS = {
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "hamming": Image.Resampling.HAMMING,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "nearest": Image.Resampling.NEAREST,
-}
+FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(ResizeFilter)}
 CENTRE = (0.5, 0.5)  # positions of crops, as shares of what is left of the height and of the width
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 

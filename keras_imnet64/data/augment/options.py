@@ -1,0 +1,214 @@
+"""The options of each operation, as [[augment]] tables of a recipe.
+
+Beside its options a table has the name of the module with the operation's two functions, and
+whether it mixes labels too. Nothing here needs TensorFlow.
+"""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.tables import (
+    AS_WRITTEN,
+    Fraction,
+    TaggedTable,
+    broken_rule,
+    by_tag,
+    not_as_described,
+)
+from keras_imnet64.data.images.filters import CropFilter
+
+
+def _low_end_first(ends: list[float]) -> list[float]:
+    if ends[0] > ends[1]:
+        raise not_as_described()
+    return ends
+
+
+TwoEnds = Field(min_length=2, max_length=2, title="[low, high]")
+Ratio = Annotated[
+    list[Annotated[float, Field(ge=0.01, le=100), AS_WRITTEN]],
+    TwoEnds,
+    AfterValidator(_low_end_first),
+]
+Strength = Annotated[float, Field(ge=0, le=1000), AS_WRITTEN]
+Alpha = Annotated[float, Field(ge=0.001, le=1000), AS_WRITTEN]
+Grey = Annotated[int, Field(ge=0, le=255)]  # of the pixels that come from outside the image
+Interpolation = Literal["nearest", "bilinear"]
+
+
+class OperationOptions(TaggedTable):
+    """What the tables of all operations share."""
+
+    module: ClassVar[str]
+    mixes: ClassVar[bool] = False
+
+    op: str
+    """One of the operations; its options stand beside it."""
+
+    def check_image_size(self, image_size: int) -> None:
+        """Refuses options that do not work for images of this many pixels per side."""
+
+
+class PadCropOptions(OperationOptions):
+    module = "crops"
+
+    op: Literal["pad_crop"]
+    padding: Annotated[int, Field(ge=0, le=128)] = 4
+    """Pixels on each side."""
+    fill: Literal["zero", "reflect", "mean"] = "zero"
+
+    def check_image_size(self, image_size: int) -> None:
+        if self.padding >= image_size:
+            raise UserError(
+                f"augment.padding must be below the image size of {image_size}; "
+                f"received {self.padding}"
+            )
+
+
+class RandomResizedCropOptions(OperationOptions):
+    module = "crops"
+
+    op: Literal["random_resized_crop"]
+    scale: Annotated[
+        list[Annotated[float, Field(ge=1e-6, le=1), AS_WRITTEN]],
+        TwoEnds,
+        AfterValidator(_low_end_first),
+    ] = [0.08, 1.0]
+    """Part of the image's area."""
+    ratio: Ratio = [3 / 4, 4 / 3]
+    """Width to height."""
+    interpolation: CropFilter = "bilinear"
+
+
+class RandomRotationOptions(OperationOptions):
+    module = "geometry"
+
+    op: Literal["random_rotation"]
+    degrees: Annotated[float, Field(ge=0, le=180), AS_WRITTEN]
+    """The largest angle, to either side."""
+    interpolation: Interpolation = "nearest"
+    fill: Grey = 0
+
+
+class ColorJitterOptions(OperationOptions):
+    module = "colour"
+
+    op: Literal["color_jitter"]
+    brightness: Strength = 0.0
+    contrast: Strength = 0.0
+    saturation: Strength = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5), AS_WRITTEN] = 0.0
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if not any(self.all_options.values()):
+            raise broken_rule(f"needs a value above 0 for one of {', '.join(self.all_options)}")
+        return self
+
+
+class TrivialAugmentOptions(OperationOptions):
+    module = "policies"
+
+    op: Literal["trivial_augment"]
+    interpolation: Interpolation = "nearest"
+    fill: Grey = 0
+
+
+class RandAugmentOptions(OperationOptions):
+    module = "policies"
+
+    op: Literal["rand_augment"]
+    num_ops: Annotated[int, Field(ge=1, le=20)] = 2
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    interpolation: Interpolation = "nearest"
+    fill: Grey = 0
+
+
+class RandAugmentIncreasingOptions(OperationOptions):
+    """timm's, whose operations all become stronger with the magnitude."""
+
+    module = "policies"
+
+    op: Literal["rand_augment_increasing"]
+    num_ops: Annotated[int, Field(ge=1, le=20)] = 2
+    magnitude: Annotated[float, Field(ge=0, le=10), AS_WRITTEN] = 9
+    magnitude_std: Annotated[float, Field(ge=0, le=10), AS_WRITTEN] = 0.5
+    probability: Fraction = 0.5
+    """Of each operation."""
+    interpolation: Interpolation = "bilinear"
+    fill: Grey = 128
+
+
+class AutoAugmentOptions(OperationOptions):
+    module = "policies"
+
+    op: Literal["auto_augment"]
+    policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
+    interpolation: Interpolation = "nearest"
+    fill: Grey = 0
+
+
+class RandomErasingOptions(OperationOptions):
+    module = "erasing"
+
+    op: Literal["random_erasing"]
+    probability: Fraction = 0.5
+    """Of an image to lose a rectangle."""
+    scale: Annotated[list[Fraction], TwoEnds, AfterValidator(_low_end_first)] = [0.02, 0.33]
+    """Part of the image's area."""
+    ratio: Ratio = [0.3, 3.3]
+    """Height to width."""
+    fill: Grey | Literal["mean"] = 0
+
+
+class MixUpOptions(OperationOptions):
+    module, mixes = "mixing", True
+
+    op: Literal["mixup"]
+    alpha: Alpha = 1.0
+    """Of the beta distribution from which the share of each image is drawn."""
+    probability: Fraction = 1.0
+    """Of an image to be mixed."""
+
+
+class CutMixOptions(OperationOptions):
+    module, mixes = "mixing", True
+
+    op: Literal["cutmix"]
+    alpha: Alpha = 1.0
+    """Of the beta distribution from which the share of each image is drawn."""
+    probability: Fraction = 1.0
+    """Of an image to be mixed."""
+
+
+class MixUpOrCutMixOptions(OperationOptions):
+    module, mixes = "mixing", True
+
+    op: Literal["mixup_or_cutmix"]
+    mixup_alpha: Alpha = 1.0
+    cutmix_alpha: Alpha = 1.0
+    probability: Fraction = 1.0
+    """Of an image to be mixed."""
+    cutmix_share: Fraction = 0.5
+    """Of the images for which it is CutMix."""
+
+
+AnyOperation = Annotated[
+    PadCropOptions
+    | RandomResizedCropOptions
+    | RandomRotationOptions
+    | ColorJitterOptions
+    | TrivialAugmentOptions
+    | RandAugmentOptions
+    | RandAugmentIncreasingOptions
+    | AutoAugmentOptions
+    | RandomErasingOptions
+    | MixUpOptions
+    | CutMixOptions
+    | MixUpOrCutMixOptions,
+    Field(discriminator="op"),
+]
+
+OPS: dict[str, type[OperationOptions]] = by_tag(AnyOperation)

@@ -1,0 +1,171 @@
+"""The options of each network, as tables of a recipe. The builders' docstrings say more of them.
+
+Nothing here needs Keras.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_serializer, field_validator
+
+from keras_imnet64.core.tables import Number, Rate, Table, TaggedTable, expected
+from keras_imnet64.core.types import Json, JsonObject
+
+ThreeNumbers = Field(min_length=3, max_length=3, title="three numbers")
+
+
+class ChannelNormalization(Table):
+    """Mean and standard deviation per channel on the 0..1 pixel scale."""
+
+    mean: Annotated[list[float], ThreeNumbers]
+    std: Annotated[list[Annotated[float, Field(gt=0)]], ThreeNumbers]
+
+
+class NetworkOptions(TaggedTable):
+    """What the tables of all networks share."""
+
+    module: ClassVar[str]  # of `models`, whose `build` takes the options
+
+    name: str
+    """One of the networks; its options stand beside it."""
+    normalization: Literal["imagenet", "mean_image", "dataset"] | ChannelNormalization = "imagenet"
+    """What is done to pixels first: ImageNet's mean and standard deviation per channel, or those of
+    the data set's training images; mean_image subtracts the mean per pixel and channel, and
+    divides by nothing."""
+
+    @property
+    def in_words(self) -> str:
+        """Name and options, as listings and the first lines of a run show them."""
+        return _in_words(self.name, self.options)
+
+
+class WideResNetOptions(NetworkOptions):
+    module = "wide_resnet"
+
+    name: Literal["wide_resnet"]
+    depth: Number
+    """N of WRN-N-k: 4 + 2 * blocks per stage * stages."""
+    width: Number
+    """k of WRN-N-k, the multiplier of the 16, 32, 64, ... filters."""
+    dropout: Rate = 0.0
+    """Between the two convolutions of a block."""
+
+
+class ResNetOptions(NetworkOptions):
+    module = "resnet"
+
+    name: Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
+    stem: Literal["imagenet", "small", "small_pool"] = "imagenet"
+    """imagenet: 7x7 at stride 2 and a pool; small: 3x3 at stride 1, for 32 pixels and fewer;
+    small_pool: 3x3 at stride 1 and the pool, for 64 pixels."""
+    zero_init: bool = False
+    """Begin with the last gamma of every block at 0, so that each is its shortcut."""
+    anti_aliasing: bool = False
+    """Blur before every second pixel is taken."""
+    drop_path_rate: Rate = 0.0
+    """Of the last block; the rate grows with depth from 0."""
+
+
+class DaViTOptions(NetworkOptions):
+    module = "davit"
+
+    name: Literal[
+        "davit_tiny", "davit_small", "davit_base", "davit_large", "davit_huge", "davit_giant"
+    ]
+    stem: Literal["auto", "imagenet", "small", "small_3x3", "full_3x3", "full_15x15"] = "auto"
+    """imagenet: 7x7 at stride 4; small: 7x7 at stride 2; small_3x3: 3x3 at stride 2; full_3x3 and
+    full_15x15 keep all pixels, or 56 of 64; auto: small up to 64 pixels, above that imagenet."""
+    window: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = "auto"
+    """Tokens per side of a window; auto: 7 or 8, and never more than the map."""
+    drop_path_rate: Rate = 0.0
+    """Of the last block; the rate grows with depth from 0."""
+
+
+class AlexNetOptions(NetworkOptions):
+    module = "alexnet"
+
+    name: Literal["alexnet"]
+    stem: Literal["auto", "imagenet", "small"] = "auto"
+    """imagenet: 11x11 at stride 4; small: 5x5 at stride 2; auto: imagenet where it leaves 2x2."""
+    dropout: Rate = 0.5
+    """Before each of the first two dense layers."""
+
+
+class VGGOptions(NetworkOptions):
+    module = "vgg"
+
+    name: Literal["vgg16", "vgg16_bn"]
+    dropout: Rate = 0.5
+    """Behind each of the first two dense layers."""
+
+
+class TinyCNNOptions(NetworkOptions):
+    module = "tiny_cnn"
+
+    name: Literal["tiny_cnn1", "tiny_cnn2"]
+    dropout: Rate = 0.5
+    """Before the last dense layer."""
+
+
+OrdinaryNetwork = (
+    WideResNetOptions | ResNetOptions | DaViTOptions | AlexNetOptions | VGGOptions | TinyCNNOptions
+)
+
+
+class SpectralOptions(NetworkOptions):
+    """Sub-networks, each behind one frequency band of the image."""
+
+    module = "spectral"
+
+    name: Literal["spectral"]
+    factor: Annotated[int, Field(ge=2, le=16)]
+    """S: the image is split into S x S sub-images, which have S^2 bands."""
+    band: Annotated[int, Field(ge=0, le=255)] | Literal["all"] = "all"
+    """By rising frequency; all: a network for each."""
+    base: OrdinaryNetwork = Field(
+        discriminator="name",
+        title='a table such as {name = "resnet34"}',
+        json_schema_extra={"properties": {"normalization": False}},
+    )
+    """The network behind a band, with its options."""
+
+    @field_validator("band")
+    @classmethod
+    def _is_of_the_factor(cls, band: int | str, info: ValidationInfo) -> int | str:
+        factor = info.data.get("factor", 16)
+        if isinstance(band, int) and band >= factor**2:
+            raise expected(
+                f'a whole number from 0 to {factor**2 - 1}, or "all", with factor = {factor}'
+            )
+        return band
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _is_ordinary(cls, base: Json) -> Json:
+        if isinstance(base, dict) and base.get("name") == "spectral":
+            raise expected("an ordinary network, and not another spectral one")
+        return base
+
+    @field_validator("base")
+    @classmethod
+    def _has_no_normalization(cls, base: NetworkOptions) -> NetworkOptions:
+        if "normalization" in base.model_fields_set:
+            raise expected("a table without normalization, which belongs in model itself")
+        return base
+
+    @field_serializer("base")
+    def _without_normalization(self, base: NetworkOptions) -> JsonObject:
+        return {"name": base.name, **base.options}
+
+
+AnyNetwork = Annotated[OrdinaryNetwork | SpectralOptions, Field(discriminator="name")]
+
+
+def _in_words(name: str, options: JsonObject) -> str:
+    return " ".join([name, *(f"{key}={_option_in_words(v)}" for key, v in options.items())])
+
+
+def _option_in_words(value: Json) -> str:
+    if isinstance(value, dict):
+        options = {key: option for key, option in value.items() if key != "name"}
+        return f"({_in_words(value['name'], options)})"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,181 @@
+"""The options of optimizers and schedules, as tables of a recipe.
+
+`training.optim` makes them; defaults are Keras' own unless noted.
+"""
+
+import re
+from itertools import pairwise
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from keras_imnet64.core.tables import (
+    AS_WRITTEN,
+    TaggedTable,
+    broken_rule,
+    by_tag,
+    expected,
+    not_as_described,
+)
+from keras_imnet64.core.types import Json
+
+MAX_NUMBER = 1e30  # float32 holds its multiples
+NonNegative = Annotated[float, Field(ge=0, le=MAX_NUMBER)]
+Positive = Annotated[float, Field(gt=0, le=MAX_NUMBER)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+DivideBy = Annotated[float, Field(ge=1, le=MAX_NUMBER)]
+
+
+def _is_pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError):
+        raise expected("a regular expression") from None
+    return text
+
+
+def _are_increasing(epochs: list[float]) -> list[float]:
+    if not epochs or any(before >= after for before, after in pairwise(epochs)):
+        raise not_as_described()
+    return epochs
+
+
+Pattern = Annotated[str, AfterValidator(_is_pattern)]
+Epochs = Annotated[
+    list[Annotated[float, Field(gt=0, le=MAX_NUMBER), AS_WRITTEN]],
+    Field(title="an increasing list of numbers"),
+    AfterValidator(_are_increasing),
+]
+
+
+class OptimizerOptions(TaggedTable):
+    """What the tables of all optimizers share."""
+
+    name: str
+    """One of the optimizers; its options stand beside it."""
+    learning_rate: Positive
+    """The peak of the schedule."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled; spares biases and norms."""
+    clip_norm: Positive | None = None
+    """Largest norm of all gradients together, after the reduction over devices."""
+
+
+class SGDOptions(OptimizerOptions):
+    name: Literal["sgd"]
+    momentum: Momentum = 0.9  # Keras: 0
+    nesterov: bool = False
+
+
+class AdamWOptions(OptimizerOptions):
+    name: Literal["adamw"]
+    beta_1: Momentum = 0.9
+    beta_2: Momentum = 0.999
+    epsilon: Positive = 1e-7
+
+
+class MuonOptions(OptimizerOptions):
+    """Muon for matrices and convolutions, Adam for all else."""
+
+    name: Literal["muon"]
+    momentum: Momentum = 0.95
+    nesterov: bool = True
+    ns_steps: Annotated[int, Field(ge=1, le=100)] = 5
+    """Iterations of Newton and Schulz by which an update is made orthogonal."""
+    rms_rate: Positive = 0.2
+    """With 0.2 the size of an update is that of Adam's, so Adam's rate and decay fit."""
+    exclude_layers: list[Pattern] = ["(^|/)logits/"]  # Keras: none
+    """Layers that Adam keeps, by regular expressions of their paths; the head is among them in
+    every published account."""
+    exclude_embeddings: bool = True
+    adam_lr_ratio: Positive = 1.0
+    adam_beta_1: Momentum = 0.9
+    adam_beta_2: Momentum = 0.999
+    epsilon: Positive = 1e-7
+
+
+AnyOptimizer = Annotated[SGDOptions | AdamWOptions | MuonOptions, Field(discriminator="name")]
+OPTIMIZER_TABLES: dict[str, type[OptimizerOptions]] = by_tag(AnyOptimizer)
+
+
+class ScheduleOptions(TaggedTable):
+    """What the tables of all schedules share."""
+
+    name: str
+    """One of the schedules; its options stand beside it."""
+    warmup_epochs: NonNegative = 0.0
+    """Epochs in which the rate rises to the peak."""
+
+
+class ConstantOptions(ScheduleOptions):
+    name: Literal["constant"] = "constant"
+
+
+class StepOptions(ScheduleOptions):
+    name: Literal["step"]
+    epochs: Epochs
+    """With each that begins, the rate is multiplied by the factor."""
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class CosineOptions(ScheduleOptions):
+    """Half a cosine from the peak to the final rate."""
+
+    name: Literal["cosine"]
+    final_factor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The final rate as a part of the peak."""
+    final_learning_rate: NonNegative | None = None
+    """The final rate itself."""
+
+    @model_validator(mode="after")
+    def _has_one_final_rate(self) -> Self:
+        if self.final_factor and self.final_learning_rate is not None:
+            raise broken_rule(
+                "takes final_factor or final_learning_rate, not both; received "
+                f"{self.final_factor} and {self.final_learning_rate}"
+            )
+        return self
+
+
+class OneCycleOptions(ScheduleOptions):
+    """Half a cosine up to the peak, half a cosine down, as torch's OneCycleLR."""
+
+    name: Literal["one_cycle"]
+    div_factor: DivideBy = 25.0
+    """The peak over the first rate."""
+    final_div_factor: DivideBy = 1e4
+    """The first rate over the last."""
+    warmup_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """The part of all steps in which the rate rises."""
+
+    @model_validator(mode="after")
+    def _has_its_own_warmup(self) -> Self:
+        if self.warmup_epochs:
+            raise broken_rule(
+                "has warmup_fraction in place of warmup_epochs, which must be 0; "
+                f"received {self.warmup_epochs}"
+            )
+        return self
+
+
+class PlateauOptions(ScheduleOptions):
+    """The rate is lowered when the validation loss has not fallen for some epochs."""
+
+    name: Literal["plateau"]
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    patience: Annotated[int, Field(ge=1, le=10**9)] = 10
+    """Epochs without a fall."""
+    min_delta: NonNegative = 0.0
+    """Least fall that counts."""
+
+
+def named_constant(table: Json) -> Json:
+    """Returns the values of a table `schedule` with the name that a table without one means."""
+    return {"name": "constant"} | table if isinstance(table, dict) else table
+
+
+AnySchedule = Annotated[
+    ConstantOptions | StepOptions | CosineOptions | OneCycleOptions | PlateauOptions,
+    Field(discriminator="name"),
+]
+SCHEDULE_TABLES: dict[str, type[ScheduleOptions]] = by_tag(AnySchedule)
