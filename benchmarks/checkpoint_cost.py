@@ -25,7 +25,7 @@ def main(recipe, folder, times):
 
     choose_backend()
     devices = take_devices()
-    model, variables, minutes = prepare(recipe)
+    model, variables, minutes = prepare(recipe, devices)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         costs = [cost(model, variables, Path(place), number) for number in range(1 + times)]
     copying, writing, size = (statistics.median(values) for values in zip(*costs[1:], strict=True))
@@ -36,31 +36,29 @@ def main(recipe, folder, times):
     )
 
 
-def prepare(name):
-    """(compiled model, {path: variable}, minutes between checkpoints)."""
-    from keras_imnet64.evaluation.metrics import accuracy_metrics
-    from keras_imnet64.models import build_model
-    from keras_imnet64.recipe.loading import load_recipe
-    from keras_imnet64.training.build import make_optimizer_of
+def prepare(name, devices):
+    """Returns the compiled model, its variables by path, and minutes between checkpoints."""
+    from keras_imnet64 import build_model, load_recipe
+    from keras_imnet64.training.build import compile_for_training
     from keras_imnet64.training.state import variables_by_path
 
     recipe = load_recipe(name)
     model = build_model(recipe.model.name, image_size=64, num_classes=1000, **recipe.model.options)
-    model.compile(make_optimizer_of(recipe, 1000), "mse", metrics=accuracy_metrics())
-    model.optimizer.build(model.trainable_variables)
+    metrics = compile_for_training(model, recipe, 1000, devices)
     every = recipe.train.checkpoint_every
-    return model, variables_by_path(model, []), int(every.removesuffix(" min"))
+    return model, variables_by_path(model, metrics), int(every.removesuffix(" min"))
 
 
 def cost(model, variables, folder, number):
-    """(seconds of copying, seconds of checking and writing, bytes)."""
-    from keras_imnet64.training.state import is_finite, read_state, save_checkpoint
+    """Returns the seconds of copying, the seconds of checking and writing, and the bytes."""
+    from keras_imnet64.records import RunState
+    from keras_imnet64.training.state import is_finite, read_variables, save_checkpoint
 
     begin = time.perf_counter()
-    state = read_state(model, variables)
+    arrays = read_variables(model, variables)
     copied = time.perf_counter()
-    is_finite(state)
-    path = save_checkpoint(folder, state, {"epoch": number, "step": 0})
+    is_finite(arrays)
+    path = save_checkpoint(folder, arrays, RunState(epoch=number, step=0))
     return copied - begin, time.perf_counter() - copied, path.stat().st_size
 
 

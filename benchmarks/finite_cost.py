@@ -1,11 +1,11 @@
-"""What it costs to look at the state of training for numbers that are not finite.
+"""The cost of checking the state of training for numbers that are not finite.
 
     KERAS_BACKEND=jax python benchmarks/finite_cost.py wrn36_2
 
-The recipe's network and optimizer for 1,000 classes of 64 px train on one batch that is there.
-Blocks of steps without a look alternate in one process with blocks that look before each step,
-each kind the first in every second round. The difference of the medians is the cost of a look, and
-the share that of one look in as many steps as `fit` makes between two. Wall time and processor time
+The recipe's network and optimizer for 1,000 classes of 64 px train on one resident batch. Blocks of
+steps without a check alternate in one process with blocks that check before each step, each kind
+being the first in every second round. The difference of the medians is the cost of a check; its
+share is that of one check in as many steps as `fit` makes between two. Wall time and processor time
 are given: beside other work the second is the steadier. The standard error is that of the rounds
 drawn again, with replacement.
 """
@@ -26,31 +26,31 @@ def main(recipe, batch_size, steps, rounds):
 
     choose_backend()
     devices = take_devices()
-    model, look = prepare(recipe, devices)
+    model, check = prepare(recipe, devices)
     batch = a_batch(batch_size)
-    times = {side: [] for side in ("plain", "looking")}
+    times = {side: [] for side in ("plain", "checking")}
     for number in range(1 + rounds):  # the first compiles and is not counted
         for side in list(times) if number % 2 else reversed(times):
-            called = [look] if side == "looking" else []
+            called = [check] if side == "checking" else []
             times[side].append(seconds_per_step(model, batch, steps, called))
     print(f"{recipe} on {devices.backend}, {batch_size} images per step")
-    plain, looking = (1000 * np.array(times[side][1:]) for side in times)
+    plain, checking = (1000 * np.array(times[side][1:]) for side in times)
     for column, kind in enumerate(("wall", "processor")):
-        print(f"{kind:9} {sentence(plain[:, column], looking[:, column])}")
+        print(f"{kind:9} {sentence(plain[:, column], checking[:, column])}")
 
 
-def sentence(plain, looking):
-    """The step, the look and the share of the look, from milliseconds per step of each round."""
-    from keras_imnet64.training.callbacks import LOOK_EVERY
+def sentence(plain, checking):
+    """Returns the costs of step and check in words, from milliseconds per step of each round."""
+    from keras_imnet64.training.callbacks.finiteness import STEPS_BETWEEN_CHECKS
 
     def cost(rounds):
-        return np.median(looking[rounds]) - np.median(plain[rounds])
+        return np.median(checking[rounds]) - np.median(plain[rounds])
 
-    step, look = np.median(plain), cost(slice(None))
+    step, check = np.median(plain), cost(slice(None))
     error = np.std([cost(rounds) for rounds in samples(len(plain))])
     return (
-        f"{step:8.2f} ms per step, {look:.2f} +- {error:.2f} ms per look: "
-        f"{100 * look / LOOK_EVERY / step:.3f} % at one in {LOOK_EVERY} steps"
+        f"{step:8.2f} ms per step, {check:.2f} +- {error:.2f} ms per check: "
+        f"{100 * check / STEPS_BETWEEN_CHECKS / step:.3f} % at one in {STEPS_BETWEEN_CHECKS} steps"
     )
 
 
@@ -60,30 +60,19 @@ def samples(rounds, number=2000):
 
 
 def prepare(name, devices):
-    """The recipe's network, compiled as `fit` does, and a callback that looks at its state."""
+    """Returns the recipe's network as `fit` compiles it, and a callback that checks its state."""
     import keras
 
-    from keras_imnet64.evaluation.metrics import accuracy_metrics
-    from keras_imnet64.models import build_model
-    from keras_imnet64.recipe.loading import load_recipe
-    from keras_imnet64.training.build import make_optimizer_of
+    from keras_imnet64 import build_model, load_recipe
+    from keras_imnet64.training.build import compile_for_training
     from keras_imnet64.training.finite import FiniteCheck
-    from keras_imnet64.training.loss import CrossEntropy
-    from keras_imnet64.training.parallel import jit_compile
     from keras_imnet64.training.state import variables_by_path
 
     recipe = load_recipe(name)
     model = build_model(recipe.model.name, image_size=64, num_classes=1000, **recipe.model.options)
-    model.compile(
-        make_optimizer_of(recipe, 1000),
-        CrossEntropy(0.0),
-        metrics=accuracy_metrics(),
-        jit_compile=jit_compile(recipe.train.xla, devices),
-    )
-    model.optimizer.build(model.trainable_variables)
-    check = FiniteCheck(model, variables_by_path(model, []))
-    look = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: check())
-    return model, look
+    metrics = compile_for_training(model, recipe, 1000, devices)
+    check = FiniteCheck(model, variables_by_path(model, metrics))
+    return model, keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: check())
 
 
 def a_batch(size):

@@ -36,17 +36,12 @@ def first_loss(name, data_dir):
 
     choose_backend()
     devices = take_devices()
-    from keras_imnet64.recipe.loading import load_recipe
-    from keras_imnet64.training import build
-    from keras_imnet64.training import data as feed
+    from keras_imnet64 import load_recipe, training_setup
 
     recipe = load_recipe(name, ["data.steps_per_epoch=1"])  # fits a small stand-in set too
-    data = feed.load_data(recipe, data_dir)
-    stream = feed.make_stream(recipe, data)
-    model = build.make_model(recipe, data)
-    build.compile_for_training(model, recipe, stream, devices)
-    images, labels = stream.batch(epoch=0, step=0)
-    return float(model.train_on_batch(images, labels)[0])
+    setup = training_setup(recipe, data_dir=data_dir, devices=devices)
+    images, labels = setup.stream.batch(epoch=0, step=0)
+    return float(setup.model.train_on_batch(images, labels)[0])
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ AHEAD = 64  # batches, more than a pipeline makes ahead: an epoch's end would le
 def main(recipe, data_dir, batch_size, steps, rounds):
     settings = [f"data.steps_per_epoch={2 * steps + AHEAD}"]
     settings += [f"data.batch_size={batch_size}"] if batch_size else []
-    devices, model, stream = prepare(recipe, settings, data_dir)
+    setup = prepare(recipe, settings, data_dir)
+    devices, model, stream = setup.devices, setup.model, setup.stream
     import tensorflow as tf
 
     datasets = {
@@ -59,22 +60,14 @@ def samples(rounds, number=2000):
 
 
 def prepare(name, settings, data_dir):
-    """Devices, compiled model and training stream of a recipe, as `fit` makes them."""
+    """Returns the `TrainingSetup` of a recipe: model, stream and devices, as `fit` makes them."""
     from keras_imnet64.backend.devices import choose_backend, take_devices
 
     choose_backend()
     devices = take_devices()
-    from keras_imnet64.recipe.loading import load_recipe
-    from keras_imnet64.training import build
-    from keras_imnet64.training import data as feed
+    from keras_imnet64 import load_recipe, training_setup
 
-    recipe = load_recipe(name, settings)
-    data = feed.load_data(recipe, data_dir)
-    stream = feed.make_stream(recipe, data)
-    with devices.scope():
-        model = build.make_model(recipe, data)
-        build.compile_for_training(model, recipe, stream, devices)
-    return devices, model, stream
+    return training_setup(load_recipe(name, settings), data_dir=data_dir, devices=devices)
 
 
 def seconds_per_step(model, dataset, steps):

@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -107,22 +106,25 @@ def make_steps(recipe, batch_size, devices):
     import keras
     import tensorflow as tf
 
+    from keras_imnet64.models import build_model
     from keras_imnet64.spectral.branches import bands_of, branch_recipe
-    from keras_imnet64.training import build
+    from keras_imnet64.training.build import compile_for_training
 
     recipe = branch_recipe(recipe, 0) if bands_of(recipe) else recipe
-    model = recipe.model.model_copy(update={"normalization": "imagenet"})  # measured on no data
-    recipe = recipe.model_copy(update={"model": model})
     size, num_classes = recipe.image_size, recipe.num_classes or 1000
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size, size, size, 3), "uint8")
     labels = rng.integers(0, num_classes, batch_size).astype("int32")
     dataset = tf.data.Dataset.from_tensors((images, labels)).repeat()
     with devices.scope():
-        model = build.make_model(
-            recipe, SimpleNamespace(image_size=size, num_classes=num_classes), warm=False
+        model = build_model(
+            recipe.model.name,
+            image_size=size,
+            num_classes=num_classes,
+            dtype=recipe.train.dtype,
+            **recipe.model.options,
         )
-        build.compile_for_training(model, recipe, SimpleNamespace(steps_per_epoch=1000), devices)
+        compile_for_training(model, recipe, 1000, devices)
     model.fit(dataset, steps_per_epoch=STEPS, epochs=1, shuffle=False, verbose=0)
     keras.utils.clear_session()
 

@@ -15,6 +15,7 @@ _PUBLIC = {
     "build_model": "keras_imnet64.models",
     "model_info": "keras_imnet64.models.info",
     "fit": "keras_imnet64.training.fit",
+    "training_setup": "keras_imnet64.training.setup",
     "take_devices": "keras_imnet64.backend.devices",
     "evaluate": "keras_imnet64.evaluation.evaluate",
     "predict": "keras_imnet64.evaluation.predict",

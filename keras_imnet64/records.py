@@ -6,7 +6,7 @@ writes records as JSON.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, Field
 
@@ -202,6 +202,170 @@ class DatasetInfo:
     tfds_bytes: int
     location: str | None
     source: str | None
+
+
+# ---------------------------------------------------------------- checkpoints of a run that trains
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """A row of history.csv, whose columns are these fields. Accuracies are in percent."""
+
+    epoch: int  # counted from 1
+    step: int  # updates of the weights since the run began
+    learning_rate: float  # of the epoch's last update
+    loss: float
+    top1: float
+    top5: float
+    val_loss: float
+    val_top1: float
+    val_top5: float
+    images_per_second: float  # without the first step, which compiles
+    seconds: float
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+    """The epoch whose weights best.keras holds."""
+
+    epoch: int  # counted from 1
+    val_top1: float
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """What the plateau schedule remembers; rollbacks lower `scale` under every schedule."""
+
+    best: float | None = None  # the lowest validation loss
+    wait: int = 0  # epochs since it was reached, or since the rate was lowered
+    scale: float = 1.0  # factor on the learning rate
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """The step at which a loss or weight was not finite, so that the run went back."""
+
+    epoch: int  # counted from 1
+    step: int  # of the epoch, counted from 1
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run is and what it has decided; with the arrays of the variables it is a checkpoint.
+
+    Attributes:
+        epoch, step: the epoch, counted from 0, and the steps of it that are done.
+        history: one row for each epoch that is done.
+        best: None where no epoch has been chosen.
+        recipe: the recipe's decisions by dotted key, see `recipe.difference`.
+        stopped_early: whether early stopping has ended the run.
+    """
+
+    epoch: int
+    step: int
+    history: tuple[EpochRow, ...] = ()
+    best: BestEpoch | None = None
+    plateau: Plateau = field(default_factory=Plateau)
+    recipe: JsonObject = field(default_factory=dict)
+    rollbacks: tuple[Rollback, ...] = ()
+    stopped_early: bool = False
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether any step is done."""
+        return bool(self.epoch or self.step)
+
+
+@dataclass(frozen=True)
+class CheckpointMetadata:
+    """The header of a checkpoint file."""
+
+    progress: str  # a `RunState` as JSON
+    sha256: str  # of the arrays and of that text, hexadecimal
+
+
+@dataclass(frozen=True)
+class NotFiniteSteps:
+    """not_finite.json: the step after which the state was not finite, and its images.
+
+    Where it is one of several steps, `first_step` is the first of them and `step` the last.
+    """
+
+    epoch: int  # counted from 1
+    step: int  # of the epoch, counted from 1
+    split: str
+    positions: tuple[int, ...]  # of the images in the store
+    first_step: int | None = None
+
+
+# --------------------------------------------------------------------- files of a run for its users
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class PerSplit(Generic[Value]):
+    """A value for each split of a data set."""
+
+    train: Value
+    validation: Value
+
+
+@dataclass(frozen=True)
+class ProcessEntry:
+    """One of the processes that have trained a run: from where, on what."""
+
+    from_epoch: int
+    from_step: int
+    backend: str
+    devices: tuple[str, ...]
+    python: str
+    versions: dict[str, str]
+    settings: dict[str, str] = field(default_factory=dict)  # variables that may change last bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """environment.json: the data's identity, and the processes that trained, in their order."""
+
+    dataset: str
+    verified: PerSplit[bool]
+    digest: PerSplit[str]
+    own_model: bool = False
+    exactly_resumable: bool = True
+    processes: Annotated[tuple[ProcessEntry, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class FileScore(Scores):
+    """Scores of a model file of a run."""
+
+    epoch: int | None = None  # of best.keras
+    val_top1: float | None = None  # by which best.keras was chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredImages:
+    """Which recipe's model was scored on which images, and how: every metrics.json begins so."""
+
+    recipe: str | None = None
+    backend: str | None = None
+    dataset: str
+    split: str
+    verified: bool
+    selected_on: Literal["holdout", "validation", "none"] | None = None
+    crops: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics(ScoredImages):
+    """metrics.json of a finished run. An ensemble has no epochs and no best.keras."""
+
+    epochs: int | None = None
+    seconds: float | None = None
+    peak_memory_mb: float | None = None  # of the process that trained last
+    model: Annotated[FileScore, Field(alias="model.keras")]
+    best: Annotated[FileScore | None, Field(alias="best.keras")] = None
 
 
 # -------------------------------------------------------------------------- downsampled data sets

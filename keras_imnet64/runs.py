@@ -1,4 +1,7 @@
-"""A run's folder: what lies in it, who may write into it, and that nothing is half-written."""
+"""The folder of a run: which files it has, which process may write into it, and how they are read.
+
+`training.run_folder` decides whether a recipe may train in a folder, and from which state.
+"""
 
 import csv
 import datetime
@@ -9,105 +12,149 @@ import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO, TypeVar
 
 from keras_imnet64.core.branches import BRANCH_FOLDERS
 from keras_imnet64.core.errors import UserError, printable, reason
-from keras_imnet64.core.files import check_fields, read_json, read_small
+from keras_imnet64.core.files import JSON_BYTES, parse_json, read_small
 from keras_imnet64.core.paths import check_writable, expand, os_error_text
+from keras_imnet64.core.types import JsonObject, StrPath
+from keras_imnet64.core.validation import parse_record
+from keras_imnet64.records import Environment, Metrics
 
 DEFAULT_ROOT = Path("saved_models")
-LEFTOVERS = ".*.writing*"  # of writers that were killed
-HISTORY_BYTES = 2**26  # 200 bytes per epoch
-ENVIRONMENT = {
-    "dataset": str,
-    "digest": lambda value: isinstance(value, dict) and {"train", "validation"} <= value.keys(),
-    "processes": lambda rows: bool(rows) and isinstance(rows, list) and all(map(_is_process, rows)),
-}
+LEFTOVERS = ".*.writing*"  # half-written files of processes that were killed
+HISTORY_BYTES = 2**26  # an epoch takes 200 bytes
 
-
-def _is_process(row):
-    return isinstance(row, dict) and isinstance(row.get("settings", {}), dict)
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
 class Run:
-    """Paths and contents of a run folder."""
+    """Paths and contents of a run folder.
+
+    Files that are read and are missing or damaged raise a UserError, which says what to do.
+    """
 
     path: Path
 
-    recipe_file = property(lambda self: self.path / "recipe.toml")
-    environment_file = property(lambda self: self.path / "environment.json")
-    history_file = property(lambda self: self.path / "history.csv")
-    metrics_file = property(lambda self: self.path / "metrics.json")
-    not_finite_file = property(lambda self: self.path / "not_finite.json")
-    classes_file = property(lambda self: self.path / "classes.txt")
-    checkpoints = property(lambda self: self.path / "checkpoints")
-    lock_file = property(lambda self: self.path / ".lock")
-    logs = property(lambda self: self.path / "logs")
-    best = property(lambda self: self.path / "best.keras")
-    model = property(lambda self: self.path / "model.keras")
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.toml"
 
-    def hashes_file(self, split):
-        """Of the images that a run was begun with, see `training.same_images`."""
+    @property
+    def environment_file(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def history_file(self) -> Path:
+        return self.path / "history.csv"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def not_finite_file(self) -> Path:
+        return self.path / "not_finite.json"
+
+    @property
+    def classes_file(self) -> Path:
+        return self.path / "classes.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / ".lock"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.keras"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.keras"
+
+    def hashes_file(self, split: str) -> Path:
+        """Returns the file of the images' hashes, see `training.same_images`."""
         return self.path / f"pictures-{split}.npy"
 
     @property
-    def is_finished(self):
+    def is_finished(self) -> bool:
         return self.metrics_file.is_file()
 
     @property
-    def metrics(self):
-        """Final scores: dict, see `fit`."""
-        return self._read_json(self.metrics_file, {"model.keras": dict})
+    def metrics(self) -> JsonObject:
+        """The final scores as metrics.json holds them, such as `metrics["model.keras"]["top1"]`."""
+        return _read(self.metrics_file, Metrics)[1]
+
+    def read_metrics(self) -> Metrics:
+        """Returns the final scores as a record."""
+        return _read(self.metrics_file, Metrics)[0]
 
     @property
-    def environment(self):
-        """The data's identity and the processes that trained, see `fit`."""
-        return self._read_json(self.environment_file, ENVIRONMENT)
+    def environment(self) -> JsonObject:
+        """The data's identity and the processes that trained, as environment.json holds them."""
+        return _read(self.environment_file, Environment)[1]
+
+    def read_environment(self) -> Environment:
+        """Returns the content of environment.json as a record."""
+        return _read(self.environment_file, Environment)[0]
 
     @property
-    def history(self):
-        """One dict of text per epoch, the columns of history.csv."""
+    def history(self) -> list[dict[str, str]]:
+        """One dict of text for each epoch, by the columns of history.csv (`records.EpochRow`)."""
         try:
             text = read_small(self.history_file, HISTORY_BYTES).decode()
             return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         except (OSError, ValueError, csv.Error) as error:
             raise _damaged(self.history_file, error) from error
 
-    def _read_json(self, file, fields):
-        try:
-            content = read_json(file)
-            check_fields(content, fields)
-        except (OSError, ValueError) as error:
-            raise _damaged(file, error) from error
-        return content
+
+def _read(file: Path, kind: type[Record]) -> tuple[Record, JsonObject]:
+    """Returns the record in a JSON file, and the file's content as it is."""
+    try:
+        text = read_small(file, JSON_BYTES)
+        return parse_record(kind, text), parse_json(text)
+    except (OSError, ValueError) as error:
+        raise _damaged(file, error) from error
 
 
-def _damaged(file, error):
+def _damaged(file: Path, error: Exception) -> UserError:
     return UserError(
         f"{file} is missing or damaged ({reason(error)}): bring it back, or train this run again "
         "with --fresh"
     )
 
 
-def open_run(path):
-    """The run in a folder that exists."""
+def open_run(path: StrPath) -> Run:
+    """Returns the run in a folder that exists; raises a UserError for a folder that holds none."""
     run = Run(Path(path))
     if not os.path.isfile(run.recipe_file):
         raise UserError(f"{path} is not a run folder: it has no recipe.toml")
     return run
 
 
-def classes_text(names):
-    """classes.txt: a name on each line, in the order of the logits, its line breaks as escapes."""
+def classes_text(names: list[str]) -> str:
+    """Returns the text of classes.txt: one name on each line, in the order of the logits.
+
+    Line breaks within a name are written as escapes.
+    """
     return "".join(f"{printable(name)}\n" for name in names)
 
 
-def model_file(run_or_model):
-    """The model file of a run folder that has one, or the path of a file as it is.
+def model_file(run_or_model: StrPath) -> Path:
+    """Returns the model file of a run folder, or the path of a file as it is.
 
     Raises:
-        UserError: there is no such thing, the folder is no run, or the run has not come so far.
+        UserError: the path does not exist, the folder is no run, or the run is not finished.
     """
     path = expand(run_or_model)
     if not os.path.exists(path):
@@ -120,15 +167,15 @@ def model_file(run_or_model):
     return run.model
 
 
-def not_finished(run):
-    """The error that says what is to be done first."""
+def not_finished(run: Run) -> UserError:
+    """Returns the error for a run without a model: it names the command that makes one."""
     if any(run.path.glob(BRANCH_FOLDERS)):
         return UserError(f"the branches in {run.path} are not joined yet: `ensemble` does it")
     return UserError(f"the run in {run.path} is not finished: fit again to go on with it")
 
 
-def check_folder(path):
-    """Refuse a folder that holds something else than a run."""
+def check_folder(path: StrPath) -> Run:
+    """Refuses a folder that is not empty and holds no run, or that cannot be written to."""
     run = Run(Path(path))
     if os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"the run folder {path} is a file; choose another --name or --out")
@@ -142,8 +189,8 @@ def check_folder(path):
     return run
 
 
-def create_run(path):
-    """The folder of a run, made if need be."""
+def create_run(path: StrPath) -> Run:
+    """Returns the run of a folder, which is made if it does not exist."""
     run = Run(Path(path))
     try:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -153,15 +200,15 @@ def create_run(path):
     return run
 
 
-def _unusable(path, error):
+def _unusable(path: StrPath, error: Exception) -> UserError:
     return UserError(
         f"{path} cannot be used as a run folder ({os_error_text(error, path)}); choose another "
         "--name or --out"
     )
 
 
-def remove_leftovers(run):
-    """Delete what killed writers have left half-written; only for who holds the lock."""
+def remove_leftovers(run: Run) -> None:
+    """Deletes what killed processes have left half-written; call it only while holding the lock."""
     for leftover in (*run.path.glob(LEFTOVERS), *run.checkpoints.glob(LEFTOVERS)):
         if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover)
@@ -169,8 +216,8 @@ def remove_leftovers(run):
             leftover.unlink()
 
 
-def set_aside(path):
-    """Rename a run folder to <name>.1, .2, ... so that another can take its place."""
+def set_aside(path: StrPath) -> Path:
+    """Renames a run folder to <name>.1, .2, ..., and returns its new path."""
     path = Path(path).resolve()
     number = 1
     while (target := path.with_name(f"{path.name}.{number}")).exists():
@@ -183,23 +230,24 @@ def set_aside(path):
     return target
 
 
-def lock(run):
-    """Hold the folder for this process until it ends; UserError if another one works in it.
+def lock(run: Run) -> TextIO:
+    """Locks the folder for this process, or raises a UserError if another process works in it.
 
-    The open file is the lock: closing it gives the folder back.
+    Returns:
+        The open lock file. The lock ends when the file is closed or the process ends.
     """
     file = open(run.lock_file, "a+", encoding="utf-8")  # noqa: SIM115
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        holder = file.read().strip() or "who it is, it has not said yet"
+        holder = file.read().strip() or "the process has not recorded its id yet"
         file.close()
         raise UserError(
             f"another process is working in {run.path} ({holder}); wait for it, or give this "
             "run a folder of its own with --name"
         ) from None
-    file.truncate(0)  # what is in it is of a process that has ended
+    file.truncate(0)  # its text is that of a process that has ended
     now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
     file.write(f"pid {os.getpid()} on {socket.gethostname()}, since {now}")
     file.flush()

@@ -22,6 +22,7 @@ def same_end(straight, run):
             k: b[k] for k in b if k not in MEASURED
         }
     ends = [load_checkpoint(list_checkpoints(r.checkpoints)[-1]) for r in (straight, run)]
-    assert all(np.array_equal(ends[0][0][k], ends[1][0][k]) for k in ends[0][0] | ends[1][0])
-    for key in ("best", "plateau", "epoch", "step"):
-        assert ends[0][1][key] == ends[1][1][key]
+    first, second = (end.arrays for end in ends)
+    assert all(np.array_equal(first[key], second[key]) for key in first | second)
+    for name in ("best", "plateau", "epoch", "step"):
+        assert getattr(ends[0].run_state, name) == getattr(ends[1].run_state, name)

@@ -12,7 +12,7 @@ import sys
 import traceback
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -167,7 +167,7 @@ def choose_images(
     height, width = height or size, width or size
     if request.images:
         files = [request.images[i] for i in _spread(len(request.images), MAX_GIVEN_IMAGES)]
-        view = replace(View.of(info, max(height, width)), ten_crop=False)
+        view = View.of(info, max(height, width)).one_crop
         images = [read_image(file, view) for file in files]
         return ChosenImages(_resize(images, height, width), "the images given")
     obstacle = find_obstacle(info.get("dataset"), height, width, request)
@@ -184,7 +184,7 @@ def choose_images(
     )
     positions, source = _spread(len(store), NUM_IMAGES), f"{info['dataset']} validation"
     if store.image_size is None:
-        view = replace(View.of(info, height), ten_crop=False)
+        view = View.of(info, height).one_crop
         return ChosenImages(np.stack([_show(jpeg, view) for jpeg in store.read(positions)]), source)
     return ChosenImages(store.gather(positions)[0], source)
 

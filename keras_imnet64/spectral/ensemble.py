@@ -14,6 +14,7 @@ from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.files import write_atomic, write_json
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
+from keras_imnet64.core.validation import to_json
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.export.formats import FORMATS
 from keras_imnet64.models.join import fill_members, join
@@ -26,7 +27,7 @@ from keras_imnet64.spectral.members import Member, check_same_images, find_membe
 from keras_imnet64.spectral.predictions import Scores
 from keras_imnet64.spectral.report import single_row, write_report
 from keras_imnet64.training.data import Data, load_data
-from keras_imnet64.training.fit import score_file, what_was_scored
+from keras_imnet64.training.scoring import describe_scores, score_file
 
 
 @keras_defaults()
@@ -93,11 +94,11 @@ def ensemble(
         write_report(run.path, rows)
         with devices.scope():
             file_score = score_file(run.model, data, devices)
-        result: JsonObject = what_was_scored(recipe, data, devices) | {
+        result: JsonObject = to_json(describe_scores(recipe, data, devices)) | {
             "fusion": fusion,
             "weights": {m.name: w for m, w in zip(members, weights, strict=True)},
             "left_out": left_out,
-            "model.keras": file_score,
+            "model.keras": to_json(file_score, omit_none=True),
         }
         write_json(run.metrics_file, result)
     return result

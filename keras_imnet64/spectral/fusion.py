@@ -7,7 +7,6 @@ held-out images. The test split ranks and fits nothing, unless the recipe select
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import keras
@@ -53,7 +52,7 @@ class BranchScorer:
 
     def __init__(self, models: Sequence[keras.Model], data: Data, recipe: Recipe) -> None:
         self.models, self.data, self.recipe = models, data, recipe
-        self.view = data.view and replace(data.view, ten_crop=False)
+        self.view = data.one_crop_view
 
     def ranking(self) -> list[int] | None:
         """Returns the positions of the branches, best first, by what the recipe selects on.

@@ -1,9 +1,11 @@
-"""From a recipe to its network, optimizer and compiled model; its images are told in `data`."""
+"""From a recipe to its network, optimizer and compiled model. `data` chooses its images."""
 
-from dataclasses import replace
+import keras
 
+from keras_imnet64.backend.devices import Devices
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.types import JsonObject, Options
 from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.data.stream import evaluation_batches
 from keras_imnet64.evaluation.evaluate import check_model_fits
@@ -11,18 +13,32 @@ from keras_imnet64.evaluation.metrics import accuracy_metrics
 from keras_imnet64.models import build_model, num_bands
 from keras_imnet64.models.contract import ends_in_softmax
 from keras_imnet64.models.init import initialize, seed_generators
+from keras_imnet64.models.keras_private import loss_tracker
 from keras_imnet64.models.load import check_loads_anywhere
+from keras_imnet64.models.options import ChannelNormalization, NetworkOptions, SpectralOptions
 from keras_imnet64.models.warm_start import warm_start
+from keras_imnet64.recipe.schema import Recipe
+from keras_imnet64.training.data import Data
 from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
 
-IMAGES_MEASURED = 10_000  # of which mean and spread of a band are taken
-BATCH_MEASURED = 100
+MAX_MEASURED_IMAGES = 10_000  # on which a band's mean and standard deviation are measured
+MEASURING_BATCH_SIZE = 100
 
 
-def make_model(recipe, data, own=None, warm=True):
-    """The training model with its initial weights; `warm`: those of a file, if the recipe says."""
+def make_model(
+    recipe: Recipe,
+    data: Data,
+    own: keras.Model | None = None,
+    load_initial_weights: bool = True,
+) -> keras.Model:
+    """Returns the training model with its initial weights.
+
+    Args:
+        own: the caller's model, which is checked and returned.
+        load_initial_weights: whether the file that the recipe names, if any, is read.
+    """
     if own is not None:
         check_model_fits(own, data.train, "your model", data.view)
         check_loads_anywhere(own, "your model")
@@ -39,48 +55,64 @@ def make_model(recipe, data, own=None, warm=True):
         **recipe.model.options,
     )
     initialize(model, recipe.train.seed)
-    if recipe.train.initial_weights and warm:
+    if recipe.train.initial_weights and load_initial_weights:
         path = recipe.train.initial_weights
         skipped, differing = warm_start(model, path, data.train.wnids)
-        for what in skipped:
-            say(f"not taken from {path}: {what}")
-        for what in differing:
-            say(f"taken from {path}, for another network: {what}")
+        for variable in skipped:
+            say(f"not taken from {path}: {variable}")
+        for layer in differing:
+            say(f"taken from {path}, for another network: {layer}")
     return model
 
 
-def resolve_normalization(section, data):
-    """The word in a recipe's `model` as numbers on the 0..1 scale, measured on training images."""
-    normalization = section.normalization
-    if normalization not in ("mean_image", "dataset"):
-        return normalization if normalization == "imagenet" else normalization.model_dump()
-    if section.name == "spectral":
-        return measure_band(normalization, data, section.options["factor"], section.options["band"])
+def resolve_normalization(network: NetworkOptions, data: Data) -> str | Options:
+    """Returns the recipe's normalization as numbers on the 0..1 scale, or the word "imagenet".
+
+    The words "mean_image" and "dataset" stand for what is measured on the training images.
+    """
+    normalization = network.normalization
+    if isinstance(normalization, ChannelNormalization):
+        return normalization.model_dump()
+    if normalization == "imagenet":
+        return normalization
+    if isinstance(network, SpectralOptions):
+        assert isinstance(network.band, int)  # `check_training` refuses "all"
+        return measure_band(normalization, data, network.factor, network.band)
     if normalization == "mean_image":
+        assert data.mean_image is not None  # recipes refuse it for images of any size
         return {"mean": data.mean_image / 255, "std": 1.0}
     return {"mean": data.channel_mean / 255, "std": data.channel_std / 255}
 
 
-def measure_band(normalization, data, factor, band):
-    """The same of a band; mean and spread are those of some thousands of images, as shown."""
+def measure_band(normalization: str, data: Data, factor: int, band: int) -> Options:
+    """Returns the same for a band: measured on evenly spaced training images, with one crop."""
     from keras_imnet64.models.spectral import band_mean_and_std, band_of
 
     if normalization == "mean_image":
+        assert data.mean_image is not None  # as above
         return {"mean": band_of(data.mean_image, factor, band) / 255, "std": 1.0}
-    some = data.train.evenly_spaced(IMAGES_MEASURED)
-    view = data.view and replace(data.view, ten_crop=False)
-    batches = evaluation_batches(some, min(len(some), BATCH_MEASURED), view)
-    shown = (images[weights > 0] for images, _, weights in batches.as_numpy_iterator())
+    images = data.train.evenly_spaced(MAX_MEASURED_IMAGES)
+    batch_size = min(len(images), MEASURING_BATCH_SIZE)
+    batches = evaluation_batches(images, batch_size, data.one_crop_view)
+    shown = (pixels[weights > 0] for pixels, _, weights in batches.as_numpy_iterator())
     return band_mean_and_std(shown, factor, band)
 
 
-def compile_for_training(model, recipe, stream, devices):
-    """Optimizer, loss, metrics and compiler; returns the metrics whose state is the run's."""
+def compile_for_training(
+    model: keras.Model, recipe: Recipe, steps_per_epoch: int, devices: Devices
+) -> list[keras.metrics.Metric]:
+    """Compiles a model with the recipe's optimizer and loss.
+
+    Args:
+        steps_per_epoch: of the stream, in which each part of an accumulated batch is a step.
+
+    Returns:
+        The metrics whose state belongs to the run.
+    """
     set_batch_norm(model, recipe.train.batch_norm, devices)
     if recipe.loss.l2:
         add_l2(model, recipe.loss.l2, recipe.loss.l2_of)
-    steps = stream.steps_per_epoch // recipe.train.accumulate_steps
-    optimizer = make_optimizer_of(recipe, steps)
+    optimizer = optimizer_for(recipe, steps_per_epoch // recipe.train.accumulate_steps)
     accuracies = accuracy_metrics()
     model.compile(
         optimizer,
@@ -89,14 +121,15 @@ def compile_for_training(model, recipe, stream, devices):
         jit_compile=jit_compile(recipe.train.xla, devices),
     )
     optimizer.build(model.trainable_variables)
-    return [model._loss_tracker, *accuracies]
+    return [loss_tracker(model), *accuracies]
 
 
-def make_optimizer_of(recipe, steps_per_epoch):
+def optimizer_for(recipe: Recipe, updates_per_epoch: int) -> keras.optimizers.Optimizer:
+    """Returns the recipe's optimizer with its schedule."""
     schedule = make_schedule(
         recipe.schedule.name,
         learning_rate=recipe.optimizer.learning_rate,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=updates_per_epoch,
         num_epochs=recipe.train.epochs,
         warmup_epochs=recipe.schedule.warmup_epochs,
         **recipe.schedule.options,
@@ -112,38 +145,39 @@ def make_optimizer_of(recipe, steps_per_epoch):
     )
 
 
-def check_training(recipe):
-    """Refuse, before any data is read, what is no one network, and an optimizer that fails."""
+def check_training(recipe: Recipe) -> None:
+    """Refuses a recipe that stands for several networks, and an optimizer that cannot be made."""
     bands = num_bands(recipe.model.name, recipe.model.options)
     if bands:
         raise UserError(
             f"recipe {recipe.name} has {bands} branches, each a run of its own: set model.band to "
             f"0 to {bands - 1}, or train all with the command `fit`"
         )
-    make_optimizer_of(recipe, steps_per_epoch=1)
+    optimizer_for(recipe, updates_per_epoch=1)
 
 
-def model_info_of(recipe, data, own):
-    """What a model file says about itself, see `models.info.model_info`.
+def model_info_of(recipe: Recipe, data: Data, own_model: bool) -> JsonObject:
+    """Returns what a run's model files say about themselves, see `models.info.model_info`.
 
-    `own`: the network is the caller's, and not the one that the recipe names.
+    Args:
+        own_model: whether the network is the caller's own and not the recipe's.
     """
     return {
         "wnids": data.train.wnids,
         "class_names": data.train.class_names,
         "image_size": data.image_size,
         "dataset": data.train.store.dataset,
-        **_shown_as(data),
+        **_view_info(data),
         "verified": bool(data.train.store.verified),
-        "own_model": own,
+        "own_model": own_model,
         "recipe": recipe.model_dump(exclude_none=True, exclude={"reference", "measured"}),
     }
 
 
-def _shown_as(data):
-    """How images are shown to the model, as `images.View.of` reads it."""
-    if data.view is None:
-        return {"resize_filter": find_dataset(data.train.store.dataset).resize_filter}
+def _view_info(data: Data) -> JsonObject:
+    """Returns how images are shown to the model, as `View.of` reads it."""
     view = data.view
+    if view is None:
+        return {"resize_filter": find_dataset(data.train.store.dataset).resize_filter}
     shown = {"resize_filter": view.resize_filter, "ten_crop": view.ten_crop}
     return shown | ({"resize": view.resize} if view.resize else {})

@@ -1,15 +1,23 @@
-"""When checkpoints are written: at each epoch's end, and between in a thread beside the steps."""
+"""Writes checkpoints: at the end of each epoch, and between in a thread beside the steps."""
 
-import copy
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import keras
 
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import reason
-from keras_imnet64.training.finite import FiniteCheck, what_is_not_finite
-from keras_imnet64.training.state import is_finite, read_state, save_checkpoint
+from keras_imnet64.records import RunState
+from keras_imnet64.training.state import (
+    Arrays,
+    Variables,
+    is_finite,
+    read_variables,
+    save_checkpoint,
+)
 
-LARGEST_OVERHEAD = 0.01  # that writing takes, where minutes say how often
+MAX_OVERHEAD = 0.01  # share of the time that writing may take where minutes are the interval
 
 
 class Checkpoints:
@@ -18,81 +26,80 @@ class Checkpoints:
     Args:
         folder: the run's `checkpoints`.
         model: the model that is trained.
-        variables: {path: variable} of all state.
-        every: "10 min", "500 steps" or "epoch".
+        variables: all of the run's variables.
+        every: the interval: "10 min", "500 steps" or "epoch".
     """
 
-    def __init__(self, folder, model, variables, every):
+    def __init__(self, folder: Path, model: keras.Model, variables: Variables, every: str) -> None:
         self.folder, self.model, self.variables = folder, model, variables
         number, _, self.unit = every.rpartition(" ")
-        self.number = int(number or 0)
-        self.cost = 0.0  # seconds that the last one took, of this thread and beside it
-        self.begin(0)
-        self.is_state_finite = FiniteCheck(model, variables)
+        self.interval = int(number or 0)
+        self.write_seconds = 0.0  # that the last checkpoint took, of both threads
+        self.restart_interval(0)
         self._writer = ThreadPoolExecutor(1, "checkpoint")
-        self._writing = None
+        self._writing: Future[None] | None = None
 
-    def begin(self, step):
-        """The run goes on from a checkpoint of this step, counted over all epochs."""
-        self.since_step, self.since = step, time.monotonic()
+    def restart_interval(self, step: int) -> None:
+        """Notes that the run's newest checkpoint is of this step, counted over all epochs."""
+        self.last_step, self.last_time = step, time.monotonic()
 
-    def is_due(self, step):
-        """Whether it is time for one before this step, counted over all epochs."""
+    def is_due(self, step: int) -> bool:
+        """Returns whether the interval is over before this step, counted over all epochs."""
         if self._writing is not None and not self._writing.done():
             return False
         if self.unit == "steps":
-            return step - self.since_step >= self.number
-        pause = max(60 * self.number, self.cost / LARGEST_OVERHEAD)
-        return self.unit == "min" and time.monotonic() - self.since >= pause
+            return step - self.last_step >= self.interval
+        seconds = max(60 * self.interval, self.write_seconds / MAX_OVERHEAD)
+        return self.unit == "min" and time.monotonic() - self.last_time >= seconds
 
-    def read(self):
-        """Returns {path: array}, copies of the state between two steps."""
-        return read_state(self.model, self.variables)
+    def read(self) -> Arrays:
+        """Returns copies of the state between two steps."""
+        return read_variables(self.model, self.variables)
 
-    def what_is_not_finite(self):
-        """Returns what of the state is not finite, see `finite.what_is_not_finite`, or None."""
-        return what_is_not_finite(self.read())
-
-    def save(self, progress):
-        """Write the state now; returns whether it was finite, else nothing is written.
+    def save(self, run_state: RunState) -> bool:
+        """Writes the current state if it is finite, and returns whether it was.
 
         Raises:
-            OSError: it could not be written; the checkpoints before it are intact.
+            OSError: the file could not be written; the checkpoints before it are intact.
         """
-        state = self.read()
-        if not is_finite(state):
+        arrays = self.read()
+        if not is_finite(arrays):
             return False
-        self.save_copy(state, progress)
+        self.save_arrays(arrays, run_state)
         return True
 
-    def save_copy(self, state, progress):
-        """Write a state that was read before and is finite; OSError as in `save`."""
+    def save_arrays(self, arrays: Arrays, run_state: RunState) -> None:
+        """Writes a finite state that was read before; raises an OSError as `save` does."""
         self.wait()
-        save_checkpoint(self.folder, state, progress)
+        save_checkpoint(self.folder, arrays, run_state)
 
-    def save_beside(self, progress, step):
-        """Write the state of now while training goes on; where that fails, say so and go on."""
+    def save_in_background(self, run_state: RunState, step: int) -> None:
+        """Writes the current state while training continues; a failure is only reported.
+
+        Args:
+            step: the steps that are done, counted over all epochs.
+        """
         started = time.monotonic()
-        state = self.read()
-        self.begin(step)
-        self._writing = self._writer.submit(self._write, state, copy.deepcopy(progress), started)
+        arrays = self.read()
+        self.restart_interval(step)
+        self._writing = self._writer.submit(self._write, arrays, run_state, started)
 
-    def wait(self):
-        """Until what is being written is."""
+    def wait(self) -> None:
+        """Waits until the checkpoint that is being written is on disk."""
         if self._writing is not None:
             self._writing.result()
             self._writing = None
 
-    def close(self):
-        """The folder is left: nothing is being written any more."""
+    def close(self) -> None:
+        """Waits for the writing thread to end."""
         self._writer.shutdown()
 
-    def _write(self, state, progress, started):
-        if not is_finite(state):  # the next look at the state ends the run
+    def _write(self, arrays: Arrays, run_state: RunState, started: float) -> None:
+        if not is_finite(arrays):  # the next check of the state ends the run
             say("no checkpoint was written: a weight, or the optimizer's state, is not finite")
             return
         try:
-            save_checkpoint(self.folder, state, progress)
-        except Exception as error:  # memory may lack too
+            save_checkpoint(self.folder, arrays, run_state)
+        except Exception as error:  # an OSError, or a lack of memory
             say(f"no checkpoint could be written ({reason(error)}); training goes on")
-        self.cost = time.monotonic() - started
+        self.write_seconds = time.monotonic() - started

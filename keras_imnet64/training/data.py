@@ -1,17 +1,20 @@
-"""From a recipe to its images: which ones it uses, and their batches. Needs no Keras."""
+"""From a recipe to its images: which ones a run uses, and their batches. Needs no Keras."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.data.augment import check_augment
+from keras_imnet64.data.augment.draws import AugmentationStep
 from keras_imnet64.data.augment.layers import LayerStep
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.selection import Selection, first_classes, select, split_holdout
+from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stream import TrainingStream
-from keras_imnet64.recipe.schema import LayerSection
+from keras_imnet64.recipe.schema import LayerSection, Recipe
 
 
 @dataclass(frozen=True)
@@ -19,49 +22,69 @@ class Data:
     """The images of a run: to train on, to validate epochs on, and to score the result on."""
 
     train: Selection
-    validation: Selection  # the holdout where there is one, else `final`
+    validation: Selection  # the images that were held out, else `final`
     final: Selection
     image_size: int
     view: View | None  # of images in evaluation; None: as they are stored
     mean_image: np.ndarray | None  # float32 [H, W, 3], 0..255; None where images have any size
-    channel_mean: np.ndarray
-    channel_std: np.ndarray
+    channel_mean: np.ndarray  # float [3], 0..255
+    channel_std: np.ndarray  # float [3], 0..255
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         return self.train.num_classes
 
     @property
-    def fill(self):
+    def one_crop_view(self) -> View | None:
+        """The view for training and for scoring epochs, which take one crop of each image."""
+        return self.view and self.view.one_crop
+
+    @property
+    def fill(self) -> np.ndarray:
         """uint8 [S, S, 3], what fill "mean" fills with: the mean image, or the mean colour."""
-        if self.mean_image is None:
-            mean = np.broadcast_to(self.channel_mean, (self.image_size, self.image_size, 3))
-        else:
-            mean = self.mean_image
-        return np.round(mean).astype("uint8")
+        mean = self.channel_mean if self.mean_image is None else self.mean_image
+        shape = (self.image_size, self.image_size, 3)
+        return np.round(np.broadcast_to(mean, shape)).astype("uint8")
+
+    @property
+    def stores(self) -> dict[str, Store]:
+        """Returns {split: store} of the data set."""
+        return {"train": self.train.store, "validation": self.final.store}
 
 
-def load_data(recipe, data_dir=None, cache_dir=None, pack_progress=None):
-    """Open both splits of the recipe's data set and choose the images that it uses."""
-    where = {"data_dir": data_dir, "cache_dir": cache_dir, "progress": pack_progress}
-    stores = [
-        open_dataset(recipe.data.dataset, split, in_memory=recipe.data.in_memory, **where)
+def load_data(
+    recipe: Recipe,
+    data_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    pack_progress: PackProgress | None = None,
+) -> Data:
+    """Opens both splits of the recipe's data set and selects the images that the run uses."""
+    train_store, final_store = (
+        open_dataset(
+            recipe.data.dataset,
+            split,
+            in_memory=recipe.data.in_memory,
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            progress=pack_progress,
+        )
         for split in ("train", "validation")
-    ]
-    classes = recipe.data.classes
-    wnids = first_classes(stores[0], classes) if classes else None
-    train, final = (select(store, wnids) for store in stores)
+    )
+    wnids = first_classes(train_store, recipe.data.classes) if recipe.data.classes else None
+    train, final = select(train_store, wnids), select(final_store, wnids)
     validation = final
     if recipe.data.holdout:
         train, validation = split_holdout(train, recipe.data.holdout)
     if recipe.selection == "validation":
         validation = final
     moments = train.moments()
+    image_size = recipe.data.image_size or train.image_size
+    assert image_size is not None  # a recipe for images of any size states it
     return Data(
         train,
         validation,
         final,
-        recipe.data.image_size or train.image_size,
+        image_size,
         recipe.view,
         moments.mean_image,
         moments.channel_mean,
@@ -69,42 +92,47 @@ def load_data(recipe, data_dir=None, cache_dir=None, pack_progress=None):
     )
 
 
-def make_stream(recipe, data):
-    """The training batches: a batch of the recipe, or the parts that are accumulated to one."""
+def make_stream(recipe: Recipe, data: Data) -> TrainingStream:
+    """Returns the stream of training batches; its steps are the parts that are accumulated.
+
+    Raises:
+        UserError: an epoch has fewer images than a batch, or fewer batches than asked for.
+    """
     parts = recipe.train.accumulate_steps
-    samples = len(data.train) * (2 if recipe.data.mirror == "both" else 1)
-    whole = samples // recipe.data.batch_size
-    steps = recipe.data.steps_per_epoch or whole
-    if not whole:
+    num_samples = len(data.train) * (2 if recipe.data.mirror == "both" else 1)
+    max_batches = num_samples // recipe.data.batch_size
+    num_batches = recipe.data.steps_per_epoch or max_batches
+    if not max_batches:
         raise UserError(
-            f"data.batch_size must be at most {samples}, the samples of an epoch; "
+            f"data.batch_size must be at most {num_samples}, the samples of an epoch; "
             f"received {recipe.data.batch_size}"
         )
-    if steps > whole:
+    if num_batches > max_batches:
         raise UserError(
-            f"data.steps_per_epoch must be at most {whole}, the whole batches of an epoch; "
-            f"received {steps}"
+            f"data.steps_per_epoch must be at most {max_batches}, the whole batches of an epoch; "
+            f"received {num_batches}"
         )
     return TrainingStream(
         data.train,
         batch_size=recipe.data.batch_size // parts,
-        view=data.view and replace(data.view, ten_crop=False),
+        view=data.one_crop_view,
         seed=recipe.train.seed,
         mirror=recipe.data.mirror,
         augmentation=make_augmentation(recipe, data.image_size),
-        steps_per_epoch=steps * parts,
+        steps_per_epoch=num_batches * parts,
         mean_image=data.fill,
     )
 
 
-def make_augmentation(recipe, image_size):
-    """The steps of a recipe's [[augment]] tables, checked; layers are made and tried."""
-    steps = []
+def make_augmentation(recipe: Recipe, image_size: int) -> list[AugmentationStep]:
+    """Returns the steps of a recipe's [[augment]] tables, checked; layers are tried."""
+    steps: list[AugmentationStep] = []
     for index, section in enumerate(recipe.augment):
         if isinstance(section, LayerSection):
-            seed = recipe.train.seed + index  # two alike draw apart
-            steps.append(LayerStep(section.layer, section.options, image_size, seed))
-            steps[-1].check()
+            seed = recipe.train.seed + index  # two layers of one kind draw different numbers
+            layer = LayerStep(section.layer, section.options, image_size, seed)
+            layer.check()
+            steps.append(layer)
         else:
             steps.append(check_augment(section.op, section.options, image_size))
     return steps

@@ -1,41 +1,60 @@
 """Finds numbers of the training state that are infinite or NaN, on the device and on the host.
 
-`callbacks` decides when to look, and `recovery` what happens then.
+`callbacks.finiteness` decides when to check, and `recovery` what happens then.
 """
+
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_imnet64.core.types import Tensor, Variable
+from keras_imnet64.training.state import Arrays, Variables
 
-def what_is_not_finite(state):
-    """Returns "the loss", else the path of a variable that is not finite, or None if all are.
 
-    Args:
-        state: {path: array}, as `state.read_state` returns it.
+class NotFinite(Exception):
+    """A number of the state, the loss or the validation's loss is infinite or NaN.
+
+    Attributes:
+        what: "the loss", "the validation's loss", or the path of a variable.
+        epoch: counted from 0.
+        step: the step of the epoch, counted from 1, after which the number was found.
+        finite_until: the last step of the epoch after which all of the state was found finite.
+        first: the first step that can have made the number so.
     """
-    paths = [path for path, array in state.items() if not np.isfinite(array).all()]
+
+    def __init__(self, what: str, epoch: int, step: int, finite_until: int) -> None:
+        self.what, self.epoch, self.step, self.finite_until = what, epoch, step, finite_until
+        self.first = step if what.endswith("loss") else finite_until + 1
+        steps = f"step {step}" if self.first == step else f"one of the steps {self.first} to {step}"
+        super().__init__(f"{what} is not finite at {steps} of epoch {epoch + 1}")
+
+
+def find_not_finite(arrays: Arrays) -> str | None:
+    """Returns "the loss", else the path of a variable that is not finite, or None if all are."""
+    paths = [path for path, array in arrays.items() if not np.isfinite(array).all()]
     if any(path.startswith("metrics/") for path in paths):
         return "the loss"
     return paths[0] if paths else None
 
 
 class FiniteCheck:
-    """Tells whether all of the state is finite, without copying it from the device.
+    """Checks whether all of the state is finite, without copying it from the device.
 
     The check is one compiled function, which is compiled when it is first called.
 
     Args:
         model: the model that is trained.
-        variables: {path: variable} of all state.
+        variables: all of the run's variables.
     """
 
-    def __init__(self, model, variables):
+    def __init__(self, model: keras.Model, variables: Variables) -> None:
         self.model = model
         self.variables = [v for v in variables.values() if "float" in v.dtype]
-        self._check = None
+        self._check: Callable[[], Tensor] | None = None
 
-    def __call__(self):
+    def __call__(self) -> bool:
         """Returns whether the state between two steps is finite; call it from the main thread."""
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
@@ -44,10 +63,10 @@ class FiniteCheck:
         return bool(self._check())
 
 
-def _compile(variables):
+def _compile(variables: Sequence[Variable]) -> Callable[[], Tensor]:
     """Returns a function of no arguments: whether the variables are finite, a boolean scalar."""
 
-    def read():
+    def read() -> list[Tensor]:
         return [v.value for v in variables]
 
     if keras.backend.backend() == "jax":
@@ -58,9 +77,10 @@ def _compile(variables):
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(lambda: _all_finite(read()), autograph=False)
+        compiled: Callable[[], Tensor] = tf.function(lambda: _all_finite(read()), autograph=False)
+        return compiled
     return lambda: _all_finite(read())
 
 
-def _all_finite(arrays):
+def _all_finite(arrays: Sequence[Tensor]) -> Tensor:
     return ops.all(ops.stack([ops.all(ops.isfinite(array)) for array in arrays]))

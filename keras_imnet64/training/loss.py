@@ -1,22 +1,26 @@
-"""What training minimises: cross-entropy with label smoothing, and L2 of kernels and gammas."""
+"""The loss of training: cross-entropy with label smoothing, and L2 of kernels and gammas."""
+
+from typing import Any, Literal
 
 import keras
 from keras import ops
+
+from keras_imnet64.core.types import Tensor
 
 
 class CrossEntropy(keras.losses.Loss):
     """Softmax cross-entropy with label smoothing.
 
-    The target is 1 - s + s/K for the label and s/K for every other class (arXiv:1512.00567); of a
-    mixed image, the labels of both in their shares.
+    The target is 1 - s + s/K for the label and s/K for every other class (arXiv:1512.00567). For
+    a mixed image it is the mean of both labels' targets, weighted by their shares.
     """
 
-    def __init__(self, label_smoothing=0.0, **kwargs):
+    def __init__(self, label_smoothing: float = 0.0, **kwargs: Any) -> None:  # Keras' own options
         super().__init__(**kwargs)
         self.label_smoothing = label_smoothing
 
-    def call(self, labels, logits):
-        """Cross-entropy of each image.
+    def call(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Returns the cross-entropy of each image.
 
         Args:
             labels: integers [B], or floats [B, 3], two labels and the share of the first.
@@ -37,18 +41,20 @@ class CrossEntropy(keras.losses.Loss):
         )
 
 
-def one_hot(labels, num_classes):
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     return ops.one_hot(ops.cast(labels, "int32"), num_classes)
 
 
-def add_l2(model, l2, of="weights"):
-    """Add l2 * sum(w^2), without a half.
+def add_l2(model: keras.Model, l2: float, of: Literal["weights", "all"] = "weights") -> None:
+    """Adds l2 * sum(w^2), without the factor 1/2, to the loss of a model.
 
-    It is set on the variables and not in the layers' configs, so it does not ship.
+    The penalty is set on the variables and not in the layers' configs, so that model files do not
+    hold it.
 
     Args:
-        of: "weights", every kernel and every normalisation's gamma, or "all" that is trained. Of
-            all, l2 = w / 2 gives SGD the gradients that `weight_decay=w` gives PyTorch's.
+        of: "weights" for every kernel and every normalisation's gamma, "all" for every trained
+            variable. With "all", l2 = w / 2 gives SGD the gradients that `weight_decay=w` gives
+            PyTorch's SGD.
     """
     for variable in model.trainable_variables:
         if of == "all" or variable.name == "gamma" or len(variable.shape) >= 2:

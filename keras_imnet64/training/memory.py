@@ -1,52 +1,65 @@
-"""How much memory training takes: of the GPU as its backend counts it, else of the process.
+"""Measures the memory that training takes, and advises where there is too little.
 
-Of a process only what no file backs: pages of a mapped store are the system's to take back.
+The memory is that of the GPU as its backend counts it, else of the process. Of a process only
+memory that no file backs is counted: the system can take back the pages of a mapped store.
 """
 
 import re
 import threading
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
+
+from keras_imnet64.backend.devices import Devices
 
 STATUS = Path("/proc/self/status")
-SECONDS = 0.05  # between two looks
+POLL_SECONDS = 0.05
+OUT_OF_MEMORY = ("resource_exhausted", "resourceexhausted", "out of memory", "memoryerror")
 
 
 class PeakMemory:
-    """The most that was taken while it was open, `megabytes`; None where nobody can tell."""
+    """Measures the peak of memory within its context.
 
-    def __init__(self, devices):
+    Attributes:
+        megabytes: the peak; None where the system or the allocator does not count.
+    """
+
+    def __init__(self, devices: Devices) -> None:
         self.devices = devices
-        self.megabytes = None
+        self.megabytes: float | None = None
         self._end = threading.Event()
 
-    def __enter__(self):
+    def __enter__(self) -> "PeakMemory":
         if self.devices.kind == "cpu" and STATUS.exists():
-            self._looking = threading.Thread(target=self._look, daemon=True)
-            self._looking.start()
+            threading.Thread(target=self._poll, daemon=True).start()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._end.set()
         if self.devices.kind != "cpu":
-            with suppress(Exception):  # an allocator that does not count; training is worth more
-                self.megabytes = to_megabytes(peak_of_gpus(self.devices))
+            with suppress(Exception):  # an allocator that does not count must not end a run
+                self.megabytes = to_megabytes(peak_gpu_bytes(self.devices))
 
-    def _look(self):
-        most = 0
-        while not self._end.wait(SECONDS):
-            most = max(most, anonymous_bytes())
-            self.megabytes = to_megabytes(most) or None
+    def _poll(self) -> None:
+        peak = 0
+        while not self._end.wait(POLL_SECONDS):
+            peak = max(peak, anonymous_bytes())
+            self.megabytes = to_megabytes(peak)
 
 
-def anonymous_bytes():
-    """Of this process, on Linux."""
+def anonymous_bytes() -> int:
+    """Returns the bytes of this process that no file backs; 0 where they are not counted."""
     found = re.search(r"RssAnon:\s+(\d+)", STATUS.read_text())
     return 1024 * int(found[1]) if found else 0
 
 
-def peak_of_gpus(devices):
-    """Bytes on the GPU that took most, or None."""
+def peak_gpu_bytes(devices: Devices) -> int:
+    """Returns the peak of the GPU that took most; 0 where the backend does not count."""
     if devices.backend == "tensorflow":
         import tensorflow as tf
 
@@ -54,11 +67,36 @@ def peak_of_gpus(devices):
     if devices.backend == "jax":
         import jax
 
-        named = {f"{device.platform}:{device.id}": device for device in jax.local_devices()}
-        stats = [named[name].memory_stats() or {} for name in devices.names]
-        return max(each.get("peak_bytes_in_use", 0) for each in stats) or None
-    return None
+        by_name = {f"{device.platform}:{device.id}": device for device in jax.local_devices()}
+        stats = [by_name[name].memory_stats() or {} for name in devices.names]
+        return max(each.get("peak_bytes_in_use", 0) for each in stats)
+    return 0
 
 
-def to_megabytes(number):
-    return number and round(number / 1e6, 1)
+def to_megabytes(num_bytes: int) -> float | None:
+    """Returns megabytes to one decimal, or None for 0 bytes."""
+    return round(num_bytes / 1e6, 1) if num_bytes else None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Returns whether a backend's error means that memory ran out; each has a type of its own."""
+    text = f"{type(error).__name__} {error}".lower()
+    return any(sign in text for sign in OUT_OF_MEMORY)
+
+
+def out_of_memory_advice(batch_size: int, parts: int) -> str:
+    """Returns a sentence for a run whose memory ran out, with the options that help.
+
+    Args:
+        batch_size: the recipe's `data.batch_size`.
+        parts: its `train.accumulate_steps`.
+    """
+    more_parts = next((n for n in range(parts + 1, batch_size + 1) if batch_size % n == 0), None)
+    remedy = "set a smaller data.batch_size"
+    if more_parts:
+        remedy = (
+            f"--fresh --set train.accumulate_steps={more_parts} computes the same batch in "
+            f"{more_parts} parts (each with batch statistics of its own; not with tensorflow on "
+            "several devices)"
+        )
+    return f"out of memory at {batch_size // parts} images per step: {remedy}"

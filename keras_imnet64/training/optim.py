@@ -20,6 +20,7 @@ from keras import ops
 from keras_imnet64.core.errors import UserError, nearest
 from keras_imnet64.core.tables import parse_table
 from keras_imnet64.core.types import JsonObject, Tensor, Variable
+from keras_imnet64.models.keras_private import moving_averages
 from keras_imnet64.recipe.optimizers import MAX_NUMBER, OPTIMIZER_TABLES, SCHEDULE_TABLES
 
 
@@ -137,10 +138,7 @@ def averaged_weights(optimizer: keras.optimizers.Optimizer) -> dict[str, Variabl
     """
     if not (optimizer.built and optimizer.use_ema):
         return {}
-    pairs = zip(
-        optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
-    )
-    return {variable.path: average for variable, average in pairs if average is not None}
+    return moving_averages(optimizer)
 
 
 class _Corrected(keras.optimizers.Optimizer):

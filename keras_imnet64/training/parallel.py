@@ -1,12 +1,18 @@
-"""What several devices ask of a training model: global batch statistics, and which compiler."""
+"""Settings of a training model on several devices: batch statistics and the compiler."""
+
+from typing import Literal
 
 import keras
 
+from keras_imnet64.backend.devices import Devices
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.models.keras_private import all_layers
 
 
-def set_batch_norm(model, mode, devices):
-    """Make batch normalisation see the global batch ("global") or each device's part.
+def set_batch_norm(
+    model: keras.Model, mode: Literal["global", "per_device"], devices: Devices
+) -> None:
+    """Makes batch normalisation see the global batch ("global") or each device's part.
 
     Only the training model changes; what ships has plain normalisation. Under JAX a step is one
     program over the global batch, so its statistics are global by nature.
@@ -20,16 +26,17 @@ def set_batch_norm(model, mode, devices):
                 'where statistics are global; use "global" or --backend tensorflow'
             )
         return
-    for layer in model._flatten_layers():
+    for layer in all_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = mode == "global"
 
 
-def jit_compile(xla, devices):
-    """Whether Keras is to compile the step with XLA, from a recipe's "auto", "on" or "off".
+def jit_compile(xla: Literal["auto", "on", "off"], devices: Devices) -> bool:
+    """Returns whether Keras compiles the step with XLA.
 
-    auto: on one TensorFlow GPU; not on its CPU, where gradients of convolutions are slow under XLA,
-    nor under MirroredStrategy, where Keras 3.15 fails with it. JAX always compiles.
+    "auto" is on for one TensorFlow GPU. It is off for the CPU, where gradients of convolutions are
+    slow under XLA, and under MirroredStrategy, where Keras 3.15 fails with XLA. JAX always
+    compiles.
     """
     if devices.backend == "jax":
         if xla == "off":

@@ -1,7 +1,12 @@
-"""Whose run folder it is: what may begin or go on in it, with which recipe, images and state."""
+"""Checks and prepares a run folder: whether a run may start or resume there, and from which state.
 
-import contextlib
+`runs` has the folder's paths; `state` reads and writes its checkpoints.
+"""
+
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,25 +17,37 @@ from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.files import write_atomic, write_json
 from keras_imnet64.core.paths import os_error_text
+from keras_imnet64.core.types import StrPath
+from keras_imnet64.core.validation import to_json
 from keras_imnet64.models.info import model_info
 from keras_imnet64.recipe.difference import decisions, refuse_other_recipe
 from keras_imnet64.recipe.loading import load_recipe
+from keras_imnet64.recipe.schema import Recipe
+from keras_imnet64.records import BestEpoch, Environment, PerSplit, ProcessEntry, RunState
 from keras_imnet64.runs import Run, check_folder, create_run, lock, remove_leftovers, set_aside
-from keras_imnet64.training.same_images import forget_hashes, stores_of
-from keras_imnet64.training.state import list_checkpoints, newest_checkpoint, write_state
+from keras_imnet64.training.same_images import delete_hashes
+from keras_imnet64.training.setup import TrainingSetup
+from keras_imnet64.training.state import (
+    Arrays,
+    Variables,
+    assign_variables,
+    list_checkpoints,
+    newest_checkpoint,
+)
+
+PACKAGES = ("keras", "tensorflow", "jax", "tensorflow-datasets", "numpy", "keras-imnet64")
 
 
-def has_begun(out_dir):
+def has_begun(out_dir: StrPath) -> bool:
     return Run(Path(out_dir)).recipe_file.exists()
 
 
-def has_state(out_dir):
-    """Whether a run has come as far as a checkpoint."""
+def has_checkpoint(out_dir: StrPath) -> bool:
     return bool(list_checkpoints(Run(Path(out_dir)).checkpoints))
 
 
-def check_run(recipe, out_dir, fresh):
-    """Refuse, before any work, a folder that this recipe cannot train into. Touches nothing."""
+def check_run(recipe: Recipe, out_dir: StrPath, fresh: bool) -> None:
+    """Refuses a folder that this recipe cannot train into; changes nothing."""
     run = check_folder(out_dir)
     if fresh or not has_begun(out_dir):
         return
@@ -47,96 +64,93 @@ def check_run(recipe, out_dir, fresh):
         )
 
 
-def acquire_run(recipe, out_dir, fresh, stack):
-    """The run folder, locked until `stack` ends, with the recipe in it."""
+@contextmanager
+def acquire_run(recipe: Recipe, out_dir: StrPath, fresh: bool) -> Iterator[Run]:
+    """Locks the run folder within the context, and writes the recipe into it."""
     if fresh and has_begun(out_dir):
-        lock(create_run(out_dir)).close()  # nobody trains into it
+        lock(create_run(out_dir)).close()  # refused while another process trains there
         say(f"the run that was in {out_dir} is kept as {set_aside(out_dir)}")
     run = create_run(out_dir)
-    stack.enter_context(lock(run))
-    check_run(recipe, out_dir, fresh=False)  # another process may have finished it meanwhile
-    remove_leftovers(run)
-    write_atomic(run.recipe_file, recipe.to_toml())
-    return run
+    with lock(run):
+        check_run(recipe, out_dir, fresh=False)  # another process may have finished it meanwhile
+        remove_leftovers(run)
+        write_atomic(run.recipe_file, recipe.to_toml())
+        yield run
 
 
-def resume(run, recipe, variables, before=None):
-    """Fill the variables from the newest whole checkpoint, if any; see `newest_checkpoint`.
+def resume(
+    run: Run, recipe: Recipe, variables: Variables, before: tuple[int, int] | None = None
+) -> tuple[RunState, Arrays]:
+    """Fills the variables from the newest whole checkpoint, if any; see `newest_checkpoint`.
 
     Returns:
-        (progress dict of the run, {path: array} of the metrics within the epoch).
+        The state of the run, and the values of the metrics within the epoch.
     """
-    decided = decisions(recipe)
-    found = newest_checkpoint(run.checkpoints, decided, before)
-    if found is None:
-        plateau = {"best": None, "wait": 0, "scale": 1.0}
-        progress = {"epoch": 0, "step": 0, "history": [], "best": None, "plateau": plateau}
-        return progress | {"recipe": decided, "rollbacks": []}, {}
-    path, state, progress = found
-    metric_state = {p: a for p, a in state.items() if p.startswith("metrics/")}
-    if not progress["step"]:  # between epochs; Keras would reset only the metrics it has built
-        metric_state = {path: np.zeros_like(array) for path, array in metric_state.items()}
-    write_state(variables, state | metric_state, path)
-    progress["best"] = still_there(progress["best"], run)
-    say(f"going on from {path}")
-    return progress, metric_state
+    checkpoint = newest_checkpoint(run.checkpoints, decisions(recipe), before)
+    if checkpoint is None:
+        return RunState(0, 0, recipe=decisions(recipe)), {}
+    state, arrays = checkpoint.run_state, checkpoint.arrays
+    metrics = {path: array for path, array in arrays.items() if path.startswith("metrics/")}
+    if not state.step:  # between epochs; Keras would reset only the metrics that it has built
+        metrics = {path: np.zeros_like(array) for path, array in metrics.items()}
+    assign_variables(variables, arrays | metrics, checkpoint.path)
+    state = replace(state, best=check_best(state.best, run))
+    say(f"going on from {checkpoint.path}")
+    return state, metrics
 
 
-def still_there(best, run):
-    """The best epoch that a checkpoint knows, if best.keras is still, or already, of that epoch."""
+def check_best(best: BestEpoch | None, run: Run) -> BestEpoch | None:
+    """Returns the best epoch recorded in a checkpoint, or None if best.keras does not match it."""
     if best is None:
         return None
     if not run.best.exists():
-        what = f"of epoch {best['epoch']} is gone"
-    elif model_info(run.best).get("epoch") != best["epoch"]:
-        what = f"is of an epoch later than {best['epoch']}, done again now"
+        problem = f"of epoch {best.epoch} is gone"
+    elif model_info(run.best).get("epoch") != best.epoch:
+        problem = f"is of an epoch later than {best.epoch}, done again now"
     else:
         return best
-    say(f"{run.best} {what}: it is chosen anew from here")
+    say(f"{run.best} {problem}: it is chosen anew from here")
     return None
 
 
-def write_environment(run, data, own_model, stream, devices, progress):
-    """environment.json: the data's identity, and one entry for each process that trained."""
-    packages = ("keras", "tensorflow", "jax", "tensorflow-datasets", "numpy", "keras-imnet64")
-    entry = {
-        "from_epoch": progress["epoch"],
-        "from_step": progress["step"],
-        "backend": devices.backend,
-        "devices": list(devices.names),
-        "python": sys.version.split()[0],
-        "versions": {name: version(name) for name in packages},
-        "settings": recorded_settings(),
-    }
-    earlier = []
-    if run.environment_file.exists():
-        earlier = run.environment["processes"]
-        for change in changed_settings(earlier[-1].get("settings", {}), entry["settings"]):
-            say(f"settings {change}: last bits may differ from those of a run without a stop")
-    stores = stores_of(data)
-    write_json(
-        run.environment_file,
-        {
-            "dataset": data.train.store.dataset,
-            "verified": {split: bool(store.verified) for split, store in stores.items()},
-            "digest": {split: store.digest for split, store in stores.items()},
-            "own_model": own_model,
-            "exactly_resumable": not stream.inexact_steps,
-            "processes": [*earlier, entry],
-        },
+def write_environment(run: Run, setup: TrainingSetup, state: RunState) -> None:
+    """Writes environment.json: the data's identity, and one entry for each process that trained."""
+    process = ProcessEntry(
+        from_epoch=state.epoch,
+        from_step=state.step,
+        backend=setup.devices.backend,
+        devices=setup.devices.names,
+        python=sys.version.split()[0],
+        versions={name: version(name) for name in PACKAGES},
+        settings=recorded_settings(),
     )
-    forget_hashes(run)
+    earlier: tuple[ProcessEntry, ...] = ()
+    if run.environment_file.exists():
+        earlier = run.read_environment().processes
+        for change in changed_settings(earlier[-1].settings, process.settings):
+            say(f"settings {change}: last bits may differ from those of a run without a stop")
+    train, final = setup.data.train.store, setup.data.final.store
+    environment = Environment(
+        dataset=train.dataset,
+        verified=PerSplit(bool(train.verified), bool(final.verified)),
+        digest=PerSplit(train.digest, final.digest),
+        own_model=setup.own_model,
+        exactly_resumable=not setup.stream.inexact_steps,
+        processes=(*earlier, process),
+    )
+    write_json(run.environment_file, to_json(environment))
+    delete_hashes(run)
 
 
-@contextlib.contextmanager
-def report_os_errors(out_dir):
-    """Turn a full disk and its like into a sentence."""
+@contextmanager
+def report_os_errors(out_dir: StrPath) -> Iterator[None]:
+    """Turns errors of the system, such as a full disk, into a sentence."""
     try:
         yield
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        why = os_error_text(error, error.filename or out_dir)
+        problem = os_error_text(error, error.filename or out_dir)
         raise RunFailed(
-            f"{why}{where}; what {out_dir} held before is intact, and the same command goes on "
+            f"{problem}{where}; what {out_dir} held before is intact, and the same command goes on "
             "from it"
         ) from error

@@ -1,15 +1,19 @@
-"""All state of a training run as a flat mapping from variable path to array, and its files.
+"""The variables of a training run as arrays by path, and checkpoint files.
 
 The format is the same for every backend: a safetensors file with one tensor for each variable of
-the model (seed generators included), the optimizer and the metrics, and the run's progress (where
-it is, history, best score) as JSON in the header, which is also the manifest: names, kinds, shapes
-and places of the tensors, and a SHA-256 of all. One file, renamed into place, so that nothing can
-come between it and its manifest. When they are written is told in `checkpoints`.
+the model (seed generators included), the optimizer and the metrics. The header holds the run's
+state as JSON (`records.RunState`), the names, types, shapes and places of the tensors, and a
+SHA-256 of everything. It is one file, renamed into place, so that nothing can come between the
+tensors and their description. `checkpoints` decides when checkpoints are written.
 """
 
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -17,20 +21,35 @@ from keras import ops
 
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError, reason
-from keras_imnet64.core.files import check_fields, parse_json, write_atomic
+from keras_imnet64.core.files import write_atomic
+from keras_imnet64.core.types import JsonObject, Variable
+from keras_imnet64.core.validation import parse_record, to_json
 from keras_imnet64.models.paths import by_path
+from keras_imnet64.records import CheckpointMetadata, RunState
 
-KEPT = 2  # checkpoints that always exist, once there are so many
+NUM_CHECKPOINTS = 2  # that are kept: if the newest is damaged, a run resumes from the other
 NAME = "epoch-{epoch:04d}-step-{step:07d}.safetensors"
 PATTERN = re.compile(r"epoch-(\d{4,})-step-(\d{7,})\.safetensors")
 
+Arrays: TypeAlias = dict[str, np.ndarray]  # by variable path
+Variables: TypeAlias = dict[str, Variable]  # by path
 
-def variables_by_path(model, metrics):
-    """{"model/...": v, "optimizer/...": v, "metrics/...": v} of a compiled model.
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds."""
+
+    path: Path
+    arrays: Arrays
+    run_state: RunState
+
+
+def variables_by_path(model: keras.Model, metrics: Iterable[keras.metrics.Metric]) -> Variables:
+    """Returns {"model/...": v, "optimizer/...": v, "metrics/...": v} of a compiled model.
 
     Args:
-        metrics: the model's metrics; their variables exist from the start, which those that Keras
-            lists before the first step do not.
+        metrics: the model's metrics. Their variables exist from the start; those of the metrics
+            that Keras lists before the first step do not.
     """
     variables = {f"model/{path}": v for path, v in by_path(model).items()}
     variables |= {v.path: v for v in model.optimizer.variables}
@@ -39,136 +58,149 @@ def variables_by_path(model, metrics):
     return variables
 
 
-def read_state(model, variables):
-    """{path: NumPy array}, copies, between two steps of training."""
+def read_variables(model: keras.Model, variables: Variables) -> Arrays:
+    """Returns copies of the variables' values; call it between two steps, from the main thread."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
     return {path: np.array(ops.convert_to_numpy(v)) for path, v in variables.items()}
 
 
-def write_state(variables, state, source):
-    """Assign a state to the variables of its paths; UserError if the two do not match."""
-    missing = sorted(set(variables) ^ set(state))
-    wrong = [p for p in variables if p in state and tuple(variables[p].shape) != state[p].shape]
-    if missing or wrong:
+def assign_variables(variables: Variables, arrays: Arrays, source: object) -> None:
+    """Assigns arrays to the variables of their paths.
+
+    Args:
+        source: names the origin of the arrays in the error.
+
+    Raises:
+        UserError: the paths or shapes of the two differ.
+    """
+    differing = sorted(set(variables) ^ set(arrays))
+    differing += [
+        path
+        for path, variable in variables.items()
+        if path in arrays and tuple(variable.shape) != arrays[path].shape
+    ]
+    if differing:
         raise UserError(
-            f"{source} does not fit this network: {(missing + wrong)[0]} and "
-            f"{len(missing + wrong) - 1} more differ; was it written by another recipe, or by a "
-            "model of your own without names for its layers, which Keras numbers on in a process?"
+            f"{source} does not fit this network: {differing[0]} and {len(differing) - 1} more "
+            "differ; was it written by another recipe, or by a model of your own without names for "
+            "its layers, which Keras numbers on in a process?"
         )
     for path, variable in variables.items():
-        variable.assign(state[path].astype(variable.dtype))
+        variable.assign(arrays[path].astype(variable.dtype))
 
 
-def is_finite(state):
-    """Whether no number of a state is infinite or none."""
-    return all(np.isfinite(array).all() for array in state.values())
+def is_finite(arrays: Arrays) -> bool:
+    """Returns whether no number is infinite or NaN."""
+    return all(np.isfinite(array).all() for array in arrays.values())
 
 
-def save_checkpoint(folder, state, progress):
-    """Write a checkpoint, whole or not at all, and remove all but the last two.
+def save_checkpoint(folder: Path, arrays: Arrays, run_state: RunState) -> Path:
+    """Writes a checkpoint, whole or not at all, and deletes all but the newest two.
 
     Args:
         folder: the run's `checkpoints`.
-        state: {path: array}.
-        progress: JSON-able dict with at least "epoch" and "step", where training goes on.
+        run_state: its epoch and step are those at which training resumes.
+
+    Returns:
+        The file's path.
     """
     from safetensors.numpy import save
 
-    path = folder / NAME.format(**progress)
-    state = {name: np.asarray(array, order="C") for name, array in state.items()}
-    text = json.dumps(progress)
-    metadata = {"progress": text, "sha256": _digest(state, text)}
+    path = folder / NAME.format(epoch=run_state.epoch, step=run_state.step)
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    progress = json.dumps(to_json(run_state))
+    metadata = CheckpointMetadata(progress, _digest(arrays, progress))
     folder.mkdir(exist_ok=True)  # somebody may have deleted it
-    write_atomic(path, save(state, metadata=metadata))
-    for old in list_checkpoints(folder)[:-KEPT]:
+    write_atomic(path, save(arrays, metadata=to_json(metadata)))
+    for old in list_checkpoints(folder)[:-NUM_CHECKPOINTS]:
         old.unlink(missing_ok=True)
     return path
 
 
-def list_checkpoints(folder):
-    """Checkpoint files, oldest first by where training goes on from them."""
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Returns the checkpoint files, ordered by the epoch and step at which training resumes."""
     found = [path for path in folder.glob("*.safetensors") if PATTERN.fullmatch(path.name)]
-    return sorted(found, key=place_of)
+    return sorted(found, key=epoch_and_step)
 
 
-def place_of(path):
-    """[epoch, step], where training goes on."""
-    return [int(number) for number in PATTERN.fullmatch(path.name).groups()]
+def epoch_and_step(path: Path) -> tuple[int, int]:
+    """Returns the epoch and step, both counted from 0, at which training resumes from a file."""
+    match = PATTERN.fullmatch(path.name)
+    assert match is not None, path  # it comes from `list_checkpoints`
+    return int(match[1]), int(match[2])
 
 
-def newest_checkpoint(folder, recipe, before=None):
-    """The newest checkpoint that is whole and of this recipe.
+def newest_checkpoint(
+    folder: Path, decisions: JsonObject, before: tuple[int, int] | None = None
+) -> Checkpoint | None:
+    """Returns the newest checkpoint that is whole and of this recipe, or None if there is no file.
 
-    Newer ones that are not are named, set aside under another name, and passed over.
+    Newer files that are damaged or of another recipe are renamed, with a message for each.
 
     Args:
         folder: the run's `checkpoints`.
-        recipe: its `difference.decisions`.
-        before: (epoch, step), of which and after which none is wanted; they are deleted.
-
-    Returns:
-        (path, state {path: array}, progress dict), or None where there is none at all.
+        decisions: the recipe's, see `recipe.difference`.
+        before: (epoch, step); checkpoints of that step and later ones are deleted.
 
     Raises:
-        UserError: there are some, and none of them will do; they are left as they are.
-        OSError: one cannot be read.
+        UserError: none of the files can be used; they are left as they are.
+        OSError: a file cannot be read.
     """
-    passed_over = []
+    unusable: list[tuple[Path, UserError]] = []
     for path in reversed(list_checkpoints(folder)):
-        if before is not None and place_of(path) >= list(before):
+        if before is not None and epoch_and_step(path) >= before:
             continue
         try:
-            state, progress = load_checkpoint(path)
-            _check_recipe(path, progress.get("recipe"), recipe)
+            checkpoint = load_checkpoint(path)
+            _check_recipe(checkpoint, decisions)
         except UserError as error:
-            passed_over.append((path, error))
+            unusable.append((path, error))
             continue
-        for other, error in passed_over:
-            say(f"passed over: {error}")
+        for other, problem in unusable:
+            say(f"passed over: {problem}")
             other.rename(other.with_name(f"{other.name}.damaged"))
         for other in list_checkpoints(folder):
-            if place_of(other) > place_of(path):
+            if epoch_and_step(other) > epoch_and_step(path):
                 other.unlink()
-        return path, state, progress
-    if passed_over:
+        return checkpoint
+    if unusable:
         raise UserError(
-            f"no checkpoint in {folder} will do: {passed_over[0][1]}; begin anew with --fresh"
+            f"no checkpoint in {folder} can be used: {unusable[0][1]}; begin anew with --fresh"
         )
     return None
 
 
-def _check_recipe(path, found, recipe):
-    """Settings that neither knows of are those of every version."""
-    found = found if isinstance(found, dict) else {}
-    if any(found.get(key, value) != value for key, value in recipe.items()):
-        raise UserError(f"the checkpoint {path} is of another recipe")
+def _check_recipe(checkpoint: Checkpoint, decisions: JsonObject) -> None:
+    """Refuses another recipe's checkpoint; settings that one of the two lacks do not count."""
+    found = checkpoint.run_state.recipe
+    if any(found.get(key, value) != value for key, value in decisions.items()):
+        raise UserError(f"the checkpoint {checkpoint.path} is of another recipe")
 
 
-def load_checkpoint(path):
-    """(state {path: array}, progress dict) of a checkpoint file; UserError if it is not whole."""
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint file; raises a UserError if it is damaged."""
     from safetensors import SafetensorError, safe_open
 
-    open(path, "rb").close()  # what the system refuses is no damage
+    open(path, "rb").close()  # an OSError of this line is no damage
     try:
         with safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-            check_fields(metadata, {"progress": str, "sha256": str})
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if _digest(state, metadata["progress"]) != metadata["sha256"]:
-            raise ValueError("it is not what was saved")
-        progress = parse_json(metadata["progress"])
-        if NAME.format(**progress) != path.name:
-            raise ValueError("it is of another place in training than its name says")
-        return state, progress
+            metadata = parse_record(CheckpointMetadata, json.dumps(file.metadata() or {}))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if _digest(arrays, metadata.progress) != metadata.sha256:
+            raise ValueError("its checksum does not match its content")
+        run_state = parse_record(RunState, metadata.progress)
+        if NAME.format(epoch=run_state.epoch, step=run_state.step) != path.name:
+            raise ValueError("its name states another epoch or step than its content")
+        return Checkpoint(path, arrays, run_state)
     except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"the checkpoint {path} is damaged ({reason(error)})") from error
 
 
-def _digest(state, progress):
-    """SHA-256 (hex) of what a checkpoint holds; safetensors has no sum of its own."""
+def _digest(arrays: Mapping[str, np.ndarray], progress: str) -> str:
+    """Returns the SHA-256 of a checkpoint's content; safetensors has no checksum of its own."""
     sha = hashlib.sha256(progress.encode())
-    for name, array in sorted(state.items()):
+    for name, array in sorted(arrays.items()):
         sha.update(f"{name} {array.dtype} {array.shape}".encode())
         sha.update(np.asarray(array, order="C").data)
     return sha.hexdigest()

@@ -7,7 +7,16 @@ import pytest
 from fuzzing import damage, fuzz, works_or_is_refused
 from hypothesis import given
 
+from keras_imnet64.core.validation import to_json
 from keras_imnet64.recipe.loading import load_recipe
+from keras_imnet64.records import (
+    Environment,
+    FileScore,
+    Metrics,
+    PerSplit,
+    ProcessEntry,
+    RunState,
+)
 from keras_imnet64.runs import open_run
 from keras_imnet64.training.state import load_checkpoint, save_checkpoint
 
@@ -15,7 +24,7 @@ from keras_imnet64.training.state import load_checkpoint, save_checkpoint
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     state = {"model/kernel": np.arange(6, dtype="float32").reshape(2, 3), "step": np.int64(7)}
-    return save_checkpoint(tmp_path_factory.mktemp("run"), state, {"epoch": 1, "step": 0})
+    return save_checkpoint(tmp_path_factory.mktemp("run"), state, RunState(epoch=1, step=0))
 
 
 def test_damaged_checkpoints(checkpoint, tmp_path):
@@ -28,21 +37,25 @@ def test_damaged_checkpoints(checkpoint, tmp_path):
         path.write_bytes(content)
         loaded = works_or_is_refused(load_checkpoint, path)
         if loaded is not None:
-            state, progress = loaded
-            assert progress == {"epoch": 1, "step": 0} and state["step"] == 7
-            assert state["model/kernel"].ravel().tolist() == [0, 1, 2, 3, 4, 5]
+            assert loaded.run_state == RunState(epoch=1, step=0) and loaded.arrays["step"] == 7
+            assert loaded.arrays["model/kernel"].ravel().tolist() == [0, 1, 2, 3, 4, 5]
 
     try_one()
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "environment.json", "recipe.toml", "history.csv"])
 def test_damaged_files_of_a_run(name, tmp_path):
-    score = {"top1": 1.0}
+    score = FileScore(top1=1.0, top5=5.0, loss=4.6, count=100)
+    metrics = Metrics(dataset="toy", split="validation", verified=True, model=score, best=score)
+    environment = Environment(
+        dataset="toy",
+        verified=PerSplit(True, True),
+        digest=PerSplit("a", "b"),
+        processes=(ProcessEntry(0, 0, "jax", ("cpu:0",), "3.11", {"keras": "3.15"}),),
+    )
     contents = {
-        "metrics.json": json.dumps({"model.keras": score, "best.keras": score}).encode(),
-        "environment.json": json.dumps(
-            {"dataset": "toy", "digest": {"train": "a", "validation": "b"}, "processes": [{}]}
-        ).encode(),
+        "metrics.json": json.dumps(to_json(metrics)).encode(),
+        "environment.json": json.dumps(to_json(environment)).encode(),
         "recipe.toml": load_recipe("demo").to_toml().encode(),
         "history.csv": b"epoch,loss\n1,0.5\n",
     }

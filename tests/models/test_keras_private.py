@@ -21,14 +21,9 @@ ALLOWED = {  # names of Keras by module outside HOME
         "_learning_rate",
         "_model_variables_moving_average",
         "_should_use_adamw",
-        "_trainable_variables",
         "_update_model_variables_moving_average",
         "_use_weight_decay",
     },
-    "training/build.py": {"_loss_tracker"},
-    "training/callbacks.py": {"_learning_rate"},
-    "training/fit.py": {"_learning_rate"},
-    "training/parallel.py": {"_flatten_layers"},
 }
 
 

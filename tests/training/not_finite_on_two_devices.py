@@ -23,10 +23,10 @@ def main(data_dir, run_dir):
 
     from keras_imnet64.core.errors import RunFailed
     from keras_imnet64.recipe.loading import check_recipe
-    from keras_imnet64.training import callbacks
+    from keras_imnet64.training.callbacks import finiteness
     from keras_imnet64.training.fit import fit
 
-    callbacks.LOOK_EVERY = 4
+    finiteness.STEPS_BETWEEN_CHECKS = 4
     overwrite = Overwrite("moving_variance", 0, 10)
     try:
         recipe = check_recipe(RECIPE)

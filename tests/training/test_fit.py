@@ -233,11 +233,11 @@ def test_a_run_that_another_process_has_just_finished_is_not_overwritten(
     recipe = small_recipe(train={"epochs": 1})
 
     def finish_meanwhile(*arguments):
-        monkeypatch.setattr("keras_imnet64.training.fit.load_data", load_data)
+        monkeypatch.setattr("keras_imnet64.training.setup.load_data", load_data)
         fit(recipe, tmp_path / "run", data_dir=data_dir)
         return load_data(*arguments)
 
-    monkeypatch.setattr("keras_imnet64.training.fit.load_data", finish_meanwhile)
+    monkeypatch.setattr("keras_imnet64.training.setup.load_data", finish_meanwhile)
     with pytest.raises(UserError, match="finished and is never overwritten"):
         fit(recipe, tmp_path / "run", data_dir=data_dir)
 
@@ -256,15 +256,16 @@ def test_devices_are_taken_before_anything_uses_them(small_recipe, tmp_path, mon
 def test_a_full_disk_is_one_sentence_and_the_checkpoints_stay(
     small_recipe, data_dir, tmp_path, monkeypatch
 ):
-    def full(folder, state, progress):
-        if progress["epoch"] == 2:
+    def full(folder, arrays, run_state):
+        if run_state.epoch == 2:
             raise OSError(28, "No space left on device")
-        return save_checkpoint(folder, state, progress)
+        return save_checkpoint(folder, arrays, run_state)
 
     monkeypatch.setattr("keras_imnet64.training.checkpoints.save_checkpoint", full)
     with pytest.raises(RunFailed, match=r"No space left on device; what .* held before is intact"):
         fit(small_recipe(), tmp_path / "run", data_dir=data_dir)
-    assert load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])[1]["epoch"] == 1
+    newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    assert load_checkpoint(newest).run_state.epoch == 1
 
 
 def test_out_of_memory_names_the_remedy(small_recipe, data_dir, tmp_path):

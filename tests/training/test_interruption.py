@@ -26,9 +26,11 @@ from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.models import build_model
 from keras_imnet64.models.davit import VARIANTS
 from keras_imnet64.models.info import model_info
+from keras_imnet64.records import Rollback, RunState
 from keras_imnet64.runs import Run
 from keras_imnet64.training.fit import fit
 from keras_imnet64.training.state import (
+    is_finite,
     list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
@@ -254,10 +256,10 @@ class FillsUp:
 def test_a_checkpoint_that_fails_between_epochs_is_told_and_training_goes_on(
     small_recipe, data_dir, tmp_path, monkeypatch, capsys
 ):
-    def full(folder, state, progress):
-        if progress["step"]:
+    def full(folder, arrays, run_state):
+        if run_state.step:
             raise OSError(28, "No space left on device")
-        return save_checkpoint(folder, state, progress)
+        return save_checkpoint(folder, arrays, run_state)
 
     monkeypatch.setattr("keras_imnet64.training.checkpoints.save_checkpoint", full)
     recipe = small_recipe(train={"epochs": 1, "checkpoint_every": "2 steps"})
@@ -378,8 +380,7 @@ def test_the_state_before_a_step_that_is_not_finite_is_kept(small_recipe, data_d
             fit(recipe, tmp_path / "run", data_dir=data_dir)
         newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
         assert newest.name == "epoch-0000-step-0000001.safetensors"
-        state, _ = load_checkpoint(newest)
-        assert all(np.isfinite(array).all() for array in state.values())
+        assert is_finite(load_checkpoint(newest).arrays)
     found = json.loads((tmp_path / "run/not_finite.json").read_text())
     assert (found["epoch"], found["step"], len(found["positions"])) == (1, 2, 16)
 
@@ -425,8 +426,8 @@ def test_rollback_goes_back_one_checkpoint_with_a_smaller_rate(
     rates = [float(row["learning_rate"]) for row in run.history]
     assert rates == pytest.approx([0.05, 0.05 / 16, 0.05 / 16])
     assert capsys.readouterr().err.count("going back, with the learning rate times 0.25") == 2
-    _, progress = load_checkpoint(list_checkpoints(run.checkpoints)[-1])
-    assert progress["rollbacks"] == [{"epoch": 2, "step": 4}] * 2
+    newest = load_checkpoint(list_checkpoints(run.checkpoints)[-1])
+    assert newest.run_state.rollbacks == (Rollback(epoch=2, step=4),) * 2
 
 
 def test_rollback_goes_behind_the_update_that_did_it(small_recipe, data_dir, tmp_path):
@@ -475,12 +476,12 @@ def pair(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("pair"), np.random.default_rng(0)
     contents = {}
     for epoch, step in ((1, 0), (2, 3)):
-        state = {"model/a": rng.random((3, 5), "float32"), "b": np.array([epoch], "int32")}
-        progress = {"epoch": epoch, "step": step, "recipe": {"train.seed": 0}, "best": None}
-        path = save_checkpoint(folder, state, progress)
-        contents[path.name] = (path.read_bytes(), state, progress)
-    state = {"model/a": np.zeros((3, 5), "float32"), "b": np.array([2], "int32")}
-    foreign = save_checkpoint(folder, state, {"epoch": 2, "step": 3, "recipe": {"train.seed": 1}})
+        arrays = {"model/a": rng.random((3, 5), "float32"), "b": np.array([epoch], "int32")}
+        run_state = RunState(epoch, step, recipe={"train.seed": 0})
+        path = save_checkpoint(folder, arrays, run_state)
+        contents[path.name] = (path.read_bytes(), arrays, run_state)
+    arrays = {"model/a": np.zeros((3, 5), "float32"), "b": np.array([2], "int32")}
+    foreign = save_checkpoint(folder, arrays, RunState(2, 3, recipe={"train.seed": 1}))
     return contents, foreign.read_bytes()
 
 
@@ -504,15 +505,15 @@ def test_a_damaged_checkpoint_is_never_loaded_wrong(pair, tmp_path_factory, dama
     for name in contents:
         (folder / name).write_bytes(damaged.get(name, whole[name]))
     try:
-        path, state, progress = newest_checkpoint(folder, {"train.seed": 0})
+        found = newest_checkpoint(folder, {"train.seed": 0})
     except UserError as error:
         assert both and "no checkpoint in" in str(error)
         assert {path.name for path in folder.iterdir()} == set(contents)  # and so it stays
         return
-    _, expected, at = contents[path.name]
-    assert progress == at and state.keys() == expected.keys()
-    assert all(np.array_equal(state[key], expected[key]) for key in expected)
-    if path.name == old:
+    _, arrays, run_state = contents[found.path.name]
+    assert found.run_state == run_state and found.arrays.keys() == arrays.keys()
+    assert all(np.array_equal(found.arrays[key], arrays[key]) for key in arrays)
+    if found.path.name == old:
         assert (folder / f"{new}.damaged").exists()
 
 
@@ -581,12 +582,12 @@ def test_a_run_begun_under_one_backend_goes_on_under_the_other(
 
 STOP_AFTER_AN_EPOCH = """
 import os, signal, sys
-from keras_imnet64.training import callbacks
-row = callbacks.EpochEnd._record
-def record(self, *arguments):
-    row(self, *arguments)
+from keras_imnet64.training.callbacks.recording import Recorder
+write = Recorder.write
+def write_and_stop(self, state):
+    write(self, state)
     os.kill(os.getpid(), signal.SIGTERM)
-callbacks.EpochEnd._record = record
+Recorder.write = write_and_stop
 from keras_imnet64.cli import main
 sys.argv[1:1] = ["fit"]
 main()

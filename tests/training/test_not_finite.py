@@ -66,7 +66,7 @@ class AfterFailure(Overwrite):
 def checkpoint_names(folder):
     """Names of the checkpoints, all of which must be finite."""
     paths = list_checkpoints(Run(folder).checkpoints)
-    assert all(is_finite(load_checkpoint(path)[0]) for path in paths)
+    assert all(is_finite(load_checkpoint(path).arrays) for path in paths)
     return [path.name.removesuffix(".safetensors") for path in paths]
 
 
@@ -111,7 +111,7 @@ def test_the_first_step_is_found_though_its_loss_is_finite(
 @pytest.mark.backend
 def test_a_long_epoch_is_left_soon(small_recipe, data_dir, tmp_path, monkeypatch):
     """The state is looked at every 4 steps of 24; parts of a batch are steps of their own."""
-    monkeypatch.setattr("keras_imnet64.training.callbacks.LOOK_EVERY", 4)
+    monkeypatch.setattr("keras_imnet64.training.callbacks.finiteness.STEPS_BETWEEN_CHECKS", 4)
     recipe = small_recipe(train={"epochs": 1, "accumulate_steps": 4, "ema": 0.9})
     overwrite = Overwrite("moving_variance", 0, 11)
     with pytest.raises(RunFailed, match="moving_variance is not finite at step 11 of epoch 1; the"):

@@ -47,7 +47,7 @@ class Step:
         return import_module(f"{__name__}.{OPS[self.op].module}")
 
     def draw(
-        self, rng: np.random.Generator, num_samples: int, image_size: int
+        self, rng: np.random.Generator, num_samples: int, image_size: int | np.ndarray
     ) -> dict[str, np.ndarray]:
         """Returns the numbers that the operation needs for each sample, arrays [M, ...] by name."""
         draw = getattr(self._module, f"draw_{self.op}")

@@ -3,39 +3,55 @@
 import math
 import threading
 import time
+from collections.abc import Callable
 
 import keras
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from keras_imnet64.core.console import console, say
+from keras_imnet64.core.types import Logs
 
-PLAIN_SECONDS = 30  # between two lines where there is no terminal
+SECONDS_BETWEEN_LINES = 30  # where there is no terminal
 
 
 class ProgressBar(keras.callbacks.Callback):
     """Follows every step without holding it up, shows it, and notices a loss that is not finite.
 
     Keras runs `async_safe` callbacks beside the training step, so reading the loss does not wait
-    for the device. Losses are running means over the epoch, as Keras gives them: once one is not
-    finite, it stays so, and `bad_step` is the first; `Position` stops there. Not from here, for
+    for the device. Losses are running means over the epoch, as Keras gives them: once the mean is
+    not finite, it stays so. `Hooks` ends the epoch when it sees `bad_step`. This callback must not:
     under JAX `self.model` writes the state into the model, beside a step that is using it.
+
+    Attributes:
+        bad_step: the first step of the epoch whose loss is not finite, counted from 1, or None.
     """
 
     async_safe = True
 
-    def __init__(self, *, epochs, steps_per_epoch, batch_size, rate_at):
-        """`rate_at(epoch, step)` -> learning rate; `batch_size` images per step."""
+    def __init__(
+        self,
+        *,
+        epochs: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        rate_at: Callable[[int, int], float],
+    ) -> None:
+        """
+        Args:
+            batch_size: images of a step.
+            rate_at: (epoch, step) -> learning rate.
+        """
         super().__init__()
         self.epochs, self.steps_per_epoch, self.batch_size = epochs, steps_per_epoch, batch_size
         self.rate_at = rate_at
-        self.bad_step = None
+        self.bad_step: int | None = None
         self._lock = threading.Lock()
-        self._bar = None
+        self._bar: Progress | None = None
 
-    def begin(self, epoch, step):
-        """An epoch begins at this step; called before its first step."""
-        self.epoch, self.first, self.seen = epoch, step, step
+    def begin(self, epoch: int, step: int) -> None:
+        """Begins an epoch at a step; call it before the step."""
+        self.epoch, self.first, self.done = epoch, step, step
         self.bad_step = None
         self.started = self.first_done = time.monotonic()
         self.last_line = time.monotonic()
@@ -45,65 +61,65 @@ class ProgressBar(keras.callbacks.Callback):
             self._bar = Progress(*columns, console=console(), transient=True)
             self._bar.start()
             self._task = self._bar.add_task(
-                self._where(), total=self.steps_per_epoch, completed=step
+                self._position(), total=self.steps_per_epoch, completed=step
             )
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         step = self.first + batch + 1
         with self._lock:
             if not math.isfinite(logs["loss"]):
                 self.bad_step = min(step, self.bad_step or step)
-            if step <= self.seen:
+            if step <= self.done:
                 return  # a later step was quicker
-            if self.seen == self.first:
+            if self.done == self.first:
                 self.first_done = time.monotonic()  # the first step compiles
-            self.seen = step
+            self.done = step
             self._show(logs)
 
-    def _show(self, logs):
+    def _show(self, logs: Logs) -> None:
         if self._bar is not None:
-            line = f"{self._where()}  {self._line(logs)}"
-            self._bar.update(self._task, completed=self.seen, description=line)
-        elif time.monotonic() - self.last_line > PLAIN_SECONDS:
+            line = f"{self._position()}  {self._line(logs)}"
+            self._bar.update(self._task, completed=self.done, description=line)
+        elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            say(f"{self._where()}  {self._line(logs)}")
+            say(f"{self._position()}  {self._line(logs)}")
 
-    def _where(self):
-        return f"epoch {self.epoch + 1}/{self.epochs} {self.seen}/{self.steps_per_epoch}"
+    def _position(self) -> str:
+        return f"epoch {self.epoch + 1}/{self.epochs} {self.done}/{self.steps_per_epoch}"
 
-    def _line(self, logs):
-        steps = self.seen - self.first - 1
+    def _line(self, logs: Logs) -> str:
+        steps = self.done - self.first - 1
         per_step = (time.monotonic() - self.first_done) / steps if steps else 0.0
         line = (
             f"loss {logs['loss']:.3f} top1 {100 * logs['top1']:.1f} top5 {100 * logs['top5']:.1f}"
-            f" lr {self.rate_at(self.epoch, self.seen):.2g}"
+            f" lr {self.rate_at(self.epoch, self.done):.2g}"
         )
         if not per_step:
             return line  # the first step compiles: no speed is known yet
-        epoch_left = per_step * (self.steps_per_epoch - self.seen)
+        epoch_left = per_step * (self.steps_per_epoch - self.done)
         run_left = epoch_left + per_step * self.steps_per_epoch * (self.epochs - self.epoch - 1)
         return (
             f"{line} {self.batch_size / per_step:.0f} images/s left {duration(epoch_left)}, run "
             f"{duration(run_left)}"
         )
 
-    def close(self):
-        """Take the bar off the screen."""
+    def close(self) -> None:
+        """Takes the bar off the screen."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
-    def end(self):
-        """The epoch is over; returns (seconds, images per second without the first step)."""
+    def end(self) -> tuple[float, float]:
+        """Ends the epoch; returns its seconds, and images per second without the first step."""
         now = time.monotonic()
         self.close()
-        steps = self.seen - self.first - 1
+        steps = self.done - self.first - 1
         measured = now - self.first_done
         return now - self.started, self.batch_size * steps / measured if steps > 0 else 0.0
 
 
-def duration(seconds):
-    """4:05 or 3:04:05."""
+def duration(seconds: float) -> str:
+    """Returns 4:05 or 3:04:05."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,33 @@
+"""The plateau schedule: lowers the learning rate when the validation loss stops falling."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from keras_imnet64.models.keras_private import learning_rate_schedule
+from keras_imnet64.records import RunState
+
+if TYPE_CHECKING:
+    from keras_imnet64.training.trainer import Trainer
+
+
+class PlateauSchedule:
+    """Multiplies the rate by `factor` after `patience` epochs without a gain of `min_delta`."""
+
+    def __init__(self, trainer: "Trainer") -> None:
+        self.optimizer = trainer.model.optimizer
+        self.is_chosen = trainer.recipe.schedule.name == "plateau"
+
+    def lower_rate(self, state: RunState) -> RunState:
+        """Returns the state with the schedule's memory of the last epoch; sets the new rate."""
+        if not self.is_chosen:
+            return state
+        options = learning_rate_schedule(self.optimizer).options
+        plateau, val_loss = state.plateau, state.history[-1].val_loss
+        if plateau.best is None or val_loss < plateau.best - options["min_delta"]:
+            plateau = replace(plateau, best=val_loss, wait=0)
+        else:
+            plateau = replace(plateau, wait=plateau.wait + 1)
+        if plateau.wait >= options["patience"]:
+            plateau = replace(plateau, scale=plateau.scale * options["factor"], wait=0)
+            self.optimizer.learning_rate_scale.assign(plateau.scale)
+        return replace(state, plateau=plateau)

@@ -1,0 +1,88 @@
+"""Records each epoch: a row of history.csv, TensorBoard's curves, and a line on the screen."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING
+
+from keras import ops
+
+from keras_imnet64.core.console import say
+from keras_imnet64.core.files import write_csv
+from keras_imnet64.core.types import Logs
+from keras_imnet64.records import EpochRow, RunState, Scores
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from keras_imnet64.training.trainer import Trainer
+
+COLUMNS = tuple(field.name for field in fields(EpochRow))
+CURVES = COLUMNS[2:]  # in TensorBoard: all but epoch and step
+
+
+class Recorder:
+    """Writes the records; TensorBoard's file is open within `open_logs`."""
+
+    def __init__(self, trainer: "Trainer") -> None:
+        self.trainer = trainer
+
+    @contextmanager
+    def open_logs(self) -> Iterator[None]:
+        """Opens a file for TensorBoard in the run's `logs`, and closes it at the end."""
+        import tensorflow as tf
+
+        self.writer = tf.summary.create_file_writer(str(self.trainer.run.logs))
+        try:
+            yield
+        finally:
+            self.writer.close()
+
+    def row(self, epoch: int, logs: Logs, scores: Scores, speed: tuple[float, float]) -> EpochRow:
+        """Returns the row of an epoch.
+
+        Args:
+            epoch: counted from 0.
+            logs: loss, top1 and top5 of training, as Keras gives them.
+            scores: the validation's.
+            speed: seconds, and images per second.
+        """
+        seconds, images_per_second = speed
+        updates = int(ops.convert_to_numpy(self.trainer.model.optimizer.iterations))
+        return EpochRow(
+            epoch=epoch + 1,
+            step=updates,
+            # of the last update; `optimizer.learning_rate` is that of the next
+            learning_rate=self.trainer.learning_rate(updates - 1),
+            loss=float(logs["loss"]),
+            top1=round(100 * float(logs["top1"]), 4),
+            top5=round(100 * float(logs["top5"]), 4),
+            val_loss=scores.loss,
+            val_top1=scores.top1,
+            val_top5=scores.top5,
+            images_per_second=round(images_per_second, 1),
+            seconds=round(seconds, 1),
+        )
+
+    def write(self, state: RunState) -> None:
+        """Records the last epoch of a state's history."""
+        import tensorflow as tf
+
+        row = state.history[-1]
+        write_history(self.trainer.run.history_file, state)
+        with self.writer.as_default(step=row.step):
+            for name in CURVES:
+                tf.summary.scalar(name, getattr(row, name))
+        self.writer.flush()
+        say(
+            f"epoch {row.epoch}/{self.trainer.recipe.train.epochs}  loss {row.loss:.3f}"
+            f"  top1 {row.top1:.2f}  top5 {row.top5:.2f}  val_loss {row.val_loss:.3f}"
+            f"  val_top1 {row.val_top1:.2f}  val_top5 {row.val_top5:.2f}"
+            f"  lr {row.learning_rate:.3g}  {row.images_per_second:.0f} images/s"
+            f"  {row.seconds:.0f} s"
+        )
+
+
+def write_history(path: "Path", state: RunState) -> None:
+    """Writes history.csv, a row for each epoch that is done."""
+    write_csv(path, COLUMNS, [asdict(row) for row in state.history])

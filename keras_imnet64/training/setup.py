@@ -1,0 +1,100 @@
+"""From a recipe to what trains: the compiled model and the stream of training batches.
+
+`fit` trains exactly this; programs with a training loop of their own take it from
+`training_setup`. `data` chooses the images, and `build` makes the network and its optimizer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+
+from keras_imnet64.backend.devices import Devices, take_devices
+from keras_imnet64.backend.keras_settings import keras_defaults
+from keras_imnet64.core.types import PackProgress, StrPath
+from keras_imnet64.data.stream import TrainingStream
+from keras_imnet64.recipe.costs import outline_of
+from keras_imnet64.recipe.loading import load_recipe
+from keras_imnet64.recipe.schema import Recipe
+from keras_imnet64.training.build import check_training, compile_for_training, make_model
+from keras_imnet64.training.data import Data, load_data, make_stream
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """The parts of a training run, before its first step.
+
+    Attributes:
+        data: the selected images: to train on, to validate on, and to score the result on.
+        stream: the training batches; `stream.batch(epoch, step)` returns uint8 images [B, H, W, 3]
+            and labels as NumPy arrays.
+        model: compiled, with its initial weights: pixels [B, H, W, 3] -> float32 logits [B, K].
+        metrics: the model's metrics whose state belongs to the run.
+        own_model: whether the model is the caller's own and not the recipe's.
+    """
+
+    recipe: Recipe
+    devices: Devices
+    data: Data
+    stream: TrainingStream
+    model: keras.Model
+    metrics: Sequence[keras.metrics.Metric]
+    own_model: bool
+
+
+@keras_defaults()
+def training_setup(
+    recipe: Recipe | StrPath,
+    *,
+    data_dir: StrPath | None = None,
+    devices: Devices | None = None,
+) -> TrainingSetup:
+    """Makes the compiled model and the training stream that `fit` trains a recipe with.
+
+    Nothing is written but a data set that is not packed yet. With `model.train_on_batch` on
+    `stream.batch(epoch, step)`, step after step, the model is trained as `fit` trains it.
+
+    Args:
+        recipe: a `Recipe`, or the name or path of one.
+        data_dir: where data sets lie, see `datasets.open_dataset`.
+        devices: the result of `take_devices`; None takes all. On several devices use the model
+            within `devices.scope()`.
+
+    Raises:
+        UserError: the recipe cannot be trained here.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    return build_setup(recipe, devices or take_devices(), data_dir=data_dir)
+
+
+def build_setup(
+    recipe: Recipe,
+    devices: Devices,
+    *,
+    model: keras.Model | None = None,
+    load_initial_weights: bool = True,
+    data_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    pack_progress: PackProgress | None = None,
+) -> TrainingSetup:
+    """Makes the parts of a run; what cannot be trained is refused before any data is read.
+
+    Args:
+        model: see `fit`.
+        load_initial_weights: whether `train.initial_weights` is read; a run that resumes has
+            weights of its own.
+    """
+    parts = recipe.train.accumulate_steps
+    devices.check_batch_size(
+        recipe.data.batch_size // parts,
+        "data.batch_size / train.accumulate_steps" if parts > 1 else "data.batch_size",
+    )
+    check_training(recipe)
+    if model is None:
+        outline_of(recipe)  # refuses a network that cannot be built
+    data = load_data(recipe, data_dir, cache_dir, pack_progress)
+    stream = make_stream(recipe, data)
+    with devices.scope():
+        network = make_model(recipe, data, model, load_initial_weights)
+        metrics = compile_for_training(network, recipe, stream.steps_per_epoch, devices)
+    return TrainingSetup(recipe, devices, data, stream, network, metrics, model is not None)
