@@ -250,7 +250,7 @@ def test_devices_are_taken_before_anything_uses_them(small_recipe, tmp_path, mon
 
     monkeypatch.setattr("keras_imnet64.training.fit.take_devices", refuse)
     with pytest.raises(UserError, match="devices come first"):
-        fit(small_recipe(optimizer={"name": "sdg"}), tmp_path / "run")
+        fit(small_recipe(), tmp_path / "run")
 
 
 def test_a_full_disk_is_one_sentence_and_the_checkpoints_stay(
