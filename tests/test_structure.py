@@ -1,6 +1,7 @@
 """Which way imports flow, what the command line loads, and that every file says what it owns."""
 
 import ast
+import re
 import subprocess
 import sys
 from importlib.util import resolve_name
@@ -149,3 +150,16 @@ def test_every_file_says_what_it_is():
     recipes = list((ROOT / "recipes").glob("*.toml"))
     assert recipes
     assert [str(file) for file in recipes if not file.read_text().startswith("# ")] == []
+
+
+def test_contributing_names_files_that_exist():
+    """Paths in backquotes are below the package, or below the root of the checkout."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`([\w./]+/[\w./]*|[\w.]+\.(?:py|toml|md|yml))`", text))
+    assert len(named) > 40
+    missing = [
+        name
+        for name in sorted(named - {"keras_imnet64/"})
+        if not any((base / name).exists() for base in (ROOT, ROOT / PACKAGE))
+    ]
+    assert missing == []
