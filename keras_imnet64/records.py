@@ -1,8 +1,7 @@
-"""What flows between the parts and what lies on disk, typed: one frozen dataclass for each.
+"""Records: what the parts pass to each other and what files hold, one frozen dataclass for each.
 
-A field is renamed here, and the type checker finds every use. On disk each has the name that its
-file had from the start: where that is no Python name, an alias says so. `core.validation` reads and
-writes records as JSON.
+Keys in files never change: where a field has another name than its key, an alias states the key.
+`core.validation` reads and writes records as JSON.
 """
 
 from dataclasses import dataclass, field
@@ -40,7 +39,7 @@ class ConvertedFrom:
 
 @dataclass(frozen=True)
 class EnsembleInfo:
-    """How a joined model weighs its branches."""
+    """The branches of a joined model, and their weights."""
 
     fusion: str
     branches: tuple[int, ...]  # bands
@@ -49,17 +48,17 @@ class EnsembleInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model file states about itself; None where it states nothing.
+    """What a model file states about itself; a field that it does not state is None.
 
     Attributes:
         wnids, class_names: in the order of the logits.
-        image_size: pixels per side that the model was trained on.
-        dataset: that it was trained on.
+        image_size: pixels per side of the training images.
+        dataset: the training data set.
         resize_filter, ten_crop, resize: how images are shown in evaluation, see `View`.
         verified: whether the training images are known to be those that `dataset` promises.
-        own_model: whether the network was passed to `fit`, and is not the one that `recipe` names.
+        own_model: whether the network was passed to `fit`, and is not the one of `recipe`.
         recipe: the content of the recipe.
-        epoch: after which the weights were saved.
+        epoch: the epoch after which the weights were saved, counted from 1.
     """
 
     wnids: Annotated[tuple[str, ...], AfterValidator(_distinct)] | None = None
@@ -87,7 +86,7 @@ class Scores:
     top1: float  # percent
     top5: float  # percent
     loss: float  # cross-entropy in nats
-    count: int  # of images
+    count: int  # number of images
 
 
 # ------------------------------------------------------------------------------ stores of images
@@ -98,7 +97,7 @@ _ENCODED_1 = {"files.npy", "pictures.npy", "moments.npy", "labels.npy", "convert
 
 @dataclass(frozen=True, kw_only=True)
 class StoreMeta:
-    """`meta.json` of a store, the part that raw and encoded stores have in common.
+    """The keys of `meta.json` that raw and encoded stores share.
 
     Attributes:
         source: where the images came from, for people.
@@ -175,16 +174,16 @@ DatasetState: TypeAlias = Literal[
 class DatasetInfo:
     """What is known of a data set and of its state on this machine, as `data info` shows it.
 
-    All of it is of one location: that of verified images, unless only unverified images are there,
-    or a part of them.
+    All fields describe one location: that of verified images, unless only unverified images, or a
+    part of them, exist.
 
     Attributes:
-        num_classes: None where it depends on the user's images, and they are not packed.
+        num_classes: None if it depends on the user's images and these are not packed.
         class_ids, class_names: of the first five classes.
         verified: None if the data set is neither packed nor built.
         splits: images by split, None where unknown.
         digest: of the packed stores, by split.
-        tfds_bytes: of what TFDS has built.
+        tfds_bytes: size of what TFDS has built.
         source: where the images came from, for people.
     """
 
@@ -204,7 +203,7 @@ class DatasetInfo:
     source: str | None
 
 
-# ---------------------------------------------------------------- checkpoints of a run that trains
+# ---------------------------------------------------------------------------- checkpoints of a run
 
 
 @dataclass(frozen=True)
@@ -234,16 +233,16 @@ class BestEpoch:
 
 @dataclass(frozen=True)
 class Plateau:
-    """What the plateau schedule remembers; rollbacks lower `scale` under every schedule."""
+    """The state of the plateau schedule; rollbacks lower `scale` under every schedule."""
 
     best: float | None = None  # the lowest validation loss
-    wait: int = 0  # epochs since it was reached, or since the rate was lowered
+    wait: int = 0  # epochs since that loss, or since the rate was lowered
     scale: float = 1.0  # factor on the learning rate
 
 
 @dataclass(frozen=True)
 class Rollback:
-    """The step at which a loss or weight was not finite, so that the run went back."""
+    """The step at which a loss or weight was not finite and the run rolled back."""
 
     epoch: int  # counted from 1
     step: int  # of the epoch, counted from 1
@@ -251,12 +250,12 @@ class Rollback:
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run is and what it has decided; with the arrays of the variables it is a checkpoint.
+    """How far a run is and what it has decided. A checkpoint holds this and the variables.
 
     Attributes:
-        epoch, step: the epoch, counted from 0, and the steps of it that are done.
-        history: one row for each epoch that is done.
-        best: None where no epoch has been chosen.
+        epoch, step: the epoch, counted from 0, and the number of its steps that are done.
+        history: one row for each finished epoch.
+        best: None if no epoch has been chosen.
         recipe: the recipe's decisions by dotted key, see `recipe.difference`.
         stopped_early: whether early stopping has ended the run.
     """
@@ -281,14 +280,14 @@ class CheckpointMetadata:
     """The header of a checkpoint file."""
 
     progress: str  # a `RunState` as JSON
-    sha256: str  # of the arrays and of that text, hexadecimal
+    sha256: str  # of the arrays and of `progress`, hexadecimal
 
 
 @dataclass(frozen=True)
 class NotFiniteSteps:
     """not_finite.json: the step after which the state was not finite, and its images.
 
-    Where it is one of several steps, `first_step` is the first of them and `step` the last.
+    If only a range of steps is known, `first_step` is the first of them and `step` the last.
     """
 
     epoch: int  # counted from 1
@@ -313,7 +312,7 @@ class PerSplit(Generic[Value]):
 
 @dataclass(frozen=True)
 class ProcessEntry:
-    """One of the processes that have trained a run: from where, on what."""
+    """A process that has trained a run: where it started, on which devices and versions."""
 
     from_epoch: int
     from_step: int
@@ -346,7 +345,7 @@ class FileScore(Scores):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredImages:
-    """Which recipe's model was scored on which images, and how: every metrics.json begins so."""
+    """Which model was scored on which images, and how: the first keys of every metrics.json."""
 
     recipe: str | None = None
     backend: str | None = None
@@ -373,13 +372,13 @@ class Metrics(ScoredImages):
 
 @dataclass(frozen=True)
 class DownsamplingState:
-    """How far one split of a data set is downsampled, and what it is made from.
+    """How far one split of a data set is downsampled, and from which images.
 
     Attributes:
         dataset, digest: of the large images.
         size: pixels per side of the small images.
         pillow_version: on which their pixels may depend.
-        num_chunks: how many chunks of `images_per_chunk` images are on disk.
+        num_chunks: the number of chunks of `images_per_chunk` images on disk.
     """
 
     dataset: str

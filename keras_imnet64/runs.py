@@ -1,6 +1,6 @@
-"""The folder of a run: which files it has, which process may write into it, and how they are read.
+"""The run folder: its files, how they are read, and the lock of the process that writes there.
 
-`training.run_folder` decides whether a recipe may train in a folder, and from which state.
+`training.run_folder` checks whether a recipe may train in a folder.
 """
 
 import csv
@@ -16,7 +16,7 @@ from typing import TextIO, TypeVar
 
 from keras_imnet64.core.branches import BRANCH_FOLDERS
 from keras_imnet64.core.errors import UserError, printable, reason
-from keras_imnet64.core.files import JSON_BYTES, parse_json, read_small
+from keras_imnet64.core.files import MAX_JSON_BYTES, parse_json, read_small
 from keras_imnet64.core.paths import check_writable, expand, os_error_text
 from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.core.validation import parse_record
@@ -24,7 +24,7 @@ from keras_imnet64.records import Environment, Metrics
 
 DEFAULT_ROOT = Path("saved_models")
 LEFTOVERS = ".*.writing*"  # half-written files of processes that were killed
-HISTORY_BYTES = 2**26  # an epoch takes 200 bytes
+MAX_HISTORY_BYTES = 2**26  # an epoch takes 200 bytes
 
 Record = TypeVar("Record")
 
@@ -33,7 +33,7 @@ Record = TypeVar("Record")
 class Run:
     """Paths and contents of a run folder.
 
-    Files that are read and are missing or damaged raise a UserError, which says what to do.
+    Properties that read a file raise a UserError if it is missing or damaged.
     """
 
     path: Path
@@ -83,7 +83,7 @@ class Run:
         return self.path / "model.keras"
 
     def hashes_file(self, split: str) -> Path:
-        """Returns the file of the images' hashes, see `training.same_images`."""
+        """Returns the file of the hashes of a split's images, see `training.same_images`."""
         return self.path / f"pictures-{split}.npy"
 
     @property
@@ -112,16 +112,16 @@ class Run:
     def history(self) -> list[dict[str, str]]:
         """One dict of text for each epoch, by the columns of history.csv (`records.EpochRow`)."""
         try:
-            text = read_small(self.history_file, HISTORY_BYTES).decode()
+            text = read_small(self.history_file, MAX_HISTORY_BYTES).decode()
             return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         except (OSError, ValueError, csv.Error) as error:
             raise _damaged(self.history_file, error) from error
 
 
 def _read(file: Path, kind: type[Record]) -> tuple[Record, JsonObject]:
-    """Returns the record in a JSON file, and the file's content as it is."""
+    """Returns the record in a JSON file, and the file's plain content."""
     try:
-        text = read_small(file, JSON_BYTES)
+        text = read_small(file, MAX_JSON_BYTES)
         return parse_record(kind, text), parse_json(text)
     except (OSError, ValueError) as error:
         raise _damaged(file, error) from error
@@ -129,8 +129,8 @@ def _read(file: Path, kind: type[Record]) -> tuple[Record, JsonObject]:
 
 def _damaged(file: Path, error: Exception) -> UserError:
     return UserError(
-        f"{file} is missing or damaged ({reason(error)}): bring it back, or train this run again "
-        "with --fresh"
+        f"{file} is missing or damaged ({reason(error)}): restore it, or start the run over with "
+        "--fresh"
     )
 
 
@@ -151,7 +151,7 @@ def classes_text(names: list[str]) -> str:
 
 
 def model_file(run_or_model: StrPath) -> Path:
-    """Returns the model file of a run folder, or the path of a file as it is.
+    """Returns the model file of a run folder; the path of a file is returned unchanged.
 
     Raises:
         UserError: the path does not exist, the folder is no run, or the run is not finished.
@@ -168,10 +168,10 @@ def model_file(run_or_model: StrPath) -> Path:
 
 
 def not_finished(run: Run) -> UserError:
-    """Returns the error for a run without a model: it names the command that makes one."""
+    """Returns the error for a run without a model; it names the command to run."""
     if any(run.path.glob(BRANCH_FOLDERS)):
-        return UserError(f"the branches in {run.path} are not joined yet: `ensemble` does it")
-    return UserError(f"the run in {run.path} is not finished: fit again to go on with it")
+        return UserError(f"the branches in {run.path} are not joined yet: run `ensemble` on it")
+    return UserError(f"the run in {run.path} is not finished: run `fit` again to resume it")
 
 
 def check_folder(path: StrPath) -> Run:
@@ -190,7 +190,7 @@ def check_folder(path: StrPath) -> Run:
 
 
 def create_run(path: StrPath) -> Run:
-    """Returns the run of a folder, which is made if it does not exist."""
+    """Returns the run of a folder, and creates the folder if it does not exist."""
     run = Run(Path(path))
     try:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -225,8 +225,10 @@ def set_aside(path: StrPath) -> Path:
     try:
         path.rename(target)
     except OSError as error:
-        why = os_error_text(error, path.parent)
-        raise UserError(f"{path} cannot be renamed to {target} ({why}), as --fresh asks") from error
+        raise UserError(
+            f"--fresh cannot rename {path} to {target} ({os_error_text(error, path.parent)}); "
+            "choose another --name or --out"
+        ) from error
     return target
 
 
@@ -247,7 +249,7 @@ def lock(run: Run) -> TextIO:
             f"another process is working in {run.path} ({holder}); wait for it, or give this "
             "run a folder of its own with --name"
         ) from None
-    file.truncate(0)  # its text is that of a process that has ended
+    file.truncate(0)  # the text of an earlier process
     now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
     file.write(f"pid {os.getpid()} on {socket.gethostname()}, since {now}")
     file.flush()

@@ -132,7 +132,7 @@ simply(
 )
 simply("layer_of_code", f'{FIT} --set augment=[{{layer="os.system"}}]', "public name of a Keras")
 simply("backend", f"{FIT} --backend tensorflw", r'did you mean "tensorflow"\?')
-simply("devices", f"{FIT} --devices 99", r'"99" asks for more than the 1 that (is|are) here')
+simply("devices", f"{FIT} --devices 99", r'"99" asks for more than the 1 that exist')
 simply("devices_in_words", f"{FIT} --devices two", r'such as 0,2; received "two"')
 simply("no_virtual_devices", f"{FIT} --virtual-devices 0", "must be 1 to 64; received 0")
 simply("format", "export model.keras --format savedmodel", r'did you mean "saved_model"\?')
@@ -630,7 +630,9 @@ def test_a_disk_that_fills_stops_a_run_which_goes_on_once_there_is_room(small_di
     command = f"{FIT} --out disk/run --json".split()
     status, out, err = run(*command)
     assert (status, out) == (1, "")
-    assert re.search("^Error: No space left on device.*goes on from it$", err, re.MULTILINE)
+    assert re.search(
+        "^Error: No space left on device.*the same command resumes from them$", err, re.MULTILINE
+    )
     assert "Traceback" not in err
     assert small_disk.enlarge()
     status, out, _ = run(*command)

@@ -1,1 +1,1 @@
-"""The backend and its devices, chosen before Keras is imported; settings that change numbers."""
+"""Chooses the backend and its devices, and checks settings that change numbers."""

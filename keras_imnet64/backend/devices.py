@@ -1,4 +1,4 @@
-"""Chooses the backend before Keras is imported, and takes the devices before any work.
+"""Chooses the backend before Keras is imported, and takes the devices before any computation.
 
 Every command calls `choose_backend` first. `take_devices` is the first call that imports TensorFlow
 or JAX. TensorFlow spans the devices of one machine with MirroredStrategy, JAX with DataParallel.
@@ -22,7 +22,7 @@ from keras_imnet64.core.library_logs import import_tensorflow
 def choose_backend(name: str | None = None) -> str | None:
     """Chooses the backend: `name`, else KERAS_BACKEND, else keras.json, else tensorflow.
 
-    Where Keras is imported already, its backend stays, and another one is refused.
+    If Keras is imported already, its backend stays, and another name is refused.
 
     Returns:
         The backend, or None if keras.json decides.
@@ -73,7 +73,7 @@ def _check_installed(name: str, named_by: str = "") -> None:
         )
 
 
-DEVICE_KINDS: dict[str, tuple[str, ...]] = {  # variables that choose the kinds of device
+DEVICE_KINDS: dict[str, tuple[str, ...]] = {  # environment variables that choose kinds of devices
     "tensorflow": ("TF_ENABLED_DEVICE_TYPES",),
     "jax": ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"),
 }
@@ -127,11 +127,11 @@ def take_devices(devices: str | int | None = None, virtual: int | None = None) -
     Args:
         devices: None for all; "2" for the first two; "0,2" for these two ("2," for the third
             alone). The backends themselves honour CUDA_VISIBLE_DEVICES.
-        virtual: number of devices to split the CPU into, to try training on several.
+        virtual: number of devices into which the CPU is split, to try training on several.
 
     Raises:
-        UserError: there are no such devices, the backend cannot span several, or it cannot be
-            loaded.
+        UserError: the devices do not exist, the backend cannot be loaded, or it cannot span several
+            devices.
     """
     backend = _import_backend()
     if virtual is not None and not 1 <= virtual <= 64:
@@ -158,17 +158,19 @@ def _import_backend() -> str:
 
 @contextlib.contextmanager
 def _looking_for_devices(backend: Literal["tensorflow", "jax"]) -> Iterator[None]:
-    """Says in a sentence that a backend finds no device, and which variables to unset."""
+    """Raises a UserError if a backend finds no device; it names the variables to unset."""
     try:
         yield
-    except Exception as error:  # of many types, even an AssertionError without a message
+    except Exception as error:  # its type varies; even an AssertionError without a message
         variables = [name for name in DEVICE_KINDS[backend] if os.environ.get(name)]
         settings = ", ".join(f"{name}={os.environ[name]}" for name in variables)
         received = f" with {settings}" if settings else ""
-        cure = (
+        remedy = (
             f"`unset {' '.join(variables)}`" if variables else "`python cli.py doctor` examines it"
         )
-        raise UserError(f"{backend} finds no device{received} ({reason(error)}): {cure}") from error
+        raise UserError(
+            f"{backend} finds no device{received} ({reason(error)}): {remedy}"
+        ) from error
 
 
 def _take_tensorflow(devices: str | int | None, virtual: int | None) -> Devices:
@@ -203,7 +205,7 @@ def _take_tensorflow(devices: str | int | None, virtual: int | None) -> Devices:
 
 
 def hide_gpus_from_tensorflow() -> None:
-    """Keeps TensorFlow on the CPU where it only reads data; it would take all memory of a GPU."""
+    """Keeps TensorFlow, where it only reads data, from taking all memory of a GPU."""
     import tensorflow as tf
 
     with _looking_for_devices("tensorflow"), _before_initialisation("TensorFlow"):
@@ -256,20 +258,20 @@ def choose_indices(devices: str | int | None, num_present: int, kind: str = "dev
             f'--devices takes a count such as 2, or a list such as 0,2; received "{devices}"'
         )
     if not all(0 <= index < num_present for index in chosen):
-        here = ", ".join(f"{kind}:{index}" for index in range(num_present))
+        existing = ", ".join(f"{kind}:{index}" for index in range(num_present))
         raise UserError(
-            f'--devices "{devices}" asks for more than the {num_present} that are here: {here}'
+            f'--devices "{devices}" asks for more than the {num_present} that exist: {existing}'
         )
     return chosen
 
 
 @contextlib.contextmanager
 def _before_initialisation(library: str) -> Iterator[None]:
-    """Turns the error of a library whose devices are already initialised into a sentence."""
+    """Raises a UserError if a library has already initialised its devices."""
     try:
         yield
     except RuntimeError as error:
         raise UserError(
             f"{library} has already started in this process, so its devices can no longer be "
-            f"chosen: take them in a new process ({error})"
+            f"chosen ({error}): start a new process and choose them first"
         ) from error

@@ -1,9 +1,9 @@
-"""Environment variables of Keras, TensorFlow and JAX, by their effect on results.
+"""Refuses or records environment variables of Keras, TensorFlow and JAX by their effect on results.
 
-The recipe alone decides what a run computes. Therefore each variable is one of these:
+The recipe alone decides what a run computes. Therefore each variable is in one of these classes:
 
     refused   changes numbers by more than rounding, changes what is computed, or interrupts normal
-              training; a command that finds such a variable ends with a sentence
+              training; a command ends with an error if such a variable is set
     recorded  chooses among equally exact computations (threads, vector instructions, compiler
               passes), so that last bits may differ; environment.json records the value
     neither   changes no number: messages, memory, caches, devices, folders
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from keras_imnet64.core.errors import UserError, shortened
 from keras_imnet64.core.files import read_small
 
-FLAGS_BYTES = 2**16
-MAX_RECORDED_CHARACTERS = 500  # of a value
+MAX_FLAGS_BYTES = 2**16
+MAX_RECORDED_CHARACTERS = 500  # per value
 OFF = ("0", "n", "no", "f", "false", "off")  # as JAX reads them
 ON = ("1", "y", "yes", "t", "true", "on")
 UNSET = ("",)
@@ -61,7 +61,9 @@ REFUSED = {
     "KERAS_NNX_ENABLED": Refused("makes Keras use the variables of Flax", (*UNSET, *OFF)),
     "TF2_BEHAVIOR": Refused("makes TensorFlow behave as its first version", (*UNSET, *ON)),
     "TF_FUNCTION_JIT_COMPILE_DEFAULT": Refused(
-        "has XLA compile what it cannot", (*UNSET, *OFF), remedy="; train.xla compiles the step"
+        "makes XLA compile what it cannot compile",
+        (*UNSET, *OFF),
+        remedy="; train.xla compiles the step",
     ),
     "TF_ENABLE_AUTO_MIXED_PRECISION": Refused("computes in float16 or bfloat16", (*UNSET, *OFF)),
     "TF_ENABLE_MAXPOOL_NANPROP": Refused("changes what a pool makes of NaN", (*UNSET, *OFF)),
@@ -101,9 +103,9 @@ REFUSED = {
 }
 
 FLAGS = ("XLA_FLAGS", "TF_XLA_FLAGS")
-REFUSED_FLAGS = {  # of these variables; the others choose among compiler passes
+REFUSED_FLAGS = {  # other flags choose among compiler passes
     "xla_cpu_enable_fast_math": "approximates, and assumes that there is no NaN",
-    "tf_xla_cpu_global_jit": "has XLA compile what it cannot",
+    "tf_xla_cpu_global_jit": "makes XLA compile what it cannot compile",
     "xla_cpu_enable_fast_min_max": "changes what becomes of NaN",
     "xla_gpu_enable_fast_min_max": "changes what becomes of NaN",
     "xla_gpu_enable_bf16_3way_gemm": "multiplies float32 in bfloat16",
@@ -191,14 +193,14 @@ def _refused_flags() -> Iterator[tuple[str, str]]:
             name, _, value = flag.lstrip("-").partition("=")
             if name in REFUSED_FLAGS and (value.lower() or "true") not in HARMLESS_FLAGS[name]:
                 fault = f'the flag "{flag}" in {variable} {REFUSED_FLAGS[name]}'
-                yield fault, f"take it out of {variable}"
+                yield fault, f"remove it from {variable}"
 
 
 def _flags_of(value: str) -> list[str]:
     """Returns the flags in the value of a variable, or in the file that the value names."""
     if value.strip() and not value.strip().startswith("-"):
         try:
-            value = read_small(value.strip(), FLAGS_BYTES).decode(errors="replace")
+            value = read_small(value.strip(), MAX_FLAGS_BYTES).decode(errors="replace")
         except (OSError, ValueError):
             return []  # XLA itself refuses such a value
     return value.split()

@@ -1,8 +1,8 @@
 """Reads keras.json, and sets Keras' own defaults while this package computes.
 
 All programs of a user share keras.json, and all cells of a notebook share Keras' global settings.
-`keras_defaults` sets what our networks, losses and metrics need for the duration of a call, and
-refuses what cannot be set there.
+For the duration of a call `keras_defaults` sets what our networks, losses and metrics need; it
+refuses settings that it cannot change.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from types import ModuleType
 from keras_imnet64.backend.environment import check_environment
 from keras_imnet64.core.errors import UserError, reason, shortened
 from keras_imnet64.core.files import (
-    JSON_BYTES,
+    MAX_JSON_BYTES,
     byte_order_mark,
     decode_text,
     parse_json,
@@ -36,12 +36,11 @@ DTYPE_POLICY = "float32"
 def keras_defaults() -> Iterator[None]:
     """Computes with Keras' own defaults, whatever keras.json or a notebook has set.
 
-    Functions that build, load or score models are decorated with it, or use it as a context. The
-    settings of before are restored at the end.
+    Decorates functions that build, load or score models, or serves as a context. The previous
+    settings are restored at the end.
 
     Raises:
-        UserError: a setting that cannot be changed here would change results, such as a limit of
-            epochs.
+        UserError: a setting that changes results and cannot be set here, such as a limit of epochs.
     """
     from keras import config
 
@@ -63,7 +62,7 @@ def _set(config: ModuleType, values: Mapping[str, Json], policy: Json) -> None:
 
 
 def _check_process(config: ModuleType) -> None:
-    """Refuses settings that a program has made after it imported Keras."""
+    """Refuses settings that the process has changed after importing Keras."""
     for limit in ("max_epochs", "max_steps_per_epoch"):
         value = getattr(config, limit)()
         if value is not None:
@@ -73,8 +72,8 @@ def _check_process(config: ModuleType) -> None:
             )
     if config.is_nnx_enabled():
         raise UserError(
-            "Keras uses the variables of Flax here, as keras.json or KERAS_NNX_ENABLED asked for: "
-            "start a new process without it"
+            "Keras uses the variables of Flax, as keras.json or KERAS_NNX_ENABLED has set: start a "
+            "new process without that setting"
         )
 
 
@@ -97,7 +96,7 @@ class KerasSettings:
 
 
 def keras_settings() -> KerasSettings:
-    """Reads keras.json from where Keras will read it; never raises, whatever lies there.
+    """Reads keras.json from where Keras will read it; raises nothing, whatever the file holds.
 
     Of the backend only the type is checked, because a variable or an option may override it.
     """
@@ -110,7 +109,7 @@ def keras_settings() -> KerasSettings:
         return KerasSettings(path, False, {}, None)
     content = {}
     try:
-        content = parse_json(_without_mark(read_small(path, JSON_BYTES)))
+        content = parse_json(_without_mark(read_small(path, MAX_JSON_BYTES)))
         _check_settings(content)
     except (OSError, ValueError) as error:
         wrong = reason(os_error_text(error, path))
@@ -165,4 +164,4 @@ def check_keras_json() -> None:
     """Raises a UserError if keras.json would break the import of Keras or change results."""
     fault = keras_settings().fault
     if fault:
-        raise UserError(f"{fault}: mend or delete it")
+        raise UserError(f"{fault}: fix or delete it")

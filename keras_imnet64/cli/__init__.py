@@ -1,8 +1,9 @@
-"""The command line: commands parse, choose the backend, import late, call, print.
+"""The command line: commands parse options, choose the backend, call the package and print.
 
 Results go to standard output (`--json`: one object on one line), everything else to standard error.
 `core.errors` lists the exit statuses. The commands are in `runs` (train and use models), `data` and
-`about` (recipes, the machine); `frame` has what they share.
+`about` (recipes, the machine); `frame` has what they share. Commands import late, so that `--help`
+is fast and the backend is chosen before Keras is imported.
 """
 
 import os
@@ -20,15 +21,15 @@ from keras_imnet64.core.errors import EXIT_RUN_FAILED, EXIT_STOPPED_AT_ONCE, Use
 
 
 def main() -> None:
-    """Runs a command; a user's mistake becomes one sentence and an exit status."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # training handles it itself
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a closed terminal, without nohup
+    """Runs a command; prints an error of the user as one sentence and sets the exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # training has its own handler
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a closed terminal; nohup ignores it
         signal.signal(signal.SIGHUP, signal.default_int_handler)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (closed, as by >&-)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal, another name
+            stream.reconfigure(errors="backslashreplace")  # names on an ASCII terminal
     try:
         status = cli(prog_name=program_name(), standalone_mode=False)
         sys.stdout.flush()

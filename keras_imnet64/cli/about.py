@@ -1,13 +1,20 @@
 """The commands `recipes`, which describe recipes, and `doctor`, which examines this machine."""
 
 import json
-from pathlib import Path
+from typing import Unpack
 
 import click
 
-from keras_imnet64.cli.frame import cli, completing, data_options, json_option, recipe_names
+from keras_imnet64.cli.frame import (
+    DataFolders,
+    cli,
+    completing,
+    data_options,
+    json_option,
+    recipe_names,
+)
 from keras_imnet64.core.console import show, show_table, write_text
-from keras_imnet64.core.errors import EXIT_RUN_FAILED, printable
+from keras_imnet64.core.errors import EXIT_DONE, EXIT_RUN_FAILED, printable
 
 
 @cli.group(invoke_without_command=True)
@@ -19,7 +26,7 @@ def recipes(context: click.Context, as_json: bool) -> None:
     Example: python cli.py recipes show wrn36_5
     """
     if context.invoked_subcommand is not None:
-        context.obj = as_json  # for `recipes --json show NAME`
+        context.obj = as_json  # `show` reads it, for `recipes --json show NAME`
         return
     from keras_imnet64.recipe.listing import COLUMNS, facts, row
     from keras_imnet64.recipe.loading import shipped_recipes
@@ -37,7 +44,7 @@ def recipes(context: click.Context, as_json: bool) -> None:
 def show_recipe(json_before: bool, recipe: str, as_json: bool) -> None:
     """Print a recipe, with its size and results as comments.
 
-    The output is a recipe too. RECIPE is the name of a shipped recipe or the path of a TOML file.
+    The output is a valid recipe. RECIPE is the name of a shipped recipe or the path of a TOML file.
 
     Example: python cli.py recipes show demo
     """
@@ -57,7 +64,7 @@ def show_recipe(json_before: bool, recipe: str, as_json: bool) -> None:
 
 @recipes.command("schema")
 def show_schema() -> None:
-    """Print the JSON Schema of recipes, by which editors complete and check them.
+    """Print the JSON Schema of recipes, for completion and checks in editors.
 
     Save it beside your recipe, and begin the recipe with `#:schema ./recipe.schema.json`.
 
@@ -71,19 +78,19 @@ def show_schema() -> None:
 @cli.command()
 @data_options
 @json_option
-def doctor(data_dir: Path | None, cache_dir: Path | None, as_json: bool) -> int:
-    """Say what is wrong with this machine, and what mends it.
+def doctor(as_json: bool, **folders: Unpack[DataFolders]) -> int:
+    """Check this machine: say what is wrong and how to fix it.
 
-    Looks at versions, backends, devices, memory, disk and data sets; ends with status 1 if
-    something is wrong.
+    Checks versions, backends, devices, memory, disk and data sets; exits with status 1 if something
+    is wrong.
 
     Example: python cli.py doctor
     """
     from keras_imnet64.doctor import examine, lines
 
-    report = examine(data_dir=data_dir, cache_dir=cache_dir)
+    report = examine(**folders)
     if as_json:
         show(report.to_json(), as_json)
     else:
         click.echo("\n".join(lines(report)))
-    return EXIT_RUN_FAILED if report.problems else 0
+    return EXIT_RUN_FAILED if report.problems else EXIT_DONE

@@ -1,11 +1,14 @@
 """Commands for data sets: data prepare, info, downsample, clean, preview."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
 from keras_imnet64.cli.frame import (
     FILE,
+    DataFolders,
     cli,
     completing,
     data_options,
@@ -16,6 +19,9 @@ from keras_imnet64.cli.frame import (
 )
 from keras_imnet64.core.console import say, show, show_table
 from keras_imnet64.core.errors import printable
+
+if TYPE_CHECKING:
+    from keras_imnet64.data.stores.opening import Store
 
 
 @cli.group()
@@ -31,22 +37,20 @@ def data() -> None:
 @click.option(
     "--source",
     type=FILE,
-    help="Where it lies: a folder of archives or of images, or tiny-imagenet-200.zip.",
+    help="Folder of archives or of images, or tiny-imagenet-200.zip.",
 )
-@click.option("--allow-unverified", is_flag=True, help="Take other archives in that layout.")
-@click.option(
-    "--skip-corrupt", is_flag=True, help="List files that cannot be used; leave them out."
-)
-@click.option("--class-list", type=FILE, help="imagenet21k: a file of the class ids to take.")
+@click.option("--allow-unverified", is_flag=True, help="Accept other archives in the same layout.")
+@click.option("--skip-corrupt", is_flag=True, help="List and skip files that cannot be used.")
+@click.option("--class-list", type=FILE, help="imagenet21k: file of the class ids to use.")
 @click.option(
     "--validation-share",
     type=float,
-    help="image_folder: about how much of each class is kept aside without splits; default 0.1.",
+    help="image_folder without splits: share of each class to hold out; default: 0.1.",
 )
 @click.option(
     "--splits",
     metavar="TRAIN,VALIDATION",
-    help='image_folder: two folders of the source; "none": all are classes, even one called train.',
+    help='image_folder: two folders of the source; "none": every folder is a class.',
 )
 @data_options
 @json_option
@@ -58,14 +62,13 @@ def prepare(
     class_list: Path | None,
     validation_share: float | None,
     splits: str | None,
-    data_dir: Path | None,
-    cache_dir: Path | None,
     as_json: bool,
+    **folders: Unpack[DataFolders],
 ) -> None:
-    """Make a data set ready to train on: packed, or its JPEGs indexed.
+    """Pack a data set, or index its JPEG files, for training.
 
-    Without --source TFDS downloads it; `shapes` is drawn on the spot. In an image_folder, folders
-    that are named like train, val or test, in any spelling, are splits, and others classes.
+    Without --source TFDS downloads the data set; `shapes` is drawn. In an image_folder, folders
+    named like train, val or test, in any spelling, are splits; other folders are classes.
 
     \b
     Example: python cli.py data prepare imagenet_resized/64x64 --source ARCHIVES
@@ -78,8 +81,7 @@ def prepare(
     with packing_bar() as progress:
         stores = datasets.prepare(
             dataset,
-            data_dir=data_dir,
-            cache_dir=cache_dir,
+            **folders,
             source=source,
             allow_unverified=allow_unverified,
             skip_corrupt=skip_corrupt,
@@ -90,6 +92,15 @@ def prepare(
             progress=progress,
             say=say,
         )
+    report_files(skipped, stores)
+    result = datasets.info(dataset, **folders)
+    if as_json:
+        result["skipped"] = [{"file": name, "reason": reason} for name, reason in skipped]
+    show(result, as_json)
+
+
+def report_files(skipped: list[tuple[str, str]], stores: Mapping[str, "Store"]) -> None:
+    """Prints which files were skipped, and how many images a store holds as PNG."""
     for name, reason in skipped:
         click.echo(printable(f"skipped: {name} {reason}"), err=True)
     for split, store in stores.items():
@@ -99,10 +110,6 @@ def prepare(
                 f"store, {store.converted_bytes:,} bytes, for training cannot decode their files",
                 err=True,
             )
-    result = datasets.info(dataset, data_dir=data_dir, cache_dir=cache_dir)
-    if as_json:
-        result["skipped"] = [{"file": name, "reason": reason} for name, reason in skipped]
-    show(result, as_json)
 
 
 @data.command("info")
@@ -111,9 +118,8 @@ def prepare(
 @json_option
 def data_info(
     dataset: str,
-    data_dir: Path | None,
-    cache_dir: Path | None,
     as_json: bool,
+    **folders: Unpack[DataFolders],
 ) -> None:
     """Show a data set's splits, classes, digest, state and disk use.
 
@@ -121,19 +127,19 @@ def data_info(
     """
     from keras_imnet64.data import datasets
 
-    show(datasets.info(dataset, data_dir=data_dir, cache_dir=cache_dir), as_json)
+    show(datasets.info(dataset, **folders), as_json)
 
 
 @data.command()
 @click.argument("dataset", shell_complete=completing(dataset_names))
 @click.option("--size", type=int, required=True, help="Pixels per side, 8 to 256.")
-@click.option("--out", type=FILE, required=True, help="The folder that receives the archives.")
+@click.option("--out", type=FILE, required=True, help="Folder to write the archives to.")
 @click.option(
     "--filter",
     "resize_filter",
     default="box",
     show_default=True,
-    help="box as published, or lanczos, bicubic, bilinear, hamming, nearest.",
+    help="box (as published), lanczos, bicubic, bilinear, hamming or nearest.",
 )
 @data_options
 @json_option
@@ -142,13 +148,13 @@ def downsample(
     size: int,
     out: Path,
     resize_filter: str,
-    data_dir: Path | None,
-    cache_dir: Path | None,
     as_json: bool,
+    **folders: Unpack[DataFolders],
 ) -> None:
-    """Make small images of large ones, as ImageNet64.
+    """Downsample large images, as ImageNet64 was made.
 
-    Archives in the official layout, and a packed store to train on. What was interrupted goes on.
+    Writes archives in the official layout and a packed store to train on. The same command resumes
+    after an interruption.
 
     \b
     Example: python cli.py data downsample imagenet2012 --size 64 --out ARCHIVES
@@ -161,8 +167,7 @@ def downsample(
             size=size,
             out_dir=out,
             resize_filter=resize_filter,
-            data_dir=data_dir,
-            cache_dir=cache_dir,
+            **folders,
             progress=progress,
         )
     show(result, as_json)
@@ -170,25 +175,24 @@ def downsample(
 
 @data.command()
 @click.argument("dataset", required=False, shell_complete=completing(dataset_names))
-@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @data_options
 @json_option
 def clean(
     dataset: str | None,
     dry_run: bool,
-    data_dir: Path | None,
-    cache_dir: Path | None,
     as_json: bool,
+    **folders: Unpack[DataFolders],
 ) -> None:
-    """Remove copies and downloads of what is packed.
+    """Remove downloads and other copies of packed data sets.
 
-    Working folders of dead processes go too; packed stores and sources stay.
+    Also removes work folders of dead processes; keeps packed stores and sources.
 
     Example: python cli.py data clean imagenet_resized/64x64 --dry-run
     """
     from keras_imnet64.data.tools import cleaning
 
-    result = cleaning.clean(dataset, data_dir=data_dir, cache_dir=cache_dir, dry_run=dry_run)
+    result = cleaning.clean(dataset, **folders, dry_run=dry_run)
     if result["removed"] and not as_json:
         show_table(result.pop("removed"), {"what": "what", "bytes": "bytes", "path": "path"})
     show(result, as_json)
@@ -196,10 +200,10 @@ def clean(
 
 @data.command()
 @recipe_option
-@click.option("--out", type=FILE, required=True, help="The PNG file to write.")
-@click.option("--steps", is_flag=True, help="Show each operation side by side.")
-@click.option("--pictures", type=int, help="How many; default 32, with --steps 8.")
-@click.option("--epoch", default=1, show_default=True, help="Each epoch draws anew.")
+@click.option("--out", type=FILE, required=True, help="PNG file to write.")
+@click.option("--steps", is_flag=True, help="Show the result of each operation side by side.")
+@click.option("--pictures", type=int, help="Number of images; default: 32, with --steps 8.")
+@click.option("--epoch", default=1, show_default=True, help="Epoch to draw, from 1.")
 @data_options
 @json_option
 def preview(
@@ -209,11 +213,10 @@ def preview(
     steps: bool,
     pictures: int | None,
     epoch: int,
-    data_dir: Path | None,
-    cache_dir: Path | None,
     as_json: bool,
+    **folders: Unpack[DataFolders],
 ) -> None:
-    """Draw what a recipe feeds its model, with class names.
+    """Draw the images that a recipe feeds to its model, with class names.
 
     Example: python cli.py data preview --recipe demo --out sheet.png --steps
     """
@@ -234,8 +237,7 @@ def preview(
             steps=steps,
             num_images=pictures,
             epoch=epoch,
-            data_dir=data_dir,
-            cache_dir=cache_dir,
+            **folders,
             pack_progress=progress,
         )
     show(result, as_json)

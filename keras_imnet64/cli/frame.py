@@ -1,10 +1,10 @@
-"""What the commands share: their base classes, the group `cli`, options, paths, completion."""
+"""What the commands share: base classes, the group `cli`, options, paths, shell completion."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
@@ -15,6 +15,7 @@ from keras_imnet64.core.paths import expand
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from keras_imnet64.backend.devices import Devices
     from keras_imnet64.core.progress_bars import PackingBar
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])  # a command's function
@@ -32,7 +33,7 @@ class WithVerbose(click.Command):
             expose_value=False,
             is_eager=True,
             callback=lambda context, option, given: show_library_logs() if given else None,
-            help="Show the messages of TensorFlow, JAX and others too.",
+            help="Also show the messages of TensorFlow, JAX and other libraries.",
         )
         super().__init__(params=[*(params or []), verbose], **kwargs)
 
@@ -55,7 +56,7 @@ class Group(WithVerbose, click.Group):
 )
 @click.version_option(__version__)
 def cli() -> None:
-    """Train, prove and ship image classifiers for small-resolution ImageNet.
+    """Train, evaluate and export image classifiers for small-resolution ImageNet.
 
     Example: python cli.py fit --recipe demo
     """
@@ -100,7 +101,7 @@ def _backends() -> tuple[str, ...]:
 
 
 class UserPath(click.Path):
-    """A path as typed, in which ~ stands for a home folder."""
+    """A path in which a leading ~ is replaced by the home folder."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -120,45 +121,60 @@ def recipe_option(command: Decorated) -> Decorated:
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
-        help="A line of TOML over the recipe's, such as train.epochs=2; may be given again.",
+        help="Override a setting, in TOML, such as train.epochs=2; repeatable.",
     )(command)
     return click.option(
         "--recipe",
         required=True,
         shell_complete=completing(recipe_names),
-        help="A shipped recipe's name or a TOML file's path.",
+        help="Name of a shipped recipe, or path of a TOML file.",
     )(command)
+
+
+class DataFolders(TypedDict):
+    """The values of `data_options`; the package has defaults for None."""
+
+    data_dir: Path | None
+    cache_dir: Path | None
 
 
 def data_options(command: Decorated) -> Decorated:
     command = click.option(
         "--data-dir",
         type=FILE,
-        help="Where data sets lie; default TFDS_DATA_DIR, then ~/tensorflow_datasets.",
+        help="Folder of data sets; default: TFDS_DATA_DIR, else ~/tensorflow_datasets.",
     )(command)
     return click.option(
         "--cache-dir",
         type=FILE,
-        help="Packed stores lie in its folder packed; default the data dir.",
+        help="Folder that holds the packed stores, in packed/; default: the data dir.",
     )(command)
 
 
 def device_options(command: Decorated) -> Decorated:
     command = click.option(
-        "--virtual-devices", type=int, help="Split the CPU into so many devices, to try them out."
+        "--virtual-devices", type=int, help="Split the CPU into this many devices, for trials."
     )(command)
-    command = click.option("--devices", help="How many (2) or which (0,2); default all.")(command)
+    command = click.option("--devices", help="How many (2) or which (0,2); default: all.")(command)
     return click.option(
         "--backend",
         shell_complete=completing(_backends),
-        help="tensorflow, jax or torch; default KERAS_BACKEND, then keras.json.",
+        help="tensorflow, jax or torch; default: KERAS_BACKEND, else keras.json.",
     )(command)
 
 
+def start_backend(
+    name: str | None = None, devices: str | None = None, virtual_devices: int | None = None
+) -> Devices:
+    """Chooses the backend and takes its devices; call it before anything imports Keras."""
+    from keras_imnet64.backend.devices import choose_backend, take_devices
+
+    choose_backend(name)
+    return take_devices(devices, virtual_devices)
+
+
 def json_option(command: Decorated) -> Decorated:
-    return click.option("--json", "as_json", is_flag=True, help="One JSON object on one line.")(
-        command
-    )
+    return click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")(command)
 
 
 def packing_bar() -> PackingBar:

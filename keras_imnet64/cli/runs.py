@@ -1,13 +1,14 @@
-"""Commands that train a model and use it: fit, evaluate, predict, export, convert."""
+"""Commands that make and use models: fit, ensemble, evaluate, predict, export, convert."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
 from keras_imnet64.cli.frame import (
     FILE,
+    DataFolders,
     cli,
     completing,
     data_options,
@@ -16,6 +17,7 @@ from keras_imnet64.cli.frame import (
     json_option,
     packing_bar,
     recipe_option,
+    start_backend,
 )
 from keras_imnet64.core.console import show, show_table, write_text
 from keras_imnet64.core.errors import UserError, first_few, printable
@@ -24,6 +26,13 @@ from keras_imnet64.core.types import JsonObject
 if TYPE_CHECKING:
     from keras_imnet64.recipe.schema import Recipe
     from keras_imnet64.spectral.fusion import Fusion
+
+CONFUSION_COLUMNS = {
+    "class_name": "class",
+    "taken_for_name": "taken for",
+    "count": "pictures",
+    "share": "% of the class",
+}
 
 
 def format_names() -> list[str]:
@@ -46,11 +55,16 @@ def class_orders() -> list[str]:
 
 @cli.command()
 @recipe_option
-@click.option("--name", help="Run folder below saved_models/; default <recipe>-<backend>.")
-@click.option("--out", type=FILE, help="Run folder anywhere.")
-@click.option("--fresh", is_flag=True, help="Begin anew; the old run is kept under another name.")
-@click.option("--branch", type=int, help="Of a spectral recipe, train this band's network alone.")
-@click.option("--jobs", type=click.IntRange(1), default=1, help="Branches trained at a time.")
+@click.option("--name", help="Run folder in saved_models/; default: <recipe>-<backend>.")
+@click.option("--out", type=FILE, help="Run folder at any path.")
+@click.option("--fresh", is_flag=True, help="Start over; the old run is kept under another name.")
+@click.option("--branch", type=int, help="Spectral recipes: train only this band's network.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
+    help="Spectral recipes: branches at a time.",
+)
 @click.option(
     "--ends-with-parent", is_flag=True, hidden=True, help="End when standard input closes."
 )
@@ -69,16 +83,15 @@ def fit(
     backend: str | None,
     devices: str | None,
     virtual_devices: int | None,
-    data_dir: Path | None,
-    cache_dir: Path | None,
     as_json: bool,
+    **folders: Unpack[DataFolders],
 ) -> None:
-    """Train a recipe, or go on with a run that was interrupted.
+    """Train a recipe, or resume an interrupted run.
 
-    The same command goes on from the newest checkpoint; a finished run is never overwritten.
+    The same command resumes from the newest checkpoint; a finished run is never overwritten.
 
-    A spectral recipe trains all its branches, each in a process and a run folder of its own, or
-    the one that --branch names; then `ensemble` joins them.
+    With a spectral recipe, trains all branches, each in its own process and run folder, or only the
+    one of --branch; `ensemble` then joins them.
 
     \b
     Example: python cli.py fit --recipe wrn36_5 --set train.seed=1 --name second
@@ -99,24 +112,25 @@ def fit(
             folder,
             branch=branch,
             jobs=jobs,
-            data_dir=data_dir,
-            cache_dir=cache_dir,
             devices=devices,
             virtual_devices=virtual_devices,
             fresh=fresh,
             pack_progress=progress,
+            **folders,
         )
     show(result, as_json)
 
 
 def run_folder(recipe: "Recipe", name: str | None, out: Path | None) -> Path:
-    """Returns the folder that --out or --name give, or else <recipe>-<backend>."""
+    """Returns the folder of --out or --name; the default is <recipe>-<backend>."""
     from keras_imnet64.backend.devices import chosen_backend
     from keras_imnet64.recipe.schema import is_folder_name
     from keras_imnet64.runs import DEFAULT_ROOT
 
     if name is not None and not is_folder_name(name):
-        raise UserError(f'--name is one folder below saved_models; received "{name}", see --out')
+        raise UserError(
+            f'--name must be one folder below saved_models; received "{name}": use --out'
+        )
     return out or DEFAULT_ROOT / (name or f"{recipe.name}-{chosen_backend()}")
 
 
@@ -127,11 +141,13 @@ def run_folder(recipe: "Recipe", name: str | None, out: Path | None) -> Path:
     type=click.Choice(["avg", "geo", "fit"]),
     default="avg",
     show_default=True,
-    help="Weights: alike, by rank with p = 0.3, or fitted on held-out images.",
+    help="Branch weights: equal, by rank (p = 0.3), or fitted on held-out images.",
 )
-@click.option("--branches", metavar="0,1,3", help="Join these; default all of the recipe.")
-@click.option("--allow-missing", is_flag=True, help="Join those that are finished.")
-@click.option("--single", type=FILE, help="Run of one network for the whole image, to compare.")
+@click.option("--branches", metavar="0,1,3", help="Branches to join; default: all of the recipe.")
+@click.option(
+    "--allow-missing", is_flag=True, help="Join the finished branches; the others may be missing."
+)
+@click.option("--single", type=FILE, help="Run of one network on whole images, for comparison.")
 @device_options
 @data_options
 @json_option
@@ -144,23 +160,19 @@ def ensemble(
     backend: str | None,
     devices: str | None,
     virtual_devices: int | None,
-    data_dir: Path | None,
-    cache_dir: Path | None,
     as_json: bool,
+    **folders: Unpack[DataFolders],
 ) -> None:
     """Join the trained branches of a spectral recipe into one model.
 
     Writes model.keras, metrics.json, ensemble.csv and ensemble.png into the folder RUN that holds
-    the branches; `evaluate`, `predict` and `export` take it like any run. The report has each
-    branch's worth and cost, and the worth of the best so many together.
+    the branches; `evaluate`, `predict` and `export` take it like any run. The report shows the
+    accuracy and cost of each branch, and the accuracy of the best one, two, three, ... together.
 
     \b
     Example: python cli.py ensemble saved_models/spectral_tiny20_sub4-tensorflow --fusion geo
     """
-    from keras_imnet64.backend.devices import choose_backend, take_devices
-
-    choose_backend(backend)
-    taken = take_devices(devices, virtual_devices)
+    taken = start_backend(backend, devices, virtual_devices)
     from keras_imnet64.spectral.ensemble import ensemble as join
 
     with packing_bar() as progress:
@@ -170,8 +182,7 @@ def ensemble(
             branches=band_numbers(branches),
             allow_missing=allow_missing,
             single=single,
-            data_dir=data_dir,
-            cache_dir=cache_dir,
+            **folders,
             devices=taken,
             pack_progress=progress,
         )
@@ -179,7 +190,7 @@ def ensemble(
 
 
 def band_numbers(text: str | None) -> list[int] | None:
-    """Returns [0, 1, 3] for "0,1,3", and None for None."""
+    """Returns [0, 1, 3] for "0,1,3"; None stands for all."""
     if text is None:
         return None
     try:
@@ -193,19 +204,19 @@ def band_numbers(text: str | None) -> list[int] | None:
 @click.option(
     "--dataset",
     shell_complete=completing(dataset_names),
-    help="Default: the one it was trained on.",
+    help="Default: the data set of its training.",
 )
 @click.option("--split", default="validation", show_default=True, help="train or validation.")
 @click.option(
     "--per-class",
     type=FILE,
     metavar="CSV",
-    help="Write a row for each class there, and show which classes are taken for which.",
+    help="Write a row per class to this file, and show which classes are confused.",
 )
 @click.option(
     "--ten-crop/--one-crop",
     default=None,
-    help="Average over ten crops of each image; default: as its recipe says.",
+    help="Average over ten crops of each image, or not; default: as in its recipe.",
 )
 @device_options
 @data_options
@@ -219,21 +230,17 @@ def evaluate(
     backend: str | None,
     devices: str | None,
     virtual_devices: int | None,
-    data_dir: Path | None,
-    cache_dir: Path | None,
     as_json: bool,
+    **folders: Unpack[DataFolders],
 ) -> None:
-    """Score a model on every image of a split once.
+    """Score a model on all images of a split.
 
-    RUN_OR_MODEL is a run folder, whose model.keras is taken, or any .keras file.
+    RUN_OR_MODEL is a run folder, whose model.keras is scored, or any .keras file.
 
     \b
     Example: python cli.py evaluate saved_models/demo-jax --per-class classes.csv
     """
-    from keras_imnet64.backend.devices import choose_backend, take_devices
-
-    choose_backend(backend)
-    taken = take_devices(devices, virtual_devices)
+    taken = start_backend(backend, devices, virtual_devices)
     from keras_imnet64.evaluation.evaluate import evaluate as score
 
     with packing_bar() as progress:
@@ -243,24 +250,22 @@ def evaluate(
             split=split,
             per_class=per_class,
             ten_crop=ten_crop,
-            data_dir=data_dir,
-            cache_dir=cache_dir,
+            **folders,
             devices=taken,
             pack_progress=progress,
         )
     confused = [] if as_json else result.pop("most_confused", [])
     show(result, as_json)
     if confused:
-        columns = {"class_name": "class", "taken_for_name": "taken for", "count": "pictures"}
-        show_table(confused, columns | {"share": "% of the class"})
+        show_table(confused, CONFUSION_COLUMNS)
 
 
 @cli.command()
 @click.argument("run_or_model", type=FILE)
 @click.argument("images", type=FILE, nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--top", default=5, show_default=True, help="How many classes for each image.")
-@click.option("--skip-corrupt", is_flag=True, help="List images that cannot be read, and go on.")
-@click.option("--csv", "as_csv", is_flag=True, help="A row for each image and class.")
+@click.option("--top", default=5, show_default=True, help="Number of classes to show per image.")
+@click.option("--skip-corrupt", is_flag=True, help="List and skip images that cannot be read.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a row for each image and class.")
 @device_options
 @json_option
 def predict(
@@ -274,20 +279,17 @@ def predict(
     virtual_devices: int | None,
     as_json: bool,
 ) -> None:
-    """Say what is on images: the most probable classes of each.
+    """Classify images: show the most probable classes of each.
 
     RUN_OR_MODEL is a run folder or a .keras file; IMAGE is a file of any kind that Pillow reads, or
-    a folder of such files. Images are made as small as those that the model was trained on.
+    a folder of such files. Images are resized to the size of the training images.
 
     \b
     Example: python cli.py predict saved_models/demo-tensorflow cat.jpg holiday/
     """
-    from keras_imnet64.backend.devices import choose_backend, take_devices
-
     if as_csv and as_json:
         raise UserError("--csv and --json are two forms of the same result; give one")
-    choose_backend(backend)
-    taken = take_devices(devices, virtual_devices)
+    taken = start_backend(backend, devices, virtual_devices)
     from keras_imnet64.evaluation.predict import as_csv as csv_of
     from keras_imnet64.evaluation.predict import predict as guess
 
@@ -321,13 +323,13 @@ def show_predictions(result: JsonObject) -> None:
     shell_complete=completing(format_names),
     help="saved_model or keras.",
 )
-@click.option("--out", type=FILE, help="Default: in the run folder, or beside the file.")
+@click.option("--out", type=FILE, help="Default: in the run folder, or beside the model file.")
 @click.option(
     "--image",
     "images",
     type=FILE,
     multiple=True,
-    help="Images to compare on (files, folders); default: the model's own data set.",
+    help="Images (file or folder) for the comparison; default: the model's data set.",
 )
 @data_options
 @json_option
@@ -336,14 +338,13 @@ def export(
     format_name: str,
     out: Path | None,
     images: tuple[Path, ...],
-    data_dir: Path | None,
-    cache_dir: Path | None,
     as_json: bool,
+    **folders: Unpack[DataFolders],
 ) -> None:
-    """Write a model for servers or for plain Keras, proved the same.
+    """Export a model for servers or for plain Keras, and compare it with the original.
 
     saved_model: a TensorFlow SavedModel whose endpoint `serve` takes uint8 images. keras: a plain
-    float32 file without compile state. Either is loaded anew, in another process, and compared.
+    float32 file without compile state. Either is loaded in another process for the comparison.
 
     \b
     Example: python cli.py export saved_models/demo-jax --format saved_model
@@ -355,11 +356,10 @@ def export(
         format_name,
         out=out,
         images=images or None,
-        data_dir=data_dir,
-        cache_dir=cache_dir,
+        **folders,
     )
     if result["compared"]["stand_in"]:
-        click.echo("Compared on drawn images; --image names real ones.", err=True)
+        click.echo("Compared on generated images; --image takes real ones.", err=True)
     show(result, as_json)
 
 
@@ -368,32 +368,32 @@ def export(
     "--model",
     required=True,
     shell_complete=completing(convertible_names),
-    help="A network of the resnet, davit, alexnet or vgg family.",
+    help="Network of the resnet, davit, alexnet or vgg family.",
 )
 @click.option(
     "--weights",
     type=FILE,
     required=True,
-    help="A file of safetensors; or of torch.save (.pth, .ckpt, ...) where torch is installed.",
+    help="File of safetensors, or of torch.save (.pth, .ckpt, ...) if torch is installed.",
 )
 @click.option("--image-size", type=int, required=True, help="Pixels per side.")
-@click.option("--out", type=FILE, required=True, help="The .keras file to write.")
+@click.option("--out", type=FILE, required=True, help=".keras file to write.")
 @click.option(
     "--classes",
     shell_complete=completing(class_orders),
-    help="Name the 1,000 classes: imagenet64 brings them into its order, imagenet leaves theirs.",
+    help="Name the 1,000 ImageNet classes: imagenet keeps their order, imagenet64 changes it.",
 )
 @click.option(
     "--set",
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A line of TOML: an option of the model or normalization; may be given again.",
+    help="Option of the model, or normalization, in TOML; repeatable.",
 )
 @click.option(
     "--prefix",
     metavar="student.",
-    help="Which network of a file with several: what the names of its tensors begin with.",
+    help="Prefix of the tensor names that selects one of several networks in the file.",
 )
 @json_option
 def convert(
@@ -406,22 +406,18 @@ def convert(
     prefix: str | None,
     as_json: bool,
 ) -> None:
-    """Make a model of weights from torchvision or timm.
+    """Convert weights of torchvision or timm into a model file.
 
-    Checkpoints of training programs are opened, and nothing in them is run. Of a network and its
-    average (EMA) the average is taken, unless --prefix names the other.
+    Also reads checkpoints of training programs, without running any code in them. If a file has a
+    network and its average (EMA), the average is taken unless --prefix selects the other.
 
-    The file written is as one of ours: predict, evaluate and export take it, and a recipe to go on
-    from it as train.initial_weights.
+    `predict`, `evaluate` and `export` take the file, and recipes as train.initial_weights.
 
     \b
     Example: python cli.py convert --model resnet50 --weights resnet50.safetensors
         --image-size 64 --classes imagenet64 --out resnet50.keras
     """
-    from keras_imnet64.backend.devices import choose_backend, take_devices
-
-    choose_backend()
-    take_devices()
+    start_backend()
     from keras_imnet64.convert import convert as make
     from keras_imnet64.convert import parse_settings
 
@@ -447,15 +443,15 @@ SHOWN_AS_NOTES = ("prefix", "averaged", "other_networks", "left_out")
 
 
 def notes_on(result: JsonObject) -> Iterator[str]:
-    """Yields which network of a file was taken, which tensors were not, and what it lacks."""
+    """Yields which network and tensors were taken from the file, and what the file lacks."""
     prefix, averaged, others, left_out = (result[key] for key in SHOWN_AS_NOTES)
     if prefix:
         which = ", the averaged weights" if averaged else ""
         yield f'The network is the one under "{prefix}"{which}.'
     if others:
         listed = first_few([f'"{other}"' for other in others])
-        yield f"The file also holds {listed}; --prefix takes that instead."
+        yield f"The file also holds {listed}; --prefix selects another network."
     if left_out:
-        yield f"Not taken, for they are no part of the network: {first_few(left_out)}."
+        yield f"Left out, because they are no part of the network: {first_few(left_out)}."
     if result["classes"] is None:
-        yield "The file names no classes; --classes does, if its rows are ImageNet's."
+        yield "The file names no classes; if they are ImageNet's, --classes names them."

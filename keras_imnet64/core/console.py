@@ -1,4 +1,4 @@
-"""Prints results (JSON, key and value lines, tables) and messages for the person who watches.
+"""Prints results (JSON, lines of keys and values, tables) and messages for the user.
 
 Results go to standard output, messages to standard error. Control characters in texts from files
 and data sets are escaped. Colour appears on terminals only, and NO_COLOR turns it off.
@@ -31,7 +31,7 @@ def console() -> Console:
 
 
 def say(text: str) -> None:
-    """Prints one line on standard error, for the person who watches."""
+    """Prints one line on standard error, as a message for the user."""
     console().print(text, markup=False, soft_wrap=True)
 
 

@@ -16,7 +16,7 @@ class UserError(Exception):
 
     The message is one sentence: what was wrong, what was received, what would work. The command
     line prints it without a traceback and exits with `exit_status`. Control characters are escaped
-    and long messages shortened, so that whatever the message quotes, it stays one line.
+    and long messages shortened, so that the message is one line, whatever it quotes.
     """
 
     exit_status = EXIT_USER_ERROR

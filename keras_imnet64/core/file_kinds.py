@@ -1,7 +1,6 @@
 """Finds the kind of a file by its first bytes.
 
-What to say about a kind stands where files of that kind are refused: in `data.images.contents` and
-in `convert.weight_formats`.
+`data.images.contents` and `convert.weight_formats` describe the kinds that they refuse.
 """
 
 from enum import Enum, auto

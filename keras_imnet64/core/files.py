@@ -16,8 +16,8 @@ from typing import IO
 
 from keras_imnet64.core.types import Json, StrPath
 
-JSON_BYTES = 16 * 2**20  # the largest file that we write has some 100 KB
-JSON_DEPTH = 100
+MAX_JSON_BYTES = 16 * 2**20  # the largest file that we write has some 100 KB
+MAX_JSON_DEPTH = 100
 BYTE_ORDER_MARKS = {  # UTF-32 first: its little-endian mark begins with that of UTF-16
     codecs.BOM_UTF8: "UTF-8",
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -43,7 +43,7 @@ def write_atomic(path: StrPath, content: bytes | str) -> None:
 
 
 def _no_link(path: str, flags: int) -> int:
-    """Opens a file for writing, unless a link has its name."""
+    """Opens a file for writing; refuses to follow a link."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
@@ -127,18 +127,13 @@ def decode_text(content: bytes, errors: str = "strict") -> str:
         ) from None
 
 
-def read_json(path: StrPath) -> Json:
-    """Returns the content of a JSON file; raises OSError or ValueError."""
-    return parse_json(read_small(path, JSON_BYTES))
-
-
 def parse_json(text: str | bytes) -> Json:
     """Parses JSON; raises ValueError if the text is no JSON or is nested too deeply."""
     try:
         content = json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    if depth(content) > JSON_DEPTH:
+    if depth(content) > MAX_JSON_DEPTH:
         raise ValueError("it is nested too deeply")
     return content
 
@@ -150,30 +145,3 @@ def depth(content: Json) -> int:
         levels += 1
         holders = [i for h in holders for i in (h.values() if isinstance(h, dict) else h)]
     return levels
-
-
-def check_fields(content: Json, fields: Mapping[str, Json], required: bool = True) -> None:
-    """Hold a JSON object against {key: type, or a function that says whether it is right}.
-
-    Raises:
-        ValueError: names the first key that is wrong, or missing where all are required.
-    """
-    if not isinstance(content, dict):
-        raise ValueError("it is not a JSON object")
-    for key, right in fields.items():
-        if key in content:
-            value = content[key]
-            if not (isinstance(value, right) if isinstance(right, type) else right(value)):
-                raise ValueError(f'its "{key}" is wrong')
-        elif required:
-            raise ValueError(f'its "{key}" is missing')
-
-
-def is_count(value: object) -> bool:
-    """Whether a JSON value is a whole number from 0 that fits 64 bits."""
-    return type(value) is int and 0 <= value < 2**63
-
-
-def is_texts(value: object) -> bool:
-    """Whether a JSON value is a list of texts."""
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)

@@ -35,8 +35,8 @@ def silence_libraries() -> None:
 def import_tensorflow() -> None:
     """Imports TensorFlow, which tf.data needs under every backend, without its messages.
 
-    TensorFlow writes to standard error before its log level applies. These messages are shown only
-    if the import fails.
+    TensorFlow writes to standard error before its log level applies. These messages are hidden
+    unless the import fails.
     """
     if "tensorflow" in sys.modules:
         return

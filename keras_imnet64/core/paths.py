@@ -46,7 +46,7 @@ def check_writable(path: StrPath, must_exist: bool = False) -> Path:
         The folder, or its nearest parent that exists.
 
     Raises:
-        OSError: the error that writing into the folder would end with.
+        OSError: the error that writing into the folder would raise.
     """
     try:
         os.scandir(path).close()
@@ -84,7 +84,7 @@ def _may(path: StrPath, mode: int) -> bool:
 def _owner(path: Path) -> str | int:
     try:
         return path.owner()
-    except KeyError:  # a number without a name
+    except KeyError:  # the user id has no name
         return path.stat().st_uid
 
 
@@ -92,7 +92,7 @@ def check_output_file(path: StrPath, suffix: str) -> None:
     """Checks, before any work, that a result can be written to a file.
 
     Raises:
-        UserError: the suffix is another; a folder, link or device has the name; the folder does not
+        UserError: the suffix is wrong; the path is a folder, link or device; its folder does not
             exist or cannot be written to.
     """
     path = Path(path)
@@ -109,12 +109,12 @@ def check_output_file(path: StrPath, suffix: str) -> None:
             "that exists and can be written to"
         ) from error
     if is_other:
-        raise UserError(f"{path} exists and is not a plain file; name another")
+        raise UserError(f"{path} exists and is not a plain file; choose another path")
 
 
 def refuse_existing(target: StrPath) -> None:
-    """Raises a UserError if something has the name of a result, even a broken link."""
+    """Raises a UserError if the path of a result exists, even as a broken link."""
     if os.path.lexists(target):
         raise UserError(
-            f"{target} exists and is never overwritten: remove it, or name another place with --out"
+            f"{target} exists and is never overwritten: remove it, or choose another --out"
         )

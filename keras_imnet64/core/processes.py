@@ -1,7 +1,7 @@
-"""Child processes: another Python runs a module of this package, and a sentence says why it failed.
+"""Runs modules of this package in child processes, and explains why a child failed.
 
 A child reads its request as one JSON object from standard input and prints JSON objects, each on a
-line of its own, to standard output. What else libraries print there is passed over.
+line of its own, to standard output. Other output of libraries is ignored.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from keras_imnet64.core.errors import RunFailed, reason
 from keras_imnet64.core.types import JsonObject, StrPath
 
 PACKAGE_PARENT = Path(__file__).parents[2]
-NO_ANSWER = "no answer within"  # these two begin a failure, and `doctor` tells them apart
+NO_ANSWER = "no answer within"  # `doctor` recognises failures that begin with these two
 BY_SIGNAL = "it was ended by signal"
-EXPLANATION_PATTERNS = (  # of the line of an output that explains a failure, the best first
+EXPLANATION_PATTERNS = (  # of the line that explains a failure, the most telling first
     r"Error: (.+)",  # the sentence that a command of this package ends with
     r"([\w.]*(?:Error|Exception)\b.*)",  # the end of a traceback, even if advice follows
     r"(.+)",
@@ -33,8 +33,8 @@ EXPLANATION_PATTERNS = (  # of the line of an output that explains a failure, th
 class ChildResult:
     """What a child process printed, and why it failed."""
 
-    output: str  # standard output, as far as it came
-    failure: str | None  # a clause such as "it ended with status 3"; None where it succeeded
+    output: str  # standard output until the end or the failure
+    failure: str | None  # a clause such as "it ended with status 3"; None for success
 
     def objects(self) -> Iterator[JsonObject]:
         """Yields the JSON objects that the child printed."""
@@ -48,7 +48,7 @@ class ChildResult:
         """Returns the last JSON object that the child printed.
 
         Args:
-            task: what the child was to do, as the subject of an error message.
+            task: what the child does, as the subject of an error message.
 
         Raises:
             RunFailed: the child failed, or printed no object.
@@ -73,11 +73,11 @@ def run_child(
     Args:
         module: dotted name of the module that `python -m` runs.
         request: what the child reads from standard input.
-        environment: the variables of the child, in place of those of this process.
+        environment: the variables of the child; None for those of this process.
         timeout: seconds after which the child is killed.
-        own_session: a signal from the terminal reaches this process alone.
-        show_errors: standard error of the child goes to that of this process, as progress bars
-            must; otherwise its end explains a failure.
+        own_session: whether signals from the terminal reach this process alone.
+        show_errors: whether the child writes to the standard error of this process, which progress
+            bars need; otherwise it is captured and explains a failure.
     """
     try:
         child = subprocess.run(
@@ -110,7 +110,7 @@ def start_child(
     """Starts a module of this package in a child process, whose output is appended to a log.
 
     The child has a session of its own, so that a signal from the terminal reaches this process
-    alone. Its standard input is a pipe that closes when this process ends, however it ends: see
+    alone. Its standard input is a pipe that closes when this process ends for any reason, see
     `end_with_parent`.
     """
     with open(log, "a") as output:
@@ -125,7 +125,7 @@ def start_child(
 
 
 def end_with_parent() -> None:
-    """In a child of `start_child`: sends itself SIGTERM as soon as its standard input is closed."""
+    """Sends this process SIGTERM when its standard input closes; for children of `start_child`."""
 
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 1):

@@ -1,4 +1,4 @@
-"""The sentence about a wrong table, worded from the table's JSON Schema, which editors use too."""
+"""Words the error message for a wrong table from its JSON Schema, which editors use too."""
 
 from dataclasses import dataclass
 
@@ -35,11 +35,13 @@ class _Place:
     table_values: Json
 
 
-def sentence(error: ValidationError, kind: type[BaseModel], values: Json, where: str = "") -> str:
+def error_message(
+    error: ValidationError, kind: type[BaseModel], values: Json, where: str = ""
+) -> str:
     """Returns what is wrong first in a table, what was received and what would work.
 
     Args:
-        error: what pydantic raised for `values`, which were to be a `kind`.
+        error: what pydantic raised when it validated `values` as a `kind`.
         where: the dotted key of the table; "" for a whole recipe.
     """
     schema = _Schema(kind.model_json_schema(schema_generator=JsonSchema))
@@ -56,7 +58,7 @@ def sentence(error: ValidationError, kind: type[BaseModel], values: Json, where:
 def _about_keys(
     error: ErrorDetails, errors: list[ErrorDetails], place: _Place, path: str
 ) -> str | None:
-    """Returns the sentence about keys that are missing, unknown or at odds; None if none is."""
+    """Returns the message about missing, unknown or conflicting keys; None for other errors."""
     tag, received = _tag(place.table, place.table_values), error["input"]
     match error["type"]:
         case "missing" if tag:
@@ -93,7 +95,8 @@ def _expected(error: ErrorDetails, described: str) -> str:
 def _first(errors: list[ErrorDetails]) -> ErrorDetails:
     """Returns the error to report: the first, unless another one says more about the same mistake.
 
-    A table that is none of some words is wrong in itself; a key is missing if it is misspelt.
+    Where a value may be a word or a table, what is wrong inside the table says more than that it is
+    no word. An unknown key says more than a missing one, which it probably misspells.
     """
     likely = [e for e in errors if (e["type"], type(e["input"])) != ("literal_error", dict)]
     first = (likely or errors)[0]
@@ -105,7 +108,7 @@ def _first(errors: list[ErrorDetails]) -> ErrorDetails:
 
 
 def _tag(table: JsonObject, values: Json) -> str | None:
-    """Returns the value of the key that decides which options a table has; None without such."""
+    """Returns the value of the key that decides which options a table has; None without one."""
     for tag in TAGS:
         if {"const", "enum"} & table.get("properties", {}).get(tag, {}).keys():
             return values.get(tag, table["properties"][tag].get("default"))
@@ -119,14 +122,14 @@ def _as_toml(value: Json) -> str:
 
 
 class _Schema:
-    """A JSON Schema as pydantic makes one, to find places in and to put into words."""
+    """A JSON Schema made by pydantic: locates errors in it, and describes its values in words."""
 
     def __init__(self, schema: JsonObject) -> None:
         self.root = schema
         self.definitions = schema.get("$defs", {})
 
     def locate(self, location: tuple[str | int, ...], values: Json) -> _Place:
-        """Returns the place of an error. pydantic names in a location also members of unions."""
+        """Returns the place of an error. pydantic's locations also name the members of unions."""
         keys: list[str | int] = []
         node = table = self.resolve(self.root)
         table_values = values
@@ -146,7 +149,7 @@ class _Schema:
         return _Place(tuple(keys), node, table, table_values)
 
     def resolve(self, node: JsonObject) -> JsonObject:
-        """Returns the schema that a reference, or "this or null", stands for."""
+        """Returns the schema behind a reference or an optional value."""
         while True:
             members = [m for m in node.get("anyOf", []) if m.get("type") != "null"]
             if "$ref" in node:

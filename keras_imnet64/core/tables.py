@@ -1,4 +1,4 @@
-"""Tables of a recipe as pydantic models: what they have in common, and how one is checked.
+"""The base classes of recipe tables, which are pydantic models, and how a table is checked.
 
 The networks, the augmentations and the recipe each declare their tables as subclasses of `Table`.
 """
@@ -81,7 +81,7 @@ def _keep_as_written(value: Json, check: ValidatorFunctionWrapHandler) -> Json:
     return value
 
 
-# A recipe that has `width = 5` is saved, shown and compared with 5, and not with 5.0.
+# `width = 5` in a recipe is saved, shown and compared as 5, not as 5.0.
 AS_WRITTEN = WrapValidator(_keep_as_written)
 Number = Annotated[float, AS_WRITTEN]
 Fraction = Annotated[float, Field(ge=0, le=1), AS_WRITTEN]
@@ -107,7 +107,7 @@ AnyTable = TypeVar("AnyTable", bound=Table)
 
 
 def parse_table(kind: type[AnyTable], values: Json, where: str = "") -> AnyTable:
-    """Returns the table that plain values make.
+    """Returns the table with these plain values.
 
     Args:
         where: the dotted key of the table, for the messages; "" for a whole recipe.
@@ -118,6 +118,6 @@ def parse_table(kind: type[AnyTable], values: Json, where: str = "") -> AnyTable
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        from keras_imnet64.core.table_errors import sentence
+        from keras_imnet64.core.table_errors import error_message
 
-        raise UserError(sentence(error, kind, values, where)) from error
+        raise UserError(error_message(error, kind, values, where)) from error

@@ -1,4 +1,4 @@
-"""Validates JSON that is read from outside: the result is a typed record, or a ValueError.
+"""Validates JSON from files and processes: the result is a typed record, or a ValueError.
 
 Records are frozen dataclasses, most of them in `records`; pydantic checks a JSON text against their
 annotations. Callers add the name of the file to the error. `core.tables` does the same for recipes.
@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import SchemaValidator
 
-from keras_imnet64.core.files import JSON_BYTES, parse_json, read_small
+from keras_imnet64.core.files import MAX_JSON_BYTES, parse_json, read_small
 from keras_imnet64.core.types import JsonObject, StrPath
 
 Record = TypeVar("Record")
-
 
 PLAIN_TYPES = ("bool", "int", "float", "str")
 _adapter = lru_cache(TypeAdapter[Any])  # building one takes milliseconds
@@ -38,21 +37,21 @@ def parse_record(kind: type[Record], text: str | bytes) -> Record:
     try:
         return _validator(kind).validate_python(content)  # type: ignore[arg-type]  # hashable
     except ValidationError as error:
-        raise ValueError(_sentence(error)) from None
+        raise ValueError(_describe(error)) from None
 
 
-def read_record(kind: type[Record], path: StrPath, most: int = JSON_BYTES) -> Record:
-    """Returns the record in a JSON file of at most `most` bytes; see `parse_record`.
+def read_record(kind: type[Record], path: StrPath, max_bytes: int = MAX_JSON_BYTES) -> Record:
+    """Returns the record in a JSON file of at most `max_bytes` bytes; see `parse_record`.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it holds no such record.
     """
-    return parse_record(kind, read_small(path, most))
+    return parse_record(kind, read_small(path, max_bytes))
 
 
 def to_json(record: object, *, omit_none: bool = False) -> JsonObject:
-    """Returns a record as the plain values that its file holds, by the names that they have there.
+    """Returns a record as the plain values that its file holds, by their keys in the file.
 
     Args:
         omit_none: leave out fields that are None.
@@ -83,7 +82,7 @@ def _with_strict_plain_types(schema: Any) -> Any:  # a part of a pydantic schema
     return {key: _with_strict_plain_types(value) for key, value in schema.items()} | strict
 
 
-def _sentence(error: ValidationError) -> str:
+def _describe(error: ValidationError) -> str:
     """Returns what is wrong with the first field, for a reader who knows the file."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])

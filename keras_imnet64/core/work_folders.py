@@ -1,7 +1,7 @@
-"""Work folders: a result is prepared beside its place, then takes that place whole.
+"""Work folders: a result is prepared beside its target, then moved there as a whole.
 
 A work folder is named `.<result>.<word>@<host>@<process id>@<letters>`, where the word says what
-its process does, such as "writing". What a killed process leaves behind can thus be told from the
+its process does, such as "writing". The name tells what a killed process has left behind from the
 work of a living process.
 """
 
@@ -21,12 +21,12 @@ from keras_imnet64.core.paths import os_error_text, refuse_existing
 from keras_imnet64.core.types import StrPath
 
 MARK = "@"  # no host name contains it, so that "node" never takes a folder of "node-12" for its own
-CLOCK_SECONDS = 5  # between the clocks of processes and of files
+CLOCK_SECONDS = 5  # by which clocks of processes and of files may differ
 
 
 @contextlib.contextmanager
 def work_folder(target: StrPath, word: str) -> Iterator[Path]:
-    """Makes an empty folder beside `target`, and deletes it at the end with all that is in it.
+    """Makes an empty folder beside `target`, and deletes it with its content at the end.
 
     Raises: as `new_work_folder`.
     """
@@ -50,7 +50,7 @@ def new_work_folder(target: StrPath, word: str) -> Path:
 
 
 def publish(result: Path, target: Path, *, replace: bool) -> None:
-    """Moves a finished file or folder to `target`, once all of it is on the disk.
+    """Moves a finished file or folder to `target`, after syncing all of it to disk.
 
     Args:
         replace: whether the result may replace what is at `target`. A file is replaced in one
@@ -61,7 +61,7 @@ def publish(result: Path, target: Path, *, replace: bool) -> None:
         OSError: the system refuses a step.
     """
     for path in [*result.rglob("*"), result]:
-        sync_folder(path)  # which syncs files alike
+        sync_folder(path)  # syncs a file in the same way
     if not replace:
         refuse_existing(target)
     replaced = result.with_name(f"{result.name}-old")
@@ -77,13 +77,13 @@ def report_failed_write(doing: str, target: StrPath) -> Iterator[None]:
     """Raises a RunFailed for an OSError, for a block that leaves nothing behind when it fails.
 
     Args:
-        doing: what fails, such as "exporting to x.tflite".
+        doing: the action, such as "exporting to x.tflite".
     """
     try:
         yield
     except OSError as error:
         raise RunFailed(
-            f"{doing} failed and left nothing behind ({os_error_text(error, target)}); mend that "
+            f"{doing} failed and left nothing behind ({os_error_text(error, target)}); fix that "
             "and run the same command again"
         ) from error
 
@@ -101,9 +101,9 @@ def abandoned(target: StrPath, word: str) -> list[Path]:
 
 
 def living_writer(target: StrPath, word: str) -> int | None:
-    """Returns the id of another living process of this machine that makes `target`, or None.
+    """Returns the id of another living process of this machine that is making `target`, or None.
 
-    Of several processes that ask after they have entered `work_folder`, at most one gets None.
+    If several processes call this within `work_folder`, at most one of them gets None.
     """
     folders = _folders_of_this_machine(target, word)
     pids = [pid for folder, pid in folders if _is_alive(folder, pid)]
@@ -117,7 +117,7 @@ def _prefix(target: Path, word: str) -> str:
 
 
 def _folders_of_this_machine(target: StrPath, word: str) -> Iterator[tuple[Path, int]]:
-    """Yields (work folder, process id) for each of `target` that this machine has made."""
+    """Yields (work folder, process id) for each work folder of `target` from this machine."""
     target = Path(target)
     prefix = _prefix(target, word)
     for folder in target.parent.glob(f"{glob.escape(prefix)}*"):
@@ -129,7 +129,7 @@ def _folders_of_this_machine(target: StrPath, word: str) -> Iterator[tuple[Path,
 def _is_alive(folder: Path, pid: int) -> bool:
     """Returns whether the process that made a folder lives.
 
-    A process younger than the folder only has the number of the one that made it.
+    A process that is younger than the folder has only been given the same id.
     """
     import psutil
 

@@ -1,6 +1,6 @@
 """Reads zip archives and npz files from untrusted sources: sizes are checked before decompression.
 
-Every fault becomes a `zipfile.BadZipFile` with a sentence, to which the caller adds the file name.
+Every fault raises a `zipfile.BadZipFile`, to whose message the caller adds the file name.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ def open_zip(file: StrPath | IO[bytes]) -> zipfile.ZipFile:
     Raises:
         zipfile.BadZipFile: the file is no zip archive, two members have the same name, or a member
             has an absolute path or one with "..", is encrypted, uses a method other than deflate,
-            or would grow beyond measure, alone or together with others.
+            or is a decompression bomb, alone or together with others.
     """
     with _as_bad_zip():
         if isinstance(file, str | Path) and not stat.S_ISREG(os.stat(file).st_mode):
@@ -74,9 +74,9 @@ def _check_members(archive: zipfile.ZipFile) -> None:
     assert archive.fp is not None
     archive.fp.seek(0, 2)
     archive_bytes = archive.fp.tell()
-    doubled = [name for name, times in Counter(i.filename for i in infos).items() if times > 1]
-    if doubled:
-        raise zipfile.BadZipFile(f'it has two members of the name "{doubled[0]}"')
+    repeated = [name for name, times in Counter(i.filename for i in infos).items() if times > 1]
+    if repeated:
+        raise zipfile.BadZipFile(f'it has two members of the name "{repeated[0]}"')
     for info in infos:
         name = info.filename
         if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
@@ -108,7 +108,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         with archive.open(name) as member:
             stated = _stated_bytes(member, name)
         if archive.getinfo(name).file_size != stated:
-            raise zipfile.BadZipFile(f"{name} is announced larger or smaller than it is")
+            raise zipfile.BadZipFile(f"{name} has another size than its header states")
         with archive.open(name) as member:
             return np.lib.format.read_array(member, allow_pickle=False)
 
@@ -130,7 +130,7 @@ def _stated_bytes(member: IO[bytes], name: str) -> int:
 
 @contextlib.contextmanager
 def _as_bad_zip() -> Iterator[None]:
-    """Turns all errors that damaged archives raise into BadZipFile."""
+    """Raises BadZipFile for any error that a damaged archive raises."""
     try:
         yield
     except DAMAGED as error:

@@ -1,8 +1,8 @@
-"""What a recipe's network costs: parameters and multiply-accumulates, at once for shipped recipes.
+"""The costs of a recipe's network: parameters and multiply-accumulates.
 
-Their costs stand in `recipes/costs.json`, so that a listing builds nothing and needs no Keras.
-After adding or changing a recipe, `python -m keras_imnet64.recipe.costs` writes that table anew; a
-test builds every network and compares. `models.macs` counts.
+`recipes/costs.json` holds the costs of shipped recipes, so that a listing builds no network and
+needs no Keras. After adding or changing a recipe, `python -m keras_imnet64.recipe.costs` rewrites
+that table; a test builds every network and compares. `models.macs` counts.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class Costs(TypedDict):
-    """A row of the table, as the listing prints it; None where the number of classes is unknown."""
+    """A row of the table; None where the number of classes is unknown."""
 
     parameters: int | None  # trainable
     macs: int | None  # multiply-accumulates per image
 
 
 class Network(NamedTuple):
-    """What the costs depend on. An option at its default equals one that is not given."""
+    """All that the costs depend on. An option at its default equals an option that is not given."""
 
     model: NetworkOptions
     image_size: int
@@ -41,10 +41,10 @@ class Network(NamedTuple):
 def costs_of(recipe: Recipe) -> Costs:
     """Returns the costs of a recipe's network at its image size and number of classes.
 
-    A network that a shipped recipe has too is looked up; any other is built, which imports Keras.
+    The costs of a shipped recipe's network are looked up; any other is built, which imports Keras.
 
     Raises:
-        UserError: the network cannot be built so.
+        UserError: the network cannot be built.
     """
     if not recipe.num_classes:
         return {"parameters": None, "macs": None}
@@ -54,7 +54,7 @@ def costs_of(recipe: Recipe) -> Costs:
 
 def measure(recipe: Recipe) -> Costs:
     """Returns the costs as counted in the network itself."""
-    import_tensorflow()  # Keras would load it, with its chatter
+    import_tensorflow()  # without its messages; Keras would import it with them
     from keras_imnet64.models.macs import count_macs, count_parameters
 
     model, times = outline_of(recipe), max(1, _num_bands(recipe))
@@ -62,9 +62,9 @@ def measure(recipe: Recipe) -> Costs:
 
 
 def outline_of(recipe: Recipe) -> keras.Model:
-    """Returns the recipe's network with shapes and no numbers; UserError if it cannot be built.
+    """Returns the recipe's network without weights; raises a UserError if it cannot be built.
 
-    For a recipe of several branches, which differ in a few fixed numbers, this is one of them.
+    For a recipe of several branches, which all have the same shapes, this is the first branch.
     """
     from keras_imnet64.models.keras_private import without_weights
 
@@ -73,13 +73,13 @@ def outline_of(recipe: Recipe) -> keras.Model:
         return build_model(
             recipe.model.name,
             image_size=recipe.image_size,
-            num_classes=recipe.num_classes or 2,  # any number can be built
+            num_classes=recipe.num_classes or 2,  # unknown: check the network with any number
             **options,
         )
 
 
 def network_of(recipe: Recipe) -> Network:
-    """Returns the recipe's network without its normalization, which costs nothing."""
+    """Returns what the recipe's costs depend on; any normalization counts as the same."""
     model = recipe.model.model_copy(update={"normalization": "imagenet"})
     return Network(model, recipe.image_size, recipe.num_classes)
 
@@ -106,7 +106,7 @@ def write_table() -> None:
 
 @cache
 def _known() -> dict[Network, Costs]:
-    """Returns the costs of the networks of shipped recipes that the table has."""
+    """Returns the costs in the table by network."""
     table = read_table()
     shipped = shipped_recipes().items()
     return {network_of(recipe): table[name] for name, recipe in shipped if name in table}

@@ -1,4 +1,4 @@
-"""Compares recipes in the settings that decide how a run continues."""
+"""Compares recipes in the settings that must not change when a run resumes."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.recipe.schema import Recipe
 
 MAX_CHANGES_NAMED = 4
-MAY_CHANGE = {  # while a run is interrupted
+MAY_CHANGE = {
     "data.in_memory",
     "train.checkpoint_every",
     "train.on_nan",
@@ -18,7 +18,7 @@ MAY_CHANGE = {  # while a run is interrupted
 
 
 def refuse_other_recipe(old: Recipe, new: Recipe, problem: str, remedy: str) -> None:
-    """Refuses a recipe that differs from an earlier one in a setting that decides on a run.
+    """Refuses a recipe that differs from an earlier one in its `decisions`.
 
     Raises:
         UserError: "<problem> (<the first differences>): <remedy>".
@@ -36,15 +36,15 @@ def difference(old_recipe: Recipe, new_recipe: Recipe) -> list[str]:
 
 
 def decisions(recipe: Recipe) -> JsonObject:
-    """Returns the settings that decide how a run continues, {dotted key: value as JSON has it}.
+    """Returns the settings that must not change when a run resumes: {dotted key: JSON value}.
 
-    Results, the recipe's name and settings of MAY_CHANGE are left out. Checkpoints hold the others,
-    so their form does not change.
+    Results, the recipe's name and the settings of MAY_CHANGE are left out. Checkpoints hold the
+    rest, so its form must not change.
     """
     content = recipe.model_dump(exclude={"reference", "measured", "name"})
     content["augment"] = [{"op": None, "layer": None} | step for step in content["augment"]]
     flat = _flatten(content)
-    if flat["train.initial_weights"]:  # a run has taken them, wherever the file is now
+    if flat["train.initial_weights"]:  # the run has its weights, so its path may change
         flat["train.initial_weights"] = "a file"
     decided = {key: value for key, value in flat.items() if key not in MAY_CHANGE}
     settings: JsonObject = json.loads(json.dumps(decided, default=str))

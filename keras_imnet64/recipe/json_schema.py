@@ -17,10 +17,10 @@ from keras_imnet64.recipe.schema import Recipe
 def json_schema() -> JsonObject:
     """Returns the schema of a recipe's file, in JSON Schema draft 2020-12.
 
-    The texts that stand below the fields of tables are their descriptions.
+    The string below a field of a table becomes the description of its key.
     """
     schema = Recipe.model_json_schema(schema_generator=JsonSchema)
-    schema["required"].remove("name")  # which is that of the file
+    schema["required"].remove("name")  # its default is the name of the file
     tables = {"Recipe": schema, **schema["$defs"]}
     for kind in _tables(Table):
         properties = tables.get(kind.__name__, {}).get("properties", {})
@@ -36,7 +36,7 @@ def _tables(kind: type[Table]) -> Iterator[type[Table]]:
 
 
 def _descriptions(kind: type[Table]) -> dict[str, str]:
-    """Returns {key: text} of a table, and of those from which it inherits keys."""
+    """Returns {key: text} of a table, inherited keys included."""
     texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if issubclass(base, Table):

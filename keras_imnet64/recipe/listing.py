@@ -29,7 +29,7 @@ class Facts(TypedDict):
     model: str  # name and options
     dataset: str
     image_size: int
-    classes: int | None  # None where only the images tell
+    classes: int | None  # None if it depends on the images
     epochs: int
     parameters: int | None
     macs: int | None  # multiply-accumulates per image
@@ -40,7 +40,7 @@ class Facts(TypedDict):
 
 
 def facts(recipe: Recipe) -> Facts:
-    """Returns what is known of a recipe; at once for shipped networks, see `costs_of`."""
+    """Returns the facts of a recipe; builds the network if its costs are not in the table."""
     published, measured = recipe.reference, recipe.measured
     return {
         "recipe": recipe.name,

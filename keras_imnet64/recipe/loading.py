@@ -19,11 +19,11 @@ from keras_imnet64.recipe.optimizers import OptimizerOptions, ScheduleOptions
 from keras_imnet64.recipe.schema import Recipe
 
 MAX_FILE_BYTES = 2**20  # shipped recipes have 2 KB
-MAX_DEPTH = 16  # parts of a dotted key, and tables and lists within each other
+MAX_DEPTH = 16  # parts of a dotted key, and levels of nested tables and lists
 NOT_IN_A_KEY = set("[]#\r")  # an override is one key and one value, not a table or a comment
 _PART = r"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
-DEEP_KEY = re.compile(rf"(?<![\w-])(?:{_PART}){{{MAX_DEPTH}}}")  # tomllib would take hours
-TAGGED: dict[str, type[TaggedTable]] = {  # tables whose options depend on their name
+DEEP_KEY = re.compile(rf"(?<![\w-])(?:{_PART}){{{MAX_DEPTH}}}")  # takes tomllib hours
+TAGGED_TABLES: dict[str, type[TaggedTable]] = {  # their options depend on their name
     "model": NetworkOptions,
     "optimizer": OptimizerOptions,
     "schedule": ScheduleOptions,
@@ -31,7 +31,7 @@ TAGGED: dict[str, type[TaggedTable]] = {  # tables whose options depend on their
 
 
 def recipes_dir() -> Path:
-    """Returns the folder of the shipped recipes: in the wheel it is inside the package."""
+    """Returns the folder of the shipped recipes, which in the wheel is inside the package."""
     package = Path(__file__).parents[1]
     inside, beside = package / "recipes", package.parent / "recipes"
     return inside if inside.is_dir() else beside
@@ -73,7 +73,7 @@ def load_recipe(name_or_path: StrPath, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def parse_toml(text: str) -> JsonObject:
-    """Returns nested plain values; ValueError if the text is no TOML, or nested too deeply."""
+    """Returns nested plain values; ValueError if the text is no TOML or nested too deeply."""
     if DEEP_KEY.search(text):
         raise ValueError(f"a key has more than {MAX_DEPTH} parts")
     try:
@@ -83,7 +83,7 @@ def parse_toml(text: str) -> JsonObject:
 
 
 def check_recipe(content: JsonObject) -> Recipe:
-    """Returns the recipe that nested plain values make, or raises UserError."""
+    """Returns the recipe with these nested plain values; raises UserError if they are wrong."""
     try:
         _check_values(content)
         recipe = parse_table(Recipe, content)
@@ -94,13 +94,13 @@ def check_recipe(content: JsonObject) -> Recipe:
 
 
 def check_model(name: str, options: JsonObject) -> NetworkOptions:
-    """Returns the table `model` of a network with these options, or raises UserError."""
+    """Returns the table `model` of a network with these options; raises UserError."""
     _check_values({"model": options})
     return parse_network(name, options)
 
 
 def _check_values(content: JsonObject) -> None:
-    """Refuses values that no key of a recipe takes, wherever they are."""
+    """Refuses values that no key of a recipe takes."""
     if depth(content) > MAX_DEPTH:
         raise UserError(f"it must have at most {MAX_DEPTH} tables within each other")
     for where, value in _keys_and_values(content):
@@ -116,7 +116,7 @@ def _check_values(content: JsonObject) -> None:
 
 
 def _keys_and_values(content: Json, where: str = "") -> Iterator[tuple[str, Json]]:
-    """Yields the keys of all tables, and all values but tables and lists, with where they are."""
+    """Yields (dotted key of the table, key) and (dotted key, plain value), at all levels."""
     if isinstance(content, dict):
         for key, value in content.items():
             yield where, str(key)
@@ -131,12 +131,12 @@ def _keys_and_values(content: Json, where: str = "") -> Iterator[tuple[str, Json
 def _is_text(value: str) -> bool:
     try:
         return "\0" not in value.encode().decode()
-    except UnicodeEncodeError:  # half a character, from a command line that is not UTF-8
+    except UnicodeEncodeError:  # a lone surrogate, from a command line that is not UTF-8
         return False
 
 
 def find_recipe(name_or_path: StrPath) -> Path:
-    """Returns the file of a recipe, which is given by a shipped recipe's name or by its path."""
+    """Returns the file of a recipe from a shipped recipe's name or a path."""
     text = str(name_or_path)
     if text in list_recipes():
         return recipes_dir() / f"{text}.toml"
@@ -149,7 +149,7 @@ def find_recipe(name_or_path: StrPath) -> Path:
 
 
 def parse_override(line: str) -> JsonObject:
-    """Returns {"optimizer": {"learning_rate": 0.05}} of "optimizer.learning_rate=0.05"."""
+    """Returns {"optimizer": {"learning_rate": 0.05}} for "optimizer.learning_rate=0.05"."""
     key, equals, value = line.partition("=")
     try:
         if not equals or NOT_IN_A_KEY & set(key) or "\n" in line:
@@ -163,8 +163,8 @@ def parse_override(line: str) -> JsonObject:
 
 
 def override(content: JsonObject, changes: JsonObject) -> None:
-    """Puts `changes` into `content`; another model, optimizer or schedule drops the old options."""
-    for key, kind in TAGGED.items():
+    """Merges `changes` into `content`; a new model, optimizer or schedule drops the old options."""
+    for key, kind in TAGGED_TABLES.items():
         old, new = content.get(key), changes.get(key)
         if not (isinstance(old, dict) and isinstance(new, dict)):
             continue
@@ -174,7 +174,7 @@ def override(content: JsonObject, changes: JsonObject) -> None:
 
 
 def merge(content: JsonObject, changes: JsonObject) -> None:
-    """Puts `changes` into `content`, table by table; anything but a table is replaced."""
+    """Merges `changes` into `content`, table by table; any other value is replaced."""
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(content.get(key), dict):
             merge(content[key], value)

@@ -1,6 +1,6 @@
 """The options of optimizers and schedules, as tables of a recipe.
 
-`training.optim` makes them; defaults are Keras' own unless noted.
+`training.optim` makes the optimizers and schedules. Defaults are Keras' own unless noted.
 """
 
 import re
@@ -56,9 +56,9 @@ class OptimizerOptions(TaggedTable):
     learning_rate: Positive
     """The peak of the schedule."""
     weight_decay: NonNegative = 0.0
-    """Decoupled; spares biases and norms."""
+    """Decoupled; not applied to biases and norms."""
     clip_norm: Positive | None = None
-    """Largest norm of all gradients together, after the reduction over devices."""
+    """Largest global norm of the gradients, after their reduction over devices."""
 
 
 class SGDOptions(OptimizerOptions):
@@ -81,12 +81,12 @@ class MuonOptions(OptimizerOptions):
     momentum: Momentum = 0.95
     nesterov: bool = True
     ns_steps: Annotated[int, Field(ge=1, le=100)] = 5
-    """Iterations of Newton and Schulz by which an update is made orthogonal."""
+    """Newton-Schulz iterations that orthogonalise an update."""
     rms_rate: Positive = 0.2
-    """With 0.2 the size of an update is that of Adam's, so Adam's rate and decay fit."""
+    """With 0.2 updates are as large as Adam's, so Adam's learning rate and weight decay fit."""
     exclude_layers: list[Pattern] = ["(^|/)logits/"]  # Keras: none
-    """Layers that Adam keeps, by regular expressions of their paths; the head is among them in
-    every published account."""
+    """Regular expressions of the paths of layers that Adam updates; every published account
+    includes the head."""
     exclude_embeddings: bool = True
     adam_lr_ratio: Positive = 1.0
     adam_beta_1: Momentum = 0.9
@@ -114,7 +114,7 @@ class ConstantOptions(ScheduleOptions):
 class StepOptions(ScheduleOptions):
     name: Literal["step"]
     epochs: Epochs
-    """With each that begins, the rate is multiplied by the factor."""
+    """Epochs at whose start the rate is multiplied by the factor."""
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
 
 
@@ -123,7 +123,7 @@ class CosineOptions(ScheduleOptions):
 
     name: Literal["cosine"]
     final_factor: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The final rate as a part of the peak."""
+    """The final rate as a fraction of the peak."""
     final_learning_rate: NonNegative | None = None
     """The final rate itself."""
 
@@ -142,11 +142,11 @@ class OneCycleOptions(ScheduleOptions):
 
     name: Literal["one_cycle"]
     div_factor: DivideBy = 25.0
-    """The peak over the first rate."""
+    """The peak divided by the first rate."""
     final_div_factor: DivideBy = 1e4
-    """The first rate over the last."""
+    """The first rate divided by the last."""
     warmup_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """The part of all steps in which the rate rises."""
+    """The fraction of all steps in which the rate rises."""
 
     @model_validator(mode="after")
     def _has_its_own_warmup(self) -> Self:
@@ -164,13 +164,13 @@ class PlateauOptions(ScheduleOptions):
     name: Literal["plateau"]
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     patience: Annotated[int, Field(ge=1, le=10**9)] = 10
-    """Epochs without a fall."""
+    """Epochs without a fall of the loss until the rate is lowered."""
     min_delta: NonNegative = 0.0
-    """Least fall that counts."""
+    """Smallest fall of the loss that counts."""
 
 
 def named_constant(table: Json) -> Json:
-    """Returns the values of a table `schedule` with the name that a table without one means."""
+    """Returns the values of a table `schedule`, with the name "constant" if they have none."""
     return {"name": "constant"} | table if isinstance(table, dict) else table
 
 

@@ -1,7 +1,7 @@
-"""The schema of recipes: their tables, and the rules that no single table shows.
+"""The schema of recipes: their tables, and the rules that concern several tables.
 
 The options of networks, augmentations, optimizers and schedules are declared in `models.options`,
-`data.augment.options` and `recipe.optimizers`. What stands below a field is shown by editors, see
+`data.augment.options` and `recipe.optimizers`. Editors show the string below a field, see
 `recipe.json_schema`.
 """
 
@@ -30,7 +30,7 @@ from keras_imnet64.recipe.optimizers import (
 if TYPE_CHECKING:
     from keras_imnet64.data.images.views import View
 
-MAX_COUNT = 10**9  # what is made of counts fits 32 bits
+MAX_COUNT = 10**9  # fits 32 bits
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -45,15 +45,15 @@ class DataSection(Table):
     """alternating: mirrored in every other epoch; both: each image and its mirror image, in each
     epoch."""
     classes: Positive | None = None
-    """Only the first so many class ids, in sorted order."""
+    """Number of classes to use, the first in the sorted order of their ids; default: all."""
     holdout: Count = 0
-    """Images of train that are kept for model selection."""
+    """Training images that are held out for model selection."""
     steps_per_epoch: Positive | None = None
-    """Ends an epoch early; default: all whole batches."""
+    """Steps after which an epoch ends; default: all whole batches."""
     in_memory: Literal["auto", "always", "never"] = "auto"
     """Whether packed images are read into memory."""
     image_size: Annotated[int, Field(ge=8, le=1024)] | None = None
-    """Pixels per side that the model is shown; only for sets whose images have any size."""
+    """Pixels per side of the model's input; only for data sets whose images have any size."""
 
 
 class LayerSection(TaggedTable):
@@ -72,7 +72,7 @@ class LayerSection(TaggedTable):
 
 
 def _op_or_layer(step: Json) -> str | None:
-    """Returns which of the two keys says what a step of the augmentation is."""
+    """Returns which of the keys "op" and "layer" an augmentation step has, or None."""
     keys = step if isinstance(step, dict) else getattr(step, "__dict__", ())
     named = [key for key in ("op", "layer") if key in keys]
     return named[0] if len(named) == 1 else None
@@ -91,9 +91,9 @@ AnyStep = Annotated[
 class LossSection(Table):
     label_smoothing: Rate = 0.0
     l2: Annotated[float, Field(ge=0)] = 0.0
-    """Times the sum of squares, no half."""
+    """Factor of the sum of squares, without 1/2."""
     l2_of: Literal["weights", "all"] = "weights"
-    """weights: kernels and BN gamma; all: biases and beta too, and then l2 = w / 2 is the
+    """weights: kernels and BN gamma; all: also biases and beta, so that l2 = w / 2 equals the
     weight_decay w of PyTorch's SGD."""
 
 
@@ -102,17 +102,17 @@ class TrainSection(Table):
     dtype: Literal["float32", "mixed_bfloat16"] = "float32"
     seed: Count = 0
     batch_norm: Literal["global", "per_device"] = "global"
-    """Over which images batch normalisation takes mean and variance."""
+    """The images over which batch normalisation takes mean and variance."""
     ema: Rate = 0.0
     """Momentum of the weights' moving average; 0: no average."""
     accumulate_steps: Positive = 1
     """Parts into which a batch is split to save memory."""
     xla: Literal["auto", "on", "off"] = "auto"
     early_stopping: Count = 0
-    """Ends the run after so many epochs without a better val_top1; 0: never."""
+    """Epochs without a better val_top1 after which the run ends; 0: never."""
     select_on: Literal["auto", "validation"] = "auto"
-    """Which images choose best.keras, plateau and early stopping; auto: data.holdout, if there is
-    one; validation: for recipes of papers that selected on it, and say so."""
+    """Images by which best.keras, the plateau schedule and early stopping choose; auto: those of
+    data.holdout, if any; validation: for papers that state that they selected on it."""
     initial_weights: str | None = None
     """A .keras file to start from."""
     checkpoint_every: Annotated[
@@ -122,28 +122,28 @@ class TrainSection(Table):
             title='"epoch", or a time such as "10 min" or "500 steps"',
         ),
     ] = "10 min"
-    """Besides each epoch's end; epoch: only then. Minutes become more where writing would take over
-    1 % of the time."""
+    """Interval of checkpoints within an epoch; epoch: only at each epoch's end. An interval in
+    minutes grows where writing would take over 1 % of the time."""
     on_nan: Literal["stop", "rollback"] = "stop"
-    """Where the loss or a weight is not finite: stop, or go back one checkpoint with the learning
-    rate times rollback_factor, at most max_rollbacks times."""
+    """If the loss or a weight is not finite: stop, or go back to a checkpoint and multiply the
+    learning rate by rollback_factor, at most max_rollbacks times."""
     rollback_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     max_rollbacks: Annotated[int, Field(ge=1, le=100)] = 3
 
 
 class EvaluationSection(Table):
-    """How images of any size are shown in evaluation; with ten crops also those of one size."""
+    """How images of any size are shown in evaluation; with ten_crop also images of one size."""
 
     resize: Annotated[int, Field(ge=8, le=2048)] | None = None
-    """Of the shorter side, before the centre is cropped; default: 256 / 224 of image_size."""
+    """Pixels of the shorter side before the centre is cropped; default: 256 / 224 of image_size."""
     interpolation: ResizeFilter = "bilinear"
     ten_crop: bool = False
-    """Of a finished model: averages its predictions for the centre, the corners and their mirror
-    images."""
+    """Whether scores of the finished model average its predictions for the centre, the corners and
+    their mirror images."""
 
 
 class ResultSection(Table):
-    """A published or measured result. Errors and accuracies in percent."""
+    """A published or measured result, with errors and accuracies in percent."""
 
     top1: float | None = None
     top5: float | None = None
@@ -155,14 +155,14 @@ class ResultSection(Table):
 
     @property
     def accuracy(self) -> float | None:
-        """Top-1 in percent, from whichever of accuracy and error is given."""
+        """Top-1 accuracy in percent, from top1 or top1_error."""
         if self.top1 is None and self.top1_error is not None:
             return round(100 - self.top1_error, 2)
         return self.top1
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether a run's folder can have this name."""
+    """Returns whether a run folder can have this name."""
     fits = name.isprintable() and 0 < len(name.encode()) <= 100
     return fits and not name.startswith((".", "-", " ")) and not set(name) & set("/\\")
 
@@ -179,43 +179,43 @@ class Recipe(Table):
     """A validated recipe. Attributes are the tables of the TOML file."""
 
     name: Annotated[str, AfterValidator(_folder_name)]
-    """Of the run's folder too; default: the name of the file."""
+    """Name of the recipe and of its run folder; default: the name of the file."""
     model: AnyNetwork
     data: DataSection
     augment: list[AnyStep] = []
-    """Steps in their order, after data.mirror."""
+    """Augmentation steps in their order, after data.mirror."""
     loss: LossSection = LossSection()
     optimizer: AnyOptimizer
     schedule: AnySchedule = ConstantOptions()
     train: TrainSection
     evaluation: EvaluationSection = EvaluationSection()
     reference: ResultSection | None = None
-    """What a source has published."""
+    """A published result."""
     measured: dict[str, ResultSection] = {}
-    """What this package gave, by backend."""
+    """Results of this package, by backend."""
 
     @field_validator("schedule", mode="before")
     @classmethod
     def _is_constant_without_a_name(cls, schedule: Json) -> Json:
         return named_constant(schedule)
 
-    # ---------------------------------------------------------------------------- what follows
+    # ---------------------------------------------------------------------------- derived values
 
     @property
     def num_classes(self) -> int | None:
-        """Logits of the network; None where only the images tell how many classes there are."""
+        """Number of classes; None if it depends on the images."""
         return self.data.classes or find_dataset(self.data.dataset).num_classes
 
     @property
     def image_size(self) -> int:
-        """Pixels per side that the model is shown."""
+        """Pixels per side of the model's input."""
         size = self.data.image_size or find_dataset(self.data.dataset).image_size
         assert size is not None  # see `_check_image_size`
         return size
 
     @property
     def view(self) -> "View | None":
-        """How the data set's images are shown in evaluation; None: as they are stored."""
+        """The view of images in evaluation; None for images as they are stored."""
         from keras_imnet64.data.images.views import View, default_resize
 
         evaluation, size = self.evaluation, self.image_size
@@ -226,13 +226,13 @@ class Recipe(Table):
 
     @property
     def selection(self) -> Literal["holdout", "validation", "none"]:
-        """The images that choose the best epoch."""
+        """The images by which the best epoch is chosen."""
         if self.train.select_on == "validation":
             return "validation"
         return "holdout" if self.data.holdout else "none"
 
     def to_toml(self) -> str:
-        """Returns the resolved recipe as TOML text: `fit --recipe` on it repeats the run."""
+        """Returns the resolved recipe as TOML text, with which `fit --recipe` repeats the run."""
         import tomli_w
 
         return tomli_w.dumps(self.model_dump(exclude_none=True))
@@ -240,7 +240,7 @@ class Recipe(Table):
     # ------------------------------------------------------------------- rules across the tables
 
     def check(self) -> None:
-        """Refuses, with a UserError, settings that exclude each other."""
+        """Raises a UserError if settings exclude each other."""
         dataset = find_dataset(self.data.dataset)
         self._check_mixing()
         self._check_image_size(dataset)
@@ -253,14 +253,14 @@ class Recipe(Table):
         self._check_selection()
 
     def _check_mixing(self) -> None:
-        """What mixes labels must be the last step, and have two images to mix."""
+        """An operation that mixes labels must be the last step and have two images to mix."""
         for step in self.augment:
             if not (isinstance(step, OperationOptions) and step.mixes):
                 continue
             last = self.augment[-1]
             if step is not last:
                 raise UserError(
-                    f'augment.op "{step.op}" mixes labels too and must be the last step; received '
+                    f'augment.op "{step.op}" mixes labels and must be the last step; received '
                     f"{last.layer if isinstance(last, LayerSection) else last.op} after it"
                 )
             if self.data.batch_size // self.train.accumulate_steps < 2:
@@ -273,13 +273,13 @@ class Recipe(Table):
         size = self.data.image_size
         if dataset.image_size and size:
             raise UserError(
-                f"data.image_size is for sets of images of any size; those of {dataset.name} "
-                f"have {dataset.image_size}: leave it out; received {size}"
+                f"data.image_size is for data sets of images of any size, and those of "
+                f"{dataset.name} have {dataset.image_size} pixels: remove it; received {size}"
             )
         if not dataset.image_size and not size:
             raise UserError(
                 f"data.image_size is missing: images of {dataset.name} have any size; set the "
-                "pixels per side that the model is to be shown, such as 224"
+                "pixels per side of the model's input, such as 224"
             )
 
     def _check_evaluation(self, dataset: Dataset) -> None:
@@ -288,7 +288,7 @@ class Recipe(Table):
         if dataset.image_size and changed and not evaluation.ten_crop:
             raise UserError(
                 f"evaluation.resize and evaluation.interpolation have no use for {dataset.name}, "
-                "whose images have one size, but with evaluation.ten_crop = true"
+                "whose images have one size, unless evaluation.ten_crop is true"
             )
         if evaluation.resize and evaluation.resize < shown:
             raise UserError(
@@ -300,14 +300,14 @@ class Recipe(Table):
         if self.data.in_memory != "auto" and not dataset.image_size:
             raise UserError(
                 f"data.in_memory has no use for {dataset.name}, which is read from its files: "
-                f'leave it out; received "{self.data.in_memory}"'
+                f'remove it; received "{self.data.in_memory}"'
             )
 
     def _check_mean_image(self, dataset: Dataset) -> None:
         if self.model.normalization == "mean_image" and not dataset.image_size:
             raise UserError(
                 'model.normalization = "mean_image" needs images of one size; for '
-                f'{dataset.name} use "dataset", the mean and spread of each channel'
+                f'{dataset.name} use "dataset", the mean and deviation of each channel'
             )
 
     def _check_factor(self) -> None:
@@ -341,6 +341,6 @@ class Recipe(Table):
         selects = self.train.early_stopping or isinstance(self.schedule, PlateauOptions)
         if self.selection == "none" and selects:
             raise UserError(
-                "train.early_stopping and the plateau schedule choose by validation: set "
-                "data.holdout to a number of training images kept aside for it; received 0"
+                "train.early_stopping and the plateau schedule need validation images: set "
+                "data.holdout to a number of training images to hold out; received 0"
             )

@@ -1,4 +1,4 @@
-"""From a recipe to its network, optimizer and compiled model. `data` chooses its images."""
+"""Builds a recipe's network and optimizer, and compiles the model. `data` selects the images."""
 
 import keras
 
@@ -23,29 +23,31 @@ from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
 
-MAX_MEASURED_IMAGES = 10_000  # on which a band's mean and standard deviation are measured
+MAX_MEASURED_IMAGES = 10_000  # for the mean and standard deviation of a band
 MEASURING_BATCH_SIZE = 100
 
 
 def make_model(
     recipe: Recipe,
     data: Data,
-    own: keras.Model | None = None,
+    own_model: keras.Model | None = None,
     load_initial_weights: bool = True,
 ) -> keras.Model:
     """Returns the training model with its initial weights.
 
     Args:
-        own: the caller's model, which is checked and returned.
-        load_initial_weights: whether the file that the recipe names, if any, is read.
+        own_model: the caller's model, which is checked and returned.
+        load_initial_weights: whether `train.initial_weights` is read, if the recipe has it.
     """
-    if own is not None:
-        check_model_fits(own, data.train, "your model", data.view)
-        check_loads_anywhere(own, "your model")
-        if ends_in_softmax(own):
-            raise UserError("your model ends in a softmax; the loss takes logits: leave it out")
-        seed_generators(own, recipe.train.seed)
-        return own
+    if own_model is not None:
+        check_model_fits(own_model, data.train, "your model", data.view)
+        check_loads_anywhere(own_model, "your model")
+        if ends_in_softmax(own_model):
+            raise UserError(
+                "your model ends in a softmax, but the loss takes logits: remove the softmax"
+            )
+        seed_generators(own_model, recipe.train.seed)
+        return own_model
     model = build_model(
         recipe.model.name,
         image_size=data.image_size,
@@ -57,18 +59,18 @@ def make_model(
     initialize(model, recipe.train.seed)
     if recipe.train.initial_weights and load_initial_weights:
         path = recipe.train.initial_weights
-        skipped, differing = warm_start(model, path, data.train.wnids)
+        skipped, differences = warm_start(model, path, data.train.wnids)
         for variable in skipped:
             say(f"not taken from {path}: {variable}")
-        for layer in differing:
-            say(f"taken from {path}, for another network: {layer}")
+        for layer in differences:
+            say(f"taken from {path}, although it computes something else there: {layer}")
     return model
 
 
 def resolve_normalization(network: NetworkOptions, data: Data) -> str | Options:
     """Returns the recipe's normalization as numbers on the 0..1 scale, or the word "imagenet".
 
-    The words "mean_image" and "dataset" stand for what is measured on the training images.
+    For "mean_image" and "dataset" the numbers are measured on the training images.
     """
     normalization = network.normalization
     if isinstance(normalization, ChannelNormalization):
@@ -85,17 +87,17 @@ def resolve_normalization(network: NetworkOptions, data: Data) -> str | Options:
 
 
 def measure_band(normalization: str, data: Data, factor: int, band: int) -> Options:
-    """Returns the same for a band: measured on evenly spaced training images, with one crop."""
+    """Returns the normalization of a band, measured on one crop of evenly spaced images."""
     from keras_imnet64.models.spectral import band_mean_and_std, band_of
 
     if normalization == "mean_image":
-        assert data.mean_image is not None  # as above
+        assert data.mean_image is not None  # as in `resolve_normalization`
         return {"mean": band_of(data.mean_image, factor, band) / 255, "std": 1.0}
     images = data.train.evenly_spaced(MAX_MEASURED_IMAGES)
     batch_size = min(len(images), MEASURING_BATCH_SIZE)
     batches = evaluation_batches(images, batch_size, data.one_crop_view)
-    shown = (pixels[weights > 0] for pixels, _, weights in batches.as_numpy_iterator())
-    return band_mean_and_std(shown, factor, band)
+    pixels = (pixels[weights > 0] for pixels, _, weights in batches.as_numpy_iterator())
+    return band_mean_and_std(pixels, factor, band)
 
 
 def compile_for_training(
@@ -107,7 +109,7 @@ def compile_for_training(
         steps_per_epoch: of the stream, in which each part of an accumulated batch is a step.
 
     Returns:
-        The metrics whose state belongs to the run.
+        The metrics whose state checkpoints hold.
     """
     set_batch_norm(model, recipe.train.batch_norm, devices)
     if recipe.loss.l2:
@@ -146,21 +148,21 @@ def optimizer_for(recipe: Recipe, updates_per_epoch: int) -> keras.optimizers.Op
 
 
 def check_training(recipe: Recipe) -> None:
-    """Refuses a recipe that stands for several networks, and an optimizer that cannot be made."""
-    bands = num_bands(recipe.model.name, recipe.model.options)
-    if bands:
+    """Refuses a recipe of several networks, and an optimizer that cannot be made."""
+    num_branches = num_bands(recipe.model.name, recipe.model.options)
+    if num_branches:
         raise UserError(
-            f"recipe {recipe.name} has {bands} branches, each a run of its own: set model.band to "
-            f"0 to {bands - 1}, or train all with the command `fit`"
+            f"recipe {recipe.name} has {num_branches} branches, each a run of its own: set "
+            f"model.band to 0 to {num_branches - 1}, or train all with the command `fit`"
         )
     optimizer_for(recipe, updates_per_epoch=1)
 
 
 def model_info_of(recipe: Recipe, data: Data, own_model: bool) -> JsonObject:
-    """Returns what a run's model files say about themselves, see `models.info.model_info`.
+    """Returns what a run's model files state about themselves, see `models.info.model_info`.
 
     Args:
-        own_model: whether the network is the caller's own and not the recipe's.
+        own_model: whether the network is the caller's and not the recipe's.
     """
     return {
         "wnids": data.train.wnids,
@@ -175,9 +177,9 @@ def model_info_of(recipe: Recipe, data: Data, own_model: bool) -> JsonObject:
 
 
 def _view_info(data: Data) -> JsonObject:
-    """Returns how images are shown to the model, as `View.of` reads it."""
+    """Returns the view in evaluation by the keys that `View.of` reads."""
     view = data.view
     if view is None:
         return {"resize_filter": find_dataset(data.train.store.dataset).resize_filter}
-    shown = {"resize_filter": view.resize_filter, "ten_crop": view.ten_crop}
-    return shown | ({"resize": view.resize} if view.resize else {})
+    info = {"resize_filter": view.resize_filter, "ten_crop": view.ten_crop}
+    return info | ({"resize": view.resize} if view.resize else {})

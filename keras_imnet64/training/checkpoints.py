@@ -1,4 +1,4 @@
-"""Writes checkpoints: at the end of each epoch, and between in a thread beside the steps."""
+"""Writes checkpoints: at the end of each epoch, and within epochs in a background thread."""
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,11 +17,11 @@ from keras_imnet64.training.state import (
     save_checkpoint,
 )
 
-MAX_OVERHEAD = 0.01  # share of the time that writing may take where minutes are the interval
+MAX_OVERHEAD = 0.01  # share of the time that writing may take, if the interval is in minutes
 
 
 class Checkpoints:
-    """Reads the state between two steps, and writes it.
+    """Decides when a checkpoint is due, reads the state between two steps, and writes it.
 
     Args:
         folder: the run's `checkpoints`.
@@ -34,17 +34,17 @@ class Checkpoints:
         self.folder, self.model, self.variables = folder, model, variables
         number, _, self.unit = every.rpartition(" ")
         self.interval = int(number or 0)
-        self.write_seconds = 0.0  # that the last checkpoint took, of both threads
+        self.write_seconds = 0.0  # to read and write the last checkpoint within an epoch
         self.restart_interval(0)
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
 
     def restart_interval(self, step: int) -> None:
-        """Notes that the run's newest checkpoint is of this step, counted over all epochs."""
+        """Notes the step of the newest checkpoint, counted over all epochs."""
         self.last_step, self.last_time = step, time.monotonic()
 
     def is_due(self, step: int) -> bool:
-        """Returns whether the interval is over before this step, counted over all epochs."""
+        """Returns whether the interval is over at this step, counted over all epochs."""
         if self._writing is not None and not self._writing.done():
             return False
         if self.unit == "steps":
@@ -60,7 +60,7 @@ class Checkpoints:
         """Writes the current state if it is finite, and returns whether it was.
 
         Raises:
-            OSError: the file could not be written; the checkpoints before it are intact.
+            OSError: the file could not be written; earlier checkpoints are intact.
         """
         arrays = self.read()
         if not is_finite(arrays):
@@ -69,7 +69,7 @@ class Checkpoints:
         return True
 
     def save_arrays(self, arrays: Arrays, run_state: RunState) -> None:
-        """Writes a finite state that was read before; raises an OSError as `save` does."""
+        """Writes a finite state that `read` returned; raises an OSError as `save` does."""
         self.wait()
         save_checkpoint(self.folder, arrays, run_state)
 
@@ -77,7 +77,7 @@ class Checkpoints:
         """Writes the current state while training continues; a failure is only reported.
 
         Args:
-            step: the steps that are done, counted over all epochs.
+            step: the number of steps done, counted over all epochs.
         """
         started = time.monotonic()
         arrays = self.read()
@@ -100,6 +100,6 @@ class Checkpoints:
             return
         try:
             save_checkpoint(self.folder, arrays, run_state)
-        except Exception as error:  # an OSError, or a lack of memory
-            say(f"no checkpoint could be written ({reason(error)}); training goes on")
+        except Exception as error:  # an OSError, or memory ran out
+            say(f"no checkpoint could be written ({reason(error)}); training continues")
         self.write_seconds = time.monotonic() - started

@@ -1,4 +1,4 @@
-"""From a recipe to its images: which ones a run uses, and their batches. Needs no Keras."""
+"""Selects the images of a recipe, and makes its stream of training batches. Needs no Keras."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Data:
     validation: Selection  # the images that were held out, else `final`
     final: Selection
     image_size: int
-    view: View | None  # of images in evaluation; None: as they are stored
+    view: View | None  # in evaluation; None for images as they are stored
     mean_image: np.ndarray | None  # float32 [H, W, 3], 0..255; None where images have any size
     channel_mean: np.ndarray  # float [3], 0..255
     channel_std: np.ndarray  # float [3], 0..255
@@ -41,14 +41,14 @@ class Data:
 
     @property
     def fill(self) -> np.ndarray:
-        """uint8 [S, S, 3], what fill "mean" fills with: the mean image, or the mean colour."""
+        """The pixels for fill = "mean", uint8 [S, S, 3]: the mean image, or the mean colour."""
         mean = self.channel_mean if self.mean_image is None else self.mean_image
         shape = (self.image_size, self.image_size, 3)
         return np.round(np.broadcast_to(mean, shape)).astype("uint8")
 
     @property
     def stores(self) -> dict[str, Store]:
-        """Returns {split: store} of the data set."""
+        """The stores of the data set by split."""
         return {"train": self.train.store, "validation": self.final.store}
 
 
@@ -79,7 +79,7 @@ def load_data(
         validation = final
     moments = train.moments()
     image_size = recipe.data.image_size or train.image_size
-    assert image_size is not None  # a recipe for images of any size states it
+    assert image_size is not None  # `Recipe.check` requires it for images of any size
     return Data(
         train,
         validation,
@@ -93,12 +93,12 @@ def load_data(
 
 
 def make_stream(recipe: Recipe, data: Data) -> TrainingStream:
-    """Returns the stream of training batches; its steps are the parts that are accumulated.
+    """Returns the stream of training batches. Each part of an accumulated batch is a step of it.
 
     Raises:
-        UserError: an epoch has fewer images than a batch, or fewer batches than asked for.
+        UserError: an epoch has fewer images than a batch, or fewer batches than the recipe sets.
     """
-    parts = recipe.train.accumulate_steps
+    num_parts = recipe.train.accumulate_steps
     num_samples = len(data.train) * (2 if recipe.data.mirror == "both" else 1)
     max_batches = num_samples // recipe.data.batch_size
     num_batches = recipe.data.steps_per_epoch or max_batches
@@ -114,22 +114,22 @@ def make_stream(recipe: Recipe, data: Data) -> TrainingStream:
         )
     return TrainingStream(
         data.train,
-        batch_size=recipe.data.batch_size // parts,
+        batch_size=recipe.data.batch_size // num_parts,
         view=data.one_crop_view,
         seed=recipe.train.seed,
         mirror=recipe.data.mirror,
         augmentation=make_augmentation(recipe, data.image_size),
-        steps_per_epoch=num_batches * parts,
+        steps_per_epoch=num_batches * num_parts,
         mean_image=data.fill,
     )
 
 
 def make_augmentation(recipe: Recipe, image_size: int) -> list[AugmentationStep]:
-    """Returns the steps of a recipe's [[augment]] tables, checked; layers are tried."""
+    """Returns the checked steps of a recipe's [[augment]] tables."""
     steps: list[AugmentationStep] = []
     for index, section in enumerate(recipe.augment):
         if isinstance(section, LayerSection):
-            seed = recipe.train.seed + index  # two layers of one kind draw different numbers
+            seed = recipe.train.seed + index  # so that equal layers draw different numbers
             layer = LayerStep(section.layer, section.options, image_size, seed)
             layer.check()
             steps.append(layer)

@@ -1,6 +1,6 @@
 """Finds numbers of the training state that are infinite or NaN, on the device and on the host.
 
-`callbacks.finiteness` decides when to check, and `recovery` what happens then.
+`callbacks.finiteness` decides when to check, and `nan_recovery` handles a failure.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ class NotFinite(Exception):
         what: "the loss", "the validation's loss", or the path of a variable.
         epoch: counted from 0.
         step: the step of the epoch, counted from 1, after which the number was found.
-        finite_until: the last step of the epoch after which all of the state was found finite.
-        first: the first step that can have made the number so.
+        finite_until: the last step of the epoch after which the whole state was found finite.
+        first: the earliest step that can be the cause.
     """
 
     def __init__(self, what: str, epoch: int, step: int, finite_until: int) -> None:
@@ -64,7 +64,7 @@ class FiniteCheck:
 
 
 def _compile(variables: Sequence[Variable]) -> Callable[[], Tensor]:
-    """Returns a function of no arguments: whether the variables are finite, a boolean scalar."""
+    """Returns a function without arguments that returns whether the variables are finite."""
 
     def read() -> list[Tensor]:
         return [v.value for v in variables]

@@ -1,10 +1,11 @@
-"""The hub: from a recipe to a trained, shipped and scored model. Reads top to bottom.
+"""Trains a recipe to a shipped and scored model: the whole run, from top to bottom.
 
     recipe -> images -> compiled model -> Keras' loop with checkpoints -> model files -> scores
 
-The same call on a run folder that is not finished resumes from its newest checkpoint. `setup`
-makes the model and the stream of batches, `trainer` owns the run while it trains, and `run_folder`
-decides what may happen in a run folder.
+The same call on an unfinished run folder resumes from its newest checkpoint. `setup` builds the
+model and the stream of batches, `trainer` owns the run while it trains, `run_folder` checks that
+the recipe may train in the folder, `resume` restores the checkpoint, and `same_images` checks that
+the images are still the same.
 """
 
 from collections.abc import Sequence
@@ -57,13 +58,14 @@ def fit(
     Args:
         recipe: a `Recipe`, or the name or path of one.
         out_dir: the run folder.
-        model: a functional or sequential Keras model of your own, of Keras' own layers, pixels
-            [B, H, W, 3] -> logits [B, K], in place of the recipe's. It is trained from the weights
-            that it has. On several devices build it within `devices.scope()`.
-        callbacks: Keras callbacks of your own, called after ours; validation is in `history`.
-        data_dir, cache_dir: where data sets and their stores lie, see `datasets.open_dataset`.
+        model: your functional or sequential Keras model, in place of the recipe's: pixels
+            [B, H, W, 3] -> logits [B, K], of Keras' own layers. Training starts from its weights.
+            On several devices build it within `devices.scope()`.
+        callbacks: your Keras callbacks, called after ours; validation scores are in `history`.
+        data_dir, cache_dir: the folders of data sets and of their stores, see
+            `datasets.open_dataset`.
         devices: the result of `take_devices`; None takes all.
-        fresh: start anew; a run that is in the folder is renamed and kept.
+        fresh: start over; a run in the folder is renamed and kept.
         pack_progress: called as (description, done, total) while a data set is packed.
 
     Returns:
@@ -72,7 +74,7 @@ def fit(
     Raises:
         UserError: the recipe cannot be trained here.
         RunFailed: the loss or a weight is not finite; memory or disk ran out.
-        Stopped: a signal came; the state is saved and the same call resumes.
+        Stopped: a signal stopped the run; its state is saved and the same call resumes it.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     check_run(recipe, out_dir, fresh)
@@ -104,12 +106,12 @@ def fit(
 
 
 def log_start(setup: TrainingSetup, state: RunState) -> None:
-    """Logs what is about to be trained: model, data, devices, steps."""
+    """Logs the recipe, model, data, devices and steps, and where a resumed run starts."""
     recipe, data, devices, stream = setup.recipe, setup.data, setup.devices, setup.stream
-    store, parts = data.train.store, recipe.train.accumulate_steps
+    store, num_parts = data.train.store, recipe.train.accumulate_steps
     name = f"{setup.model.name}, your own" if setup.own_model else recipe.model.in_words
     held_out = f" + {len(data.validation)} held out" if recipe.data.holdout else ""
-    verified = "verified" if store.verified else "NOT VERIFIED: not to be called by the set's name"
+    verified = "verified" if store.verified else "NOT VERIFIED: may be other images than published"
     say(f"recipe   {recipe.name}")
     say(f"model    {name}: {count_parameters(setup.model):,} parameters")
     say(
@@ -121,20 +123,20 @@ def log_start(setup: TrainingSetup, state: RunState) -> None:
         f"{recipe.train.dtype}, Keras {keras.__version__}"
     )
     say(
-        f"steps    {stream.steps_per_epoch // parts:,} x {recipe.train.epochs} epochs of "
-        f"{recipe.data.batch_size} images" + (f" in {parts} parts" if parts > 1 else "")
+        f"steps    {stream.steps_per_epoch // num_parts:,} x {recipe.train.epochs} epochs of "
+        f"{recipe.data.batch_size} images" + (f" in {num_parts} parts" if num_parts > 1 else "")
     )
     for step in stream.inexact_steps:
         say(
-            f"augment  {step.op} draws its own random numbers: this run cannot be repeated, nor "
-            "resumed, to the bit"
+            f"augment  {step.op} draws its own random numbers: this run can be neither repeated "
+            "nor resumed to the bit"
         )
     if state.has_trained:
-        say(f"         from epoch {state.epoch + 1}, step {state.step}")
+        say(f"resumes  in epoch {state.epoch + 1} after {state.step} steps")
 
 
 def finish(trainer: Trainer, peak_memory_mb: float | None) -> None:
-    """Ships the last weights, scores the files as anyone would load them, writes metrics.json."""
+    """Ships the last weights, loads and scores the model files, and writes metrics.json."""
     run, setup, state = trainer.run, trainer.setup, trainer.state
     num_epochs = len(state.history)
     trainer.fill_copy()
@@ -155,7 +157,7 @@ def finish(trainer: Trainer, peak_memory_mb: float | None) -> None:
     )
     write_history(run.history_file, state)
     write_atomic(run.classes_file, classes_text(setup.data.final.class_names))
-    # At the top null says "not measured"; a score leaves out the epoch that it does not have.
+    # A score omits fields that are None; at the top they are null, which means "not measured".
     content = to_json(metrics) | to_json(metrics, omit_none=True)
     write_json(run.metrics_file, content)
     say(

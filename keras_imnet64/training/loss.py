@@ -1,4 +1,4 @@
-"""The loss of training: cross-entropy with label smoothing, and L2 of kernels and gammas."""
+"""The training loss: cross-entropy with label smoothing, and an L2 penalty of the weights."""
 
 from typing import Any, Literal
 
@@ -52,7 +52,7 @@ def add_l2(model: keras.Model, l2: float, of: Literal["weights", "all"] = "weigh
     hold it.
 
     Args:
-        of: "weights" for every kernel and every normalisation's gamma, "all" for every trained
+        of: "weights" for every kernel and every normalisation's gamma, "all" for every trainable
             variable. With "all", l2 = w / 2 gives SGD the gradients that `weight_decay=w` gives
             PyTorch's SGD.
     """

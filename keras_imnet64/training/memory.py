@@ -1,6 +1,6 @@
-"""Measures the memory that training takes, and advises where there is too little.
+"""Measures the peak memory of training, and advises a run whose memory ran out.
 
-The memory is that of the GPU as its backend counts it, else of the process. Of a process only
+The memory is that of the GPU as its backend counts it, else that of the process. Of a process only
 memory that no file backs is counted: the system can take back the pages of a mapped store.
 """
 
@@ -59,7 +59,7 @@ def anonymous_bytes() -> int:
 
 
 def peak_gpu_bytes(devices: Devices) -> int:
-    """Returns the peak of the GPU that took most; 0 where the backend does not count."""
+    """Returns the largest peak of any GPU; 0 where the backend does not count."""
     if devices.backend == "tensorflow":
         import tensorflow as tf
 
@@ -79,24 +79,25 @@ def to_megabytes(num_bytes: int) -> float | None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Returns whether a backend's error means that memory ran out; each has a type of its own."""
+    """Returns whether an error, whose type differs by backend, means that memory ran out."""
     text = f"{type(error).__name__} {error}".lower()
     return any(sign in text for sign in OUT_OF_MEMORY)
 
 
-def out_of_memory_advice(batch_size: int, parts: int) -> str:
-    """Returns a sentence for a run whose memory ran out, with the options that help.
+def out_of_memory_advice(batch_size: int, num_parts: int) -> str:
+    """Returns the error message of a run whose memory ran out, with the options that help.
 
     Args:
         batch_size: the recipe's `data.batch_size`.
-        parts: its `train.accumulate_steps`.
+        num_parts: the recipe's `train.accumulate_steps`.
     """
-    more_parts = next((n for n in range(parts + 1, batch_size + 1) if batch_size % n == 0), None)
+    candidates = range(num_parts + 1, batch_size + 1)
+    more_parts = next((n for n in candidates if batch_size % n == 0), None)
     remedy = "set a smaller data.batch_size"
     if more_parts:
         remedy = (
             f"--fresh --set train.accumulate_steps={more_parts} computes the same batch in "
-            f"{more_parts} parts (each with batch statistics of its own; not with tensorflow on "
+            f"{more_parts} parts (each with its own batch statistics; not with tensorflow on "
             "several devices)"
         )
-    return f"out of memory at {batch_size // parts} images per step: {remedy}"
+    return f"out of memory at {batch_size // num_parts} images per step: {remedy}"

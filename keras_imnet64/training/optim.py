@@ -1,7 +1,7 @@
-"""Optimizers and learning-rate schedules, and corrections of what Keras' optimizers do.
+"""Optimizers and learning-rate schedules, with corrections of Keras' optimizers.
 
 `make_schedule` and `make_optimizer` read the tables SCHEDULES and OPTIMIZERS at the end of this
-file; a new row has its options in `recipe.optimizers`. Every optimizer is the Keras class with
+file; `recipe.optimizers` declares the options of each row. Every optimizer is the Keras class with
 `_Corrected` in front of it. A callback decides when to lower the rate on a plateau: it assigns
 `learning_rate_scale`.
 
@@ -33,7 +33,7 @@ def make_schedule(
     warmup_epochs: float = 0.0,
     **options: Any,  # `recipe.optimizers` says of which types
 ) -> "Schedule":
-    """The learning rate as a function of the optimizer's step.
+    """Returns the learning rate as a function of the optimizer's step.
 
     Args:
         name: a key of SCHEDULES.
@@ -79,7 +79,7 @@ def make_optimizer(
     accumulate_steps: int = 1,
     **options: Any,  # `recipe.optimizers` says of which types
 ) -> keras.optimizers.Optimizer:
-    """A Keras optimizer with a rate scale, exact clipping and averaging, and decay of kernels only.
+    """Returns a Keras optimizer with a rate scale, exact clipping and averaging, kernel-only decay.
 
     Under `tf.distribute` call it inside the strategy's scope, as with any Keras optimizer.
 
@@ -90,7 +90,7 @@ def make_optimizer(
             scheduled and scaled rate, for variables of rank 2 and above (not norms, not biases).
         clip_norm: largest global L2 norm of the whole batch's gradient; None does not clip.
         ema: momentum m of the weights' average, a <- m * a + (1 - m) * w after each update
-            (0.9999, say); None keeps no average. Read it with `averaged_weights`.
+            (such as 0.9999); None keeps no average. Read it with `averaged_weights`.
         accumulate_steps: batches whose gradients are averaged into one update.
         **options: as Keras names them.
 
@@ -129,7 +129,7 @@ def make_optimizer(
 
 
 def averaged_weights(optimizer: keras.optimizers.Optimizer) -> dict[str, Variable]:
-    """The running averages of the trainable variables, as {variable.path: keras.Variable}.
+    """Returns the running averages of the trainable variables, by path of the variable.
 
     Empty without `ema` and before the optimizer is built. Keras creates the averages as zeros and
     after the first update makes them equal to the weights, so no correction of a start at zero is
@@ -162,12 +162,10 @@ class _Corrected(keras.optimizers.Optimizer):
         super().build(variables)
         paths = [v.path for v in self.variables]
         twice = sorted({path for path in paths if paths.count(path) > 1})
-        _require(
-            not twice, "layer names must give each optimizer variable a path of its own", twice
-        )
+        _require(not twice, "layer names must give each optimizer variable a unique path", twice)
 
     def _get_current_learning_rate(self) -> Tensor:
-        """Counts updates for the schedule: Keras passes `_iterations`, which counts batches."""
+        """Passes the number of updates to the schedule: Keras passes that of batches."""
         return self._learning_rate(self.iterations) * self.learning_rate_scale
 
     def _use_weight_decay(self, variable: Variable) -> bool:
@@ -205,12 +203,12 @@ class _Corrected(keras.optimizers.Optimizer):
         self, trainable_variables: Sequence[Variable]
     ) -> None:
         """Moves the averages once per update: Keras moves them with every accumulated batch."""
-        keep = ops.cast(self._average_momentum(), "float32")
+        momentum = ops.cast(self._average_momentum(), "float32")
         for variable, average in zip(
             trainable_variables, self._model_variables_moving_average, strict=True
         ):
             if average is not None:
-                m = ops.cast(keep, variable.dtype)
+                m = ops.cast(momentum, variable.dtype)
                 average.assign(m * average + (1 - m) * variable)
 
     def _average_momentum(self) -> Tensor:
@@ -221,10 +219,9 @@ class _Corrected(keras.optimizers.Optimizer):
         return ops.where(ops.equal(self.iterations, 0), 0.0, momentum)
 
     def finalize_variable_values(self, var_list: Sequence[Variable]) -> None:
-        """Leaves the weights alone: at its end `fit` would put the averages in their place.
+        """Does nothing: at the end of `fit` Keras would replace the weights by their averages.
 
-        A run that stops, by a signal too, must save the weights from which it resumes. `ship` reads
-        `averaged_weights`.
+        A stopped run must save the weights from which it resumes. `ship` reads `averaged_weights`.
         """
 
 
@@ -321,7 +318,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def _constant(step: Tensor, schedule: Schedule, **for_the_callback: float) -> Tensor:
+def _constant(step: Tensor, schedule: Schedule, **plateau_options: float) -> Tensor:
     return ops.convert_to_tensor(schedule.learning_rate, dtype="float32")
 
 
@@ -368,7 +365,7 @@ def _one_cycle(
 def _half_cosine(
     step: Tensor, start: int, end: int, value_at_start: float, value_at_end: float
 ) -> Tensor:
-    """Float32; cos^2(x/2) is (1 + cos x) / 2 without its cancellation at the end."""
+    """Returns float32; cos^2(x/2) is (1 + cos x) / 2 without its cancellation at the end."""
     part = ops.cast(step - start, "float32") / max(1, end - start)
     weight = ops.square(ops.cos(ops.clip(part, 0.0, 1.0) * (math.pi / 2)))
     return value_at_end + (value_at_start - value_at_end) * weight
@@ -379,9 +376,9 @@ def _require_name(kind: str, name: str, known: Collection[str]) -> None:
         raise UserError(f'{kind}.name "{name}" is not known; {nearest(name, known)}')
 
 
-def _require(condition: bool, sentence: str, received: object) -> None:
+def _require(condition: bool, requirement: str, received: object) -> None:
     if not condition:
-        raise UserError(f"{sentence}; received {received}")
+        raise UserError(f"{requirement}; received {received}")
 
 
 OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {

@@ -40,14 +40,14 @@ def preview(
 
     Args:
         out: the PNG file to write.
-        steps: whether to draw a row for each image, with what each operation makes of it.
+        steps: whether to draw a row for each image, with the result of each operation.
         num_images: at most MAX_IMAGES; default 32, with `steps` 8.
-        epoch: from 1; the order and the draws differ by epoch.
+        epoch: counted from 1; order and random draws differ by epoch.
         data_dir, cache_dir, pack_progress: as for `fit`.
 
     Returns:
-        dict: out, pictures (their number), stages (their names), dataset, verified, width and
-        height in pixels.
+        The keys out, pictures (their number), stages (their names), dataset, verified, width and
+        height (in pixels).
 
     Raises:
         UserError: the recipe or its data does not work, or the file cannot be written.

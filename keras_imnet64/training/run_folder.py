@@ -1,16 +1,13 @@
-"""Checks and prepares a run folder: whether a run may start or resume there, and from which state.
+"""Checks and prepares a run folder: whether a run may start or resume there.
 
-`runs` has the folder's paths; `state` reads and writes its checkpoints.
+`runs` has the folder's paths; `resume` restores its newest checkpoint.
 """
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
 
 from keras_imnet64.backend.environment import changed_settings, recorded_settings
 from keras_imnet64.core.console import say
@@ -19,23 +16,16 @@ from keras_imnet64.core.files import write_atomic, write_json
 from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.core.validation import to_json
-from keras_imnet64.models.info import model_info
-from keras_imnet64.recipe.difference import decisions, refuse_other_recipe
+from keras_imnet64.recipe.difference import refuse_other_recipe
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe
-from keras_imnet64.records import BestEpoch, Environment, PerSplit, ProcessEntry, RunState
+from keras_imnet64.records import Environment, PerSplit, ProcessEntry, RunState
 from keras_imnet64.runs import Run, check_folder, create_run, lock, remove_leftovers, set_aside
 from keras_imnet64.training.same_images import delete_hashes
 from keras_imnet64.training.setup import TrainingSetup
-from keras_imnet64.training.state import (
-    Arrays,
-    Variables,
-    assign_variables,
-    list_checkpoints,
-    newest_checkpoint,
-)
+from keras_imnet64.training.state import list_checkpoints
 
-PACKAGES = ("keras", "tensorflow", "jax", "tensorflow-datasets", "numpy", "keras-imnet64")
+RECORDED_PACKAGES = ("keras", "tensorflow", "jax", "tensorflow-datasets", "numpy", "keras-imnet64")
 
 
 def has_begun(out_dir: StrPath) -> bool:
@@ -55,12 +45,12 @@ def check_run(recipe: Recipe, out_dir: StrPath, fresh: bool) -> None:
         load_recipe(run.recipe_file),
         recipe,
         f"{run.path} holds a run of another recipe",
-        "give this one another --name, or begin anew with --fresh",
+        "choose another --name, or start over with --fresh",
     )
     if run.is_finished:
         raise UserError(
-            f"the run in {run.path} is finished and is never overwritten: give another --name, or "
-            "begin anew with --fresh, which keeps the old one under another name"
+            f"the run in {run.path} is finished and is never overwritten: choose another --name, "
+            "or start over with --fresh, which keeps the old run under another name"
         )
 
 
@@ -68,49 +58,14 @@ def check_run(recipe: Recipe, out_dir: StrPath, fresh: bool) -> None:
 def acquire_run(recipe: Recipe, out_dir: StrPath, fresh: bool) -> Iterator[Run]:
     """Locks the run folder within the context, and writes the recipe into it."""
     if fresh and has_begun(out_dir):
-        lock(create_run(out_dir)).close()  # refused while another process trains there
-        say(f"the run that was in {out_dir} is kept as {set_aside(out_dir)}")
+        lock(create_run(out_dir)).close()  # raises while another process trains there
+        say(f"the earlier run in {out_dir} is kept as {set_aside(out_dir)}")
     run = create_run(out_dir)
     with lock(run):
         check_run(recipe, out_dir, fresh=False)  # another process may have finished it meanwhile
         remove_leftovers(run)
         write_atomic(run.recipe_file, recipe.to_toml())
         yield run
-
-
-def resume(
-    run: Run, recipe: Recipe, variables: Variables, before: tuple[int, int] | None = None
-) -> tuple[RunState, Arrays]:
-    """Fills the variables from the newest whole checkpoint, if any; see `newest_checkpoint`.
-
-    Returns:
-        The state of the run, and the values of the metrics within the epoch.
-    """
-    checkpoint = newest_checkpoint(run.checkpoints, decisions(recipe), before)
-    if checkpoint is None:
-        return RunState(0, 0, recipe=decisions(recipe)), {}
-    state, arrays = checkpoint.run_state, checkpoint.arrays
-    metrics = {path: array for path, array in arrays.items() if path.startswith("metrics/")}
-    if not state.step:  # between epochs; Keras would reset only the metrics that it has built
-        metrics = {path: np.zeros_like(array) for path, array in metrics.items()}
-    assign_variables(variables, arrays | metrics, checkpoint.path)
-    state = replace(state, best=check_best(state.best, run))
-    say(f"going on from {checkpoint.path}")
-    return state, metrics
-
-
-def check_best(best: BestEpoch | None, run: Run) -> BestEpoch | None:
-    """Returns the best epoch recorded in a checkpoint, or None if best.keras does not match it."""
-    if best is None:
-        return None
-    if not run.best.exists():
-        problem = f"of epoch {best.epoch} is gone"
-    elif model_info(run.best).get("epoch") != best.epoch:
-        problem = f"is of an epoch later than {best.epoch}, done again now"
-    else:
-        return best
-    say(f"{run.best} {problem}: it is chosen anew from here")
-    return None
 
 
 def write_environment(run: Run, setup: TrainingSetup, state: RunState) -> None:
@@ -121,14 +76,14 @@ def write_environment(run: Run, setup: TrainingSetup, state: RunState) -> None:
         backend=setup.devices.backend,
         devices=setup.devices.names,
         python=sys.version.split()[0],
-        versions={name: version(name) for name in PACKAGES},
+        versions={name: version(name) for name in RECORDED_PACKAGES},
         settings=recorded_settings(),
     )
     earlier: tuple[ProcessEntry, ...] = ()
     if run.environment_file.exists():
         earlier = run.read_environment().processes
         for change in changed_settings(earlier[-1].settings, process.settings):
-            say(f"settings {change}: last bits may differ from those of a run without a stop")
+            say(f"setting {change}: last bits may differ from those of an uninterrupted run")
     train, final = setup.data.train.store, setup.data.final.store
     environment = Environment(
         dataset=train.dataset,
@@ -144,13 +99,13 @@ def write_environment(run: Run, setup: TrainingSetup, state: RunState) -> None:
 
 @contextmanager
 def report_os_errors(out_dir: StrPath) -> Iterator[None]:
-    """Turns errors of the system, such as a full disk, into a sentence."""
+    """Raises a RunFailed for an error of the system, such as a full disk."""
     try:
         yield
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         problem = os_error_text(error, error.filename or out_dir)
         raise RunFailed(
-            f"{problem}{where}; what {out_dir} held before is intact, and the same command goes on "
-            "from it"
+            f"{problem}{where}; the files that {out_dir} held before are intact, and the same "
+            "command resumes from them"
         ) from error

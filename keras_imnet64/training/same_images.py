@@ -1,8 +1,7 @@
-"""Decides whether a run may resume with the images that are here.
+"""Checks that the images of a resumed run are those with which it started.
 
-A run resumes with the images that it was begun with. Those that it has neither trained on nor
-been scored on may change, so that a damaged image that ended the run can be mended: no weight
-depends on it.
+Images that the run has neither trained on nor been scored on may change, because no weight depends
+on them: a damaged image that ended the run can be repaired.
 """
 
 import contextlib
@@ -27,11 +26,11 @@ MEASURED = ("dataset", "mean_image")  # normalizations that depend on every trai
 
 
 def check_same_images(run: Run, setup: TrainingSetup, state: RunState) -> None:
-    """Refuses images of which some differ from those that the run has trained on.
+    """Refuses a data set if images that the run has used have changed.
 
     Args:
-        run: its environment.json holds the digests of the images that it was begun with.
-        state: of the checkpoint from which the run resumes.
+        run: its environment.json holds the digests of the images with which it started.
+        state: the state of the checkpoint from which the run resumes.
 
     Raises:
         UserError: the images of a split have changed.
@@ -48,41 +47,41 @@ def check_same_images(run: Run, setup: TrainingSetup, state: RunState) -> None:
         changed = _changed_positions(run, store, digest)
         if changed is None or _has_used(store, changed, setup, state):
             raise UserError(
-                f"{run.path} was begun with other {store.split} images than those that are here as "
-                f"{environment.dataset}: bring those back, or begin anew with --fresh"
+                f"the {store.split} images of {environment.dataset} differ from those with which "
+                f"{run.path} was started: restore those images, or start over with --fresh"
             )
 
 
 @contextlib.contextmanager
 def advise_on_failed_images(trainer: "Trainer") -> Iterator[None]:
-    """Says of an image that cannot be read how the run can resume, and keeps what that takes.
+    """Explains how a run can resume whose image could not be read, and keeps the hashes for that.
 
     Raises:
-        RunFailed: in place of an ImageFailed.
+        RunFailed: replaces an ImageFailed.
     """
     try:
         yield
     except ImageFailed as failure:
         store = failure.store
-        advice = "bring back the file as it was, and the same command goes on"
+        advice = "restore the original file, and the same command resumes the run"
         if store.hashes is None:
-            advice += "; with another in its place the run must be begun anew with --fresh"
+            advice += "; with another file in its place, start over with --fresh"
         elif _has_used(store, [failure.position], trainer.setup, trainer.state):
             advice += (
-                "; this run has used that image, so with another in its place it must be begun "
-                "anew with --fresh"
+                "; this run has used that image, so with another file in its place, start over "
+                "with --fresh"
             )
         else:
             _keep_hashes(trainer.run, store.split, store.hashes)
             advice += (
-                f"; or mend the image and run {store.command}, and the same command goes on too, "
-                "for this run has not used that image yet"
+                f"; or repair the image and run {store.command}: the same command then resumes "
+                "too, because this run has not used that image yet"
             )
         raise RunFailed(f"{failure.fault}: {advice}") from failure
 
 
 def delete_hashes(run: Run) -> None:
-    """Deletes the hashes that were kept, once environment.json has the digests of now."""
+    """Deletes the kept hashes; call it once environment.json has the current digests."""
     run.hashes_file("train").unlink(missing_ok=True)
     run.hashes_file("validation").unlink(missing_ok=True)
 
@@ -109,10 +108,7 @@ def _keep_hashes(run: Run, split: str, hashes: np.ndarray) -> None:
 
 
 def _changed_positions(run: Run, store: Store, digest: str) -> np.ndarray | None:
-    """Returns the positions of the images that differ from those of a digest.
-
-    None: they are unknown.
-    """
+    """Returns the positions of the images that differ from those of a digest; None if unknown."""
     if not isinstance(store, EncodedStore):
         return None
     try:
@@ -120,5 +116,5 @@ def _changed_positions(run: Run, store: Store, digest: str) -> np.ndarray | None
         if digest_of(before, store.labels) != digest:
             return None
         return np.flatnonzero((before != store.hashes).any(axis=1))
-    except (OSError, ValueError, AttributeError, IndexError):  # not kept, or damaged
+    except (OSError, ValueError, AttributeError, IndexError):  # no hashes, or damaged ones
         return None

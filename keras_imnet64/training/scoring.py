@@ -1,4 +1,4 @@
-"""Scores model files on a run's images: what metrics.json holds of them."""
+"""Scores model files on a run's final images, for metrics.json."""
 
 from dataclasses import asdict
 
@@ -12,12 +12,12 @@ from keras_imnet64.training.data import Data
 
 
 def score_file(path: StrPath, data: Data, devices: Devices) -> FileScore:
-    """Returns the scores of a model file on a run's final images, as the recipe shows them."""
+    """Returns the scores of a model file on a run's final images, in the recipe's view."""
     return FileScore(**asdict(score_model(load_model(path), data.final, devices, data.view)))
 
 
 def describe_scores(recipe: Recipe, data: Data, devices: Devices) -> ScoredImages:
-    """Returns of which recipe, on which images and how `score_file` scores."""
+    """Describes the recipe, images and crops of the scores that `score_file` returns."""
     return ScoredImages(
         recipe=recipe.name,
         backend=devices.backend,

@@ -1,7 +1,7 @@
-"""From a recipe to what trains: the compiled model and the stream of training batches.
+"""Builds what a recipe trains: the compiled model and the stream of training batches.
 
-`fit` trains exactly this; programs with a training loop of their own take it from
-`training_setup`. `data` chooses the images, and `build` makes the network and its optimizer.
+`fit` trains this setup; programs with their own training loop get it from `training_setup`. `data`
+selects the images, and `build` makes the network and its optimizer.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ class TrainingSetup:
         data: the selected images: to train on, to validate on, and to score the result on.
         stream: the training batches; `stream.batch(epoch, step)` returns uint8 images [B, H, W, 3]
             and labels as NumPy arrays.
-        model: compiled, with its initial weights: pixels [B, H, W, 3] -> float32 logits [B, K].
-        metrics: the model's metrics whose state belongs to the run.
-        own_model: whether the model is the caller's own and not the recipe's.
+        model: compiled, with its initial weights; pixels [B, H, W, 3] -> float32 logits [B, K].
+        metrics: the metrics whose state checkpoints hold.
+        own_model: whether the model is the caller's and not the recipe's.
     """
 
     recipe: Recipe
@@ -49,14 +49,14 @@ def training_setup(
     data_dir: StrPath | None = None,
     devices: Devices | None = None,
 ) -> TrainingSetup:
-    """Makes the compiled model and the training stream that `fit` trains a recipe with.
+    """Makes the compiled model and the training stream with which `fit` trains a recipe.
 
-    Nothing is written but a data set that is not packed yet. With `model.train_on_batch` on
-    `stream.batch(epoch, step)`, step after step, the model is trained as `fit` trains it.
+    Calling `model.train_on_batch` on `stream.batch(epoch, step)`, step after step, trains the model
+    as `fit` does. Nothing is written, except that a data set that is not packed yet is packed.
 
     Args:
         recipe: a `Recipe`, or the name or path of one.
-        data_dir: where data sets lie, see `datasets.open_dataset`.
+        data_dir: the folder of data sets, see `datasets.open_dataset`.
         devices: the result of `take_devices`; None takes all. On several devices use the model
             within `devices.scope()`.
 
@@ -77,17 +77,17 @@ def build_setup(
     cache_dir: StrPath | None = None,
     pack_progress: PackProgress | None = None,
 ) -> TrainingSetup:
-    """Makes the parts of a run; what cannot be trained is refused before any data is read.
+    """Makes the parts of a run; refuses a recipe that cannot be trained before reading any data.
 
     Args:
         model: see `fit`.
-        load_initial_weights: whether `train.initial_weights` is read; a run that resumes has
-            weights of its own.
+        load_initial_weights: whether `train.initial_weights` is read; a resumed run takes its
+            weights from a checkpoint.
     """
-    parts = recipe.train.accumulate_steps
+    num_parts = recipe.train.accumulate_steps
     devices.check_batch_size(
-        recipe.data.batch_size // parts,
-        "data.batch_size / train.accumulate_steps" if parts > 1 else "data.batch_size",
+        recipe.data.batch_size // num_parts,
+        "data.batch_size / train.accumulate_steps" if num_parts > 1 else "data.batch_size",
     )
     check_training(recipe)
     if model is None:

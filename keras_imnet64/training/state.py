@@ -1,10 +1,10 @@
-"""The variables of a training run as arrays by path, and checkpoint files.
+"""Reads and writes the state of a run: its variables as arrays by path, and checkpoint files.
 
 The format is the same for every backend: a safetensors file with one tensor for each variable of
 the model (seed generators included), the optimizer and the metrics. The header holds the run's
-state as JSON (`records.RunState`), the names, types, shapes and places of the tensors, and a
-SHA-256 of everything. It is one file, renamed into place, so that nothing can come between the
-tensors and their description. `checkpoints` decides when checkpoints are written.
+state as JSON (`records.RunState`), the names, types, shapes and offsets of the tensors, and a
+SHA-256 of everything. Tensors and header are one file, renamed into place, so that they always
+match. `checkpoints` decides when checkpoints are written.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from keras_imnet64.core.validation import parse_record, to_json
 from keras_imnet64.models.paths import by_path
 from keras_imnet64.records import CheckpointMetadata, RunState
 
-NUM_CHECKPOINTS = 2  # that are kept: if the newest is damaged, a run resumes from the other
+NUM_KEPT = 2  # if the newest checkpoint is damaged, a run resumes from the other
 NAME = "epoch-{epoch:04d}-step-{step:07d}.safetensors"
 PATTERN = re.compile(r"epoch-(\d{4,})-step-(\d{7,})\.safetensors")
 
@@ -48,8 +48,8 @@ def variables_by_path(model: keras.Model, metrics: Iterable[keras.metrics.Metric
     """Returns {"model/...": v, "optimizer/...": v, "metrics/...": v} of a compiled model.
 
     Args:
-        metrics: the model's metrics. Their variables exist from the start; those of the metrics
-            that Keras lists before the first step do not.
+        metrics: the model's metrics. `model.metrics` would not do, because the variables of some
+            metrics that it lists do not exist before the first step.
     """
     variables = {f"model/{path}": v for path, v in by_path(model).items()}
     variables |= {v.path: v for v in model.optimizer.variables}
@@ -69,7 +69,7 @@ def assign_variables(variables: Variables, arrays: Arrays, source: object) -> No
     """Assigns arrays to the variables of their paths.
 
     Args:
-        source: names the origin of the arrays in the error.
+        source: the origin of the arrays, for the error message.
 
     Raises:
         UserError: the paths or shapes of the two differ.
@@ -83,8 +83,8 @@ def assign_variables(variables: Variables, arrays: Arrays, source: object) -> No
     if differing:
         raise UserError(
             f"{source} does not fit this network: {differing[0]} and {len(differing) - 1} more "
-            "differ; was it written by another recipe, or by a model of your own without names for "
-            "its layers, which Keras numbers on in a process?"
+            "differ; it was written by another recipe, or by a model of your own whose layers need "
+            "fixed names (Keras' default names depend on what the process built before)"
         )
     for path, variable in variables.items():
         variable.assign(arrays[path].astype(variable.dtype))
@@ -111,9 +111,9 @@ def save_checkpoint(folder: Path, arrays: Arrays, run_state: RunState) -> Path:
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     progress = json.dumps(to_json(run_state))
     metadata = CheckpointMetadata(progress, _digest(arrays, progress))
-    folder.mkdir(exist_ok=True)  # somebody may have deleted it
+    folder.mkdir(exist_ok=True)  # a user may have deleted it
     write_atomic(path, save(arrays, metadata=to_json(metadata)))
-    for old in list_checkpoints(folder)[:-NUM_CHECKPOINTS]:
+    for old in list_checkpoints(folder)[:-NUM_KEPT]:
         old.unlink(missing_ok=True)
     return path
 
@@ -134,13 +134,13 @@ def epoch_and_step(path: Path) -> tuple[int, int]:
 def newest_checkpoint(
     folder: Path, decisions: JsonObject, before: tuple[int, int] | None = None
 ) -> Checkpoint | None:
-    """Returns the newest checkpoint that is whole and of this recipe, or None if there is no file.
+    """Returns the newest undamaged checkpoint of this recipe, or None if there is no checkpoint.
 
     Newer files that are damaged or of another recipe are renamed, with a message for each.
 
     Args:
         folder: the run's `checkpoints`.
-        decisions: the recipe's, see `recipe.difference`.
+        decisions: of the recipe, see `recipe.difference`.
         before: (epoch, step); checkpoints of that step and later ones are deleted.
 
     Raises:
@@ -158,7 +158,7 @@ def newest_checkpoint(
             unusable.append((path, error))
             continue
         for other, problem in unusable:
-            say(f"passed over: {problem}")
+            say(f"skipped: {problem}")
             other.rename(other.with_name(f"{other.name}.damaged"))
         for other in list_checkpoints(folder):
             if epoch_and_step(other) > epoch_and_step(path):
@@ -166,13 +166,13 @@ def newest_checkpoint(
         return checkpoint
     if unusable:
         raise UserError(
-            f"no checkpoint in {folder} can be used: {unusable[0][1]}; begin anew with --fresh"
+            f"no checkpoint in {folder} can be used: {unusable[0][1]}; start over with --fresh"
         )
     return None
 
 
 def _check_recipe(checkpoint: Checkpoint, decisions: JsonObject) -> None:
-    """Refuses another recipe's checkpoint; settings that one of the two lacks do not count."""
+    """Refuses the checkpoint of another recipe; compares only settings that both have."""
     found = checkpoint.run_state.recipe
     if any(found.get(key, value) != value for key, value in decisions.items()):
         raise UserError(f"the checkpoint {checkpoint.path} is of another recipe")
@@ -182,7 +182,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint file; raises a UserError if it is damaged."""
     from safetensors import SafetensorError, safe_open
 
-    open(path, "rb").close()  # an OSError of this line is no damage
+    open(path, "rb").close()  # an OSError here does not mean that the file is damaged
     try:
         with safe_open(path, "numpy") as file:
             metadata = parse_record(CheckpointMetadata, json.dumps(file.metadata() or {}))

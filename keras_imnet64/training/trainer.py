@@ -25,24 +25,24 @@ from keras_imnet64.training.callbacks.stop_signal import StopSignal
 from keras_imnet64.training.checkpoints import Checkpoints
 from keras_imnet64.training.finite import NotFinite
 from keras_imnet64.training.memory import is_out_of_memory, out_of_memory_advice
+from keras_imnet64.training.nan_recovery import recover_from_nan
 from keras_imnet64.training.optim import averaged_weights
-from keras_imnet64.training.recovery import recover
-from keras_imnet64.training.run_folder import resume
+from keras_imnet64.training.resume import restore_checkpoint
 from keras_imnet64.training.setup import TrainingSetup
 from keras_imnet64.training.state import epoch_and_step, list_checkpoints, variables_by_path
 
 
 class Trainer:
-    """Trains a run to its end; a context manager that waits for the last checkpoint.
+    """Trains a run to its last epoch; leaving its context waits for the last checkpoint.
 
     Args:
         run: the run's folder, which this process has locked.
-        setup: what is trained.
-        callbacks: the user's, which are called after ours.
+        setup: the model, the images and the stream of batches.
+        callbacks: the user's callbacks, which Keras calls after ours.
 
     Attributes:
         state: the run's current state, which is replaced and never changed.
-        float32_copy: the network as it ships, with the weights of the last `fill_copy`.
+        float32_copy: the model that ships, with the weights of the last `fill_copy`.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class Trainer:
     def restore(self, before: tuple[int, int] | None = None) -> None:
         """Fills the variables from the newest checkpoint, from which training then resumes.
 
-        Without any checkpoint the variables keep their values, and training starts.
+        Without a checkpoint the variables keep their initial values, and training starts.
 
         Args:
             before: (epoch, step); checkpoints of that step and later ones are deleted.
         """
         self.checkpoints.wait()
-        self.state, metrics = resume(self.run, self.recipe, self.variables, before)
+        self.state, metrics = restore_checkpoint(self.run, self.recipe, self.variables, before)
         self.position.resume_at(self.state.epoch, self.state.step, metrics)
         self._restart_interval()
 
@@ -112,32 +112,32 @@ class Trainer:
         num_steps = self.position.count_steps(self.state.epoch, self.state.step)
         self.checkpoints.restart_interval(num_steps)
 
-    # ----------------------------------------------------------------------------------- the verbs
+    # ---------------------------------------------------------------------- training and rollback
 
     def train(self) -> None:
         """Trains to the last epoch.
 
         Raises:
-            Stopped: a signal or a callback of the user's stopped the run; its state is saved.
-            RunFailed: memory ran out, or a number is not finite and the run does not go back.
+            Stopped: a signal or a user's callback stopped the run; its state is saved.
+            RunFailed: memory ran out, or a number is not finite and the run does not roll back.
             UserError: the initial weights are not finite.
         """
         if not list_checkpoints(self.run.checkpoints) and not self.checkpoints.save(self.state):
-            raise UserError("the weights to begin with are not finite: take others")
+            raise UserError("the initial weights are not finite: start from other weights")
         with self.stop.listening():
             while True:
                 try:
                     self._fit()
                     break
-                except NotFinite as trouble:
-                    recover(self, trouble)
+                except NotFinite as failure:
+                    recover_from_nan(self, failure)
                 if self.stop.requested:
                     break
         self.checkpoints.wait()
         if self.stop.requested or self.state.step:
             raise Stopped(
                 f"stopped {self._where()}; the state is saved in {self.run.path}, and the same "
-                "command goes on from there"
+                "command resumes the run"
             )
 
     def _where(self) -> str:
@@ -157,43 +157,49 @@ class Trainer:
                     initial_epoch=self.state.epoch,
                     epochs=self.recipe.train.epochs,
                     callbacks=[self.hooks, *self.callbacks, self.bar],
-                    shuffle=False,  # the stream is in its order already
+                    shuffle=False,  # the stream is shuffled already
                     verbose=0,
                 )
-        except Exception as error:  # every backend has its own type for a lack of memory
+        except Exception as error:  # each backend raises its own type when memory runs out
             if not is_out_of_memory(error):
                 raise
-            batch_size, parts = self.recipe.data.batch_size, self.recipe.train.accumulate_steps
-            raise RunFailed(out_of_memory_advice(batch_size, parts)) from error
+            advice = out_of_memory_advice(
+                self.recipe.data.batch_size, self.recipe.train.accumulate_steps
+            )
+            raise RunFailed(advice) from error
 
-    def roll_back(self, trouble: NotFinite) -> bool:
-        """Goes back behind at least one update, with a smaller rate; returns whether it could."""
-        parts, factor = self.recipe.train.accumulate_steps, self.recipe.train.rollback_factor
-        last_update = (trouble.step - 1) // parts * parts  # it gave the weights of that step
-        before = (trouble.epoch, last_update)
+    def roll_back(self, failure: NotFinite) -> bool:
+        """Restores a checkpoint from before the update that led to a failure, and lowers the rate.
+
+        Returns:
+            Whether there is such a checkpoint.
+        """
+        num_parts, factor = self.recipe.train.accumulate_steps, self.recipe.train.rollback_factor
+        last_update = (failure.step - 1) // num_parts * num_parts  # whose weights the step used
+        before = (failure.epoch, last_update)
         if not any(epoch_and_step(p) < before for p in list_checkpoints(self.run.checkpoints)):
             return False
         self.restore(before)
-        say(f"{trouble}: going back, with the learning rate times {factor}")
+        say(f"{failure}: rolling back; the learning rate is multiplied by {factor}")
         plateau = replace(self.state.plateau, scale=self.state.plateau.scale * factor)
-        rollbacks = (*self.state.rollbacks, Rollback(trouble.epoch + 1, trouble.step))
+        rollbacks = (*self.state.rollbacks, Rollback(failure.epoch + 1, failure.step))
         self.state = replace(self.state, plateau=plateau, rollbacks=rollbacks)
         self.model.optimizer.learning_rate_scale.assign(plateau.scale)
         self.save(self.state.epoch, self.state.step)
         return True
 
-    def find_first_step(self, trouble: NotFinite) -> NotFinite | None:
-        """Repeats the steps from the current checkpoint to the trouble, looking after each.
+    def find_first_step(self, failure: NotFinite) -> NotFinite | None:
+        """Repeats the steps from the current checkpoint to a failure, and checks each state.
 
         The state before the first bad step becomes the newest checkpoint.
 
         Returns:
-            The error of the first bad step; None if the state is finite after all of the steps, or
-            if a signal stopped the run meanwhile.
+            The error of the first bad step; None if the state stays finite in all of the steps, or
+            if a signal stops the run meanwhile.
         """
         start = (self.state.epoch, self.state.step)
-        replay = Replay(self, trouble)
-        self.position.replay_end = (trouble.epoch, trouble.step)
+        replay = Replay(self, failure)
+        self.position.replay_end = (failure.epoch, failure.step)
         try:
             self._fit(replay)
             return None
@@ -209,18 +215,18 @@ class Trainer:
             return first
         return first if start == before else None
 
-    # ------------------------------------------------------------------------- what the parts share
+    # -------------------------------------------------------------------------- for the callbacks
 
     def learning_rate(self, update: int) -> float:
-        """Returns the rate of an update, counted from 0; reads no variable that a step may hold."""
+        """Returns the rate of an update, counted from 0; safe to call while a step runs."""
         return learning_rate_at(self.model.optimizer, update) * self.state.plateau.scale
 
     def _rate_at(self, epoch: int, step: int) -> float:
-        parts = self.recipe.train.accumulate_steps
-        return self.learning_rate(self.position.count_steps(epoch, step) // parts)
+        num_steps = self.position.count_steps(epoch, step)
+        return self.learning_rate(num_steps // self.recipe.train.accumulate_steps)
 
     def fill_copy(self) -> None:
-        """Gives the float32 copy the model's weights, averaged where the recipe says so."""
+        """Copies the model's weights, or their averages if the recipe keeps them, to the copy."""
         fill(self.float32_copy, self.model, averaged_weights(self.model.optimizer))
 
     def ship_copy(self, path: StrPath, epoch: int) -> None:

@@ -92,7 +92,7 @@ def test_settings_that_are_refused(settings, message, keras_json):
     with pytest.raises(UserError) as refusal:
         check_keras_json()
     assert str(refusal.value).startswith(f"{keras_json} does not work for Keras: ")
-    assert str(refusal.value).endswith(": mend or delete it")
+    assert str(refusal.value).endswith(": fix or delete it")
     assert message in str(refusal.value) and len(str(refusal.value)) < 500
 
 

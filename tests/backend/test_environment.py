@@ -146,7 +146,7 @@ def test_flags_of_xla_that_change_more_than_last_bits(variable, name, tmp_path, 
     for given in (flags, str(tmp_path / "flags")):
         monkeypatch.setenv(variable, given)
         with pytest.raises(
-            UserError, match=f"{name}.* in {variable} .*: take it out of {variable}"
+            UserError, match=f"{name}.* in {variable} .*: remove it from {variable}"
         ):
             check_environment("jax")
     monkeypatch.setenv(variable, f"--{name}={HARMLESS_FLAGS[name][0]} --xla_other=1")

@@ -178,8 +178,8 @@ def test_the_command_reports_which_network_it_took(run, slimmer, tmp_path):
         0,
         [
             'The network is the one under "model_ema.", the averaged weights.',
-            'The file also holds "model."; --prefix takes that instead.',
-            "Not taken, for they are no part of the network: criterion.weight.",
+            'The file also holds "model."; --prefix selects another network.',
+            "Left out, because they are no part of the network: criterion.weight.",
         ],
     )
     out = tmp_path / "plain.keras"

@@ -100,7 +100,7 @@ BOMBS = zipped({"val_data.npz": bytes(40 * 2**20), "more.npz": bytes(40 * 2**20)
         (zipped({"val_data.npz": WHOLE}), "data.npy is missing"),
         (
             zipped({"val_data.npz": zipped({"data.npy": announced((10**7, 192), "|u1")})}),
-            "announced larger",
+            "another size than its header",
         ),
         (labelled([[1], [2]]), "list of labels"),
         (labelled(1), "list of labels"),

@@ -116,7 +116,11 @@ SUMS = dict(count=np.int64(COUNT), sums=np.ones((4, 4, 3), "i8"), squares=np.one
         ("moments.npz", npz(**SUMS | {"sums": np.ones((4, 4, 3))}), "a count and int64 sums"),
         ("moments.npz", npz(**SUMS | {"sums": -np.ones((4, 4, 3), "i8")}), "the sums of 7"),
         ("moments.npz", npz(count=np.int64(COUNT)), "sums.npy is missing"),
-        ("moments.npz", zipped({"count.npy": announced((10**12,))}), "announced larger"),
+        (
+            "moments.npz",
+            zipped({"count.npy": announced((10**12,))}),
+            "size than its header",
+        ),
         ("moments.npz", zipped({"count.npy": announced((1,), version=(2, 0))}), "version 1.0"),
     ],
 )

@@ -118,7 +118,7 @@ def test_a_schedule_without_a_name_is_constant():
 
 def test_fields_are_described():
     holdout = SCHEMA["$defs"]["DataSection"]["properties"]["holdout"]
-    assert holdout["description"] == "Images of train that are kept for model selection."
+    assert holdout["description"] == "Training images that are held out for model selection."
     momentum = SCHEMA["$defs"]["MuonOptions"]["properties"]
     assert momentum["learning_rate"]["description"] == "The peak of the schedule."  # inherited
 

@@ -284,7 +284,7 @@ def test_one_branch_does_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_
     status, _, error = run(*command, tmp_path / "other")
     assert status == 2 and "was begun with another recipe (train.epochs: 2 -> 3)" in error
     status, _, error = run("evaluate", tmp_path / "other")
-    assert status == 2 and "are not joined yet: `ensemble` does it" in error
+    assert status == 2 and "are not joined yet: run `ensemble` on it" in error
 
 
 def test_jobs_are_refused_for_a_single_run(run, tmp_path):

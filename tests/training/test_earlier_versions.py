@@ -23,7 +23,7 @@ def test_a_run_of_an_earlier_version_resumes(data_dir, tmp_path, capsys):
     """From step 3 of epoch 2 it comes to the end of its twin, but for another machine's bits."""
     shutil.copytree(STOPPED.path, tmp_path / "run")
     run = fit(load_recipe(STOPPED.recipe_file), tmp_path / "run", data_dir=data_dir)
-    assert "going on from" in capsys.readouterr().err
+    assert "resuming from" in capsys.readouterr().err
     for row, expected in zip(run.history, FINISHED.history, strict=True):
         assert row.keys() == expected.keys()
         for name in ("epoch", "step", "learning_rate", "loss", "val_loss"):

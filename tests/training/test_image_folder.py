@@ -173,7 +173,7 @@ def prepare_again(folder):
 def test_a_run_goes_on_with_the_same_file(tmp_path):
     sentence, file, whole = stopped_and_damaged(tmp_path, step=0)
     assert f"{file} is shorter than when it was indexed: bring back the file as it was" in sentence
-    assert "begun anew with --fresh" in sentence and "\n" not in sentence
+    assert "start over with --fresh" in sentence and "\n" not in sentence
     file.write_bytes(whole)
     assert go_on(tmp_path).is_finished
 
@@ -182,7 +182,7 @@ def test_a_run_goes_on_with_the_same_file(tmp_path):
 def test_a_run_goes_on_with_mended_images_that_it_has_not_used(mended, tmp_path):
     """However many: one has failed, and `data prepare` has named the others."""
     sentence, file, _ = stopped_and_damaged(tmp_path, step=1)
-    assert "data prepare image_folder/toy" in sentence and "goes on too" in sentence
+    assert "data prepare image_folder/toy" in sentence and "resumes too" in sentence
     for path in (file, file_in_step(tmp_path, 2))[:mended]:
         Image.new("RGB", (60, 40), "red").save(path)
     prepare_again(tmp_path)
@@ -197,7 +197,7 @@ def test_a_run_does_not_go_on_with_other_images_in_place_of_those_it_used(step, 
     file.write_bytes(whole)
     Image.new("RGB", (60, 40), "red").save(file_in_step(tmp_path, 0))
     prepare_again(tmp_path)
-    with pytest.raises(UserError, match="begun with other train images than those that are here"):
+    with pytest.raises(UserError, match=r"the train images of .* differ from those with which"):
         go_on(tmp_path)
 
 
@@ -205,7 +205,7 @@ def test_a_run_that_has_trained_on_nothing_begins_with_the_images_that_are_here(
     indexed(tmp_path)
     file = file_in_step(tmp_path, 0)
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(RunFailed, match="goes on too"):
+    with pytest.raises(RunFailed, match="resumes too"):
         go_on(tmp_path)
     Image.new("RGB", (60, 40), "red").save(file)
     prepare_again(tmp_path)
@@ -216,7 +216,7 @@ def test_a_run_that_has_trained_on_nothing_begins_with_the_images_that_are_here(
     ("changes", "sentence"),
     [
         ({"data": {"image_size": None}}, "data.image_size is missing"),
-        ({"data": {"dataset": "shapes"}}, "data.image_size is for sets of images of any size"),
+        ({"data": {"dataset": "shapes"}}, "data.image_size is for data sets of images of any size"),
         ({"model": {"normalization": "mean_image"}}, '"mean_image" needs images of one size'),
         ({"data": {"in_memory": "always"}}, "data.in_memory has no use"),
         ({"evaluation": {"resize": 12}}, "must be at least the 16 pixels"),

@@ -77,7 +77,7 @@ class CallAt(keras.callbacks.Callback):
 
 def steps_gone_on_from(text):
     """(epoch, step) of each checkpoint that a log says training went on from."""
-    found = re.findall(r"going on from .*?epoch-(\d+)-step-(\d+)", text.replace("\n", ""))
+    found = re.findall(r"resuming from .*?epoch-(\d+)-step-(\d+)", text.replace("\n", ""))
     return [(int(epoch), int(step)) for epoch, step in found]
 
 
@@ -317,8 +317,8 @@ def test_best_of_which_the_checkpoint_does_not_know_is_chosen_anew(
         shutil.copy(fit(recipe, tmp_path / "other", data_dir=data_dir).model, best)
     capsys.readouterr()
     run = fit(recipe, tmp_path / "run", data_dir=data_dir)
-    what = "is of an epoch later than 1, done again now" if later else "of epoch 1 is gone"
-    assert f"{what}: it is chosen anew" in capsys.readouterr().err.replace("\n", " ")
+    what = "is of an epoch later than 1, which is now repeated" if later else "of epoch 1 is gone"
+    assert f"{what}: the best epoch is chosen" in capsys.readouterr().err.replace("\n", " ")
     assert run.metrics["best.keras"]["epoch"] in (2, 3)
     assert model_info(best)["epoch"] == run.metrics["best.keras"]["epoch"]
 
@@ -425,7 +425,7 @@ def test_rollback_goes_back_one_checkpoint_with_a_smaller_rate(
     run = fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[poison])
     rates = [float(row["learning_rate"]) for row in run.history]
     assert rates == pytest.approx([0.05, 0.05 / 16, 0.05 / 16])
-    assert capsys.readouterr().err.count("going back, with the learning rate times 0.25") == 2
+    assert capsys.readouterr().err.count("rolling back; the learning rate is multiplied by") == 2
     newest = load_checkpoint(list_checkpoints(run.checkpoints)[-1])
     assert newest.run_state.rollbacks == (Rollback(epoch=2, step=4),) * 2
 
@@ -443,7 +443,7 @@ def test_rollback_goes_behind_the_update_that_did_it(small_recipe, data_dir, tmp
 def test_weights_that_are_not_finite_are_no_beginning(small_recipe, data_dir, tmp_path):
     model = build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=0.5)
     model.trainable_variables[0].assign(model.trainable_variables[0] * float("nan"))
-    with pytest.raises(UserError, match="the weights to begin with are not finite"):
+    with pytest.raises(UserError, match="the initial weights are not finite"):
         fit(small_recipe(), tmp_path / "run", data_dir=data_dir, model=model)
 
 
@@ -463,7 +463,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_still_takes_its_weigh
 
 def test_rollback_ends_after_so_many_times(small_recipe, data_dir, tmp_path):
     recipe = small_recipe(train={"on_nan": "rollback", "max_rollbacks": 2})
-    with pytest.raises(RunFailed, match="it went back 2 times already"):
+    with pytest.raises(RunFailed, match="rollbacks so far: 2"):
         fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[Poison(1, 3, times=99)])
 
 
@@ -541,8 +541,8 @@ def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
     run.model.unlink()
     fit(recipe, tmp_path / "run", data_dir=data_dir)
     text = capsys.readouterr().err.replace("\n", "")
-    assert f"passed over: the checkpoint {new} is damaged" in text
-    assert f"going on from {old}" in text
+    assert f"skipped: the checkpoint {new} is damaged" in text
+    assert f"resuming from {old}" in text
     assert len(weights) == len(run.model.read_bytes())
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.files import JSON_BYTES, parse_json, read_small
+from keras_imnet64.core.files import MAX_JSON_BYTES, parse_json, read_small
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.core.validation import parse_record
 from keras_imnet64.data.stores.base import class_counts
@@ -60,7 +60,7 @@ def is_store(path: StrPath) -> bool:
 def _read_meta(path: Path) -> RawStoreMeta | EncodedStoreMeta:
     file = path / "meta.json"
     try:
-        text = read_small(file, JSON_BYTES)
+        text = read_small(file, MAX_JSON_BYTES)
         content = parse_json(text)
     except FileNotFoundError:
         raise UserError(f"{path} is not a packed data set: it has no meta.json") from None

@@ -1,5 +1,5 @@
-"""What happens around the steps of Keras' loop, one concern in each module.
+"""What happens around the training steps, one concern in each module.
 
-Keras calls two callbacks of ours: `hooks.Hooks`, whose methods state the order in which the
-concerns take their turns, and the progress bar, which runs beside the steps.
+Keras calls two of our callbacks: `hooks.Hooks`, which calls the other modules in a fixed order, and
+the progress bar, which runs beside the steps.
 """

@@ -1,4 +1,4 @@
-"""Ships the best epoch so far, where images were kept aside to choose by."""
+"""Writes best.keras, the model of the best epoch so far, if the recipe selects a best epoch."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,12 +14,12 @@ class BestModel:
 
     def __init__(self, trainer: "Trainer") -> None:
         self.trainer = trainer
-        self.chooses = trainer.recipe.selection != "none"
+        self.is_enabled = trainer.recipe.selection != "none"
 
     def choose(self, state: RunState) -> RunState:
-        """Returns the state with the best epoch; the float32 copy has the weights of the last."""
+        """Returns the state with the best epoch; expects the last epoch's weights in the copy."""
         row = state.history[-1]
-        if not self.chooses or (state.best and row.val_top1 <= state.best.val_top1):
+        if not self.is_enabled or (state.best and row.val_top1 <= state.best.val_top1):
             return state
         self.trainer.ship_copy(self.trainer.run.best, row.epoch)
         return replace(state, best=BestEpoch(row.epoch, row.val_top1))

@@ -1,4 +1,4 @@
-"""Saves the checkpoints that fall due within an epoch."""
+"""Saves the checkpoints that become due within an epoch."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -8,15 +8,15 @@ if TYPE_CHECKING:
 
 
 class Checkpointing:
-    """Saves the state before a step in the background where the recipe's interval is over."""
+    """Saves the state before a step in the background if `train.checkpoint_every` has passed."""
 
     def __init__(self, trainer: "Trainer") -> None:
         self.trainer = trainer
 
     def before_step(self) -> None:
         position, checkpoints = self.trainer.position, self.trainer.checkpoints
-        done = position.step - 1  # the step that begins is counted already
-        num_steps = position.count_steps(position.epoch, done)
-        if done and checkpoints.is_due(num_steps):
-            state = replace(self.trainer.state, epoch=position.epoch, step=done)
+        step = position.num_steps_before
+        num_steps = position.count_steps(position.epoch, step)
+        if step and checkpoints.is_due(num_steps):
+            state = replace(self.trainer.state, epoch=position.epoch, step=step)
             checkpoints.save_in_background(state, num_steps)

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 class EarlyStopping:
-    """Decides by the recipe's `train.early_stopping`, a number of epochs; 0 never stops."""
+    """Stops after `train.early_stopping` epochs without a better val_top1; 0 never stops."""
 
     def __init__(self, trainer: "Trainer") -> None:
         self.patience = trainer.recipe.train.early_stopping
 
     def decide(self, state: RunState) -> RunState:
-        """Returns the state, marked as stopped if the best epoch lies too far back."""
+        """Returns the state, marked as stopped if the best epoch is too long ago."""
         if not (self.patience and state.best):
             return state
         if state.history[-1].epoch - state.best.epoch < self.patience:

@@ -1,4 +1,4 @@
-"""Decides when the state is checked for numbers that are not finite, and which step is reported."""
+"""Decides when to check whether the state is finite, and which step a failure reports."""
 
 import keras
 
@@ -24,18 +24,18 @@ class Finiteness:
         self.found: NotFinite | None = None
 
     def begin_epoch(self) -> None:
-        self.finite_until = self.position.step  # a checkpoint is finite
+        self.finite_until = self.position.step  # the run resumes from a finite state
         self.found = None
 
     def before_step(self) -> None:
         """Makes Keras leave the epoch after this step if the state before it is not finite."""
-        done = self.position.step - 1  # the step that begins is counted already
-        if not done or done % STEPS_BETWEEN_CHECKS:
+        step = self.position.num_steps_before
+        if not step or step % STEPS_BETWEEN_CHECKS:
             return
         if self.is_state_finite():
-            self.finite_until = done
+            self.finite_until = step
         elif self.found is None:
-            self.found = self.error(self._find() or "a weight", done)
+            self.found = self.error(self._find() or "a weight", step)
             self.model.stop_training = True
 
     def check_epoch(self, bad_step: int | None) -> None:

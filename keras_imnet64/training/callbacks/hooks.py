@@ -1,4 +1,4 @@
-"""The callback through which Keras drives a run: which concern takes its turn when."""
+"""The callback through which Keras drives a run: what happens when, and in which order."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Hooks(keras.callbacks.Callback):
-    """Calls the concerns of a run in their order, at the moments at which Keras calls this object.
+    """Calls the parts of a run in their order.
 
-    It does not override `on_train_batch_end`: Keras would then wait for each step.
+    This class does not override `on_train_batch_end`, because Keras would then wait for each step.
     """
 
     def __init__(self, trainer: "Trainer") -> None:
@@ -52,11 +52,11 @@ class Hooks(keras.callbacks.Callback):
             self.replay.before_step()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Ends an epoch, or what a signal or a callback of the user's has left of it.
+        """Ends an epoch, even if a signal or a user's callback has cut it short.
 
-        The order matters. The best model and the schedules decide by the validation's scores; the
-        history is written when all have decided. The checkpoint comes last: after a kill, all that
-        was written before it is written again.
+        The order matters. The best model and the schedules decide by the validation scores, then
+        the history is written. The checkpoint comes last: if the process is killed before, the
+        resumed run writes everything else again.
         """
         trainer = self.trainer
         speed = trainer.bar.end()
@@ -64,16 +64,16 @@ class Hooks(keras.callbacks.Callback):
         if not trainer.position.is_epoch_done:
             trainer.save(epoch, trainer.position.step)
             return
-        # Only now has the last step of a resumed epoch, which has fewer, ended it. Letting Keras
-        # ask for one more would end it too, but TensorFlow then still runs those parts of a step
-        # that need no data, such as counting it.
+        # `on_train_batch_begin` has stopped Keras at the epoch's last step, since a resumed epoch
+        # is shorter than Keras expects; undo that. If Keras met the stream's end instead,
+        # TensorFlow would still run the parts of a step that need no data, such as its counter.
         self.model.stop_training = trainer.stop.requested or trainer.position.is_replay_done
         scores = self.validation.score()
-        row = self.recorder.row(epoch, logs or {}, scores, speed)
+        row = self.recorder.make_row(epoch, logs or {}, scores, speed)
         state = replace(trainer.state, history=(*trainer.state.history, row))
         state = self.best.choose(state)
         state = self.early_stopping.decide(state)
-        state = self.plateau.lower_rate(state)
+        state = self.plateau.update(state)
         self.recorder.write(state)
         trainer.state = state
         if state.stopped_early:

@@ -17,8 +17,8 @@ class PlateauSchedule:
         self.optimizer = trainer.model.optimizer
         self.is_chosen = trainer.recipe.schedule.name == "plateau"
 
-    def lower_rate(self, state: RunState) -> RunState:
-        """Returns the state with the schedule's memory of the last epoch; sets the new rate."""
+    def update(self, state: RunState) -> RunState:
+        """Counts the last epoch in, and lowers the rate if due; returns the new state."""
         if not self.is_chosen:
             return state
         options = learning_rate_schedule(self.optimizer).options

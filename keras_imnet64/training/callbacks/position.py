@@ -1,16 +1,16 @@
-"""Which step of which epoch training is at, and the beginning of an epoch at a later step."""
+"""Tracks the current epoch and step, and starts a resumed epoch at its step."""
 
 from keras_imnet64.data.stream import TrainingStream
 from keras_imnet64.training.state import Arrays, Variables, assign_variables
 
 
 class Position:
-    """Counts the steps of an epoch, and begins the first epoch of a process at its step.
+    """Counts the steps of an epoch; the first epoch of a resumed run begins at a later step.
 
     Attributes:
         epoch: counted from 0.
-        step: the steps of the epoch that are done; within a step that step is counted, too.
-        replay_end: (epoch, step) after which a replay ends; None while none is made.
+        step: the number of steps of the epoch that have begun.
+        replay_end: (epoch, step) after which a replay ends; None outside a replay.
     """
 
     def __init__(self, stream: TrainingStream, metrics: Variables) -> None:
@@ -19,20 +19,24 @@ class Position:
         self.resume_at(0, 0, {})
 
     def resume_at(self, epoch: int, step: int, metric_arrays: Arrays) -> None:
-        """Makes training resume at a step, with this state of the metrics within the epoch."""
-        self.first_epoch, self.first_step, self.metric_arrays = epoch, step, metric_arrays
+        """Makes training resume at a step, with the values that the metrics had there."""
+        self.resume_epoch, self.resume_step = epoch, step
+        self.metric_arrays = metric_arrays
         self.epoch, self.step = epoch, step
 
     def begin_epoch(self, epoch: int) -> None:
-        self.epoch, self.step = epoch, self.first_step if epoch == self.first_epoch else 0
+        self.epoch, self.step = epoch, self.resume_step if epoch == self.resume_epoch else 0
         if self.step:  # Keras has just reset the metrics
             assign_variables(self.metrics, self.metric_arrays, "the checkpoint")
         self.stream.begin(epoch, self.step)
 
     def begin_step(self) -> None:
-        # Counted at a step's beginning because overriding on_train_batch_end would make Keras wait
-        # for each step.
-        self.step += 1
+        self.step += 1  # not at its end, see `Hooks`
+
+    @property
+    def num_steps_before(self) -> int:
+        """The number of steps of the epoch before the one that has just begun."""
+        return self.step - 1
 
     def count_steps(self, epoch: int, step: int) -> int:
         """Returns the number of steps over all epochs before a step of an epoch."""

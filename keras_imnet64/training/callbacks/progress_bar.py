@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a bar on a terminal, plain lines elsewhere."""
+"""Shows the progress of an epoch: a bar on a terminal, plain lines elsewhere."""
 
 import math
 import threading
@@ -16,12 +16,12 @@ SECONDS_BETWEEN_LINES = 30  # where there is no terminal
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """Follows every step without holding it up, shows it, and notices a loss that is not finite.
+    """Shows every step without delaying it, and notices a loss that is not finite.
 
     Keras runs `async_safe` callbacks beside the training step, so reading the loss does not wait
     for the device. Losses are running means over the epoch, as Keras gives them: once the mean is
-    not finite, it stays so. `Hooks` ends the epoch when it sees `bad_step`. This callback must not:
-    under JAX `self.model` writes the state into the model, beside a step that is using it.
+    not finite, it stays so. `Hooks` ends the epoch when it sees `bad_step`. This callback must not
+    do so itself: under JAX reading `self.model` writes the state into the model while a step runs.
 
     Attributes:
         bad_step: the first step of the epoch whose loss is not finite, counted from 1, or None.
@@ -39,7 +39,7 @@ class ProgressBar(keras.callbacks.Callback):
     ) -> None:
         """
         Args:
-            batch_size: images of a step.
+            batch_size: images per step.
             rate_at: (epoch, step) -> learning rate.
         """
         super().__init__()
@@ -70,7 +70,7 @@ class ProgressBar(keras.callbacks.Callback):
             if not math.isfinite(logs["loss"]):
                 self.bad_step = min(step, self.bad_step or step)
             if step <= self.done:
-                return  # a later step was quicker
+                return  # a later step has reported before
             if self.done == self.first:
                 self.first_done = time.monotonic()  # the first step compiles
             self.done = step
@@ -104,7 +104,7 @@ class ProgressBar(keras.callbacks.Callback):
         )
 
     def close(self) -> None:
-        """Takes the bar off the screen."""
+        """Removes the bar from the screen."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

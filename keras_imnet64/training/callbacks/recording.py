@@ -1,4 +1,7 @@
-"""Records each epoch: a row of history.csv, TensorBoard's curves, and a line on the screen."""
+"""Records each epoch: a row of history.csv, TensorBoard curves, and a line on the screen.
+
+`records.EpochRow` declares what is recorded.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,18 +21,18 @@ if TYPE_CHECKING:
     from keras_imnet64.training.trainer import Trainer
 
 COLUMNS = tuple(field.name for field in fields(EpochRow))
-CURVES = COLUMNS[2:]  # in TensorBoard: all but epoch and step
+CURVES = COLUMNS[2:]  # TensorBoard shows all columns but epoch and step
 
 
 class Recorder:
-    """Writes the records; TensorBoard's file is open within `open_logs`."""
+    """Makes and writes the record of an epoch; call `write` within `open_logs`."""
 
     def __init__(self, trainer: "Trainer") -> None:
         self.trainer = trainer
 
     @contextmanager
     def open_logs(self) -> Iterator[None]:
-        """Opens a file for TensorBoard in the run's `logs`, and closes it at the end."""
+        """Keeps a TensorBoard file in the run's `logs` open within the context."""
         import tensorflow as tf
 
         self.writer = tf.summary.create_file_writer(str(self.trainer.run.logs))
@@ -38,13 +41,15 @@ class Recorder:
         finally:
             self.writer.close()
 
-    def row(self, epoch: int, logs: Logs, scores: Scores, speed: tuple[float, float]) -> EpochRow:
+    def make_row(
+        self, epoch: int, logs: Logs, scores: Scores, speed: tuple[float, float]
+    ) -> EpochRow:
         """Returns the row of an epoch.
 
         Args:
             epoch: counted from 0.
             logs: loss, top1 and top5 of training, as Keras gives them.
-            scores: the validation's.
+            scores: of the validation images.
             speed: seconds, and images per second.
         """
         seconds, images_per_second = speed
@@ -84,5 +89,5 @@ class Recorder:
 
 
 def write_history(path: "Path", state: RunState) -> None:
-    """Writes history.csv, a row for each epoch that is done."""
+    """Writes history.csv, with a row for each finished epoch."""
     write_csv(path, COLUMNS, [asdict(row) for row in state.history])

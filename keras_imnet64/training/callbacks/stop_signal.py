@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first ends a run after the current step, the second at once."""
+"""Handles SIGINT and SIGTERM: the first stops a run after the current step, the second at once."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ from keras_imnet64.core.console import say
 
 
 class StopSignal:
-    """Notes that a signal has asked the run to stop.
+    """Asks the run to stop when a signal comes.
 
     Attributes:
         requested: whether a signal has come.
@@ -24,7 +24,7 @@ class StopSignal:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handles the signals within the context; only in the main thread, which alone can."""
+        """Handles the signals within the context; Python allows this in the main thread only."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -41,4 +41,4 @@ class StopSignal:
             raise KeyboardInterrupt
         self.requested = True
         self.model.stop_training = True
-        say("stopping after this step; once more stops at once")
+        say("stopping after this step; a second signal stops at once")

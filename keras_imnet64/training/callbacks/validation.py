@@ -19,7 +19,7 @@ class Validation:
         self.batch_size = scoring_batch_size(trainer.setup.devices)
 
     def score(self) -> Scores:
-        """Fills the copy and scores it; raises NotFinite if its loss is not finite."""
+        """Fills the float32 copy and scores it; raises NotFinite if its loss is not finite."""
         data = self.trainer.setup.data
         self.trainer.fill_copy()
         view = data.one_crop_view

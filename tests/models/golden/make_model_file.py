@@ -37,7 +37,7 @@ def main():
     )
     view = View(SIZE, "bicubic", 10, ten_crop=True)
     data = SimpleNamespace(train=train, image_size=SIZE, view=view)
-    info = model_info_of(load_recipe("demo"), data, own=False)
+    info = model_info_of(load_recipe("demo"), data, own_model=False)
     ship(plain, HERE / "trained.keras", info | {"epoch": 3})
     images = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), "uint8")
     logits = keras.saving.load_model(HERE / "trained.keras").predict(images, verbose=0)

@@ -1,9 +1,9 @@
-"""Handles a loss or weight that is not finite: rolls back, or keeps the state before it and fails.
+"""Handles a loss or weight that is not finite: rolls back, or records the failing step and fails.
 
-The loss is checked in every step, the rest of the state more rarely, so that the first bad step
-may lie before the step after which the run stopped. The steps of a run give the same each time.
-They are therefore repeated from the newest checkpoint, which is finite, and the state is checked
-after each.
+The loss is checked in every step, the rest of the state less often, so the first bad step may lie
+before the step at which the run stopped. To find it, the steps are repeated from the newest
+checkpoint, which is finite, and the state is checked after each. This works because the steps of a
+run give the same result each time.
 """
 
 from pathlib import Path
@@ -23,56 +23,56 @@ if TYPE_CHECKING:
     from keras_imnet64.training.trainer import Trainer
 
 
-def recover(trainer: "Trainer", trouble: NotFinite) -> None:
+def recover_from_nan(trainer: "Trainer", failure: NotFinite) -> None:
     """Rolls back with a smaller learning rate, or records the failing step and its images.
 
-    Returns after a rollback, and when a signal stopped the search for the step.
+    Returns after a rollback, or when a signal has stopped the search for the step.
 
     Raises:
-        RunFailed: the recipe does not roll back, or has done so often enough, or no checkpoint is
-            left to go back to.
+        RunFailed: the recipe does not allow a (further) rollback, or there is no checkpoint to
+            roll back to.
     """
     run, settings, stream = trainer.run, trainer.recipe.train, trainer.stream
     if not list_checkpoints(run.checkpoints):
-        raise RunFailed(f"{trouble}, and no checkpoint is left to go back to: begin anew, --fresh")
+        raise RunFailed(f"{failure}, and no checkpoint is left: start over with --fresh")
     trainer.restore()
     num_rollbacks = len(trainer.state.rollbacks)
     may_roll_back = settings.on_nan == "rollback" and num_rollbacks < settings.max_rollbacks
-    if may_roll_back and trainer.roll_back(trouble):
+    if may_roll_back and trainer.roll_back(failure):
         return
     found = None
     if not stream.inexact_steps:
-        say(f"{trouble}: the steps to it are repeated, to find the first and keep the state before")
-        found = trainer.find_first_step(trouble)
+        say(f"{failure}: repeating the steps to find the first bad one and save the state before")
+        found = trainer.find_first_step(failure)
         if found is None and trainer.stop.requested:
             return
-    write_images(found or trouble, run, stream)
+    write_images(found or failure, run, stream)
     newest = list_checkpoints(run.checkpoints)[-1]
-    times = f" (it went back {num_rollbacks} times already)" if num_rollbacks else ""
+    times = f" (rollbacks so far: {num_rollbacks})" if num_rollbacks else ""
     if found is None:
-        raise RunFailed(f"{trouble}{times}; {reason_not_repeated(stream, newest, run)}")
+        raise RunFailed(f"{failure}{times}; {reason_not_repeated(stream, newest, run)}")
     raise RunFailed(
-        f"{found}{times}; the same command goes on from {newest} "
-        f"and repeats the step, whose images are named in {run.not_finite_file}: in a new run "
-        "lower optimizer.learning_rate, set optimizer.clip_norm or "
+        f"{found}{times}; {run.not_finite_file} lists the images of that step, and the same "
+        f"command repeats it from {newest}: in a new run lower optimizer.learning_rate, set "
+        "optimizer.clip_norm or "
         "train.on_nan='\"rollback\"'"
     )
 
 
 def reason_not_repeated(stream: TrainingStream, newest: Path, run: Run) -> str:
-    """Returns the clauses that say why the state right before the step could not be kept."""
+    """Returns why the state right before the failing step could not be saved."""
     if stream.inexact_steps:
         reason = f"{stream.inexact_steps[0].op} draws its own random numbers, so"
     else:
-        reason = "repeated, the steps gave something else: something in this run is random, and"
+        reason = "the repeated steps gave something else: something in this run is random, so"
     return (
-        f"{reason} the state before cannot be had again; the images are named in "
-        f"{run.not_finite_file}, and the same command goes on from {newest}"
+        f"{reason} the state before that step cannot be restored; {run.not_finite_file} lists the "
+        f"images, and the same command resumes from {newest}"
     )
 
 
 def write_images(found: NotFinite, run: Run, stream: TrainingStream) -> None:
-    """Writes not_finite.json: the step, or the steps, and the positions of their images."""
+    """Writes not_finite.json: the failing step, or steps, and the positions of their images."""
     steps = range(found.first, found.step + 1)
     record = NotFiniteSteps(
         epoch=found.epoch + 1,
