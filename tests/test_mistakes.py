@@ -33,6 +33,7 @@ from keras_imnet64.convert.weight_formats import LEGACY_TORCH_MAGIC
 from keras_imnet64.data.sources.archives import write_archives
 from keras_imnet64.models import build_model
 from keras_imnet64.models.ship import ship
+from keras_imnet64.records import ModelInfo
 from keras_imnet64.training import preview  # noqa: F401 (as FIRST_READ)
 
 FIRST_READ = codecs.lookup("utf-8-sig")  # a user that we become may not read it later
@@ -66,7 +67,7 @@ def material(tmp_path_factory, small_recipe):
     write_images(folder / "data")
     (folder / "small.toml").write_text(small_recipe().to_toml())
     model = build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=0.5)
-    ship(model, folder / "model.keras", {"dataset": "imagenet_resized/16x16"})
+    ship(model, folder / "model.keras", ModelInfo(dataset="imagenet_resized/16x16"))
     Image.new("RGB", (20, 20), "red").save(folder / "red.jpg")
     return folder
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.convert.namings import (
-    PUBLISHED_OPTIONS,
     Arrays,
     Naming,
     assign_weights,
     check_fit,
     choose_naming,
+    family_of,
     find_namings,
     landmarks_of,
     num_classes_of,
@@ -33,10 +33,11 @@ from keras_imnet64.core.paths import check_output_file, expand, refuse_existing
 from keras_imnet64.core.types import Json, JsonObject, Options, StrPath
 from keras_imnet64.core.work_folders import publish, report_failed_write, work_folder
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
-from keras_imnet64.models import MAX_IMAGE_SIZE, build_model, check_whole, find_model
+from keras_imnet64.models import build_model, check_whole
 from keras_imnet64.models.options import ChannelNormalization
 from keras_imnet64.models.ship import ship
 from keras_imnet64.recipe.loading import check_model, merge, parse_override
+from keras_imnet64.records import MAX_IMAGE_SIZE, ConvertedFrom, ModelInfo
 
 if TYPE_CHECKING:
     import keras
@@ -45,9 +46,6 @@ CLASS_ORDERS: dict[str, Callable[[], list[str]]] = {  # the 1,000 class ids in t
     "imagenet": lambda: sorted(imagenet_wnids()),  # the order of rows in torchvision and timm
     "imagenet64": imagenet_wnids,
 }
-# How the network's training images were resized, for predict; a weight file does not say.
-RESIZE_FILTERS = {"davit": "bicubic"}
-RESIZE_FILTER = "bilinear"
 
 
 @keras_defaults()
@@ -109,17 +107,19 @@ def convert(
     model = build_with_weights(name, {**sizes, **model_options}, arrays, naming, source)
     if class_ids:
         reorder_logits(model.get_layer("logits"), class_ids)
-    info = class_info(class_ids) | {
-        "image_size": image_size,
-        "resize_filter": RESIZE_FILTERS.get(find_model(name).module, RESIZE_FILTER),
-        "converted_from": {
-            "file": weights.name,
-            "sha256": sha256_of(weights),
-            "prefix": found.prefix,
-            "model": name,
-            "model_options": {k: v for k, v in model_options.items() if k != "normalization"},
-        },
-    }
+    info = ModelInfo(
+        wnids=class_ids,
+        class_names=class_ids and class_names_of(class_ids),
+        image_size=image_size,
+        resize_filter=family_of(name).resize_filter,
+        converted_from=ConvertedFrom(
+            file=weights.name,
+            sha256=sha256_of(weights),
+            prefix=found.prefix,
+            model=name,
+            model_options={k: v for k, v in model_options.items() if k != "normalization"},
+        ),
+    )
     write(model, out, info)
     from keras_imnet64.models.macs import count_parameters
 
@@ -190,7 +190,6 @@ def options_of(name: str, options: Options, normalization: Json) -> Options:
     Raises:
         UserError: neither library has the network, or an option is wrong.
     """
-    row = find_model(name)
     find_namings(name)
     section = check_model(name, {**options, "normalization": normalization})
     if isinstance(section.normalization, ChannelNormalization):
@@ -200,7 +199,7 @@ def options_of(name: str, options: Options, normalization: Json) -> Options:
             f'normalization "{normalization}" is measured on a data set, and there is none here; '
             '"imagenet" works, or {mean = [...], std = [...]} with three numbers each'
         )
-    return {**PUBLISHED_OPTIONS.get(row.module, {}), **options, "normalization": normalization}
+    return {**family_of(name).options, **options, "normalization": normalization}
 
 
 def check_target(out: Path) -> None:
@@ -213,13 +212,13 @@ def check_target(out: Path) -> None:
 # ------------------------------------------------------------------------------------------ classes
 
 
-def ordered_class_ids(classes: str | None) -> list[str] | None:
+def ordered_class_ids(classes: str | None) -> tuple[str, ...] | None:
     """Returns the class ids in the order of the logits, or None where the classes are unknown."""
     if classes is None:
         return None
     if classes not in tuple(CLASS_ORDERS):
         raise UserError(f'--classes must be "imagenet" or "imagenet64"; received {classes!r}')
-    return CLASS_ORDERS[classes]()
+    return tuple(CLASS_ORDERS[classes]())
 
 
 def reorder_logits(head: keras.layers.Dense, class_ids: Sequence[str]) -> None:
@@ -232,12 +231,9 @@ def reorder_logits(head: keras.layers.Dense, class_ids: Sequence[str]) -> None:
         variable.assign(ops.convert_to_numpy(variable)[..., rows])
 
 
-def class_info(class_ids: Sequence[str] | None) -> JsonObject:
-    """Returns what a model file states about its classes; nothing where they are unknown."""
-    if class_ids is None:
-        return {}
+def class_names_of(class_ids: Sequence[str]) -> tuple[str, ...]:
     names = dict(zip(imagenet_wnids(), imagenet_class_names(), strict=True))
-    return {"wnids": class_ids, "class_names": [names[class_id] for class_id in class_ids]}
+    return tuple(names[class_id] for class_id in class_ids)
 
 
 # -------------------------------------------------------------------------------------------- files
@@ -248,7 +244,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write(model: keras.Model, out: Path, info: JsonObject) -> None:
+def write(model: keras.Model, out: Path, info: ModelInfo) -> None:
     """Writes the file aside, and gives it its name if nothing has that name by then."""
     with report_failed_write(f"writing {out}", out), work_folder(out, "converting") as work:
         ship(model, work / out.name, info)

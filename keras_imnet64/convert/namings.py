@@ -11,7 +11,7 @@ import bisect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -20,7 +20,9 @@ from keras_imnet64.convert.prefixes import Landmarks
 from keras_imnet64.convert.tensor_files import StoredTensor
 from keras_imnet64.core.errors import UserError, first_few
 from keras_imnet64.core.types import Options, Variable
-from keras_imnet64.models import MAX_IMAGE_SIZE, MAX_NUM_CLASSES, find_model
+from keras_imnet64.data.images.filters import ResizeFilter
+from keras_imnet64.models import MAX_NUM_CLASSES, find_model
+from keras_imnet64.records import MAX_IMAGE_SIZE
 
 if TYPE_CHECKING:
     import keras
@@ -39,18 +41,30 @@ PYTORCH_VARIABLES = {
 }
 STEP_COUNTER = "num_batches_tracked"  # of a batch normalisation, no part of the network
 FLOAT_DTYPES = ("float64", "float32", "float16", "bfloat16")
-# Options of the published networks that our models would otherwise choose by the image size.
-PUBLISHED_OPTIONS: dict[str, Options] = {
-    "davit": {"stem": "imagenet", "window": 7},
-    "alexnet": {"stem": "imagenet"},
-}
-FIRST_LAYER = {  # of each family
-    "resnet": "stem_conv",
-    "davit": "stem_conv",
-    "alexnet": "conv1",
-    "vgg": "stage1_conv1",
-}
 NAME_THE_NETWORK = "name the network and the options (--set stem=...) that it was trained with"
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the published networks of a family have in common.
+
+    Attributes:
+        first_layer: the first layer with weights, by its name in our models.
+        options: those that our models would otherwise choose by the image size.
+        resize_filter: with which training images were resized; a weight file does not state it.
+    """
+
+    first_layer: str
+    options: Options = field(default_factory=dict)
+    resize_filter: ResizeFilter = "bilinear"
+
+
+FAMILIES = {  # by their module in `models`
+    "resnet": Family("stem_conv"),
+    "davit": Family("stem_conv", {"stem": "imagenet", "window": 7}, "bicubic"),
+    "alexnet": Family("conv1", {"stem": "imagenet"}),
+    "vgg": Family("stage1_conv1"),
+}
 
 
 @dataclass(frozen=True)
@@ -157,10 +171,14 @@ def find_namings(name: str) -> Sequence[Naming]:
     return NAMINGS[name]
 
 
+def family_of(name: str) -> Family:
+    return FAMILIES[find_model(name).module]
+
+
 def landmarks_of(name: str) -> Landmarks:
     """Returns the names of tensors by which a network is recognised in a file."""
     namings = find_namings(name)
-    first = namings[0](FIRST_LAYER[find_model(name).module])
+    first = namings[0](family_of(name).first_layer)
     return Landmarks(f"{first}.weight", [_classifier_kernel(naming) for naming in namings])
 
 

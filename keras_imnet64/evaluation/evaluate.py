@@ -27,7 +27,6 @@ from keras_imnet64.runs import model_file
 
 BATCH_SIZE = 256
 NUM_CROPS = 10  # of an image, where a view has several
-DEFAULT_FILTER = "box"  # for files that state none; ImageNet64 was made with it
 
 
 @keras_defaults()
@@ -122,12 +121,6 @@ def select_known_classes(info: ModelInfo, store: Store, path: StrPath) -> Select
     return select(store, list(info.wnids))
 
 
-def view_of(info: ModelInfo, image_size: int) -> View:
-    """Returns how the images of its data set are shown to the model of a file."""
-    resize_filter = info.resize_filter or DEFAULT_FILTER
-    return View(image_size, resize_filter, info.resize, bool(info.ten_crop))
-
-
 def choose_view(
     info: ModelInfo,
     store: Store,
@@ -142,7 +135,7 @@ def choose_view(
         model_size: pixels per side that the model takes, None for any.
         ten_crop: as for `evaluate`.
     """
-    view = view_of(info, store.image_size or image_size_of(info, model_size, path))
+    view = View.of(info, store.image_size or image_size_of(info, model_size, path))
     check_filter(view.resize_filter)
     if ten_crop is not None:
         view = replace(view, ten_crop=ten_crop)
@@ -247,16 +240,6 @@ def score_selection(
         loss=float(result["cross_entropy"]),
         count=count,
     )
-
-
-def score(
-    scorer: keras.Model,
-    selection: Selection,
-    batch_size: int = BATCH_SIZE,
-    view: View | None = None,
-) -> dict[str, float]:
-    """Returns `score_selection` as a dict, for callers that write the numbers into a file."""
-    return asdict(score_selection(scorer, selection, batch_size, view))
 
 
 def with_ten_crops(model: keras.Model, image_size: int) -> keras.Model:

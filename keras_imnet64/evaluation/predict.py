@@ -20,7 +20,7 @@ from keras_imnet64.core.types import Json, JsonObject, StrPath
 from keras_imnet64.data.images.reading import read_image
 from keras_imnet64.data.images.views import View, check_filter
 from keras_imnet64.data.sources.finding import FaultyFile, find_images
-from keras_imnet64.evaluation.evaluate import image_size_of, scoring_batch_size, view_of
+from keras_imnet64.evaluation.evaluate import image_size_of, scoring_batch_size
 from keras_imnet64.models.contract import check_stated_classes, classifier_shape, with_logits
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.load import load_model
@@ -106,7 +106,7 @@ def predict(
     _check_top(top)
     path = model_file(run_or_model)
     info = read_model_info(path)
-    check_filter(view_of(info, 1).resize_filter)
+    check_filter(View.of(info, 1).resize_filter)
     not_images: list[FaultyFile] | None = [] if skip_corrupt else None
     files = find_images(images, not_images)
     devices = devices or take_devices()
@@ -118,7 +118,7 @@ def predict(
         labels = _class_labels(model, info, path)
         predictor = _make_predictor(with_logits(model))
         batch_size = _batch_size(len(files), devices)
-        view = view_of(info, image_size).one_crop
+        view = View.of(info, image_size).one_crop
         for batch in _read_batches(files, batch_size, view, skip_corrupt):
             skipped += batch.skipped
             if batch.files:

@@ -30,7 +30,7 @@ from keras_imnet64.core.work_folders import publish, report_failed_write, work_f
 from keras_imnet64.data.sources.finding import find_images
 from keras_imnet64.export.formats import FORMATS, Format
 from keras_imnet64.export.messages import ExportRequest, MakeReport, StepOutcome
-from keras_imnet64.models.info import model_info
+from keras_imnet64.models.info import read_model_info
 from keras_imnet64.runs import model_file
 
 TOLERANCE = 1e-4  # of the scale, which is the largest |logit| of the model
@@ -70,7 +70,7 @@ def export(
     if format not in FORMATS:
         raise UserError(f'there is no format "{format}"; {nearest(format, FORMATS)}')
     source = model_file(run_or_model)
-    model_info(source)  # refuses at once a file that is no model file
+    read_model_info(source)  # refuses at once a file that is no model file
     target = choose_target(run_or_model, source, FORMATS[format], out)
     request = ExportRequest(
         source=str(source),

@@ -22,7 +22,7 @@ from PIL import Image
 
 from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.library_logs import import_tensorflow, silence_libraries
-from keras_imnet64.core.types import Json, JsonObject
+from keras_imnet64.core.types import Json
 from keras_imnet64.data import datasets
 from keras_imnet64.data.images.reading import read_image, turn_upright
 from keras_imnet64.data.images.views import View
@@ -32,6 +32,7 @@ from keras_imnet64.export.messages import ExportRequest, MakeReport, StepOutcome
 from keras_imnet64.models.contract import check_stated_classes, classifier_shape
 from keras_imnet64.models.info import model_info, read_model_info
 from keras_imnet64.models.load import load_model
+from keras_imnet64.records import ModelInfo
 
 if TYPE_CHECKING:
     import keras
@@ -66,10 +67,10 @@ def run_step(step: str, work: Path, request: ExportRequest) -> StepOutcome:
 
 def make(work: Path, request: ExportRequest) -> MakeReport:
     """Writes the artefact, the images and the logits that the model computes for them."""
-    info, stated = model_info(request.source), read_model_info(request.source)
+    info = read_model_info(request.source)
     model = load_in_float32(Path(request.source), work)
     shape = classifier_shape(model, request.source)
-    check_stated_classes(stated, shape.num_classes, request.source)
+    check_stated_classes(info, shape.num_classes, request.source)
     chosen = choose_images(shape.height, shape.width, info, request)
     num_images = len(chosen.pixels)
     # At least three images, so that a batch of one and a batch of several are run.
@@ -77,12 +78,12 @@ def make(work: Path, request: ExportRequest) -> MakeReport:
     np.save(work / "images.npy", pixels)
     np.save(work / "reference.npy", logits_of(predict_function(model), pixels))
     format = FORMATS[request.format]
-    format.write(model, info, work / format.default_name)
+    format.write(model, model_info(request.source), work / format.default_name)
     return MakeReport(
         num_images=num_images,
         image_source=chosen.source,
         is_stand_in=chosen.is_stand_in,
-        num_class_names=len(stated.class_names) if stated.class_names else None,
+        num_class_names=len(info.class_names) if info.class_names else None,
     )
 
 
@@ -156,42 +157,41 @@ class ChosenImages:
 
 
 def choose_images(
-    height: int | None, width: int | None, info: JsonObject, request: ExportRequest
+    height: int | None, width: int | None, info: ModelInfo, request: ExportRequest
 ) -> ChosenImages:
     """Returns the caller's images, or images of the model's data set, or drawn ones.
 
     Args:
         height, width: what the model takes, None for any size.
     """
-    size = info.get("image_size") or 64
+    size = info.image_size or 64
     height, width = height or size, width or size
     if request.images:
         files = [request.images[i] for i in _spread(len(request.images), MAX_GIVEN_IMAGES)]
         view = View.of(info, max(height, width)).one_crop
         images = [read_image(file, view) for file in files]
         return ChosenImages(_resize(images, height, width), "the images given")
-    obstacle = find_obstacle(info.get("dataset"), height, width, request)
+    dataset = info.dataset or ""
+    obstacle = find_obstacle(dataset, height, width, request)
     if obstacle:
         drawn, _ = shapes.draw("validation")
         pixels = _resize(drawn[:NUM_IMAGES], height, width)
         return ChosenImages(pixels, f"drawn images: {obstacle}", is_stand_in=True)
     store = datasets.open_dataset(
-        info["dataset"],
+        dataset,
         "validation",
         data_dir=request.data_dir,
         cache_dir=request.cache_dir,
         in_memory="never",
     )
-    positions, source = _spread(len(store), NUM_IMAGES), f"{info['dataset']} validation"
+    positions, source = _spread(len(store), NUM_IMAGES), f"{dataset} validation"
     if store.image_size is None:
         view = View.of(info, height).one_crop
         return ChosenImages(np.stack([_show(jpeg, view) for jpeg in store.read(positions)]), source)
     return ChosenImages(store.gather(positions)[0], source)
 
 
-def find_obstacle(
-    dataset: str | None, height: int, width: int, request: ExportRequest
-) -> str | None:
+def find_obstacle(dataset: str, height: int, width: int, request: ExportRequest) -> str | None:
     """Returns why images of a data set cannot be used, in words; None if they can."""
     if not dataset:
         return "the model does not say what it was trained on"

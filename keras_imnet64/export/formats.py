@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from keras_imnet64.core.types import JsonObject, Tensor
-from keras_imnet64.models.ship import ship
+from keras_imnet64.models.ship import write_model_file
 from keras_imnet64.runs import classes_text
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def load_saved_model(path: Path) -> Serve:
 
 
 def write_keras(model: keras.Model, info: JsonObject, path: Path) -> None:
-    ship(model, path, info)
+    write_model_file(model, path, info)
 
 
 def load_keras(path: Path) -> Serve:

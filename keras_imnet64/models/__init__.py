@@ -16,11 +16,11 @@ from keras_imnet64.core.errors import UserError, nearest
 from keras_imnet64.core.tables import by_tag, parse_table
 from keras_imnet64.core.types import Json, Options
 from keras_imnet64.models.options import AnyNetwork, NetworkOptions
+from keras_imnet64.records import MAX_IMAGE_SIZE
 
 if TYPE_CHECKING:
     import keras
 
-MAX_IMAGE_SIZE = 4096  # per side
 MAX_NUM_CLASSES = 100_000  # ImageNet-21K has 21,841
 
 

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import keras
@@ -20,11 +21,11 @@ from keras_imnet64.export.formats import FORMATS
 from keras_imnet64.models.join import fill_members, join
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import ship
+from keras_imnet64.records import EnsembleInfo, Scores
 from keras_imnet64.runs import Run, classes_text, lock
 from keras_imnet64.spectral.branches import with_band
 from keras_imnet64.spectral.fusion import BranchScorer, Fusion, check_fusion
 from keras_imnet64.spectral.members import Member, check_same_images, find_members, open_single
-from keras_imnet64.spectral.predictions import Scores
 from keras_imnet64.spectral.report import single_row, write_report
 from keras_imnet64.training.data import Data, load_data
 from keras_imnet64.training.scoring import describe_scores, score_file
@@ -86,7 +87,7 @@ def ensemble(
                 cache_dir=cache_dir,
                 devices=devices,
             )
-            of_single = Scores(scores["top1"], scores["top5"], scores["loss"])
+            of_single = Scores(**{field.name: scores[field.name] for field in fields(Scores)})
             rows.append(single_row(single_run, of_single))
         joined = join(models, weights)
         fill_members(joined, models)
@@ -132,14 +133,12 @@ def _write_run(
         run.metrics_file.unlink()
     first = members[0]
     recipe = with_band(first.recipe, "all")
-    info = first.info | {
-        "recipe": recipe.model_dump(exclude_none=True, exclude={"reference", "measured"}),
-        "ensemble": {
-            "fusion": fusion,
-            "branches": [member.band for member in members],
-            "weights": weights,
-        },
-    }
+    bands = tuple(member.band for member in members)
+    info = replace(
+        first.info,
+        recipe=recipe.without_results(),
+        ensemble=EnsembleInfo(fusion, bands, tuple(weights)),
+    )
     write_atomic(run.recipe_file, recipe.to_toml())
     write_atomic(run.classes_file, classes_text(data.final.class_names))
     ship(joined, run.model, info)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from keras_imnet64.core.branches import branch_name
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.types import JsonObject, StrPath
-from keras_imnet64.models.info import model_info
+from keras_imnet64.core.types import StrPath
+from keras_imnet64.models.info import read_model_info
 from keras_imnet64.recipe.difference import refuse_other_recipe
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe
+from keras_imnet64.records import ModelInfo
 from keras_imnet64.runs import Run, not_finished, open_run
 from keras_imnet64.spectral.branches import (
     bands_of,
@@ -29,7 +30,7 @@ class Member:
     band: int
     run: Run
     recipe: Recipe
-    info: JsonObject  # what its model file says about itself
+    info: ModelInfo
 
     @property
     def name(self) -> str:
@@ -95,9 +96,12 @@ def open_single(path: StrPath, first: Member) -> Run:
     if not run.is_finished:
         raise not_finished(run)
     run.metrics  # noqa: B018 (reading them refuses a damaged file now)
-    info = model_info(run.model)
-    for subject, key in (("data", "dataset"), ("classes", "wnids")):
-        if info.get(key) != first.info.get(key):
+    info = read_model_info(run.model)
+    for subject, is_same in (
+        ("data", info.dataset == first.info.dataset),
+        ("classes", info.wnids == first.info.wnids),
+    ):
+        if not is_same:
             raise UserError(
                 f"--single {path} was trained on other {subject} than the branches: only scores of "
                 "the same images compare"
@@ -107,23 +111,25 @@ def open_single(path: StrPath, first: Member) -> Run:
 
 def check_same_images(members: Sequence[Member], data: Data) -> None:
     """Refuses branches that were trained on other images than those on this machine."""
-    local = {"train": data.train.store.digest, "validation": data.final.store.digest}
     for member in members:
-        digests = member.run.environment["digest"]
-        changed = [split for split, digest in local.items() if digests[split] != digest]
-        if changed:
-            raise UserError(
-                f"{member.run.path} was trained on other {changed[0]} images than those that are "
-                "here: branches of the same images belong together"
-            )
+        trained_on = member.run.read_environment().digest
+        for split, digest, local_digest in (
+            ("train", trained_on.train, data.train.store.digest),
+            ("validation", trained_on.validation, data.final.store.digest),
+        ):
+            if digest != local_digest:
+                raise UserError(
+                    f"{member.run.path} was trained on other {split} images than those that are "
+                    "here: branches of the same images belong together"
+                )
 
 
 def _open_member(run: Run, band: int) -> Member:
     """Reads a finished branch; UserError if its folder or its file holds another band."""
     branch = Run(branch_folder(run.path, band))
     recipe = load_recipe(branch.recipe_file)
-    info = model_info(branch.model)
-    band_in_file = info.get("recipe", {}).get("model", {}).get("band")
+    info = read_model_info(branch.model)
+    band_in_file = (info.recipe or {}).get("model", {}).get("band")
     for found, place in (
         (recipe.model.options.get("band"), branch.path),
         (band_in_file, branch.model),
@@ -141,7 +147,7 @@ def _check_belongs(member: Member, first: Member) -> None:
         f"{member.run.path} was trained with another recipe than {first.name}",
         "branches of one recipe belong together",
     )
-    if member.info.get("wnids") != first.info.get("wnids"):
+    if member.info.wnids != first.info.wnids:
         raise UserError(
             f"{member.run.path} has its classes in another order than {first.name}: branches of "
             "one data set belong together"

@@ -13,17 +13,9 @@ from keras_imnet64.data.selection import Selection
 from keras_imnet64.data.stores.decoding import as_run_failed
 from keras_imnet64.data.stream import evaluation_batches
 from keras_imnet64.evaluation.metrics import rank_of
+from keras_imnet64.records import Scores
 
 MAX_LOGIT_BYTES = 2**28  # of all branches and mixtures, for the images of one batch
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of one network or mixture on the images of a split."""
-
-    top1: float  # percent
-    top5: float  # percent
-    loss: float  # nats
 
 
 @dataclass(frozen=True)
@@ -60,8 +52,8 @@ def predict_branches(
     labels = keras.Input((), dtype="int32")
     scorer = keras.Model([pixels, labels], outcomes(logits, labels))
     batches = [
-        {key: values[is_real] for key, values in scorer.predict_on_batch([images, asked]).items()}
-        for images, asked, is_real in _batches(selection, min(batch_size, largest), view)
+        {key: values[is_real] for key, values in scorer.predict_on_batch([images, truth]).items()}
+        for images, truth, is_real in _batches(selection, min(batch_size, largest), view)
     ]
     found = {key: np.concatenate([batch[key] for batch in batches]).T for key in batches[0]}
     scores = [
@@ -69,6 +61,7 @@ def predict_branches(
             top1=100 * float((rank == 0).mean()),
             top5=100 * float((rank < 5).mean()),
             loss=float(loss.mean(dtype="float64")),
+            count=len(rank),
         )
         for rank, loss in zip(found["rank"], found["loss"], strict=True)
     ]

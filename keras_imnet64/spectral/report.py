@@ -22,9 +22,10 @@ from keras_imnet64.core.files import write_atomic, write_csv
 from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.macs import count_macs, count_parameters
+from keras_imnet64.records import Scores
 from keras_imnet64.runs import Run
 from keras_imnet64.spectral.members import Member
-from keras_imnet64.spectral.predictions import BranchPredictions, Scores
+from keras_imnet64.spectral.predictions import BranchPredictions
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,15 @@ def ensemble_rows(
     ]
     for mixture, scores in zip(mixtures, predictions.mixture_scores, strict=True):
         count = int(np.count_nonzero(mixture.weights))
-        row = ReportRow("mixture", mixture.name, count, **asdict(scores), ranked_on=ranked_on)
+        row = ReportRow(
+            "mixture",
+            mixture.name,
+            count,
+            scores.top1,
+            scores.top5,
+            scores.loss,
+            ranked_on=ranked_on,
+        )
         rows.append(row)
     rows += _pair_rows([member.name for member in members], predictions)
     return rows
@@ -124,17 +133,19 @@ def _network_row(
     weight: float | None = None,
 ) -> ReportRow:
     """Returns the row of a network, with its size and what its training took."""
-    metrics = run.metrics
+    metrics = run.read_metrics()
     return ReportRow(
         kind,
         run.path.name,
         branches,
-        **asdict(scores),
-        weight=weight,
+        scores.top1,
+        scores.top5,
+        scores.loss,
+        weight,
         parameters=count_parameters(model),
         macs=count_macs(model),
-        seconds=metrics.get("seconds"),
-        peak_memory_mb=metrics.get("peak_memory_mb") or None,
+        seconds=metrics.seconds,
+        peak_memory_mb=metrics.peak_memory_mb or None,
     )
 
 

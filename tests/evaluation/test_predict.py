@@ -20,7 +20,7 @@ from keras_imnet64.data.images.reading import read_image
 from keras_imnet64.data.images.views import View
 from keras_imnet64.evaluation import predict as module
 from keras_imnet64.models.load import load_model
-from keras_imnet64.models.ship import ship
+from keras_imnet64.models.ship import write_model_file
 
 pytestmark = pytest.mark.backend
 SIZE, CLASSES = 8, 7
@@ -42,7 +42,7 @@ def write_model(path, info=INFO, shape=(SIZE, SIZE, 3), classes=CLASSES, weights
     rng = np.random.default_rng(0)
     weights = weights or [rng.normal(0, 9, (shape[-1], classes)), np.zeros(classes)]
     model.get_layer("logits").set_weights([np.array(array) for array in weights])
-    ship(model, path, info)
+    write_model_file(model, path, info)
     return path
 
 

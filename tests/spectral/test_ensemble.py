@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -19,7 +20,7 @@ from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.evaluation.predict import predict
 from keras_imnet64.export import export
-from keras_imnet64.models.info import model_info
+from keras_imnet64.models.info import model_info, read_model_info
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.macs import count_macs
 from keras_imnet64.models.ship import ship
@@ -287,8 +288,8 @@ def test_branches_that_do_not_belong_together_are_refused(branches, recipe, data
 
     file = branches / "aside.keras"
     other.model.rename(file)
-    info = model_info(file)
-    ship(load_model(file), other.model, info | {"wnids": info["wnids"][::-1]})
+    info = read_model_info(file)
+    ship(load_model(file), other.model, replace(info, wnids=info.wnids[::-1]))
     with pytest.raises(UserError, match="branch-01 has its classes in another order than branch-"):
         ensemble(branches, data_dir=data_dir)
     file.rename(other.model)
