@@ -736,7 +736,7 @@ for name, command, sentence in (
     (
         "network_of_ours_alone",
         CONVERT.format("tiny_cnn1", "w.pth", 32, "m.keras"),
-        "in neither torchvision nor timm",
+        "neither torchvision nor timm",
     ),
     ("no_pixels", CONVERT.format("resnet18", "w.pth", 0, "m.keras"), "1 to 4,096; received 0"),
     ("fewer_pixels", CONVERT.format("resnet18", "w.pth", -1, "m.keras"), "received -1"),
@@ -785,7 +785,7 @@ weights_file("weights_cut_short", "not a whole safetensors", content=header([10,
 weights_file("weights_without_a_network", "no classifier fc.weight", content=header([1]))
 weights_file("weights_of_one_class", "has 1 classes in fc.weight", content=header([1, 1]))
 weights_file(
-    "weights_lacking", "lacks what resnet18 needs: conv1.weight", content=header([2, 2], held=16)
+    "weights_lacking", "lacks tensors of resnet18: conv1.weight", content=header([2, 2], held=16)
 )
 weights_file(
     "weights_of_integers", "holds conv1.weight as I64; float64,", **{"conv1.weight": "I64"}
@@ -795,7 +795,9 @@ weights_file(
     r"layer1.0.conv1.weight is \[64, 64, 1, 1\], \[64, 64, 3, 3\] here.*--set stem",
     of="resnet50",
 )
-weights_file("weights_left_over", "has no place for: layer1.2.bn1.bias, .* more", of="resnet34")
+weights_file(
+    "weights_left_over", "resnet18 does not have: layer1.2.bn1.bias, .* more", of="resnet34"
+)
 weights_file(
     "weights_of_another_stem",
     r"conv1.weight is \[64, 3, 7, 7\], \[64, 3, 3, 3\] here",
@@ -839,7 +841,7 @@ weights_file(
 )
 weights_file(
     "weights_of_another_library",
-    "has no classifier fc.weight .* beside conv1.weight, but embedder.weight; name the network",
+    "has no classifier fc.weight .* beside conv1.weight; it has embedder.weight; name the network",
     content=named("embedder.weight"),
 )
 

@@ -25,10 +25,10 @@ class Format:
     """A row of the table.
 
     Attributes:
-        default_name: in a run folder; beside a model file, the stem of that file comes before it.
+        default_name: in a run folder; beside a model file, the stem of that file is its prefix.
         write: takes the model, what its file states (see `model_info`), and the path to write.
         load: takes the path and returns a function from uint8 pixels to logits.
-        without: packages that the users of an artefact may lack: it is proved without them.
+        without: packages that users may lack; the artefact is checked without them.
     """
 
     default_name: str
@@ -51,7 +51,7 @@ def serving_function(model: keras.Model) -> Serve:
 
 
 def accept_empty_batches(serve: Serve) -> Serve:
-    """Returns a function that maps 0 images to logits [0, K], where convolutions would fail."""
+    """Returns a function that maps 0 images to logits [0, K]; convolutions would fail on them."""
     import tensorflow as tf
 
     def serve_any(pixels: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def load_saved_model(path: Path) -> Serve:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(path)
-    return lambda images: loaded.serve(images)  # refers to `loaded`, which owns the variables
+    return lambda images: loaded.serve(images)  # keeps `loaded` alive, which owns the variables
 
 
 def write_keras(model: keras.Model, info: JsonObject, path: Path) -> None:

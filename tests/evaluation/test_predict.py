@@ -187,7 +187,7 @@ def test_a_model_for_any_size_says_in_its_file_which_it_was_trained_on(tmp_path)
         == predict(fixed, tmp_path / "pictures")["pictures"]
     )
     silent = write_model(tmp_path / "c.keras", info={}, shape=(None, None, 3))
-    with pytest.raises(UserError, match="does not say which it was trained on"):
+    with pytest.raises(UserError, match="does not state the size that it was trained on"):
         predict(silent, tmp_path / "pictures")
 
 
@@ -221,7 +221,7 @@ def test_models_with_other_inputs_and_outputs_are_refused(tmp_path):
         r"gives \[None, 8, 8, 3\]": keras.Model(one, keras.layers.ReLU()(one)),
         r"gives \[None, 192\] and \[None, 192\]": keras.Model(one, [vector, vector]),
         r"takes \[None, 8, 8, 3\] and \[None, 8, 8, 3\]": keras.Model([one, two], both),
-        "does not state what it takes": keras.Sequential([keras.layers.Dense(3)]),
+        "does not state the shapes": keras.Sequential([keras.layers.Dense(3)]),
     }
     for message, model in models.items():
         model.save(tmp_path / "model.keras")

@@ -197,7 +197,7 @@ def test_a_warm_start_names_a_pool_of_only_one_network(tmp_path):
     }
     ship(networks["small_pool"], tmp_path / "pool.keras", ModelInfo(wnids=tuple(WNIDS)))
     _, differences = warm_start(networks["small"], tmp_path / "pool.keras", WNIDS)
-    assert differences == ["stem_pool is in the file alone"]
+    assert differences == ["stem_pool is only in the file"]
 
 
 def test_model_info_of_other_files(tmp_path):
