@@ -304,8 +304,16 @@ BUSY = "InternalError: CUDA_ERROR_DEVICE_UNAVAILABLE: all devices are busy or un
 @pytest.mark.parametrize(
     ("source", "what", "mend"),
     [
-        ("", "AttributeError: module 'jax'", "read the whole message: KERAS_BACKEND=jax python -c "),
-        ("local_devices = lambda: os.kill(os.getpid(), 11)", "by signal 11", "run this again when "),
+        (
+            "",
+            "AttributeError: module 'jax'",
+            "read the whole message: KERAS_BACKEND=jax python -c ",
+        ),
+        (
+            "local_devices = lambda: os.kill(os.getpid(), 11)",
+            "by signal 11",
+            "run this again when ",
+        ),
         ("local_devices = lambda: os.kill(os.getpid(), 9)", "by signal 9", "end other programs"),
         (f"local_devices = lambda: exit({FULL!r})", "Out of memory", "end other programs"),
     ],
