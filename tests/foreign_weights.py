@@ -6,8 +6,8 @@ import struct
 
 from keras import ops
 
-from keras_imnet64.convert.namings import NAMINGS, PUBLISHED_OPTIONS, tensors_of
-from keras_imnet64.models import MODELS, build_model
+from keras_imnet64.convert.namings import NAMINGS, family_of, tensors_of
+from keras_imnet64.models import build_model
 from keras_imnet64.models.keras_private import without_weights
 
 BYTES = {"F32": 4, "F16": 2, "I64": 8, "U8": 1}
@@ -15,7 +15,7 @@ BYTES = {"F32": 4, "F16": 2, "I64": 8, "U8": 1}
 
 def shapes_of(name, num_classes=10, **options):
     """{PyTorch name: shape} of a network at 224 pixels, with step counters as PyTorch has them."""
-    published = PUBLISHED_OPTIONS.get(MODELS[name].module, {})
+    published = family_of(name).options
     with without_weights():
         model = build_model(name, image_size=224, num_classes=num_classes, **published | options)
         tensors = tensors_of(model, NAMINGS[name][0])

@@ -28,6 +28,7 @@ from keras_imnet64.models import build_model
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.ship import ship
 from keras_imnet64.recipe.loading import list_recipes, load_recipe
+from keras_imnet64.records import ModelInfo
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -283,7 +284,7 @@ def model(tmp_path_factory):
     initialize(network, 0)
     names = [f"class {wnid[-2:]}" for wnid in WNIDS]
     names[3] = "a\x1b[31m, \nred cat"
-    info = {"wnids": WNIDS, "class_names": names, "dataset": "imagenet_resized/16x16"}
+    info = ModelInfo(tuple(WNIDS), tuple(names), dataset="imagenet_resized/16x16")
     ship(network, path, info)
     return path
 

@@ -33,6 +33,7 @@ from keras_imnet64.convert.weight_formats import LEGACY_TORCH_MAGIC
 from keras_imnet64.data.sources.archives import write_archives
 from keras_imnet64.models import build_model
 from keras_imnet64.models.ship import ship
+from keras_imnet64.records import ModelInfo
 from keras_imnet64.training import preview  # noqa: F401 (as FIRST_READ)
 
 FIRST_READ = codecs.lookup("utf-8-sig")  # a user that we become may not read it later
@@ -66,7 +67,7 @@ def material(tmp_path_factory, small_recipe):
     write_images(folder / "data")
     (folder / "small.toml").write_text(small_recipe().to_toml())
     model = build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=0.5)
-    ship(model, folder / "model.keras", {"dataset": "imagenet_resized/16x16"})
+    ship(model, folder / "model.keras", ModelInfo(dataset="imagenet_resized/16x16"))
     Image.new("RGB", (20, 20), "red").save(folder / "red.jpg")
     return folder
 
@@ -737,7 +738,7 @@ for name, command, sentence in (
     (
         "network_of_ours_alone",
         CONVERT.format("tiny_cnn1", "w.pth", 32, "m.keras"),
-        "in neither torchvision nor timm",
+        "neither torchvision nor timm",
     ),
     ("no_pixels", CONVERT.format("resnet18", "w.pth", 0, "m.keras"), "1 to 4,096; received 0"),
     ("fewer_pixels", CONVERT.format("resnet18", "w.pth", -1, "m.keras"), "received -1"),
@@ -786,7 +787,7 @@ weights_file("weights_cut_short", "not a whole safetensors", content=header([10,
 weights_file("weights_without_a_network", "no classifier fc.weight", content=header([1]))
 weights_file("weights_of_one_class", "has 1 classes in fc.weight", content=header([1, 1]))
 weights_file(
-    "weights_lacking", "lacks what resnet18 needs: conv1.weight", content=header([2, 2], held=16)
+    "weights_lacking", "lacks tensors of resnet18: conv1.weight", content=header([2, 2], held=16)
 )
 weights_file(
     "weights_of_integers", "holds conv1.weight as I64; float64,", **{"conv1.weight": "I64"}
@@ -796,7 +797,9 @@ weights_file(
     r"layer1.0.conv1.weight is \[64, 64, 1, 1\], \[64, 64, 3, 3\] here.*--set stem",
     of="resnet50",
 )
-weights_file("weights_left_over", "has no place for: layer1.2.bn1.bias, .* more", of="resnet34")
+weights_file(
+    "weights_left_over", "resnet18 does not have: layer1.2.bn1.bias, .* more", of="resnet34"
+)
 weights_file(
     "weights_of_another_stem",
     r"conv1.weight is \[64, 3, 7, 7\], \[64, 3, 3, 3\] here",
@@ -840,7 +843,7 @@ weights_file(
 )
 weights_file(
     "weights_of_another_library",
-    "has no classifier fc.weight .* beside conv1.weight, but embedder.weight; name the network",
+    "has no classifier fc.weight .* beside conv1.weight; it has embedder.weight; name the network",
     content=named("embedder.weight"),
 )
 

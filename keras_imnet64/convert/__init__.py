@@ -1,8 +1,7 @@
 """Converts weights of torchvision or timm to a model file, and accounts for every tensor.
 
-See `namings` for which tensor is which Keras variable, `tensor_files` for how weight files are
-read, and `prefixes` for where in a file the network lies. Class ids are never guessed: the caller
-says what the rows of the classifier are.
+`tensor_files` reads weight files, `prefixes` finds the network in a file, and `namings` maps its
+tensors to Keras variables. Class ids are never guessed: the caller states the classes.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.convert.namings import (
-    PUBLISHED_OPTIONS,
     Arrays,
     Naming,
     assign_weights,
     check_fit,
     choose_naming,
+    family_of,
     find_namings,
     landmarks_of,
     num_classes_of,
@@ -33,10 +32,11 @@ from keras_imnet64.core.paths import check_output_file, expand, refuse_existing
 from keras_imnet64.core.types import Json, JsonObject, Options, StrPath
 from keras_imnet64.core.work_folders import publish, report_failed_write, work_folder
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
-from keras_imnet64.models import MAX_IMAGE_SIZE, build_model, check_whole, find_model
+from keras_imnet64.models import build_model, check_whole
 from keras_imnet64.models.options import ChannelNormalization
 from keras_imnet64.models.ship import ship
 from keras_imnet64.recipe.loading import check_model, merge, parse_override
+from keras_imnet64.records import MAX_IMAGE_SIZE, ConvertedFrom, ModelInfo
 
 if TYPE_CHECKING:
     import keras
@@ -45,9 +45,6 @@ CLASS_ORDERS: dict[str, Callable[[], list[str]]] = {  # the 1,000 class ids in t
     "imagenet": lambda: sorted(imagenet_wnids()),  # the order of rows in torchvision and timm
     "imagenet64": imagenet_wnids,
 }
-# How the network's training images were resized, for predict; a weight file does not say.
-RESIZE_FILTERS = {"davit": "bicubic"}
-RESIZE_FILTER = "bilinear"
 
 
 @keras_defaults()
@@ -64,28 +61,28 @@ def convert(
 ) -> JsonObject:
     """Writes a `.keras` file with the weights of a torchvision or timm checkpoint.
 
-    The network is the published one unless options say otherwise. Residual networks and DaViTs are
-    rebuilt at any image size; AlexNet and VGG only where their dense layers fit the last map.
+    The network is the published one unless `options` change it. Residual networks and DaViTs can be
+    built at any image size; AlexNet and VGG only where their dense layers fit the last map.
 
     Args:
         name: a network of the resnet, davit, alexnet and vgg families.
-        weights: a file of safetensors, or of torch.save where torch is installed; the checkpoint
-            of a training program too.
+        weights: a file of safetensors, or of torch.save where torch is installed; it may be a
+            checkpoint of a training program.
         image_size: pixels per side.
         out: the `.keras` file, which must not exist.
-        classes: what the 1,000 rows of the classifier are, which must be in sorted order of class
-            ids: "imagenet" keeps that order; "imagenet64" reorders them, so that logit i is that
-            of class i of ImageNet64. None: the file that is written names no classes.
+        classes: the order of the logits in `out`, for a classifier whose 1,000 rows are in sorted
+            order of ImageNet's class ids. "imagenet" keeps that order; "imagenet64" reorders the
+            rows, so that logit i is that of class i of ImageNet64. None: `out` states no classes.
         options: options of the network, see `list_models` and `build_model`.
         normalization: "imagenet" or {"mean": [3 numbers], "std": [3 numbers]}, see `build_model`.
-        prefix: what the names of the network's tensors begin with, such as "student.", for a file
+        prefix: the beginning of the names of the network's tensors, such as "student.", for a file
             of several networks. None: the only network, or the averaged one of two.
 
     Returns:
         dict, fit for JSON: model, image_size, num_classes, parameters (trainable), tensors (number
-        that was taken), classes, normalization, out; prefix of the network in the file, averaged
-        (whether its weights are averages), other_networks (prefixes of those that were not taken),
-        left_out (names of tensors that belong to no network).
+        of those converted), classes, normalization, out; prefix of the network in the file,
+        averaged (whether its weights are averages), other_networks (prefixes of those that were not
+        converted), left_out (names of tensors that belong to no network).
 
     Raises:
         UserError: the file does not have the weights of this network, or `out` cannot be written.
@@ -109,17 +106,19 @@ def convert(
     model = build_with_weights(name, {**sizes, **model_options}, arrays, naming, source)
     if class_ids:
         reorder_logits(model.get_layer("logits"), class_ids)
-    info = class_info(class_ids) | {
-        "image_size": image_size,
-        "resize_filter": RESIZE_FILTERS.get(find_model(name).module, RESIZE_FILTER),
-        "converted_from": {
-            "file": weights.name,
-            "sha256": sha256_of(weights),
-            "prefix": found.prefix,
-            "model": name,
-            "model_options": {k: v for k, v in model_options.items() if k != "normalization"},
-        },
-    }
+    info = ModelInfo(
+        wnids=class_ids,
+        class_names=class_ids and class_names_of(class_ids),
+        image_size=image_size,
+        resize_filter=family_of(name).resize_filter,
+        converted_from=ConvertedFrom(
+            file=weights.name,
+            sha256=sha256_of(weights),
+            prefix=found.prefix,
+            model=name,
+            model_options={k: v for k, v in model_options.items() if k != "normalization"},
+        ),
+    )
     write(model, out, info)
     from keras_imnet64.models.macs import count_parameters
 
@@ -140,7 +139,7 @@ def convert(
 
 
 def name_source(weights: Path, found: FoundNetwork) -> str:
-    """Returns what messages call the network of a file."""
+    """Returns the name of the network of a file in messages."""
     has_prefix = found.prefix or found.other_prefixes
     return f'{weights} (under "{found.prefix}")' if has_prefix else str(weights)
 
@@ -148,7 +147,7 @@ def name_source(weights: Path, found: FoundNetwork) -> str:
 def build_with_weights(
     name: str, arguments: Options, arrays: Arrays, naming: Naming, source: str
 ) -> keras.Model:
-    """Builds the network and assigns its weights; takes memory only once all shapes fit.
+    """Builds the network and assigns its weights; allocates memory only after all shapes fit.
 
     Args:
         arguments: those of `build_model`.
@@ -185,12 +184,11 @@ def parse_settings(lines: Sequence[str]) -> ModelSettings:
 
 
 def options_of(name: str, options: Options, normalization: Json) -> Options:
-    """Returns the published options of a network with some changed, and its normalization.
+    """Returns the published options of a network, updated with `options`, and its normalization.
 
     Raises:
         UserError: neither library has the network, or an option is wrong.
     """
-    row = find_model(name)
     find_namings(name)
     section = check_model(name, {**options, "normalization": normalization})
     if isinstance(section.normalization, ChannelNormalization):
@@ -198,9 +196,9 @@ def options_of(name: str, options: Options, normalization: Json) -> Options:
     elif section.normalization != "imagenet":
         raise UserError(
             f'normalization "{normalization}" is measured on a data set, and there is none here; '
-            '"imagenet" works, or {mean = [...], std = [...]} with three numbers each'
+            'use "imagenet" or {mean = [...], std = [...]} with three numbers each'
         )
-    return {**PUBLISHED_OPTIONS.get(row.module, {}), **options, "normalization": normalization}
+    return {**family_of(name).options, **options, "normalization": normalization}
 
 
 def check_target(out: Path) -> None:
@@ -213,17 +211,17 @@ def check_target(out: Path) -> None:
 # ------------------------------------------------------------------------------------------ classes
 
 
-def ordered_class_ids(classes: str | None) -> list[str] | None:
+def ordered_class_ids(classes: str | None) -> tuple[str, ...] | None:
     """Returns the class ids in the order of the logits, or None where the classes are unknown."""
     if classes is None:
         return None
     if classes not in tuple(CLASS_ORDERS):
         raise UserError(f'--classes must be "imagenet" or "imagenet64"; received {classes!r}')
-    return CLASS_ORDERS[classes]()
+    return tuple(CLASS_ORDERS[classes]())
 
 
 def reorder_logits(head: keras.layers.Dense, class_ids: Sequence[str]) -> None:
-    """Brings the logits of a layer from sorted order of class ids into that of `class_ids`."""
+    """Reorders the logits of a layer from sorted order of class ids to the order of `class_ids`."""
     from keras import ops
 
     position = {class_id: row for row, class_id in enumerate(sorted(class_ids))}
@@ -232,12 +230,9 @@ def reorder_logits(head: keras.layers.Dense, class_ids: Sequence[str]) -> None:
         variable.assign(ops.convert_to_numpy(variable)[..., rows])
 
 
-def class_info(class_ids: Sequence[str] | None) -> JsonObject:
-    """Returns what a model file states about its classes; nothing where they are unknown."""
-    if class_ids is None:
-        return {}
+def class_names_of(class_ids: Sequence[str]) -> tuple[str, ...]:
     names = dict(zip(imagenet_wnids(), imagenet_class_names(), strict=True))
-    return {"wnids": class_ids, "class_names": [names[class_id] for class_id in class_ids]}
+    return tuple(names[class_id] for class_id in class_ids)
 
 
 # -------------------------------------------------------------------------------------------- files
@@ -248,8 +243,8 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write(model: keras.Model, out: Path, info: JsonObject) -> None:
-    """Writes the file aside, and gives it its name if nothing has that name by then."""
+def write(model: keras.Model, out: Path, info: ModelInfo) -> None:
+    """Writes a work file, and renames it to `out` unless that path exists by then."""
     with report_failed_write(f"writing {out}", out), work_folder(out, "converting") as work:
         ship(model, work / out.name, info)
         publish(work / out.name, out, replace=False)

@@ -1,8 +1,8 @@
 """Maps tensors of torchvision's and timm's networks to the variables of our Keras models.
 
-PyTorch has kernels as [O, I, h, w], dense layers as [O, I], and flattens maps channel by channel;
+PyTorch has kernels [O, I, h, w] and dense layers [O, I], and flattens maps channel by channel;
 Keras has [h, w, I, O] and [I, O], and flattens pixel by pixel. A naming is a function from the name
-of a Keras layer to the name of the PyTorch module; NAMINGS has those of each network.
+of a Keras layer to the name of the PyTorch module; NAMINGS has the namings of each network.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import bisect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -20,7 +20,9 @@ from keras_imnet64.convert.prefixes import Landmarks
 from keras_imnet64.convert.tensor_files import StoredTensor
 from keras_imnet64.core.errors import UserError, first_few
 from keras_imnet64.core.types import Options, Variable
-from keras_imnet64.models import MAX_IMAGE_SIZE, MAX_NUM_CLASSES, find_model
+from keras_imnet64.data.images.filters import ResizeFilter
+from keras_imnet64.models import MAX_NUM_CLASSES, find_model
+from keras_imnet64.records import MAX_IMAGE_SIZE
 
 if TYPE_CHECKING:
     import keras
@@ -37,20 +39,32 @@ PYTORCH_VARIABLES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-STEP_COUNTER = "num_batches_tracked"  # of a batch normalisation, no part of the network
+STEP_COUNTER = "num_batches_tracked"  # of a batch normalisation; not part of the network
 FLOAT_DTYPES = ("float64", "float32", "float16", "bfloat16")
-# Options of the published networks that our models would otherwise choose by the image size.
-PUBLISHED_OPTIONS: dict[str, Options] = {
-    "davit": {"stem": "imagenet", "window": 7},
-    "alexnet": {"stem": "imagenet"},
-}
-FIRST_LAYER = {  # of each family
-    "resnet": "stem_conv",
-    "davit": "stem_conv",
-    "alexnet": "conv1",
-    "vgg": "stage1_conv1",
-}
 NAME_THE_NETWORK = "name the network and the options (--set stem=...) that it was trained with"
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the published networks of a family have in common.
+
+    Attributes:
+        first_layer: the first layer with weights, by its name in our models.
+        options: those that our models would otherwise choose by the image size.
+        resize_filter: with which training images were resized; a weight file does not state it.
+    """
+
+    first_layer: str
+    options: Options = field(default_factory=dict)
+    resize_filter: ResizeFilter = "bilinear"
+
+
+FAMILIES = {  # by their module in `models`
+    "resnet": Family("stem_conv"),
+    "davit": Family("stem_conv", {"stem": "imagenet", "window": 7}, "bicubic"),
+    "alexnet": Family("conv1", {"stem": "imagenet"}),
+    "vgg": Family("stage1_conv1"),
+}
 
 
 @dataclass(frozen=True)
@@ -58,10 +72,11 @@ class ForeignTensor:
     """A tensor of a PyTorch network and the Keras variable that takes its values.
 
     Attributes:
-        name, shape: as PyTorch has them.
+        name, shape: those of PyTorch.
         variable: a variable of our model.
-        to_keras: lays an array [*shape] out as the variable.
-        flattened_map: shape of the map that a dense layer takes flattened; None for all others.
+        to_keras: converts an array [*shape] to the layout of the variable.
+        flattened_map: shape of the map whose flattened pixels are the input of a dense layer; None
+            for all other tensors.
     """
 
     name: str
@@ -72,7 +87,7 @@ class ForeignTensor:
 
     @property
     def shapes(self) -> Sequence[tuple[int, ...]]:
-        """Those that it may have: timm writes the dense layers of VGG as convolutions."""
+        """The allowed shapes: timm writes the dense layers of VGG as convolutions."""
         if len(self.shape) != 2:
             return (self.shape,)
         height, width, channels = self.flattened_map or (1, 1, self.shape[1])
@@ -84,11 +99,11 @@ def assign_weights(model: keras.Model, arrays: Arrays, naming: Naming, source: o
 
     Args:
         naming: one of NAMINGS.
-        source: what messages call the file of the arrays.
+        source: the name of the arrays' file in messages.
 
     Raises:
         UserError: a tensor is missing, is unknown to the network, or has another shape; its numbers
-            are no floats, are not finite, or are variances below 0.
+            are not floats, are not finite, or are variances below 0.
     """
     tensors = tensors_of(model, naming)
     check_fit(model, tensors, arrays, source)
@@ -103,7 +118,7 @@ def assign_weights(model: keras.Model, arrays: Arrays, naming: Naming, source: o
 
 
 def tensors_of(model: keras.Model, naming: Naming) -> list[ForeignTensor]:
-    """Returns the tensor of each variable; the seeds of dropout have none."""
+    """Returns the tensor of each variable; the seeds of dropout have no tensor."""
     return [
         _tensor_of(layer, variable, naming)
         for layer in model.layers
@@ -119,7 +134,7 @@ def _tensor_of(layer: keras.Layer, variable: Variable, naming: Naming) -> Foreig
         return ForeignTensor(name, shape, variable, lambda array: array)
     if len(shape) == 4:
         depthwise = type(layer).__name__ == "DepthwiseConv2D"
-        axes = (2, 3, 0, 1) if depthwise else (2, 3, 1, 0)  # of PyTorch, in the order of Keras
+        axes = (2, 3, 0, 1) if depthwise else (2, 3, 1, 0)  # PyTorch's axes in the order of Keras
         pytorch_shape = tuple(shape[axes.index(axis)] for axis in range(4))
         return ForeignTensor(name, pytorch_shape, variable, lambda array: array.transpose(axes))
     flattened_map = _flattened_map(layer)
@@ -133,7 +148,7 @@ def _tensor_of(layer: keras.Layer, variable: Variable, naming: Naming) -> Foreig
 
 
 def _flattened_map(layer: keras.Layer) -> MapShape | None:
-    """Returns the shape of the map that a dense layer takes flattened; None for other inputs."""
+    """Returns the shape of the map whose flattened pixels are a dense layer's input, or None."""
     from keras import layers
 
     from keras_imnet64.models.keras_private import producer
@@ -144,28 +159,32 @@ def _flattened_map(layer: keras.Layer) -> MapShape | None:
     return before.input.shape[1:] if isinstance(before, layers.Flatten) else None
 
 
-# --------------------------------------------------------------------------------- what a file has
+# ------------------------------------------------------------------------------ checks of a file
 
 
 def find_namings(name: str) -> Sequence[Naming]:
     """Returns the namings of a network; UserError if neither library has it."""
     if name not in NAMINGS:
         raise UserError(
-            f'weights for "{name}" are in neither torchvision nor timm; those of the resnet, '
-            "davit, alexnet and vgg families are"
+            f'neither torchvision nor timm has weights for "{name}"; they have those of the '
+            "resnet, davit, alexnet and vgg families"
         )
     return NAMINGS[name]
+
+
+def family_of(name: str) -> Family:
+    return FAMILIES[find_model(name).module]
 
 
 def landmarks_of(name: str) -> Landmarks:
     """Returns the names of tensors by which a network is recognised in a file."""
     namings = find_namings(name)
-    first = namings[0](FIRST_LAYER[find_model(name).module])
+    first = namings[0](family_of(name).first_layer)
     return Landmarks(f"{first}.weight", [_classifier_kernel(naming) for naming in namings])
 
 
 def choose_naming(name: str, arrays: Arrays) -> Naming:
-    """Returns the naming of a network by which a file has a classifier."""
+    """Returns the naming under which a file has the network's classifier."""
     return max(find_namings(name), key=lambda naming: _classifier_kernel(naming) in arrays)
 
 
@@ -191,7 +210,7 @@ def _classifier_kernel(naming: Naming) -> str:
 def check_fit(
     model: keras.Model, tensors: Sequence[ForeignTensor], arrays: Arrays, source: object
 ) -> None:
-    """Checks that arrays and tensors match one to one, by name, shape and dtype; reads no numbers.
+    """Checks that arrays and tensors match one to one by name, shape and dtype; reads no values.
 
     Raises:
         UserError: they do not match.
@@ -199,7 +218,7 @@ def check_fit(
     missing = [f"{t.name} {list(t.shape)}" for t in tensors if t.name not in arrays]
     if missing:
         raise UserError(
-            f"{source} lacks what {model.name} needs: {first_few(missing)}; {NAME_THE_NETWORK}"
+            f"{source} lacks tensors of {model.name}: {first_few(missing)}; {NAME_THE_NETWORK}"
         )
     misfits = [t for t in tensors if tuple(arrays[t.name].shape) not in t.shapes]
     if misfits:
@@ -213,19 +232,19 @@ def check_fit(
     surplus = sorted(set(arrays) - {t.name for t in tensors} - counters)
     if surplus:
         raise UserError(
-            f"{source} has what {model.name} has no place for: {first_few(surplus)}; "
+            f"{source} has tensors that {model.name} does not have: {first_few(surplus)}; "
             f"{NAME_THE_NETWORK}"
         )
     for tensor in tensors:
         if str(arrays[tensor.name].dtype) not in FLOAT_DTYPES:
             raise UserError(
                 f"{source} holds {tensor.name} as {arrays[tensor.name].dtype}; "
-                f"{', '.join(FLOAT_DTYPES)} are taken"
+                f"{', '.join(FLOAT_DTYPES)} are supported"
             )
 
 
 def _remedy(model: keras.Model, misfits: Sequence[ForeignTensor], arrays: Arrays) -> str:
-    """Returns what may make tensors of another shape fit: an image size, or another network."""
+    """Returns a remedy for tensors of another shape: image sizes that fit, or another network."""
     if len(misfits) == 1 and misfits[0].flattened_map:
         shape, channels = arrays[misfits[0].name].shape, misfits[0].flattened_map[2]
         sizes = _sizes_that_fit(model, math.prod(shape[1:]) / channels)
@@ -323,7 +342,7 @@ def timm_vgg_bn(layer: str) -> str:
 
 
 def _vgg_features(layer: str, modules_per_conv: int) -> str:
-    """Counts modules: a convolution is 2, with its ReLU, or 3 with BN; each pool is 1."""
+    """Counts modules: 2 for a convolution and its ReLU, 3 with BN, 1 for each pool."""
     from keras_imnet64.models.vgg import STAGES
 
     found = re.fullmatch(r"stage(\d)_conv(\d)(_bn)?", layer)

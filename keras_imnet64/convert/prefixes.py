@@ -1,7 +1,7 @@
 """Finds a network in a file, and the prefix that the file adds to the names of its tensors.
 
-A wrapper puts its attribute's name before those of the network (`model.`, `module.`,
-`timm_model.`), and a checkpoint keeps the whole under a key (`state_dict`). The prefix is both
+A wrapper puts its attribute's name before the names of the network (`model.`, `module.`,
+`timm_model.`), and a checkpoint keeps the network under a key (`state_dict`). The prefix is both
 together, such as "state_dict.model.". A network is recognised by its landmarks: the first
 convolution and the classifier have the same prefix.
 """
@@ -19,7 +19,7 @@ from keras_imnet64.convert.tensor_files import (
 from keras_imnet64.core.errors import UserError, first_few
 
 AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?)(?=[._])", re.IGNORECASE)
-AVERAGED_MODEL_COUNTER = "n_averaged"  # of torch's AveragedModel, no part of the network
+AVERAGED_MODEL_COUNTER = "n_averaged"  # of torch's AveragedModel; not part of the network
 LOSS_OR_METRIC = re.compile(r"(?:criterion|(?:\w+_)?loss(?:_fn|_function)?|(?:\w+_)?metrics?)\.")
 
 
@@ -41,8 +41,8 @@ class Location:
     """Where a network lies in a file.
 
     Attributes:
-        dict_path: which dict of tensors, a key of TensorDicts.
-        prefix: what the names of its tensors begin with in that dict, "" or up to a dot.
+        dict_path: the path to its dict of tensors, a key of TensorDicts.
+        prefix: the beginning of its tensors' names in that dict, "" or up to a dot.
     """
 
     dict_path: str
@@ -59,9 +59,9 @@ class FoundNetwork:
 
     Attributes:
         tensors: by their names without the prefix.
-        prefix: what their names in the file begin with, "" or up to a dot.
-        other_prefixes: those of further networks in the file.
-        left_out: names in the file, of the same dict, that belong to none of these networks.
+        prefix: the beginning of their names in the file, "" or up to a dot.
+        other_prefixes: the prefixes of the other networks in the file.
+        left_out: names of tensors in the same dict that belong to none of these networks.
     """
 
     tensors: dict[str, StoredTensor]
@@ -75,7 +75,7 @@ class FoundNetwork:
 
 
 def is_averaged(prefix: str) -> bool:
-    """Whether a prefix is that of averaged weights, by the names that programs give them."""
+    """Whether a prefix contains a name that programs give to averaged weights."""
     return bool(AVERAGED.search(prefix))
 
 
@@ -84,12 +84,12 @@ def find_network(
 ) -> FoundNetwork:
     """Finds the network in a file.
 
-    Training programs keep a network and the moving average of its weights; of these two, the
-    averaged network is returned.
+    If the file holds a network and the moving average of its weights, the averaged network is
+    returned.
 
     Args:
-        prefix: chooses one of several networks; None if the caller has no choice to make.
-        source: what messages call the file.
+        prefix: chooses one of several networks; None for the only network or the averaged one.
+        source: the name of the file in messages.
 
     Raises:
         UserError: there is no such network, or there are several and no prefix is given.
@@ -112,7 +112,7 @@ def find_network(
 
 
 def _locate_networks(dicts: TensorDicts, landmarks: Landmarks) -> list[Location]:
-    """Returns where a first convolution and a classifier have the same prefix."""
+    """Returns the places where a first convolution and a classifier have the same prefix."""
     return [
         location
         for location in _locate(dicts, landmarks.classifier_kernels)
@@ -121,7 +121,7 @@ def _locate_networks(dicts: TensorDicts, landmarks: Landmarks) -> list[Location]
 
 
 def _locate(dicts: TensorDicts, names: Iterable[str]) -> list[Location]:
-    """Returns where tensors of one of these names lie, each place once."""
+    """Returns the places of tensors with one of these names, each place once."""
     endings = tuple(names)
     return [
         Location(dict_path, prefix)
@@ -146,8 +146,7 @@ def _locate_classifier(dicts: TensorDicts, landmarks: Landmarks, source: object)
     """Returns the location of a classifier that has no first convolution beside it.
 
     Raises:
-        UserError: there is no classifier, or most tensors of a file belong to a network without
-            one.
+        UserError: there is no classifier, or most tensors belong to a network without a classifier.
     """
     classifiers = _locate(dicts, landmarks.classifier_kernels)
     bodies = _locate(dicts, [landmarks.first_kernel])
@@ -160,18 +159,18 @@ def _locate_classifier(dicts: TensorDicts, landmarks: Landmarks, source: object)
         expected = " or ".join(body + name for name in landmarks.classifier_kernels)
         raise UserError(
             f'{source} has a network under "{body}" without a classifier {expected} '
-            "[classes, features]; give its classifier that name, or train one in PyTorch"
+            "[classes, features]; give its classifier that name, or train a classifier in PyTorch"
         )
     names = [join_names(dict_path, name) for dict_path in dicts for name in dicts[dict_path]]
     raise UserError(
         f"{source} has no classifier {' or '.join(landmarks.classifier_kernels)} "
-        f"[classes, features] beside {landmarks.first_kernel}, but {first_few(names)}; name the "
-        "network that it was trained with"
+        f"[classes, features] beside {landmarks.first_kernel}; it has {first_few(names)}; name "
+        "the network that it was trained with"
     )
 
 
 def _has_most(tensors: Mapping[str, StoredTensor], prefix: str) -> bool:
-    """Whether a prefix is that of a network and not of a block within one."""
+    """Whether most tensors have this prefix, as that of a network and not of a block within it."""
     return 2 * sum(name.startswith(prefix) for name in tensors) > len(tensors)
 
 
@@ -189,7 +188,7 @@ def _choose_default(locations: Sequence[Location], source: object) -> Location:
 
 
 def _choose_by_prefix(locations: Sequence[Location], prefix: str, source: object) -> Location:
-    """Returns the network of a prefix, which may omit the first parts of the full one."""
+    """Returns the network of a prefix, which may omit the first parts of the full prefix."""
     prefix = without_wrappers(prefix if prefix.endswith(".") or not prefix else f"{prefix}.")
     found = [each for each in locations if each.full_prefix == prefix]
     if prefix and not found:

@@ -1,8 +1,7 @@
 """Reads files of named tensors that PyTorch programs write: safetensors, and torch's pickles.
 
-Nothing in a file is run, and the numbers of a tensor are read only when they are used. See
-`weight_formats` for how a format is detected, `prefixes` for how a network is found among the
-tensors, and `namings` for which tensor is which Keras variable.
+No code in a file is run, and the values of a tensor are read only when they are used.
+`weight_formats` detects the format of a file, `prefixes` finds a network among the tensors.
 """
 
 import re
@@ -24,7 +23,7 @@ from keras_imnet64.core.types import Json, StrPath, Tensor
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 DICT_TYPES = (dict, OrderedDict)
 MAX_DICT_DEPTH = 4  # of dicts around the tensors; a pickle can contain itself
-# What torch.compile, FSDP and activation checkpointing put before names, anywhere within them.
+# Parts that torch.compile, FSDP and activation checkpointing insert into names.
 WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
@@ -35,7 +34,7 @@ class StoredTensor:
     """A tensor in a file; `numpy.asarray` reads it.
 
     Attributes:
-        shape, dtype: as the file states them; the dtype by NumPy's name for it, if NumPy has one.
+        shape, dtype: those in the file; the dtype has NumPy's name, if NumPy has such a dtype.
         read: returns the array.
     """
 
@@ -55,11 +54,11 @@ TensorDicts: TypeAlias = dict[str, dict[str, StoredTensor]]
 
 
 def read_tensors(path: StrPath) -> TensorDicts:
-    """Returns the tensors of a weight file, whatever its suffix and however deep they lie.
+    """Returns the tensors of a weight file of any suffix, at most MAX_DICT_DEPTH dicts deep.
 
     Raises:
-        UserError: there is no such file; it is of no known format, is damaged, holds no tensors or
-            objects that are not read, or torch is needed and not installed.
+        UserError: there is no such file; its format is not known, it is damaged, holds no tensors
+            or holds objects that are refused; or torch is needed and not installed.
     """
     path = expand(path)
     read = {"safetensors": _read_safetensors, "torch": _read_torch_file}[detect_format(path)]
@@ -67,18 +66,18 @@ def read_tensors(path: StrPath) -> TensorDicts:
 
 
 def join_names(outer: str, inner: str) -> str:
-    """Joins a path of keys, or "", and a name within that dict by a dot."""
+    """Joins the path of a dict, or "", and a name within that dict by a dot."""
     return f"{outer}.{inner}" if outer else inner
 
 
 def without_wrappers(name: str) -> str:
-    """Returns a tensor's name as it is without torch.compile and FSDP."""
+    """Returns a tensor's name without the parts that match WRAPPERS."""
     return WRAPPERS.sub("", name)
 
 
 def _without_wrappers(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     renamed = {without_wrappers(name): tensor for name, tensor in tensors.items()}
-    return renamed if len(renamed) == len(tensors) else tensors  # two names would become the same
+    return renamed if len(renamed) == len(tensors) else tensors  # two names would become equal
 
 
 def _read_safetensors(path: Path) -> TensorDicts:
@@ -100,7 +99,7 @@ def _read_safetensors(path: Path) -> TensorDicts:
         damage = os_error_text(error, path) if isinstance(error, OSError) else error
         raise UserError(f"{path} is not a whole safetensors file: {reason(damage)}") from error
     if not tensors:
-        raise UserError(f"{path} is a safetensors file without tensors; those of a network are")
+        raise UserError(f"{path} is a safetensors file without tensors; name a file of weights")
     return {"": tensors}
 
 
@@ -136,24 +135,24 @@ def _find_tensors(content: Mapping[Json, Json]) -> TensorDicts:
 
 
 def _stored_tensor(tensor: Tensor) -> StoredTensor:
-    """Wraps a tensor of torch; the dtype of one that NumPy cannot represent says why."""
+    """Wraps a tensor of torch; where NumPy cannot represent it, `dtype` states the reason."""
     import torch
 
     def read() -> np.ndarray:
         return tensor.detach().float().numpy()
 
-    if tensor.is_nested:  # which has no shape
-        return StoredTensor((), "a nest of tensors", read)
+    if tensor.is_nested:  # a nested tensor has no shape
+        return StoredTensor((), "nested tensors", read)
     dtype = tensor.dtype if tensor.layout is torch.strided else tensor.layout
     name = "meta, without numbers" if tensor.is_meta else str(dtype).removeprefix("torch.")
     return StoredTensor(tuple(tensor.shape), name, read)
 
 
 def _describe_content(content: Json) -> str:
-    """Describes what a file holds that has no tensors by name, and what to do."""
+    """Describes a file's content that has no named tensors, and what the user can do."""
     if not isinstance(content, dict):
         kind = type(content).__name__
-        return f"a {kind} where tensors by name are needed; {SAVE_STATE_DICT}"
+        return f"a {kind} where named tensors are needed; {SAVE_STATE_DICT}"
     if any("optim" in str(key) or key == "param_groups" for key in content):
         return "the state of an optimizer and no network; name the file of the network's weights"
-    return f"no tensors of torch by name, within {MAX_DICT_DEPTH} dicts; {SAVE_STATE_DICT}"
+    return f"no named tensors of torch within {MAX_DICT_DEPTH} dicts; {SAVE_STATE_DICT}"

@@ -1,8 +1,8 @@
-"""Loads files that `torch.save` wrote, without running anything in them.
+"""Loads files that `torch.save` wrote, without running any code in them.
 
 Training programs keep more than tensors in a file: arguments, settings, paths. `torch.load` with
-`weights_only=True` refuses their classes. Those that timm, torchvision's references and Lightning
-write are replaced by placeholders, which accept any arguments and keep none of them; the classes
+`weights_only=True` refuses their classes. The classes that timm, torchvision's references and
+Lightning write are replaced by placeholders, which accept any arguments and keep none; the classes
 themselves are never imported. A file with any other class is refused, and the message names it.
 """
 
@@ -27,7 +27,7 @@ SAVE_STATE_DICT = (
 
 
 class Placeholder:
-    """Takes the place of an object in a file that is not needed, however it was made."""
+    """Replaces an object that is not needed, whatever the arguments of its constructor."""
 
     def __new__(cls, *arguments: object) -> Self:
         return super().__new__(cls)
@@ -40,7 +40,7 @@ class Placeholder:
 
 
 def empty_dict(*arguments: object) -> OrderedDict[str, object]:
-    """Takes the place of `defaultdict`, whose first argument is a function."""
+    """Replaces `defaultdict`, whose first argument is a function."""
     return OrderedDict()
 
 
@@ -89,7 +89,7 @@ REPLACEMENTS: list[tuple[object, str]] = [
 
 
 def load_torch_file(path: Path) -> Json:
-    """Returns what a file of torch.save holds, its tensors in main memory.
+    """Returns the content of a file of torch.save, with its tensors in main memory.
 
     Raises:
         UserError: torch is not installed; the file is damaged, or holds an object of a class that
@@ -97,7 +97,7 @@ def load_torch_file(path: Path) -> Json:
     """
     if find_spec("torch") is None:
         raise UserError(
-            f"{path} is read by torch, which is not installed: `pip install torch` provides it; or "
+            f"{path} is read by torch, which is not installed: `pip install torch` installs it; or "
             "save the weights as .safetensors, which needs no torch"
         )
     import torch
@@ -108,12 +108,12 @@ def load_torch_file(path: Path) -> Json:
             torch.serialization.safe_globals(REPLACEMENTS),
         ):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files
+    except Exception as error:  # torch raises many types for damaged files
         raise _refusal(path, error) from error
 
 
 def _refusal(path: Path, error: Exception) -> UserError:
-    """Returns the error for a file that torch refuses; torch's own advises to run the file."""
+    """Returns the error for a file that torch refuses; torch's own message advises to run it."""
     if isinstance(error, pickle.UnpicklingError):
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found and _is_single_object(path, found[1]):
@@ -132,7 +132,7 @@ def _refusal(path: Path, error: Exception) -> UserError:
 
 
 def _is_single_object(path: Path, class_name: str) -> bool:
-    """Whether a pickle is one object of this class, not a dict with such an object in it."""
+    """Whether a pickle is one object of this class, and not a dict that contains one."""
     module, _, name = class_name.rpartition(".")
     beginning = f"\x80\x02c{module}\n{name}\n".encode("latin-1", "replace")
     try:

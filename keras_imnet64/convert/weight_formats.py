@@ -1,7 +1,7 @@
 """Detects the format of a weight file by its content, and refuses files that hold no weights.
 
-Suffixes do not matter: `torch.save` writes `.pth.tar` and `.ckpt` files alike, and a `.pth` file
-may be an error page that a server sent. `tensor_files` reads the two formats of weights.
+Suffixes do not matter: `torch.save` writes both `.pth.tar` and `.ckpt` files, and a `.pth` file may
+be a server's error page. `tensor_files` reads the two formats of weights.
 """
 
 import codecs
@@ -22,7 +22,7 @@ from keras_imnet64.core.zips import open_zip
 WeightFormat: TypeAlias = Literal["safetensors", "torch"]
 Description: TypeAlias = tuple[str, str]  # (what a file is, what its owner can do)
 
-HEAD_BYTES = 4096  # as much of a text as tells what it is
+HEAD_BYTES = 4096  # enough to recognise and quote a text
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 MAX_LISTED_ENTRIES = 1000  # of a folder
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
@@ -65,7 +65,7 @@ def detect_format(path: StrPath) -> WeightFormat:
     """Returns the format of a weight file.
 
     Raises:
-        UserError: the path cannot be read, or is something else; the message says what it is and
+        UserError: the path cannot be read, or is not such a file; the message says what it is and
             what to do.
     """
     path = Path(path)
@@ -107,12 +107,12 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """Whether a file begins as safetensors do: the length of a JSON object, then the object."""
+    """Whether a file begins with the length of a JSON object and the object, as safetensors do."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES
 
 
 def _describe_file(path: Path, head: bytes, tail: bytes) -> Description:
-    """Describes a file that has neither format of weights."""
+    """Describes a file of neither format."""
     if not head:
         return "empty", FETCH
     kind = find_kind(head)
@@ -120,13 +120,13 @@ def _describe_file(path: Path, head: bytes, tail: bytes) -> Description:
         return DESCRIPTIONS[kind]
     if tail == TENSORFLOW_TABLE or TENSORFLOW_NAME.search(path.name):
         return "a file of a TensorFlow checkpoint or graph", OF_PYTORCH
-    if head[0] == 0x80:  # how every pickle since protocol 2 begins
+    if head[0] == 0x80:  # the first byte of every pickle since protocol 2
         return "a pickle that torch.save did not write, and nothing in it was run", FROM_PICKLE
     if ONNX.match(head):
-        return "an ONNX model", f"{OF_PYTORCH}: take those that it was exported from"
+        return "an ONNX model", f"{OF_PYTORCH}: take the file that it was exported from"
     return _describe_text(head) or (
-        "no file of weights that is known",
-        f"files of {', '.join(SUFFIXES)} are read, whatever their names",
+        "not a known file of weights",
+        f"files of the kinds {', '.join(SUFFIXES)} are read, whatever their names",
     )
 
 
@@ -165,8 +165,8 @@ def _describe_archive(names: Sequence[str], last_parts: set[str]) -> Description
     """Describes a zip archive that torch.save did not write.
 
     Args:
-        names: its members.
-        last_parts: the names without their folders.
+        names: the names of its members.
+        last_parts: those names without their folders.
     """
     if "constants.pkl" in last_parts:
         return "a TorchScript program (torch.jit.save)", (
@@ -180,7 +180,7 @@ def _describe_archive(names: Sequence[str], last_parts: set[str]) -> Description
         )
     if {"config.json", "model.weights.h5"} <= last_parts:
         return "a model file of Keras already", (
-            "predict, evaluate, export and train.initial_weights take it as it is"
+            "predict, evaluate, export and train.initial_weights read it directly"
         )
     if last_parts and all(name.endswith(".npy") for name in last_parts):
         return "an archive of NumPy arrays (.npz)", (

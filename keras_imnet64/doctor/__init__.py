@@ -1,8 +1,7 @@
-"""The state of this installation: versions, backends, machine, disk, data sets, and problems.
+"""Examines this installation: versions, backends, machine, disk, data sets, and their problems.
 
-`facts` are read in this process; `trials` of backends and data sets run in child processes, whose
-side is `child`. `problems` follow from the `report` alone, and `text` makes it readable. Nothing is
-mended or changed.
+`facts` are read in this process; `trials` of backends and data sets run in child processes (module
+`child`). `problems` finds what is wrong in a `report`, and `text` prints it. Nothing is changed.
 """
 
 from dataclasses import replace
@@ -18,7 +17,7 @@ __all__ = ["examine", "lines"]
 
 
 def examine(data_dir: StrPath | None = None, cache_dir: StrPath | None = None) -> Report:
-    """Examines what tends to go wrong before a run begins; takes about as long as the imports.
+    """Examines what often fails before a run begins; takes about as long as importing the backends.
 
     Args:
         data_dir, cache_dir: as for `data.datasets.prepare`.

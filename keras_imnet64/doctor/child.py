@@ -1,7 +1,7 @@
-"""Trials that run in a child process, which they may crash; see `trials`.
+"""Tries a backend or all data sets in a child process, which may crash; `trials` is the parent.
 
-`python -m keras_imnet64.doctor.child` takes a JSON object: {"backend": name}, or {"data_dir": path,
-"cache_dir": path}. It prints its findings as it goes, so that those before a crash are known.
+`python -m keras_imnet64.doctor.child` reads a JSON object: {"backend": name}, or {"data_dir": path,
+"cache_dir": path}. It prints each finding at once, so that those before a crash are known.
 """
 
 import json
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def print_findings(**findings: object) -> None:
-    """Prints findings for the parent process, before anything later can crash."""
+    """Prints findings for the parent process."""
     print(json.dumps(findings), flush=True)
 
 
@@ -47,7 +47,7 @@ def try_backend(name: str) -> None:
     layer = keras.layers.Conv2D(2, 3, data_format="channels_last", kernel_initializer="ones")
     outputs = keras.ops.convert_to_numpy(layer(np.ones((1, 4, 4, 3), "float32")))
     if outputs.shape != (1, 2, 2, 2) or not (outputs == 27).all():  # 3 x 3 pixels x 3 channels
-        raise ArithmeticError(f"a convolution gave {outputs.ravel().tolist()} where 27 is right")
+        raise ArithmeticError(f"a convolution gave {outputs.ravel().tolist()} instead of 27")
 
 
 def _tensorflow_devices(tf: ModuleType) -> list[str]:
@@ -78,7 +78,7 @@ DEVICES: dict[str, Callable[[ModuleType], list[str]]] = {
 
 
 def try_datasets(data_dir: str | None, cache_dir: str | None) -> None:
-    """Reports the state of every data set, be it a damaged one."""
+    """Reports the state of every data set, even of a damaged one."""
     from keras_imnet64.data.datasets import DATASETS, default_data_dir, info
 
     data_folder = data_dir or str(default_data_dir())
@@ -89,7 +89,7 @@ def try_datasets(data_dir: str | None, cache_dir: str | None) -> None:
             state = _state_of(found, prepare, data_folder, cache_dir)
         except UserError as error:
             state = DatasetState(name, prepare, "damaged", None, dataset.splits, problem=str(error))
-        except Exception as error:  # whatever lies in its folder
+        except Exception as error:  # its folder may hold anything
             problem = f"{type(error).__name__}: {reason(error)}"
             state = DatasetState(name, prepare, "unknown", None, dataset.splits, problem=problem)
         print_findings(dataset=asdict(state))

@@ -1,4 +1,4 @@
-"""Facts about the installation and the machine, read in this process without risk to it."""
+"""Reads facts about the installation and the machine that are safe to read in this process."""
 
 import contextlib
 import math
@@ -34,7 +34,7 @@ def versions() -> dict[str, str | None]:
 
 
 def unmet_requirements() -> list[UnmetRequirement]:
-    """Returns what this package's metadata requires and what is not installed in that version.
+    """Returns the requirements in this package's metadata that are missing or of a wrong version.
 
     Without metadata the only entry is this package.
     """
@@ -75,7 +75,7 @@ def _version(name: str) -> str | None:
 
 
 def chosen_backend(settings: KerasSettings) -> tuple[str, str]:
-    """Returns the backend of a command without --backend, and which setting chooses it."""
+    """Returns the backend of a command without --backend, and the setting that chooses it."""
     if os.environ.get("KERAS_BACKEND"):
         return os.environ["KERAS_BACKEND"], "KERAS_BACKEND"
     if settings.content.get("backend"):
@@ -84,7 +84,7 @@ def chosen_backend(settings: KerasSettings) -> tuple[str, str]:
 
 
 def refused_settings() -> list[Problem]:
-    """Returns the environment variables that commands refuse, those of any backend."""
+    """Returns the environment variables that commands refuse under any backend."""
     return [Problem(what, mend) for what, mend in refusals()]
 
 
@@ -92,7 +92,7 @@ def refused_settings() -> list[Problem]:
 
 
 def machine() -> Machine:
-    """Reads which cores and how much memory this process may use, and the GPUs of the driver."""
+    """Returns the cores and the memory that this process may use, and the GPUs of the driver."""
     gpus, error = driver_gpus()
     total, available = _memory()
     return Machine(_cores(), total, available, gpus, error)
@@ -110,7 +110,7 @@ def _cores() -> int | None:
 
 
 def _memory() -> tuple[int | None, int | None]:
-    """Returns the bytes in all and those available, of the machine or of a smaller control group.
+    """Returns the total and the available bytes, of the machine or of a smaller control group.
 
     Both are None if psutil is missing.
     """
@@ -174,9 +174,9 @@ def driver_gpus() -> tuple[list[Gpu], str | None]:
 
 
 def disk(data_dir: StrPath | None = None, cache_dir: StrPath | None = None) -> list[Place]:
-    """Examines the folders that commands write into; of one that does not exist, its parent."""
+    """Examines the folders that commands write into, or the parent of a folder that is missing."""
     places = {
-        "data": data_dir or _default_data_dir(),  # the cache too, if it has no folder of its own
+        "data": data_dir or _default_data_dir(),  # and the cache, unless it has its own folder
         "cache": cache_dir,
         "runs": DEFAULT_ROOT,
         "temporary files": _temporary_folder(),
@@ -185,9 +185,9 @@ def disk(data_dir: StrPath | None = None, cache_dir: StrPath | None = None) -> l
 
 
 def _place(what: str, named: StrPath) -> Place:
-    """Examines a folder; what cannot be found out stays unknown."""
+    """Examines a folder; facts that cannot be read stay unknown."""
     place = Place(what, str(named))
-    with contextlib.suppress(OSError, RuntimeError):  # no such home, no working directory
+    with contextlib.suppress(OSError, RuntimeError):  # no home folder, no working directory
         path = Path(named).expanduser().absolute()
         place = replace(place, path=str(path))
         folder = next(parent for parent in (path, *path.parents) if parent.exists())

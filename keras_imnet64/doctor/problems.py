@@ -1,4 +1,4 @@
-"""What is wrong, judged from a report alone: for each problem a sentence, and what mends it."""
+"""Finds problems in a report: for each a sentence, and the command or advice that fixes it."""
 
 import glob
 import os
@@ -23,7 +23,7 @@ MIN_MEMORY_BYTES = 2 * 10**9
 
 
 def problems_of(report: Report) -> list[Problem]:
-    """Returns what is wrong, with what mends it."""
+    """Returns the problems in a report, those of the installation first."""
     checks: tuple[Callable[[Report], Problems], ...] = (
         _of_requirements,
         _of_backends,
@@ -42,7 +42,7 @@ def _of_requirements(report: Report) -> Problems:
     for unmet in report.unmet_requirements:
         name, needs = unmet.name, unmet.needs
         if name == DISTRIBUTION:
-            what = f"{name} is not installed here, so what it needs could not be checked"
+            what = f"{name} is not installed here, so its requirements could not be checked"
             yield Problem(what, _pip("-e ."))
             continue
         state = f"{unmet.found} is installed" if unmet.found else "it is not installed"
@@ -54,29 +54,29 @@ def _of_backends(report: Report) -> Problems:
     for name, trial in report.backends.items():
         if trial.installed and trial.error:
             fails = "imports but does not compute" if trial.imports else "does not import"
-            mend = _mend_backend(name, trial, trial.error, report.machine.gpus)
-            yield Problem(f"{name} {fails}: {trial.error}", mend)
+            fix = _backend_fix(name, trial, trial.error, report.machine.gpus)
+            yield Problem(f"{name} {fails}: {trial.error}", fix)
 
 
-def _mend_backend(name: str, trial: BackendTrial, error: str, gpus: Sequence[Gpu]) -> str:
-    """Returns what mends a backend: another installation only if it does not load by itself."""
+def _backend_fix(name: str, trial: BackendTrial, error: str, gpus: Sequence[Gpu]) -> str:
+    """Returns the fix of a backend: a new installation only if the backend does not import."""
     if LACKS_MEMORY.search(error):
-        return OTHERS_ON_GPU if gpus else "end other programs, then examine again"
+        return OTHERS_ON_GPU if gpus else "end other programs, then run the doctor again"
     if error.startswith(NO_ANSWER):
-        return "examine again when the machine has less to do: python cli.py doctor"
+        return "run this again when the machine is less busy: python cli.py doctor"
     if not trial.imports:
         return _pip(f"--force-reinstall {name}")
     variables = [variable for variable in DEVICE_KINDS.get(name, ()) if os.environ.get(variable)]
     if variables and not trial.devices:
         return f"unset {' '.join(variables)}"
     if error.startswith(BY_SIGNAL):
-        return "examine again when no other program is running: python cli.py doctor"
+        return "run this again when no other program is running: python cli.py doctor"
     code = shlex.quote("import keras; print(keras.ops.ones(1))")
-    return f"see the whole message: KERAS_BACKEND={name} python -c {code}"
+    return f"read the whole message: KERAS_BACKEND={name} python -c {code}"
 
 
-# What the system, TensorFlow, JAX and PyTorch say; a GPU without free memory gives no handle to
-# cuDNN and cuBLAS.
+# Messages of the system, TensorFlow, JAX and PyTorch; without free memory on the GPU, handles of
+# cuDNN and cuBLAS cannot be created.
 LACKS_MEMORY = re.compile(
     rf"{BY_SIGNAL} 9\b|out of memory|\bOOM\b|RESOURCE_?EXHAUSTED|MemoryError|bad_alloc"
     r"|busy or unavailable|DEVICE_UNAVAILABLE|DNN library initialization failed"
@@ -84,7 +84,7 @@ LACKS_MEMORY = re.compile(
     re.IGNORECASE,
 )
 OTHERS_ON_GPU = (
-    "other processes hold the memory, nvidia-smi lists them: end them or wait, or choose another "
+    "other processes hold the memory (nvidia-smi lists them): end them or wait, or choose another "
     "GPU with CUDA_VISIBLE_DEVICES"
 )
 
@@ -93,7 +93,7 @@ def _of_keras_json(report: Report) -> Problems:
     found = report.keras_json
     if found.fault:
         aside = shlex.join(["mv", str(found.path), f"{found.path}.wrong"])
-        yield Problem(found.fault, f"correct it, or put it aside: {aside}")
+        yield Problem(found.fault, f"correct it, or move it away: {aside}")
 
 
 def _of_choice(report: Report) -> Problems:
@@ -118,7 +118,7 @@ def _of_gpus(report: Report) -> Problems:
     if error and glob.glob("/dev/nvidia[0-9]*"):
         yield Problem(
             f"there is an NVIDIA GPU, and nvidia-smi fails: {error}",
-            "restart the machine, or install the driver anew, so that nvidia-smi lists it",
+            "restart the machine, or reinstall the driver, so that nvidia-smi lists the GPU",
         )
     for name in ("tensorflow", "jax") if gpus else ():
         trial = report.backends[name]
@@ -128,7 +128,7 @@ def _of_gpus(report: Report) -> Problems:
 
 
 def _unhide_gpus(backend: str) -> str | None:
-    """Returns the command that shows a backend the GPUs that a variable hides; None without."""
+    """Returns the command that unsets a variable that hides GPUs from a backend, or None."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
         return "unset CUDA_VISIBLE_DEVICES"
     platforms = os.environ.get("JAX_PLATFORMS", "")
@@ -141,15 +141,15 @@ def _of_memory(report: Report) -> Problems:
     available = report.machine.memory_available_bytes
     if available is not None and available < MIN_MEMORY_BYTES:
         yield Problem(
-            f"{gigabytes(available)} of memory are available; training needs 2 GB and more",
-            "end other programs, or take a machine with more memory",
+            f"{gigabytes(available)} of memory are available; training needs at least 2 GB",
+            "end other programs, or use a machine with more memory",
         )
 
 
 def _of_disk(report: Report) -> Problems:
     places = {place.what: place for place in report.disk}
     if "cache" in places and places["cache"].writable:
-        places.pop("data", None)  # it need only be read: what is packed goes into the cache
+        places.pop("data", None)  # packing writes only into the cache
     for what, place in places.items():
         if not place.writable:
             sentence = f"the folder for {what}, {place.path}, cannot be written"
@@ -157,8 +157,8 @@ def _of_disk(report: Report) -> Problems:
     full = [place for place in report.disk if (place.free_bytes or 0) < MIN_DISK_BYTES]
     for mount, place in {place.mount: place for place in full if place.mount}.items():
         yield Problem(
-            f"{gigabytes(place.free_bytes)} are free on the disk of {mount}; 1 GB is the least",
-            "free some, or name folders on another disk (--data-dir, --cache-dir, --out)",
+            f"{gigabytes(place.free_bytes)} are free on the disk of {mount}; 1 GB is needed",
+            "free some space, or name folders on another disk (--data-dir, --cache-dir, --out)",
         )
 
 
@@ -174,7 +174,7 @@ def _of_datasets(report: Report) -> Problems:
     if report.datasets_error:
         yield Problem(
             f"the data sets could not be examined: {report.datasets_error}",
-            "mend the problems above, then examine again",
+            "fix the problems above, then run the doctor again",
         )
     for dataset in report.datasets:
         if dataset.problem:
@@ -184,13 +184,13 @@ def _of_datasets(report: Report) -> Problems:
 
 FIRST_STEP = {  # before a data set is prepared again, by its state
     "damaged": "delete that folder, then ",
-    "half there": "if no other process is just preparing it: ",
+    "half there": "if no other process is preparing it: ",
     "unknown": "",
 }
 
 
 def _pip(what: str) -> str:
-    """Returns a pip command, with the tested versions where a checkout has their list."""
+    """Returns a pip command; in a checkout, with its list of tested versions."""
     pinned = (PACKAGE_PARENT / "constraints.txt").is_file()
     return f"pip install {'-c constraints.txt ' if pinned else ''}{what}"
 

@@ -1,7 +1,7 @@
-"""What the doctor reports: the facts, the outcomes of trials and the problems, as records.
+"""The doctor's report as records: the facts, the outcomes of trials and the problems.
 
-Their names are the keys of `doctor --json`. Bytes and seconds are numbers; None is unknown. Only
-the standard library is needed here, so that an installation can be examined that lacks the rest.
+Field names are the keys of `doctor --json`; None is unknown. This module needs only the standard
+library, so that an incomplete installation can be examined.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -12,15 +12,15 @@ from keras_imnet64.core.types import JsonObject
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong."""
+    """A problem, and how to fix it."""
 
     what: str  # a sentence
-    mend: str  # the command or the advice that mends it
+    mend: str  # the command or the advice that fixes it
 
 
 @dataclass(frozen=True)
 class UnmetRequirement:
-    """A distribution that this package needs, and that is missing or of another version."""
+    """A distribution that this package needs, and that is missing or of a wrong version."""
 
     name: str
     needs: str  # such as ">=3.15"; empty for any version
@@ -66,7 +66,7 @@ class Machine:
 class Place:
     """A folder that commands write into."""
 
-    what: str  # what it is for: "data", "cache", "runs" or "temporary files"
+    what: str  # its purpose: "data", "cache", "runs" or "temporary files"
     path: str
     mount: str | None = None
     free_bytes: int | None = None

@@ -1,4 +1,4 @@
-"""The report as plain text: headings, aligned rows, and the problems last."""
+"""Formats the report as plain text: headings, aligned rows, and the problems last."""
 
 from collections.abc import Iterator, Sequence
 
@@ -65,9 +65,9 @@ def _problem_lines(problems: Sequence[Problem]) -> Iterator[str]:
         yield "nothing is wrong"
     for problem in problems:
         yield problem.what
-        yield f"  to mend it: {problem.mend}"
+        yield f"  to fix it: {problem.mend}"
 
 
 def gigabytes(size: int | None) -> str:
-    """Returns a number of bytes such as "1.9 GB"; "unknown" for None."""
+    """Returns a number of bytes as text such as "1.9 GB"; "unknown" for None."""
     return "unknown" if size is None else f"{size / 1e9:.1f} GB"

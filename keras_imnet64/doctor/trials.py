@@ -1,4 +1,4 @@
-"""Trials of backends and data sets in child processes, since either may crash what loads it."""
+"""Tries backends and data sets in child processes, since loading either may crash a process."""
 
 import os
 import time
@@ -11,26 +11,26 @@ from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.doctor.report import BackendTrial, DatasetState
 
 CHILD = "keras_imnet64.doctor.child"
-PROBE_SECONDS = 120  # a backend that is loaded from a slow network disk takes a while
+MAX_TRIAL_SECONDS = 120  # loading a backend from a slow network disk takes a while
 MAX_ERROR_CHARACTERS = 300
 
 
 def examine_backend(name: str, settings: KerasSettings) -> BackendTrial:
-    """Tries whether a backend imports and computes, whatever keras.json says.
+    """Tries whether a backend imports and computes, whichever backend keras.json names.
 
     Args:
-        settings: keras.json, which the child process does not read if it is wrong.
+        settings: the content of keras.json; the child process does not read a wrong file.
     """
     if find_spec(name) is None:
         return BackendTrial(installed=False)
     environment = without_refused(os.environ) | {
         "KERAS_BACKEND": name,
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # leave the memory to whoever is training
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # leaves the memory to processes that train
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
     if settings.fault or not settings.exists:
-        environment["KERAS_HOME"] = os.devnull  # Keras takes its defaults, and cannot leave a file
+        environment["KERAS_HOME"] = os.devnull  # Keras takes its defaults, and writes no file
     begin = time.perf_counter()
     reports, error = _run_trial({"backend": name}, environment)
     found = {key: value for report in reports for key, value in report.items()}
@@ -48,7 +48,7 @@ def examine_backend(name: str, settings: KerasSettings) -> BackendTrial:
 def examine_datasets(
     data_dir: StrPath | None = None, cache_dir: StrPath | None = None
 ) -> tuple[list[DatasetState], str | None]:
-    """Returns the state of every data set, and a line of error if their table cannot be read."""
+    """Returns the states of the data sets, and one line of error if the child process fails."""
     reports, error = _run_trial(
         {
             "data_dir": str(data_dir) if data_dir else None,
@@ -63,6 +63,6 @@ def _run_trial(
     request: JsonObject, environment: dict[str, str] | None = None
 ) -> tuple[list[JsonObject], str | None]:
     """Returns what the child process reported, and one line of error if it failed."""
-    result = run_child(CHILD, request=request, environment=environment, timeout=PROBE_SECONDS)
+    result = run_child(CHILD, request=request, environment=environment, timeout=MAX_TRIAL_SECONDS)
     error = result.failure and result.failure[:MAX_ERROR_CHARACTERS]
     return list(result.objects()), error

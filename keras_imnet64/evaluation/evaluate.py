@@ -1,4 +1,4 @@
-"""Scores models: every image of a selection exactly once, whatever batch size and device count."""
+"""Scores models on every image of a selection exactly once, for any batch size and device count."""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +27,6 @@ from keras_imnet64.runs import model_file
 
 BATCH_SIZE = 256
 NUM_CROPS = 10  # of an image, where a view has several
-DEFAULT_FILTER = "box"  # for files that state none; ImageNet64 was made with it
 
 
 @keras_defaults()
@@ -51,8 +50,8 @@ def evaluate(
         split: "train" or "validation".
         devices: what `take_devices` returned; None takes all.
         ten_crop: whether the model sees each image as its centre, its corners and the mirror image
-            of each, and the ten softmax outputs are averaged (Krizhevsky et al., 2012); None does
-            what the model's recipe says.
+            of each, and the ten softmax outputs are averaged (Krizhevsky et al., 2012); None
+            follows the model's recipe.
         per_class: a CSV file to write, with the scores of each class; see `per_class.ClassRow`.
 
     Returns:
@@ -62,8 +61,9 @@ def evaluate(
         `per_class`.
 
     Raises:
-        UserError: the file is no model, does not fit the data, or the CSV cannot be written there.
-        RunFailed: its logits are not finite.
+        UserError: the file is not a model or does not fit the data, or the CSV file cannot be
+            written.
+        RunFailed: the model's logits are not finite.
     """
     path = model_file(run_or_model)
     if per_class:
@@ -71,7 +71,7 @@ def evaluate(
     info = read_model_info(path)
     dataset = dataset or info.dataset
     if not dataset:
-        raise UserError(f"{path} does not say what it was trained on; name a --dataset")
+        raise UserError(f"{path} does not state its data set; name one with --dataset")
     devices = devices or take_devices()
     store = open_dataset(
         dataset, split, data_dir=data_dir, cache_dir=cache_dir, progress=pack_progress
@@ -103,14 +103,14 @@ def evaluate(
     }
 
 
-# ------------------------------------------------------------------------------- what is compared
+# ------------------------------------------------------------------------------ images and classes
 
 
 def select_known_classes(info: ModelInfo, store: Store, path: StrPath) -> Selection:
-    """Returns the images of a store whose classes the model of a file knows.
+    """Returns the images of a store whose classes the model knows.
 
-    Classes are matched by id, never by position. A model without ids is assumed to have the
-    store's classes in the store's order.
+    Classes are matched by id. A model without ids is assumed to have the store's classes in the
+    store's order.
     """
     if not info.wnids:
         return select(store)
@@ -122,12 +122,6 @@ def select_known_classes(info: ModelInfo, store: Store, path: StrPath) -> Select
     return select(store, list(info.wnids))
 
 
-def view_of(info: ModelInfo, image_size: int) -> View:
-    """Returns how the images of its data set are shown to the model of a file."""
-    resize_filter = info.resize_filter or DEFAULT_FILTER
-    return View(image_size, resize_filter, info.resize, bool(info.ten_crop))
-
-
 def choose_view(
     info: ModelInfo,
     store: Store,
@@ -135,19 +129,19 @@ def choose_view(
     ten_crop: bool | None,
     path: StrPath,
 ) -> View | None:
-    """Returns how images of a store are shown to a model; None if as they are stored.
+    """Returns how images of a store are shown to a model; None shows them as they are stored.
 
     Args:
         info: of the model's file.
-        model_size: pixels per side that the model takes, None for any.
+        model_size: pixels per side that the model takes, None for any size.
         ten_crop: as for `evaluate`.
     """
-    view = view_of(info, store.image_size or image_size_of(info, model_size, path))
+    view = View.of(info, store.image_size or image_size_of(info, model_size, path))
     check_filter(view.resize_filter)
     if ten_crop is not None:
         view = replace(view, ten_crop=ten_crop)
     if store.image_size and info.resize is None:
-        view = replace(view, resize_filter="bilinear")  # to enlarge; a box repeats pixels
+        view = replace(view, resize_filter="bilinear")  # enlarges; "box" would repeat pixels
     return view if store.image_size is None or view.ten_crop else None
 
 
@@ -156,8 +150,8 @@ def image_size_of(info: ModelInfo, model_size: int | None, path: StrPath) -> int
     size = model_size or info.image_size
     if size is None:
         raise UserError(
-            f"{path} takes images of any size and does not say which it was trained on; a model "
-            "with a fixed input size is needed"
+            f"{path} takes images of any size and does not state the size that it was trained on; "
+            "a model with a fixed input size is needed"
         )
     return size
 
@@ -165,7 +159,7 @@ def image_size_of(info: ModelInfo, model_size: int | None, path: StrPath) -> int
 def check_model_fits(
     model: keras.Model, selection: Selection, name: StrPath, view: View | None = None
 ) -> None:
-    """Refuses a model that cannot be scored on these images; `name` is for the message."""
+    """Refuses a model that cannot be scored on these images; `name` is its name in messages."""
     shape = classifier_shape(model, name)
     size, dataset = view.image_size if view else selection.image_size, selection.store.dataset
     if (shape.height, shape.width) not in [(size, size), (None, None)]:
@@ -189,7 +183,7 @@ def score_model(
     view: View | None = None,
     extra_metrics: Sequence[keras.metrics.Metric] = (),
 ) -> Scores:
-    """Scores a model once, see `score_selection`; it may end in a softmax."""
+    """Scores a model, which may end in a softmax, as `score_selection` does."""
     model, batch_size = with_logits(model), scoring_batch_size(devices)
     if view and view.ten_crop:
         model, batch_size = with_ten_crops(model, view.image_size), ten_crop_batch_size(devices)
@@ -204,7 +198,7 @@ def make_scorer(
     The model itself stays uncompiled, so that nothing of the scoring is written into its file.
 
     Args:
-        extra_metrics: Keras metrics that are given the same labels, logits and weights.
+        extra_metrics: Keras metrics that receive the same labels, logits and weights.
     """
     scorer = keras.Model(model.inputs, model.outputs)
     loss = keras.metrics.MeanMetricWrapper(cross_entropy, "cross_entropy")
@@ -227,9 +221,9 @@ def score_selection(
     Args:
         scorer: what `make_scorer` returned for a model, pixels [B, H, W, 3] -> logits [B, K].
         selection: images whose labels are the model's classes.
-        batch_size: over all devices, which must divide it.
-        view: how images are shown, see `stream.evaluation_batches`; with ten crops `scorer` is
-            that of a model `with_ten_crops`.
+        batch_size: total over all devices, whose number divides it.
+        view: how images are shown, see `stream.evaluation_batches`; for ten crops, `scorer` belongs
+            to a model `with_ten_crops`.
 
     Raises:
         RuntimeError: the sum of the images' weights is not the number of images.
@@ -249,16 +243,6 @@ def score_selection(
     )
 
 
-def score(
-    scorer: keras.Model,
-    selection: Selection,
-    batch_size: int = BATCH_SIZE,
-    view: View | None = None,
-) -> dict[str, float]:
-    """Returns `score_selection` as a dict, for callers that write the numbers into a file."""
-    return asdict(score_selection(scorer, selection, batch_size, view))
-
-
 def with_ten_crops(model: keras.Model, image_size: int) -> keras.Model:
     """Returns a model that averages the softmax of ten crops: [B, 10, S, S, 3] -> log [B, K]."""
     crops = keras.Input((NUM_CROPS, image_size, image_size, 3))
@@ -270,11 +254,11 @@ def with_ten_crops(model: keras.Model, image_size: int) -> keras.Model:
 
 
 def scoring_batch_size(devices: Devices) -> int:
-    """Returns the largest batch size up to BATCH_SIZE that the devices divide."""
+    """Returns the largest multiple of the number of devices up to BATCH_SIZE."""
     return BATCH_SIZE // devices.count * devices.count
 
 
 def ten_crop_batch_size(devices: Devices) -> int:
-    """Returns a tenth of the usual batch size, or one image for each device."""
+    """Returns a tenth of the usual batch size, but at least one image for each device."""
     per_device = scoring_batch_size(devices) // NUM_CROPS // devices.count
     return max(1, per_device) * devices.count

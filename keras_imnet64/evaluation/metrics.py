@@ -22,10 +22,10 @@ def in_top_k(labels: Tensor, logits: Tensor, k: int) -> Tensor:
 
 
 def rank_of(labels: Tensor, logits: Tensor) -> Tensor:
-    """Counts the classes that come before the label, int32 [B, ...].
+    """Returns the number of classes that rank before the label, int32 [B, ...].
 
-    Equal logits rank by position, so that a network with the same logit for all classes scores by
-    chance, not 100 %. A label whose logit is not a number ranks behind all classes.
+    Equal logits rank by position, so that a network with the same logit for all classes scores at
+    chance level, not 100 %. A label whose logit is not a number ranks behind all classes.
 
     Args:
         labels: integers [B].
@@ -54,7 +54,7 @@ def top5(labels: Tensor, logits: Tensor) -> Tensor:
 
 
 def main_labels(labels: Tensor) -> Tensor:
-    """Returns the labels with the larger share in mixed images; integers [B] are returned as is.
+    """Returns the label with the larger share of each mixed image; returns integers [B] unchanged.
 
     Args:
         labels: floats [B, 3]: two labels, and the share of the first in 0..1; or integers [B].

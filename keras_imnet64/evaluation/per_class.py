@@ -1,6 +1,6 @@
-"""Which classes a model recognises and which it confuses, counted while `evaluate` scores.
+"""Reports which classes a model recognises and which it confuses.
 
-The counts come from a Keras metric beside the others, so that each image is scored once for all.
+A Keras metric counts them while `evaluate` scores, so that each image is scored only once.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ NUM_PAIRS = 10
 class ClassRow:
     """A row of the CSV file: the scores of a class.
 
-    A class without images has count 0 and no scores. If no image of a class is taken for another
-    class, the last three fields are None.
+    A class without images has count 0 and no scores. The last three fields are None if no image of
+    the class is taken for another class.
     """
 
     class_id: str
@@ -54,7 +54,7 @@ COLUMNS = tuple(field.name for field in fields(ClassRow))
 
 
 def report_classes(confusion: ConfusionMatrix, selection: Selection, path: StrPath) -> JsonObject:
-    """Writes a CSV file of what a `ConfusionMatrix` counted, with a row for each class.
+    """Writes the counts of a `ConfusionMatrix` into a CSV file, one row for each class.
 
     Returns:
         dict: balanced_top1 and most_confused, see the functions of these names.
@@ -71,15 +71,15 @@ def report_classes(confusion: ConfusionMatrix, selection: Selection, path: StrPa
 class ConfusionMatrix(keras.metrics.Metric):
     """Counts images by their class and the class that they are taken for.
 
-    The sums are float32, as those of every Keras metric: whole numbers up to 2**24 are exact, and
-    no class has so many images.
+    The counts are float32, as in every Keras metric: whole numbers are exact up to 2**24, and no
+    class has that many images.
 
     Args:
         num_classes: K.
 
     Attributes:
         matrix: [K, K + 1]; row: the class, column: the class with the largest logit. The last
-            column counts images with a logit that is not a number, which are taken for no class.
+            column counts images with a logit that is not a number.
         top5: [K], images whose class is among the five largest logits.
     """
 
@@ -116,9 +116,10 @@ def _whole_numbers(values: Tensor) -> np.ndarray:
 
 
 def largest(logits: Tensor) -> Tensor:
-    """Returns the position of the largest logit, the first of equals; K if one is not a number.
+    """Returns the position of the largest logit, the first of equal ones; K if one is not a number.
 
-    Agrees with `in_top_k` for k=1; argmax does not state which of several equals it returns.
+    The result agrees with `in_top_k` for k=1; argmax does not state which of several equal logits
+    it returns.
 
     Args:
         logits: floats [B, K].
@@ -151,7 +152,7 @@ def class_rows(
                 row, top1=_percent(counts[label], count), top5=_percent(top5[label], count)
             )
         mistakes = _mistakes(counts, label)
-        other = int(mistakes.argmax())  # the first of equals
+        other = int(mistakes.argmax())  # the first of equal counts
         if mistakes[other]:
             row = replace(
                 row,
@@ -173,9 +174,9 @@ def balanced_top1(matrix: np.ndarray) -> float:
 def most_confused(
     matrix: np.ndarray, wnids: Sequence[str], class_names: Sequence[str]
 ) -> list[ConfusedPair]:
-    """Returns the NUM_PAIRS pairs of classes with the most confused images, most first.
+    """Returns the NUM_PAIRS pairs of classes with the most confused images, in descending order.
 
-    Pairs are ordered: (a, b) counts images of a taken for b. Equal counts are in label order.
+    The pair (a, b) counts images of a that are taken for b. Equal counts are in label order.
     """
     totals = matrix.sum(axis=1)
     mistakes = np.array([_mistakes(counts, label) for label, counts in enumerate(matrix)])
@@ -196,7 +197,7 @@ def most_confused(
 
 
 def _mistakes(counts: np.ndarray, label: int) -> np.ndarray:
-    """Returns the images of a class by the other class that they are taken for, [K]."""
+    """Returns the number of images of a class that are taken for each other class, [K]."""
     mistakes = counts[:-1].copy()
     mistakes[label] = 0
     return mistakes

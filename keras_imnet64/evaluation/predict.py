@@ -1,6 +1,6 @@
-"""Classifies image files of any size: the most probable classes of each.
+"""Predicts the most probable classes of image files of any size.
 
-However many files there are, memory holds the pixels of at most two batches.
+Memory holds the pixels of at most two batches.
 """
 
 import os
@@ -20,7 +20,7 @@ from keras_imnet64.core.types import Json, JsonObject, StrPath
 from keras_imnet64.data.images.reading import read_image
 from keras_imnet64.data.images.views import View, check_filter
 from keras_imnet64.data.sources.finding import FaultyFile, find_images
-from keras_imnet64.evaluation.evaluate import image_size_of, scoring_batch_size, view_of
+from keras_imnet64.evaluation.evaluate import image_size_of, scoring_batch_size
 from keras_imnet64.models.contract import check_stated_classes, classifier_shape, with_logits
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.load import load_model
@@ -33,7 +33,7 @@ MAX_READERS = 8  # threads; each may hold an image of its full size
 
 @dataclass(frozen=True)
 class ClassLabel:
-    """A class of a model; files of other programs state no ids."""
+    """A class of a model; a file without class ids has None."""
 
     class_id: str | None
     class_name: str
@@ -50,7 +50,7 @@ class ClassProbability:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of an image, most probable first."""
+    """The most probable classes of an image, in descending order."""
 
     file: str
     top: list[ClassProbability]
@@ -58,7 +58,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """A file that could not be read, and a sentence that says why."""
+    """A file that could not be read, and the reason as a sentence."""
 
     file: str
     reason: str
@@ -66,7 +66,7 @@ class SkippedFile:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images that have been read, and those of the same batch that could not be."""
+    """The images of a batch, and the files of that batch that could not be read."""
 
     files: list[Path]
     images: list[np.ndarray]  # uint8 [S, S, 3] each
@@ -84,29 +84,31 @@ def predict(
 ) -> JsonObject:
     """Predicts the classes of images with a run's model.keras or any `.keras` file.
 
-    The model sees an image as it sees those of its data set in evaluation, see `views.View`.
+    Images are shown to the model as those of its data set are in evaluation, see `views.View`.
 
     Args:
         run_or_model: a run folder or a model file, with or without a softmax at its end.
-        images: files and folders of images, one or several.
-        top: classes for each image, at least 1; all of them where the model has fewer.
+        images: one or several files and folders of images.
+        top: number of classes for each image, at least 1; all classes if the model has fewer.
         devices: what `take_devices` returned; None takes all.
         skip_corrupt: skip files that cannot be read, and list them.
 
     Returns:
-        dict, fit for JSON: model; verified, as for `evaluate` (None if the file does not say);
+        dict, fit for JSON: model; verified, as for `evaluate` (None if the file does not state it);
         pictures, a list of {file, top}, where top is a list of {class_id, class_name, probability}
-        (softmax in float32, most probable first, equals in label order); skipped, a list of
-        {file, reason}. A file without class ids has None, and names such as "class 17".
+        (softmax in float32, in descending order, equal ones in label order); skipped, a list of
+        {file, reason}. For a model file without class ids, class_id is None and class_name is such
+        as "class 17".
 
     Raises:
-        UserError: no images, one that cannot be read, or a model that takes no images.
+        UserError: there are no images, one cannot be read, or the file is not a classifier of
+            images.
         RunFailed: the model's outputs are not finite.
     """
     _check_top(top)
     path = model_file(run_or_model)
     info = read_model_info(path)
-    check_filter(view_of(info, 1).resize_filter)
+    check_filter(View.of(info, 1).resize_filter)
     not_images: list[FaultyFile] | None = [] if skip_corrupt else None
     files = find_images(images, not_images)
     devices = devices or take_devices()
@@ -118,7 +120,7 @@ def predict(
         labels = _class_labels(model, info, path)
         predictor = _make_predictor(with_logits(model))
         batch_size = _batch_size(len(files), devices)
-        view = view_of(info, image_size).one_crop
+        view = View.of(info, image_size).one_crop
         for batch in _read_batches(files, batch_size, view, skip_corrupt):
             skipped += batch.skipped
             if batch.files:
@@ -138,7 +140,7 @@ def predict(
 
 
 def as_rows(result: Mapping[str, Json]) -> list[JsonObject]:
-    """Returns what `predict` returned as a row of COLUMNS for each image and class, rank from 1."""
+    """Returns the result of `predict` as a row of COLUMNS for each image and class; rank from 1."""
     return [
         {"file": image["file"], "rank": rank, **entry}
         for image in result["pictures"]
@@ -147,11 +149,11 @@ def as_rows(result: Mapping[str, Json]) -> list[JsonObject]:
 
 
 def as_csv(result: Mapping[str, Json]) -> str:
-    """Returns `as_rows` as CSV text, see `files.csv_text`."""
+    """Returns the rows of `as_rows` as CSV text."""
     return csv_text(COLUMNS, as_rows(result))
 
 
-# ----------------------------------------------------------------------------- what the model takes
+# ------------------------------------------------------------------------------ sizes and classes
 
 
 def _check_top(top: int) -> None:
@@ -182,13 +184,13 @@ def _class_labels(model: keras.Model, info: ModelInfo, path: StrPath) -> list[Cl
 
 
 def _batch_size(num_images: int, devices: Devices) -> int:
-    """Returns that of `evaluate`, or less for few images: padding rows cost as much as images."""
+    """Returns that of `evaluate`, or less for few images, as padding costs as much as images."""
     rounded_up = -(-num_images // devices.count) * devices.count
     return min(scoring_batch_size(devices), rounded_up)
 
 
 def _make_predictor(model: keras.Model) -> keras.Model:
-    """Returns a compiled model that shares the layers of `model`, as `evaluate.make_scorer`."""
+    """Returns a compiled model that shares the layers of `model`, as `make_scorer` does."""
     predictor = keras.Model(model.inputs, model.outputs)
     predictor.compile(jit_compile=keras.config.backend() == "jax")
     return predictor
@@ -232,7 +234,7 @@ def _collect(reading: Sequence[tuple[Path, Future[np.ndarray]]], skip_corrupt: b
 
 
 def _logits(predictor: keras.Model, batch: Batch, batch_size: int, path: StrPath) -> np.ndarray:
-    """Returns float32 [N, K]; the batch is padded, so that its shape is always the same."""
+    """Returns float32 logits [N, K]; the batch is padded, so that all batches have one shape."""
     pixels = np.zeros((batch_size, *batch.images[0].shape), "uint8")
     pixels[: len(batch.images)] = batch.images
     try:

@@ -1,15 +1,15 @@
-"""Exports a model for other programs, and proves the result before it gets its name.
+"""Exports a model for other programs, and checks the result before it gets its name.
 
-Two child processes under TensorFlow do the work, so that neither the backend of the caller nor what
-it has loaded matters:
+Two child processes under TensorFlow do the work, so that neither the backend of the caller nor the
+modules that it has loaded matter:
 
     make: load the file in safe mode, compute the logits of some images, write the artefact
-    run:  load the artefact without what its users lack, compute the logits of the same images
+    run:  load the artefact without packages that its users may lack, compute logits of these images
 
-They share a working folder beside the target. The parent compares the logits, then renames the
-artefact: whatever has the target's name is whole and computes what the model computes. A model of
-mixed precision is exported, and compared, with its weights in float32. `child` holds the two steps,
-`messages` what they exchange with the parent, `formats` the table of formats.
+They share a work folder beside the target. The parent compares the logits, then renames the
+artefact: a file or folder with the target's name is complete and computes what the model computes.
+A model of mixed precision is exported and compared in float32. `child` has the two steps,
+`messages` the records that they exchange with the parent, `formats` the table of formats.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ from keras_imnet64.core.work_folders import publish, report_failed_write, work_f
 from keras_imnet64.data.sources.finding import find_images
 from keras_imnet64.export.formats import FORMATS, Format
 from keras_imnet64.export.messages import ExportRequest, MakeReport, StepOutcome
-from keras_imnet64.models.info import model_info
+from keras_imnet64.models.info import read_model_info
 from keras_imnet64.runs import model_file
 
 TOLERANCE = 1e-4  # of the scale, which is the largest |logit| of the model
-TIE = 1e-5  # of the scale: logits this close may change places by rounding
+TIE = 1e-5  # of the scale: rounding may reorder logits that differ by less
 
 
 def export(
@@ -54,7 +54,7 @@ def export(
         out: the file or folder to write; by default in the run's folder, or beside the file.
         images: files and folders of images to compare logits on; by default validation images
             of the model's data set, or drawn images where it is not prepared.
-        data_dir, cache_dir: where data sets are, see `data.datasets.prepare`.
+        data_dir, cache_dir: folders of data sets, see `data.datasets.prepare`.
 
     Returns:
         dict, fit for JSON: model, format, path, bytes, classes (number of class names in the
@@ -63,14 +63,15 @@ def export(
         because those of the data set are missing).
 
     Raises:
-        UserError: no such format, not a classifier of images, or the target exists.
-        RunFailed: the artefact computes something else, or cannot be written; nothing is left.
+        UserError: the format is not known, the model is not a classifier of images, or the target
+            exists.
+        RunFailed: the artefact computes other logits, or cannot be written; nothing is left.
     """
     check_environment("tensorflow")
     if format not in FORMATS:
         raise UserError(f'there is no format "{format}"; {nearest(format, FORMATS)}')
     source = model_file(run_or_model)
-    model_info(source)  # refuses at once a file that is no model file
+    read_model_info(source)  # refuses at once a file that is no model file
     target = choose_target(run_or_model, source, FORMATS[format], out)
     request = ExportRequest(
         source=str(source),
@@ -81,14 +82,14 @@ def export(
     )
     with working_folder(target) as work:
         made = run_step("make", request, work, f"exporting {source} as {format}")
-        run_step("run", request, work, f"running what {source} became as {format}")
+        run_step("run", request, work, f"checking the {format} export of {source}")
         report = MakeReport(**made)
         comparison = compare(np.load(work / "reference.npy"), np.load(work / "found.npy"))
         artefact = work / FORMATS[format].default_name
         files = [file for file in [artefact, *artefact.rglob("*")] if file.is_file()]
         size = sum(file.stat().st_size for file in files)
         target.parent.mkdir(parents=True, exist_ok=True)
-        publish(artefact, target, replace=False)  # meanwhile someone else may have exported
+        publish(artefact, target, replace=False)  # another process may have written it by now
     return {
         "model": str(source),
         "format": format,
@@ -112,7 +113,7 @@ class Comparison:
     Attributes:
         largest_difference: relative to the scale.
         top1_changed_in_ties: number of images whose best class differs among logits within TIE.
-        constant: whether all images have the same logits, so that little is proven.
+        constant: whether all images have the same logits, so that the comparison shows little.
     """
 
     largest_difference: float
@@ -127,7 +128,7 @@ def compare(reference: np.ndarray, found: np.ndarray) -> Comparison:
         RunFailed: they differ by more than rounding.
     """
     if not np.isfinite(reference).all():
-        raise RunFailed("the model itself gives logits that are not finite: it cannot be compared")
+        raise RunFailed("the model's own logits are not finite, so nothing can be compared")
     if found.shape != reference.shape:
         raise RunFailed(
             f"the artefact gives logits of shape {list(found.shape)} where the model gives "
@@ -161,7 +162,7 @@ def compare(reference: np.ndarray, found: np.ndarray) -> Comparison:
 
 
 def choose_target(run_or_model: StrPath, source: Path, format: Format, out: StrPath | None) -> Path:
-    """Returns the path that the artefact will have; UserError if something is there."""
+    """Returns the path that the artefact will have; UserError if it exists."""
     if out is not None:
         target = expand(out)
     elif expand(run_or_model).is_dir():
@@ -177,7 +178,7 @@ def choose_target(run_or_model: StrPath, source: Path, format: Format, out: StrP
 
 @contextlib.contextmanager
 def working_folder(target: Path) -> Iterator[Path]:
-    """Makes a work folder beside the target, or where its missing parents will be made."""
+    """Makes a work folder beside the target, or beside the first of its missing parents."""
     beside = next(parent for parent in target.absolute().parents if parent.exists())
     with contextlib.ExitStack() as stack:
         try:
@@ -200,10 +201,10 @@ def run_step(
     """Runs a step in a child process and returns its report.
 
     Args:
-        task: what the child is to do, as the subject of an error message.
+        task: the step in words, as the subject of an error message.
 
     Raises:
-        UserError, RunFailed: as the step raised it, or because the child died.
+        UserError, RunFailed: the step raised it, or the child process died.
     """
     log_level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")
     environment = os.environ | {

@@ -1,7 +1,7 @@
 """The two steps of an export that run in processes of their own, under TensorFlow.
 
 `make` writes the artefact and the logits that the model computes for some images, `run` the logits
-that the artefact computes for them. `messages` holds what the steps are given and what they report.
+that the artefact computes for them. `messages` has their requests and reports.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from PIL import Image
 
 from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.library_logs import import_tensorflow, silence_libraries
-from keras_imnet64.core.types import Json, JsonObject
+from keras_imnet64.core.types import Json
 from keras_imnet64.data import datasets
 from keras_imnet64.data.images.reading import read_image, turn_upright
 from keras_imnet64.data.images.views import View
@@ -32,12 +32,13 @@ from keras_imnet64.export.messages import ExportRequest, MakeReport, StepOutcome
 from keras_imnet64.models.contract import check_stated_classes, classifier_shape
 from keras_imnet64.models.info import model_info, read_model_info
 from keras_imnet64.models.load import load_model
+from keras_imnet64.records import ModelInfo
 
 if TYPE_CHECKING:
     import keras
 
 NUM_IMAGES = 64  # of a data set, or drawn
-MAX_GIVEN_IMAGES = 1024  # of the caller's images, spread evenly over them
+MAX_GIVEN_IMAGES = 1024  # of the caller's, evenly spaced
 BATCH_SIZE = 32
 OTHER_DTYPES = ("mixed_bfloat16", "mixed_float16", "bfloat16", "float16", "float64")
 
@@ -58,7 +59,7 @@ def run_step(step: str, work: Path, request: ExportRequest) -> StepOutcome:
         return StepOutcome()
     except UserError as error:
         return StepOutcome(error=str(error), is_run_failure=isinstance(error, RunFailed))
-    except Exception as error:  # TensorFlow and Keras raise any kind, for a full disk too
+    except Exception as error:  # TensorFlow and Keras raise any type, even for a full disk
         traceback.print_exc()  # -v shows it
         message = f"exporting {request.source} broke off: {type(error).__name__}: {reason(error)}"
         return StepOutcome(error=message, is_run_failure=True)
@@ -66,23 +67,23 @@ def run_step(step: str, work: Path, request: ExportRequest) -> StepOutcome:
 
 def make(work: Path, request: ExportRequest) -> MakeReport:
     """Writes the artefact, the images and the logits that the model computes for them."""
-    info, stated = model_info(request.source), read_model_info(request.source)
+    info = read_model_info(request.source)
     model = load_in_float32(Path(request.source), work)
     shape = classifier_shape(model, request.source)
-    check_stated_classes(stated, shape.num_classes, request.source)
+    check_stated_classes(info, shape.num_classes, request.source)
     chosen = choose_images(shape.height, shape.width, info, request)
     num_images = len(chosen.pixels)
-    # At least three images, so that a batch of one and a batch of several are run.
+    # At least three images, so that both a batch of one and a batch of several are computed.
     pixels = np.resize(chosen.pixels, (max(3, num_images), *chosen.pixels.shape[1:]))
     np.save(work / "images.npy", pixels)
     np.save(work / "reference.npy", logits_of(predict_function(model), pixels))
     format = FORMATS[request.format]
-    format.write(model, info, work / format.default_name)
+    format.write(model, model_info(request.source), work / format.default_name)
     return MakeReport(
         num_images=num_images,
         image_source=chosen.source,
         is_stand_in=chosen.is_stand_in,
-        num_class_names=len(stated.class_names) if stated.class_names else None,
+        num_class_names=len(info.class_names) if info.class_names else None,
     )
 
 
@@ -109,7 +110,7 @@ def logits_of(serve: Serve, pixels: np.ndarray) -> np.ndarray:
 
 
 def load_in_float32(path: Path, work: Path) -> keras.Model:
-    """Loads a model and, where its layers compute in another dtype, replaces them by float32."""
+    """Loads a model; layers that compute in another dtype are replaced by float32 layers."""
     model, float32_path = load_model(path), work / "float32.keras"
     with zipfile.ZipFile(path) as source:
         config = json.loads(source.read("config.json"))
@@ -131,7 +132,7 @@ def in_float32(config: Json) -> Json:
     if not isinstance(config, dict):
         return config
     config = {key: in_float32(value) for key, value in config.items()}
-    for key in ("dtype", "name", "source_name"):  # of inputs, of policies and of quantised policies
+    for key in ("dtype", "name", "source_name"):  # of inputs, policies and quantised policies
         if config.get(key) in OTHER_DTYPES:
             config[key] = "float32"
     return config | ({"synchronized": False} if "synchronized" in config else {})
@@ -146,7 +147,7 @@ class ChosenImages:
 
     Attributes:
         pixels: uint8 [N, H, W, 3] of the size that the model takes.
-        source: where they come from, in words.
+        source: their origin, in words.
         is_stand_in: whether they are drawn because those of the model's data set are missing.
     """
 
@@ -156,45 +157,44 @@ class ChosenImages:
 
 
 def choose_images(
-    height: int | None, width: int | None, info: JsonObject, request: ExportRequest
+    height: int | None, width: int | None, info: ModelInfo, request: ExportRequest
 ) -> ChosenImages:
     """Returns the caller's images, or images of the model's data set, or drawn ones.
 
     Args:
-        height, width: what the model takes, None for any size.
+        height, width: those that the model takes, None for any size.
     """
-    size = info.get("image_size") or 64
+    size = info.image_size or 64
     height, width = height or size, width or size
     if request.images:
         files = [request.images[i] for i in _spread(len(request.images), MAX_GIVEN_IMAGES)]
         view = View.of(info, max(height, width)).one_crop
         images = [read_image(file, view) for file in files]
         return ChosenImages(_resize(images, height, width), "the images given")
-    obstacle = find_obstacle(info.get("dataset"), height, width, request)
+    dataset = info.dataset or ""
+    obstacle = find_obstacle(dataset, height, width, request)
     if obstacle:
         drawn, _ = shapes.draw("validation")
         pixels = _resize(drawn[:NUM_IMAGES], height, width)
         return ChosenImages(pixels, f"drawn images: {obstacle}", is_stand_in=True)
     store = datasets.open_dataset(
-        info["dataset"],
+        dataset,
         "validation",
         data_dir=request.data_dir,
         cache_dir=request.cache_dir,
         in_memory="never",
     )
-    positions, source = _spread(len(store), NUM_IMAGES), f"{info['dataset']} validation"
+    positions, source = _spread(len(store), NUM_IMAGES), f"{dataset} validation"
     if store.image_size is None:
         view = View.of(info, height).one_crop
         return ChosenImages(np.stack([_show(jpeg, view) for jpeg in store.read(positions)]), source)
     return ChosenImages(store.gather(positions)[0], source)
 
 
-def find_obstacle(
-    dataset: str | None, height: int, width: int, request: ExportRequest
-) -> str | None:
+def find_obstacle(dataset: str, height: int, width: int, request: ExportRequest) -> str | None:
     """Returns why images of a data set cannot be used, in words; None if they can."""
     if not dataset:
-        return "the model does not say what it was trained on"
+        return "the model does not state its data set"
     try:
         datasets.find_dataset(dataset)
     except UserError:
@@ -204,12 +204,12 @@ def find_obstacle(
         return f"the data set {dataset} is not packed here"
     side = info["image_size"] or height  # images of any size are shown as squares
     if (height, width) != (side, side):
-        return f"images of {dataset} have {side} x {side} pixels, others than the model"
+        return f"images of {dataset} have {side} x {side} pixels, the model takes another size"
     return None
 
 
 def _spread(count: int, wanted: int) -> np.ndarray:
-    """Returns at most `wanted` positions among `count`, evenly spread; int64."""
+    """Returns at most `wanted` evenly spaced positions among `count`, int64."""
     return np.linspace(0, count - 1, min(count, wanted)).astype(int)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from keras_imnet64.core.types import JsonObject, Tensor
-from keras_imnet64.models.ship import ship
+from keras_imnet64.models.ship import write_model_file
 from keras_imnet64.runs import classes_text
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ class Format:
     """A row of the table.
 
     Attributes:
-        default_name: in a run folder; beside a model file, the stem of that file comes before it.
+        default_name: in a run folder; beside a model file, the stem of that file is its prefix.
         write: takes the model, what its file states (see `model_info`), and the path to write.
         load: takes the path and returns a function from uint8 pixels to logits.
-        without: packages that the users of an artefact may lack: it is proved without them.
+        without: packages that users may lack; the artefact is checked without them.
     """
 
     default_name: str
@@ -51,7 +51,7 @@ def serving_function(model: keras.Model) -> Serve:
 
 
 def accept_empty_batches(serve: Serve) -> Serve:
-    """Returns a function that maps 0 images to logits [0, K], where convolutions would fail."""
+    """Returns a function that maps 0 images to logits [0, K]; convolutions would fail on them."""
     import tensorflow as tf
 
     def serve_any(pixels: Tensor) -> Tensor:
@@ -86,11 +86,11 @@ def load_saved_model(path: Path) -> Serve:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(path)
-    return lambda images: loaded.serve(images)  # refers to `loaded`, which owns the variables
+    return lambda images: loaded.serve(images)  # keeps `loaded` alive, which owns the variables
 
 
 def write_keras(model: keras.Model, info: JsonObject, path: Path) -> None:
-    ship(model, path, info)
+    write_model_file(model, path, info)
 
 
 def load_keras(path: Path) -> Serve:

@@ -13,7 +13,7 @@ class ExportRequest:
         source: path of the model file.
         format: a key of FORMATS.
         images: paths of image files; if there are none, images of the model's data set are used.
-        data_dir, cache_dir: where data sets are, see `data.datasets.prepare`.
+        data_dir, cache_dir: folders of data sets, see `data.datasets.prepare`.
     """
 
     source: str
@@ -25,11 +25,11 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class MakeReport:
-    """What the step `make` has done.
+    """The result of the step `make`.
 
     Attributes:
-        num_images: how many images logits are compared on.
-        image_source: where the images come from, in words.
+        num_images: number of images on which logits are compared.
+        image_source: the origin of the images, in words.
         is_stand_in: whether images are drawn because those of the model's data set are missing.
         num_class_names: None if the model file states no class names.
     """
@@ -45,8 +45,8 @@ class StepOutcome:
     """How a step ended: with a report, or with an error message.
 
     Attributes:
-        report: the fields of MakeReport for the step `make`, nothing for `run`.
-        is_run_failure: whether the error is a RunFailed and not the user's mistake.
+        report: the fields of MakeReport for the step `make`, empty for `run`.
+        is_run_failure: whether the error is a RunFailed, and not a mistake of the user.
     """
 
     report: JsonObject = field(default_factory=dict)

@@ -16,27 +16,27 @@ from keras_imnet64.core.errors import UserError, nearest
 from keras_imnet64.core.tables import by_tag, parse_table
 from keras_imnet64.core.types import Json, Options
 from keras_imnet64.models.options import AnyNetwork, NetworkOptions
+from keras_imnet64.records import MAX_IMAGE_SIZE
 
 if TYPE_CHECKING:
     import keras
 
-MAX_IMAGE_SIZE = 4096  # per side
 MAX_NUM_CLASSES = 100_000  # ImageNet-21K has 21,841
 
 
 @dataclass(frozen=True)
 class Model:
-    """A row of the table: the family's module, the table of options, and which variant this is."""
+    """A row of the table: the module and the options of a network's family, and the variant."""
 
     module: str
     options: type[NetworkOptions]
     variant: str | None  # None where the family has one network
 
     def build(self, **arguments: Any) -> keras.Model:  # a family's `build` names their types
-        """Returns the network that `build` of the family's module makes of these arguments."""
+        """Calls `build` of the family's module."""
         family = import_module(f"keras_imnet64.models.{self.module}")
-        which = {"variant": self.variant} if self.variant else {}
-        return family.build(**which, **arguments)
+        variant = {"variant": self.variant} if self.variant else {}
+        return family.build(**variant, **arguments)
 
 
 MODELS = {
@@ -51,14 +51,14 @@ def list_models() -> list[str]:
 
 
 def find_model(name: Json) -> Model:
-    """Returns the table's row of this name; UserError with the nearest name if there is none."""
+    """Returns the row of a network; a UserError for an unknown name suggests the nearest one."""
     if not isinstance(name, str) or name not in MODELS:
         raise UserError(f'model.name "{name}" is not known; {nearest(name, MODELS)}')
     return MODELS[name]
 
 
 def parse_network(name: Json, options: Options) -> NetworkOptions:
-    """Returns a network's table; UserError if the name or an option is wrong, or one is missing."""
+    """Returns the checked options; UserError if the name or an option is wrong or missing."""
     table = find_model(name).options
     if "name" in options:
         raise UserError(f'model.name is not an option of "{name}"; received {options["name"]!r}')
@@ -66,7 +66,7 @@ def parse_network(name: Json, options: Options) -> NetworkOptions:
 
 
 def num_bands(name: str, options: Options) -> int:
-    """Returns how many sub-networks a network stands for; 0 if it is an ordinary one."""
+    """Returns the number of sub-networks of a spectral network; 0 for every other network."""
     if name != "spectral" or options.get("band", "all") != "all":
         return 0
     return int(options["factor"] ** 2)
@@ -79,7 +79,7 @@ def build_model(
     num_classes: int,
     normalization: str | Options = "imagenet",
     dtype: str = "float32",
-    **options: Any,  # `models.options` says of which types
+    **options: Any,  # `models.options` has their types
 ) -> keras.Model:
     """Builds a network of the table with freshly drawn Keras initial weights.
 
@@ -91,13 +91,13 @@ def build_model(
             a list of three, or an array [H, W, 3]; (pixels / 255 - mean) / std is the first layer.
         dtype: name of a Keras dtype policy, such as "mixed_bfloat16"; normalisation and logits are
             float32 under every policy.
-        options: the network's own, see the table.
+        options: those of the network, see `models.options`.
 
     Returns:
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
 
     Raises:
-        UserError: if the name, an option, a size or their combination does not work.
+        UserError: the name, an option, a size or their combination is not allowed.
     """
     parse_network(name, options)
     check_whole("image_size", image_size, 1, MAX_IMAGE_SIZE)
@@ -117,7 +117,7 @@ def build_model(
 
 
 def check_whole(name: str, value: Json, lowest: int, highest: int) -> None:
-    """Refuses what is no whole number within limits, both of which are allowed."""
+    """Raises a UserError unless the value is a whole number from `lowest` to `highest`."""
     if type(value) is not int or not lowest <= value <= highest:
         raise UserError(
             f"{name} must be a whole number from {lowest:,} to {highest:,}; received {value!r}"

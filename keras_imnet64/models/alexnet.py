@@ -28,11 +28,11 @@ class Stem:
 
     size: int
     stride: int
-    min_image_size: int  # leaves one pixel of the last map
+    min_image_size: int  # pixels per side: the last map has one pixel
 
 
 STEMS = {"imagenet": Stem(11, 4, 63), "small": Stem(5, 2, 29)}
-AUTO_FROM = 95  # pixels per side, the fewest of which stem "imagenet" leaves 2x2
+AUTO_FROM = 95  # pixels per side; in smaller images stem "imagenet" leaves a map below 2x2
 DENSE_WIDTH = 4096
 
 
@@ -50,9 +50,9 @@ def build(
         image_size: pixels per side, at least 29.
         num_classes: K.
         normalization: see `build_model`.
-        stem: "imagenet" is 11x11 at stride 4, which leaves 2x2 of 112 pixels and nothing of 56;
-            "small" is 5x5 at stride 2, which leaves 3x3 of 64 and 2x2 of 56; "auto" is "imagenet"
-            where that leaves 2x2 or more.
+        stem: "imagenet" is 11x11 at stride 4: the last map is 2x2 for 112 pixels, empty for 56;
+            "small" is 5x5 at stride 2: the last map is 3x3 for 64 pixels, 2x2 for 56; "auto" is
+            "imagenet" where the last map is then 2x2 or larger.
         dropout: rate before the first two dense layers.
 
     Returns:

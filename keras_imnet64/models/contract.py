@@ -18,7 +18,7 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class ClassifierShape:
-    """What a classifier takes and gives: [B, height, width, 3] -> [B, num_classes]."""
+    """The shapes of input and output: [B, height, width, 3] -> [B, num_classes]."""
 
     height: int | None  # None for any
     width: int | None
@@ -32,13 +32,13 @@ def classifier_shape(model: keras.Model, name: StrPath) -> ClassifierShape:
         name: of the model in messages, such as its path.
 
     Raises:
-        UserError: the model does not take images [B, H, W, 3] alone and give logits [B, K] alone.
+        UserError: the only input is not images [B, H, W, 3], or the only output not logits [B, K].
     """
     inputs, outputs = _shapes(model, "inputs"), _shapes(model, "outputs")
     if not inputs or not outputs:
         raise UserError(
-            f"{name} does not state what it takes and gives; a functional model is needed, or a "
-            "sequential one that begins with keras.Input"
+            f"{name} does not state the shapes of its input and output; a functional model is "
+            "needed, or a sequential one that begins with keras.Input"
         )
     if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0][0] or inputs[0][3] != 3:
         raise UserError(
@@ -56,12 +56,12 @@ def classifier_shape(model: keras.Model, name: StrPath) -> ClassifierShape:
 
 
 def check_stated_classes(info: ModelInfo, num_classes: int, name: StrPath) -> None:
-    """Refuses a model file that states more or fewer class ids or names than it has logits."""
+    """Refuses a model file whose number of class ids or class names is not that of its logits."""
     for what, stated in (("class ids", info.wnids), ("class names", info.class_names)):
         if stated and len(stated) != num_classes:
             raise UserError(
-                f"{name} has {num_classes} logits and states {len(stated)} {what}; there must be "
-                "as many"
+                f"{name} has {num_classes} logits and states {len(stated)} {what}; the two numbers "
+                "must be equal"
             )
 
 
@@ -79,7 +79,7 @@ def _listed(shapes: Sequence[Shape]) -> str:
 
 
 def ends_in_softmax(model: keras.Model) -> bool:
-    """Whether a classifier gives probabilities instead of logits."""
+    """Whether a classifier outputs probabilities instead of logits."""
     import keras
 
     from keras_imnet64.models.keras_private import producer

@@ -31,7 +31,7 @@ MLP_RATIO = 4
 
 @dataclass(frozen=True)
 class Variant:
-    """What tells the networks apart."""
+    """The sizes in which the networks differ."""
 
     channels: int  # of the first stage; each later stage has twice as many
     pairs: tuple[int, ...]  # of blocks in each stage
@@ -61,7 +61,7 @@ STEMS = {
     "small": Stem(7, 2, 3),
     "small_3x3": Stem(3, 2, 1),
     "full_3x3": Stem(3, 1, 1),
-    "full_15x15": Stem(15, 1, 3),  # 64 pixels -> 56, which is what "imagenet" leaves of 224
+    "full_15x15": Stem(15, 1, 3),  # 64 pixels -> 56, as "imagenet" does 224 pixels
 }
 
 
@@ -82,12 +82,12 @@ def build(
         image_size: pixels per side, any; at least 9 for stem "full_15x15".
         num_classes: K.
         normalization: see `build_model`.
-        stem: "imagenet" is 7x7 at stride 4, as published; "small" is 7x7 at stride 2, "small_3x3"
-            3x3 at stride 2; "full_3x3" keeps all pixels and "full_15x15" 56 of 64. "auto" is
-            "small" up to 64 pixels, above that "imagenet".
+        stem: "imagenet" is 7x7 at stride 4, as published; "small" is 7x7 and "small_3x3" 3x3, both
+            at stride 2; "full_3x3" and "full_15x15" have stride 1 and map 64 pixels to 64 and 56.
+            "auto" is "small" up to 64 pixels, above that "imagenet".
         window: tokens per side of a window, 1 to 64. A number is used in every stage: maps that it
             does not divide are padded with zeros, which take part in the attention, as in timm.
-            "auto" is 7 where 7 divides the first map and else 8, and never more than the map.
+            "auto" is 7 where 7 divides the first map and else 8, at most the size of the map.
         drop_path_rate: of the last block; it grows from 0 evenly over all blocks, as in the
             authors' code (dingmyu/davit), whose train.py has 0.1. In timm both blocks of a pair
             have the same rate.
@@ -229,7 +229,7 @@ def residual_block(
 
 
 def encode_position(x: Tensor, name: str) -> Tensor:
-    """Adds a depthwise 3x3 convolution, whose zero padding shows how far the border is."""
+    """Adds a depthwise 3x3 convolution, whose zero padding encodes the distance to the border."""
     encoding = layers.DepthwiseConv2D(
         3,
         padding="same",
@@ -312,9 +312,9 @@ def merge_windows(
 def dense(x: Tensor, units: int, name: str, dtype: str | None = None) -> Tensor:
     """Multiplies every pixel of a map [B, H, W, C] by a kernel drawn from N(0, 0.02).
 
-    The reference truncates this normal at +-2, a hundred deviations away. It multiplies windows
-    instead of maps, with the same result; windows folded to [B, 1, N, C] crash TensorFlow 2.21
-    under Keras 3.4.
+    The reference truncates this normal at +-2, a hundred standard deviations away. It multiplies
+    windows instead of maps, with the same result; windows folded to [B, 1, N, C] crash TensorFlow
+    2.21 under Keras 3.4.
     """
     initializer = RandomNormal(stddev=0.02)
     return layers.Dense(units, kernel_initializer=initializer, dtype=dtype, name=name)(x)

@@ -1,4 +1,4 @@
-"""What a model file states about itself: the member `imnet64.json` of its zip, read without Keras.
+"""Reads what a model file states about itself, without Keras: the member `imnet64.json` of its zip.
 
 `ship` writes the member; Keras ignores it.
 """
@@ -25,7 +25,7 @@ def model_info(path: StrPath) -> JsonObject:
 
 
 def read_model_info(path: StrPath) -> ModelInfo:
-    """Returns the same as `model_info`, as a record; keys that it does not have are left out."""
+    """Returns what `model_info` returns as a record, which ignores keys that it does not know."""
     return _read(path)[1]
 
 

@@ -1,7 +1,7 @@
 """Draws initial weights on the host: the same numbers under every backend.
 
-Each variable is drawn from a generator keyed by (seed, variable path), with the distribution of the
-initialiser that its layer names; the backend's own random numbers are never used.
+Each variable is drawn from a generator keyed by (seed, variable path), with the distribution of its
+layer's initialiser; the backend's own random numbers are never used.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from keras_imnet64.core.types import Variable
 from keras_imnet64.models.keras_private import all_layers, own_variables
 from keras_imnet64.models.paths import SEED_STATE, by_path
 
-# Standard deviation of a unit normal cut at two; Keras divides by it to restore the variance.
+# Standard deviation of a unit normal truncated at +-2; Keras divides by it to restore the variance.
 TRUNCATED_STD = 0.87962566103423978
-# Where a layer's attribute is not called "<variable>_initializer".
+# Attributes with initialisers that are not called "<variable>_initializer".
 INITIALIZER_NAMES = {"DepthwiseConv2D": {"kernel": "depthwise_initializer"}}
 DETERMINISTIC = (initializers.Zeros, initializers.Ones, initializers.Constant)
 
@@ -28,11 +28,11 @@ def initialize(model: keras.Model, seed: int) -> None:
     """Draws every weight of `model` anew, and seeds its dropout and stochastic depth.
 
     Args:
-        model: a built Keras model whose builder named all layers, for their names are keys.
+        model: a built Keras model; all its layers have explicit names, which the paths contain.
         seed: the same seed gives the same weights on every backend.
 
     Raises:
-        UserError: a layer uses a random initialiser that is not drawn here.
+        UserError: a layer uses an initialiser that `draw` does not know.
     """
     for layer in all_layers(model, include_self=False):
         for variable in own_variables(layer):
@@ -101,7 +101,7 @@ def _variance_scaling(
 
 
 def fans(shape: Sequence[int]) -> tuple[int, int]:
-    """Returns (fan_in, fan_out) of a kernel [..., in, out] as Keras counts; a vector's length."""
+    """Returns (fan_in, fan_out) of a kernel [..., in, out] as Keras counts; (C, C) of a vector."""
     if len(shape) < 2:
         return math.prod(shape), math.prod(shape)
     receptive_field = math.prod(shape[:-2])
@@ -109,7 +109,7 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def _truncated_normal(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Draws from a unit normal; values beyond two are drawn again."""
+    """Draws from a unit normal; values beyond +-2 are drawn again."""
     values = rng.standard_normal(shape, "float32")
     while (outside := np.abs(values) > 2).any():
         values[outside] = rng.standard_normal(int(outside.sum()), "float32")

@@ -1,4 +1,4 @@
-"""Joins several networks into one: each sees the same pixels, and their logits are averaged."""
+"""Joins several networks into one, whose logits are a weighted sum of theirs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,13 +11,13 @@ from keras_imnet64.models.parts import pixels
 def join(
     members: Mapping[str, keras.Model], weights: Sequence[float], name: str = "ensemble"
 ) -> keras.Model:
-    """Builds one functional model of several, with fresh weights; `fill_members` copies theirs.
+    """Builds the joined model with fresh weights; `fill_members` copies those of the members.
 
     Args:
-        members: {name: model}, pixels [B, H, W, 3] -> logits [B, K], all of the same sizes. Each is
-            copied into a layer of this name, and its own layers get the name as a prefix, so that
-            no two weights share a path.
-        weights: of the members' logits in the sum; 1 / N each for the mean of N.
+        members: {name: model}, pixels [B, H, W, 3] -> logits [B, K], with equal H, W and K. The
+            copy of a member is a layer of this name, and the name is the prefix of its layers'
+            names, so that no two weights share a path.
+        weights: factors of the members' logits; 1 / N each for the mean of N.
 
     Returns:
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
@@ -31,7 +31,7 @@ def join(
 
 
 def fill_members(model: keras.Model, members: Mapping[str, keras.Model]) -> None:
-    """Copies the weights of the members into the model that `join` made of them."""
+    """Copies the weights of the members into the model that `join` returned for them."""
     for name, member in members.items():
         for target, source in zip(model.get_layer(name).variables, member.variables, strict=True):
             target.assign(ops.convert_to_numpy(source))

@@ -1,11 +1,11 @@
 """The private parts of Keras (3.15) that this package uses, each under a plain public name.
 
-Each function says what it is needed for and what would replace it. If a version of Keras changes
-such a part, only this module has to follow, and `training/optim.py`, whose optimizers override
+Each function says what it is needed for and what would replace it. If Keras changes a private part,
+only two modules have to follow: this one, and `training/optim.py`, whose optimizers override
 `_apply_weight_decay`, `_use_weight_decay`, `_clip_gradients`, `_all_reduce_sum_gradients`,
 `_get_current_learning_rate`, `_should_use_adamw` and `_update_model_variables_moving_average`, and
-read their own `_learning_rate`, `_iterations` and `_model_variables_moving_average`. A test finds
-uses in other modules.
+read `_learning_rate`, `_iterations` and `_model_variables_moving_average`. A test finds uses in
+other modules.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from keras.src.ops.function import Function
 
 from keras_imnet64.core.types import Tensor, Variable
 
-Graph: TypeAlias = Function  # the operations of a functional model and what flows between them
+Graph: TypeAlias = Function  # the operations of a functional model and the tensors between them
 
 # ------------------------------------------------------------------------------ layers of a model
 
@@ -46,8 +46,8 @@ def own_variables(layer: keras.Layer) -> list[Variable]:
 def layer_seed_generators(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
     """Returns the seed generators of a layer, such as those of dropout.
 
-    Needed because Keras names their variables by a counter of the process: the layer gives a stable
-    name. To be replaced once Keras puts the layer into the path of the variable.
+    Needed because Keras numbers their variables in each process: the layer's name is stable. To be
+    replaced once Keras puts the layer into the path of the variable.
     """
     return layer._seed_generators
 
@@ -64,10 +64,10 @@ def attention_gate(layer: keras.layers.MultiHeadAttention) -> Variable | None:
 
 
 def producer(tensor: Tensor) -> keras.Operation:
-    """Returns the layer or operation of a functional model that a symbolic tensor comes from.
+    """Returns the layer or operation of a functional model that outputs a symbolic tensor.
 
-    Needed to look at the end of a model and at what precedes a layer. `keras.Operation.output`
-    gives the opposite direction alone; a public attribute of KerasTensor would replace this.
+    Needed to find the last layer of a model and the layer before another. `keras.Operation.output`
+    gives only the opposite direction; a public attribute of KerasTensor would replace this.
     """
     return tensor._keras_history.operation
 
@@ -75,8 +75,8 @@ def producer(tensor: Tensor) -> keras.Operation:
 def graph_of(operation: keras.Operation) -> Graph | None:
     """Returns the graph inside a functional or sequential model; None for everything else.
 
-    Needed to visit every call of every layer. Keras has no public class for a graph, and the one of
-    a Sequential is private.
+    Needed to visit every call of every layer. Keras has no public class for a graph, and that of a
+    Sequential is private.
     """
     if isinstance(operation, keras.Sequential):
         return operation._functional
@@ -88,7 +88,7 @@ def run_graph(
     inputs: Sequence[Tensor],
     replace: Callable[[keras.Operation], Callable[..., Tensor]],
 ) -> Tensor:
-    """Runs a graph with `replace(operation)` called in the place of each operation.
+    """Runs a graph with `replace(operation)` called instead of each operation.
 
     Needed to count multiplications call by call. `keras.models.clone_model(call_function=...)` is
     public, but builds a new model and adds nodes to shared layers.
@@ -96,7 +96,7 @@ def run_graph(
     return graph._run_through_graph(inputs, replace)
 
 
-# Kinds of operations in a graph. `keras.ops` has public functions alone, and no class to compare
+# Kinds of operations in a graph. `keras.ops` has public functions, but no public classes to compare
 # a graph's operations with.
 Conv = nn.Conv
 ConvTranspose = nn.ConvTranspose
@@ -112,7 +112,7 @@ Tensordot = numpy.Tensordot
 
 @contextlib.contextmanager
 def without_weights() -> Iterator[None]:
-    """Lets models be built with shapes but without numbers: 1.4 billion weights take no memory.
+    """Builds models with shapes but without values: 1.4 billion weights take no memory.
 
     Needed to count and compare networks of any size. Keras has no public equivalent; a device
     "meta", as in PyTorch, would replace this. The list of uninitialised variables is restored at
@@ -143,7 +143,7 @@ def learning_rate_schedule(
 ) -> keras.optimizers.schedules.LearningRateSchedule:
     """Returns the schedule that an optimizer was created with.
 
-    Needed for its settings and for rates of other steps than the current one.
+    Needed for its settings, and for the rates of steps other than the current one.
     `optimizer.learning_rate` is the value at the current step; a public property for the schedule
     would replace this.
     """
@@ -158,7 +158,7 @@ def learning_rate_at(optimizer: keras.optimizers.Optimizer, step: int) -> float:
 def moving_averages(optimizer: keras.optimizers.Optimizer) -> dict[str, Variable]:
     """Returns {path of a weight: its moving average} of an optimizer that keeps averages.
 
-    Needed to ship averaged weights while training continues with the others. Keras' public way,
+    Needed to ship averaged weights while training continues with the others. The public method,
     `finalize_variable_values`, overwrites the weights.
     """
     pairs = zip(

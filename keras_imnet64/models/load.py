@@ -1,4 +1,4 @@
-"""Loads `.keras` files from anywhere in safe mode, and checks that Keras alone can load ours."""
+"""Loads `.keras` files of any origin in safe mode, and checks that Keras alone can load ours."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def load_model(path: StrPath) -> keras.Model:
     """Loads any `.keras` file for scoring, in safe mode and not compiled.
 
     Raises:
-        UserError: the file is not a `.keras` file, is damaged, or needs code that is not Keras'.
+        UserError: the file is not a `.keras` file, is damaged, or needs code that is not of Keras.
     """
     import keras
 
     try:
         config = _read_config(path)
         if isinstance(config, dict):
-            config.pop("compile_config", None)  # is not loaded
+            config.pop("compile_config", None)  # it is not loaded, so it may hold anything
         _check_layers(config)
         model = keras.saving.load_model(path, compile=False)
         if not isinstance(model, keras.Model):
@@ -42,13 +42,13 @@ def load_model(path: StrPath) -> keras.Model:
 
 
 def check_loads_anywhere(model: keras.Model, name: str) -> None:
-    """Refuses a model whose file Keras alone could not load in another process.
+    """Refuses a model whose file could not be loaded in another process with Keras alone.
 
     Args:
         name: of the model, for messages.
 
     Raises:
-        UserError: a layer is not Keras' own or contains code, or the model cannot be copied.
+        UserError: a layer is not one of Keras or contains code, or the model cannot be copied.
     """
     from keras.saving import serialize_keras_object
 
@@ -59,8 +59,8 @@ def check_loads_anywhere(model: keras.Model, name: str) -> None:
         raise UserError(f"{name} {error}") from None
     except KeyError as error:
         raise UserError(
-            f"{name} uses the layer of {error} at two places, inside a model within it too: give "
-            "each place a layer of its own"
+            f"{name} uses the layer of {error} twice, once inside a nested model; use a separate "
+            "layer in each place"
         ) from None
     except Exception as error:  # layers of other authors raise any type
         raise UserError(f"{name} cannot be copied into a file: {reason(error)}") from error
@@ -80,8 +80,8 @@ def _check_layers(config: Json, allow_registered: bool = True) -> None:
 
     Args:
         config: of a model, as `config.json` holds it.
-        allow_registered: whether classes of other packages that this process has registered with
-            Keras may occur. If not, `compile_config` is not checked, since `float32_copy` drops it.
+        allow_registered: whether to allow classes of other packages that this process has
+            registered with Keras. If not, `compile_config` is ignored: `float32_copy` drops it.
     """
     from keras.saving import get_registered_object
 
@@ -103,11 +103,11 @@ def _check_layers(config: Json, allow_registered: bool = True) -> None:
             continue
         if not allow_registered:
             raise UserError(
-                f"has {name} of {package}; its file is to be loaded by Keras alone, so it must be "
-                "made of Keras' own layers and operations"
+                f"has {name} of {package}; its file must load with Keras alone, so use only Keras' "
+                "own layers and operations"
             )
         if get_registered_object(str(part.get("registered_name"))) is None:
             raise UserError(
-                f"needs the package {package} for its {name}: in Python, import what registers it "
-                "with Keras first"
+                f"needs the package {package} for its {name}: in Python, first import the module "
+                "that registers it with Keras"
             )

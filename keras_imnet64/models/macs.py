@@ -34,7 +34,7 @@ def count_macs(model: keras.Model, image_size: int | None = None) -> int:
         image_size: pixels per side, for a model that takes images of any size.
 
     Raises:
-        UserError: the image size does not fit the model, or the cost of a layer is not known.
+        UserError: the image size does not fit the model, or the MACs of a layer are not known.
     """
     graph = graph_of(model)
     if graph is None:
@@ -55,20 +55,20 @@ def _one_image(shape: Sequence[int | None], image_size: int | None) -> tuple[int
             filled[axis] = image_size
         elif image_size not in (None, filled[axis]):
             raise UserError(
-                f"the model takes {filled[axis]} pixels per side: build it anew for another size; "
-                f"received image size {image_size}"
+                f"the model takes {filled[axis]} pixels per side; received image size "
+                f"{image_size}; build the model for that size"
             )
     sizes = tuple(size for size in filled if size is not None)
     if len(sizes) < len(filled):
-        raise UserError(f"the model's input {list(shape)} is open: give an image size")
+        raise UserError(f"the model's input {list(shape)} has no fixed size: give an image size")
     return sizes
 
 
 def _count_calls(graph: Graph, inputs: Sequence[Tensor]) -> tuple[int, Tensor]:
     """Returns the MACs of all calls in a graph, and its outputs as KerasTensors.
 
-    The shapes that the graph remembers do not serve: where windows or heads are folded into the
-    batch axis, they no longer say how many belong to an image.
+    The shapes recorded in the graph are not enough: where windows or heads are folded into the
+    batch axis, they do not tell how many belong to one image.
     """
     counts = []
 
@@ -103,7 +103,7 @@ def _macs_of_call(
     if isinstance(operation, UNKNOWN) or (matrices and not isinstance(operation, FREE)):
         raise UserError(
             f'the multiply-accumulates of layer "{operation.name}", a {type(operation).__name__}, '
-            "are not known: its kind needs a row in models/macs.py"
+            "are not known; its class needs a row in models/macs.py"
         )
     return 0
 
@@ -125,7 +125,7 @@ def _depthwise(layer: keras.Layer, outputs: Tensor, inputs: Tensor) -> int:
 
 
 def _separable(layer: keras.Layer, outputs: Tensor, inputs: Tensor) -> int:
-    """Both parts have the positions of the output, with one product per weight and position.
+    """Both parts compute one product per weight and position of the output.
 
     The depthwise kernel is [kH, kW, C, M], the pointwise kernel [1, 1, C * M, filters].
     """
@@ -185,7 +185,7 @@ def _contraction(equation: str, shapes: Sequence[Shape]) -> int:
     if len(shapes) != 2:
         raise UserError(
             f'the einsum "{equation}" of {len(shapes)} operands is not counted: its cost depends '
-            "on their order, write it as einsums of two"
+            "on their order; write it as einsums of two operands"
         )
     extents: dict[str | int, int] = {}
     for indices, shape in zip(equation.split("->")[0].split(","), shapes, strict=True):
@@ -207,9 +207,9 @@ COUNTED: dict[type | tuple[type, ...], Callable[..., int]] = {
     keras_private.Einsum: _einsum,
     keras_private.DotProductAttention: _dot_product_attention,
 }
-# Layers with weights of several axes that multiply nothing, or only number by number.
+# Layers with weights of several axes that are looked up, or multiplied element by element.
 FREE = (layers.Embedding, layers.LayerNormalization, layers.Normalization)
-# Layers and operations that multiply, or may, without such weights.
+# Layers and operations that multiply matrices, or may do so, without such weights.
 UNKNOWN = (
     layers.Attention,
     layers.AdditiveAttention,

@@ -1,4 +1,4 @@
-"""The options of each network, as tables of a recipe. The builders' docstrings say more of them.
+"""The options of each network, as tables of a recipe; the docstring of each `build` has details.
 
 Nothing here needs Keras.
 """
@@ -21,16 +21,16 @@ class ChannelNormalization(Table):
 
 
 class NetworkOptions(TaggedTable):
-    """What the tables of all networks share."""
+    """The options that all networks share."""
 
     module: ClassVar[str]  # of `models`, whose `build` takes the options
 
     name: str
-    """One of the networks; its options stand beside it."""
+    """The network; its options are further keys of this table."""
     normalization: Literal["imagenet", "mean_image", "dataset"] | ChannelNormalization = "imagenet"
-    """What is done to pixels first: ImageNet's mean and standard deviation per channel, or those of
-    the data set's training images; mean_image subtracts the mean per pixel and channel, and
-    divides by nothing."""
+    """How pixels are normalised: with ImageNet's mean and standard deviation per channel, or those
+    of the data set's training images; mean_image subtracts the mean per pixel and channel, and does
+    not divide."""
 
     @property
     def in_words(self) -> str:
@@ -58,9 +58,9 @@ class ResNetOptions(NetworkOptions):
     """imagenet: 7x7 at stride 2 and a pool; small: 3x3 at stride 1, for 32 pixels and fewer;
     small_pool: 3x3 at stride 1 and the pool, for 64 pixels."""
     zero_init: bool = False
-    """Begin with the last gamma of every block at 0, so that each is its shortcut."""
+    """Initialise the last gamma of every block to 0, so that each block begins as its shortcut."""
     anti_aliasing: bool = False
-    """Blur before every second pixel is taken."""
+    """Blur before subsampling."""
     drop_path_rate: Rate = 0.0
     """Of the last block; the rate grows with depth from 0."""
 
@@ -73,9 +73,10 @@ class DaViTOptions(NetworkOptions):
     ]
     stem: Literal["auto", "imagenet", "small", "small_3x3", "full_3x3", "full_15x15"] = "auto"
     """imagenet: 7x7 at stride 4; small: 7x7 at stride 2; small_3x3: 3x3 at stride 2; full_3x3 and
-    full_15x15 keep all pixels, or 56 of 64; auto: small up to 64 pixels, above that imagenet."""
+    full_15x15: stride 1, 64 pixels to 64 and 56; auto: small up to 64 pixels, above that
+    imagenet."""
     window: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = "auto"
-    """Tokens per side of a window; auto: 7 or 8, and never more than the map."""
+    """Tokens per side of a window; auto: 7 or 8, at most the size of the map."""
     drop_path_rate: Rate = 0.0
     """Of the last block; the rate grows with depth from 0."""
 
@@ -85,7 +86,8 @@ class AlexNetOptions(NetworkOptions):
 
     name: Literal["alexnet"]
     stem: Literal["auto", "imagenet", "small"] = "auto"
-    """imagenet: 11x11 at stride 4; small: 5x5 at stride 2; auto: imagenet where it leaves 2x2."""
+    """imagenet: 11x11 at stride 4; small: 5x5 at stride 2; auto: imagenet where the last map
+    is then 2x2 or larger."""
     dropout: Rate = 0.5
     """Before each of the first two dense layers."""
 
@@ -95,7 +97,7 @@ class VGGOptions(NetworkOptions):
 
     name: Literal["vgg16", "vgg16_bn"]
     dropout: Rate = 0.5
-    """Behind each of the first two dense layers."""
+    """After each of the first two dense layers."""
 
 
 class TinyCNNOptions(NetworkOptions):
@@ -120,7 +122,7 @@ class SpectralOptions(NetworkOptions):
     factor: Annotated[int, Field(ge=2, le=16)]
     """S: the image is split into S x S sub-images, which have S^2 bands."""
     band: Annotated[int, Field(ge=0, le=255)] | Literal["all"] = "all"
-    """By rising frequency; all: a network for each."""
+    """The number of a band, by rising frequency; all: a network for each band."""
     base: OrdinaryNetwork = Field(
         discriminator="name",
         title='a table such as {name = "resnet34"}',

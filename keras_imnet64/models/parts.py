@@ -1,4 +1,4 @@
-"""What families share: the layers at both ends of a network, and layers as PyTorch defines them.
+"""Layers that families share: those at both ends of a network, and those with PyTorch's defaults.
 
 Every network has the layers `pixels`, `normalization`, `features` (its last map), `pool` (that map
 as a vector [B, D], averaged or flattened) and `logits`.
@@ -34,7 +34,7 @@ def pixels(image_size: int) -> Tensor:
 
 
 def normalize(x: Tensor, normalization: Normalization) -> Tensor:
-    """Returns (pixels / 255 - mean) / std, float32 under every policy; the config has them."""
+    """Returns (pixels / 255 - mean) / std, float32 under every policy."""
     mean, std = mean_and_std(normalization, x.shape[1:])
     axis = (1, 2, 3) if mean.ndim == 3 else -1  # per pixel and channel, or per channel
     mean, variance = (mean * 255).astype("float32"), np.square(std * 255).astype("float32")
@@ -46,7 +46,14 @@ def normalize(x: Tensor, normalization: Normalization) -> Tensor:
 def mean_and_std(
     normalization: Normalization, shape: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and std, float64 [3] or [H, W, 3]; UserError if they are unusable."""
+    """Returns mean and std, float64 [3] or [H, W, 3].
+
+    Args:
+        shape: [H, W, 3] of the pixels.
+
+    Raises:
+        UserError: they have another shape, are not finite, or std is too small.
+    """
     stated = normalization
     if isinstance(stated, str):
         stated = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if stated == "imagenet" else {}
@@ -108,7 +115,7 @@ def conv(
     """A convolution with the same padding on all sides, by default half the kernel's size.
 
     Keras' "same" would pad (0, 1) at stride 2. A strided 1x1 convolution is split into a layer that
-    picks pixels and a convolution at stride 1, because its gradient writes beyond its buffer in
+    subsamples and a convolution at stride 1, because its gradient writes beyond its buffer in
     TensorFlow 2.21 on AVX-512 CPUs where 16 does not divide the input channels, as in WRN-36-0.5.
     """
     padding = size // 2 if padding is None else padding
@@ -144,7 +151,7 @@ def drop_path(x: Tensor, rate: float, name: str) -> Tensor:
 
 
 # --------------------------------------------------------------------------------- as in PyTorch
-# A Keras initialiser gives all its variables the same numbers, so each variable gets its own.
+# A Keras initialiser draws the same numbers at each call, so each variable has its own initialiser.
 
 
 def pytorch_conv(
@@ -156,7 +163,7 @@ def pytorch_conv(
     padding: int | None = None,
     name: str,
 ) -> Tensor:
-    """A convolution with bias, its kernel and bias drawn as PyTorch does by default."""
+    """A convolution with bias; both are drawn from PyTorch's default distribution."""
     fan_in = size * size * x.shape[-1]
     return conv(
         x,
@@ -174,7 +181,7 @@ def pytorch_conv(
 def pytorch_dense(
     x: Tensor, units: int, name: str, activation: str | None = None, dtype: str | None = None
 ) -> Tensor:
-    """A dense layer, its kernel and bias drawn as PyTorch does by default."""
+    """A dense layer; kernel and bias are drawn from PyTorch's default distribution."""
     fan_in = x.shape[-1]
     return layers.Dense(
         units,
@@ -217,9 +224,9 @@ def kaiming_normal() -> VarianceScaling:
 
 
 def check_image_size(name: str, image_size: int, min_image_size: int) -> None:
-    """Refuses an image so small that nothing would be left of the last map."""
+    """Refuses an image so small that the last map would be empty."""
     if image_size < min_image_size:
         raise UserError(
-            f"{name} needs at least {min_image_size} pixels per side, else no pixel of its last "
-            f"map is left; received image size {image_size}"
+            f"{name} needs at least {min_image_size} pixels per side, otherwise its last map is "
+            f"empty; received image size {image_size}"
         )

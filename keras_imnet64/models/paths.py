@@ -15,8 +15,8 @@ SEED_STATE = "seed_generator_state"  # Keras' name for the variable of a seed ge
 def by_path(model: keras.Model) -> dict[str, Variable]:
     """Returns {path: variable} of all variables, the same in every process and on every backend.
 
-    Keras numbers the seed generators of dropout within a process; here they have the name of their
-    layer.
+    Keras numbers the seed generators of dropout in each process; here their paths begin with the
+    name of their layer.
 
     Raises:
         ValueError: two variables have the same path.
@@ -32,6 +32,8 @@ def by_path(model: keras.Model) -> dict[str, Variable]:
     for variable in model.variables:
         path = seed_paths.get(id(variable), variable.path)
         if path in paths:
-            raise ValueError(f"two variables share the path {path}: name the layers apart")
+            raise ValueError(
+                f"two variables share the path {path}: give the layers different names"
+            )
         paths[path] = variable
     return paths

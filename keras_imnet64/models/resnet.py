@@ -1,8 +1,8 @@
 """ResNet-18, -34, -50 and wide ResNet-50-2 as torchvision defines them (models/resnet.py, 0.28).
 
-Residual networks of arXiv:1512.03385 whose bottlenecks stride in their 3x3 convolution. The wide
-network is that of arXiv:1605.07146, with twice the channels inside each bottleneck. The options are
-timm's (models/resnet.py, 1.0.31).
+Residual networks of arXiv:1512.03385 whose bottlenecks have the stride in their 3x3 convolution.
+The wide network is that of arXiv:1605.07146, with twice the channels inside each bottleneck. The
+options are those of timm (models/resnet.py, 1.0.31).
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ STEMS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """What tells the four networks apart."""
+    """The sizes in which the four networks differ."""
 
     blocks: tuple[int, ...]  # of each stage
     bottleneck: bool
@@ -81,7 +81,7 @@ def build(
         normalization: see `build_model`.
         stem: "imagenet" is 7x7 at stride 2 and a pool; "small" is 3x3 at stride 1 without a
             pool, for 32 pixels and fewer; "small_pool" is 3x3 at stride 1 and the pool, for 64.
-        zero_init: start with the last gamma of every block at 0, so that each block computes its
+        zero_init: initialise the last gamma of every block to 0, so that each block begins as its
             shortcut.
         anti_aliasing: blur before subsampling (arXiv:1904.11486), as timm's `resnetblur50` does,
             in all places but the 7x7 convolution and the projections.
@@ -175,7 +175,7 @@ def bottleneck_block(
 
 
 def project(x: Tensor, channels: int, stride: int, name: str) -> Tensor:
-    """Returns the shortcut: the input where shapes agree, else its 1x1 convolution and BN."""
+    """Returns the shortcut: the input where the shapes match, else a 1x1 convolution and BN."""
     if stride == 1 and x.shape[-1] == channels:
         return x
     return conv_bn(x, channels, 1, stride, name=f"{name}_shortcut")

@@ -1,7 +1,7 @@
-"""What ships: the plain float32 model, filled by variable path. Nothing else writes a model file.
+"""Writes model files: the float32 copy of a network and what the file states about itself.
 
-A `.keras` file of ours is Keras' own format with one more member, `imnet64.json`: class ids and
-names, the recipe, and whatever else the run states about the model, see `records.ModelInfo`.
+A `.keras` file of ours is Keras' own format with one more member, `imnet64.json`, which holds a
+`records.ModelInfo`. Only this module writes such files.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_imnet64.core.types import Json, Options, StrPath, Variable
+from keras_imnet64.core.types import Json, JsonObject, StrPath, Variable
+from keras_imnet64.core.validation import to_json
 from keras_imnet64.core.work_folders import publish, work_folder
 from keras_imnet64.models.info import INFO_MEMBER
 from keras_imnet64.models.paths import SEED_STATE, by_path
+from keras_imnet64.records import ModelInfo
 
 if TYPE_CHECKING:
     import keras
 
-LOWEST_KERAS = "3.4.1"  # the first version that loads our files; a slow test proves it
+LOWEST_KERAS = "3.4.1"  # the first version that loads our files; a slow test checks it
 NEWER_DEFAULTS = {  # settings that later versions write and earlier ones refuse to read
     "quantization_config": None,
     "input_axes": None,
@@ -55,23 +57,28 @@ def float32_copy(model: keras.Model) -> keras.Model:
 def fill(
     plain: keras.Model, model: keras.Model, averages: Mapping[str, Variable] | None = None
 ) -> None:
-    """Gives `plain` the weights of `model` by path, or `averages` {path: variable} where given."""
+    """Copies the weights of `model` into `plain` by path; `averages` {path: variable} go first."""
     from keras import ops
 
     source = by_path(model) | dict(averages or {})
     for path, variable in by_path(plain).items():
-        if variable.name != SEED_STATE:  # a model file has none
+        if variable.name != SEED_STATE:  # model files hold no seeds
             variable.assign(ops.convert_to_numpy(source[path]))
 
 
-def ship(plain: keras.Model, path: StrPath, info: Options) -> None:
-    """Writes the model file: the whole file or nothing.
+def ship(plain: keras.Model, path: StrPath, info: ModelInfo) -> None:
+    """Writes a model file: the whole file or nothing.
 
     Args:
         plain: a float32 model of Keras' own layers, see `float32_copy` and `fill`.
         path: ends in ".keras".
-        info: what `model_info` is to return: wnids, class_names, recipe, ...
+        info: what the file states about itself.
     """
+    write_model_file(plain, path, to_json(info, omit_none=True))
+
+
+def write_model_file(plain: keras.Model, path: StrPath, info: JsonObject) -> None:
+    """Does the same with any content of `imnet64.json`, so that a copy keeps unknown keys."""
     path = Path(path)
     with work_folder(path, "writing") as work:
         saved, complete = work / "saved.keras", work / "whole.keras"
@@ -87,7 +94,7 @@ def ship(plain: keras.Model, path: StrPath, info: Options) -> None:
 
 
 def without_newer_defaults(config: Json) -> Json:
-    """Returns a Keras config without defaults that LOWEST_KERAS does not know."""
+    """Returns a Keras config without the defaults that LOWEST_KERAS refuses to read."""
     if isinstance(config, list):
         return [without_newer_defaults(item) for item in config]
     if not isinstance(config, dict):

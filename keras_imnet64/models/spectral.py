@@ -3,9 +3,8 @@
 After Liu, Wang, Yuan, Han, TNNLS 2024 (github.com/YangletLiu/Tensor_Layer_Neural_Networks).
 
 The image is split into S x S sub-images of every S-th pixel; a DCT-II of length M = S^2 across
-them, not normalised, gives M bands of H/S x W/S pixels. A sub-network learns from one band alone.
-One kernel selects both the pixels and the frequency, so a band is a depthwise convolution at
-stride S.
+them, not normalised, gives M bands of H/S x W/S pixels. A sub-network sees only one band. One
+kernel selects both the pixels and the frequency, so a band is a depthwise convolution at stride S.
 """
 
 from collections.abc import Iterable
@@ -33,7 +32,7 @@ def build(
     base: Options,
     band: int | Literal["all"] = "all",
 ) -> keras.Model:
-    """Builds a network of the table that sees one band.
+    """Builds a network that sees one band of the image, or one such network for each band.
 
     Args:
         image_size: pixels per side of the whole image; `factor` divides it.
@@ -53,15 +52,15 @@ def build(
     """
     if band == "all":
         members = {
-            branch_name(one): build(
+            branch_name(number): build(
                 image_size=image_size,
                 num_classes=num_classes,
                 normalization=normalization,
                 factor=factor,
                 base=base,
-                band=one,
+                band=number,
             )
-            for one in range(factor**2)
+            for number in range(factor**2)
         }
         return join(members, [1 / len(members)] * len(members), "spectral")
     size, rest = divmod(image_size, factor)
@@ -89,13 +88,13 @@ def build(
         name="band",
     )(inputs)  # [B, H / S, W / S, 3]
     whole = keras.Model(inputs, network.call(x), name="spectral")
-    return keras.models.clone_model(whole)  # each layer is called once, and has weights
+    return keras.models.clone_model(whole)  # with weights, and one call of each layer
 
 
 def kernel(factor: int, band: int) -> np.ndarray:
     """Returns 2 cos(pi k (2n + 1) / 2M) for the pixel in row r, column c, n = rS + c, k the band.
 
-    It computes `scipy.fft.dct(x, axis=n)[k]`, the same for the three channels.
+    The convolution computes `scipy.fft.dct(x, axis=n)[k]`, the same for the three channels.
 
     Returns:
         float64 [S, S, 3, 1].
@@ -114,7 +113,7 @@ def band_of(images: np.ndarray, factor: int, band: int) -> np.ndarray:
 
 
 def normalization_of_band(normalization: Normalization, factor: int, band: int) -> Normalization:
-    """Returns the normalization for the base: "imagenet" as the mean and std that it has here."""
+    """Returns the normalization of the base; "imagenet" becomes the mean and std of the band."""
     if normalization != "imagenet":
         return normalization
     gain = kernel(factor, band)[:, :, 0, 0].sum()  # 2M for band 0, 0 for all others

@@ -1,7 +1,7 @@
-"""Two small convolutional networks for Tiny ImageNet, layer for layer as their brief lists them.
+"""Two small convolutional networks for Tiny ImageNet, after the list of layers in their brief.
 
-No source of either was published. The second is described with 512 features at 64 pixels, where
-four pools leave 2,048: the brief is consistent only with a pool after every convolution.
+Their source code was never published. The brief gives the second one 512 features at 64 pixels,
+where four pools leave 2,048: it is consistent only with a pool after every convolution.
 """
 
 from collections.abc import Callable

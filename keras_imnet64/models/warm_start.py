@@ -15,9 +15,9 @@ from keras_imnet64.models.paths import SEED_STATE, by_path
 if TYPE_CHECKING:
     import keras
 
-# Settings of layers that change what a network computes and the shape of no weight.
+# Settings of layers that change what a network computes, but not the shape of a weight.
 COMPARED_SETTINGS = {"strides", "pool_size", "mean", "variance"}
-MAX_CHARACTERS = 60  # of two compared settings: a mean image would fill the screen
+MAX_CHARACTERS = 60  # of two settings in a message: a mean image would fill the screen
 
 
 def warm_start(
@@ -28,15 +28,15 @@ def warm_start(
     The head `logits` is filled only if the file states the same class ids in the same order.
 
     Args:
-        model: a network of ours.
+        model: the network to fill.
         path: the `.keras` file.
         wnids: class ids of the model's logits.
 
     Returns:
-        (skipped, differences), in words for the user: the variables that keep their fresh values,
-        because the file lacks them or has them in another shape, as a head for other classes; and
-        the layers whose weights were taken, but which compute something else in the file's network,
-        as with another stride.
+        (skipped, differences), in words for the user: the variables that keep their fresh values
+        because the file lacks them or has another shape, such as the head for other classes; and
+        the layers that were filled but compute something else in the file's network, for example
+        with another stride.
 
     Raises:
         UserError: no variable of the model is in the file.
@@ -50,7 +50,7 @@ def warm_start(
     their_wnids = read_model_info(path).wnids
     same_classes = their_wnids == tuple(wnids)
     skipped, num_filled = [], 0
-    # Fixed layers are the network's own, such as the band of a spectral one.
+    # Layers that are not trainable are part of the network, such as the band of a spectral one.
     fixed = tuple(f"{layer.name}/" for layer in model.layers if not layer.trainable)
     for name, variable in by_path(model).items():
         if variable.name == SEED_STATE or name.startswith(fixed):
@@ -74,7 +74,7 @@ def warm_start(
 
 
 def _differences(model: keras.Model, loaded: keras.Model) -> list[str]:
-    """Describes layers of the same name that compute something else, and pools of one model."""
+    """Describes layers of one name that compute different things, and pools in one model only."""
     ours = {layer.name: layer.get_config() for layer in model.layers}
     theirs = {layer.name: layer.get_config() for layer in loaded.layers}
     found = []
@@ -86,6 +86,6 @@ def _differences(model: keras.Model, loaded: keras.Model) -> list[str]:
                 found.append(f"{name} has {short}")
     our_pools = {name for name, config in ours.items() if "pool_size" in config}
     their_pools = {name for name, config in theirs.items() if "pool_size" in config}
-    found += [f"{name} is in the file alone" for name in their_pools - our_pools]
-    found += [f"{name} is here alone" for name in our_pools - their_pools]
+    found += [f"{name} is only in the file" for name in their_pools - our_pools]
+    found += [f"{name} is only in this network" for name in our_pools - their_pools]
     return sorted(found)

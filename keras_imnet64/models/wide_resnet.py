@@ -42,7 +42,7 @@ def build(
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
 
     Raises:
-        UserError: no whole number of stages fits the size, or of blocks the depth.
+        UserError: no whole number of stages fits the size, or no whole number of blocks the depth.
     """
     stages = num_stages(image_size)
     blocks = num_blocks(depth, stages, image_size)

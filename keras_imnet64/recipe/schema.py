@@ -12,7 +12,7 @@ from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, fiel
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.tables import Table, TaggedTable, expected
-from keras_imnet64.core.types import Json
+from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.data.augment.layers import PUBLIC_NAME
 from keras_imnet64.data.augment.options import AnyOperation, OperationOptions
 from keras_imnet64.data.datasets import find_dataset
@@ -230,6 +230,10 @@ class Recipe(Table):
         if self.train.select_on == "validation":
             return "validation"
         return "holdout" if self.data.holdout else "none"
+
+    def without_results(self) -> JsonObject:
+        """Returns the content that a model file records: all but published and measured results."""
+        return self.model_dump(exclude_none=True, exclude={"reference", "measured"})
 
     def to_toml(self) -> str:
         """Returns the resolved recipe as TOML text, with which `fit --recipe` repeats the run."""

@@ -1,7 +1,7 @@
-"""The branches of a spectral recipe: which ones it has, their recipes and their run folders.
+"""The branches of a spectral recipe: their numbers, recipes and run folders.
 
-A branch is an ordinary run of the recipe with `model.band` set to its number. Training one needs
-nothing but the recipe, so branches may as well be trained one on each of many machines.
+A branch is an ordinary run of the recipe with `model.band` set to its number. Training a branch
+needs only the recipe, so branches can also be trained on different machines.
 """
 
 from pathlib import Path
@@ -31,11 +31,11 @@ def branch_recipe(recipe: Recipe, band: int) -> Recipe:
     bands = bands_of(recipe)
     if not bands:
         raise UserError(
-            f'recipe {recipe.name} has no branches, as one whose model is spectral with band "all" '
-            f"has; received --branch {band}"
+            f'recipe {recipe.name} has no branches: its model is not spectral with band "all"; '
+            f"received --branch {band}"
         )
     if band not in bands:
-        raise UserError(f"--branch must be one of 0 to {bands[-1]}; received {band}")
+        raise UserError(f"--branch must be from 0 to {bands[-1]}; received {band}")
     return with_band(recipe, band)
 
 
@@ -56,7 +56,7 @@ def has_branches(out_dir: StrPath) -> bool:
 
 
 def branch_runs(out_dir: StrPath) -> list[Run]:
-    """Returns the branches in a folder that have begun, in the order of their bands.
+    """Returns the runs of the branches in a folder that have begun, in the order of their bands.
 
     Folders such as `branch-00.1`, in which --fresh keeps earlier runs, are left out.
     """
@@ -65,23 +65,23 @@ def branch_runs(out_dir: StrPath) -> list[Run]:
 
 
 def is_ordinary_run(run: Run) -> bool:
-    """Whether a folder is that of an ordinary run, and does not hold branches."""
+    """Whether a folder holds an ordinary run, not branches."""
     return run.recipe_file.exists() and not bands_of(load_recipe(run.recipe_file))
 
 
 def check_branches_fit(out_dir: StrPath, recipe: Recipe | None) -> None:
-    """Refuses a folder that the branches of a recipe cannot be trained into.
+    """Refuses a folder in which the branches of a recipe cannot be trained.
 
     Args:
-        recipe: None if it does not matter which recipe the branches there are of.
+        recipe: None allows branches of any recipe in the folder.
 
     Raises:
-        UserError: the folder holds something else, or branches of another recipe.
+        UserError: the folder holds other files, or branches of another recipe.
     """
     run = Run(Path(out_dir))
     if is_ordinary_run(run):
         raise UserError(
-            f"{out_dir} holds a run of its own, and branches would lie in it: give another --name "
+            f"{out_dir} holds an ordinary run and cannot hold branches too; choose another --name "
             "or --out"
         )
     if not has_branches(out_dir):

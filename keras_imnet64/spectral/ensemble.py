@@ -1,9 +1,10 @@
-"""Joins trained branches into one model: which belong together, what each weighs, and the file.
+"""Joins the trained branches of a run folder into one model file.
 
-`members` finds the branches, `fusion` gives them weights, `report` shows what each is worth.
+`members` finds the branches, `fusion` weights them, `report` shows how much each contributes.
 """
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import keras
@@ -20,11 +21,11 @@ from keras_imnet64.export.formats import FORMATS
 from keras_imnet64.models.join import fill_members, join
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import ship
+from keras_imnet64.records import EnsembleInfo, Scores
 from keras_imnet64.runs import Run, classes_text, lock
 from keras_imnet64.spectral.branches import with_band
 from keras_imnet64.spectral.fusion import BranchScorer, Fusion, check_fusion
 from keras_imnet64.spectral.members import Member, check_same_images, find_members, open_single
-from keras_imnet64.spectral.predictions import Scores
 from keras_imnet64.spectral.report import single_row, write_report
 from keras_imnet64.training.data import Data, load_data
 from keras_imnet64.training.scoring import describe_scores, score_file
@@ -48,20 +49,20 @@ def ensemble(
     Args:
         run_dir: the folder of `branch-00` and so on.
         fusion: one of FUSIONS.
-        branches: numbers of those to join; None for all that the recipe has.
-        allow_missing: join those that are finished.
-        single: run folder of one network for the whole image, to be compared in the report.
-        data_dir, cache_dir: where data sets and their stores lie, see `datasets.open_dataset`.
-        devices: what `take_devices` gave; None takes all.
+        branches: numbers of the branches to join; None for all branches of the recipe.
+        allow_missing: join only the branches that are finished.
+        single: run folder of one network for the whole image, for comparison in the report.
+        data_dir, cache_dir: folders of data sets and their stores, see `datasets.open_dataset`.
+        devices: what `take_devices` returned; None takes all.
         pack_progress: called as (description, done, total) while a data set is packed.
 
     Returns:
-        dict: the content of metrics.json: the score of the file, its branches and weights, and
-        which images ranked the branches or fitted their weights.
+        dict: the content of metrics.json: the scores of the file, its branches and weights, and
+        the images that ranked the branches or fitted their weights.
 
     Raises:
         UserError: a branch is missing, not finished, or of another recipe, data set or class order;
-            `single` is of another data set; or there are no images to rank or fit by.
+            `single` is of another data set; or the recipe has no images to rank or fit with.
     """
     run = Run(Path(run_dir))
     members, left_out = find_members(run, branches, allow_missing)
@@ -86,7 +87,7 @@ def ensemble(
                 cache_dir=cache_dir,
                 devices=devices,
             )
-            of_single = Scores(scores["top1"], scores["top5"], scores["loss"])
+            of_single = Scores(**{field.name: scores[field.name] for field in fields(Scores)})
             rows.append(single_row(single_run, of_single))
         joined = join(models, weights)
         fill_members(joined, models)
@@ -105,12 +106,12 @@ def ensemble(
 
 
 def _check_replaceable(run: Run) -> None:
-    """Refuses to replace an ensemble from which another file was exported."""
+    """Refuses to replace an ensemble that was exported."""
     for row in FORMATS.values():
         exported = run.path / row.default_name
         if exported.exists():
             raise UserError(
-                f"{exported} was exported from the ensemble that this would replace: move it away"
+                f"{exported} was exported from the ensemble that this would replace; move it away"
             )
 
 
@@ -122,24 +123,22 @@ def _write_run(
     weights: Sequence[float],
     data: Data,
 ) -> None:
-    """Writes the files that make the folder a run like any other: recipe, classes, model.
+    """Writes the files that every run folder has: recipe, classes, model.
 
-    The run counts as finished when metrics.json is there, so that file is deleted first, and the
-    caller writes it last.
+    A run with a metrics.json counts as finished, so that file is deleted first, and the caller
+    writes it last.
     """
     if run.is_finished:
-        say("the ensemble that was there is replaced")
+        say("the earlier ensemble is replaced")
         run.metrics_file.unlink()
     first = members[0]
     recipe = with_band(first.recipe, "all")
-    info = first.info | {
-        "recipe": recipe.model_dump(exclude_none=True, exclude={"reference", "measured"}),
-        "ensemble": {
-            "fusion": fusion,
-            "branches": [member.band for member in members],
-            "weights": weights,
-        },
-    }
+    bands = tuple(member.band for member in members)
+    info = replace(
+        first.info,
+        recipe=recipe.without_results(),
+        ensemble=EnsembleInfo(fusion, bands, tuple(weights)),
+    )
     write_atomic(run.recipe_file, recipe.to_toml())
     write_atomic(run.classes_file, classes_text(data.final.class_names))
     ship(joined, run.model, info)

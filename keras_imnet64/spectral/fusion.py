@@ -1,9 +1,9 @@
-"""How much each branch weighs in an ensemble.
+"""Chooses the weights of the branches in an ensemble.
 
-A weight multiplies the logits of a branch. "avg" weighs all branches alike; "geo" weighs them by
-rank, best first, p (1 - p)^rank with p = 0.3, as published; "fit" minimises the cross-entropy of
-held-out images. The test split ranks and fits nothing, unless the recipe selects on it and says so
-(`train.select_on`).
+A weight multiplies the logits of a branch. "avg" gives all branches equal weights; "geo" weights
+them by rank, best first, with p (1 - p)^rank and p = 0.3, as published; "fit" minimises the
+cross-entropy of held-out images. The test split is used for neither ranking nor fitting, unless the
+recipe selects on it (`train.select_on`).
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ MAX_FIT_BYTES = 2**31  # of the logits that weights are fitted on
 
 
 def check_fusion(fusion: str, recipe: Recipe) -> None:
-    """Refuses an unknown fusion, and one for which the recipe keeps no images aside."""
+    """Refuses an unknown fusion, and a fusion for which the recipe keeps no images aside."""
     if fusion not in FUSIONS:
         raise UserError(f'there is no fusion "{fusion}"; {nearest(fusion, FUSIONS)}')
     if fusion == "geo" and recipe.selection == "none":
@@ -39,15 +39,15 @@ def check_fusion(fusion: str, recipe: Recipe) -> None:
         )
     if fusion == "fit" and recipe.selection != "holdout":
         raise UserError(
-            "--fusion fit needs images that no branch was trained on and no score is taken on: set "
+            "--fusion fit needs images on which no branch is trained and no score is computed: set "
             "data.holdout in the recipe"
         )
 
 
 class BranchScorer:
-    """Shows the branches the images that rank them and fit their weights, and the test split.
+    """Ranks and weights the branches, and scores them on the test split.
 
-    It uses one device: of several, each would compute the whole batch.
+    It uses one device, since each of several devices would compute the whole batch.
     """
 
     def __init__(self, models: Sequence[keras.Model], data: Data, recipe: Recipe) -> None:
@@ -55,9 +55,9 @@ class BranchScorer:
         self.view = data.one_crop_view
 
     def ranking(self) -> list[int] | None:
-        """Returns the positions of the branches, best first, by what the recipe selects on.
+        """Returns the positions of the branches, best first, on the images the recipe selects on.
 
-        Without images to select on there is no ranking, and None is returned.
+        Returns None if the recipe does not select.
         """
         if self.recipe.selection == "none":
             return None
@@ -83,8 +83,7 @@ class BranchScorer:
     ) -> list[ReportRow]:
         """Returns the rows of the report, all scored on the test split with one crop.
 
-        Without a ranking the branches are ordered by these scores themselves, and `ranked_on` says
-        so.
+        Without a ranking, these scores themselves order the branches, which `ranked_on` records.
         """
         final, ranked_on = self.data.final, str(self.recipe.selection)
         if ranking is None:
@@ -100,11 +99,11 @@ class BranchScorer:
 
 
 def mixtures_of_best(ranking: Sequence[int]) -> list[Mixture]:
-    """Returns the mixtures of the best 1, 2, ... branches, weighed alike and by rank."""
+    """Returns the mixtures of the best 1, 2, ... branches, with equal weights and by rank."""
     mixtures = []
     for count in range(1, len(ranking) + 1):
-        alike = [1 / count] * count
-        for fusion, weights in (("avg", alike), ("geo", geometric(range(count)))):
+        equal = [1 / count] * count
+        for fusion, weights in (("avg", equal), ("geo", geometric(range(count)))):
             of_branches = [0.0] * len(ranking)
             for position, weight in zip(ranking, weights, strict=False):
                 of_branches[position] = weight
@@ -136,8 +135,7 @@ def geometric(ranking: Sequence[int], p: float = GEO_P) -> list[float]:
 def fit_weights(logits: np.ndarray, labels: np.ndarray) -> list[float]:
     """Returns weights of at least 0 that minimise the mean cross-entropy of weighted sums.
 
-    The task is convex. The weights need not sum to 1: their sum is the inverse of a temperature,
-    how sure the ensemble is of itself.
+    The problem is convex. The weights need not sum to 1: their sum acts as an inverse temperature.
 
     Args:
         logits: float32 [M, N, K].

@@ -1,4 +1,4 @@
-"""Training branches in child processes, several at a time, and logging what they record."""
+"""Trains branches in child processes, several at a time, and logs their epochs."""
 
 import os
 import signal
@@ -23,11 +23,11 @@ STATUSES_AFTER_SIGTERM = (EXIT_STOPPED_STATE_SAVED, EXIT_STOPPED_AT_ONCE, -signa
 
 @dataclass(frozen=True)
 class BranchJob:
-    """A branch that is to be trained."""
+    """A branch to train."""
 
     band: int
     run: Run
-    log: Path  # to which the output of its processes is appended
+    log: Path  # the output of its processes is appended to it
 
     @property
     def name(self) -> str:
@@ -39,7 +39,7 @@ class FailedJob:
     """A branch that could not be trained."""
 
     name: str
-    status: int  # exit status of its process, or minus the number of the signal that ended it
+    status: int  # exit status of its process; -n if signal n ended it
     reason: str
 
 
@@ -86,7 +86,7 @@ def run_jobs(
     """Trains branches, each in a process that starts as soon as a share of the machine is free.
 
     Args:
-        arguments: of the command `fit` that trains all branches of the recipe.
+        arguments: those of the command `fit` that trains all branches of the recipe.
 
     Returns:
         (the branches that failed, whether a signal stopped the others).
@@ -140,9 +140,9 @@ def _history(run: Run) -> list[dict[str, str]]:
 
 @contextmanager
 def _stop_event(running: Sequence[_Process]) -> Iterator[threading.Event]:
-    """Yields an event that the first SIGINT or SIGTERM sets; the second one raises.
+    """Yields an event that the first SIGINT or SIGTERM sets; the second raises KeyboardInterrupt.
 
-    However the block ends, the children that still run are killed.
+    The children that still run at the end of the block are killed.
     """
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The members of an ensemble: the trained branches of a folder, checked to belong together."""
+"""Finds the members of an ensemble: finished branches of one recipe, data set and class order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from keras_imnet64.core.branches import branch_name
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.types import JsonObject, StrPath
-from keras_imnet64.models.info import model_info
+from keras_imnet64.core.types import StrPath
+from keras_imnet64.models.info import read_model_info
 from keras_imnet64.recipe.difference import refuse_other_recipe
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe
+from keras_imnet64.records import ModelInfo
 from keras_imnet64.runs import Run, not_finished, open_run
 from keras_imnet64.spectral.branches import (
     bands_of,
@@ -29,7 +30,7 @@ class Member:
     band: int
     run: Run
     recipe: Recipe
-    info: JsonObject  # what its model file says about itself
+    info: ModelInfo
 
     @property
     def name(self) -> str:
@@ -42,37 +43,39 @@ def find_members(
     """Finds the finished branches of a folder, all of one recipe and one class order.
 
     Args:
-        branches: numbers of those to join; None for all that the recipe has.
-        allow_missing: leave out those that are not finished.
+        branches: numbers of the branches to join; None for all branches of the recipe.
+        allow_missing: leave out the branches that are not finished.
 
     Returns:
         (the members, the names of the branches that are left out).
 
     Raises:
-        UserError: the folder holds no branches, or some that do not belong together; a branch is
-            missing, or the recipe has none of its number.
+        UserError: the folder holds no branches, or branches that do not belong together; a branch
+            is missing, or the recipe has no branch of a number.
     """
     if is_ordinary_run(run):
-        raise UserError(f"{run.path} holds a run of its own: name the folder that holds branches")
+        raise UserError(f"{run.path} holds an ordinary run; name the folder that holds branches")
     present = branch_runs(run.path)
     if not present:
         raise UserError(
-            f"{run.path} has no branches: train them with `fit` and a recipe of band all"
+            f"{run.path} has no branches: train them with `fit` and a recipe with band all"
         )
     recipe = load_recipe(present[0].recipe_file)
     bands = bands_of(with_band(recipe, "all"))
     if not bands:
-        raise UserError(f"{present[0].path} holds a run of an ordinary recipe, and no branch")
+        raise UserError(f"{present[0].path} holds a run of an ordinary recipe, not a branch")
     wanted = sorted(set(branches)) if branches else bands
     for band in wanted:
         if band not in bands:
-            raise UserError(f"--branches takes 0 to {bands[-1]} of {recipe.name}; received {band}")
+            raise UserError(
+                f"--branches must be from 0 to {bands[-1]} for {recipe.name}; received {band}"
+            )
     missing = [band for band in wanted if not Run(branch_folder(run.path, band)).is_finished]
     names = [branch_name(band) for band in missing]
     if missing and not allow_missing:
         raise UserError(
             f"{', '.join(names)} of {run.path} are not finished: train them with `fit --branch`, "
-            "name others with --branches, or join the rest with --allow-missing"
+            "choose others with --branches, or join the rest with --allow-missing"
         )
     members = [_open_member(run, band) for band in wanted if band not in missing]
     if not members:
@@ -85,7 +88,7 @@ def find_members(
 
 
 def open_single(path: StrPath, first: Member) -> Run:
-    """Returns the finished run of one network that the branches are compared with.
+    """Returns the finished run of the single network that the branches are compared with.
 
     Raises:
         UserError: the run is not finished or damaged, or was trained on other data or classes than
@@ -95,41 +98,46 @@ def open_single(path: StrPath, first: Member) -> Run:
     if not run.is_finished:
         raise not_finished(run)
     run.metrics  # noqa: B018 (reading them refuses a damaged file now)
-    info = model_info(run.model)
-    for subject, key in (("data", "dataset"), ("classes", "wnids")):
-        if info.get(key) != first.info.get(key):
+    info = read_model_info(run.model)
+    for subject, is_same in (
+        ("data", info.dataset == first.info.dataset),
+        ("classes", info.wnids == first.info.wnids),
+    ):
+        if not is_same:
             raise UserError(
-                f"--single {path} was trained on other {subject} than the branches: only scores of "
-                "the same images compare"
+                f"--single {path} was trained on other {subject} than the branches; only scores on "
+                "the same images are comparable"
             )
     return run
 
 
 def check_same_images(members: Sequence[Member], data: Data) -> None:
-    """Refuses branches that were trained on other images than those on this machine."""
-    local = {"train": data.train.store.digest, "validation": data.final.store.digest}
+    """Refuses branches whose training or validation images differ from those on this machine."""
     for member in members:
-        digests = member.run.environment["digest"]
-        changed = [split for split, digest in local.items() if digests[split] != digest]
-        if changed:
-            raise UserError(
-                f"{member.run.path} was trained on other {changed[0]} images than those that are "
-                "here: branches of the same images belong together"
-            )
+        trained_on = member.run.read_environment().digest
+        for split, digest, local_digest in (
+            ("train", trained_on.train, data.train.store.digest),
+            ("validation", trained_on.validation, data.final.store.digest),
+        ):
+            if digest != local_digest:
+                raise UserError(
+                    f"{member.run.path} was trained on other {split} images than those on this "
+                    "machine; only branches of the same images can be joined"
+                )
 
 
 def _open_member(run: Run, band: int) -> Member:
     """Reads a finished branch; UserError if its folder or its file holds another band."""
     branch = Run(branch_folder(run.path, band))
     recipe = load_recipe(branch.recipe_file)
-    info = model_info(branch.model)
-    band_in_file = info.get("recipe", {}).get("model", {}).get("band")
+    info = read_model_info(branch.model)
+    band_in_file = (info.recipe or {}).get("model", {}).get("band")
     for found, place in (
         (recipe.model.options.get("band"), branch.path),
         (band_in_file, branch.model),
     ):
         if found != band:
-            raise UserError(f"{place} holds band {found}: its folder must be named after it")
+            raise UserError(f"{place} holds band {found}, not band {band} as its folder says")
     return Member(band, branch, recipe, info)
 
 
@@ -139,10 +147,10 @@ def _check_belongs(member: Member, first: Member) -> None:
         with_band(first.recipe, 0),
         with_band(member.recipe, 0),
         f"{member.run.path} was trained with another recipe than {first.name}",
-        "branches of one recipe belong together",
+        "only branches of one recipe can be joined",
     )
-    if member.info.get("wnids") != first.info.get("wnids"):
+    if member.info.wnids != first.info.wnids:
         raise UserError(
-            f"{member.run.path} has its classes in another order than {first.name}: branches of "
-            "one data set belong together"
+            f"{member.run.path} has its classes in another order than {first.name}; only branches "
+            "of one data set can be joined"
         )

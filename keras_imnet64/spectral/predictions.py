@@ -1,4 +1,4 @@
-"""What branches predict for the images of a split, and what mixtures of their logits predict."""
+"""Computes what branches, and mixtures of their logits, predict for the images of a split."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,9 @@ from keras_imnet64.data.selection import Selection
 from keras_imnet64.data.stores.decoding import as_run_failed
 from keras_imnet64.data.stream import evaluation_batches
 from keras_imnet64.evaluation.metrics import rank_of
+from keras_imnet64.records import Scores
 
 MAX_LOGIT_BYTES = 2**28  # of all branches and mixtures, for the images of one batch
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of one network or mixture on the images of a split."""
-
-    top1: float  # percent
-    top5: float  # percent
-    loss: float  # nats
 
 
 @dataclass(frozen=True)
@@ -31,7 +23,7 @@ class BranchPredictions:
     """Predictions of M branches for N images, and scores of the branches and of C mixtures."""
 
     is_right: np.ndarray  # bool [M, N], whether the branch's first class is the label
-    first_class: np.ndarray  # int32 [M, N]
+    first_class: np.ndarray  # int32 [M, N], the class with the largest logit
     scores: list[Scores]  # M
     mixture_scores: list[Scores]  # C
 
@@ -47,7 +39,7 @@ def predict_branches(
 
     Args:
         models: M networks, pixels [B, H, W, 3] -> logits [B, K].
-        batch_size: the largest; many logits make it smaller.
+        batch_size: the maximum; batches are smaller where the logits would take much memory.
         view: how images are shown, see `stream.evaluation_batches`.
         mixtures: floats [C, M], weights of the branches' logits.
     """
@@ -60,8 +52,8 @@ def predict_branches(
     labels = keras.Input((), dtype="int32")
     scorer = keras.Model([pixels, labels], outcomes(logits, labels))
     batches = [
-        {key: values[is_real] for key, values in scorer.predict_on_batch([images, asked]).items()}
-        for images, asked, is_real in _batches(selection, min(batch_size, largest), view)
+        {key: values[is_real] for key, values in scorer.predict_on_batch([images, truth]).items()}
+        for images, truth, is_real in _batches(selection, min(batch_size, largest), view)
     ]
     found = {key: np.concatenate([batch[key] for batch in batches]).T for key in batches[0]}
     scores = [
@@ -69,6 +61,7 @@ def predict_branches(
             top1=100 * float((rank == 0).mean()),
             top5=100 * float((rank < 5).mean()),
             loss=float(loss.mean(dtype="float64")),
+            count=len(rank),
         )
         for rank, loss in zip(found["rank"], found["loss"], strict=True)
     ]
@@ -97,7 +90,7 @@ def predict_logits(
 
 
 def outcomes(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Returns what M networks made of each image, for a Keras model to output.
+    """Returns the outcome of each image for M networks, as the outputs of a Keras model.
 
     Args:
         logits: floats [B, M, K].
@@ -124,7 +117,7 @@ def _stacked(models: Sequence[keras.Model]) -> tuple[Tensor, Tensor]:
 def _batches(
     selection: Selection, batch_size: int, view: View | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields (pixels, labels, bool [B]: which rows are images and no padding) of each batch."""
+    """Yields (pixels, labels, bool [B]: which rows are images, not padding) of each batch."""
     with as_run_failed(selection.store):
         batches = evaluation_batches(selection, batch_size, view)
         for images, labels, weights in batches.as_numpy_iterator():

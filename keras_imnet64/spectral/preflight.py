@@ -1,7 +1,7 @@
-"""A check before training: can the network be built, its data be opened, and on which GPUs?
+"""Checks before training that the network can be built and its data opened, and finds the GPUs.
 
-It runs in a process of its own, which gives the GPUs back when it ends. A data set that is not
-packed yet is packed there, for all branches.
+The check runs in a child process, which releases the GPUs when it ends. The child also packs a data
+set that is not packed yet, for all branches.
 """
 
 import json
@@ -21,7 +21,7 @@ from keras_imnet64.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class PreflightRequest:
-    """What the child process is to check.
+    """The request to the child process.
 
     Attributes:
         recipe: TOML text of the recipe of all branches.
@@ -38,11 +38,11 @@ class PreflightRequest:
 
 @dataclass(frozen=True)
 class PreflightReply:
-    """What the child process has found: GPUs to share, or why no branch could be trained."""
+    """The reply of the child process: GPUs to share, or the reason why no branch can be trained."""
 
-    gpus: list[int]  # indices of those asked for, among all; empty for the CPU
+    gpus: list[int]  # indices of the chosen GPUs among all; empty for the CPU
     error: str | None = None
-    run_failed: bool = False  # the error is a RunFailed
+    is_run_failure: bool = False  # whether the error is a RunFailed
 
 
 def run_preflight(request: PreflightRequest) -> list[int]:
@@ -52,8 +52,8 @@ def run_preflight(request: PreflightRequest) -> list[int]:
         The indices of the GPUs to share, empty for the CPU.
 
     Raises:
-        UserError: the network cannot be built, its data cannot be opened, or there are no such
-            devices.
+        UserError: the network cannot be built, its data cannot be opened, or the devices do not
+            exist.
         RunFailed: the data could not be packed, or the child process failed.
     """
     child = run_child(
@@ -64,12 +64,12 @@ def run_preflight(request: PreflightRequest) -> list[int]:
     )
     found = PreflightReply(**child.reply("the check before training"))
     if found.error:
-        raise (RunFailed if found.run_failed else UserError)(found.error)
+        raise (RunFailed if found.is_run_failure else UserError)(found.error)
     return found.gpus
 
 
 def reply_to(request: PreflightRequest) -> PreflightReply:
-    """Returns what the child process prints."""
+    """Runs the check, and returns the reply that the child process prints."""
     try:
         return PreflightReply(_check(request))
     except UserError as error:

@@ -1,11 +1,10 @@
-"""What each branch is worth: `ensemble.csv` and `ensemble.png` in the run folder.
+"""Reports how much each branch contributes: `ensemble.csv` and `ensemble.png` in the run folder.
 
-Rows of the table are of four kinds. A "branch" has its scores, its weight in the model, its size,
-and what its training took. A "mixture" has the scores of the model that was written ("joined"), or
-of the best few branches weighed alike ("avg") or by rank ("geo"). A "pair" has how often two
-branches give the same first class, and how far their errors coincide: the correlation of being
-wrong, 0 for branches that err independently. "single" is the network for the whole image, if the
-user names one.
+The table has four kinds of rows. A "branch" has its scores, its weight in the model, its size, and
+the time and memory of its training. A "mixture" has the scores of the model file ("joined"), or of
+the best few branches with equal weights ("avg") or weights by rank ("geo"). A "pair" has how often
+two branches predict the same first class, and the correlation of their errors, 0 for branches that
+err independently. "single" is the network for the whole image, if the user names one.
 """
 
 import io
@@ -22,9 +21,10 @@ from keras_imnet64.core.files import write_atomic, write_csv
 from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.macs import count_macs, count_parameters
+from keras_imnet64.records import Scores
 from keras_imnet64.runs import Run
 from keras_imnet64.spectral.members import Member
-from keras_imnet64.spectral.predictions import BranchPredictions, Scores
+from keras_imnet64.spectral.predictions import BranchPredictions
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Mixture:
     """A weighted sum of the logits of M branches."""
 
     name: str
-    weights: list[float]  # M, 0 for a branch that has no part in it
+    weights: list[float]  # M, 0 for a branch that is not part of the mixture
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class ReportRow:
 
     kind: Literal["branch", "mixture", "pair", "single"]
     name: str
-    branches: int  # how many have a part in it
+    branches: int  # number of branches in it
     top1: float | None = None  # percent
     top5: float | None = None  # percent
     loss: float | None = None  # nats
     weight: float | None = None
-    ranked_on: str | None = None  # the images that put the branches in order
+    ranked_on: str | None = None  # the images on which the branches were ranked
     agreement: float | None = None  # percent of the images
     error_correlation: float | None = None
     parameters: int | None = None
@@ -55,7 +55,7 @@ class ReportRow:
     peak_memory_mb: float | None = None
 
     def cells(self) -> JsonObject:
-        """Returns the values of the columns, without the last digits of sums of floats."""
+        """Returns the values by column, with floats rounded to six decimals."""
         return {column: _cell(value) for column, value in asdict(self).items()}
 
 
@@ -79,9 +79,9 @@ def ensemble_rows(
     """Returns the rows of all branches, mixtures and pairs.
 
     Args:
-        predictions: of the members and of these mixtures.
-        weights: of the members in the model that is written.
-        ranked_on: which images put the branches in order.
+        predictions: those of the members and of these mixtures.
+        weights: those of the members in the model file.
+        ranked_on: the images on which the branches were ranked.
     """
     rows = [
         _network_row("branch", member.run, model, scores, branches=1, weight=weight)
@@ -91,7 +91,15 @@ def ensemble_rows(
     ]
     for mixture, scores in zip(mixtures, predictions.mixture_scores, strict=True):
         count = int(np.count_nonzero(mixture.weights))
-        row = ReportRow("mixture", mixture.name, count, **asdict(scores), ranked_on=ranked_on)
+        row = ReportRow(
+            "mixture",
+            mixture.name,
+            count,
+            scores.top1,
+            scores.top5,
+            scores.loss,
+            ranked_on=ranked_on,
+        )
         rows.append(row)
     rows += _pair_rows([member.name for member in members], predictions)
     return rows
@@ -110,7 +118,7 @@ def _pair_rows(names: Sequence[str], predictions: BranchPredictions) -> Iterator
 
 
 def single_row(run: Run, scores: Scores) -> ReportRow:
-    """Returns the row of one network for the whole image, from its finished run."""
+    """Returns the row of the network for the whole image, from its finished run."""
     return _network_row("single", run, load_model(run.model), scores, branches=0)
 
 
@@ -123,23 +131,25 @@ def _network_row(
     branches: int,
     weight: float | None = None,
 ) -> ReportRow:
-    """Returns the row of a network, with its size and what its training took."""
-    metrics = run.metrics
+    """Returns the row of a network, with its size and the time and memory of its training."""
+    metrics = run.read_metrics()
     return ReportRow(
         kind,
         run.path.name,
         branches,
-        **asdict(scores),
-        weight=weight,
+        scores.top1,
+        scores.top5,
+        scores.loss,
+        weight,
         parameters=count_parameters(model),
         macs=count_macs(model),
-        seconds=metrics.get("seconds"),
-        peak_memory_mb=metrics.get("peak_memory_mb") or None,
+        seconds=metrics.seconds,
+        peak_memory_mb=metrics.peak_memory_mb or None,
     )
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns the correlation of two rows of booleans [N]; 0 where a row never changes."""
+    """Returns the correlation of two rows of booleans [N]; 0 if one of them is constant."""
     if a.all() or b.all() or not a.any() or not b.any():
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
@@ -152,7 +162,7 @@ def write_report(folder: Path, rows: Sequence[ReportRow]) -> None:
 
 
 def plot(rows: Sequence[ReportRow]) -> bytes:
-    """Returns a PNG: top-1 of the branches and of mixtures, and how far errors coincide."""
+    """Returns a PNG: top-1 of the branches and of mixtures, and the correlation of errors."""
     from matplotlib.figure import Figure
 
     branches = [row for row in rows if row.kind == "branch"]

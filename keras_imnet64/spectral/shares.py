@@ -1,4 +1,4 @@
-"""Shares of the machine for branches that are trained at the same time: GPUs, else CPU cores."""
+"""Splits the machine among branches that are trained at the same time, by GPUs or CPU cores."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,19 @@ class MachineShare:
 
     options: tuple[str, ...] = ()  # of the `fit` command
     environment: Mapping[str, str] = field(default_factory=dict)
-    cores: frozenset[int] | None = None  # which the process is bound to; None for all
+    cores: frozenset[int] | None = None  # to which the process is bound; None for all
 
 
 def share_machine(
     num_jobs: int, devices: str | None, gpus: Sequence[int]
 ) -> Sequence[MachineShare]:
-    """Splits the GPUs, or the CPU cores of a machine without any, among jobs.
+    """Splits the GPUs, or the CPU cores of a machine without GPUs, among jobs.
 
-    The number of shares is that of the jobs, even when fewer branches are left to train: on
-    another number of cores, sums end in other last bits.
+    There are as many shares as jobs, even when fewer branches are left to train: another number of
+    cores would change the last bits of sums.
 
     Args:
-        num_jobs: how many branches are trained at a time.
+        num_jobs: number of branches that are trained at a time.
         devices: as for `take_devices`.
         gpus: indices of the GPUs to share.
 
@@ -49,7 +49,7 @@ def share_machine(
 
 
 def _share_cores(num_jobs: int) -> Sequence[frozenset[int] | None]:
-    """Returns the cores of each job; None where they are too few, or cannot be chosen (macOS)."""
+    """Returns the cores of each job; None if they are too few or cannot be chosen (macOS)."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cores) < num_jobs:
         return [None] * num_jobs

@@ -1,6 +1,6 @@
-"""Training a recipe of any kind: an ordinary one, all branches of a spectral one, or one branch.
+"""Trains a recipe of any kind: an ordinary run, all branches of a spectral recipe, or one branch.
 
-All branches are trained by child processes, see `jobs`; this process then loads no backend.
+For all branches, child processes train (see `jobs`), and this process loads no backend.
 """
 
 from pathlib import Path
@@ -38,7 +38,7 @@ def fit_recipe(
     fresh: bool = False,
     pack_progress: PackProgress | None = None,
 ) -> JsonObject:
-    """Trains a recipe into a folder: all its branches, if it has some, or else one run.
+    """Trains a recipe into a folder: all its branches if it has branches, otherwise one run.
 
     Args:
         branch: the number of the only branch to train.
@@ -46,8 +46,8 @@ def fit_recipe(
         pack_progress: see `training.fit`.
 
     Returns:
-        dict: run (the folder) and its final scores: of an ordinary run or of one branch the content
-        of metrics.json, of all branches what `fit_branches` returns.
+        dict: run (the folder) and its final scores: the content of metrics.json for an ordinary run
+        or one branch, what `fit_branches` returns for all branches.
 
     Raises:
         UserError, RunFailed, Stopped: see `fit_branches` and `training.fit`.
@@ -105,21 +105,21 @@ def fit_branches(
 
     Args:
         recipe: a recipe with band "all".
-        out_dir: folder of the branches' run folders, `branch-00` and so on; the same call
-            continues with what is there.
-        jobs: how many branches are trained at a time, each on its share of the devices.
-        data_dir, cache_dir: where data sets and their stores lie, see `datasets.open_dataset`.
+        out_dir: folder of the branches' run folders, `branch-00` and so on; the same call resumes
+            branches in it.
+        jobs: number of branches that are trained at a time, each on its share of the devices.
+        data_dir, cache_dir: folders of data sets and their stores, see `datasets.open_dataset`.
         devices, virtual_devices: as for `take_devices`; virtual devices only for one job.
-        fresh: start all branches anew; what is there is kept under another name.
+        fresh: start all branches anew; earlier ones are kept under another name.
 
     Returns:
         dict: {branch: final scores}.
 
     Raises:
-        UserError: the folder holds something else, or branches of another recipe; the network
-            cannot be built, or its data not opened; there are fewer devices than jobs.
-        RunFailed: some branches could not be trained; the others were.
-        Stopped: a signal came; the branches' states are saved.
+        UserError: the folder holds other files, or branches of another recipe; the network cannot
+            be built, or its data not opened; there are fewer devices than jobs.
+        RunFailed: some branches could not be trained; the others are finished.
+        Stopped: a signal stopped training; the branches' states are saved.
     """
     folder, bands = Run(Path(out_dir)), bands_of(recipe)
     directories = {"data_dir": data_dir, "cache_dir": cache_dir}
@@ -152,7 +152,7 @@ def fit_branches(
 
 
 def _set_branches_aside(folder: Run) -> None:
-    """Renames the folder that holds branches, unless a process trains into it."""
+    """Renames the folder that holds branches, unless a process trains in it."""
     lock(folder).close()
     for branch in branch_runs(folder.path):
         lock(branch).close()
@@ -173,17 +173,17 @@ def _unfinished_jobs(recipe: Recipe, folder: Run) -> list[BranchJob]:
 
 
 def _raise_failure(failed: list[FailedJob], stopped: bool, num_branches: int, fresh: bool) -> None:
-    """Raises the error that sums up the jobs, if a signal stopped them or some of them failed."""
+    """Raises an error for all jobs if a signal stopped them or some of them failed."""
     again = "the same command without --fresh" if fresh else "the same command"
     names = ", ".join(job.name for job in failed)
     if stopped:
         raise Stopped(
-            f"stopped; what was trained is saved, and {again} goes on"
+            f"stopped; the branches' states are saved, and {again} resumes them"
             + (f"; failed: {names}" if failed else "")
         )
     if failed:
         is_mistake = all(job.status == EXIT_USER_ERROR for job in failed)
         raise (UserError if is_mistake else RunFailed)(
-            f"{len(failed)} of {num_branches} branches failed ({names}), the first of them so: "
-            f"{failed[0].reason}; after that is mended, {again} trains what is not finished"
+            f"{len(failed)} of {num_branches} branches failed ({names}), the first with: "
+            f"{failed[0].reason}; fix this, then {again} trains the branches that are not finished"
         )

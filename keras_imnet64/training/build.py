@@ -5,7 +5,7 @@ import keras
 from keras_imnet64.backend.devices import Devices
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.types import JsonObject, Options
+from keras_imnet64.core.types import Options
 from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.data.stream import evaluation_batches
 from keras_imnet64.evaluation.evaluate import check_model_fits
@@ -18,6 +18,7 @@ from keras_imnet64.models.load import check_loads_anywhere
 from keras_imnet64.models.options import ChannelNormalization, NetworkOptions, SpectralOptions
 from keras_imnet64.models.warm_start import warm_start
 from keras_imnet64.recipe.schema import Recipe
+from keras_imnet64.records import ModelInfo
 from keras_imnet64.training.data import Data
 from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
@@ -158,28 +159,23 @@ def check_training(recipe: Recipe) -> None:
     optimizer_for(recipe, updates_per_epoch=1)
 
 
-def model_info_of(recipe: Recipe, data: Data, own_model: bool) -> JsonObject:
-    """Returns what a run's model files state about themselves, see `models.info.model_info`.
+def model_info_of(recipe: Recipe, data: Data, own_model: bool, epoch: int) -> ModelInfo:
+    """Returns what a run's model file of an epoch, counted from 1, states about itself.
 
     Args:
         own_model: whether the network is the caller's and not the recipe's.
     """
-    return {
-        "wnids": data.train.wnids,
-        "class_names": data.train.class_names,
-        "image_size": data.image_size,
-        "dataset": data.train.store.dataset,
-        **_view_info(data),
-        "verified": bool(data.train.store.verified),
-        "own_model": own_model,
-        "recipe": recipe.model_dump(exclude_none=True, exclude={"reference", "measured"}),
-    }
-
-
-def _view_info(data: Data) -> JsonObject:
-    """Returns the view in evaluation by the keys that `View.of` reads."""
-    view = data.view
-    if view is None:
-        return {"resize_filter": find_dataset(data.train.store.dataset).resize_filter}
-    info = {"resize_filter": view.resize_filter, "ten_crop": view.ten_crop}
-    return info | ({"resize": view.resize} if view.resize else {})
+    store, view = data.train.store, data.view
+    return ModelInfo(
+        wnids=tuple(data.train.wnids),
+        class_names=tuple(data.train.class_names),
+        image_size=data.image_size,
+        dataset=store.dataset,
+        resize_filter=view.resize_filter if view else find_dataset(store.dataset).resize_filter,
+        ten_crop=view.ten_crop if view else None,
+        resize=view.resize if view else None,
+        verified=bool(store.verified),
+        own_model=own_model,
+        recipe=recipe.without_results(),
+        epoch=epoch,
+    )

@@ -231,5 +231,5 @@ class Trainer:
 
     def ship_copy(self, path: StrPath, epoch: int) -> None:
         """Writes the float32 copy as the model file of an epoch, counted from 1."""
-        info = model_info_of(self.recipe, self.setup.data, self.setup.own_model)
-        ship(self.float32_copy, path, info | {"epoch": epoch})
+        info = model_info_of(self.recipe, self.setup.data, self.setup.own_model, epoch)
+        ship(self.float32_copy, path, info)

@@ -30,6 +30,7 @@ from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.models import build_model
 from keras_imnet64.models.ship import ship
+from keras_imnet64.records import ModelInfo
 
 FOLDERS_AND_DEVICES = {
     "KERAS_HOME",
@@ -205,7 +206,7 @@ def model_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.keras"
     keras.utils.set_random_seed(1)
     model = build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=0.5)
-    ship(model, path, {"dataset": "imagenet_resized/16x16"})
+    ship(model, path, ModelInfo(dataset="imagenet_resized/16x16"))
     return path
 
 

@@ -22,7 +22,7 @@ from keras_imnet64.models import build_model
 from keras_imnet64.models.info import model_info
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.load import load_model
-from keras_imnet64.models.ship import ship
+from keras_imnet64.models.ship import write_model_file
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.training.fit import fit
 
@@ -245,7 +245,8 @@ def test_dense_layers_of_another_map_are_refused_with_the_sizes_that_fit(name, s
 
 def test_a_model_file_with_a_wrong_record_of_its_conversion_is_refused(tmp_path):
     model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten()])
-    ship(model, tmp_path / "model.keras", {"converted_from": {"file": "a.pth", "sha256": 3}})
+    wrong = {"converted_from": {"file": "a.pth", "sha256": 3}}
+    write_model_file(model, tmp_path / "model.keras", wrong)
     with pytest.raises(UserError, match=r'its "converted_from\.sha256" is wrong'):
         model_info(tmp_path / "model.keras")
 

@@ -49,8 +49,8 @@ def test_a_convolution_kernel_is_transposed():
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
-        ({}, r"lacks what .* needs: logits.weight \[2, 6\]"),
-        ({"logits.weight": np.ones((2, 6)), "b": np.ones(1)}, "has no place for: b"),
+        ({}, r"lacks tensors of .*: logits.weight \[2, 6\]"),
+        ({"logits.weight": np.ones((2, 6)), "b": np.ones(1)}, "does not have: b"),
         ({"logits.weight": np.ones((2, 1, 2, 3))}, r"is \[2, 1, 2, 3\], \[2, 6\] here"),
         ({"logits.weight": np.ones((2, 6), "int8")}, "holds logits.weight as int8"),
         ({"logits.weight": np.full((2, 6), 1e300)}, "numbers that are not finite"),

@@ -83,9 +83,9 @@ def test_nothing_in_a_pickle_is_run(protocol, torch, tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ([1, 2], "holds a list where tensors by name are needed"),
-        ({"state_dict": 3, 4: 5}, "holds no tensors of torch by name"),
-        ({"conv1.weight": VALUES}, "holds no tensors of torch by name"),
+        ([1, 2], "holds a list where named tensors are needed"),
+        ({"state_dict": 3, 4: 5}, "holds no named tensors of torch"),
+        ({"conv1.weight": VALUES}, "holds no named tensors of torch"),
         ({"state": {}, "param_groups": []}, "state of an optimizer and no network; name the file"),
         ({"optimizer": {"state": {}}, "epoch": 3}, "state of an optimizer and no network"),
     ],
@@ -123,7 +123,7 @@ def test_tensors_below_the_maximum_depth_are_not_found(torch, tmp_path):
     for _ in range(5):
         content = {"state_dict": content}
     torch.save(content, tmp_path / "a.pt")
-    with pytest.raises(UserError, match="holds no tensors of torch by name"):
+    with pytest.raises(UserError, match="holds no named tensors of torch"):
         read_tensors(tmp_path / "a.pt")
 
 

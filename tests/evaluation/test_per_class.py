@@ -21,6 +21,7 @@ from keras_imnet64.evaluation.metrics import in_top_k
 from keras_imnet64.evaluation.per_class import ConfusionMatrix, largest
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import ship
+from keras_imnet64.records import ModelInfo
 
 pytestmark = pytest.mark.backend
 CHILD = Path(__file__).with_name("on_devices.py")
@@ -115,7 +116,7 @@ def write_model(path, wnids):
     model = keras.Model(inputs, keras.layers.Dense(len(wnids), name="logits")(x))
     kernel = np.random.default_rng(3).normal(0, 1, (768, len(wnids)))
     model.get_layer("logits").set_weights([kernel, np.zeros(len(wnids))])
-    ship(model, path, {"wnids": wnids, "dataset": DATASET})
+    ship(model, path, ModelInfo(wnids=tuple(wnids), dataset=DATASET))
     return path
 
 

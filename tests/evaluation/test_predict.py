@@ -20,7 +20,7 @@ from keras_imnet64.data.images.reading import read_image
 from keras_imnet64.data.images.views import View
 from keras_imnet64.evaluation import predict as module
 from keras_imnet64.models.load import load_model
-from keras_imnet64.models.ship import ship
+from keras_imnet64.models.ship import write_model_file
 
 pytestmark = pytest.mark.backend
 SIZE, CLASSES = 8, 7
@@ -42,7 +42,7 @@ def write_model(path, info=INFO, shape=(SIZE, SIZE, 3), classes=CLASSES, weights
     rng = np.random.default_rng(0)
     weights = weights or [rng.normal(0, 9, (shape[-1], classes)), np.zeros(classes)]
     model.get_layer("logits").set_weights([np.array(array) for array in weights])
-    ship(model, path, info)
+    write_model_file(model, path, info)
     return path
 
 
@@ -187,7 +187,7 @@ def test_a_model_for_any_size_says_in_its_file_which_it_was_trained_on(tmp_path)
         == predict(fixed, tmp_path / "pictures")["pictures"]
     )
     silent = write_model(tmp_path / "c.keras", info={}, shape=(None, None, 3))
-    with pytest.raises(UserError, match="does not say which it was trained on"):
+    with pytest.raises(UserError, match="does not state the size that it was trained on"):
         predict(silent, tmp_path / "pictures")
 
 
@@ -221,7 +221,7 @@ def test_models_with_other_inputs_and_outputs_are_refused(tmp_path):
         r"gives \[None, 8, 8, 3\]": keras.Model(one, keras.layers.ReLU()(one)),
         r"gives \[None, 192\] and \[None, 192\]": keras.Model(one, [vector, vector]),
         r"takes \[None, 8, 8, 3\] and \[None, 8, 8, 3\]": keras.Model([one, two], both),
-        "does not state what it takes": keras.Sequential([keras.layers.Dense(3)]),
+        "does not state the shapes": keras.Sequential([keras.layers.Dense(3)]),
     }
     for message, model in models.items():
         model.save(tmp_path / "model.keras")

@@ -24,7 +24,7 @@ from keras_imnet64.models.contract import check_stated_classes, classifier_shape
 from keras_imnet64.models.info import model_info
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.load import load_model
-from keras_imnet64.models.ship import ship
+from keras_imnet64.models.ship import write_model_file
 from keras_imnet64.records import ModelInfo
 
 LOAD_PLAINLY = Path(__file__).parents[1] / "models" / "load_plainly.py"
@@ -54,7 +54,8 @@ def folder(tmp_path_factory):
     model = build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=0.5)
     initialize(model, 0)
     info = {"class_names": NAMES, "wnids": list("abcdefghij"), "image_size": 16}
-    ship(model, folder / "small.keras", info | {"dataset": "imagenet_resized/16x16"})
+    info |= {"dataset": "imagenet_resized/16x16", "of a later version": None}
+    write_model_file(model, folder / "small.keras", info)
 
     keras.utils.set_random_seed(0)
     normalization = layers.Normalization()
@@ -283,7 +284,7 @@ def test_given_images_are_resized_to_the_model(tmp_path):
     files = [str(file) for file in find_images([tmp_path])]
     request = ExportRequest("model.keras", "keras", files, data_dir=None, cache_dir=None)
     for given, size in [((16, 24), (16, 24)), ((None, None), (32, 32))]:
-        chosen = child.choose_images(*given, {"image_size": 32}, request)
+        chosen = child.choose_images(*given, ModelInfo(image_size=32), request)
         assert chosen.pixels.shape == (2, *size, 3)
         assert [tuple(image[0, 0]) for image in chosen.pixels] == colours
         assert (chosen.source, chosen.is_stand_in) == ("the images given", False)

@@ -19,7 +19,7 @@ from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.zips import MAX_TEXT_BYTES
 from keras_imnet64.models.info import model_info
 from keras_imnet64.models.load import load_model
-from keras_imnet64.models.ship import ship
+from keras_imnet64.models.ship import write_model_file
 
 SMALL = st.none() | st.booleans() | st.integers(-300, 300) | st.floats() | st.text(max_size=12)
 
@@ -32,7 +32,7 @@ def members(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.keras"
     layers = [keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
     info = {"wnids": ["a", "b"], "class_names": ["ant", "bee"], "image_size": 4, "recipe": {}}
-    ship(keras.Sequential(layers), path, info)
+    write_model_file(keras.Sequential(layers), path, info)
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 

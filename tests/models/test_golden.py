@@ -26,7 +26,7 @@ NETWORKS = FROZEN["networks"]
 TOLERANCE = 2e-5  # of the largest logit; rounding moved them by up to 3e-6
 STOCK = {"stem": "imagenet"}
 SMALL_POOL = {"stem": "small_pool"}
-STOCK_DAVIT = foreign.PUBLISHED_OPTIONS["davit"]
+STOCK_DAVIT = foreign.FAMILIES["davit"].options
 
 
 def lasagne(layer):

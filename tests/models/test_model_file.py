@@ -56,7 +56,7 @@ def test_class_ids_from_folders_of_any_name_are_read(tmp_path):
     ship(
         keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]),
         tmp_path / "a.keras",
-        {"wnids": wnids},
+        ModelInfo(wnids=tuple(wnids)),
     )
     assert model_info(tmp_path / "a.keras") == {"wnids": wnids}
     info = read_model_info(tmp_path / "a.keras")

@@ -14,6 +14,7 @@ from keras_imnet64.models.keras_private import without_weights
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.parts import drop_path
 from keras_imnet64.models.ship import fill, float32_copy, ship
+from keras_imnet64.records import ModelInfo
 
 OPTIONS = {
     "wide_resnet": {"depth": 8, "width": 0.5},
@@ -98,7 +99,7 @@ def test_a_file_gives_the_same_logits_and_bfloat16_nearly(name, tmp_path, slim):
 
     plain = float32_copy(model)
     fill(plain, model)
-    ship(plain, tmp_path / "model.keras", {})
+    ship(plain, tmp_path / "model.keras", ModelInfo())
     loaded = load_model(tmp_path / "model.keras").predict(pixels, verbose=0)
     np.testing.assert_allclose(loaded, logits, rtol=0, atol=1e-5 * scale)
 

@@ -20,6 +20,7 @@ from keras_imnet64.models.init import initialize
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import LOWEST_KERAS, fill, float32_copy, ship
 from keras_imnet64.models.warm_start import warm_start
+from keras_imnet64.records import ModelInfo
 from keras_imnet64.training.fit import fit
 
 CHILD = Path(__file__).with_name("load_plainly.py")
@@ -62,7 +63,7 @@ def test_a_file_is_made_of_keras_own_layers_in_float32(tmp_path):
             layer.synchronized = True
     plain = float32_copy(model)
     fill(plain, model)
-    ship(plain, tmp_path / "model.keras", {"wnids": ["n1"]})
+    ship(plain, tmp_path / "model.keras", ModelInfo(wnids=("n1",)))
     with zipfile.ZipFile(tmp_path / "model.keras") as archive:
         config = archive.read("config.json").decode()
     assert "keras_imnet64" not in config
@@ -99,7 +100,7 @@ def test_averages_replace_weights():
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "model.keras"
-    ship(wrn(), path, {})
+    ship(wrn(), path, ModelInfo())
     before = path.read_bytes()
 
     def full(*arguments):
@@ -107,7 +108,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        ship(wrn(), path, {})
+        ship(wrn(), path, ModelInfo())
     assert path.read_bytes() == before
 
 
@@ -133,7 +134,7 @@ def test_the_lowest_stated_version_of_keras_loads_our_files(tmp_path):
         initialize(model, 0)
         plain = float32_copy(model)
         fill(plain, model)
-        ship(plain, tmp_path / f"{name}.keras", {})
+        ship(plain, tmp_path / f"{name}.keras", ModelInfo())
         expected[str(tmp_path / f"{name}.keras")] = plain.predict(pixels, verbose=0)
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site]
@@ -153,7 +154,7 @@ def test_links_in_the_folder_are_not_followed(tmp_path):
     victim.write_text("precious")
     for name in (".model.writing.saved.keras", ".model.keras.writing"):
         (tmp_path / name).symlink_to(victim)
-    ship(wrn(), tmp_path / "model.keras", {})
+    ship(wrn(), tmp_path / "model.keras", ModelInfo())
     assert victim.read_text() == "precious"
     assert load_model(tmp_path / "model.keras")
 
@@ -162,7 +163,8 @@ def test_two_writers_do_not_mix_their_files(tmp_path):
     """Each writes into a folder of its own, and the later rename wins."""
     model = wrn()
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda n: ship(model, tmp_path / "a.keras", {"dataset": str(n)}), range(6)))
+        infos = [ModelInfo(dataset=str(number)) for number in range(6)]
+        list(pool.map(lambda info: ship(model, tmp_path / "a.keras", info), infos))
     assert model_info(tmp_path / "a.keras")["dataset"] in set("012345")
     assert [path.name for path in tmp_path.iterdir()] == ["a.keras"]
 
@@ -176,7 +178,7 @@ def test_a_warm_start_names_layers_with_other_settings(tmp_path):
         )
 
     stock, same = davit(stem="imagenet", window=7), davit(stem="imagenet", window=7)
-    ship(stock, tmp_path / "stock.keras", {"wnids": WNIDS})
+    ship(stock, tmp_path / "stock.keras", ModelInfo(wnids=tuple(WNIDS)))
     assert warm_start(same, tmp_path / "stock.keras", WNIDS) == ([], [])
     other = davit({"mean": 0.5, "std": 0.5}, stem="small")
     skipped, differences = warm_start(other, tmp_path / "stock.keras", WNIDS)
@@ -193,9 +195,9 @@ def test_a_warm_start_names_a_pool_of_only_one_network(tmp_path):
         stem: build_model("resnet18", image_size=16, num_classes=10, stem=stem)
         for stem in ("small", "small_pool")
     }
-    ship(networks["small_pool"], tmp_path / "pool.keras", {"wnids": WNIDS})
+    ship(networks["small_pool"], tmp_path / "pool.keras", ModelInfo(wnids=tuple(WNIDS)))
     _, differences = warm_start(networks["small"], tmp_path / "pool.keras", WNIDS)
-    assert differences == ["stem_pool is in the file alone"]
+    assert differences == ["stem_pool is only in the file"]
 
 
 def test_model_info_of_other_files(tmp_path):

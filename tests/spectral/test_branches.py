@@ -59,7 +59,7 @@ def test_all_branches_are_trained_and_a_failed_one_is_trained_again(
     child = begin(recipe, "--jobs", "2")
     _, text = child.communicate()
     assert child.returncode == 2  # the user's mistake, and nothing else, is in the way
-    assert "1 of 4 branches failed (branch-00), the first of them so: the run folder" in text
+    assert "1 of 4 branches failed (branch-00), the first with: the run folder" in text
     assert text.count(" started, process ") == 4 and text.count("  finished\n") == 3
     assert "branch-03  epoch 1  loss " in text
     alone = fit(branch_recipe(recipe, 1), tmp_path / "alone", data_dir=data_dir)
@@ -114,7 +114,7 @@ def test_a_signal_stops_all_branches_with_their_states_saved(small_recipe, tmp_p
     child.send_signal(signal.SIGTERM)
     _, text = child.communicate(timeout=60)
     assert child.returncode == 75, text
-    assert "what was trained is saved" in text
+    assert "the branches' states are saved" in text
     for number in text.split(" started, process ")[1:]:
         with pytest.raises(ProcessLookupError):
             os.kill(int(number.split()[0]), 0)
@@ -265,7 +265,7 @@ def test_fresh_keeps_the_earlier_branches(small_recipe, data_dir, tmp_path, monk
 def test_branches_do_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_path):
     fit(small_recipe(train={"epochs": 1}), tmp_path / "run", data_dir=data_dir)
     for fresh in (False, True):
-        with pytest.raises(UserError, match="holds a run of its own"):
+        with pytest.raises(UserError, match="holds an ordinary run"):
             fit_branches(small_recipe(model=SPECTRAL), tmp_path / "run", fresh=fresh)
     with pytest.raises(UserError, match="name the folder that holds branches"):
         ensemble(tmp_path / "run", data_dir=data_dir)
@@ -277,7 +277,7 @@ def test_one_branch_does_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_
     file.write_text(small_recipe(model=SPECTRAL).to_toml())
     command = ["fit", "--recipe", file, "--branch", 0, "--out"]
     status, _, error = run(*command, tmp_path / "run")
-    assert status == 2 and "holds a run of its own" in error
+    assert status == 2 and "holds an ordinary run" in error
     branch_folder(tmp_path / "other", 1).mkdir(parents=True)
     other = small_recipe(model=SPECTRAL, train={"epochs": 2})
     (tmp_path / "other" / "recipe.toml").write_text(other.to_toml())

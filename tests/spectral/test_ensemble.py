@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -19,7 +20,7 @@ from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.evaluation.predict import predict
 from keras_imnet64.export import export
-from keras_imnet64.models.info import model_info
+from keras_imnet64.models.info import model_info, read_model_info
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.macs import count_macs
 from keras_imnet64.models.ship import ship
@@ -274,7 +275,7 @@ def test_a_part_of_the_branches_is_joined_on_request(branches, data_dir, capsys)
     assert "left out, not finished: branch-02" in capsys.readouterr().err
     two = ensemble(branches, branches=[3, 0], data_dir=data_dir)
     assert two["weights"] == {"branch-00": 0.5, "branch-03": 0.5}
-    assert "the ensemble that was there is replaced" in capsys.readouterr().err
+    assert "the earlier ensemble is replaced" in capsys.readouterr().err
 
 
 def test_branches_that_do_not_belong_together_are_refused(branches, recipe, data_dir, tmp_path):
@@ -287,8 +288,8 @@ def test_branches_that_do_not_belong_together_are_refused(branches, recipe, data
 
     file = branches / "aside.keras"
     other.model.rename(file)
-    info = model_info(file)
-    ship(load_model(file), other.model, info | {"wnids": info["wnids"][::-1]})
+    info = read_model_info(file)
+    ship(load_model(file), other.model, replace(info, wnids=info.wnids[::-1]))
     with pytest.raises(UserError, match="branch-01 has its classes in another order than branch-"):
         ensemble(branches, data_dir=data_dir)
     file.rename(other.model)
@@ -310,7 +311,7 @@ def test_a_folder_under_another_bands_name_is_refused(branches, data_dir):
 
 @pytest.mark.parametrize("numbers", [[4], [-1, 2], [0, 9]])
 def test_numbers_of_no_branch_are_refused(numbers, branches, data_dir):
-    with pytest.raises(UserError, match="--branches takes 0 to 3 of small"):
+    with pytest.raises(UserError, match="--branches must be from 0 to 3 for small"):
         ensemble(branches, branches=numbers, data_dir=data_dir)
 
 
@@ -338,7 +339,7 @@ def test_a_paper_that_ranked_on_the_test_split_can_be_repeated(small_recipe, dat
         fit(branch_recipe(recipe, band), branch_folder(tmp_path, band), data_dir=data_dir)
     result = ensemble(tmp_path, fusion="geo", branches=[0, 1], data_dir=data_dir)
     assert result["selected_on"] == "validation"
-    with pytest.raises(UserError, match="no score is taken on"):
+    with pytest.raises(UserError, match="no score is computed"):
         ensemble(tmp_path, fusion="fit", branches=[0, 1], data_dir=data_dir)
 
 
@@ -381,7 +382,7 @@ def test_without_images_to_rank_by_only_the_mean_works(small_recipe, data_dir, t
 
 @pytest.mark.parametrize("band", [4, -1])
 def test_an_unknown_band_is_refused(band, recipe):
-    with pytest.raises(UserError, match="--branch must be one of 0 to 3"):
+    with pytest.raises(UserError, match="--branch must be from 0 to 3"):
         branch_recipe(recipe, band)
 
 

@@ -371,7 +371,7 @@ def test_evaluate_refuses_what_does_not_fit(small_recipe, data_dir, tmp_path):
     model.save(tmp_path / "other.keras")
     with pytest.raises(UserError, match="is not a run folder"):
         evaluate(tmp_path, data_dir=data_dir)
-    with pytest.raises(UserError, match="name a --dataset"):
+    with pytest.raises(UserError, match="name one with --dataset"):
         evaluate(tmp_path / "other.keras", data_dir=data_dir)
     with pytest.raises(UserError, match=r"takes images of 32 x 32"):
         evaluate(tmp_path / "other.keras", dataset="imagenet_resized/16x16", data_dir=data_dir)
@@ -407,9 +407,9 @@ def own_models():
     return {
         "your model has Blur of test_fit": keras.Model(pixels, logits(pool(Blur()(pixels)))),
         "your model has a Lambda layer": keras.Model(pixels, keras.layers.Dense(10)(flat(pixels))),
-        "your model does not state what it takes": Subclassed(),
+        "your model does not state the shapes": Subclassed(),
         "your model does not state": keras.Sequential([keras.layers.Flatten()]),
-        "your model uses the layer of .* at two places": shared_inside(),
+        "your model uses the layer of .* twice": shared_inside(),
         "your model ends in a softmax": keras.Sequential(
             [pixels, keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
         ),

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from keras_imnet64.core.errors import UserError, nearest
-from keras_imnet64.core.types import Options
 from keras_imnet64.data.images.filters import ResizeFilter
+from keras_imnet64.records import ModelInfo
 
 FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(ResizeFilter)}
 CENTRE = (0.5, 0.5)  # positions of crops, as shares of what is left of the height and of the width
@@ -33,15 +33,15 @@ class View:
     """
 
     image_size: int
-    resize_filter: str = "box"
+    resize_filter: str = "box"  # with which ImageNet64 was made
     resize: int | None = None
     ten_crop: bool = False
 
     @classmethod
-    def of(cls, info: Options, image_size: int) -> "View":
-        """Returns the view that a model file records, see `models.info.model_info`."""
-        known = {key: info[key] for key in ("resize_filter", "resize", "ten_crop") if key in info}
-        return cls(image_size, **known)
+    def of(cls, info: ModelInfo, image_size: int) -> "View":
+        """Returns the view that a model file states; what it does not state has its default."""
+        resize_filter = info.resize_filter or cls.resize_filter
+        return cls(image_size, resize_filter, info.resize, bool(info.ten_crop))
 
     @property
     def one_crop(self) -> "View":
