@@ -82,6 +82,32 @@ def wrong_imports(module, source):
     return [n for n in there if not points_downward(here, part(n))]
 
 
+def graph():
+    """{module: modules that it imports}, inside functions and for types alone too."""
+    names = {module.removesuffix(".__init__"): module for module in modules()}
+    found = {}
+    for module, file in modules().items():
+        there = {
+            n if n in names else n.rpartition(".")[0] for n in imports(module, file.read_text())
+        }
+        found[module] = {names[n] for n in there if n in names} - {module}
+    return found
+
+
+def circle(arrows):
+    """Modules that import each other in a loop, or none."""
+    arrows = {module: set(there) for module, there in arrows.items()}
+    while free := [module for module, there in arrows.items() if not there & arrows.keys()]:
+        for module in free:
+            del arrows[module]
+    return sorted(arrows)
+
+
+def test_no_modules_import_each_other():
+    assert circle(graph()) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+
+
 def test_every_part_has_its_row():
     assert {part(module) for module in modules()} - {"data"} <= set(ROW_OF), (
         "name new parts in ROWS"

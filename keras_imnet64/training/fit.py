@@ -27,6 +27,7 @@ from keras_imnet64.records import Metrics, RunState
 from keras_imnet64.runs import Run, classes_text
 from keras_imnet64.training.callbacks.recording import write_history
 from keras_imnet64.training.memory import PeakMemory
+from keras_imnet64.training.nan_recovery import train_with_recovery
 from keras_imnet64.training.run_folder import (
     acquire_run,
     check_run,
@@ -100,7 +101,7 @@ def fit(
             log_start(setup, trainer.state)
             write_environment(run, setup, trainer.state)
             with PeakMemory(devices) as memory:
-                trainer.train()
+                train_with_recovery(trainer)
             finish(trainer, memory.megabytes)
     return run
 

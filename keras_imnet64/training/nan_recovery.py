@@ -7,7 +7,6 @@ run give the same result each time.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed
@@ -18,12 +17,30 @@ from keras_imnet64.records import NotFiniteSteps
 from keras_imnet64.runs import Run
 from keras_imnet64.training.finite import NotFinite
 from keras_imnet64.training.state import list_checkpoints
-
-if TYPE_CHECKING:
-    from keras_imnet64.training.trainer import Trainer
+from keras_imnet64.training.trainer import Trainer
 
 
-def recover_from_nan(trainer: "Trainer", failure: NotFinite) -> None:
+def train_with_recovery(trainer: Trainer) -> None:
+    """Trains a run to its last epoch.
+
+    Raises:
+        Stopped: a signal or a user's callback stopped the run; its state is saved.
+        RunFailed: memory ran out, or a number is not finite and the run does not roll back.
+        UserError: the initial weights are not finite.
+    """
+    with trainer.stop.listening():
+        while True:
+            try:
+                trainer.train()
+                break
+            except NotFinite as failure:
+                recover_from_nan(trainer, failure)
+            if trainer.stop.requested:
+                break
+    trainer.raise_if_stopped()
+
+
+def recover_from_nan(trainer: Trainer, failure: NotFinite) -> None:
     """Rolls back with a smaller learning rate, or records the failing step and its images.
 
     Returns after a rollback, or when a signal has stopped the search for the step.

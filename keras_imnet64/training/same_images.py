@@ -7,7 +7,6 @@ on them: a damaged image that ended the run can be repaired.
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,9 +17,7 @@ from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.records import RunState
 from keras_imnet64.runs import Run
 from keras_imnet64.training.setup import TrainingSetup
-
-if TYPE_CHECKING:
-    from keras_imnet64.training.trainer import Trainer
+from keras_imnet64.training.trainer import Trainer
 
 MEASURED = ("dataset", "mean_image")  # normalizations that depend on every training image
 
@@ -53,7 +50,7 @@ def check_same_images(run: Run, setup: TrainingSetup, state: RunState) -> None:
 
 
 @contextlib.contextmanager
-def advise_on_failed_images(trainer: "Trainer") -> Iterator[None]:
+def advise_on_failed_images(trainer: Trainer) -> Iterator[None]:
     """Explains how a run can resume whose image could not be read, and keeps the hashes for that.
 
     Raises:

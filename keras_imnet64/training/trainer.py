@@ -9,23 +9,27 @@ import keras
 
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, Stopped, UserError
-from keras_imnet64.core.types import StrPath
+from keras_imnet64.core.types import Logs, StrPath
 from keras_imnet64.data.stores.decoding import as_run_failed
 from keras_imnet64.models.keras_private import learning_rate_at
 from keras_imnet64.models.ship import fill, float32_copy, ship
 from keras_imnet64.records import Rollback, RunState
 from keras_imnet64.runs import Run
 from keras_imnet64.training.build import model_info_of
+from keras_imnet64.training.callbacks.best import BestModel
+from keras_imnet64.training.callbacks.checkpointing import Checkpointing
+from keras_imnet64.training.callbacks.early_stopping import EarlyStopping
 from keras_imnet64.training.callbacks.finiteness import Finiteness
-from keras_imnet64.training.callbacks.hooks import Hooks
+from keras_imnet64.training.callbacks.plateau import PlateauSchedule
 from keras_imnet64.training.callbacks.position import Position
 from keras_imnet64.training.callbacks.progress_bar import ProgressBar
+from keras_imnet64.training.callbacks.recording import Recorder
 from keras_imnet64.training.callbacks.replay import Replay
 from keras_imnet64.training.callbacks.stop_signal import StopSignal
+from keras_imnet64.training.callbacks.validation import Validation
 from keras_imnet64.training.checkpoints import Checkpoints
 from keras_imnet64.training.finite import NotFinite
 from keras_imnet64.training.memory import is_out_of_memory, out_of_memory_advice
-from keras_imnet64.training.nan_recovery import recover_from_nan
 from keras_imnet64.training.optim import averaged_weights
 from keras_imnet64.training.resume import restore_checkpoint
 from keras_imnet64.training.setup import TrainingSetup
@@ -69,6 +73,16 @@ class Trainer:
             batch_size=self.stream.batch_size,
             rate_at=self._rate_at,
         )
+        self.validation = Validation(self.float32_copy, setup.data, setup.devices, self.finiteness)
+        self.best = BestModel(
+            self.recipe.selection != "none", lambda epoch: self.ship_copy(run.best, epoch)
+        )
+        self.early_stopping = EarlyStopping(self.recipe.train.early_stopping)
+        self.plateau = PlateauSchedule(self.recipe.schedule.name == "plateau", self.model.optimizer)
+        self.recorder = Recorder(
+            run, self.recipe.train.epochs, self.model.optimizer, self.learning_rate
+        )
+        self.checkpointing = Checkpointing(self.checkpoints, self.position)
         self.hooks = Hooks(self)
 
     def __enter__(self) -> "Trainer":
@@ -114,44 +128,25 @@ class Trainer:
 
     # ---------------------------------------------------------------------- training and rollback
 
-    def train(self) -> None:
-        """Trains to the last epoch.
+    def train(self, replay: Replay | None = None) -> None:
+        """Runs Keras' loop from the current state to the last epoch, or until a stop.
+
+        Args:
+            replay: checks the state before each step.
 
         Raises:
-            Stopped: a signal or a user's callback stopped the run; its state is saved.
-            RunFailed: memory ran out, or a number is not finite and the run does not roll back.
+            NotFinite: the loss or a weight is not finite.
+            RunFailed: memory ran out.
             UserError: the initial weights are not finite.
         """
         if not list_checkpoints(self.run.checkpoints) and not self.checkpoints.save(self.state):
             raise UserError("the initial weights are not finite: start from other weights")
-        with self.stop.listening():
-            while True:
-                try:
-                    self._fit()
-                    break
-                except NotFinite as failure:
-                    recover_from_nan(self, failure)
-                if self.stop.requested:
-                    break
-        self.checkpoints.wait()
-        if self.stop.requested or self.state.step:
-            raise Stopped(
-                f"stopped {self._where()}; the state is saved in {self.run.path}, and the same "
-                "command resumes the run"
-            )
-
-    def _where(self) -> str:
-        epoch, step = self.state.epoch, self.state.step
-        return f"in epoch {epoch + 1} after {step} steps" if step else f"after epoch {epoch}"
-
-    def _fit(self, replay: Replay | None = None) -> None:
-        """Runs Keras' loop from the current state to the last epoch, or until a stop."""
         if self.state.epoch >= self.recipe.train.epochs or self.state.stopped_early:
             return
         self.hooks.replay = replay
         images = as_run_failed(self.stream.selection.store)
         try:
-            with images, self.hooks.recorder.open_logs(), closing(self.bar):
+            with images, self.recorder.open_logs(), closing(self.bar):
                 self.model.fit(
                     self.stream.dataset(),
                     initial_epoch=self.state.epoch,
@@ -167,6 +162,19 @@ class Trainer:
                 self.recipe.data.batch_size, self.recipe.train.accumulate_steps
             )
             raise RunFailed(advice) from error
+
+    def raise_if_stopped(self) -> None:
+        """Raises Stopped if a signal or a user's callback ended training before the last epoch."""
+        self.checkpoints.wait()
+        if self.stop.requested or self.state.step:
+            raise Stopped(
+                f"stopped {self._where()}; the state is saved in {self.run.path}, and the same "
+                "command resumes the run"
+            )
+
+    def _where(self) -> str:
+        epoch, step = self.state.epoch, self.state.step
+        return f"in epoch {epoch + 1} after {step} steps" if step else f"after epoch {epoch}"
 
     def roll_back(self, failure: NotFinite) -> bool:
         """Restores a checkpoint from before the update that led to a failure, and lowers the rate.
@@ -198,10 +206,10 @@ class Trainer:
             if a signal stops the run meanwhile.
         """
         start = (self.state.epoch, self.state.step)
-        replay = Replay(self, failure)
+        replay = Replay(failure, self.model, self.position, self.checkpoints)
         self.position.replay_end = (failure.epoch, failure.step)
         try:
-            self._fit(replay)
+            self.train(replay)
             return None
         except NotFinite as repeated:
             found = replay.found or repeated
@@ -233,3 +241,61 @@ class Trainer:
         """Writes the float32 copy as the model file of an epoch, counted from 1."""
         info = model_info_of(self.recipe, self.setup.data, self.setup.own_model, epoch)
         ship(self.float32_copy, path, info)
+
+
+class Hooks(keras.callbacks.Callback):
+    """The callback through which Keras drives a run: calls its parts in their order.
+
+    This class does not override `on_train_batch_end`, because Keras would then wait for each step.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__()
+        self.trainer = trainer
+        self.replay: Replay | None = None  # while the trainer looks for the first bad step
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        trainer = self.trainer
+        trainer.position.begin_epoch(epoch)
+        trainer.finiteness.begin_epoch()
+        trainer.bar.begin(epoch, trainer.position.step)
+
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        trainer = self.trainer
+        trainer.position.begin_step()
+        if trainer.stop.requested or trainer.position.is_at_end or trainer.bar.bad_step:
+            self.model.stop_training = True  # Keras leaves the epoch after this step
+        trainer.finiteness.before_step()
+        trainer.checkpointing.before_step(trainer.state)
+        if self.replay:
+            self.replay.before_step()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Ends an epoch, even if a signal or a user's callback has cut it short.
+
+        The order matters. The best model and the schedules decide by the validation scores, then
+        the history is written. The checkpoint comes last: if the process is killed before, the
+        resumed run writes everything else again.
+        """
+        trainer = self.trainer
+        speed = trainer.bar.end()
+        trainer.finiteness.check_epoch(trainer.bar.bad_step)
+        if not trainer.position.is_epoch_done:
+            trainer.save(epoch, trainer.position.step)
+            return
+        # `on_train_batch_begin` has stopped Keras at the epoch's last step, since a resumed epoch
+        # is shorter than Keras expects; undo that. If Keras met the stream's end instead,
+        # TensorFlow would still run the parts of a step that need no data, such as its counter.
+        self.model.stop_training = trainer.stop.requested or trainer.position.is_replay_done
+        trainer.fill_copy()
+        scores = trainer.validation.score()
+        row = trainer.recorder.make_row(epoch, logs or {}, scores, speed)
+        state = replace(trainer.state, history=(*trainer.state.history, row))
+        state = trainer.best.choose(state)
+        state = trainer.early_stopping.decide(state)
+        state = trainer.plateau.update(state)
+        trainer.recorder.write(state)
+        trainer.state = state
+        if state.stopped_early:
+            self.model.stop_training = True
+        trainer.save(epoch + 1, 0)

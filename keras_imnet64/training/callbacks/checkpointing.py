@@ -1,22 +1,20 @@
 """Saves the checkpoints that become due within an epoch."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from keras_imnet64.training.trainer import Trainer
+from keras_imnet64.records import RunState
+from keras_imnet64.training.callbacks.position import Position
+from keras_imnet64.training.checkpoints import Checkpoints
 
 
 class Checkpointing:
     """Saves the state before a step in the background if `train.checkpoint_every` has passed."""
 
-    def __init__(self, trainer: "Trainer") -> None:
-        self.trainer = trainer
+    def __init__(self, checkpoints: Checkpoints, position: Position) -> None:
+        self.checkpoints, self.position = checkpoints, position
 
-    def before_step(self) -> None:
-        position, checkpoints = self.trainer.position, self.trainer.checkpoints
-        step = position.num_steps_before
-        num_steps = position.count_steps(position.epoch, step)
-        if step and checkpoints.is_due(num_steps):
-            state = replace(self.trainer.state, epoch=position.epoch, step=step)
-            checkpoints.save_in_background(state, num_steps)
+    def before_step(self, state: RunState) -> None:
+        epoch, step = self.position.epoch, self.position.num_steps_before
+        num_steps = self.position.count_steps(epoch, step)
+        if step and self.checkpoints.is_due(num_steps):
+            self.checkpoints.save_in_background(replace(state, epoch=epoch, step=step), num_steps)

@@ -1,20 +1,16 @@
 """Ends a run whose validation accuracy has not improved for some epochs."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from keras_imnet64.core.console import say
 from keras_imnet64.records import RunState
 
-if TYPE_CHECKING:
-    from keras_imnet64.training.trainer import Trainer
-
 
 class EarlyStopping:
-    """Stops after `train.early_stopping` epochs without a better val_top1; 0 never stops."""
+    """Stops after `patience` epochs without a better val_top1; 0 never stops."""
 
-    def __init__(self, trainer: "Trainer") -> None:
-        self.patience = trainer.recipe.train.early_stopping
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
 
     def decide(self, state: RunState) -> RunState:
         """Returns the state, marked as stopped if the best epoch is too long ago."""

@@ -1,25 +1,22 @@
 """The plateau schedule: lowers the learning rate when the validation loss stops falling."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+
+import keras
 
 from keras_imnet64.models.keras_private import learning_rate_schedule
 from keras_imnet64.records import RunState
-
-if TYPE_CHECKING:
-    from keras_imnet64.training.trainer import Trainer
 
 
 class PlateauSchedule:
     """Multiplies the rate by `factor` after `patience` epochs without a gain of `min_delta`."""
 
-    def __init__(self, trainer: "Trainer") -> None:
-        self.optimizer = trainer.model.optimizer
-        self.is_chosen = trainer.recipe.schedule.name == "plateau"
+    def __init__(self, is_enabled: bool, optimizer: keras.optimizers.Optimizer) -> None:
+        self.is_enabled, self.optimizer = is_enabled, optimizer
 
     def update(self, state: RunState) -> RunState:
         """Counts the last epoch in, and lowers the rate if due; returns the new state."""
-        if not self.is_chosen:
+        if not self.is_enabled:
             return state
         options = learning_rate_schedule(self.optimizer).options
         plateau, val_loss = state.plateau, state.history[-1].val_loss

@@ -3,39 +3,47 @@
 `records.EpochRow` declares what is recorded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from keras import ops
+import keras
 
 from keras_imnet64.core.console import say
 from keras_imnet64.core.files import write_csv
 from keras_imnet64.core.types import Logs
 from keras_imnet64.records import EpochRow, RunState, Scores
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from keras_imnet64.training.trainer import Trainer
+from keras_imnet64.runs import Run
 
 COLUMNS = tuple(field.name for field in fields(EpochRow))
 CURVES = COLUMNS[2:]  # TensorBoard shows all columns but epoch and step
 
 
 class Recorder:
-    """Makes and writes the record of an epoch; call `write` within `open_logs`."""
+    """Makes and writes the record of an epoch; call `write` within `open_logs`.
 
-    def __init__(self, trainer: "Trainer") -> None:
-        self.trainer = trainer
+    Args:
+        num_epochs: of the whole run.
+        learning_rate: update, counted from 0 -> learning rate.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        num_epochs: int,
+        optimizer: keras.optimizers.Optimizer,
+        learning_rate: Callable[[int], float],
+    ) -> None:
+        self.run, self.num_epochs = run, num_epochs
+        self.optimizer, self.learning_rate = optimizer, learning_rate
 
     @contextmanager
     def open_logs(self) -> Iterator[None]:
         """Keeps a TensorBoard file in the run's `logs` open within the context."""
         import tensorflow as tf
 
-        self.writer = tf.summary.create_file_writer(str(self.trainer.run.logs))
+        self.writer = tf.summary.create_file_writer(str(self.run.logs))
         try:
             yield
         finally:
@@ -53,12 +61,12 @@ class Recorder:
             speed: seconds, and images per second.
         """
         seconds, images_per_second = speed
-        updates = int(ops.convert_to_numpy(self.trainer.model.optimizer.iterations))
+        updates = int(keras.ops.convert_to_numpy(self.optimizer.iterations))
         return EpochRow(
             epoch=epoch + 1,
             step=updates,
             # of the last update; `optimizer.learning_rate` is that of the next
-            learning_rate=self.trainer.learning_rate(updates - 1),
+            learning_rate=self.learning_rate(updates - 1),
             loss=float(logs["loss"]),
             top1=round(100 * float(logs["top1"]), 4),
             top5=round(100 * float(logs["top5"]), 4),
@@ -74,13 +82,13 @@ class Recorder:
         import tensorflow as tf
 
         row = state.history[-1]
-        write_history(self.trainer.run.history_file, state)
+        write_history(self.run.history_file, state)
         with self.writer.as_default(step=row.step):
             for name in CURVES:
                 tf.summary.scalar(name, getattr(row, name))
         self.writer.flush()
         say(
-            f"epoch {row.epoch}/{self.trainer.recipe.train.epochs}  loss {row.loss:.3f}"
+            f"epoch {row.epoch}/{self.num_epochs}  loss {row.loss:.3f}"
             f"  top1 {row.top1:.2f}  top5 {row.top5:.2f}  val_loss {row.val_loss:.3f}"
             f"  val_top1 {row.val_top1:.2f}  val_top5 {row.val_top5:.2f}"
             f"  lr {row.learning_rate:.3g}  {row.images_per_second:.0f} images/s"
@@ -88,6 +96,6 @@ class Recorder:
         )
 
 
-def write_history(path: "Path", state: RunState) -> None:
+def write_history(path: Path, state: RunState) -> None:
     """Writes history.csv, with a row for each finished epoch."""
     write_csv(path, COLUMNS, [asdict(row) for row in state.history])
