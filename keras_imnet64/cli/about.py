@@ -64,7 +64,7 @@ def show_recipe(json_before: bool, recipe: str, as_json: bool) -> None:
 
 @recipes.command("schema")
 def show_schema() -> None:
-    """Print the JSON Schema of recipes, for completion and checks in editors.
+    """Print the JSON Schema of recipes, for use in editors.
 
     Save it beside your recipe, and begin the recipe with `#:schema ./recipe.schema.json`.
 

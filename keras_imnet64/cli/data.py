@@ -216,7 +216,7 @@ def preview(
     as_json: bool,
     **folders: Unpack[DataFolders],
 ) -> None:
-    """Draw the images that a recipe feeds to its model, with class names.
+    """Draw the images that a recipe feeds to its model.
 
     Example: python cli.py data preview --recipe demo --out sheet.png --steps
     """

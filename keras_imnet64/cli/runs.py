@@ -341,10 +341,10 @@ def export(
     as_json: bool,
     **folders: Unpack[DataFolders],
 ) -> None:
-    """Export a model for servers or for plain Keras, and compare it with the original.
+    """Export a model for servers or plain Keras, and verify the copy.
 
     saved_model: a TensorFlow SavedModel whose endpoint `serve` takes uint8 images. keras: a plain
-    float32 file without compile state. Either is loaded in another process for the comparison.
+    float32 file without compile state. Another process loads either and compares it with the model.
 
     \b
     Example: python cli.py export saved_models/demo-jax --format saved_model

@@ -63,8 +63,7 @@ def fit(
             [B, H, W, 3] -> logits [B, K], of Keras' own layers. Training starts from its weights.
             On several devices build it within `devices.scope()`.
         callbacks: your Keras callbacks, called after ours; validation scores are in `history`.
-        data_dir, cache_dir: the folders of data sets and of their stores, see
-            `datasets.open_dataset`.
+        data_dir, cache_dir: folders of data sets and of stores, see `datasets.open_dataset`.
         devices: the result of `take_devices`; None takes all.
         fresh: start over; a run in the folder is renamed and kept.
         pack_progress: called as (description, done, total) while a data set is packed.

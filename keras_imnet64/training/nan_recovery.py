@@ -69,8 +69,8 @@ def recover_from_nan(trainer: Trainer, failure: NotFinite) -> None:
     if found is None:
         raise RunFailed(f"{failure}{times}; {reason_not_repeated(stream, newest, run)}")
     raise RunFailed(
-        f"{found}{times}; {run.not_finite_file} lists the images of that step, and the same "
-        f"command repeats it from {newest}: in a new run lower optimizer.learning_rate, set "
+        f"{found}{times}; the same command resumes from {newest} and repeats the step; "
+        f"{run.not_finite_file} lists its images: in a new run lower optimizer.learning_rate, set "
         "optimizer.clip_norm or "
         "train.on_nan='\"rollback\"'"
     )

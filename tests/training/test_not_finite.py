@@ -162,8 +162,8 @@ def test_a_step_that_is_finite_when_it_is_repeated_is_not_named(small_recipe, da
     recipe = small_recipe(train={"epochs": 2})
     overwrite = Overwrite("moving_variance", 1, 3, times=1)
     sentence = (
-        "moving_variance is not finite at one of the steps 1 to 6 of epoch 2; repeated, the steps "
-        "gave something else"
+        "moving_variance is not finite at one of the steps 1 to 6 of epoch 2; the repeated "
+        "steps gave something else"
     )
     with pytest.raises(RunFailed, match=sentence):
         fit(recipe, tmp_path, data_dir=data_dir, callbacks=[overwrite])
