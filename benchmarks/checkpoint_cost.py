@@ -1,11 +1,11 @@
-"""What a checkpoint costs: its bytes, the steps' wait for the copy of the state, and the writing.
+"""Measures the cost of a checkpoint: its bytes, the time to copy the state and the time to write.
 
     KERAS_BACKEND=jax python benchmarks/checkpoint_cost.py wrn36_5
 
-The recipe's network and optimizer for 1,000 classes of 64 px, untrained; medians of some
-checkpoints into a temporary folder (or --folder, of the disk that matters). Writing goes on beside
-the steps, on a core of its own where there is one. The share is that of both in the time between
-two checkpoints, as `train.checkpoint_every` has it unless told otherwise.
+The recipe's network and optimizer, untrained, for 1,000 classes of 64 px images, are written to
+several checkpoints in a temporary folder (--folder selects the disk). The figures are medians.
+Training steps wait while the state is copied; it is written at the same time as the next steps. The
+share is that of both times in the time between two checkpoints, `train.checkpoint_every`.
 """
 
 import statistics

@@ -1,17 +1,16 @@
-"""Compares images per second of the training data with a PyTorch DataLoader or with numpy.take.
+"""Compares the images per second of `TrainingStream` with a PyTorch DataLoader or numpy.take.
 
 `jpeg_speed.py` measures JPEGs that are decoded on the fly.
 
     pip install torch torchvision
     python benchmarks/data_speed.py crop       # pad, crop, mirror: at least 4 times as fast
-    python benchmarks/data_speed.py trivial    # and TrivialAugmentWide, bilinear: at least 3 times
-    python benchmarks/data_speed.py take       # images as stored: at least half of numpy.take
+    python benchmarks/data_speed.py trivial    # crop and TrivialAugmentWide: at least 3 times
+    python benchmarks/data_speed.py take       # no augmentation: at least half of numpy.take
 
 Both sides read the same random images of 64 x 64 pixels from memory, in random order, and return
-the uint8 batches of 128 that a trainer takes. Ours is `TrainingStream`. On the other side
-torchvision's v2 transforms work on uint8 tensors, image by image, in a DataLoader with the worker
-count that is fastest on this machine. The two sides alternate, each in a process of its own; the
-result is the ratio of the medians of their rates.
+uint8 batches of 128. The DataLoader applies torchvision's v2 transforms to uint8 tensors, image by
+image, with the number of workers that is fastest on this machine. The two sides alternate, each in
+a new process; the result is the ratio of the medians of their rates.
 """
 
 import statistics
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 NUM_IMAGES, SIZE, BATCH = 20_000, 64, 128
-SECONDS = 5  # of a measurement, after as many seconds of warm-up
+SECONDS = 5  # of warm-up, and then of measurement
 ROUNDS = 5
 WORKER_COUNTS = (0, 1, 2, 3, 4, 8)
 
@@ -136,7 +135,7 @@ def endless_loader(dataset: Any, num_workers: int) -> Iterator[Any]:
     """Yields batches of a DataLoader, epoch after epoch."""
     import torch
 
-    torch.set_num_threads(1)  # as in its workers
+    torch.set_num_threads(1)  # as in the workers of a DataLoader
     loader = torch.utils.data.DataLoader(
         dataset,
         batch_size=BATCH,

@@ -1,19 +1,19 @@
-"""The cost of checking the state of training for numbers that are not finite.
+"""Measures the cost of checking the state of training for non-finite numbers.
 
     KERAS_BACKEND=jax python benchmarks/finite_cost.py wrn36_2
 
-The recipe's network and optimizer for 1,000 classes of 64 px train on one resident batch. Blocks of
-steps without a check alternate in one process with blocks that check before each step, each kind
-being the first in every second round. The difference of the medians is the cost of a check; its
-share is that of one check in as many steps as `fit` makes between two. Wall time and processor time
-are given: beside other work the second is the steadier. The standard error is that of the rounds
-drawn again, with replacement.
+The recipe's network and optimizer for 1,000 classes of 64 px images train on one batch in memory.
+Blocks of steps without a check alternate in one process with blocks that check before each step;
+each kind comes first in every second round. The cost of a check is the difference of the medians;
+its share is computed for the interval at which `fit` checks. Processor time varies less than wall
+time on a shared machine. The standard error comes from bootstrap samples of the rounds.
 """
 
 import time
 
 import click
 import numpy as np
+from step_time import bootstrap_samples
 
 
 @click.command()
@@ -27,36 +27,31 @@ def main(recipe, batch_size, steps, rounds):
     choose_backend()
     devices = take_devices()
     model, check = prepare(recipe, devices)
-    batch = a_batch(batch_size)
+    batch = repeated_batch(batch_size)
     times = {side: [] for side in ("plain", "checking")}
-    for number in range(1 + rounds):  # the first compiles and is not counted
+    for number in range(1 + rounds):  # the first round compiles and is not counted
         for side in list(times) if number % 2 else reversed(times):
             called = [check] if side == "checking" else []
             times[side].append(seconds_per_step(model, batch, steps, called))
     print(f"{recipe} on {devices.backend}, {batch_size} images per step")
     plain, checking = (1000 * np.array(times[side][1:]) for side in times)
     for column, kind in enumerate(("wall", "processor")):
-        print(f"{kind:9} {sentence(plain[:, column], checking[:, column])}")
+        print(f"{kind:9} {summary(plain[:, column], checking[:, column])}")
 
 
-def sentence(plain, checking):
-    """Returns the costs of step and check in words, from milliseconds per step of each round."""
+def summary(plain, checking):
+    """Describes the costs of a step and of a check, from milliseconds per step of each round."""
     from keras_imnet64.training.callbacks.finiteness import STEPS_BETWEEN_CHECKS
 
     def cost(rounds):
         return np.median(checking[rounds]) - np.median(plain[rounds])
 
     step, check = np.median(plain), cost(slice(None))
-    error = np.std([cost(rounds) for rounds in samples(len(plain))])
+    error = np.std([cost(rounds) for rounds in bootstrap_samples(len(plain))])
     return (
         f"{step:8.2f} ms per step, {check:.2f} +- {error:.2f} ms per check: "
         f"{100 * check / STEPS_BETWEEN_CHECKS / step:.3f} % at one in {STEPS_BETWEEN_CHECKS} steps"
     )
-
-
-def samples(rounds, number=2000):
-    """The rounds drawn again so often, with replacement."""
-    return np.random.default_rng(0).integers(0, rounds, (number, rounds))
 
 
 def prepare(name, devices):
@@ -75,7 +70,7 @@ def prepare(name, devices):
     return model, keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: check())
 
 
-def a_batch(size):
+def repeated_batch(size):
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
@@ -85,15 +80,15 @@ def a_batch(size):
 
 
 def seconds_per_step(model, batch, steps, callbacks):
-    """(of wall time, of processor time) of the second half of twice so many steps."""
+    """Returns (wall time, processor time) per step, from the second half of 2 * steps steps."""
     import keras
 
     ends = []
-    note = keras.callbacks.LambdaCallback(
+    clock = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: ends.append((time.perf_counter(), time.process_time()))
     )
     options = {"steps_per_epoch": steps, "epochs": 2, "shuffle": False, "verbose": 0}
-    model.fit(batch, callbacks=[*callbacks, note], **options)
+    model.fit(batch, callbacks=[*callbacks, clock], **options)
     return np.subtract(ends[1], ends[0]) / steps
 
 

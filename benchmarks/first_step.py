@@ -1,4 +1,4 @@
-"""The loss of a recipe's first step under TensorFlow and under JAX, from the same seed.
+"""Compares the loss of a recipe's first step under TensorFlow and JAX, from the same seed.
 
 python benchmarks/first_step.py wrn36_2 --data-dir DIR
 """
@@ -38,7 +38,7 @@ def first_loss(name, data_dir):
     devices = take_devices()
     from keras_imnet64 import load_recipe, training_setup
 
-    recipe = load_recipe(name, ["data.steps_per_epoch=1"])  # fits a small stand-in set too
+    recipe = load_recipe(name, ["data.steps_per_epoch=1"])  # for small data sets
     setup = training_setup(recipe, data_dir=data_dir, devices=devices)
     images, labels = setup.stream.batch(epoch=0, step=0)
     return float(setup.model.train_on_batch(images, labels)[0])

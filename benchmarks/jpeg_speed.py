@@ -1,12 +1,12 @@
-"""Compares images per second of JPEGs decoded on the fly with torchvision's DataLoader on Pillow.
+"""Compares the speed of decoding JPEGs in training with torchvision on Pillow in a DataLoader.
 
     pip install torch torchvision
     python benchmarks/jpeg_speed.py       # the goal is at least 1.5 times as fast
 
-Both sides read the same 512 random files of 500 x 375 pixels and about 110 kB each, as ImageNet's
-are on average. They resize a random box of each image to 224 x 224 pixels (RandomResizedCrop,
-bilinear, with antialiasing), mirror half of the images, and return the uint8 batches of 128 that a
-trainer takes. The files lie in the page cache. The two sides alternate as in `data_speed.py`.
+Both sides read the same 512 random files of 500 x 375 pixels and about 110 kB each, the averages of
+ImageNet. They resize a random box of each image to 224 x 224 pixels (RandomResizedCrop, bilinear,
+with antialiasing), mirror half of the images, and return uint8 batches of 128. The files lie in the
+page cache. The two sides alternate as in `data_speed.py`.
 """
 
 import sys
@@ -19,11 +19,11 @@ import numpy as np
 from PIL import Image
 
 NUM_FILES, SIZE = 512, 224
-REPEATS = 20  # of the files in an epoch, since its begin and end are slow on both sides
+NUM_REPEATS = 20  # of the files in an epoch, whose begin and end are slow on both sides
 
 
 def write_files(folder: Path) -> None:
-    """Writes smooth colours under a texture, which makes the files as large as photographs."""
+    """Writes smooth colours with a texture that makes the files as large as photographs."""
     rng = np.random.default_rng(0)
     for number in range(NUM_FILES):
         colours = Image.fromarray(rng.integers(0, 256, (24, 32, 3), "uint8"))
@@ -46,7 +46,7 @@ def measure_ours(folder: Path) -> float:
     where = {"data_dir": folder / "data", "source": folder / "images"}
     selection = select(prepare("image_folder", **where)["train"])
     stream = TrainingStream(
-        replace(selection, positions=np.tile(np.arange(len(selection)), REPEATS)),
+        replace(selection, positions=np.tile(np.arange(len(selection)), NUM_REPEATS)),
         batch_size=data_speed.BATCH,
         view=View(SIZE, "bilinear", 256),
         mirror="random",
@@ -59,7 +59,7 @@ def measure_torch(folder: Path, num_workers: int) -> float:
     import torch
 
     v2, _ = data_speed.import_torchvision()
-    files = sorted((folder / "images" / "train").rglob("*.jpg")) * REPEATS
+    files = sorted((folder / "images" / "train").rglob("*.jpg")) * NUM_REPEATS
     transform = v2.Compose(
         [v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip(), v2.PILToTensor()]
     )

@@ -1,13 +1,13 @@
-"""Runs that are killed again and again, beside straight ones: do they end with the same bits?
+"""Tests that runs which are killed repeatedly end with the same bits as uninterrupted runs.
 
     python benchmarks/kill_storm.py --kills 9 --data-dir DIR demo tiny20_wrn tiny20_tiny_cnn1
 
-Each recipe is trained for a few short epochs under both backends by `fit`, once straight, once
-killed with SIGKILL at random moments, so many times, and run to its end. The moments lie behind the
-first step of a process, which compiles for longer than all others take: within steps, checkpoints
-and epochs' ends. A callback notes each step, so that those done again can be counted.
-What is compared: every weight of the shipped model, all state of the last checkpoint (optimizer,
-averages, metrics, seed generators), and the history but for times.
+`fit` trains each recipe for a few short epochs under both backends, once uninterrupted, and once
+killed with SIGKILL at random times, --kills times, until it is complete. The kills come after the
+first step of a process, whose compilation takes longer than all other steps, and so hit steps,
+checkpoints and ends of epochs. A callback records each step, so that repeated steps are counted.
+Every weight of the final model is compared, all state of the last checkpoint (optimizer, averages,
+metrics, seed generators), and the history except for times.
 """
 
 import os
@@ -23,10 +23,10 @@ from pathlib import Path
 import click
 
 BACKENDS = ("tensorflow", "jax")
-STEPS = 30  # of an epoch
+NUM_STEPS = 30  # per epoch
 SETTINGS = (
     "data.batch_size=16",
-    f"data.steps_per_epoch={STEPS}",
+    f"data.steps_per_epoch={NUM_STEPS}",
     "train.epochs=3",
     "train.ema=0.9",
     'train.checkpoint_every="7 steps"',
@@ -35,10 +35,14 @@ SETTINGS = (
 
 @click.command()
 @click.argument("recipes", nargs=-1, required=True)
-@click.option("--kills", default=9, show_default=True, help="Of each recipe under each backend.")
+@click.option(
+    "--kills", default=9, show_default=True, help="Kills of each recipe under each backend."
+)
 @click.option("--data-dir", type=click.Path(exists=True, path_type=Path))
 @click.option("--seed", default=0, show_default=True)
-@click.option("--set", "settings", multiple=True, help="As of `fit`, beside those here.")
+@click.option(
+    "--set", "settings", multiple=True, help="As for `fit`, added to the settings of this script."
+)
 @click.option("--child", type=click.Path(), hidden=True)
 @click.option("--out", hidden=True)
 def main(recipes, kills, data_dir, seed, settings, child, out):
@@ -52,11 +56,11 @@ def main(recipes, kills, data_dir, seed, settings, child, out):
             with tempfile.TemporaryDirectory() as folder:
                 storm = Storm(recipe, backend, Path(folder), data_dir, settings)
                 seconds = storm.straight()
-                count, redone = storm.killed(kills, seconds)
+                count, num_repeated = storm.killed(kills, seconds)
                 total += count
-                equal.append(storm.same())
+                equal.append(storm.is_same())
                 print(
-                    f"{recipe} under {backend}: {count} kills, {redone} steps done again, "
+                    f"{recipe} under {backend}: {count} kills, {num_repeated} steps repeated, "
                     f"{'equal' if equal[-1] else 'DIFFERENT'}",
                     flush=True,
                 )
@@ -64,28 +68,28 @@ def main(recipes, kills, data_dir, seed, settings, child, out):
     sys.exit(not all(equal))
 
 
-def train(recipe, settings, data_dir, noted, out):
-    """What is killed: `fit`, noting in a file which step begins, counted over all epochs."""
+def train(recipe, settings, data_dir, step_file, out):
+    """Calls `fit`; records in `step_file` the step that begins, counted over all epochs."""
     import keras
 
     from keras_imnet64.recipe.loading import load_recipe
     from keras_imnet64.training.fit import fit
 
-    class Note(keras.callbacks.Callback):
+    class StepRecorder(keras.callbacks.Callback):
         compiled = False
 
         def on_epoch_begin(self, epoch, logs=None):
             done = int(keras.ops.convert_to_numpy(self.model.optimizer._iterations))
-            self.step = max(done, epoch * STEPS)
+            self.step = max(done, epoch * NUM_STEPS)
 
         def on_train_batch_begin(self, batch, logs=None):
             self.step += 1
             if self.compiled:
-                with open(noted, "w") as file:
+                with open(step_file, "w") as file:
                     file.write(str(self.step))
             self.compiled = True
 
-    fit(load_recipe(recipe, settings), out, data_dir=data_dir, callbacks=[Note()])
+    fit(load_recipe(recipe, settings), out, data_dir=data_dir, callbacks=[StepRecorder()])
 
 
 class Storm:
@@ -104,49 +108,49 @@ class Storm:
         )
 
     def straight(self):
-        """Train to the end; returns the seconds that it took from the second step on."""
+        """Trains to the end; returns the seconds from the second step on."""
         with open(self.folder / "straight.log", "w") as log:
             child = self.begin("straight", log)
-            begun = self.wait_for_training("straight", child)
+            begun = self.wait_for_training(child)
             if child.wait() != 0:
                 sys.exit((self.folder / "straight.log").read_text())
         return time.monotonic() - begun
 
-    def wait_for_training(self, name, child):
-        """Until a second step has begun; returns when."""
-        noted = self.folder / "step"
-        noted.unlink(missing_ok=True)
-        while child.poll() is None and not noted.exists():
+    def wait_for_training(self, child):
+        """Waits until the second step has begun; returns that time."""
+        step_file = self.folder / "step"
+        step_file.unlink(missing_ok=True)
+        while child.poll() is None and not step_file.exists():
             time.sleep(0.01)
         return time.monotonic()
 
-    def newest(self, name):
-        """The step of the newest checkpoint, counted over all epochs."""
-        found = (self.folder / name / "checkpoints").glob("epoch-*.safetensors")
+    def newest_checkpoint(self):
+        """Returns the step of the killed run's newest checkpoint, counted over all epochs."""
+        found = (self.folder / "killed" / "checkpoints").glob("epoch-*.safetensors")
         places = [list(map(int, re.findall(r"\d+", path.stem))) for path in found]
-        return max(epoch * STEPS + step for epoch, step in places)
+        return max(epoch * NUM_STEPS + step for epoch, step in places)
 
     def killed(self, kills, seconds):
-        """(kills that landed before the end, steps that were done again after them)."""
-        landed, redone, log_file = 0, 0, self.folder / "killed.log"
+        """Returns (kills before the end of the run, steps that were repeated after them)."""
+        num_kills, num_repeated, log_file = 0, 0, self.folder / "killed.log"
         while True:
             with open(log_file, "w") as log:
                 child = self.begin("killed", log)
-                self.wait_for_training("killed", child)
-                if landed < kills:
+                self.wait_for_training(child)
+                if num_kills < kills:
                     time.sleep(random.uniform(0, 1.5 * seconds / kills))
                     child.kill()
                 status = child.wait()
             if status == 0:
-                return landed, redone
+                return num_kills, num_repeated
             if status != -signal.SIGKILL:
                 sys.exit(log_file.read_text())
-            landed += 1
+            num_kills += 1
             begun = int((self.folder / "step").read_text() or 1)
-            redone += max(0, begun - 1 - self.newest("killed"))
+            num_repeated += max(0, begun - 1 - self.newest_checkpoint())
 
-    def same(self):
-        """Compared in a process of its own, so that this one needs no Keras."""
+    def is_same(self):
+        """Returns whether both runs ended with the same bits; a child process loads Keras."""
         script = (
             "import sys; from pathlib import Path; from same_end import same_end;"
             "from keras_imnet64.runs import Run; same_end(*(Run(Path(p)) for p in sys.argv[1:]))"

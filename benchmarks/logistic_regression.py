@@ -1,4 +1,4 @@
-"""What a logistic regression on the pixels of a data set reaches, which a network must beat.
+"""Measures the accuracy of logistic regression on the pixels of a data set, as a baseline.
 
 python benchmarks/logistic_regression.py shapes
 python benchmarks/logistic_regression.py tiny_imagenet --classes 20 --data-dir DIR
@@ -12,12 +12,12 @@ import numpy as np
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.selection import first_classes, select
 
-STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)  # the regularisation that does best is reported
+STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)  # of regularisation; the best result is reported
 
 
 @click.command()
 @click.argument("dataset")
-@click.option("--classes", type=int, help="Only the first so many class ids in sorted order.")
+@click.option("--classes", type=int, help="Number of classes, in sorted order of their ids.")
 @click.option("--data-dir")
 def main(dataset, classes, data_dir):
     from sklearn.linear_model import LogisticRegression

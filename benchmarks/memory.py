@@ -2,11 +2,11 @@
 
     python benchmarks/memory.py                # 20,000 and 80,000 images: 0.25 and 1 GB of disk
 
-Each data set is random images of 64 x 64 pixels in a packed store that is mapped, not loaded. A
-process of its own runs `TrainingStream` over it (pad, crop, mirror, TrivialAugmentWide, batches of
-128) and after each epoch prints the memory that no file backs (Anonymous in
-/proc/PID/smaps_rollup, so Linux only). If memory is flat over the epochs, nothing accumulates; if
-it is about the same for both data sets, images are not kept in memory, but only their draws.
+Each data set is a memory-mapped store of random images of 64 x 64 pixels. A new process reads it
+with `TrainingStream` (pad, crop, mirror, TrivialAugmentWide, batches of 128), and after each epoch
+prints the memory that no file backs (Anonymous in /proc/PID/smaps_rollup, so Linux only). If memory
+is constant over the epochs, nothing accumulates; if it is about the same for both data sets, memory
+holds the draws but not the images.
 """
 
 import json
@@ -22,7 +22,7 @@ import numpy as np
 from packing import anonymous_bytes
 
 SIZE, BATCH, EPOCHS = 64, 128, 5
-PART = 1000  # images that are drawn and written at a time
+CHUNK = 1000  # images that are drawn and written together
 
 
 @click.command()
@@ -42,7 +42,7 @@ def main(counts: tuple[int, ...], child: str | None) -> None:
 
 
 def measure(count: int) -> list[float]:
-    """Writes `count` images, measures and prints MB after each epoch, and deletes the images."""
+    """Writes `count` images, prints and returns the MB after each epoch, and deletes the images."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train"
         write_random_images(path, count)
@@ -59,7 +59,7 @@ def write_random_images(path: Path, count: int) -> None:
     from keras_imnet64.data.stores.packing import write_store
 
     rng = np.random.default_rng(0)
-    sizes = [min(PART, count - begin) for begin in range(0, count, PART)]
+    sizes = [min(CHUNK, count - begin) for begin in range(0, count, CHUNK)]
     write_store(
         path,
         ((rng.integers(0, 256, (n, SIZE, SIZE, 3), "uint8"), np.zeros(n, int)) for n in sizes),

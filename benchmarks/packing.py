@@ -1,12 +1,12 @@
-"""Packing Tiny ImageNet: seconds, images per second, memory, and what follows for ImageNet64.
+"""Measures the speed and memory of packing Tiny ImageNet, and projects them to ImageNet64.
 
     python benchmarks/packing.py tiny-imagenet-200.zip DATA_DIR
 
-First from its zip of 110,000 JPEGs; then the same images, written as archives in the layout of
-ImageNet64 (not timed), through TFDS into a store, as `data prepare imagenet_resized/64x64 --source`
-does, which is projected to the 1,331,167 images of ImageNet64. Both are commands in a process of
-their own; their memory is what no file backs (Anonymous in /proc/PID/smaps_rollup, so Linux only),
-since pages of a mapped file can be given back at any time.
+The first command packs the zip of 110,000 JPEGs. The second packs the same images from archives in
+the layout of ImageNet64 (whose writing is not timed), through TFDS, with `data prepare
+imagenet_resized/64x64 --source`; its time is projected to the 1,331,167 images of ImageNet64. The
+memory is what no file backs (Anonymous in /proc/PID/smaps_rollup, so Linux only), since the system
+can reclaim pages of a mapped file at any time.
 """
 
 import json
@@ -36,7 +36,7 @@ def main(source, data_dir):
 
 
 def measure(dataset, options):
-    """Run `data prepare`, print what it took, return images per second."""
+    """Runs `data prepare`, prints its time and memory, and returns images per second."""
     command = [sys.executable, "cli.py", "data", "prepare", dataset, *options, "--json"]
     begin, peak = time.perf_counter(), 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
@@ -55,9 +55,10 @@ def measure(dataset, options):
 
 
 def anonymous_bytes(pid):
+    """Returns the memory of a process that no file backs."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
 

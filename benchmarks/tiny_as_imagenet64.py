@@ -1,7 +1,7 @@
-"""Write Tiny ImageNet's images as archives in ImageNet64's official layout and label order.
+"""Writes Tiny ImageNet's images as archives in ImageNet64's official layout and label order.
 
-Real images of the real size for trying the 64-pixel recipes without ImageNet64 itself. Every
-image keeps its own class among the 1000. Prepare Tiny ImageNet first; then:
+The archives serve to try the 64-pixel recipes without ImageNet64. Every image keeps its class among
+the 1,000. Prepare Tiny ImageNet first; then:
 
     python benchmarks/tiny_as_imagenet64.py OUT_DIR --train 20000 --validation 128
     python cli.py data prepare imagenet_resized/64x64 --source OUT_DIR --allow-unverified
@@ -29,16 +29,16 @@ def main(out_dir, train, validation, data_dir):
     write_archives(
         parts,
         out_dir / "Imagenet64_val_npz.zip",
-        pictures("train", train, data_dir),
-        pictures("validation", validation, data_dir),
+        read_images("train", train, data_dir),
+        read_images("validation", validation, data_dir),
         num_batches=10,
     )
     for path in sorted(out_dir.iterdir()):
         click.echo(f"{path}  {path.stat().st_size:,} bytes")
 
 
-def pictures(split, count, data_dir):
-    """`count` images, the same each time, with labels in ImageNet64's order."""
+def read_images(split, count, data_dir):
+    """Returns `count` images, the same each time, with labels in ImageNet64's order."""
     store = open_dataset("tiny_imagenet", split, data_dir=data_dir, in_memory="never")
     label_of = {wnid: label for label, wnid in enumerate(imagenet_wnids())}
     positions = generator(0, 0, split).permutation(len(store))[:count]

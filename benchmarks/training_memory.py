@@ -1,15 +1,15 @@
-"""Peak memory of a training step of one recipe beside another's, and their largest batches.
+"""Compares the peak memory of training steps of two recipes, and their largest batches.
 
     python benchmarks/training_memory.py resnet34 spectral_resnet34_sub4 --batch-size 16
 
-Of a spectral recipe one branch is trained. Each side makes a few steps, as `fit` compiles them, on
-drawn images in a process of its own, in turn with the other side. Its memory is what no file
-backs (RssAnon of /proc/PID/status, so Linux only) at its peak, less what the process held once the
-framework had trained another, very small network: weights, gradients, optimizer and what the
-backward pass keeps, as a GPU would hold them. The ratio of the medians is the figure.
+A spectral recipe trains one branch. The recipes alternate; each makes a few steps, as `fit`
+compiles them, on random images in a new process. Memory is what no file backs (RssAnon of
+/proc/PID/status, so Linux only), at its peak, minus the memory after training a very small network.
+The difference consists of weights, gradients, optimizer and activations, as on a GPU. The result is
+the ratio of the medians.
 
-The largest batch is the one whose steps still end when the process may not hold more data
-(RLIMIT_DATA) than it did before and the limit, to an eighth.
+The largest batch is searched to within an eighth: its steps complete although RLIMIT_DATA allows
+the process only the limit beyond what it held before.
 """
 
 import json
@@ -23,14 +23,16 @@ from pathlib import Path
 import click
 import numpy as np
 
-STEPS = 3
+NUM_STEPS = 3
 
 
 @click.command()
 @click.argument("recipes", nargs=-1, required=True)
-@click.option("--batch-size", type=int, help="In place of the recipes'.")
-@click.option("--rounds", default=3, show_default=True, help="Processes of each side.")
-@click.option("--limit-mb", default=2000, show_default=True, help="0 searches no largest batch.")
+@click.option("--batch-size", type=int, help="Replaces the batch sizes of the recipes.")
+@click.option("--rounds", default=3, show_default=True, help="Processes of each recipe.")
+@click.option(
+    "--limit-mb", default=2000, show_default=True, help="0 skips the search for the largest batch."
+)
 @click.option("--child", type=int, help="A limit in bytes, 0 for none.", hidden=True)
 def main(recipes, batch_size, rounds, limit_mb, child):
     if child is not None:
@@ -39,9 +41,9 @@ def main(recipes, batch_size, rounds, limit_mb, child):
     found = {name: [] for name in recipes}
     for _ in range(rounds):
         for name in recipes:
-            found[name].append(run(name, batch_size))
+            found[name].append(run_in_process(name, batch_size))
     medians = {name: statistics.median(f["peak"] for f in each) for name, each in found.items()}
-    print(f"{found[recipes[0]][0]['backend']}, {STEPS} steps, medians of {rounds} processes")
+    print(f"{found[recipes[0]][0]['backend']}, {NUM_STEPS} steps, medians of {rounds} processes")
     for name, each in found.items():
         peaks = " ".join(f"{f['peak'] / 1e6:.0f}" for f in each)
         print(
@@ -51,22 +53,26 @@ def main(recipes, batch_size, rounds, limit_mb, child):
     for name in recipes[1:]:
         print(f"{recipes[0]} / {name}: {medians[recipes[0]] / medians[name]:.2f} times")
     for name in recipes if limit_mb else ():
-        print(f"{name}: largest batch within {limit_mb:,} MB {largest(name, limit_mb * 10**6)}")
+        print(
+            f"{name}: largest batch within {limit_mb:,} MB {largest_batch(name, limit_mb * 10**6)}"
+        )
 
 
-def largest(name, limit):
-    """The largest batch whose steps end within a limit of bytes, to an eighth; 0 for none."""
+def largest_batch(name, limit):
+    """Returns the largest batch within a limit of bytes, to within an eighth; 0 for none."""
     fits, too_many = 0, 1
-    while run(name, too_many, limit):
+    while run_in_process(name, too_many, limit):
         fits, too_many = too_many, 2 * too_many
     while too_many - fits > max(1, fits // 8):
         middle = (fits + too_many) // 2
-        fits, too_many = (middle, too_many) if run(name, middle, limit) else (fits, middle)
+        fits, too_many = (
+            (middle, too_many) if run_in_process(name, middle, limit) else (fits, middle)
+        )
     return fits
 
 
-def run(name, batch_size, limit=0):
-    """What a process of its own found out; None where the limit ended it."""
+def run_in_process(name, batch_size, limit=0):
+    """Returns what `train` measures in a new process; None if the limit ended it."""
     command = [sys.executable, __file__, name, "--child", str(limit)]
     command += ["--batch-size", str(batch_size)] if batch_size else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -76,7 +82,7 @@ def run(name, batch_size, limit=0):
 
 
 def train(name, batch_size, limit):
-    """Steps of a recipe in this process, after a very small network's."""
+    """Trains a very small network, then the recipe; returns its memory before and at its peak."""
     from keras_imnet64.backend.devices import choose_backend, take_devices
 
     choose_backend()
@@ -102,7 +108,7 @@ def train(name, batch_size, limit):
 
 
 def make_steps(recipe, batch_size, devices):
-    """Build, compile and train a recipe's network, or the first of its branches, a few steps."""
+    """Builds, compiles and trains a recipe's network, or its first branch, for a few steps."""
     import keras
     import tensorflow as tf
 
@@ -125,12 +131,12 @@ def make_steps(recipe, batch_size, devices):
             **recipe.model.options,
         )
         compile_for_training(model, recipe, 1000, devices)
-    model.fit(dataset, steps_per_epoch=STEPS, epochs=1, shuffle=False, verbose=0)
+    model.fit(dataset, steps_per_epoch=NUM_STEPS, epochs=1, shuffle=False, verbose=0)
     keras.utils.clear_session()
 
 
 def data_bytes():
-    """What RLIMIT_DATA counts of this process."""
+    """Returns the bytes of this process that RLIMIT_DATA counts."""
     found = re.search(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text())
     return 1024 * int(found[1])
 

@@ -40,7 +40,7 @@ FIRST_READ = codecs.lookup("utf-8-sig")  # a user that we become may not read it
 FIT = "fit --recipe small.toml --out run"
 EVALUATE = "evaluate {} --dataset imagenet_resized/16x16"
 PROGRESS = re.compile(
-    r"(packing|checking|looking at|indexing) .*\.\.\.|\d+ classes .*: .*|(note|left aside): .*"
+    r"(packing|checking|looking at|indexing) .*\.\.\.|\d+ classes .*: .*|(note|ignored): .*"
 )
 MISTAKES = {}
 
@@ -216,7 +216,7 @@ def another_precision(place):
 
 
 @mistake(
-    "cannot be downloaded here.*no network.*fetch Imagenet8_train_npz.zip.*with --source",
+    "cannot be downloaded .*no network.*get Imagenet8_train_npz.zip.*with --source",
     command="data prepare imagenet_resized/8x8 --data-dir data",
 )
 def no_network(place):
@@ -268,7 +268,7 @@ simply(
 )
 simply("downsampled_name", "data info downsampled/pets", "needs the name of a set and a size")
 simply("clean_unknown", "data clean shape", r'did you mean "shapes"\?')
-simply("skip_corrupt", "data prepare shapes --skip-corrupt", "nothing for --skip-corrupt")
+simply("skip_corrupt", "data prepare shapes --skip-corrupt", "leave out --skip-corrupt")
 simply("no_image", "predict model.keras small.toml", "small.toml is not an image")
 simply("no_such_image", "predict model.keras no.jpg", "no.jpg does not exist")
 simply("no_images", "predict model.keras data", "data holds no image")
@@ -282,7 +282,7 @@ simply(
 
 
 @mistake(
-    r"zeros\.jpg is not a whole image: Premature end of JPEG file; --skip-corrupt",
+    r"zeros\.jpg is not a whole image: Premature end of JPEG file; pass --skip-corrupt",
     command="data prepare image_folder/pets --source pets --data-dir data",
 )
 def zeros_at_the_end_of_a_image(place):

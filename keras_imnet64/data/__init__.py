@@ -1,1 +1,1 @@
-"""Data sets, from their sources to the batches of a step."""
+"""Data sets: their sources, their stores, and the batches of a training step."""

@@ -1,7 +1,7 @@
-"""The table of data sets, and the way from a name to its packed stores.
+"""The table of data sets: prepares and opens the packed stores of a data set by its name.
 
 To add a data set, add its row to DATASETS; a new kind of source is a module in `sources` and a
-function in `prepare`. See `locations` for where data sets lie, `stores` for how they are read.
+function in `prepare`. `locations` says where data sets lie, `stores` reads them.
 """
 
 import os
@@ -93,7 +93,7 @@ DATASETS: Mapping[str, Dataset] = {
                 "train": imagenet2012.NUM_TRAIN,
                 "validation": imagenet2012.NUM_VALIDATION,
             },
-            description="ImageNet-1K of 2012 as JPEGs of any size, read where they lie.",
+            description="ImageNet-1K of 2012 as JPEGs of any size, read in place.",
             make=from_imagenet2012,
             has_file_per_image=True,
             resize_filter="bilinear",
@@ -124,7 +124,7 @@ DATASETS: Mapping[str, Dataset] = {
 
 
 def _made_by_downsampling(request: Request) -> NoReturn:
-    """Refuses to prepare a set that `downsample` makes of another one."""
+    """Refuses to prepare a set that `downsample` makes from another one."""
     dataset = request.verified.dataset
     raise UserError(f"{dataset.name} is made from larger images: run `{_command_for(dataset)}`")
 
@@ -132,7 +132,7 @@ def _made_by_downsampling(request: Request) -> NoReturn:
 def _downsampled_row(name: str) -> Dataset:
     """Returns the row of `downsampled/NAME_SxS`, or of `downsampled/NAME_SxS_FILTER`.
 
-    A name without a filter stands for images that the box filter has downsampled.
+    A name without a filter stands for the box filter.
     """
     match = DOWNSAMPLED_NAME.fullmatch(name.removeprefix(f"{DOWNSAMPLED}/"))
     if not match or not int(match["size"]):
@@ -154,12 +154,12 @@ def _downsampled_row(name: str) -> Dataset:
 
 
 def find_dataset(name: str) -> Dataset:
-    """Returns the table's row of this name; `image_folder/NAME` has that of `image_folder`.
+    """Returns the row of a data set; `image_folder/NAME` shares the row of `image_folder`.
 
-    What `downsample` makes has a row for each name, see `_downsampled_row`.
+    Each result of `downsample` has a row of its own, see `_downsampled_row`.
 
     Raises:
-        UserError: there is none; the message has the nearest name.
+        UserError: there is no such data set; the message suggests the nearest name.
     """
     kind, slash, rest = name.partition("/")
     if kind == DOWNSAMPLED and slash:
@@ -177,7 +177,7 @@ def find_dataset(name: str) -> Dataset:
 
 
 def default_data_dir() -> Path:
-    """Returns TFDS' default: `TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
+    """Returns the default folder of TFDS: `TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
     return expand(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
@@ -196,42 +196,41 @@ def prepare(
     progress: PackProgress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Store]:
-    """Makes a data set ready: builds it through TFDS, or reads its files, then packs both splits.
+    """Prepares a data set: builds it through TFDS, or reads its files, then packs both splits.
 
-    A data set that is ready is left alone, unless `source` says to read it again.
+    A data set that is packed already is only opened, unless `source` is given.
 
     Args:
         name: a key of DATASETS.
         data_dir: where TFDS keeps its data; by default `default_data_dir()`.
         cache_dir: where packed stores go, by default data_dir (in the folder `packed`).
-        source: folder with the published archives, or for `tiny_imagenet` its zip or folder, or
-            a folder of JPEGs, which are read there from then on; None downloads through TFDS,
-            draws `shapes`, or looks where TFDS has `imagenet2012`.
-        allow_unverified: take images that are not the published ones, into a location of their
-            own.
-        skip_corrupt: leave out files that cannot be used where each image has a file. What is
-            left of a published set without its damaged images goes to the location of unverified
-            images; `image_folder` promises no images, so that its are verified in any case.
+        source: folder of the published archives; for `tiny_imagenet` its zip or folder; for data
+            sets of JPEGs their folder, in which they stay. None downloads through TFDS, draws
+            `shapes`, or looks for `imagenet2012` where TFDS keeps it.
+        allow_unverified: accept images other than the published ones, and pack them separately.
+        skip_corrupt: leave out unusable files, of data sets with a file for each image. A
+            published set without its damaged images counts as unverified; `image_folder` promises
+            no images, so its images always count as verified.
         skipped: receives (name, reason) of each image that was left out.
-        class_list: for `imagenet21k`, a file of the class ids to take, one per line.
-        validation_share: for `image_folder` without splits, what share of each class is kept for
-            validation, about; default 0.1.
-        splits: for `image_folder`, which folders are splits where that is not clear: "none", or
-            the names of two with a comma between, training first.
-        say: called with sentences about what was found, before the work.
+        class_list: for `imagenet21k`, a file of the class ids to select, one per line.
+        validation_share: for `image_folder` without splits, the approximate share of each class
+            that is kept for validation; default 0.1.
+        splits: for `image_folder`, which folders are splits if that is not clear: "none", or the
+            names of the training and the validation folder with a comma between.
+        say: called with sentences about what was found, before the images are read.
 
     Returns:
         The stores by split, memory-mapped.
 
     Raises:
-        UserError: unknown name, wrong or missing archives, damaged images, no room, a failed
-            download, or another process of this machine is preparing the same set.
+        UserError: unknown name, wrong or missing archives, damaged images, a full disk, a failed
+            download, or another process on this machine is preparing the same set.
     """
     dataset = find_dataset(name)
     _check_request(dataset, source, allow_unverified, skip_corrupt)
     _check_options(dataset, class_list, validation_share, splits)
     verified, unverified = locations_of(dataset, data_dir, cache_dir)
-    if source is None and verified.packed():
+    if source is None and verified.is_packed():
         return verified.open()
     (unverified if allow_unverified else verified).refuse_if_being_packed()
     request = Request(
@@ -256,16 +255,16 @@ def _check_request(
     """Refuses options that contradict each other or the data set."""
     name = dataset.name
     if source is None and allow_unverified:
-        raise UserError("--allow-unverified needs --source, the images to take")
+        raise UserError("--allow-unverified needs --source, the images to use")
     if source is not None and dataset.embedded:
-        raise UserError(f"{name} is drawn on the spot: it takes no --source; received {source}")
+        raise UserError(f"{name} is drawn by this package and takes no --source; received {source}")
     if skip_corrupt and dataset.embedded:
-        raise UserError(f"{name} is drawn on the spot: it has nothing for --skip-corrupt to leave")
+        raise UserError(f"{name} is drawn by this package: leave out --skip-corrupt")
     if skip_corrupt and not dataset.has_file_per_image:
-        able = ", ".join(row.name for row in DATASETS.values() if row.has_file_per_image)
+        possible = ", ".join(row.name for row in DATASETS.values() if row.has_file_per_image)
         raise UserError(
-            f"--skip-corrupt works for {able}, which has a file for each image; those of "
-            f"{name} hold many, so fetch a damaged one again"
+            f"--skip-corrupt works for {possible}, which have a file for each image; the files of "
+            f"{name} hold many images each, so download a damaged file again"
         )
 
 
@@ -275,7 +274,7 @@ def _check_options(
     validation_share: float | None,
     splits: str | None,
 ) -> None:
-    """Refuses options that are for another data set."""
+    """Refuses options that belong to another data set."""
     if class_list is not None and dataset.name != "imagenet21k":
         raise UserError(f"--class-list is for imagenet21k; received it for {dataset.name}")
     for option, value in {"--validation-share": validation_share, "--splits": splits}.items():
@@ -286,7 +285,7 @@ def _check_options(
 def locations_of(
     dataset: Dataset, data_dir: StrPath | None = None, cache_dir: StrPath | None = None
 ) -> tuple[DatasetLocation, DatasetLocation]:
-    """Returns the location of what the name promises, and that of its unverified stand-in."""
+    """Returns the location of what the name promises, and that of its unverified substitute."""
     data_path = expand(data_dir) if data_dir else default_data_dir()
     cache_path = expand(cache_dir) if cache_dir else data_path
     return (
@@ -304,10 +303,9 @@ def open_dataset(
     in_memory: str = "auto",
     progress: PackProgress | None = None,
 ) -> Store:
-    """Opens the packed store of one split; packs it first if TFDS has the data, or it is embedded.
+    """Opens the packed store of one split; packs it first if TFDS has built it, or it is embedded.
 
-    Verified images are preferred; where only unverified images exist, those are opened, and
-    `store.verified` says so.
+    Verified images are preferred; `store.verified` is False if only unverified ones exist.
 
     Args:
         name, data_dir, cache_dir, progress: as for `prepare`.
@@ -321,13 +319,13 @@ def open_dataset(
     if split not in dataset.splits:
         raise UserError(f'{name} has no split "{split}": {nearest(split, dataset.splits)}')
     locations = locations_of(dataset, data_dir, cache_dir)
-    if not any(location.ready() for location in locations):
+    if not any(location.is_ready() for location in locations):
         for location in locations:
             location.refuse_if_being_packed()
-    if dataset.embedded and not locations[0].ready():
+    if dataset.embedded and not locations[0].is_ready():
         prepare(name, data_dir=data_dir, cache_dir=cache_dir, progress=progress)
     for location in locations:
-        if location.ready():  # both splits of one location: verified and unverified never mix
+        if location.is_ready():  # both splits of one location: verified and unverified never mix
             folder = location.folder(split)
             if not is_store(folder):
                 location.refuse_if_being_packed()
@@ -348,10 +346,10 @@ def _command_for(dataset: Dataset) -> str:
 def info(
     name: str, *, data_dir: StrPath | None = None, cache_dir: StrPath | None = None
 ) -> JsonObject:
-    """Returns what is known of a data set and of its state on this machine, prepared or not.
+    """Describes a data set and its state on this machine, prepared or not.
 
     Returns:
-        dict, fit for JSON: the fields of `records.DatasetInfo`, but "classes" for `num_classes`.
+        dict, fit for JSON: the fields of `records.DatasetInfo`, `num_classes` as "classes".
     """
     dataset = find_dataset(name)
     location, state = _current_location(locations_of(dataset, data_dir, cache_dir))
@@ -361,7 +359,7 @@ def info(
         wnids, class_names = store.wnids, store.class_names
     else:
         wnids, class_names = dataset.labels() if dataset.labels else ([], [])
-    known = DatasetInfo(
+    facts = DatasetInfo(
         name=name,
         description=dataset.description,
         image_size=dataset.image_size,
@@ -377,7 +375,7 @@ def info(
         location=None if state == "not prepared" else str(location.packed_dir),
         source=store.source if store else None,
     )
-    return to_json(known)
+    return to_json(facts)
 
 
 def _current_location(
@@ -385,8 +383,8 @@ def _current_location(
 ) -> tuple[DatasetLocation, DatasetState]:
     """Returns the location that `info` describes, and how far the data set is prepared there."""
     for location in locations:
-        if location.ready():
-            return location, "packed" if location.packed() else "built by TFDS, not packed"
+        if location.is_ready():
+            return location, "packed" if location.is_packed() else "built by TFDS, not packed"
     for location in locations:
         if location.packed_bytes() or location.tfds_bytes():
             return location, "half there"

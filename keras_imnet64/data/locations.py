@@ -1,6 +1,6 @@
-"""What a data set is, where it lives on this machine, and how far it is prepared there.
+"""Describes a data set, finds its files on this machine, and says which of them exist.
 
-`datasets` has the table of data sets, `prepare` makes their stores.
+`datasets` holds the table of data sets; `prepare` makes their stores.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Dataset:
 
     Attributes:
         name: what recipes and commands call it.
-        image_size: pixels per side; None for images of any size, for which recipes choose one.
-        num_classes: K; None where it depends on the user's images.
+        image_size: pixels per side; None for images of any size, which recipes resize.
+        num_classes: K; None if it depends on the user's images.
         splits: images in "train" and "validation", as the name promises them, or None.
         description: one sentence.
         make: the function of `prepare` that makes its stores from a `prepare.Request`.
-        labels: returns (class ids, class names), in label order; None where the source has them.
-        builder: TFDS' name of the builder; empty where the images do not come through TFDS.
+        labels: returns (class ids, class names), in label order; None if the source lists them.
+        builder: the name of TFDS' builder; empty if the images do not come through TFDS.
         unverified_builder: the same for unverified archives.
         has_file_per_image: whether damaged images can be left out one by one.
-        resize_filter: how `predict` resizes images for a model of this set: as the set itself was
-            downsampled, where that is known.
+        resize_filter: how `predict` resizes images for a model of this set: with the filter of the
+            set itself, if it is known.
         embedded: whether this package draws the images, with nothing to download.
         source_hint: an example of --source, for messages.
         promises_images: whether the name stands for certain images. Under another name, such as
@@ -64,11 +64,11 @@ class Dataset:
 
 
 class DatasetLocation:
-    """Where one data set lives: either what its name promises, or an unverified stand-in.
+    """Where one data set lies: either what its name promises, or an unverified substitute.
 
     Args:
-        data_dir: the folder of what TFDS builds.
-        cache_dir: packed stores lie in its folder `packed`.
+        data_dir: the folder in which TFDS builds data sets.
+        cache_dir: its folder `packed` holds the packed stores.
         verified: whether this is the location of what the name promises.
     """
 
@@ -80,7 +80,7 @@ class DatasetLocation:
 
     @property
     def tfds_dir(self) -> Path | None:
-        """Where TFDS keeps all versions of this image size; None if TFDS has no part in it."""
+        """The folder of all TFDS versions of this image size; None if TFDS is not involved."""
         if not self.builder_name:
             return None
         size = self.dataset.image_size
@@ -95,13 +95,13 @@ class DatasetLocation:
     def folder(self, split: str) -> Path:
         return self.packed_dir / split
 
-    def packed(self) -> bool:
+    def is_packed(self) -> bool:
         """Returns whether all splits are packed."""
         return all(is_store(self.folder(split)) for split in self.dataset.splits)
 
-    def ready(self) -> bool:
-        """Returns whether all splits are packed, or can be from what TFDS has built."""
-        return self.packed() or self.built()
+    def is_ready(self) -> bool:
+        """Returns whether all splits are packed, or can be packed from what TFDS has built."""
+        return self.is_packed() or self.is_built()
 
     def open(self) -> dict[str, Store]:
         """Opens the stores by split, memory-mapped."""
@@ -111,27 +111,27 @@ class DatasetLocation:
     def replaced(self) -> Iterator[Path]:
         """Yields a folder to pack all splits into, which replaces the old splits at the end.
 
-        If packing fails the old splits stay, so that splits of two origins never lie side by side.
+        If packing fails, the old splits stay, so that splits of two origins are never mixed.
         """
         with packing.store_work_folder(self.packed_dir) as incoming:
             self.refuse_if_being_packed()
             yield incoming
-            self.take_in(incoming)
+            self.publish(incoming)
 
-    def take_in(self, incoming: Path) -> None:
-        """Replaces the splits by those in a finished folder."""
+    def publish(self, incoming: Path) -> None:
+        """Replaces the splits with those in a finished folder."""
         try:
             incoming.chmod(0o755)
             publish(incoming, self.packed_dir, replace=True)
         except OSError as error:
             raise RunFailed(
-                f"{self.dataset.name} is packed but cannot take its place {self.packed_dir} "
-                f"({os_error_text(error, self.packed_dir)}); mend that and run the same "
+                f"{self.dataset.name} is packed but cannot be moved to {self.packed_dir} "
+                f"({os_error_text(error, self.packed_dir)}); fix that and run the same "
                 "command again"
             ) from error
 
     def refuse_if_being_packed(self) -> None:
-        """Refuses to pack while another process does: each would replace the other's result."""
+        """Refuses to pack while another process does: they would replace each other's result."""
         for path in (self.packed_dir, *map(self.folder, self.dataset.splits)):
             if pid := packing.other_writer(path):
                 raise UserError(
@@ -139,8 +139,8 @@ class DatasetLocation:
                     "until it is done, then run the same command again"
                 )
 
-    def built(self) -> bool:
-        """Returns whether TFDS has built the data; loads TensorFlow only if it has a folder."""
+    def is_built(self) -> bool:
+        """Returns whether TFDS has built the data; loads TensorFlow only if the folder exists."""
         return bool(self.tfds_dir and self.tfds_dir.is_dir() and self.builder().is_prepared())
 
     def builder(self) -> tfds.core.DatasetBuilder:
@@ -148,7 +148,7 @@ class DatasetLocation:
         from keras_imnet64.data.sources import imagenet_resized
 
         size = self.dataset.image_size
-        assert size is not None  # what comes through TFDS has one size
+        assert size is not None  # images that come through TFDS have one size
         return imagenet_resized.builder_of(self.builder_name, size, self.data_dir)
 
 

@@ -1,8 +1,8 @@
-"""The data order as a function: which images form a step, and what is drawn for each of them.
+"""The order of the data: which images form a step, and which random numbers augment each of them.
 
-All randomness of the data comes from here. It depends on the recipe, its seed, the epoch and the
-position in the epoch alone: not on timing, workers, backend, device or process count, nor on what
-was read before.
+All randomness of the data comes from this module. It depends only on the recipe, its seed, the
+epoch and the position in the epoch: not on timing, workers, backend, device or process count, nor
+on what was read before.
 """
 
 import hashlib
@@ -17,16 +17,16 @@ Mirror: TypeAlias = Literal["none", "random", "alternating", "both"]
 HOLDOUT_SEED = 0  # runs of every seed hold out the same images, so that they can be compared
 
 
-def generator(seed: int, epoch: int, stream: str) -> np.random.Generator:
-    """Returns NumPy's counter-based generator, keyed by seed, epoch and the stream's name."""
-    name = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8], "little")
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, name])))
+def generator(seed: int, epoch: int, purpose: str) -> np.random.Generator:
+    """Returns NumPy's counter-based generator for a seed, an epoch and the use of its numbers."""
+    key = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, key])))
 
 
 def epoch_order(
     num_images: int, mirror: Mirror, seed: int, epoch: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a full permutation of the epoch's samples.
+    """Returns a permutation of all samples of an epoch.
 
     Args:
         num_images: N.
@@ -66,7 +66,7 @@ def epoch_draws(
         image_size: pixels per side.
         epoch: from 0.
         first_sizes: integers [M, 2], height and width of the images that the first step crops;
-            None where they are of `image_size`.
+            None if they have `image_size`.
 
     Returns:
         {name: array [M, ...]} for each step of the augmentation.

@@ -1,7 +1,7 @@
-"""From a source to packed stores: through TFDS, or straight from files of images.
+"""Prepares data sets: turns each kind of source into stores, through TFDS or directly.
 
-The rows of `datasets.DATASETS` name their function of this module. `sources` knows what the sources
-look like, `locations` where the stores lie, and `packing` and `indexing` write them.
+Each row of `datasets.DATASETS` names its function of this module. `sources` reads the sources,
+`locations` says where the stores lie, and `packing` and `indexing` write them.
 """
 
 import tempfile
@@ -21,18 +21,18 @@ from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stores.raw import RawStore
 
 INDEX = "index:"  # before the folder of images in the `source` of a store
-MAX_NAMES = 5  # classes or files in a line
-VALIDATION_SHARE = 0.1  # of the images of each class, where nothing splits them
+MAX_NAMES = 5  # classes or files listed in a line
+VALIDATION_SHARE = 0.1  # of each class, if the source has no splits
 
 
 @dataclass(frozen=True)
 class Request:
-    """What `datasets.prepare` was called with; see there.
+    """The arguments of `datasets.prepare`, which documents them.
 
     Attributes:
         verified, unverified: the two locations of the data set.
         skipped: receives (name, reason) of each image that is left out.
-        class_list, validation_share, splits: None for sources that do not take them.
+        class_list, validation_share, splits: None for sources that do not use them.
     """
 
     verified: DatasetLocation
@@ -55,7 +55,7 @@ def through_tfds(request: Request) -> dict[str, Store]:
     """Lets TFDS build the data, then packs its splits. Returns the stores by split."""
     location = request.unverified if request.allow_unverified else request.verified
     _build(location, request.source, request.progress)
-    if location.verified and location.packed():  # the same images, as their archives have shown
+    if location.verified and location.is_packed():  # the checked archives hold the same images
         return location.open()
     with location.replaced() as folder:
         for split in location.dataset.splits:
@@ -66,20 +66,20 @@ def through_tfds(request: Request) -> dict[str, Store]:
 def _build(
     location: DatasetLocation, source: StrPath | None, progress: PackProgress | None
 ) -> None:
-    """Lets TFDS build the data from local archives, drawn archives or a download."""
+    """Builds the data with TFDS from local archives, drawn archives or a download."""
     dataset, paths = location.dataset, None
     size, num_classes, counts = _sizes_of(dataset)
     if location.verified:
-        _require_room(location, counts, download=source is None and not dataset.embedded)
+        _require_space(location, counts, download=source is None and not dataset.embedded)
     if source is not None:
-        wanted = archives.archives_of(size)
+        needed = archives.archives_of(size)
         if location.verified:
-            paths = archives.verify(source, wanted, progress)
+            paths = archives.verify(source, needed, progress)
         else:
-            checked = archives.check_layout(source, wanted, size, num_classes, progress)
+            checked = archives.check_layout(source, needed, size, num_classes, progress)
             paths, counts = checked.paths, checked.counts
-            _require_room(location, counts, download=False)
-    if location.verified and location.built():
+            _require_space(location, counts, download=False)
+    if location.verified and location.is_built():
         return
     from keras_imnet64.data.sources import imagenet_resized
 
@@ -96,25 +96,25 @@ def _build(
 
 
 def _sizes_of(dataset: Dataset) -> tuple[int, int, dict[str, int]]:
-    """Returns (image size, classes, images by split) of a row that promises them all."""
+    """Returns (image size, classes, images by split) of a row that states all of them."""
     counts = {split: count for split, count in dataset.splits.items() if count is not None}
     assert dataset.image_size and dataset.num_classes and len(counts) == len(dataset.splits)
     return dataset.image_size, dataset.num_classes, counts
 
 
-def _require_room(location: DatasetLocation, counts: Mapping[str, int], download: bool) -> None:
-    """Checks the room for packed images, for TFDS' copy of them, and for archives that it fetches.
+def _require_space(location: DatasetLocation, counts: Mapping[str, int], download: bool) -> None:
+    """Checks the space for packed images, TFDS' copy of them, and archives that TFDS downloads.
 
     Neither the copy nor the archives are larger than the raw pixels.
     """
     size, *_ = _sizes_of(location.dataset)
     pixels = sum(counts.values()) * size**2 * 3
-    packed = 0 if location.packed() else pixels
-    tfds = 0 if location.verified and location.built() else pixels * (2 if download else 1)
-    doing = f"preparing {location.dataset.name} ({packed:,} bytes packed, {tfds:,} for TFDS)"
+    packed = 0 if location.is_packed() else pixels
+    tfds = 0 if location.verified and location.is_built() else pixels * (2 if download else 1)
+    purpose = f"preparing {location.dataset.name} ({packed:,} bytes packed, {tfds:,} for TFDS)"
     is_same_disk = location.packed_dir.is_relative_to(location.data_dir)
-    packing.require_space(location.packed_dir, packed + tfds if is_same_disk else packed, doing)
-    packing.require_space(location.data_dir, tfds, doing)
+    packing.require_space(location.packed_dir, packed + tfds if is_same_disk else packed, purpose)
+    packing.require_space(location.data_dir, tfds, purpose)
 
 
 def pack_tfds(
@@ -129,7 +129,7 @@ def pack_tfds(
     if location.verified and count != counts[split]:
         raise UserError(
             f"{location.tfds_dir} holds {count:,} images of {split} where {dataset.name} has "
-            f"{counts[split]:,}: it is something else, move it away and prepare again"
+            f"{counts[split]:,}: move that folder away and prepare the data set again"
         )
     assert dataset.labels
     wnids, names = dataset.labels()
@@ -152,9 +152,9 @@ def pack_tfds(
 
 
 def from_image_files(request: Request) -> dict[str, Store]:
-    """Packs Tiny ImageNet straight from its zip or folder. Returns the stores by split.
+    """Packs Tiny ImageNet from its zip or folder. Returns the stores by split.
 
-    Only the list of images shows which of the two locations they go to.
+    The list of its images decides in which of the two locations they are packed.
     """
     if request.source is None:
         raise UserError(
@@ -163,7 +163,9 @@ def from_image_files(request: Request) -> dict[str, Store]:
         )
     with tiny_imagenet.open_tree(request.source) as tree:
         listing = tiny_imagenet.read_listing(tree)
-        _leave_out(listing.unused, sum(map(len, listing.files.values())), request.source, request)
+        _refuse_or_skip(
+            listing.unused, sum(map(len, listing.files.values())), request.source, request
+        )
         unexpected = listing.mismatch(archives.imagenet_wnids())
         if unexpected and not request.allow_unverified:
             raise UserError(
@@ -210,11 +212,11 @@ def _pack_files(
     )
 
 
-# ------------------------------------------------------------------- JPEGs indexed where they lie
+# ------------------------------------------------------------------------- JPEGs indexed in place
 
 
 def from_imagenet2012(request: Request) -> dict[str, Store]:
-    """Indexes ImageNet-1K: its tars, class folders, or what TFDS has built. Returns the stores."""
+    """Indexes ImageNet-1K: its tars, class folders or TFDS' build. Returns the stores by split."""
     data_dir = request.verified.data_dir
     manual, built = data_dir / "downloads" / "manual", imagenet2012.built_by_tfds(data_dir)
     if request.source is not None:
@@ -226,14 +228,14 @@ def from_imagenet2012(request: Request) -> dict[str, Store]:
     else:
         raise UserError(
             f"imagenet2012 is read from {imagenet2012.TRAIN_TAR} and "
-            f"{imagenet2012.VALIDATION_TAR}, which image-net.org gives after a login: put them "
+            f"{imagenet2012.VALIDATION_TAR}, which need a login at image-net.org: put them "
             f"into {manual}, or pass their folder, or one with train/ and val/, with --source"
         )
     return _index(request, listing, imagenet2012.mismatch(listing))
 
 
 def from_imagenet21k(request: Request) -> dict[str, Store]:
-    """Indexes the published selection of ImageNet-21K's class folders. Returns the stores."""
+    """Indexes the published selection of ImageNet-21K. Returns the stores by split."""
     source = _required_source(request, "the folder of its class folders")
     listing = folders.list_imagenet_21k(source, request.class_list)
     counts = listing.counts()
@@ -255,7 +257,7 @@ def from_image_folder(request: Request) -> dict[str, Store]:
     listing = folders.list_image_folder(source, share, request.splits)
     if listing.folders and request.validation_share is not None:
         raise UserError(
-            f"--validation-share is for images that are not split, but {listing.root} has "
+            f"--validation-share is for images without splits, but {listing.root} has "
             f"{listing.folders}: leave the option out, or pass the folder of one split as --source"
         )
     return _index(request, listing, "")
@@ -265,24 +267,24 @@ def _required_source(request: Request, source_kind: str) -> StrPath:
     if request.source is None:
         name = request.verified.dataset.name
         raise UserError(
-            f"{name} is read where it lies: pass {source_kind} with --source, as in "
+            f"{name} needs a source: pass {source_kind} with --source, as in "
             f"`python cli.py data prepare {name} --source DIR`"
         )
     return request.source
 
 
 def _index(request: Request, listing: folders.Listing, unexpected: str) -> dict[str, Store]:
-    """Indexes both splits into one of the two locations.
+    """Indexes both splits into one of the two locations. Returns the stores by split.
 
     Args:
-        unexpected: how the images differ from what the name promises, or empty.
+        unexpected: how the images differ from what the name promises, as a clause; else empty.
     """
     name = request.verified.dataset.name
     where = listing.source or listing.root
-    _leave_out(listing.faulty, sum(listing.counts().values()), where, request)
+    _refuse_or_skip(listing.faulty, sum(listing.counts().values()), where, request)
     if unexpected and not request.allow_unverified:
         raise UserError(
-            f"{listing.root} is not {name}: {unexpected}; --allow-unverified takes it all the same"
+            f"{listing.root} is not {name}: {unexpected}; pass --allow-unverified to use it anyway"
         )
     _require_classes(listing.wnids, listing.root)
     location = request.unverified if unexpected else request.verified
@@ -291,7 +293,7 @@ def _index(request: Request, listing: folders.Listing, unexpected: str) -> dict[
         _warn_of_replaced_images(location, listing.root, request.say)
     damaged: list[finding.Faulty] | None = [] if request.skip_corrupt else None
     with packing.store_work_folder(request.verified.packed_dir) as incoming:
-        request.verified.refuse_if_being_packed()  # whichever location the images go to in the end
+        request.verified.refuse_if_being_packed()  # whichever location is used in the end
         train, validation = _write_splits(request, listing, incoming, not unexpected, damaged)
         if request.say:
             _warn_of_lost_classes(listing, validation, request.say)
@@ -301,7 +303,7 @@ def _index(request: Request, listing: folders.Listing, unexpected: str) -> dict[
             for split in listing.splits:
                 indexing.mark_unverified(incoming / split)
         location.refuse_if_being_packed()
-        location.take_in(incoming)
+        location.publish(incoming)
     request.skipped.extend(damaged or [])
     return location.open()
 
@@ -313,7 +315,7 @@ def _write_splits(
     verified: bool,
     damaged: list[finding.Faulty] | None,
 ) -> list[EncodedStore]:
-    """Indexes both splits into folders of their names in `folder`; training comes first."""
+    """Indexes both splits into folders of their names in `folder`, training first."""
     return [
         indexing.write_index(
             folder / split,
@@ -335,9 +337,9 @@ def _write_splits(
 def _warn_of_replaced_images(
     location: DatasetLocation, root: Path, say: Callable[[str], None]
 ) -> None:
-    """Names the folder of the images that a data set of this name had before, if it differs."""
+    """Warns if a data set of this name exists whose images come from another folder."""
     try:
-        before = location.open()["train"].source if location.packed() else None
+        before = location.open()["train"].source if location.is_packed() else None
     except UserError:  # a damaged store is replaced as well
         return
     if before and before != f"{INDEX}{portable(root)}":
@@ -347,7 +349,7 @@ def _warn_of_replaced_images(
 def _warn_of_lost_classes(
     listing: folders.Listing, validation: EncodedStore, say: Callable[[str], None]
 ) -> None:
-    """Names the classes whose validation images were all left out for their damage."""
+    """Warns of classes whose validation images are all damaged and were left out."""
     listed = {image.label for image in listing.splits["validation"]}
     lost = sorted(listed - set(validation.labels.tolist()))
     if lost:
@@ -358,7 +360,7 @@ def _warn_of_lost_classes(
 def _warn_of_shared_images(
     train: EncodedStore, validation: EncodedStore, say: Callable[[str], None]
 ) -> None:
-    """Says how many validation images are trained on too, by the SHA-256 of their bytes."""
+    """Warns of validation images that are training images too, by the SHA-256 of their bytes."""
     assert train.hashes is not None and validation.hashes is not None
     hashes = list(map(bytes, validation.hashes))
     trained_on = set(hashes).intersection(map(bytes, train.hashes))
@@ -378,10 +380,10 @@ def _require_classes(wnids: Sequence[str], source: StrPath) -> None:
         )
 
 
-def _leave_out(
+def _refuse_or_skip(
     faulty: list[finding.Faulty], num_images: int, where: StrPath, request: Request
 ) -> None:
-    """Refuses files that are no images, or adds them to those skipped if the user asked for it."""
+    """Refuses unusable files, or adds them to `request.skipped` with --skip-corrupt."""
     if faulty and not request.skip_corrupt:
         description = finding.describe_faulty(faulty, num_images, where)
         raise UserError(
@@ -392,7 +394,7 @@ def _leave_out(
 
 
 def _describe(listing: folders.Listing, say: Callable[[str], None]) -> None:
-    """Tells the user which classes and splits were recognised, and which files were ignored."""
+    """Reports the classes and splits that were recognised, and the files that were ignored."""
     counts = " + ".join(f"{count:,}" for count in listing.counts().values())
     where = f" in {listing.folders}" if listing.folders else ""
     classes = printable(first_few(listing.wnids, MAX_NAMES))
@@ -400,10 +402,10 @@ def _describe(listing: folders.Listing, say: Callable[[str], None]) -> None:
     for note in listing.notes:
         say(f"note: {note}")
     if listing.ignored:
-        say(f"left aside: {printable(first_few(listing.ignored, MAX_NAMES))}")
+        say(f"ignored: {printable(first_few(listing.ignored, MAX_NAMES))}")
 
 
 def _class_names(wnids: Sequence[str]) -> list[str]:
-    """Returns ImageNet's class names where the ids are ImageNet's, else the ids themselves."""
+    """Returns ImageNet's name for each class id, or the id itself if it is not ImageNet's."""
     names = dict(zip(archives.imagenet_wnids(), archives.imagenet_class_names(), strict=True))
     return [names.get(wnid, wnid) for wnid in wnids]

@@ -1,4 +1,4 @@
-"""Which images of a store a run uses: some of its classes, all but a holdout, or everything."""
+"""Selections: the images of a store that a run uses, by class, without a holdout, or all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +17,8 @@ class Selection:
     """Images of a store by position, with labels 0..K-1 in the order of `wnids`.
 
     Attributes:
-        positions: int64 [N] into the store; None selects all of it.
-        label_map: int32 [K of the store], label in the store -> label here; None keeps labels.
+        positions: int64 [N], positions in the store; None selects all images.
+        label_map: int32 [K of the store], the new label of each label in the store; None keeps all.
     """
 
     store: Store
@@ -36,7 +36,7 @@ class Selection:
 
     @property
     def image_size(self) -> int | None:
-        """Pixels per side; None where images have any size."""
+        """Pixels per side; None if images have any size."""
         return self.store.image_size
 
     def look_up(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,14 +52,14 @@ class Selection:
         return np.take(self.store.images, positions, axis=0), labels
 
     def evenly_spaced(self, count: int) -> "Selection":
-        """Returns `count` images at equal distances, from the first on; all if there are fewer."""
+        """Selects `count` images at equal distances, from the first on; all if there are fewer."""
         if len(self) <= count:
             return self
         chosen = np.arange(count) * len(self) // count
         return replace(self, positions=self.look_up(chosen)[0])
 
     def moments(self) -> Moments:
-        """Returns mean image, channel means and standard deviations of exactly these images."""
+        """Returns mean image, channel means and standard deviations of the selected images."""
         return moments(self.store, self.positions)
 
 
@@ -81,7 +81,7 @@ def select(store: Store, wnids: Sequence[str] | None = None) -> Selection:
 
 
 def split_holdout(selection: Selection, num_held_out: int) -> tuple[Selection, Selection]:
-    """Returns (the images to train on, the images kept aside for model selection)."""
+    """Returns (the images to train on, the images held out for model selection)."""
     if num_held_out >= len(selection):
         raise UserError(
             f"data.holdout must leave images to train on: at most {len(selection) - 1} of "

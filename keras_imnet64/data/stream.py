@@ -1,6 +1,6 @@
-"""tf.data pipelines: the order and draws of an epoch -> gather or decode -> augment -> batches.
+"""tf.data pipelines: they gather or decode images, augment them, and yield batches.
 
-`TrainingStream` feeds `Model.fit` epoch after epoch, from any step of any epoch;
+`TrainingStream` feeds `Model.fit` epoch after epoch, starting at any step of any epoch;
 `evaluation_batches` yields every image of a selection once. Both feed TensorFlow and JAX alike.
 """
 
@@ -29,21 +29,21 @@ from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stores.raw import ALIGNMENT, RawStore, aligned_copy
 
 PREFETCHED_BATCHES = 4
-PARALLEL_READS = 4  # batches whose files are read at a time
-MAX_AUGMENTING_BYTES = 2**32  # of batches that are augmented at a time
-AUGMENTING_FACTOR = 20  # memory of a batch while it is augmented, in its bytes: floats and copies
+PARALLEL_READS = 4  # batches whose files are read at the same time
+MAX_AUGMENTING_BYTES = 2**32  # of all batches that are augmented at the same time
+AUGMENTING_FACTOR = 20  # memory of a batch in augmentation by its bytes: floats and copies
 MapFunction: TypeAlias = Callable[..., Any]  # from and to any structure of tensors
 ON_CPU = partial(tf.device, "CPU:0")
 
 
 class Samples(NamedTuple):
-    """Samples of an epoch, before their images are read: B of a step, or all M of the epoch."""
+    """Samples before their images are read: the B of a step, or all M of an epoch."""
 
     positions: Tensor  # int64 [B], of the images in the store
     labels: Tensor  # int32 [B]
     mirrored: Tensor  # bool [B]
     draws: tuple[TensorDraws, ...]  # {name: [B, ...]} for each step of the augmentation
-    regions: Tensor  # int32 [B, REGION], what is decoded, see `decoding.regions`; () of a raw store
+    regions: Tensor  # int32 [B, REGION] to decode, see `decoding.regions`; () for a raw store
 
 
 class Stage(NamedTuple):
@@ -56,20 +56,20 @@ class Stage(NamedTuple):
 class TrainingStream:
     """Training batches as a function of (seed, epoch, step).
 
-    The images of a raw store are gathered. Those of an encoded store are read and decoded one by
-    one: if the first step of the augmentation is random_resized_crop, it crops the image in its
-    full size; otherwise images are shown as in evaluation.
+    Images of a raw store are gathered. Images of an encoded store are decoded one by one: if the
+    augmentation begins with random_resized_crop, that crops the image at its full size; otherwise
+    `view` shows the image, as in evaluation.
 
     Args:
         selection: N images.
-        batch_size: images per step, over all devices; at most the samples of an epoch.
-        view: for an encoded store; its image_size is that of the batches.
-        seed: of the data's order and draws.
+        batch_size: images per step on all devices together; at most the samples of an epoch.
+        view: for an encoded store; its image_size is the size of the batches' images.
+        seed: determines the order and the draws.
         mirror: see `order.epoch_order`.
         augmentation: applied in this order, after the mirror.
-        steps_per_epoch: ends an epoch after so many steps; default, and maximum, all whole batches.
-            Samples that fill no whole batch are left out, different ones in each epoch.
-        mean_image: uint8 [H, W, 3], with which fill "mean" fills; default black.
+        steps_per_epoch: default, and maximum, all whole batches. The samples that are left over
+            differ from epoch to epoch.
+        mean_image: uint8 [H, W, 3], the pixels of fill "mean"; default black.
     """
 
     def __init__(
@@ -95,12 +95,12 @@ class TrainingStream:
         self.num_samples = len(selection) * (2 if mirror == "both" else 1)
         self.steps_per_epoch = steps_per_epoch or self.num_samples // batch_size
         self._start = (0, 0)  # (epoch, step) of the next iteration
-        self._lock = threading.Lock()  # so that two threads do not draw the same epoch
+        self._lock = threading.Lock()  # keeps two threads from drawing the same epoch
         self._epoch_samples = lru_cache(maxsize=2)(self._draw_epoch)
 
     @property
     def inexact_steps(self) -> list[AugmentationStep]:
-        """Steps of the augmentation that draw their own random numbers, so that pixels differ."""
+        """Steps of the augmentation whose pixels differ each time: they draw their own numbers."""
         return [step for step in self.augmentation if not step.is_exact]
 
     def begin(self, epoch: int, step: int = 0) -> None:
@@ -110,10 +110,10 @@ class TrainingStream:
     def dataset(self) -> tf.data.Dataset:
         """Returns a data set of (images uint8 [B, H, W, 3], labels).
 
-        Labels are int32 [B]; or, where the last step of the augmentation mixes images, float32
-        [B, 3]: two labels and the share of the first, see `augment.mixing`.
+        Labels are int32 [B]; or float32 [B, 3] if the last step of the augmentation mixes images:
+        two labels and the share of the first, see `augment.mixing`.
 
-        An iteration runs from where `begin` set it to the end of that epoch.
+        An iteration runs from the step that `begin` has set to the end of its epoch.
         """
         steps = tf.data.Dataset.range(1).flat_map(lambda _: self._remaining_steps())
         if self._encoded_store is None:
@@ -124,24 +124,23 @@ class TrainingStream:
             batches = map_in_parallel(steps, self._finish, self.batch_size, self.image_size)
         batches = with_pipeline_options(batches.prefetch(PREFETCHED_BATCHES))
         # Keras reads the length of an epoch from the cardinality. If it were unknown, Keras would
-        # ask for one batch too many, and take the steps of a resumed epoch for those of all epochs.
+        # request one batch too many, and give all epochs the length of a resumed one.
         batches.cardinality = lambda: tf.constant(self.steps_per_epoch, "int64")
         return batches
 
     def batch(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the images and labels of one step, computed at once and without tf.data.
+        """Returns the images and labels of one step, computed eagerly, without tf.data.
 
-        The same step always has the same batch, which is the one that `dataset` yields, unless a
-        step of the augmentation draws its own random numbers (`inexact_steps`). Neither `begin` nor
-        an iteration of the data set is affected.
+        The batch is the same each time, and the one that `dataset` yields, unless the augmentation
+        has `inexact_steps`. Neither `begin` nor an iteration of the data set is affected.
 
         Args:
-            epoch: from 0; any epoch, also beyond those that the recipe trains.
+            epoch: from 0; may lie beyond the epochs of the recipe.
             step: 0..steps_per_epoch - 1.
 
         Returns:
             (images, labels): uint8 [B, H, W, 3] in 0..255, RGB; labels int32 [B], or float32
-            [B, 3] where the last step of the augmentation mixes images: a label, that of its
+            [B, 3] if the last step of the augmentation mixes images: a label, that of its
             partner, and the share of the first.
 
         Raises:
@@ -157,11 +156,11 @@ class TrainingStream:
         return np.asarray(self._samples(epoch, step).positions)
 
     def stages(self, epoch: int, step: int) -> tuple[list[Stage], np.ndarray]:
-        """Returns what becomes of the images of one step, operation by operation.
+        """Returns the images of one step after each operation.
 
         Returns:
-            (stages, labels int32 [B]): the first stage has the images as they are read, the last
-            those that the model is fed; arrays.
+            (stages, labels int32 [B]), as arrays: the first stage holds the images as they are
+            read, the last those that the model receives.
         """
         samples = self._samples(epoch, step)
         with ON_CPU():
@@ -184,7 +183,7 @@ class TrainingStream:
         return images, labels
 
     def _augment(self, images: tf.Tensor, samples: Samples) -> Iterator[Stage]:
-        """Yields each stage from the images as they are read to those that the model is fed."""
+        """Yields each stage, from the images as they are read to those that the model receives."""
         steps = list(zip(self.augmentation, samples.draws, strict=True))
         if self._crops_when_read:
             (first, _), *steps = steps
@@ -202,7 +201,7 @@ class TrainingStream:
 
     @cached_property
     def _encoded_store(self) -> EncodedStore | None:
-        """The store, or None if it is a raw one."""
+        """The store, or None if it is a raw store."""
         store = self.selection.store
         return store if isinstance(store, EncodedStore) else None
 
@@ -224,8 +223,8 @@ class TrainingStream:
         if self._encoded_store is None:
             return tf.gather(self._stored, samples.positions)
         contents = self._encoded_store.read(np.asarray(samples.positions))
-        one_by_one = zip(contents, samples.regions, samples.mirrored, strict=True)
-        return tf.stack([self._decode(*one) for one in one_by_one])
+        encoded = zip(contents, samples.regions, samples.mirrored, strict=True)
+        return tf.stack([self._decode(*image) for image in encoded])
 
     def _decode_sample(self, content: tf.Tensor, sample: Samples) -> tuple[tf.Tensor, Samples]:
         """Returns (decoded image uint8 [H, W, 3], sample) of one sample; a graph."""
@@ -237,7 +236,7 @@ class TrainingStream:
 
     @cached_property
     def _show(self) -> Callable[[np.ndarray, bool], np.ndarray]:
-        """A function for `decode` that resizes what is decoded to uint8 [S, S, 3]."""
+        """The function with which `decode` resizes decoded pixels to uint8 [S, S, 3]."""
         if self._crops_when_read:
             return crop_resizer(self.image_size, self.augmentation[0].options["interpolation"])
         assert self.view is not None  # as `_image_size` has checked
@@ -246,8 +245,8 @@ class TrainingStream:
     # ---------------------------------------------------------------------- samples of an epoch
 
     def _remaining_steps(self) -> tf.data.Dataset:
-        """Returns a data set of the samples of each step, from where the iteration begins."""
-        example = self._samples(self._start[0], 0)  # has the structure, types and shapes
+        """Returns a data set of the samples of each step, from the step that `begin` has set."""
+        example = self._samples(self._start[0], 0)  # gives the structure, types and shapes
         arrays = tf.nest.flatten(example)
 
         def remaining() -> list[np.ndarray]:
@@ -313,13 +312,13 @@ def evaluation_batches(
     """Returns a data set of every image of a selection once, in order.
 
     Args:
-        view: for an encoded store, and for ten crops; without one images are shown as they are
-            stored.
+        view: for an encoded store, and for ten crops; None shows the images of a raw store as
+            they are stored.
 
     Returns:
         tf.data.Dataset of (images uint8 [B, H, W, 3], or [B, 10, H, W, 3] with ten crops, labels
-        int32 [B], weights float32 [B]); the last batch is filled up with rows of weight zero, so
-        that any device count divides it.
+        int32 [B], weights float32 [B]); the last batch is padded with rows of weight zero, so
+        that any number of devices divides it.
     """
     indices = np.arange(-(-len(selection) // batch_size) * batch_size).reshape(-1, batch_size)
     weights = (indices < len(selection)).astype("float32")
@@ -334,7 +333,7 @@ def evaluation_batches(
 
         batches = map_in_parallel(batches, load, batch_size, store.image_size)
     else:
-        assert view is not None  # without a view, images of an encoded store have no size
+        assert view is not None  # images of an encoded store have no size without a view
         batches = _show_one_by_one(batches, store, view, batch_size)
     return with_pipeline_options(batches.prefetch(PREFETCHED_BATCHES))
 
@@ -348,7 +347,7 @@ def _show_one_by_one(
         batches: of (positions, labels, weights).
     """
     read: Callable[[tf.Tensor], tf.Tensor | tuple[tf.Tensor, ...]]
-    show: Callable[[Any], tf.Tensor]  # Any: one of what `read` returns
+    show: Callable[[Any], tf.Tensor]  # Any: one element of what `read` returns
     if isinstance(store, EncodedStore):
         read, show = partial(_read_encoded, store), partial(_show_encoded, view)
     else:
@@ -389,12 +388,11 @@ def read_files(store: EncodedStore, positions: tf.Tensor) -> tf.Tensor:
 def image_tensor(images: np.ndarray) -> tf.Tensor:
     """Returns stored images as a tensor [N, H, W, 3] on the CPU that shares their memory.
 
-    A mapped file stays mapped: only what is read is loaded, and memory never holds a second copy.
+    A mapped file stays mapped: only the images that are read take memory.
     """
     if images.ctypes.data % ALIGNMENT or not images.flags.c_contiguous:
         images = aligned_copy(images)
-    # NumPy does not export the memory of read-only arrays, such as mapped files. TensorFlow only
-    # reads from it here.
+    # NumPy does not export read-only memory, such as a mapped file, but TensorFlow only reads it.
     memory = (ctypes.c_uint8 * images.nbytes).from_address(images.ctypes.data)
     memory.keeps_alive = images  # type: ignore[attr-defined]  # ctypes arrays take any attribute
     shared = np.ctypeslib.as_array(memory).view(images.dtype).reshape(images.shape)
@@ -408,8 +406,8 @@ def map_one_by_one(
     """Returns the batches with their elements read together and converted one by one, in order.
 
     Args:
-        read: takes a batch; returns what is read for it, in the same structure.
-        convert: takes one of what `read` returns.
+        read: takes a batch; returns a batch of what was read.
+        convert: takes one element of what `read` returns.
     """
     converted = (
         batches.map(read, num_parallel_calls=PARALLEL_READS, deterministic=True)
@@ -431,8 +429,8 @@ def map_in_parallel(
 def with_pipeline_options(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Returns the data set with the options that all pipelines share.
 
-    Every process of a distribution strategy reads the batches as they are. tf.data's rewriting of
-    graphs would copy the stored images into memory, so it is off, and with it the tuning of
+    Sharding is off: each process of a distribution strategy reads whole batches. Rewriting of
+    graphs is off, since it would copy the stored images into memory, and so is the tuning of
     parallel calls, which depends on it.
     """
     options = tf.data.Options()

@@ -101,7 +101,7 @@ def test_a_image_that_is_gone_ends_the_run_in_a_sentence(tmp_path):
     indexed(tmp_path)
     for file in (tmp_path / "pictures/bee").iterdir():
         file.unlink()
-    with pytest.raises(RunFailed, match=r"bee/\d\.jpg cannot be read any more .* data prepare"):
+    with pytest.raises(RunFailed, match=r"bee/\d\.jpg can no longer be read .* data prepare"):
         fit(check_recipe(RECIPE), tmp_path / "run", data_dir=tmp_path / "data")
 
 
@@ -111,7 +111,7 @@ def test_a_image_that_was_replaced_ends_the_run_in_a_sentence(tmp_path):
         length = file.stat().st_size
         Image.new("RGB", (2, 2)).save(file)
         file.write_bytes(file.read_bytes().ljust(length, b"\0")[:length])
-    with pytest.raises(RunFailed, match=r"bee/\d\.jpg is damaged, or another than when"):
+    with pytest.raises(RunFailed, match=r"bee/\d\.jpg is damaged, or has changed since"):
         fit(check_recipe(RECIPE), tmp_path / "run", data_dir=tmp_path / "data")
 
 

@@ -1,15 +1,15 @@
-"""Augmentation: `(images, draws) -> images` on whole uint8 batches, without randomness of its own.
+"""Augmentation: operations on whole uint8 batches, whose random numbers are drawn beforehand.
 
-Each operation is a draw function (a few numbers per image, from a NumPy generator) and an apply
-function (TensorFlow, so that the same pixels come out eagerly and in tf.data), side by side in one
-of the modules here; `options` has its options. `layers` handles layers of Keras and KerasCV, which
-draw for themselves.
+An operation is two functions of a module of this package: one draws a few numbers per image from a
+NumPy generator, the other applies them in TensorFlow, with the same pixels eagerly and in tf.data.
+`options` holds its options. `layers` handles layers of Keras and KerasCV, which draw their own
+random numbers.
 
-An operation `x` is two functions of its module:
+The functions of an operation `x` are:
     draw_x(rng, num_samples, image_size, **options) -> {name: array [M, ...]}
     x(images, draws, mean_image, **options) -> images
 with uint8 images [B, H, W, 3], draws {name: tensor [B, ...]} and the uint8 mean image [H, W, 3].
-Nothing here imports TensorFlow, so that recipes can be checked at once.
+This module does not import TensorFlow, so that recipes are checked without delay.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Step:
 
     op: str
     options: JsonObject
-    is_exact = True  # the same pixels from the same seed; `layers.LayerStep` is not
+    is_exact = True  # the same seed gives the same pixels, unlike in `layers.LayerStep`
 
     @property
     def mixes(self) -> bool:
-        """Whether the operation makes labels of pairs too, see `mixing`."""
+        """Whether the operation mixes images, and so their labels, see `mixing`."""
         return OPS[self.op].mixes
 
     @cached_property
@@ -61,7 +61,7 @@ class Step:
 def check_augment(op: str, options: Options, image_size: int | None = None) -> Step:
     """Returns the `Step` of a recipe's [[augment]] table, with defaults filled in.
 
-    What depends on the images' size is checked where the size is given.
+    If `image_size` is given, the options are checked against it.
 
     Raises:
         UserError: the operation is not known, or an option is wrong or missing.

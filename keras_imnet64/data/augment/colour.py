@@ -1,9 +1,9 @@
-"""Operations that change the values of pixels and leave them where they are.
+"""Operations that change the values of pixels but not their places.
 
 The elementary operations take uint8 images [B, H, W, 3] and one number for each image, float32 [B].
-They return what torchvision's functional form (transforms/v2/functional/_color.py, 0.28) returns
-for uint8 tensors, to the last bit: where torchvision rounds a sum once, so does double precision
-here.
+For uint8 tensors they agree to the last bit with torchvision's functional form
+(transforms/v2/functional/_color.py, 0.28): double precision makes a sum that torchvision rounds
+once be rounded once here too.
 """
 
 from collections.abc import Callable, Mapping
@@ -64,7 +64,7 @@ def apply_by_kind(
 
     Args:
         images: uint8 [B, H, W, 3].
-        kinds: int32 [B], keys of `operations`; images of other kinds are left as they are.
+        kinds: int32 [B], keys of `operations`; images of other kinds stay unchanged.
         values: float32 [B].
     """
     positions, parts = [], []
@@ -95,7 +95,7 @@ def contrast(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
 
 
 def sharpness(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
-    """Blends the image blurred over 3x3 pixels (factor 0) with the image (1); its border stays."""
+    """Blends the image blurred over 3x3 pixels (factor 0) with the image (1), except the border."""
     if min(images.shape[1:3]) <= 2:
         return images
     x = tf.cast(images, "int32")
@@ -197,7 +197,7 @@ def solarize(images: tf.Tensor, thresholds: tf.Tensor) -> tf.Tensor:
 
 
 def solarize_add(images: tf.Tensor, additions: tf.Tensor) -> tf.Tensor:
-    """Adds to the values below 128; sums end at 255."""
+    """Adds to the values below 128; sums are clipped at 255."""
     is_dark = tf.cast(images < 128, "float32")
     x = tf.cast(images, "float32") + is_dark * tf.floor(_per_image(additions))
     return _to_uint8(x)

@@ -10,7 +10,7 @@ from keras_imnet64.data.augment.draws import Draws, TensorDraws
 from keras_imnet64.data.images.filters import FILTERS
 
 BOX = ("top", "left", "height", "width")
-ATTEMPTS = 10  # to find a crop of the drawn shape that fits, as in torchvision
+MAX_ATTEMPTS = 10  # to find a crop of the drawn shape that fits, as in torchvision
 
 
 def mirror(images: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
@@ -22,7 +22,7 @@ def mirror(images: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
     """
     height, width = images.shape[1:3]
     chosen = tf.cast(tf.where(mirrored)[:, 0], "int32")
-    rows = tf.reshape(tf.gather(images, chosen), (-1, width, 3))  # a shape that is reversed fast
+    rows = tf.reshape(tf.gather(images, chosen), (-1, width, 3))  # fast to reverse
     reversed_rows = tf.reshape(tf.reverse(rows, [1]), (-1, height, width, 3))
     return scatter(images, [chosen], [reversed_rows])
 
@@ -48,7 +48,7 @@ def scatter(
 def draw_pad_crop(
     rng: np.random.Generator, num_samples: int, image_size: int, *, padding: int, fill: str
 ) -> Draws:
-    """Draws offsets 0..2*padding, both ends included: {"top", "left"}: int32 [M] each."""
+    """Draws offsets 0..2*padding, both ends included: {"top", "left": int32 [M]}."""
     top, left = rng.integers(0, 2 * padding, (2, num_samples), dtype="int32", endpoint=True)
     return {"top": top, "left": left}
 
@@ -141,7 +141,7 @@ def draw_random_resized_crop(
     ratio: Sequence[float],
     interpolation: str,
 ) -> Draws:
-    """Draws the box of each image that is shown.
+    """Draws the box of each image that becomes the crop.
 
     Args:
         image_size: pixels per side of all images; or integers [M, 2], height and width of each.
@@ -196,7 +196,7 @@ def draw_boxes(
 ) -> Draws:
     """Draws boxes with a uniform share of the area and a uniform logarithm of width / height.
 
-    Boxes that do not fit are drawn again, at most ATTEMPTS times in all.
+    Boxes that do not fit are drawn again, at most MAX_ATTEMPTS times in all.
 
     Args:
         boxes: [4, M], top, left, height and width to keep where no box is drawn or none fits.
@@ -210,7 +210,7 @@ def draw_boxes(
     """
     boxes = boxes.astype("int32")
     (low, high), (log_low, log_high) = scale, np.log(ratio)
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         image_height, image_width = sizes[chosen].T
         area = image_height * image_width * rng.uniform(low, high, len(chosen))
         shape = np.exp(rng.uniform(log_low, log_high, len(chosen)))

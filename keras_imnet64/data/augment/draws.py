@@ -1,4 +1,4 @@
-"""Draws: the random numbers of an augmentation, drawn for a whole epoch and applied by batch."""
+"""Draws: the random numbers of an augmentation, drawn for a whole epoch and applied per batch."""
 
 from typing import Protocol, TypeAlias
 
@@ -7,17 +7,17 @@ import numpy as np
 from keras_imnet64.core.types import Options, Tensor
 
 Draws: TypeAlias = dict[str, np.ndarray]  # {name: [M, ...]} of the M samples of an epoch
-TensorDraws: TypeAlias = dict[str, Tensor]  # the same of the B images of a batch: [B, ...]
+TensorDraws: TypeAlias = dict[str, Tensor]  # {name: [B, ...]} of the B images of a batch
 
 
 class AugmentationStep(Protocol):
-    """What the data stream knows of a step: `augment.Step` or `layers.LayerStep`.
+    """The interface of a step to the data stream: `augment.Step` or `layers.LayerStep`.
 
     Attributes:
-        op: the name that the recipe gives it.
-        options: what the recipe sets, defaults filled in.
+        op: the name of the operation in recipes.
+        options: the options in the recipe, with defaults filled in.
         is_exact: whether the same seed gives the same pixels.
-        mixes: whether it pairs images, so that labels become pairs too, see `mixing`.
+        mixes: whether the step mixes pairs of images, and so their labels, see `mixing`.
     """
 
     @property
@@ -49,6 +49,6 @@ class AugmentationStep(Protocol):
         Args:
             images: uint8 [B, H, W, 3].
             draws: what `draw` returned for these images.
-            mean_image: uint8 [H, W, 3], with which fill "mean" fills.
+            mean_image: uint8 [H, W, 3], the pixels of fill "mean".
         """
         ...

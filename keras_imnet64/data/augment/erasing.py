@@ -1,4 +1,4 @@
-"""Random erasing: a box of the image loses its content (arXiv:1708.04896)."""
+"""Random erasing: fills a box of each image (arXiv:1708.04896)."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def draw_random_erasing(
 ) -> Draws:
     """Draws the box of each image; an image that is not erased gets a box of height 0.
 
-    As in torchvision: with a uniform share of the area and a uniform logarithm of height / width.
+    As in torchvision, the share of the area and the logarithm of height / width are uniform.
 
     Returns:
         {"top", "left", "height", "width"}: int32 [M] each.

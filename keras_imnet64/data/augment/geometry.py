@@ -1,7 +1,7 @@
 """Affine maps that move pixels: rotation, shear and translation.
 
-A map is six numbers (a, b, c, d, e, f) that lead from the result to the image: the pixel at (x, y)
-of the result is sampled at (a x + b y + c, d x + e y + f). Pixels are squares, the first one from
+A map is six numbers (a, b, c, d, e, f) from the result to the image: the pixel at (x, y) of the
+result is sampled at (a x + b y + c, d x + e y + f). Pixels are squares, the first one from
 (0, 0) to (1, 1). The maps and both interpolations are torchvision's
 (transforms/v2/functional/_geometry.py, 0.28).
 """
@@ -53,12 +53,12 @@ def random_rotation(
 
 
 def warp(images: tf.Tensor, maps: tf.Tensor, interpolation: str, fill: int) -> tf.Tensor:
-    """Moves the pixels of each image by its affine map; see the module.
+    """Moves the pixels of each image by its affine map; see the module docstring.
 
     Args:
         images: uint8 [B, H, W, 3].
         maps: float32 [B, 6].
-        interpolation: "nearest" or "bilinear", which mixes `fill` in at the border.
+        interpolation: "nearest", or "bilinear", which blends the border with `fill`.
         fill: 0..255, all channels of pixels from outside the image.
     """
     sample = {"nearest": _nearest, "bilinear": _bilinear}[interpolation]
@@ -201,7 +201,7 @@ def _maps(
     d: tf.Tensor | None = None,
     f: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Returns the identity with some of its numbers replaced; see the module for their names."""
+    """Returns the identity with the given numbers replaced; see the module docstring."""
     ones, zeros = tf.ones_like(like), tf.zeros_like(like)
     numbers = [ones, b, c, d, ones, f]
     return tf.stack([zeros if number is None else number for number in numbers], axis=-1)

@@ -1,7 +1,7 @@
 """Preprocessing layers of Keras and KerasCV as steps of an augmentation, named by a recipe.
 
-The layers draw their own random numbers, so that a run with one of them can be neither repeated nor
-resumed bit for bit (`LayerStep.is_exact`). The operations of `augment` can.
+The layers draw their own random numbers, so a run with such a layer can be neither repeated nor
+resumed bit for bit (`LayerStep.is_exact`). Runs with the operations of `augment` can.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BOLD = re.compile(r"\x1b\[1m(.+?)\x1b\[0m", re.DOTALL)  # the message in an erro
 
 @dataclass(frozen=True)
 class LayerStep:
-    """One layer of a recipe's augmentation; like `augment.Step`, but the layer is random itself.
+    """One layer of a recipe's augmentation; unlike in `augment.Step`, the layer draws its numbers.
 
     Attributes:
         op: the layer's public name, such as "keras_cv.layers.RandomCutout".
@@ -53,21 +53,21 @@ class LayerStep:
         return {}
 
     def apply(self, images: Tensor, draws: TensorDraws, mean_image: np.ndarray) -> Tensor:
-        """Returns what the layer makes of uint8 [B, H, W, 3], rounded and clipped to 0..255."""
+        """Returns the output of the layer for uint8 [B, H, W, 3], rounded and clipped to 0..255."""
         return self._apply(images)
 
     @cached_property
     def _apply(self) -> Callable[[Tensor], Tensor]:
         """Returns the layer within a TensorFlow graph, which works under any backend.
 
-        Its state lies on the CPU, where tf.data runs, and not on the GPU that trains.
+        The state of the layer lies on the CPU, where tf.data runs.
         """
         import tensorflow as tf
 
         with tf.device("CPU:0"):
             layer = make_layer(self.op, self.options, self.seed)
 
-        @tf.function  # traced for each batch size, which some layers need to know
+        @tf.function  # traced for each batch size, since some layers need it
         def apply(images: Tensor) -> Tensor:
             with tf.device("CPU:0"):
                 augmented = tf.cast(layer(tf.cast(images, "float32"), training=True), "float32")
@@ -76,24 +76,24 @@ class LayerStep:
         return apply
 
     def check(self) -> None:
-        """Makes the layer, outside of tf.data's graph, and tries it within one on two images.
+        """Makes the layer outside of a tf.data graph, and tries it inside one on two images.
 
         Raises:
-            UserError: the layer fails, or returns something else than images of the same size.
+            UserError: the layer fails, or does not return images of the same size.
         """
         import tensorflow as tf
 
         shape = (2, self.image_size, self.image_size, 3)
         apply = self._apply
         try:
-            with tf.device("CPU:0"):  # a layer may make its state when it is first called
+            with tf.device("CPU:0"):  # a layer may create its state in its first call
                 dataset = tf.data.Dataset.from_tensors(tf.zeros(shape, "uint8"))
                 returned = tuple(dataset.map(apply).get_single_element().shape)
-        except Exception as error:  # layers raise what they like
+        except Exception as error:  # a layer may raise any exception
             raise _refusal(self.op, error) from error
         if returned != shape:
             raise UserError(
-                f"augment.layer {self.op} must return images of the size that it is given, "
+                f"augment.layer {self.op} must return images of the size of its input, "
                 f"{list(shape[1:])}; it returned {list(returned[1:])}"
             )
 
@@ -108,9 +108,9 @@ def check_layer_name(name: str) -> None:
 
 
 def make_layer(name: str, options: Options, seed: int) -> keras.Layer:
-    """Makes the layer of this public name.
+    """Makes the layer with this public name.
 
-    Only image preprocessing layers are made: they run no code that a recipe brings.
+    Only image preprocessing layers are allowed, because they run no code from a recipe.
 
     Raises:
         UserError: the layer does not exist, is of another kind, or refuses the options.
@@ -125,7 +125,10 @@ def make_layer(name: str, options: Options, seed: int) -> keras.Layer:
             f"`pip install {library.replace('_', '-')}` provides it"
         ) from error
     if class_name in MIXING:
-        raise UserError(f"augment.layer {name} mixes labels too, and is given none here")
+        raise UserError(
+            f"augment.layer {name} mixes labels, which layers do not receive here; "
+            "use the operation mixup or cutmix"
+        )
     if class_name not in known:
         raise UserError(
             f"augment.layer {name} is not an image preprocessing layer; "
@@ -133,28 +136,28 @@ def make_layer(name: str, options: Options, seed: int) -> keras.Layer:
         )
     _check_options(name, options)
     parameters = inspect.signature(known[class_name].__init__).parameters
-    defaults = {"value_range": (0, 255), "seed": 1 + seed}  # to KerasCV a seed of 0 is none
+    defaults = {"value_range": (0, 255), "seed": 1 + seed}  # KerasCV takes a seed of 0 for none
     defaults = {key: value for key, value in defaults.items() if key in parameters}
     try:
         return known[class_name](**defaults | {k: _as_tuple(v) for k, v in options.items()})
-    except Exception as error:  # layers raise what they like
+    except Exception as error:  # a layer may raise any exception
         raise _refusal(name, error) from error
 
 
 def _as_tuple(value: Any) -> Any:  # any value of TOML
-    """Turns lists into tuples, on which some layers insist; TOML only has lists."""
+    """Turns lists, the only sequences of TOML, into tuples, which some layers require."""
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def _check_options(name: str, options: Options) -> None:
-    """Refuses tables: Keras turns them into objects of any class, even a Lambda with code."""
+    """Refuses tables: Keras turns them into objects of any class, such as a Lambda with code."""
     for key, value in options.items():
         values = [value]
         while values:
             value = values.pop()
             if isinstance(value, dict):
                 raise UserError(
-                    f"augment.layer {name}: {key} is a table: layers here take numbers, texts, "
+                    f"augment.layer {name}: {key} is a table; use only numbers, strings, "
                     "booleans and lists of these"
                 )
             values += value if isinstance(value, list | tuple) else []

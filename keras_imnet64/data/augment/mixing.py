@@ -1,8 +1,8 @@
-"""MixUp and CutMix: each image is mixed with a partner from its batch, and so are the labels.
+"""MixUp and CutMix: they mix each image with a partner from its batch, and the labels alike.
 
-For each image a partner is drawn, as a position in the batch, and the share of the image that
-remains (lambda in the papers). Labels become a pair of labels and the share of the first, see
-`mixed_labels`.
+The draws are a partner for each image, which `partner_positions` turns into a position in the
+batch, and the share of the image that remains (lambda in the papers). Labels become a pair of
+labels and the share of the first, see `mixed_labels`.
 """
 
 import numpy as np
@@ -39,7 +39,7 @@ def draw_cutmix(
     """Draws partners, and boxes around uniformly drawn points (arXiv:1905.04899).
 
     A box covers the share 1 - Beta(alpha, alpha) of the image before it is clipped at the border;
-    "share" is the part of the image that the clipped box leaves.
+    "share" is the share of the image outside the clipped box.
     """
     mixes = rng.random(num_samples) < probability
     side = np.sqrt(1 - rng.beta(alpha, alpha, num_samples))
@@ -58,7 +58,7 @@ def draw_cutmix(
 
 
 def cutmix(images: tf.Tensor, draws: TensorDraws, mean_image: np.ndarray, **_: float) -> tf.Tensor:
-    """Replaces the drawn box by that of the partner.
+    """Replaces the drawn box with that of the partner.
 
     Args:
         images: uint8 [B, H, W, 3].
@@ -78,7 +78,7 @@ def draw_mixup_or_cutmix(
     probability: float,
     cutmix_share: float,
 ) -> Draws:
-    """Draws MixUp or CutMix for each image: CutMix, "cuts", with probability `cutmix_share`."""
+    """Draws MixUp or CutMix for each image; "cuts" marks CutMix, of probability `cutmix_share`."""
     cuts = rng.random(num_samples) < cutmix_share
     blended = draw_mixup(rng, num_samples, image_size, alpha=mixup_alpha, probability=probability)
     cut = draw_cutmix(rng, num_samples, image_size, alpha=cutmix_alpha, probability=probability)
@@ -88,7 +88,7 @@ def draw_mixup_or_cutmix(
 def mixup_or_cutmix(
     images: tf.Tensor, draws: TensorDraws, mean_image: np.ndarray, **_: float
 ) -> tf.Tensor:
-    """Applies CutMix where "cuts", bool [B], is true, else MixUp; see both for other draws."""
+    """Applies CutMix where "cuts", bool [B], is true, else MixUp; see both for the other draws."""
     cuts = tf.cast(tf.where(draws["cuts"])[:, 0], "int32")
     cut = tf.gather(cutmix(images, draws, mean_image), cuts)
     return scatter(mixup(images, draws, mean_image), [cuts], [cut])
@@ -104,7 +104,7 @@ def _draw_partner(rng: np.random.Generator, num_samples: int) -> Draws:
 def partner_positions(draws: TensorDraws) -> tf.Tensor:
     """Returns the position in the batch of each image's partner, int32 [B].
 
-    All other images of the batch are equally likely: "partner" is uniform in 0..1.
+    "partner" is uniform in 0..1, so all other images of the batch are equally likely.
     """
     drawn = draws["partner"]
     size = tf.shape(drawn)[0]

@@ -1,7 +1,7 @@
 """The options of each operation, as [[augment]] tables of a recipe.
 
-Beside its options a table has the name of the module with the operation's two functions, and
-whether it mixes labels too. Nothing here needs TensorFlow.
+Besides the options, a class states the module of the operation's two functions, and whether the
+operation mixes labels. Does not import TensorFlow.
 """
 
 from typing import Annotated, ClassVar, Literal, Self
@@ -39,16 +39,16 @@ Interpolation = Literal["nearest", "bilinear"]
 
 
 class OperationOptions(TaggedTable):
-    """What the tables of all operations share."""
+    """The base class of the tables of all operations."""
 
     module: ClassVar[str]
     mixes: ClassVar[bool] = False
 
     op: str
-    """One of the operations; its options stand beside it."""
+    """The name of the operation; its options stand in the same table."""
 
     def check_image_size(self, image_size: int) -> None:
-        """Refuses options that do not work for images of this many pixels per side."""
+        """Refuses options that do not work for images of `image_size` pixels per side."""
 
 
 class PadCropOptions(OperationOptions):
@@ -76,9 +76,9 @@ class RandomResizedCropOptions(OperationOptions):
         TwoEnds,
         AfterValidator(_low_end_first),
     ] = [0.08, 1.0]
-    """Part of the image's area."""
+    """The crop's share of the image's area."""
     ratio: Ratio = [3 / 4, 4 / 3]
-    """Width to height."""
+    """Width divided by height."""
     interpolation: CropFilter = "bilinear"
 
 
@@ -87,7 +87,7 @@ class RandomRotationOptions(OperationOptions):
 
     op: Literal["random_rotation"]
     degrees: Annotated[float, Field(ge=0, le=180), AS_WRITTEN]
-    """The largest angle, to either side."""
+    """The largest angle in either direction."""
     interpolation: Interpolation = "nearest"
     fill: Grey = 0
 
@@ -127,7 +127,7 @@ class RandAugmentOptions(OperationOptions):
 
 
 class RandAugmentIncreasingOptions(OperationOptions):
-    """timm's, whose operations all become stronger with the magnitude."""
+    """timm's RandAugment, in which each operation becomes stronger with the magnitude."""
 
     module = "policies"
 
@@ -136,7 +136,7 @@ class RandAugmentIncreasingOptions(OperationOptions):
     magnitude: Annotated[float, Field(ge=0, le=10), AS_WRITTEN] = 9
     magnitude_std: Annotated[float, Field(ge=0, le=10), AS_WRITTEN] = 0.5
     probability: Fraction = 0.5
-    """Of each operation."""
+    """Probability of each operation."""
     interpolation: Interpolation = "bilinear"
     fill: Grey = 128
 
@@ -155,11 +155,11 @@ class RandomErasingOptions(OperationOptions):
 
     op: Literal["random_erasing"]
     probability: Fraction = 0.5
-    """Of an image to lose a rectangle."""
+    """Probability that a rectangle of an image is erased."""
     scale: Annotated[list[Fraction], TwoEnds, AfterValidator(_low_end_first)] = [0.02, 0.33]
-    """Part of the image's area."""
+    """The rectangle's share of the image's area."""
     ratio: Ratio = [0.3, 3.3]
-    """Height to width."""
+    """Height divided by width."""
     fill: Grey | Literal["mean"] = 0
 
 
@@ -168,9 +168,9 @@ class MixUpOptions(OperationOptions):
 
     op: Literal["mixup"]
     alpha: Alpha = 1.0
-    """Of the beta distribution from which the share of each image is drawn."""
+    """Parameter of the beta distribution of the images' shares."""
     probability: Fraction = 1.0
-    """Of an image to be mixed."""
+    """Probability that an image is mixed."""
 
 
 class CutMixOptions(OperationOptions):
@@ -178,9 +178,9 @@ class CutMixOptions(OperationOptions):
 
     op: Literal["cutmix"]
     alpha: Alpha = 1.0
-    """Of the beta distribution from which the share of each image is drawn."""
+    """Parameter of the beta distribution of the images' shares."""
     probability: Fraction = 1.0
-    """Of an image to be mixed."""
+    """Probability that an image is mixed."""
 
 
 class MixUpOrCutMixOptions(OperationOptions):
@@ -190,9 +190,9 @@ class MixUpOrCutMixOptions(OperationOptions):
     mixup_alpha: Alpha = 1.0
     cutmix_alpha: Alpha = 1.0
     probability: Fraction = 1.0
-    """Of an image to be mixed."""
+    """Probability that an image is mixed."""
     cutmix_share: Fraction = 0.5
-    """Of the images for which it is CutMix."""
+    """Share of the images that CutMix mixes instead of MixUp."""
 
 
 AnyOperation = Annotated[

@@ -1,8 +1,7 @@
-"""Policies: they apply to each image transforms drawn from a list, with drawn strengths.
+"""Policies: they apply to each image drawn transforms of drawn strengths.
 
-A policy draws for each image and each of its steps a transform, as a position in TRANSFORMS
-("transform1", ...), and the number that the transform takes ("value1", ...): degrees, a factor,
-bits and so on.
+For each image and each step, a policy draws a transform, as a position in TRANSFORMS ("transform1",
+...), and the number that the transform takes ("value1", ...): degrees, a factor, bits and so on.
 """
 
 from collections.abc import Iterable
@@ -86,7 +85,7 @@ def trivial_augment(
 
     Args:
         images: uint8 [B, H, W, 3].
-        draws: {"transform1": int32 [B], "value1": float32 [B]}, see the module.
+        draws: {"transform1": int32 [B], "value1": float32 [B]}, see the module docstring.
         interpolation: "nearest", torchvision's default, or "bilinear".
         fill: 0..255, all channels of pixels from outside the image.
     """
@@ -138,9 +137,9 @@ def draw_rand_augment_increasing(
     interpolation: str,
     fill: int,
 ) -> Draws:
-    """Draws for each step, with a probability, one of 15 transforms at a normal random strength.
+    """Draws for each step, with a probability, one of 15 transforms of normally drawn strength.
 
-    This is timm's RandAugment with increasing strengths, there "rand-m9-mstd0.5-inc1"
+    This is timm's RandAugment with increasing strengths, "rand-m9-mstd0.5-inc1" in timm
     (data/auto_augment.py, 1.0.31). Strengths are 0..10.
     """
     shift = 0.45 * image_size
@@ -172,7 +171,7 @@ def rand_augment_increasing(
     fill: int,
     **_: float,
 ) -> Tensor:
-    """Applies timm's RandAugment; timm picks bilinear or bicubic at random, not `interpolation`."""
+    """Applies timm's RandAugment; timm itself draws the interpolation, bilinear or bicubic."""
     return _apply_steps(images, draws, INCREASING, interpolation, fill, whole_shifts=False)
 
 
@@ -275,11 +274,11 @@ def _apply_steps(
     fill: int,
     whole_shifts: bool = True,
 ) -> Tensor:
-    """Applies the drawn transforms of each image, one step after the other.
+    """Applies the drawn transforms to each image, step by step.
 
     Args:
         names: the transforms that the policy can draw.
-        whole_shifts: whether shifts are by whole pixels, which is faster.
+        whole_shifts: whether images are shifted by whole pixels, which is faster.
     """
 
     def operation(name: str) -> colour.Operation:

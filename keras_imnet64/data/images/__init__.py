@@ -1,1 +1,1 @@
-"""Single images: what a file is, reading, damage, views of one size, resizing."""
+"""Single images: reads, checks, describes and resizes image files."""

@@ -1,4 +1,4 @@
-"""Describes what a file is by its first bytes, in messages about files that Pillow cannot read."""
+"""Recognises a file that Pillow cannot read by its first bytes, and describes it for a message."""
 
 from keras_imnet64.core.file_kinds import FileKind, find_kind
 
@@ -23,10 +23,10 @@ MARKUP = (  # (text in lower case near the beginning, what the file is)
 
 
 def describe_content(head: bytes) -> str | None:
-    """Returns what a file is, as the end of a sentence "FILE is ...", or None if unknown.
+    """Returns what a file is, as the end of a sentence "FILE is ..."; None if it is not known.
 
     Args:
-        head: the first HEAD_BYTES of the file, or all of a shorter one.
+        head: the first HEAD_BYTES of the file, or the whole file if it is shorter.
     """
     if not head:
         return "empty"

@@ -1,8 +1,8 @@
-"""Finds damage in image files that decoders overlook, showing grey or garbage in its place.
+"""Finds damage in image files that decoders overlook, for which they show grey or garbage.
 
-libjpeg only warns of damage, and neither Pillow nor TensorFlow passes the warning on, so JPEGs are
-decoded by simplejpeg, which does. The checksums of a PNG's pixels are compared here, since Pillow
-compares only the other checksums. Other formats are left to Pillow.
+libjpeg only warns of damage. Pillow and TensorFlow drop the warning, but simplejpeg raises it, so
+JPEGs are decoded with simplejpeg here. The checksums of a PNG's pixels are compared here, since
+Pillow skips them. Other formats are left to Pillow.
 """
 
 import re
@@ -12,8 +12,12 @@ import zlib
 import simplejpeg
 
 JPEG_FORMATS = ("JPEG", "MPO")  # Pillow's names; an MPO begins with an ordinary JPEG
-DECODED_COLOURS = {"Gray": "GRAY", "CMYK": "CMYK", "YCCK": "CMYK"}  # by those stored; else RGB
-MAX_JUNK_BYTES = 16  # some encoders leave junk before the end, in ImageNet too; pixels are whole
+DECODED_COLOURS = {
+    "Gray": "GRAY",
+    "CMYK": "CMYK",
+    "YCCK": "CMYK",
+}  # stored -> decoded; all others are decoded to RGB
+MAX_JUNK_BYTES = 16  # some encoders leave junk before the end, in ImageNet too; it harms no pixel
 JUNK = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
 PNG_SIGNATURE_BYTES = 8
 
@@ -23,11 +27,11 @@ class DamagedImage(Exception):
 
 
 def check_undamaged(content: bytes, image_format: str | None) -> bool:
-    """Checks that all pixels of a JPEG or PNG file are as they were written.
+    """Checks that all pixels of a JPEG or PNG file are undamaged.
 
     Args:
         content: the file.
-        image_format: Pillow's name of its format.
+        image_format: Pillow's name for the format.
 
     Returns:
         Whether the file is clean: TensorFlow prints a warning each time that it decodes a JPEG with
@@ -44,7 +48,7 @@ def check_undamaged(content: bytes, image_format: str | None) -> bool:
 
 
 def _check_jpeg(content: bytes) -> bool:
-    """Decodes at the smallest scale, which reads every code; returns whether there is no junk."""
+    """Decodes at the smallest scale, which reads all data; returns whether there is no junk."""
     try:
         _, _, colours, _ = simplejpeg.decode_jpeg_header(content)
         colours = DECODED_COLOURS.get(colours, "RGB")

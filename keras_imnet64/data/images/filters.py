@@ -1,7 +1,7 @@
-"""The filters that resize images, as in Pillow: the support of each and its weight function.
+"""Pillow's filters that resize images: the support of each and its weight function.
 
-A weight function takes the distances x from the centre and the namespace to compute in, NumPy or
-TensorFlow. Distances are in pixels of the image, or of the result where it is smaller.
+A weight function takes the distances x from the centre and the library to compute with, NumPy or
+TensorFlow. Distances are in pixels of the image, or of the result if that is smaller.
 """
 
 import math
@@ -38,7 +38,7 @@ def _lanczos(x: Tensor, xp: ModuleType) -> Tensor:
     return xp.where(near_zero, 1.0, value)
 
 
-FILTERS: dict[str, tuple[float, WeightFunction]] = {  # (support, weight, which is 0 beyond it)
+FILTERS: dict[str, tuple[float, WeightFunction]] = {  # (support, weight function within it)
     "box": (0.5, _box),
     "bilinear": (1.0, _triangle),
     "bicubic": (2.0, _cubic),

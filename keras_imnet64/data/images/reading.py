@@ -1,8 +1,7 @@
 """Reads image files: opens them safely, turns them upright and converts them to RGB.
 
-Needs neither Keras nor TensorFlow. `predict` reads whole files here, and stores use the parts of
-`read_image`. `sources.finding` finds the files of a data set; `stores.decoding` decodes images in
-training.
+Needs neither Keras nor TensorFlow. `predict` calls `read_image`; stores call its parts.
+`sources.finding` finds the files of a data set; `stores.decoding` decodes images in training.
 """
 
 import contextlib
@@ -23,7 +22,7 @@ from keras_imnet64.data.images.contents import HEAD_BYTES, describe_content
 from keras_imnet64.data.images.views import View, check_filter
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, beyond which it warns: 256 MiB of RGB
-# Pillow only recognises the first four; the others are programs, run by Ghostscript or Windows.
+# Pillow cannot decode the first four; the others are programs, run by Ghostscript or Windows.
 REFUSED_FORMATS = {"BUFR", "GRIB", "HDF5", "MPEG", "EPS", "WMF"}
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {  # EXIF orientation -> the operation that turns the image upright
@@ -40,17 +39,17 @@ BACKGROUND = "white"  # of transparent images
 
 
 class Unreadable(UserError):
-    """The system refuses to let a file be read; the file may be undamaged."""
+    """The system refuses to read a file, which may be undamaged."""
 
 
 def read_image(path: StrPath, view: View) -> np.ndarray:
     """Reads an image file of any size, shape and format as pixels for a model.
 
-    The image is turned upright as EXIF says; transparent pixels become white; of an animation the
-    first frame is read. Safe to call from threads.
+    The image is turned upright by its EXIF orientation, transparent pixels become white, and only
+    the first frame of an animation is read. Safe to call from threads.
 
     Returns:
-        uint8 [S, S, 3], RGB; [10, S, S, 3] where the view has ten crops.
+        uint8 [S, S, 3], RGB; [10, S, S, 3] if the view has ten crops.
 
     Raises:
         UserError: the file is not an image, is damaged, has more than MAX_PIXELS, or holds values
@@ -76,7 +75,7 @@ def readable_formats() -> tuple[str, ...]:
 
 @cache
 def readable_suffixes() -> frozenset[str]:
-    """Returns the file name suffixes of those formats, in lower case, such as ".png"."""
+    """Returns the file name suffixes of `readable_formats`, in lower case, such as ".png"."""
     known = Image.registered_extensions()
     return frozenset(suffix for suffix, name in known.items() if name in readable_formats())
 
@@ -92,7 +91,7 @@ def open_image(
 
     Args:
         path: names the file in messages.
-        formats: names of the formats to try; default all `readable_formats`.
+        formats: Pillow's names of the formats to try; default all `readable_formats`.
     """
     try:
         image = Image.open(file, formats=formats or readable_formats())
@@ -108,7 +107,7 @@ def open_image(
 
 @contextlib.contextmanager
 def report_unreadable(path: StrPath) -> Iterator[None]:
-    """Raises an Unreadable where the system refuses to let a file be read.
+    """Raises an Unreadable if the system refuses to read a file.
 
     The caller handles missing files, and Pillow's errors about the content of a file, which have no
     error number.
@@ -130,11 +129,11 @@ def report_image_errors(path: StrPath) -> Iterator[None]:
     except UserError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        count = re.search(r"\d+", str(error))  # Pillow's message has the size before the limit
+        count = re.search(r"\d+", str(error))  # Pillow's message states the size before the limit
         _check_size(int(count[0]) if count else 2 * MAX_PIXELS, path)
         raise UserError(f"{path} is refused by Pillow: {reason(error)}") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not an image of a kind that is known") from error
+        raise UserError(f"{path} is not an image in a known format") from error
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise UserError(f"{path} is not a whole image: {reason(error)}") from error
 
@@ -151,22 +150,22 @@ def _check_size(num_pixels: int, path: StrPath) -> None:
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation of a loaded image: a key of UPRIGHT, or 1 if it is upright."""
+    """Returns the EXIF orientation of a loaded image: a key of UPRIGHT, or 1 for upright."""
     try:
         orientation = image.getexif().get(ORIENTATION)
-    except Exception:  # damaged EXIF data; the pixels are whole
+    except Exception:  # the EXIF data are damaged, the pixels may not be
         return 1
     return orientation if orientation in UPRIGHT else 1
 
 
 def turn_upright(image: Image.Image) -> Image.Image:
-    """Loads an image and turns it as its EXIF orientation says."""
+    """Loads an image and turns it upright by its EXIF orientation."""
     image.load()
     return apply_orientation(image, exif_orientation(image))
 
 
 def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
-    """Turns an image that is stored in this EXIF orientation upright."""
+    """Turns an image upright that is stored in this EXIF orientation."""
     return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
@@ -195,7 +194,7 @@ def to_rgb(image: Image.Image, path: StrPath) -> Image.Image:
 
 
 def _from_16_bits(image: Image.Image, path: StrPath) -> Image.Image:
-    """Scales grey values to 8 bits; Pillow's own conversion would clip them at 255."""
+    """Scales grey values to 8 bits; Pillow's conversion would clip them at 255."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() >= len(TO_8_BITS):
         raise UserError(
@@ -203,5 +202,7 @@ def _from_16_bits(image: Image.Image, path: StrPath) -> Image.Image:
             "8 or 16 bits per channel are needed"
         )
     grey = TO_8_BITS[values]
-    grey[values == image.info.get("transparency", -1)] = 255  # PNG may name one such value
+    grey[values == image.info.get("transparency", -1)] = (
+        255  # a PNG may make one grey value transparent
+    )
     return Image.fromarray(grey).convert("RGB")

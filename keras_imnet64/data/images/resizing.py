@@ -1,15 +1,14 @@
-"""Resizes uint8 images one by one, bit for bit as Pillow 13 does, in less than half of its time.
+"""Resizes uint8 images one by one, bit for bit as Pillow 13 does, in less than half the time.
 
 As in Pillow, the width is resized and then the height, in integers that are rounded and clipped to
-0..255 after each; where the height shrinks by far more than the width, the height comes first. The
-order changes pixels: beside edges, where bicubic and lanczos filters leave 0..255, by tens of grey
-levels. Pillow before 13 always begins with the width. torchvision gives these pixels for Pillow's
-images; for tensors its own arithmetic differs by up to 2 grey levels (bilinear) or 24 (bicubic) in
-tests.
+0..255 after each step; if the height shrinks by far more than the width, it comes first. The order
+changes pixels by tens of grey levels beside edges, where bicubic and lanczos filters leave 0..255.
+Pillow before 13 always begins with the width. torchvision gives these pixels for Pillow's images;
+for tensors its own arithmetic differs by up to 2 grey levels (bilinear) or 24 (bicubic) in tests.
 
-Sums are taken over whole rows of memory, so that the compiler (Numba) can use the processor's
-vectors: to resize the width, the image is transposed, and transposed back. Importing this module
-takes a second or two, since it compiles.
+The loops add whole rows of memory, so that the compiler (Numba) can use vector instructions: to
+resize the width, the image is transposed, and transposed back. Importing this module takes a second
+or two, since it compiles.
 """
 
 from functools import lru_cache
@@ -27,19 +26,19 @@ TABLES = types.Tuple((INTEGERS, INTEGERS, types.int32[:, ::1]))  # type: ignore[
 Tables: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # see `weights`
 FRACTION_BITS = 22  # of a weight, as in Pillow
 HALF = 1 << (FRACTION_BITS - 1)
-BLOCK = 16  # rows that are transposed at a time: as many pixels as a cache line holds
+BLOCK = 16  # rows that are transposed together: the pixels of a cache line
 CACHED_TABLES = 1024  # 5 kB each for ImageNet, up to 100 kB for large photographs
 
 
 def resize(
     pixels: np.ndarray, size: tuple[int, int], interpolation: str, mirrored: bool = False
 ) -> np.ndarray:
-    """Returns an image at another size; runs without Python's global lock.
+    """Returns a resized image; runs without Python's global lock.
 
     Args:
         pixels: uint8 [h, w, 3], of any strides.
         size: (height, width) of the result.
-        interpolation: a key of `filters.FILTERS`; smaller images are antialiased.
+        interpolation: a key of `filters.FILTERS`; a smaller result is antialiased.
         mirrored: whether to exchange left and right.
 
     Returns:
@@ -56,14 +55,14 @@ def resize(
 
 
 def height_comes_first(size_in: tuple[int, int], size_out: tuple[int, int]) -> bool:
-    """Whether Pillow 13 resizes the height before the width; sizes are (height, width)."""
+    """Returns whether Pillow 13 resizes the height first; sizes are (height, width)."""
     removed_rows, removed_columns = (size_in[axis] - size_out[axis] for axis in range(2))
     return removed_rows > max(0, 2 * removed_columns)
 
 
 @lru_cache(CACHED_TABLES)
 def weights(size_in: int, size_out: int, interpolation: str) -> Tables:
-    """Returns which pixels of one axis are summed for each pixel of the result, and their weights.
+    """Returns the pixels of one axis that make up each pixel of the result, and their weights.
 
     Returns:
         (first int64 [size_out], count int64 [size_out], weight int32 [size_out, K]): a new pixel
@@ -79,7 +78,7 @@ def weights(size_in: int, size_out: int, interpolation: str) -> Tables:
     positions = first[:, None] + np.arange((end - first).max())
     values = weight((positions - centres[:, None] + 0.5) * (1.0 / scale), np)
     values = np.where(positions < end[:, None], values, 0.0)
-    values /= np.cumsum(values, axis=1)[:, -1:]  # one after the other, as Pillow adds them
+    values /= np.cumsum(values, axis=1)[:, -1:]  # sums in Pillow's order
     fixed = np.trunc(values * (1 << FRACTION_BITS) + np.copysign(0.5, values)).astype(np.int32)
     return first, end - first, fixed
 

@@ -1,4 +1,4 @@
-"""Views: how an image of any size is shown to a model that is not being trained.
+"""Views: how evaluation and prediction resize and crop an image of any size.
 
 Needs neither Keras nor TensorFlow. `reading` decodes image files.
 """
@@ -14,22 +14,22 @@ from keras_imnet64.data.images.filters import ResizeFilter
 from keras_imnet64.records import ModelInfo
 
 FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(ResizeFilter)}
-CENTRE = (0.5, 0.5)  # positions of crops, as shares of what is left of the height and of the width
+CENTRE = (0.5, 0.5)  # crop positions, as shares of the free height and of the free width
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 @dataclass(frozen=True)
 class View:
-    """How an image of any size is shown to a model that is not being trained.
+    """How evaluation and prediction resize and crop an image of any size.
 
     Attributes:
-        image_size: S, pixels per side that the model takes.
+        image_size: S, pixels per side of the model's input.
         resize_filter: a key of FILTERS.
-        resize: the length in pixels that the shorter side gets before the centre S x S is cropped,
-            as in torchvision. None resizes the whole image to S x S, whatever its aspect ratio, as
-            ImageNet64 was made (arXiv:1707.08819).
-        ten_crop: show the centre, the four corners and the mirror image of each; the model's ten
-            predictions are averaged.
+        resize: pixels of the shorter side before the centre S x S is cropped, as in torchvision.
+            None resizes the whole image to S x S, whatever its aspect ratio, as ImageNet64 was made
+            (arXiv:1707.08819).
+        ten_crop: whether to show the centre, the four corners and the mirror image of each, for
+            the mean of the model's ten predictions.
     """
 
     image_size: int
@@ -72,7 +72,7 @@ class View:
         return image.resize((width, height), FILTERS[self.resize_filter])
 
     def _crop(self, pixels: np.ndarray, down: float, right: float) -> np.ndarray:
-        """Returns the S x S crop at this share of the space below and to the right of it."""
+        """Returns the S x S crop at these shares of the free height and of the free width."""
         side = self.image_size
         height, width = pixels.shape[:2]
         top, left = round(down * (height - side)), round(right * (width - side))
@@ -80,7 +80,7 @@ class View:
 
 
 def default_resize(image_size: int) -> int:
-    """Returns the shorter side before the crop where a recipe does not set one: 256 for 224."""
+    """Returns the shorter side before the crop if a recipe sets none: 256 for 224."""
     return round(image_size * 256 / 224)
 
 

@@ -1,1 +1,1 @@
-"""Reads data sets from where they come: one module for each kind of source."""
+"""Sources of data sets: one module reads each kind of source."""

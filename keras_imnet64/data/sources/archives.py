@@ -1,9 +1,9 @@
 """Lists, checks and writes archives in the official layout of downsampled ImageNet.
 
-A train archive is a zip of `train_data_batch_<i>.npz`, the validation archive one of
-`val_data.npz`. Each npz holds `data` uint8 [n, 3*s*s] (flat, all R, then G, then B), `labels`
-[n] in 1..K and, in train files, `mean` [3*s*s]. (As in the published zips and
-PatrykChrabaszcz/Imagenet32_Scripts.)
+A training archive is a zip of `train_data_batch_<i>.npz`, the validation archive a zip of
+`val_data.npz`. Each npz holds `data` uint8 [n, 3*s*s] (flat, all R, then G, then B), `labels` [n]
+in 1..K and, in training files, `mean` [3*s*s], as in the published zips and
+PatrykChrabaszcz/Imagenet32_Scripts.
 """
 
 import ast
@@ -25,20 +25,21 @@ from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.core.zips import open_zip, read_member, read_npz
 from keras_imnet64.data.sources import tfds_private
+from keras_imnet64.data.stores.files import write_pixels_header
 
 MEMBERS = {
     "train": re.compile(r"train_data_batch_\d+\.npz"),
     "validation": re.compile(r"val_data\.npz"),
 }
 READ_BYTES = 8 * 2**20
-CHUNK = 1024  # images in memory while archives are written
+CHUNK = 1024  # images that are in memory while archives are written
 
 Images = tuple[np.ndarray, np.ndarray]  # uint8 [N, s, s, 3], labels [N] from 0
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A published archive: which split it is of, and its size and digest."""
+    """A published archive: its split, size and digest."""
 
     file_name: str
     split: str
@@ -48,7 +49,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class CheckedLayout:
-    """Archives that have the layout, although they are not the published ones.
+    """Archives in the official layout that need not be the published ones.
 
     Attributes:
         paths: {file name: path}.
@@ -92,9 +93,9 @@ def imagenet_wnids() -> list[str]:
 def imagenet_class_names() -> list[str]:
     """Returns a name for each class, in the label order of downsampled ImageNet.
 
-    'crane' and 'maillot' name two classes each: combine data sets by class id, never by name. If
-    TFDS lacks the list of names (it comes with SI-Score, for sorted class ids), the class ids are
-    returned instead.
+    'crane' and 'maillot' name two classes each, so data sets must be combined by class id. The
+    names come from TFDS' SI-Score, which lists them for sorted class ids; without that list the
+    class ids are returned.
     """
     wnids = imagenet_wnids()
     file = tfds_private.package_file("datasets/siscore/labels.py")
@@ -129,7 +130,7 @@ def verify(
         {file name: path}.
 
     Raises:
-        UserError: names every archive that is missing, truncated, altered or another one.
+        UserError: names every archive that is missing, truncated, altered or renamed.
     """
     paths, problems = _find(folder, archives)
     present = [a for a in archives if a.file_name in paths]
@@ -137,7 +138,7 @@ def verify(
     for archive in present:
         if archive not in right_size:
             problems.append(_wrong_size(paths[archive.file_name], archive, progress))
-    if not problems:  # hashing takes minutes: not for a folder that is refused anyway
+    if not problems:  # hashing takes minutes, and is skipped if the folder is refused anyway
         for archive in right_size:
             actual = _sha256(paths[archive.file_name], progress)
             if actual != archive.sha256:
@@ -162,7 +163,7 @@ def _find(folder: StrPath, archives: Sequence[Archive]) -> tuple[dict[str, Path]
 
 
 def _wrong_size(path: Path, archive: Archive, progress: PackProgress | None) -> str:
-    """Returns what an archive of another size is, as a clause."""
+    """Describes an archive of the wrong size, as a clause."""
     actual = path.stat().st_size
     same_size = [a for a in published_archives() if a.bytes == actual]
     if same_size and _sha256(path, progress) == same_size[0].sha256:
@@ -172,7 +173,7 @@ def _wrong_size(path: Path, archive: Archive, progress: PackProgress | None) -> 
 
 
 def _wrong_content(archive: Archive, actual: str) -> str:
-    """Returns what an archive with another SHA-256 is, as a clause."""
+    """Describes an archive with the wrong SHA-256, as a clause."""
     for known in published_archives():
         if known.sha256 == actual:
             return f"{archive.file_name} is really {known.file_name}"
@@ -221,7 +222,7 @@ def check_layout(
 
 
 def _members(path: Path, split: str) -> Iterator[tuple[str, bytes]]:
-    """Yields (name, content) of each npz in an archive, which must hold nothing else."""
+    """Yields (name, content) of each npz in an archive, which must hold no other files."""
     try:
         with open_zip(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
@@ -239,7 +240,7 @@ def _members(path: Path, split: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _check_npz(where: str, content: bytes, image_size: int, num_classes: int) -> int:
-    """Checks the arrays of an npz, which messages call `where`. Returns its number of images."""
+    """Checks the arrays of an npz, named `where` in messages. Returns its number of images."""
     try:
         data, labels = read_npz(io.BytesIO(content), ("data", "labels")).values()
     except zipfile.BadZipFile as error:
@@ -278,11 +279,11 @@ def write_archives(
 ) -> None:
     """Writes images as archives in the official layout; each appears only when it is complete.
 
-    Arrays may be memory-mapped: at most CHUNK images are in memory at once. The same images make
+    Arrays may be memory-mapped: at most CHUNK images are in memory at once. The same images give
     the same bytes.
 
     Args:
-        train_paths: the training archives, to which the numbered batches are dealt in order.
+        train_paths: the training archives, which share the numbered batches in order.
         validation_path: the validation archive.
         train, validation: (uint8 [N, s, s, 3], labels [N] from 0).
         num_batches: number of npz members of the training set, by default one per archive.
@@ -323,7 +324,7 @@ def _write_zip(
 
     Args:
         members: {name: positions of its images in `split`}.
-        arrays: what each member holds besides its images and labels.
+        arrays: the arrays that each member holds besides its images and labels.
     """
     incoming = path.with_name(f".{path.name}.writing")
     total, done = sum(map(len, members.values())), 0
@@ -359,8 +360,7 @@ def _write_npz(
     with zipfile.ZipFile(file, "w") as npz:
         with npz.open("data.npy", "w", force_zip64=True) as data:
             shape = (len(positions), images[:1].size)
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(data, header)
+            write_pixels_header(data, shape)
             for start in range(0, len(positions), CHUNK):
                 chunk = positions[start : start + CHUNK]
                 data.write(_flat(images[chunk]).tobytes())

@@ -1,7 +1,7 @@
-"""Asks servers whether they offer files to anyone, before TFDS begins to download them.
+"""Checks that servers offer files without a login, before TFDS begins to download them.
 
 TFDS itself would retry for minutes without a network, wait without limit for a silent proxy, and
-take a login page for an archive.
+mistake a login page for an archive.
 """
 
 import queue
@@ -15,13 +15,13 @@ import requests
 
 from keras_imnet64.data.sources.tfds_private import download_limits
 
-REQUEST_SECONDS = 10  # for all files together; name servers have no time limit of their own
-SILENT_SECONDS = 60  # of a server in the middle of a file
+REQUEST_SECONDS = 10  # for all files together; name look-ups have no time limit
+SILENT_SECONDS = 60  # without data from a server in the middle of a file
 MAX_RETRIES = 2
 
 
 def unavailable_reason(sizes: Mapping[str, int]) -> str | None:
-    """Returns why files cannot be downloaded, as a clause; None if all of them are offered.
+    """Returns why files cannot be downloaded, as a clause; None if servers offer all of them.
 
     Args:
         sizes: {url: expected bytes of the file}.
@@ -46,13 +46,13 @@ def unavailable_reason(sizes: Mapping[str, int]) -> str | None:
 
 
 def _unavailable_reason(url: str, size: int) -> str | None:
-    """Returns the same for one file; only the headers of the response are read."""
+    """Returns why one file cannot be downloaded, or None; reads only the response's headers."""
     host, headers = _host(url), {"Accept-Encoding": "identity"}
     try:
         with requests.get(url, stream=True, timeout=REQUEST_SECONDS, headers=headers) as response:
             return _mismatch(response, host, size)
     except requests.exceptions.ProxyError:
-        return f"the proxy gives no connection to {host}"
+        return f"the proxy refuses the connection to {host}"
     except requests.exceptions.SSLError:
         return f"the certificate of {host} could not be checked"
     except requests.exceptions.Timeout:
@@ -62,7 +62,7 @@ def _unavailable_reason(url: str, size: int) -> str | None:
 
 
 def _mismatch(response: requests.Response, host: str, size: int) -> str | None:
-    """Returns what a response is instead of a file of `size` bytes; None if it is that file."""
+    """Returns how a response differs from a file of `size` bytes, as a clause, or None."""
     length = response.headers.get("Content-Length", "")
     if response.status_code != 200:
         return f"{host} answers with status {response.status_code} {response.reason}".strip()

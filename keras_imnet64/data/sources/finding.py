@@ -1,9 +1,9 @@
-"""Finds image files below folders, and names what is wrong with other files.
+"""Finds image files below folders, and says what is wrong with other files.
 
 The content of a file decides whether it is an image, not its suffix. There are three kinds of other
-files: system files, which systems and programs leave in folders and which are passed over; ignored
-files, such as annotations, which the user is told about; and faulty files, which are refused, or
-skipped and listed. `data.images` decodes images.
+files: system files, which systems and programs leave in folders, are passed over in silence;
+ignored files, such as annotations, are reported; and faulty files are refused, or skipped and
+listed. `data.images` decodes images.
 """
 
 import os
@@ -39,21 +39,21 @@ SYSTEM_PREFIXES = ("._", ".nfs", ".fuse_hidden", ".trash")  # AppleDouble, delet
 TEXT_SUFFIXES = {
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".sh", ".py",
 }  # fmt: skip
-# Formats of Pillow whose first bytes no other file has.
+# Formats of Pillow that the first bytes of a file identify.
 DETECTABLE_FORMATS = {"JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000"}
 
 FaultyFile = tuple[Path, str]  # a file, what is wrong with it
-Faulty = tuple[str, str]  # the same, with the name of the file below its source
+Faulty = tuple[str, str]  # the name of a file below its source, what is wrong with it
 
 
 @dataclass
 class FoundFiles:
-    """Files, sorted by what they are.
+    """Files by kind.
 
     Attributes:
-        images: files whose suffix or content is that of an image; not yet decoded.
-        ignored: hidden files and text files, which nobody takes for images.
-        faulty: (file, what is wrong with it) of all others, such as broken links.
+        images: files with the suffix or the content of an image; not yet decoded.
+        ignored: hidden files and text files, which are obviously not images.
+        faulty: (file, what is wrong with it) of all other files, such as broken links.
     """
 
     images: list[Path] = field(default_factory=list)
@@ -66,22 +66,22 @@ def find_images(
 ) -> list[Path]:
     """Returns the files among `paths`, and the images in the folders among them.
 
-    Folders are searched recursively, through links too.
+    Folders are searched recursively, and links are followed.
 
     Args:
         paths: one path or several.
-        skipped: a list that receives (file, what is wrong with it) of each faulty file in a folder;
-            None refuses such files.
+        skipped: receives (file, what is wrong with it) of each faulty file in a folder; None
+            refuses such files.
 
     Returns:
-        In the order of `paths`; images of a folder are in sorted order.
+        The files in the order of `paths`; images of a folder are sorted.
 
     Raises:
         UserError: a path does not exist, cannot be listed, or a folder holds no image.
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not paths:
-        raise UserError("no images were named; name image files or folders of them")
+        raise UserError("no images are given; pass image files or folders of images")
     return [file for path in paths for file in _images_at(Path(path), skipped)]
 
 
@@ -115,10 +115,10 @@ def _cannot_be_searched(path: Path, error: OSError) -> UserError:
 
 
 def find_below(folder: Path, needed: str = "files such as .png and .jpg are needed") -> FoundFiles:
-    """Sorts all files below a folder by what they are; each list is in sorted order.
+    """Sorts all files below a folder by kind; each list is in sorted order.
 
     Args:
-        needed: what a message about a folder without images asks for.
+        needed: the remedy for a folder without images, for the message.
 
     Raises:
         UserError: a folder cannot be listed, or there is no image.
@@ -137,7 +137,7 @@ def files_below(folder: Path) -> Iterator[Path]:
     """Yields the paths of all files below `folder`, without system files.
 
     Hidden folders are not entered; they are yielded like files. Each real folder is entered once,
-    and the parents of `folder` never, so that links cannot lead round in circles.
+    and the parents of `folder` never, so that links cannot form a loop.
 
     Raises:
         OSError: a folder cannot be listed.
@@ -175,7 +175,7 @@ def list_folder(folder: Path) -> tuple[list[str], list[Path]]:
     folders: list[str] = []
     files: list[Path] = []
     for entry in entries:
-        # Links are followed; one that leads to itself counts as a file.
+        # Links are followed; a link to itself counts as a file.
         is_folder = entry.is_dir(follow_symlinks=False) or os.path.isdir(entry)
         if is_folder and is_system_folder(entry.name):
             continue
@@ -186,11 +186,11 @@ def list_folder(folder: Path) -> tuple[list[str], list[Path]]:
     return folders, files
 
 
-# ----------------------------------------------------------------------------- what each file is
+# ----------------------------------------------------------------------------------- kinds of files
 
 
 def sort_files(files: Iterable[Path]) -> FoundFiles:
-    """Sorts files by what they are; reads the first bytes of those without an image's suffix."""
+    """Sorts files by kind; reads the first bytes of files without an image's suffix."""
     found = FoundFiles()
     for file in files:
         if file.name.startswith("."):
@@ -207,24 +207,24 @@ def sort_files(files: Iterable[Path]) -> FoundFiles:
 
 
 def is_image(file: Path) -> bool:
-    """Whether `sort_files` takes a file for an image."""
+    """Returns whether `sort_files` counts a file as an image."""
     return bool(sort_files([file]).images)
 
 
 def is_system_file(name: str) -> bool:
-    """Whether systems or programs leave files of this name in folders, such as Thumbs.db."""
+    """Returns whether systems or programs leave files of this name in folders, as Thumbs.db."""
     name = name.lower()
     return name in SYSTEM_FILES or name.startswith(SYSTEM_PREFIXES)
 
 
 def is_system_folder(name: str) -> bool:
-    """Whether systems or programs make folders of this name among others, such as @eaDir."""
+    """Returns whether systems or programs make folders of this name, such as @eaDir."""
     name = name.lower()
     return name in SYSTEM_FOLDERS or name.startswith(SYSTEM_PREFIXES)
 
 
 def is_text(file: str | Path) -> bool:
-    """Whether a file has the suffix of a text file, such as annotations or notes."""
+    """Returns whether a file has the suffix of a text file."""
     return PurePath(file).suffix.lower() in TEXT_SUFFIXES
 
 
@@ -257,10 +257,10 @@ def _detectable() -> tuple[str, ...]:
 
 
 def describe_faulty(faulty: Sequence[Faulty], num_images: int, folder: StrPath) -> str:
-    """Returns how many files of a folder cannot be used, and why the first cannot, as a clause.
+    """Returns how many files of a folder cannot be used, and why the first few cannot, as a clause.
 
     Args:
-        faulty: (name below the folder, what is wrong with it) of each, at least one.
+        faulty: (name below the folder, what is wrong with it), at least one.
         num_images: number of files that are images.
     """
     total = len(faulty) + num_images

@@ -1,9 +1,8 @@
-"""Lists class folders of images, of any data set or of ImageNet-21K, so that they can be indexed.
+"""Lists the images in class folders, of any data set or of ImageNet-21K, for indexing.
 
-Nothing is decoded here. A class is a folder. Its id is the folder's name in UTF-8 and in Unicode's
-composed form, whatever the locale and the system that wrote it. Images of a class are sorted by
-name (by bytes, as `LC_ALL=C ls` sorts). `layout` decides which folders are classes, and `finding`
-which files are images.
+A class is a folder; its id is the folder's name in UTF-8 and in Unicode's composed form, on every
+system and locale. The images of a class are sorted by the bytes of their names, as `LC_ALL=C ls`
+sorts. `layout` decides which folders are classes, and `finding` which files are images.
 """
 
 import hashlib
@@ -31,9 +30,9 @@ from keras_imnet64.data.stores.indexing import ImageEntry
 MAX_LIST_BYTES = 2**22
 MAX_NAMED = 5  # folders in a note
 IN_NO_CLASS = "lies in no class folder"
-IMAGENET_21K_MORE_THAN = 500  # images of a class that is kept (Alibaba-MIIL/ImageNet21K)
+IMAGENET_21K_MORE_THAN = 500  # images of a selected class (Alibaba-MIIL/ImageNet21K)
 IMAGENET_21K_VALIDATION = 50  # the first images of each class
-IMAGENET_21K_COUNTS = {  # selected by a class list -> classes, training and validation images
+IMAGENET_21K_COUNTS = {  # has a class list -> classes, training and validation images
     False: (11_221, 11_797_632, 561_052),
     True: (10_450, 11_060_223, 522_500),
 }
@@ -41,19 +40,19 @@ IMAGENET_21K_COUNTS = {  # selected by a class list -> classes, training and val
 
 @dataclass
 class Listing:
-    """The images and classes of a source, with notes for the user; filled while it is searched.
+    """The images and classes of a source, with notes for the user; filled during the search.
 
     Attributes:
         root: the folder below which the files lie.
-        source: the folder that the user passed: root, or a folder in which root lies.
+        source: the folder that the user passed: root or a parent of it.
         wnids: class ids, in label order.
         splits: {split: its images}.
-        faulty: (name below root, what is wrong with it) of files that are no images, and of
-            images that belong to no class.
-        ignored: names of files that nobody takes for images, such as annotations.
+        faulty: (name below root, what is wrong with it) of unusable files, and of images that
+            belong to no class.
+        ignored: names of files that are obviously not images, such as annotations.
         folders: names of the folders of the splits, as in "train and val"; empty if there are none.
-        notes: sentences for the user about what was decided.
-        subfolders: {class id: names of the folders in its folder that hold images of it}.
+        notes: sentences that tell the user what was decided.
+        subfolders: {class id: names of the subfolders of its folder that hold images}.
     """
 
     root: Path
@@ -88,12 +87,12 @@ class Listing:
         return [ImageEntry(name, label) for name in sorted(names, key=os.fsencode)]
 
     def record_loose_files(self, folder: Path, outer: Path | None = None) -> None:
-        """Records files that lie beside class folders; images and broken links are faults there.
+        """Records files beside class folders, where images and broken links are faulty.
 
         Args:
             folder: holds the class folders.
-            outer: the folder from which `folder` was reached through single folders, whose files
-                count too.
+            outer: a parent of `folder`, whose files, and those of the folders between, are
+                recorded too.
         """
         folders = layouts.folders_between(outer or folder, folder)
         found = sort_files(file for each in folders for file in list_folder(each)[1])
@@ -105,44 +104,46 @@ class Listing:
                 self.ignored.append(self.name_of(file))
         self.ignored += map(self.name_of, found.ignored)
 
-    def note_subfolders(self) -> None:
-        """Adds a note if images of a class lie in several folders, each perhaps meant as a class.
+    def record_source(self, source: Path) -> None:
+        """Records the folder that the user passed, and the files between it and root."""
+        self.source = source
+        self.record_loose_files(self.root, source)
 
-        A class with a single subfolder needs no note.
-        """
+    def note_subfolders(self) -> None:
+        """Adds a note if a class has several subfolders, which may be meant as classes."""
         several = {wnid: sorted(names) for wnid, names in self.subfolders.items() if len(names) > 1}
         if several:
             wnid, *others = several
             paths = ", ".join(f"{wnid}/{name}" for name in several[wnid][:MAX_NAMED])
             more = f", and likewise for {layouts.join_names(others)}" if others else ""
-            self.notes.append(f"images of {paths} are taken for the class {wnid}{more}")
+            self.notes.append(f"images of {paths} are merged into the class {wnid}{more}")
 
     def name_of(self, file: Path) -> str:
-        """Returns the name below root, or the whole path of a file that lies outside root."""
+        """Returns the path of a file below root, or its whole path if it lies outside root."""
         try:
             return file.relative_to(self.root).as_posix()
         except ValueError:
             return file.as_posix()
 
 
-# ------------------------------------------------------------------------------- anyone's images
+# ----------------------------------------------------------------------------------- any data set
 
 
 def list_image_folder(
     source: StrPath, validation_share: float, splits: str | None = None
 ) -> Listing:
-    """Lists a training and a validation folder of class folders, or one folder, and splits it.
+    """Lists a training and a validation folder of class folders, or splits one folder.
 
     Args:
         source: the folder.
-        validation_share: the probability of each image to become a validation image, if the folder
-            is not split yet. The image's name alone decides, so that an image stays in its split
+        validation_share: if the folder has no splits, the probability with which an image becomes
+            a validation image. Only the name of the image decides, so that it stays in its split
             when others are added; but each class gets at least one image in either split.
         splits: as for `layout.find_layout`.
 
     Raises:
-        UserError: there are no classes, a class has no images, only the validation folder has a
-            class, or the folders can be read in two ways.
+        UserError: there are no classes, a class has no images, a class is only in the validation
+            folder, or the layout is ambiguous.
     """
     folder = source_folder(source)
     layout = layouts.find_layout(folder, splits)
@@ -151,8 +152,7 @@ def list_image_folder(
     else:
         train, validation = layout.splits.train, layout.splits.validation
         listing = list_train_and_validation(layout.root, train, validation)
-        listing.source = folder
-        listing.record_loose_files(layout.root, folder)
+        listing.record_source(folder)
     listing.note_subfolders()
     listing.notes += layout.notes
     listing.ignored += [f"{name}/" for name in layout.ignored]
@@ -183,22 +183,22 @@ def list_train_and_validation(root: Path, train: str, validation: str) -> Listin
 def unscored_note(wnids: Iterable[str], validation: str) -> str:
     """Returns the note about classes without validation images."""
     classes = layouts.join_names(wnids)
-    return f"{validation} has no images of {classes}, about which the scores will say nothing"
+    return f"{validation} has no images of {classes}, so scores will not cover them"
 
 
 def _remedy_for_unknown(wnid: str, known: Iterable[str]) -> str:
     alike = [other for other in known if other.casefold() == wnid.casefold()]
     if alike:
-        return f"spell it like {alike[0]}, which is its name for training"
-    return "a model cannot learn it, so move it away or add images to train on"
+        return f"rename it to {alike[0]}, as in training"
+    return "a model cannot learn it, so move it away or add training images"
 
 
 def _classes_of_split(listing: Listing, name: str, known: Container[str]) -> dict[str, Path]:
     """Returns {class id: its folder} of the split `name`.
 
     Args:
-        known: class ids. A single folder is a class if it has one of these ids; any other is
-            entered.
+        known: class ids. A single folder with one of these ids is a class; any other single folder
+            is entered.
     """
     outer = listing.root / name
     folder = layouts.enter_single_folders(outer, lambda single: class_id(single) in known)
@@ -210,8 +210,8 @@ def _split(root: Path, share: float, source: Path) -> Listing:
     """Lists a folder of class folders, and assigns each image to a split."""
     classes = class_folders(root)
     kept = f"about {100 * share:g} % of each class are kept aside for validation"
-    listing = Listing(root, list(classes), notes=[f"nothing is split, so {kept}"], source=source)
-    listing.record_loose_files(root, source)
+    listing = Listing(root, list(classes), notes=[f"nothing is split, so {kept}"])
+    listing.record_source(source)
     for label, folder in enumerate(classes.values()):
         images = listing.list_class(folder, label)
         if len(images) < 2:
@@ -225,7 +225,7 @@ def _split(root: Path, share: float, source: Path) -> Listing:
 
 
 def _draw(name: str) -> float:
-    """Returns a number in 0..1 that depends on the name alone."""
+    """Returns a number in 0..1 that depends only on the name."""
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64
 
 
@@ -239,12 +239,11 @@ def list_imagenet_21k(source: StrPath, class_list: StrPath | None = None) -> Lis
 
     Args:
         source: a folder of class folders.
-        class_list: a file with one class id per line, which are the classes to select; None
-            selects classes with more than 500 images.
+        class_list: a file of the class ids to select, one per line; None selects classes with more
+            than 500 images.
 
     Raises:
-        UserError: a listed class is missing, listed twice or too small, or no class is large
-            enough.
+        UserError: a listed class is missing, repeated or too small, or no class is large enough.
     """
     folder = source_folder(source)
     root = layouts.enter_single_folders(folder, layouts.split_of)
@@ -254,8 +253,8 @@ def list_imagenet_21k(source: StrPath, class_list: StrPath | None = None) -> Lis
     missing = sorted(set(wnids) - set(folder_of))
     if missing:
         raise UserError(f"{class_list} names the class {missing[0]}, which is no folder in {root}")
-    listing = Listing(root, source=folder)
-    listing.record_loose_files(root, folder)
+    listing = Listing(root)
+    listing.record_source(folder)
     threshold = IMAGENET_21K_VALIDATION if class_list else IMAGENET_21K_MORE_THAN
     for wnid in wnids:
         found = find_below(folder_of[wnid]) if _has_files(folder_of[wnid]) else FoundFiles()
@@ -272,23 +271,23 @@ def list_imagenet_21k(source: StrPath, class_list: StrPath | None = None) -> Lis
     if not listing.wnids:
         raise UserError(
             f"no class of {root} has more than {IMAGENET_21K_MORE_THAN} images; "
-            "ImageNet-21K's selection keeps only those, or those of a list: --class-list FILE"
+            "ImageNet-21K's selection keeps only those; pass --class-list FILE to select others"
         )
     return listing
 
 
 def _refuse_splits_of_imagenet_21k(root: Path) -> None:
-    """Refuses folders of splits: the published selection splits one folder of classes itself."""
+    """Refuses folders of splits: the images are split here as in the published selection."""
     named = layouts.named_splits(list_folder(root)[0])
     if layouts.TRAIN in named.values():
         raise UserError(
             f"{root} has the folders {' and '.join(named)}, which are named like splits; "
-            "imagenet21k takes one folder of class folders, image_folder/NAME takes splits of them"
+            "imagenet21k needs one folder of class folders; use image_folder/NAME for splits"
         )
 
 
 def _has_files(folder: Path) -> bool:
-    """Whether a folder holds anything; True if it cannot be listed, which fails later."""
+    """Returns whether a folder is not empty; True if it cannot be listed, which fails later."""
     try:
         return bool(os.listdir(folder))
     except OSError:
@@ -305,7 +304,7 @@ def read_class_list(path: StrPath) -> list[str]:
     repeated = next((wnid for wnid, times in Counter(wnids).items() if times > 1), None)
     if repeated or not wnids:
         fault = f"lists {repeated} twice" if repeated else "is empty"
-        raise UserError(f"{path} {fault}; one class id per line, each once, is needed")
+        raise UserError(f"{path} {fault}; list each class id once, one per line")
     return wnids
 
 

@@ -1,17 +1,18 @@
-"""Lists ImageNet-1K of 2012 for an index: from its two tars, class folders or TFDS' TFRecords.
+"""Lists the images of ImageNet-1K of 2012, in its two tars, class folders or TFDS' TFRecords.
 
 Labels are positions in the sorted class ids, as in TFDS and torchvision. The tars are never
 unpacked: `ILSVRC2012_img_train.tar` holds a tar for each class, `ILSVRC2012_img_val.tar` holds
-images whose classes are listed in a file of TFDS.
+images, whose classes a file of TFDS lists.
 """
 
+import contextlib
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.core.library_logs import import_tensorflow
 from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.data.sources import image_folders as folders
 from keras_imnet64.data.sources import layout
@@ -30,7 +31,7 @@ def list_images(source: StrPath, progress: PackProgress | None = None) -> folder
     val/ holds class folders, or the images themselves with their published names.
 
     Raises:
-        UserError: neither is in the folder, or a tar is damaged or holds something else.
+        UserError: the folder holds neither, or a tar is damaged or holds other files.
     """
     folder = folders.source_folder(source)
     if (folder / TRAIN_TAR).is_file():
@@ -50,8 +51,7 @@ def list_images(source: StrPath, progress: PackProgress | None = None) -> folder
         listing = folders.list_train_and_validation(root, train, validation)
     else:
         listing = _with_flat_validation(root, train, validation, sort_files(files))
-    listing.source = folder
-    listing.record_loose_files(root, folder)
+    listing.record_source(folder)
     others = set(list_folder(root)[0]) - {train, validation}
     listing.ignored += [f"{name}/" for name in sorted(others)]
     return listing
@@ -60,22 +60,22 @@ def list_images(source: StrPath, progress: PackProgress | None = None) -> folder
 def _with_flat_validation(
     root: Path, train: str, validation: str, found: FoundFiles
 ) -> folders.Listing:
-    """Lists class folders for training, and validation images that lie in one folder."""
+    """Lists class folders of training images, and a single folder of validation images."""
     classes = folders.class_folders(root / train)
     listing = folders.Listing(root, list(classes), folders=f"{train} and {validation}")
     listing.record_loose_files(root / train)
     for label, folder in enumerate(classes.values()):
         listing.splits["train"] += listing.list_class(folder, label)
     names = [image.name for image in listing.list_images(found, 0)]
-    for name, label in _labelled(root, names, listing.wnids):
-        listing.splits["validation"].append(ImageEntry(name, label))
+    labelled = _labelled(root, names, listing.wnids)
+    listing.splits["validation"] = [ImageEntry(name, label) for name, label in labelled]
     return listing
 
 
 def mismatch(listing: folders.Listing) -> str:
     """Returns how a listing differs from ImageNet-1K, as a clause; empty if it does not.
 
-    The tars have no digest published outside their login. Therefore "verified" means: the 1,000
+    The digests of the tars are published only behind a login. Therefore "verified" means: the 1,000
     class ids of ImageNet-1K, and its number of images in each split.
     """
     if sorted(listing.wnids) != sorted(imagenet_wnids()):
@@ -93,7 +93,7 @@ def _labelled(where: Path, names: Iterable[str], wnids: Sequence[str]) -> Iterat
     for name in names:
         wnid = wnid_of.get(PurePosixPath(name).name)
         if wnid is None:
-            raise UserError(f"{where} holds {name}, which is no validation image of ImageNet")
+            raise UserError(f"{where} holds {name}, which is not a validation image of ImageNet")
         if wnid not in label_of:
             raise UserError(
                 f"{where} holds {name} of the class {wnid}, which the training images lack"
@@ -111,54 +111,48 @@ def validation_wnids() -> dict[str, str]:
 # ---------------------------------------------------------------------------------------- the tars
 
 
-@dataclass(frozen=True, slots=True)
-class _TarImage:
-    """An image in the training tar: its name, and the place of its bytes in that tar."""
-
-    name: str
-    offset: int
-    size: int
-
-
 def _list_tars(root: Path, progress: PackProgress | None) -> folders.Listing:
     path = root / TRAIN_TAR
-    images_of: dict[str, list[_TarImage]] = {}  # by class id
+    train: list[ImageEntry] = []
     with _open_tar(path) as outer:
+        tar_of: dict[str, tarfile.TarInfo] = {}  # by class id
         for member in _members(outer, str(path)):
             wnid = PurePosixPath(member.name).stem
-            if not member.name.endswith(".tar") or wnid in images_of:
+            if not member.name.endswith(".tar") or wnid in tar_of:
                 raise UserError(f"{path} must hold one tar for each class; it has {member.name}")
-            images_of[wnid] = _images_within(path, outer, member)
+            tar_of[wnid] = member
+        wnids = sorted(tar_of)
+        if not wnids:
+            raise UserError(f"{path} holds no class")
+        for label, wnid in enumerate(wnids):
+            train += _list_class_tar(path, outer, tar_of[wnid], label)
             if progress:
-                progress(f"listing {TRAIN_TAR}", len(images_of), NUM_CLASSES)
-    wnids = sorted(images_of)
-    if not wnids:
-        raise UserError(f"{path} holds no class")
-    train = [
-        ImageEntry(TRAIN_TAR, label, image.offset, image.size, image.name)
-        for label, wnid in enumerate(wnids)
-        for image in sorted(images_of[wnid], key=lambda image: image.name)
-    ]
+                progress(f"listing {TRAIN_TAR}", label + 1, NUM_CLASSES)
     validation = _list_validation_tar(root / VALIDATION_TAR, wnids)
     return folders.Listing(root, wnids, {"train": train, "validation": validation})
 
 
-def _images_within(path: Path, outer: tarfile.TarFile, member: tarfile.TarInfo) -> list[_TarImage]:
-    """Returns the images in a tar that is a member of the training tar `outer`."""
-    content = outer.extractfile(member)
+def _list_class_tar(
+    path: Path, outer: tarfile.TarFile, tar: tarfile.TarInfo, label: int
+) -> list[ImageEntry]:
+    """Lists the images of a class, in a tar that is a member of the training tar `outer`."""
+    content = outer.extractfile(tar)
     assert content is not None  # `_members` yields regular files only
-    with content, _open_tar(path, content, member.name) as inner:
-        images = [
-            _TarImage(
-                name=f"{member.name}/{image.name}",
-                offset=member.offset_data + image.offset_data,
-                size=image.size,
+    where = f"{path}: {tar.name}"
+    with content, _open_tar(path, content, where) as inner:
+        entries = [
+            ImageEntry(
+                TRAIN_TAR,
+                label,
+                offset=tar.offset_data + image.offset_data,
+                length=image.size,
+                member=f"{tar.name}/{image.name}",
             )
-            for image in _members(inner, f"{path}: {member.name}")
+            for image in _members(inner, where)
         ]
-    if not images:
-        raise UserError(f"{path}: {member.name} holds no image")
-    return images
+    if not entries:
+        raise UserError(f"{where} holds no image")
+    return sorted(entries, key=lambda entry: entry.member)
 
 
 def _list_validation_tar(path: Path, wnids: Sequence[str]) -> list[ImageEntry]:
@@ -175,21 +169,18 @@ def _list_validation_tar(path: Path, wnids: Sequence[str]) -> list[ImageEntry]:
     ]
 
 
-def _open_tar(path: Path, content: IO[bytes] | None = None, member: str = "") -> tarfile.TarFile:
-    """Opens a tar, or `content`: a tar that is a member of it."""
-    try:
+def _open_tar(path: Path, content: IO[bytes] | None = None, where: str = "") -> tarfile.TarFile:
+    """Opens a tar, or one of its members that is a tar: `content`, named `where` in messages."""
+    with _report_damaged_tar(where or str(path)):
         return tarfile.open(path, "r:", fileobj=content, encoding="utf-8")
-    except (tarfile.TarError, OSError) as error:
-        where = f"{path}: {member}" if member else path
-        raise UserError(f"{where} is not a whole tar archive ({reason(error)})") from None
 
 
 def _members(archive: tarfile.TarFile, where: str) -> Iterator[tarfile.TarInfo]:
-    """Yields the files of a tar, which messages call `where`.
+    """Yields the files of a tar, named `where` in messages.
 
     Links and names that point outside the tar are refused, although nothing is unpacked.
     """
-    try:
+    with _report_damaged_tar(where):
         for member in archive:
             parts = PurePosixPath(member.name).parts
             if member.isdir():
@@ -202,6 +193,12 @@ def _members(archive: tarfile.TarFile, where: str) -> Iterator[tarfile.TarInfo]:
         file.seek(archive.offset)
         if any(file.read(tarfile.BLOCKSIZE)):  # a whole tar ends with zeros
             raise tarfile.ReadError("it ends within a member")
+
+
+@contextlib.contextmanager
+def _report_damaged_tar(where: str) -> Iterator[None]:
+    try:
+        yield
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{where} is not a whole tar archive ({reason(error)})") from None
 
@@ -216,7 +213,7 @@ def built_by_tfds(data_dir: StrPath) -> Path | None:
 
 
 def list_tfrecords(folder: StrPath, progress: PackProgress | None = None) -> folders.Listing:
-    """Lists where each JPEG lies in the TFRecords that TFDS has built."""
+    """Lists the images in the TFRecords that TFDS has built."""
     wnids = sorted(imagenet_wnids())
     splits: dict[str, list[ImageEntry]] = {}
     for split in ("train", "validation"):
@@ -234,10 +231,8 @@ def list_tfrecords(folder: StrPath, progress: PackProgress | None = None) -> fol
 def _list_tfrecord(shard: Path, num_classes: int) -> list[ImageEntry]:
     """Lists the images of one file of records.
 
-    A record is its length (8 bytes), a checksum (4), a tf.train.Example, a checksum (4).
+    A record is its length (8 bytes), a checksum (4), a tf.train.Example and a checksum (4).
     """
-    from keras_imnet64.core.library_logs import import_tensorflow
-
     import_tensorflow()
     import tensorflow as tf
 
@@ -253,11 +248,11 @@ def _list_tfrecord(shard: Path, num_classes: int) -> list[ImageEntry]:
                 features = tf.train.Example.FromString(content).features.feature
                 image, name = (features[k].bytes_list.value[0] for k in ("image", "file_name"))
                 label = features["label"].int64_list.value[0]
-            except Exception as error:  # protobuf has errors of its own; IndexError too
+            except Exception as error:  # an error of protobuf, or an IndexError
                 fault = f"{shard} does not hold TFDS' records ({reason(error)})"
                 raise UserError(f"{fault}: let TFDS build it again") from None
             if not 0 <= label < num_classes:
-                raise UserError(f"{shard} has an image of class {label}")
+                raise UserError(f"{shard} has an image of class {label}, not 0..{num_classes - 1}")
             offset, name = begin + content.index(image), name.decode(errors="replace")
             listed.append(ImageEntry(shard.name, label, offset, len(image), name))
     return listed

@@ -1,9 +1,9 @@
-"""Builds and reads downsampled ImageNet, and other images in its layout, with TFDS' own builder.
+"""Builds and reads downsampled ImageNet, and other images in its layout, with TFDS' builder.
 
-Three builders share the code that reads archives: TFDS' `imagenet_resized` takes only the published
-archives, `imagenet_resized_unverified` takes others in the same layout, and `shapes` the drawn
-images. They have different names because every program on the machine takes what TFDS has written
-as `imagenet_resized` for ImageNet. Importing this module imports TensorFlow Datasets.
+Three builders share the code that reads archives: TFDS' `imagenet_resized` accepts only the
+published archives, `imagenet_resized_unverified` others in the same layout, and `shapes` the drawn
+images. Their names differ because every program on the machine relies on the name
+`imagenet_resized` for ImageNet. Importing this module imports TensorFlow Datasets.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class Unverified(Official, skip_registration=True):  # type: ignore[call-arg]  #
 
 
 class Shapes(Official, skip_registration=True):  # type: ignore[call-arg]  # untyped base
-    """The drawn images of `sources.shapes`, from archives in the layout of `imagenet_resized`."""
+    """The drawn images of `sources.shapes`, in archives with the layout of `imagenet_resized`."""
 
     name = "shapes"
     BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS' own convention)
@@ -82,7 +82,7 @@ class LocalArchives(tfds.download.DownloadManager):
 
     @property
     def downloaded_size(self) -> int:
-        """The download size that TFDS records: the bytes of the archives."""
+        """The bytes of the archives, which TFDS records as the download size."""
         return sum(Path(path).stat().st_size for path in self._paths.values())
 
     def download(self, urls: list[str]) -> list[Path]:
@@ -103,17 +103,17 @@ def build(
     overwrite: bool = False,
     progress: PackProgress | None = None,
 ) -> None:
-    """Lets `builder` write its TFRecords, from local archives or by downloading them.
+    """Lets `builder` write its TFRecords, from local or downloaded archives.
 
-    An interrupted build leaves nothing that counts as prepared; the next call starts it again.
+    An interrupted build does not count as prepared; the next call starts it again.
 
     Args:
         builder: from `builder_of`.
         paths: {file name: local path} of the archives; None lets TFDS download them.
         total: number of images in all splits together, for `progress`.
-        overwrite: whether to build again what is prepared already.
+        overwrite: whether to build a prepared data set again.
         progress: called as `progress(description, done, total)`, in images, if `paths` is given;
-            downloads show TFDS' own progress bars.
+            TFDS shows its own progress bars for downloads.
 
     Raises:
         UserError: the download failed, or an archive could not be read.
@@ -138,11 +138,11 @@ def build(
             limit_downloads(),
         ):
             builder.download_and_prepare(download_config=config)
-    except Exception as error:  # TFDS raises the errors of all the libraries that it uses
+    except Exception as error:  # TFDS passes on the errors of many libraries
         cause = f"{type(error).__name__}: {reason(error)}"
         if os.strerror(errno.ENOSPC) in str(error):
             raise RunFailed(
-                f"building {builder.name} in {builder.data_path} broke off ({cause}); free some "
+                f"building {builder.name} in {builder.data_path} failed ({cause}); free some "
                 "space and run the same command again"
             ) from error
         if paths is not None:
@@ -191,10 +191,10 @@ def _remote_archives(builder: tfds.core.GeneratorBasedBuilder) -> list[_RemoteAr
 
 
 def _check_downloads(builder: tfds.core.GeneratorBasedBuilder) -> None:
-    """Refuses a download that the server does not offer; archives that are here are not asked for.
+    """Refuses a download that the server does not offer; local archives need no request.
 
     Raises:
-        UserError: says why, and which archives to fetch by hand.
+        UserError: states the reason, and the archives to download by hand.
     """
     missing = [a for a in _remote_archives(builder) if not _is_present(builder, a)]
     obstacle = unavailable_reason({archive.url: archive.bytes for archive in missing})
@@ -203,7 +203,7 @@ def _check_downloads(builder: tfds.core.GeneratorBasedBuilder) -> None:
 
 
 def _is_present(builder: tfds.core.GeneratorBasedBuilder, archive: _RemoteArchive) -> bool:
-    """Whether TFDS has downloaded an archive, or a user has put it where TFDS looks for it."""
+    """Returns whether TFDS has downloaded an archive, or a user has put it where TFDS looks."""
     downloads = Path(builder.data_dir_root) / "downloads"
     cached = tfds_private.cached_file_name(archive.url, archive.checksum)
     candidates = (
@@ -217,8 +217,8 @@ def _is_present(builder: tfds.core.GeneratorBasedBuilder, archive: _RemoteArchiv
 def _download_error(builder: tfds.core.GeneratorBasedBuilder, cause: str) -> UserError:
     names = ", ".join(archive.file_name for archive in _remote_archives(builder))
     return UserError(
-        f"{builder.info.full_name} cannot be downloaded here ({cause}): fetch {names} from {PAGE}, "
-        "which gives them after a login, and pass their folder with --source"
+        f"{builder.info.full_name} cannot be downloaded ({cause}): get {names} from {PAGE}, "
+        "which needs a login, and pass their folder with --source"
     )
 
 

@@ -1,10 +1,10 @@
 """Decides which folders of a source are splits and which are classes, by their names and content.
 
-The expected layout is `<split>/<class>/<image>`, or `<class>/<image>` where nothing is split yet.
-Folders of people and of data hubs deviate from it: their splits are called `Train` or `test_set`,
-or they lie within a folder of the same name. Such names are recognised. Where a folder could be
-either a split or a class, an error asks the user to decide with --splits. Folders such as images
-and annotations, which hold a whole data set or describe it, are refused as classes.
+The expected layout is `<split>/<class>/<image>`, or `<class>/<image>` without splits. Folders of
+users and data hubs often differ: splits are called `Train` or `test_set`, or lie within a folder of
+the same name. These variants are recognised. If a folder could be either a split or a class, an
+error asks the user to decide with --splits. Folders such as images and annotations, which hold or
+describe a whole data set, are refused as classes.
 """
 
 import re
@@ -16,17 +16,17 @@ from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.sources.finding import is_image, list_folder
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-SPLIT_WORDS = {  # in names of folders -> the split that they mean
+SPLIT_WORDS = {  # word in the name of a folder -> split
     **dict.fromkeys(("train", "training", "trn"), TRAIN),
     **dict.fromkeys(("val", "valid", "validation", "validate"), VALIDATION),
     **dict.fromkeys(("dev", "development", "eval", "evaluation"), VALIDATION),
     **dict.fromkeys(("test", "testing", "tst"), TEST),
 }
-FILLERS = {  # words beside them that do not change the meaning
+FILLERS = {  # words beside SPLIT_WORDS that do not change the meaning
     "set", "sets", "data", "dataset", "split", "folder", "dir", "files",
     "image", "images", "img", "imgs", "pictures", "photos",
 }  # fmt: skip
-IMAGES_FOLDERS = {  # names, in lower case, of folders of all images of a data set
+IMAGES_FOLDERS = {  # names, in lower case, of folders with all images of a data set
     "images", "imgs", "img", "jpegimages", "pictures", "photos", "jpg", "jpeg", "png",
 }  # fmt: skip
 ANNOTATION_FOLDERS = {  # names of folders that describe the images
@@ -35,19 +35,19 @@ ANNOTATION_FOLDERS = {  # names of folders that describe the images
     "xml", "xmls", "json", "csv", "txt",
     "meta", "metadata", "docs", "scripts", "splits", "lists", "imagesets",
 }  # fmt: skip
-JOINED = re.compile(  # as in trainset2
+JOINED = re.compile(  # such as trainset2
     rf"({'|'.join(SPLIT_WORDS)})({'|'.join(FILLERS)})?(\d*)"
 )
 NO_SPLITS = "none"  # for --splits: every folder is a class
-MOVE_BELOW_SPLITS = "lay the classes below the splits, as in train/CLASS"
+MOVE_BELOW_SPLITS = "move the class folders into the splits, as in train/CLASS"
 OR_NAME_SPLITS = ", or name the training and the validation folder with --splits TRAIN,VALIDATION"
-MAX_NESTING = 16  # single folders within each other; links may lead round in circles
+MAX_NESTING = 16  # single folders within each other; links may form a loop
 MAX_LISTED = 5  # names in a message
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Names of the folders of both splits."""
+    """The names of the folders of both splits."""
 
     train: str
     validation: str
@@ -58,10 +58,10 @@ class Layout:
     """Where the class folders of a source lie.
 
     Attributes:
-        root: the folder of the splits, or of the classes where nothing is split.
-        splits: which folders of root are the splits; None where nothing is split.
-        ignored: names of folders beside them that are not read.
-        notes: sentences for the user about what was decided.
+        root: the folder of the splits, or of the classes if there are no splits.
+        splits: the folders of root that are the splits; None if there are no splits.
+        ignored: names of other folders of root, which are not read.
+        notes: sentences that tell the user what was decided.
     """
 
     root: Path
@@ -79,7 +79,7 @@ def find_layout(source: Path, splits: str | None = None) -> Layout:
             validation folder with a comma between; None decides by names and content.
 
     Raises:
-        UserError: the folder could be read in two ways, or a split is missing.
+        UserError: the layout is ambiguous, or a split is missing.
     """
     if splits == NO_SPLITS:
         return Layout(source)
@@ -93,17 +93,17 @@ def find_layout(source: Path, splits: str | None = None) -> Layout:
         return _layout_of_splits(root, named, others)
     _refuse_annotations(root, f"--splits {NO_SPLITS} if every folder is a class")
     _refuse_splits_in_classes(root, folders)
-    notes = [f"{name} is taken for a class like the folders beside it" for name in named]
+    notes = [f"{name} is used as a class, like the folders beside it" for name in named]
     return Layout(root, notes=tuple(notes))
 
 
 def enter_single_folders(folder: Path, stop: Callable[[str], object] = lambda _: False) -> Path:
-    """Returns `folder`, or the folder within it that is reached by entering single folders.
+    """Returns `folder`, or the folder that is reached from it through single folders.
 
-    A single folder is one with no other folder beside it. It is entered if it holds folders itself.
+    A single folder has no other folder beside it; it is entered if it holds folders.
 
     Args:
-        stop: whether a single folder of this name must not be entered; by default all are.
+        stop: returns whether a single folder of this name must not be entered; default none.
     """
     for _ in range(MAX_NESTING):
         folders = _folders_in(folder)
@@ -114,7 +114,7 @@ def enter_single_folders(folder: Path, stop: Callable[[str], object] = lambda _:
 
 
 def folders_between(outer: Path, inner: Path) -> list[Path]:
-    """Returns the folders from `outer` to `inner`, which lies in it; both included."""
+    """Returns the folders from `outer` to `inner` below it, both included."""
     folders = [inner, *inner.parents]
     return folders[: folders.index(outer) + 1][::-1]
 
@@ -131,8 +131,8 @@ def split_of(name: str) -> str | None:
 def named_splits(names: Iterable[str]) -> dict[str, str]:
     """Returns {name: split} of the folders that are named like splits.
 
-    A name with other words besides, such as seg_train, counts if a folder of another split has the
-    same words, as seg_test does. If there are several such pairs, all of them count, and so does
+    A name with other words, such as seg_train, counts if a folder of another split has the same
+    other words, such as seg_test. If there are several such pairs, all of them count, and so does
     every other folder that is named after training, so that the user has to choose.
     """
     names = list(names)
@@ -168,7 +168,7 @@ def folder_of_split(root: Path, named: dict[str, str], split: str, remedy: str =
 
     Args:
         named: from `named_splits`.
-        remedy: what the user can do besides moving folders away.
+        remedy: an alternative to moving folders away, for the message.
 
     Raises:
         UserError: several folders are named like the split.
@@ -198,10 +198,11 @@ def _requested_layout(root: Path, folders: list[str], splits: str) -> Layout:
 
 
 def _are_classes(root: Path, named: dict[str, str], others: list[str]) -> bool:
-    """Whether a folder called train is a class: trains beside cars and buses.
+    """Returns whether a folder called train is a class: trains beside cars and buses.
 
-    This is so if it holds images itself, as a folder beside it does, and no other folder is named
-    like a split. A folder called test is no class, since unlabelled images often lie in one.
+    It is a class if it holds images itself, as another folder beside it does, and no other folder
+    is named like a split. A folder called test is never a class, since it often holds unlabelled
+    images.
     """
     splits = {_parse_name(name)[0] for name in [*named, *others]} - {None}
     if not others or splits != {TRAIN} or any(_folders_in(root / name) for name in named):
@@ -225,12 +226,12 @@ def _layout_of_splits(root: Path, named: dict[str, str], others: list[str]) -> L
     tests = [n for n, split in named.items() if split == TEST and _folders_in(root / n)]
     if validation:
         notes = [
-            f"{name} is left aside, neither trained on nor scored: --splits {train},{name} takes "
-            "it for validation, under another image_folder/NAME"
+            f"{name} is ignored, neither trained on nor scored: --splits {train},{name} uses it "
+            "for validation, under another image_folder/NAME"
             for name in tests
         ]
     elif validation := folder_of_split(root, dict.fromkeys(tests, TEST), TEST, OR_NAME_SPLITS):
-        notes = [f"{validation} is taken for validation, for there is no folder val"]
+        notes = [f"{validation} is used for validation, since there is no folder val"]
     else:
         raise _missing_validation(root, train, others)
     for split in (train, validation):
@@ -258,7 +259,7 @@ def _refuse_annotations(folder: Path, override: str) -> None:
     """Refuses folders such as images and annotations where class folders are needed.
 
     Args:
-        override: the option to pass if they are classes all the same.
+        override: the option to pass if they are classes nevertheless.
     """
     folders = _folders_in(folder)
     refused = [name for name in folders if _is_no_class(name)]
@@ -283,7 +284,7 @@ def _is_no_class(name: str) -> bool:
 
 
 def _holds_classes(folder: Path) -> bool:
-    """Whether a folder has class folders, or splits of them, so that it may serve as --source."""
+    """Returns whether a folder has class folders, or splits of them, and can be the --source."""
     folder = enter_single_folders(folder, stop=split_of)
     folders = _folders_in(folder)
     if any(map(_is_no_class, folders)):
@@ -295,9 +296,9 @@ def _holds_classes(folder: Path) -> bool:
 def _refuse_splits_in_classes(root: Path, classes: list[str]) -> None:
     """Refuses <class>/<split>/<image>, and class folders that may be splits with unknown names.
 
-    The latter is suspected if several class folders hold the same folders, and no images.
+    Class folders may be splits if they all hold the same folders, and no images.
     """
-    folders_of = []  # names of the folders in each class folder; none if it holds images
+    subfolders = []  # names of the folders in each class folder; none if it holds images
     for name in classes:
         folders, files = list_folder(root / name)
         named = {split_of(folder): folder for folder in folders}
@@ -309,8 +310,8 @@ def _refuse_splits_in_classes(root: Path, classes: list[str]) -> None:
                 f"{root / name} holds {join_names(splits)}, which "
                 f"are named like splits: {remedy}, or pass --splits {NO_SPLITS} to mix them"
             )
-        folders_of.append(set() if any(map(is_image, files)) else set(folders))
-    common = set.intersection(*folders_of) if folders_of else set()
+        subfolders.append(set() if any(map(is_image, files)) else set(folders))
+    common = set.intersection(*subfolders) if subfolders else set()
     if len(classes) > 1 and len(common) > 1:
         raise UserError(
             f"{root} has the folders {join_names(classes)}, and each of them holds the folders "

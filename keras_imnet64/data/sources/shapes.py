@@ -1,8 +1,8 @@
-"""Draws `shapes`: ten classes of 64 px images, so that everything can be tried without any data.
+"""Draws the data set `shapes`: ten classes of 64 px images, for trials without other data.
 
 Only the shape depends on the class; position, size, angle, colours, texture and noise do not. All
-randomness is raw 64-bit output of Philox. It is processed with sums, products, quotients and square
-roots alone, which IEEE 754 rounds alike everywhere, so that every machine makes the same bytes.
+randomness is raw 64-bit output of Philox. It is processed only with sums, products, quotients and
+square roots, which IEEE 754 rounds the same everywhere, so that every machine draws the same bytes.
 """
 
 import math
@@ -23,19 +23,19 @@ DESCRIPTION = "Ten classes of drawn 64 x 64 images; made by keras_imnet64, free 
 
 MIN_RADIUS, MAX_RADIUS = 13, 22  # pixels, of the circle around a shape; it lies within the image
 MIN_CONTRAST = 70  # grey levels between the mean brightness of shape and background
-CHUNK = 250  # images drawn at once
+CHUNK = 250  # images drawn together
 
 Corners = list[tuple[float, float]]  # (x, y) of each corner of a polygon
 
 
 # --------------------------------------------------------------- the shapes, within the unit circle
-# Each takes coordinates x, y [n, s, s] and returns a signed distance, negative inside.
+# Each function takes coordinates x, y [n, s, s] and returns a signed distance, negative inside.
 
 
 def _corners(radii: Sequence[float], start: float = 0.0) -> Corners:
     """Returns corners at equal angles and these radii.
 
-    They are rounded, so that differences between platforms' cosines change no pixel.
+    Corners are rounded, so that different cosines of platforms change no pixel.
     """
     step = 2 * math.pi / len(radii)
     angles = [start + i * step for i in range(len(radii))]
@@ -89,7 +89,7 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _turned(corners: Corners, quarters: int) -> Corners:
-    """Returns corners turned by so many quarters of a circle."""
+    """Returns corners turned by a number of quarter circles."""
     for _ in range(quarters):
         corners = [(-y, x) for x, y in corners]
     return corners
@@ -175,7 +175,7 @@ def write(folder: Path) -> dict[str, Path]:
 
 
 def _uniform(bits: np.random.Philox, *shape: int) -> np.ndarray:
-    """Returns float64 in [0, 1) from the raw output of Philox, which is fixed in all NumPys."""
+    """Returns float64 in [0, 1) from the raw output of Philox, equal in all versions of NumPy."""
     raw = bits.random_raw(math.prod(shape)).reshape(shape)
     return (raw >> np.uint64(11)) * 2.0**-53
 
@@ -202,7 +202,7 @@ def _coverage(labels: np.ndarray, u: np.ndarray) -> np.ndarray:
     radius = MIN_RADIUS + (MAX_RADIUS - MIN_RADIUS) * u[0]
     room = IMAGE_SIZE - 2 - 2 * radius  # in which the centre may lie
     center_x, center_y = 1 + radius + room * u[1], 1 + radius + room * u[2]
-    tangent = 2 * u[3] - 1  # of half the angle; gives sine and cosine by division
+    tangent = 2 * u[3] - 1  # of half the angle; sine and cosine follow by division
     cos, sin = (1 - tangent**2) / (1 + tangent**2), 2 * tangent / (1 + tangent**2)
     sign = np.where(u[4] < 0.5, 1, -1)  # |tangent| < 1 reaches half of the circle only
     pixel = np.arange(IMAGE_SIZE, dtype=np.float32) + np.float32(0.5)

@@ -1,8 +1,8 @@
-"""Every use of a part of TensorFlow Datasets (TFDS) that is not in its public API, and why.
+"""The only module that uses private parts of TensorFlow Datasets (TFDS), with a reason for each.
 
-A new version of TFDS may change these parts without notice; then this module is the one to mend.
-`tests/data/sources/test_tfds_private.py` keeps the rest of the package free of them. TFDS is
-imported late, because it takes seconds and `package_file` serves commands that never load it.
+A new version of TFDS may change these parts without notice. `test_tfds_private.py` keeps the rest
+of the package free of them. TFDS is imported late, because its import takes seconds and
+`package_file` serves commands that never load it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def package_file(relative: str) -> Path:
     """Returns the path of a file in the TFDS package.
 
-    Needed for TFDS' tables of checksums, labels and class names without importing it. A public
-    function that finds such files, or copies of them in this package, would replace it.
+    Needed to read TFDS' tables of checksums, labels and class names without importing TFDS. A
+    public function that finds these files, or copies of them in this package, would replace this.
     """
     spec = importlib.util.find_spec("tensorflow_datasets")
     assert spec is not None and spec.submodule_search_locations is not None  # a dependency
@@ -32,8 +32,8 @@ def package_file(relative: str) -> Path:
 def cached_file_name(url: str, checksum: str) -> str:
     """Returns the name that TFDS gives a downloaded file.
 
-    Needed to tell, before asking a server, which archives TFDS has downloaded already. A public
-    query of TFDS' download cache would replace it.
+    Needed to know which archives TFDS has downloaded already, before a request to a server. A
+    public query of TFDS' download cache would replace this.
     """
     from tensorflow_datasets.core.download.resource import get_dl_fname
 
@@ -44,7 +44,7 @@ def set_download_manager(
     builder: tfds.core.GeneratorBasedBuilder,
     make: Callable[[str | None], tfds.download.DownloadManager],
 ) -> None:
-    """Makes a builder take its files from the download manager `make(download_dir)`.
+    """Makes a builder use the download manager `make(download_dir)`.
 
     Needed to build from local archives, unverified ones included: TFDS' own `manual_dir` accepts
     only files with the published checksums. A `download_manager` argument of
@@ -75,9 +75,9 @@ def count_examples(
 
 @contextlib.contextmanager
 def progress_bars_off(enabled: bool) -> Iterator[None]:
-    """Hides TFDS' progress bars if `enabled`, then restores the setting that the process had.
+    """Hides TFDS' progress bars if `enabled`, and restores the previous setting at the end.
 
-    Setting it is public, reading it is not. A public getter would replace the private variable.
+    TFDS has a public setter but no public getter, which would replace the private variable.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.utils import tqdm_utils
@@ -92,7 +92,7 @@ def progress_bars_off(enabled: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def download_limits(*, timeout_seconds: float, max_retries: int) -> Iterator[None]:
-    """Makes TFDS' downloads fail after a silence of `timeout_seconds` and `max_retries` retries.
+    """Makes TFDS' downloads fail after `timeout_seconds` without data and `max_retries` retries.
 
     Needed because TFDS waits without limit for a silent server and retries ten times. A timeout
     and a number of retries in `tfds.download.DownloadConfig` would replace it.

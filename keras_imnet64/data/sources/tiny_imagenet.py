@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import decode_text, read_small
@@ -39,16 +40,16 @@ NUM_CLASSES = 200
 NUM_TRAIN = 100_000
 NUM_VALIDATION = 10_000
 READ_BATCH = 512  # images
-SKIP_REMEDY = "fetch it again, or leave out such images with --skip-corrupt"
-FORMATS = ("JPEG", "PNG")  # some others make Pillow start programs, such as Ghostscript
+SKIP_REMEDY = "download it again, or pass --skip-corrupt to leave out damaged images"
+FORMATS = ("JPEG", "PNG")  # for some others Pillow starts programs, such as Ghostscript
 ANNOTATIONS = "val/val_annotations.txt"
 FOLDER, ZIP = "tiny-imagenet-200", "tiny-imagenet-200.zip"
 
 
 class Damaged(UserError):
-    """A file is not whole, or an image has another size: `fault` says which."""
+    """A file is damaged, or an image has the wrong size: `fault` says which."""
 
-    def __init__(self, where: str, fault: str, remedy: str = "fetch it again") -> None:
+    def __init__(self, where: str, fault: str, remedy: str = "download it again") -> None:
         super().__init__(f"{where} {fault}: {remedy}")
         self.fault = fault
 
@@ -115,7 +116,7 @@ class Tree:
 
         Raises:
             Damaged: the file is damaged.
-            UserError: it is missing, or may not be read.
+            UserError: the file is missing, or the system refuses to read it.
         """
         if name not in self.names:
             raise UserError(f"{self.path} is not complete: {self._root}{name} is missing")
@@ -126,7 +127,7 @@ class Tree:
             raise Damaged(self.full_name(name), f"is damaged ({reason(error)})") from None
 
     def full_name(self, name: str) -> str:
-        """Returns what messages call a file."""
+        """Returns the path of a file for messages."""
         return f"{self.path}: {self._root}{name}"
 
     def __enter__(self) -> Self:
@@ -137,10 +138,10 @@ class Tree:
 
 
 def open_tree(source: StrPath) -> Tree:
-    """Opens the zip, the folder, or a folder that holds either.
+    """Opens the zip, the unpacked folder, or a folder that holds one of them.
 
     Raises:
-        UserError: `source` is none of these, or a zip that is not safe to read.
+        UserError: `source` is none of these, or an unsafe zip.
     """
     path = expand(source)
     if os.path.isfile(path):
@@ -152,7 +153,7 @@ def open_tree(source: StrPath) -> Tree:
         return Tree(_Zip(path / ZIP))
     raise UserError(
         f"--source must be {ZIP}, the folder {FOLDER} with its wnids.txt, or a folder that holds "
-        f"one of them; received {path} (image_folder/NAME takes class folders alone)"
+        f"one of them; received {path} (use image_folder/NAME for other class folders)"
     )
 
 
@@ -168,7 +169,7 @@ class Listing:
         class_names: a name for each class.
         files: {split: names of its images}.
         labels: {split: labels of its images, int64 [N]}.
-        unused: (name, what is wrong with it) of files among the images that belong to no class.
+        unused: (name, what is wrong with it) of images that belong to no class.
     """
 
     wnids: list[str]
@@ -204,7 +205,7 @@ def read_listing(tree: Tree) -> Listing:
     which is that of the numbers in their names.
 
     Raises:
-        UserError: a part of the layout is missing, or names a file that is missing.
+        UserError: a file of the layout is missing.
     """
     wnids = sorted(_lines(tree, "wnids.txt"))
     if len(set(wnids)) < len(wnids) or not wnids:
@@ -231,14 +232,14 @@ def read_listing(tree: Tree) -> Listing:
 
 def _lines(tree: Tree, name: str) -> list[str]:
     try:
-        text = decode_text(tree.read(name), errors="replace")  # in names
+        text = decode_text(tree.read(name), errors="replace")  # class names may have any encoding
     except ValueError as error:
         raise UserError(f"{tree.full_name(name)} cannot be read: {error}") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _may_be_an_image(name: str) -> bool:
-    """Whether a file lies below train/ or val/ and is no text, hidden or system file."""
+    """Returns whether a file lies below train/ or val/ and is no text, hidden or system file."""
     *folders, file = PurePosixPath(name).parts
     if not folders or folders[0] not in ("train", "val") or is_text(file):
         return False
@@ -249,7 +250,7 @@ def _may_be_an_image(name: str) -> bool:
 def _in_class_folders(
     tree: Tree, images: Iterable[str], split: str, label_of: Mapping[str, int]
 ) -> list[tuple[str, int]]:
-    """Returns (name, label) of the images that lie below <split>/<wnid>/, in their order.
+    """Returns (name, label) of the images below <split>/<wnid>/, in the given order.
 
     Raises:
         UserError: a class is not listed, or has no images.
@@ -273,7 +274,7 @@ def _in_class_folders(
 def _validation_files(
     tree: Tree, images: Iterable[str], label_of: Mapping[str, int]
 ) -> list[tuple[str, int]]:
-    """Returns (name, label) of the validation images, wherever scripts have moved them."""
+    """Returns (name, label) of the validation images, also where scripts have moved them."""
     if ANNOTATIONS not in tree.names and _is_sorted_into_classes(tree, label_of):
         found = _in_class_folders(tree, images, "val", label_of)
         return sorted(found, key=lambda image: _number(image[0]))
@@ -300,7 +301,7 @@ def _is_sorted_into_classes(tree: Tree, label_of: Mapping[str, int]) -> bool:
 def _number(name: str) -> list[str | tuple[int, str]]:
     """Returns a sort key of a file's name, with val_2.JPEG before val_10.JPEG.
 
-    Numbers are compared by their length first.
+    Numbers are compared by their number of digits first.
     """
     parts = re.split(r"([0-9]+)", PurePosixPath(name).name)
     return [(len(part), part) if i % 2 else part for i, part in enumerate(parts)]
@@ -318,7 +319,7 @@ def read(
         (uint8 [B, 64, 64, 3], int64 labels [B]), B at most READ_BATCH.
 
     Raises:
-        UserError: an image is damaged or of another size.
+        UserError: an image is damaged or has the wrong size.
     """
     with _threads() as pool:
         for start in range(0, len(files), READ_BATCH):
@@ -330,10 +331,10 @@ def read(
 def without_damaged(
     tree: Tree, listing: Listing, progress: PackProgress | None = None
 ) -> tuple[Listing, list[Faulty]]:
-    """Decodes every image, and leaves out those that are damaged.
+    """Decodes every image, and leaves out damaged images.
 
     Returns:
-        (the listing without damaged images, (name, what is wrong with it) of each of these).
+        (the listing without damaged images, (name, what is wrong with it) of each damaged image).
 
     Raises:
         UserError: a class loses all its images of a split.
@@ -356,7 +357,7 @@ def without_damaged(
         if lost:
             raise UserError(
                 f"{tree.path} has no whole image of {listing.wnids[min(lost)]} in {split}, even "
-                "with --skip-corrupt: fetch it again"
+                "with --skip-corrupt: download it again"
             )
     return replace(listing, files=files, labels=labels), damaged
 
@@ -392,15 +393,13 @@ def _pixels(content: bytes) -> np.ndarray:
     """Returns the content of an image file as uint8 [64, 64, 3].
 
     Raises:
-        ValueError: says what is wrong with it, as a clause.
+        ValueError: states what is wrong with the image, as a clause.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             size = image.size
-            if size == (IMAGE_SIZE, IMAGE_SIZE):  # checked before anything is decoded
-                check_undamaged(content, image.format)  # for damage that Pillow passes over
+            if size == (IMAGE_SIZE, IMAGE_SIZE):  # before any pixels are decoded
+                check_undamaged(content, image.format)  # finds damage that Pillow overlooks
                 return np.asarray(image.convert("RGB"))  # some are greyscale
     except UnidentifiedImageError:
         raise ValueError(f"is {describe_content(content[:HEAD_BYTES]) or 'not an image'}") from None

@@ -1,1 +1,1 @@
-"""Stores: one split of a data set on disk, raw (arrays) or encoded (an index of files)."""
+"""Stores: a store is one split of a data set on disk, raw (arrays) or encoded (indexed files)."""

@@ -17,7 +17,7 @@ class StoreBase:
     """One split of a data set.
 
     Attributes:
-        path: the folder, or None for arrays that came from elsewhere.
+        path: the folder; None if the arrays do not come from a folder.
         meta: see `records.StoreMeta`.
         labels: int32 [N], 0-based positions in `wnids`.
     """
@@ -47,14 +47,14 @@ class StoreBase:
 
     @property
     def class_names(self) -> list[str]:
-        """Names for people, in label order."""
+        """Readable names, in label order."""
         return self.meta.class_names
 
     @property
     def verified(self) -> bool:
         """Whether the images are those that the data set's name promises.
 
-        Always true of users' own images, because their names promise none.
+        Always true for the user's own images, because their names promise none.
         """
         return self.meta.verified
 

@@ -1,4 +1,4 @@
-"""Decodes images of encoded stores to one size: TensorFlow decodes a window, which is resized.
+"""Decodes images of encoded stores: TensorFlow decodes a window, which is resized to one size.
 
 The pixels are those of torchvision's transforms on Pillow's images. Of a JPEG only the rows and
 columns within the window are computed.
@@ -19,14 +19,14 @@ from keras_imnet64.data.images.views import View
 from keras_imnet64.data.stores.encoded import FIRST_TRANSPOSED, EncodedStore, ImageFailed
 from keras_imnet64.data.stores.opening import Store
 
-MARGIN = 2  # pixels beyond a crop, because two pixels of a JPEG may share one colour
-UNDECODABLE = re.compile("JPEG|PNG")  # named in the errors of TensorFlow's decoders
-JPEG_SIGNATURE = b"\xff\xd8\xff"  # that TensorFlow's `is_jpeg` looks for
+MARGIN = 2  # pixels beyond a crop, since neighbouring pixels of a JPEG may share a colour
+UNDECODABLE = re.compile("JPEG|PNG")  # in the error messages of TensorFlow's decoders
+JPEG_SIGNATURE = b"\xff\xd8\xff"  # as in TensorFlow's `is_jpeg`
 REGION = 9  # numbers for each image, see `regions`
-BACKWARD_ROWS, BACKWARD_COLUMNS = (3, 4, 6, 7), (2, 3, 7, 8)  # EXIF orientations, as decoded
+BACKWARD_ROWS, BACKWARD_COLUMNS = (3, 4, 6, 7), (2, 3, 7, 8)  # EXIF orientations
 
 Boxes: TypeAlias = Mapping[str, np.ndarray]  # "top", "left", "height", "width": integers [M]
-Show: TypeAlias = Callable[[np.ndarray, bool], np.ndarray]  # (box, is mirrored) -> what is shown
+Show: TypeAlias = Callable[[np.ndarray, bool], np.ndarray]  # (pixels, is_mirrored) -> shown pixels
 
 
 def regions_of(
@@ -35,7 +35,7 @@ def regions_of(
     """Returns the regions of images of an encoded store, int32 [M, REGION]; see `regions`.
 
     Args:
-        crops: boxes in the images as they are shown; None takes all of them.
+        crops: boxes in the images as they are shown; None takes the whole images.
     """
     sizes = store.sizes(positions)
     if crops is None:
@@ -46,7 +46,7 @@ def regions_of(
 
 
 def regions(boxes: Boxes, sizes: np.ndarray, orientations: np.ndarray) -> np.ndarray:
-    """Returns which window `decode` decodes of each image, and which box of the window is shown.
+    """Returns the window of each image that `decode` decodes, and the box of it that is shown.
 
     Args:
         boxes: boxes in the images as they are shown.
@@ -73,7 +73,7 @@ def regions(boxes: Boxes, sizes: np.ndarray, orientations: np.ndarray) -> np.nda
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Returns stored pixels [h, w, 3] as they are to be shown, as a view."""
+    """Returns stored pixels [h, w, 3] turned upright, as a view."""
     rows = -1 if orientation in BACKWARD_ROWS else 1
     columns = -1 if orientation in BACKWARD_COLUMNS else 1
     pixels = pixels[::rows, ::columns]
@@ -109,7 +109,7 @@ def decode(
         content: string [], a JPEG or a PNG.
         region: int32 [REGION], see `regions`.
         mirrored: bool [], whether to mirror what is shown.
-        show: makes uint8 `shape` of the box, uint8 [h, w, 3], turned upright, and of `mirrored`.
+        show: takes the upright box, uint8 [h, w, 3], and `mirrored`; returns uint8 `shape`.
     """
 
     def finish(pixels: np.ndarray, region: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
@@ -128,15 +128,15 @@ def decode(
 def decode_eagerly(
     content: bytes, size: tuple[int, int], box: tuple[int, int, int, int] | None = None
 ) -> np.ndarray | None:
-    """Decodes a box of a JPEG or PNG as training does, without a graph.
+    """Decodes a box of a JPEG or PNG as training does, but without a graph.
 
     Args:
-        size: (height, width) that the image should have, as it is stored.
-        box: (top, left, height, width); None is all of the image.
+        size: (height, width) of the stored image.
+        box: (top, left, height, width); None takes the whole image.
 
     Returns:
-        uint8 [height, width, 3] of the box, or None where the image cannot be decoded or has
-        another size.
+        uint8 [height, width, 3] of the box, or None if the image cannot be decoded or has another
+        size.
     """
     boxes = dict(zip(BOX, np.array([box or (0, 0, *size)]).T, strict=True))
     region = regions(boxes, np.array([size]), np.ones(1, int))[0]
@@ -164,10 +164,10 @@ def _cut(pixels: Tensor, box: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def as_run_failed(store: Store) -> Iterator[None]:
-    """Raises an ImageFailed for an image that a running pipeline cannot read or decode."""
+    """Raises an ImageFailed if a pipeline in the block cannot read or decode an image."""
     try:
         yield
-    except ImageFailed:  # of another store, read inside the block
+    except ImageFailed:  # from another store that the block reads
         raise
     except Exception as error:
         failure = _failure_of(store, error) if isinstance(store, EncodedStore) else None
@@ -177,9 +177,9 @@ def as_run_failed(store: Store) -> Iterator[None]:
 
 
 def _failure_of(store: EncodedStore, error: Exception) -> ImageFailed | None:
-    """Returns the failure that names the image, or None if no image is the reason.
+    """Returns the failure that names the image, or None if no image is the cause.
 
-    TensorFlow does not name the image that it cannot decode, so the images read last are tried.
+    TensorFlow does not name the image that it cannot decode, so the last images are decoded again.
     """
     if store.failure is not None or not UNDECODABLE.search(str(error)):
         return store.failure
@@ -187,6 +187,6 @@ def _failure_of(store: EncodedStore, error: Exception) -> ImageFailed | None:
         record = store.records[position]
         (content,) = store.read(np.array([position]))
         if decode_eagerly(content, (record["height"], record["width"])) is None:
-            fault = f"{store.file_of(position)} is damaged, or another than when it was indexed"
+            fault = f"{store.file_of(position)} is damaged, or has changed since it was indexed"
             return ImageFailed(fault, store, position)
     return None

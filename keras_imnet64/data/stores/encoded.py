@@ -1,9 +1,9 @@
-"""Encoded stores: images of any size as JPEG or PNG, indexed where they lie and read at random.
+"""Encoded stores: JPEG or PNG images of any size, indexed in place and read in any order.
 
 An encoded store is a folder with `files.npy` (names of files below `root`), `pictures.npy`
 (RECORD [N], where each image lies and how large it is), `hashes.npy` (uint8 [N, 32], SHA-256 of
 each image's bytes), `moments.npy` (float64 [N, 6]), `labels.npy`, `converted.bin` and `meta.json`.
-Images are not copied, except those that TensorFlow decodes otherwise than Pillow does:
+Images are not copied, except those that TensorFlow decodes differently from Pillow:
 `converted.bin` holds a PNG of each. `indexing` writes such a store, `opening` opens it.
 """
 
@@ -34,9 +34,9 @@ RECORD = np.dtype(
         ("orientation", "<i4"),  # of EXIF, see `reading.UPRIGHT`
     ]
 )
-MAX_NAME_BYTES = 4096  # of a file below the root, the limit of Linux
-MAX_RECENT = 4096  # roughly as many images as a pipeline reads ahead
-FIRST_TRANSPOSED = 5  # EXIF orientations from here on exchange height and width
+MAX_NAME_BYTES = 4096  # of a path below the root, the limit of Linux
+MAX_RECENT = 4096  # about the number of images that a pipeline reads ahead
+FIRST_TRANSPOSED = 5  # EXIF orientations from 5 on exchange height and width
 
 
 class ImageFailed(RunFailed):
@@ -48,24 +48,22 @@ class ImageFailed(RunFailed):
     """
 
     def __init__(self, fault: str, store: "EncodedStore", position: int) -> None:
-        super().__init__(
-            f"{fault}: bring back the file as it was, or mend it and run {store.command}"
-        )
+        super().__init__(f"{fault}: restore the original file, or fix it and run {store.command}")
         self.fault, self.store, self.position = fault, store, int(position)
 
 
 class EncodedStore(StoreBase):
-    """One split of a data set whose images stay where they lie; see also `StoreBase`.
+    """One split of a data set whose images stay in their files; see also `StoreBase`.
 
     Attributes:
         image_size: None, because images may have any size.
         files: bytes [F], names of files below `root`.
         records: RECORD [N].
-        hashes: uint8 [N, HASH_BYTES], SHA-256 of each image's bytes when it was indexed; None
-            in stores of format 1.
+        hashes: uint8 [N, HASH_BYTES], SHA-256 of each image's bytes when it was indexed; None in
+            stores of format 1.
         sums: float64 [N, 6], the mean of each channel of each image, then of its square.
         recent: positions of the images that were read last.
-        failure: why an image could not be read, or None.
+        failure: the failure of the image that could not be read, or None.
     """
 
     path: Path
@@ -102,7 +100,7 @@ class EncodedStore(StoreBase):
 
     @property
     def num_converted(self) -> int:
-        """How many images the store keeps as PNG."""
+        """The number of images that the store keeps as PNG."""
         return int(np.count_nonzero(self.records["file"] == IN_CONVERTED))
 
     @property
@@ -135,13 +133,13 @@ class EncodedStore(StoreBase):
         record, file = self.records[position], self.file_of(position)
         offset, length = int(record["offset"]), int(record["length"])
         try:
-            descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would never open
+            descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would block
             try:
                 content = os.pread(descriptor, length, offset)
             finally:
                 os.close(descriptor)
         except OSError as error:
-            fault = f"{file} cannot be read any more ({error.strerror})"
+            fault = f"{file} can no longer be read ({error.strerror})"
             raise ImageFailed(fault, self, position) from error
         if len(content) != length:
             raise ImageFailed(f"{file} is shorter than when it was indexed", self, position)
@@ -186,8 +184,8 @@ def open_encoded(path: Path, meta: EncodedStoreMeta) -> EncodedStore:
     first = store.file_of(int(np.argmax(records["file"] != IN_CONVERTED)))
     if not os.path.isfile(first):
         raise UserError(
-            f"{path} indexes images below {store.root}, but {first} is not there; bring them "
-            f"back, or run `python cli.py data prepare {store.dataset} --source DIR` again"
+            f"{path} indexes images below {store.root}, but {first} is missing; restore "
+            f"them, or run `python cli.py data prepare {store.dataset} --source DIR` again"
         )
     return store
 

@@ -1,11 +1,26 @@
-"""Opens the files of a store, and checks each before other modules rely on its content."""
+"""Writes and opens the files of a store; each is checked when it is opened."""
 
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
 from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.core.files import sync_file
+
+
+def write_pixels_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
+    """Writes the header of a .npy file of uint8 pixels, which follow in C order."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Writes a .npy file, and waits until it is on the disk."""
+    with open(path, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+        sync_file(file)
 
 
 def damaged(file: Path, fault: str) -> UserError:
@@ -25,11 +40,11 @@ def read_array(file: Path) -> np.ndarray:
     """Returns the memory-mapped array of a .npy file.
 
     Raises:
-        UserError: the file holds none, or an array of Python objects.
+        UserError: the file holds no array, or an array of Python objects.
     """
     try:
         return np.lib.format.open_memmap(file, mode="r")
-    except Exception as error:  # NumPy reads the header as Python: any error of a tokenizer
+    except Exception as error:  # NumPy parses the header as Python: many errors are possible
         raise damaged(file, f"cannot be read ({reason(error)})") from None
 
 

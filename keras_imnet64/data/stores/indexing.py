@@ -1,8 +1,8 @@
-"""Writes encoded stores: decodes every listed image and records where it lies.
+"""Writes encoded stores: decodes every listed image and records its place in its file.
 
-An image is taken only if it is undamaged (see `damage`). It stays where it lies only if training,
-which decodes with TensorFlow, gets the pixels that Pillow gives; otherwise the store keeps a PNG of
-it. `encoded` describes what lies in a store; the lists of images come from `sources`.
+An image is indexed only if it is undamaged (see `damage`). If training, which decodes with
+TensorFlow, gets other pixels than Pillow, the store keeps a PNG of the image. `encoded` describes
+the files of a store; the lists of images come from `sources`.
 """
 
 import hashlib
@@ -43,6 +43,7 @@ from keras_imnet64.data.stores.encoded import (
     EncodedStore,
     digest_of,
 )
+from keras_imnet64.data.stores.files import save_array
 from keras_imnet64.data.stores.opening import open_store
 from keras_imnet64.data.stores.packing import (
     SLACK_BYTES,
@@ -54,9 +55,9 @@ from keras_imnet64.data.stores.packing import (
 )
 from keras_imnet64.records import EncodedStoreMeta
 
-CHUNK = 256  # images in work at a time, which bounds memory
+CHUNK = 256  # images that are examined at the same time, which bounds memory
 UNCONVERTED_KINDS = {(kind, mode) for kind in (*JPEG_FORMATS, "PNG") for mode in ("L", "RGB")}
-BYTES_PER_IMAGE = 240  # of the index, with names of usual length
+BYTES_PER_IMAGE = 240  # of the index, with file names of usual length
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class ImageEntry:
         name: of its file below the root, with "/" between its parts.
         label: its class, from 0.
         offset, length: of its bytes in that file; length None means the whole file.
-        member: its name within that file, for messages, such as that of a member of a tar.
+        member: its name within that file, such as a tar, for messages.
     """
 
     name: str
@@ -99,20 +100,20 @@ def write_index(
 
     Args:
         path: the store's folder; its parents are made.
-        entries: the images, in the store's order.
+        entries: the images, in the order of the store.
         root: the folder below which their files lie.
         skipped: receives (name, reason) of damaged images, which are left out; None refuses them.
         others: as for `packing.write_store`.
 
     Raises:
-        UserError: an image is damaged, a class has none, or there is no room.
+        UserError: an image is damaged, a class has no images, or the disk is full.
         RunFailed: a write failed.
     """
     import_tensorflow()
-    doing = f"indexing {dataset} {split}"
-    with new_store(path, doing, len(entries) * BYTES_PER_IMAGE + SLACK_BYTES) as work:
+    task = f"indexing {dataset} {split}"
+    with new_store(path, task, len(entries) * BYTES_PER_IMAGE + SLACK_BYTES) as work:
         with open(work / CONVERTED, "wb") as converted:
-            index = _Index(root, work, converted, len(entries), doing)
+            index = _Index(root, work, converted, len(entries), task)
             index.add_images(entries, skipped, progress)
             if split == "train":  # `prepare` only warns of a class without validation images
                 index.refuse_lost_classes(entries, wnids, split)
@@ -152,15 +153,15 @@ class _Index:
         root: the folder below which the image files lie.
         folder: receives the arrays.
         converted: the open file CONVERTED, which receives PNGs.
-        max_images: how many images may be added.
-        doing: for messages, such as "indexing pets train".
+        max_images: number of images that may be added.
+        task: for messages, such as "indexing pets train".
     """
 
     def __init__(
-        self, root: Path, folder: Path, converted: BinaryIO, max_images: int, doing: str
+        self, root: Path, folder: Path, converted: BinaryIO, max_images: int, task: str
     ) -> None:
         self.root, self.folder, self.converted, self.count = root, folder, converted, 0
-        self.doing = doing
+        self.task = task
         self.files: dict[str, int] = {}  # name -> number
         self.records, self.sums = np.zeros(max_images, RECORD), np.zeros((max_images, 6))
         self.hashes = np.zeros((max_images, HASH_BYTES), np.uint8)
@@ -172,7 +173,7 @@ class _Index:
         skipped: list[tuple[str, str]] | None,
         progress: PackProgress | None,
     ) -> None:
-        """Examines all images in threads, and adds them in their order."""
+        """Examines the images in threads, and adds them in the order of `entries`."""
         done, total = 0, len(entries)
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             waiting = iter(entries)
@@ -181,24 +182,24 @@ class _Index:
                     if not isinstance(found, UserError):
                         self._add(entry, found)
                     elif skipped is None:
-                        raise UserError(f"{found}; --skip-corrupt leaves out such images")
+                        raise UserError(f"{found}; pass --skip-corrupt to leave out such images")
                     else:
                         fault = str(found).removeprefix(f"{printable(self._path_of(entry))} ")
                         skipped.append((entry.in_words, fault))
                 done += len(chunk)
                 if progress:
-                    progress(self.doing, done, total)
+                    progress(self.task, done, total)
 
     def _examine(self, entry: ImageEntry) -> "ExaminedImage | UserError":
-        """Returns what the index records of an image, or the error if it is damaged.
+        """Returns what the index records about an image, or the error if it is damaged.
 
         Raises:
-            Unreadable: the file may be undamaged, so that it must not be left out.
+            Unreadable: the system refuses access to the file, which may be undamaged.
         """
         file, shown_path = self.root / entry.name, self._path_of(entry)
         try:
             with report_unreadable(file):
-                if not file.is_file():  # a pipe would never end
+                if not file.is_file():  # reading a pipe would never end
                     raise UserError(f"{shown_path} is not a file")
             with report_image_errors(shown_path):
                 content = _read_entry(file, entry)
@@ -211,13 +212,13 @@ class _Index:
             return error
 
     def _path_of(self, entry: ImageEntry) -> str:
-        """Returns what messages call an image."""
+        """Returns the path of an image for messages."""
         return str(self.root / entry.in_words)
 
     def _add(self, entry: ImageEntry, image: "ExaminedImage") -> None:
         if image.converted:
             number, offset, length = IN_CONVERTED, self.converted.tell(), len(image.converted)
-            self._require_room(length)
+            self._require_space(length)
             self.converted.write(image.converted)
         else:
             number = self.files.setdefault(entry.name, len(self.files))
@@ -231,10 +232,10 @@ class _Index:
         self.hashes[self.count] = np.frombuffer(image.sha256, np.uint8)
         self.count += 1
 
-    def _require_room(self, length: int) -> None:
-        """Refuses a PNG that does not fit: how much room all take is known only at the end."""
-        doing = f"{self.doing}, with {self.count:,} images looked at and more to keep as PNG,"
-        require_space(self.folder, length + SLACK_BYTES, doing)
+    def _require_space(self, length: int) -> None:
+        """Refuses a PNG that does not fit on the disk; the size of all is known only at the end."""
+        purpose = f"{self.task}, with {self.count:,} images done and more to keep as PNG,"
+        require_space(self.folder, length + SLACK_BYTES, purpose)
 
     def refuse_lost_classes(
         self, entries: Sequence[ImageEntry], wnids: Sequence[str], split: str
@@ -244,13 +245,13 @@ class _Index:
         if lost:
             raise UserError(
                 f"{self.root} has no whole image of {wnids[min(lost)]} in {split}, even with "
-                "--skip-corrupt: mend the damaged ones, add others, or move the class away"
+                "--skip-corrupt: fix the damaged images, add others, or move the class away"
             )
 
     def write(self) -> np.ndarray:
         """Writes the arrays, and returns the labels, int32 [N]."""
         if not self.count:
-            raise UserError(f"no whole image is left of those in {self.root}")
+            raise UserError(f"{self.root} has no undamaged images left")
         sync_file(self.converted)
         labels = self.labels[: self.count]
         arrays = {
@@ -261,9 +262,7 @@ class _Index:
             "labels": labels,
         }
         for name, array in arrays.items():
-            with open(self.folder / f"{name}.npy", "wb") as file:
-                np.save(file, array, allow_pickle=False)
-                sync_file(file)
+            save_array(self.folder / f"{name}.npy", array)
         return labels
 
 
@@ -279,7 +278,7 @@ def _read_entry(file: Path, entry: ImageEntry) -> bytes:
 
 @dataclass(frozen=True)
 class ExaminedImage:
-    """What an index records of an undamaged image; see `encoded.RECORD`.
+    """What an index records about an undamaged image; see `encoded.RECORD`.
 
     Attributes:
         length: of its bytes, as they were read.
@@ -297,11 +296,11 @@ class ExaminedImage:
 
 
 def examine_image(content: bytes, path: str) -> ExaminedImage:
-    """Decodes an image, and returns what an index records of it.
+    """Decodes an image, and returns what an index records about it.
 
     Raises:
-        UserError: it is of a kind that is not taken.
-        Exception: it is damaged: a DamagedImage, or whatever Pillow raises.
+        UserError: the image is of a kind that is not read.
+        Exception: the image is damaged: a DamagedImage, or any error of Pillow.
     """
     with open_image(io.BytesIO(content), path) as image:
         is_clean = check_undamaged(content, image.format)
@@ -313,7 +312,7 @@ def examine_image(content: bytes, path: str) -> ExaminedImage:
         is_kept = (
             is_clean
             and is_plain
-            and _training_sees(np.asarray(colours), content, is_progressive=is_progressive)
+            and _is_decoded_alike(np.asarray(colours), content, is_progressive=is_progressive)
         )
         if not is_kept:
             colours, orientation = apply_orientation(colours, orientation), 1
@@ -330,16 +329,16 @@ def examine_image(content: bytes, path: str) -> ExaminedImage:
 
 
 def _needs_pillow(image: Image.Image) -> bool:
-    """Returns whether a PNG is more than its pixels: partly transparent, or animated."""
+    """Returns whether an image is partly transparent, or an animated PNG."""
     is_animated = image.format == "PNG" and getattr(image, "n_frames", 1) > 1
     return image.has_transparency_data or is_animated
 
 
-def _training_sees(pixels: np.ndarray, content: bytes, *, is_progressive: bool) -> bool:
-    """Returns whether training decodes a file to these very pixels, uint8 [h, w, 3].
+def _is_decoded_alike(pixels: np.ndarray, content: bytes, *, is_progressive: bool) -> bool:
+    """Returns whether training decodes a file to exactly these pixels, uint8 [h, w, 3].
 
-    Of a progressive JPEG the quarters are compared too: where scans are missing, decoders smooth
-    over blocks, and a window of the image has other neighbours to smooth with.
+    The quarters of a progressive JPEG are compared too: if scans are missing, decoders smooth block
+    borders, with other neighbours in a window than in the whole image.
     """
     from keras_imnet64.data.stores.decoding import decode_eagerly
 

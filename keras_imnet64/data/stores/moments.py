@@ -1,7 +1,7 @@
-"""Means and spreads of stored images, from the exact integer sums that lie in `moments.npz`.
+"""Means and standard deviations of stored images, from the exact integer sums in `moments.npz`.
 
 `packing` calls `add_sums` and `save_sums` while it writes a store. `selection` decides which images
-a run uses, and so which of them count.
+a run uses.
 """
 
 import zipfile
@@ -17,17 +17,17 @@ from keras_imnet64.data.stores.files import damaged
 from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stores.raw import RawStore
 
-CHUNK = 512  # images summed at once: 512 * 255**2 fits uint32
+CHUNK = 512  # images summed together: 512 * 255**2 fits uint32
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and spread of a set of images on the 0..255 scale.
+    """Mean and standard deviation of a set of images on the 0..255 scale.
 
     Attributes:
-        mean_image: float32 [H, W, 3], or None where images have no common size.
-        channel_mean, channel_std: float64 [3], over all pixels of images of one size; where images
-            have any size, each image counts alike.
+        mean_image: float32 [H, W, 3]; None if images have any size.
+        channel_mean, channel_std: float64 [3], over all pixels; images of any size have equal
+            weights.
     """
 
     count: int
@@ -53,8 +53,8 @@ class _Sums:
 def moments(store: Store, positions: np.ndarray | None = None) -> Moments:
     """Returns mean image, channel means and standard deviations of a store, or of a part of it.
 
-    A whole raw store has sums from packing time. For a part of a store, the images of the part or
-    the other images are summed, whichever are fewer: sums are integers, so both agree exactly.
+    The sums of a whole raw store were stored when it was packed. For a part of it, either its
+    images or all others are summed, whichever are fewer: integer sums make both agree exactly.
 
     Args:
         positions: integers in 0..N-1, or None for all images.
@@ -65,7 +65,7 @@ def moments(store: Store, positions: np.ndarray | None = None) -> Moments:
     if positions is not None:
         positions = np.asarray(positions)
         if not positions.size:
-            raise UserError("the mean of no images was asked for: the selection is empty")
+            raise UserError("the selection is empty; a mean needs at least one image")
     if isinstance(store, EncodedStore):
         return _moments_by_image(store.sums, positions)
     if positions is None:
@@ -138,7 +138,7 @@ def _moments(sums: _Sums) -> Moments:
     height, width, _ = sums.pixels.shape
     num_pixels = sums.count * height * width
     totals, squares = (array.sum(axis=(0, 1)) for array in (sums.pixels, sums.squares))
-    # Integers have no cancellation: num_pixels * square < 2**34 * 2**50 needs those of Python.
+    # Python's integers, since num_pixels * square reaches 2**34 * 2**50; floats would cancel.
     variance = [
         (num_pixels * int(square) - int(total) ** 2) / num_pixels**2
         for square, total in zip(squares, totals, strict=True)

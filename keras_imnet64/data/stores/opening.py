@@ -29,7 +29,7 @@ def open_store(path: StrPath, in_memory: str = "auto") -> Store:
     Args:
         path: the store's folder.
         in_memory: "always" loads the images of a raw store, "never" maps the file, "auto" loads
-            them when they take less than a quarter of the memory available now.
+            them if they take less than a quarter of the available memory.
 
     Raises:
         UserError: there is no store, or a file is missing, cut short or of another format.
@@ -53,7 +53,7 @@ def open_store(path: StrPath, in_memory: str = "auto") -> Store:
 
 
 def is_store(path: StrPath) -> bool:
-    """Returns whether a whole store lies at `path`; only `open_store` checks its files."""
+    """Returns whether a complete store lies at `path`; its files are not checked."""
     return os.path.isfile(Path(path) / "meta.json")
 
 

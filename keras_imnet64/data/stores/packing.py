@@ -1,7 +1,7 @@
-"""Writes packed stores: a stream of images becomes a folder, complete or not at all.
+"""Writes raw stores: a stream of images becomes a folder that appears only when it is complete.
 
-`raw` describes what lies in a store, `moments` how its images are summed; the images come from
-`sources`.
+`indexing` writes encoded stores, with the functions of this module for both kinds. `raw` describes
+the files of a store; the images come from `sources`.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -25,13 +24,14 @@ from keras_imnet64.core.work_folders import (
     work_folder,
 )
 from keras_imnet64.data.stores.base import class_counts
+from keras_imnet64.data.stores.files import save_array, write_pixels_header
 from keras_imnet64.data.stores.moments import add_sums, save_sums
 from keras_imnet64.data.stores.opening import is_store, open_store
 from keras_imnet64.data.stores.raw import RawStore
 from keras_imnet64.records import RawStoreMeta, StoreMeta
 
 SLACK_BYTES = 16 * 2**20  # labels, sums, meta.json and file system blocks
-WORD = "writing"  # in the names of work folders
+WORD = "writing"  # in the names of work folders, see `work_folders`
 
 
 def write_store(
@@ -54,17 +54,17 @@ def write_store(
         path: the store's folder; its parents are made.
         batches: (uint8 [B, H, W, 3], integer labels [B], 0-based).
         dataset, split: names for `meta.json`.
-        count: how many images the batches hold together.
+        count: number of images in all batches together.
         image_size: H and W.
         wnids, class_names: class ids and names in label order.
-        source: where the images came from, for people.
-        verified: whether they are known to be what the dataset's name promises.
+        source: where the images came from, for messages.
+        verified: whether they are known to be the images that the data set's name promises.
 
     Returns:
         The new store, memory-mapped.
 
     Raises:
-        UserError: the disk has no room, the folder cannot be written, or the stream holds other
+        UserError: the disk is full, the folder cannot be written, or the stream holds other
             images than announced.
         RunFailed: a write failed.
     """
@@ -97,19 +97,19 @@ def write_store(
 
 
 @contextlib.contextmanager
-def new_store(path: Path, doing: str, needed: int) -> Iterator[Path]:
+def new_store(path: Path, task: str, needed: int) -> Iterator[Path]:
     """Makes a work folder for the files of the store `path`, which `publish_store` moves there.
 
     Args:
-        doing: for messages, such as "packing shapes train".
-        needed: bytes that the disk must have room for.
+        task: for messages, such as "packing shapes train".
+        needed: bytes that must be free on the disk.
 
     Raises:
-        UserError: the disk has no room, or the folder cannot be written.
+        UserError: the disk is full, or the folder cannot be written.
         RunFailed: a write failed.
     """
-    require_space(path.parent, needed, doing)
-    with store_work_folder(path) as work, report_failed_write(f"{doing} into {path}", path):
+    require_space(path.parent, needed, task)
+    with store_work_folder(path) as work, report_failed_write(f"{task} into {path}", path):
         yield work
 
 
@@ -130,10 +130,9 @@ def store_work_folder(path: Path) -> Iterator[Path]:
 
 
 def publish_store(work: Path, path: Path, meta: StoreMeta) -> None:
-    """Writes `meta.json` into a work folder with the other files, and moves all to `path`.
+    """Writes `meta.json` beside the other files of a work folder, and moves the folder to `path`.
 
-    Of two processes that pack the same images, the first wins and the second keeps its result; an
-    older store of other images is replaced.
+    A store of the same images at `path` stays, one of other images is replaced.
     """
     write_meta(work, meta)
     work.chmod(0o755)
@@ -157,7 +156,7 @@ def other_writer(path: Path) -> int | None:
 
 
 def require_space(folder: StrPath, needed: int, purpose: str) -> None:
-    """Refuses work that does not fit on the disk of `folder`, which need not exist yet.
+    """Refuses a task for which the disk of `folder` is too full; `folder` need not exist yet.
 
     Raises:
         UserError: states the bytes needed and free, or why the folder cannot be written.
@@ -192,10 +191,10 @@ def _holds(path: Path, meta: StoreMeta) -> bool:
 
 
 class _Packer:
-    """Writes the arrays of a raw store in the order of its images, summing and hashing them.
+    """Writes the arrays of a raw store while it sums and hashes the images.
 
     Args:
-        name: what messages call the split.
+        name: names the split in messages.
     """
 
     def __init__(
@@ -215,7 +214,7 @@ class _Packer:
         """Consumes the batches, writes the three arrays, and returns the digest."""
         sha, done = hashlib.sha256(), 0
         with open(self.folder / "images.npy", "wb") as file:
-            _write_header(file, (self.count, *self.shape))
+            write_pixels_header(file, (self.count, *self.shape))
             for images, labels in batches:
                 images = self._check(images, labels, done)
                 file.write(images.data)
@@ -232,9 +231,7 @@ class _Packer:
                 "prepare the data set again"
             )
         sha.update(self.labels.data)
-        with open(self.folder / "labels.npy", "wb") as file:
-            np.save(file, self.labels, allow_pickle=False)
-            sync_file(file)
+        save_array(self.folder / "labels.npy", self.labels)
         with open(self.folder / "moments.npz", "wb") as file:
             save_sums(file, done, self.sums, self.squares)
             sync_file(file)
@@ -261,8 +258,3 @@ class _Packer:
                 f"{low}..{high}"
             )
         return images
-
-
-def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)

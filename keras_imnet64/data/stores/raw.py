@@ -1,4 +1,4 @@
-"""Raw stores: images of one size as an array on disk, read at random.
+"""Raw stores: images of one size as an array on disk, read in any order.
 
 A raw store is a folder with `images.npy` (uint8 [N, H, W, 3]), `labels.npy` (int32 [N]),
 `moments.npz` (see `moments`) and `meta.json`. `packing` writes it, `opening` opens it.
@@ -12,7 +12,7 @@ from keras_imnet64.data.stores.base import StoreBase
 from keras_imnet64.data.stores.files import map_array
 from keras_imnet64.records import RawStoreMeta
 
-ALIGNMENT = 64  # bytes; the header of images.npy has twice as many
+ALIGNMENT = 64  # bytes; the header of images.npy has 128, so mapped images are aligned
 
 
 class RawStore(StoreBase):
@@ -58,7 +58,7 @@ def open_raw(path: Path, meta: RawStoreMeta, in_memory: str) -> RawStore:
 
 
 def aligned_copy(array: np.ndarray) -> np.ndarray:
-    """Copies an array to an address at which TensorFlow shares memory, a multiple of ALIGNMENT."""
+    """Copies an array to a multiple of ALIGNMENT, where TensorFlow can share its memory."""
     buffer = np.empty(array.nbytes + ALIGNMENT, np.uint8)
     begin = -buffer.ctypes.data % ALIGNMENT
     copy = buffer[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)

@@ -1,6 +1,6 @@
-"""Removes what is no longer needed: copies of packed images, downloads, and abandoned folders.
+"""Removes data that are no longer needed: copies of packed images, downloads, abandoned folders.
 
-Packed stores and sources are never touched, and neither is what a running process is making.
+Packed stores, sources and the work folders of running processes are never removed.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.core.validation import read_record, to_json
 from keras_imnet64.core.work_folders import abandoned
-from keras_imnet64.data import datasets, locations
-from keras_imnet64.data.locations import Dataset, DatasetLocation
+from keras_imnet64.data import datasets
+from keras_imnet64.data.locations import SUFFIX, Dataset, DatasetLocation
 from keras_imnet64.data.stores import packing
 
-BUILD_SECONDS = 3600  # TFDS may still be building where it wrote something within this time
+BUILD_SECONDS = 3600  # TFDS may still build in a folder if it has written there this recently
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class _Removable:
     """A file or folder that can be removed.
 
     Attributes:
-        what: what it is, for the user.
+        what: its description for the user.
         bytes: its size on disk.
     """
 
@@ -38,7 +38,7 @@ class _Removable:
 
 @dataclass(frozen=True)
 class _DownloadNote:
-    """What TFDS writes about a download, in a file named like it with the suffix .INFO."""
+    """TFDS' note on a download, in a file of the same name with the suffix .INFO."""
 
     dataset_names: list[str]
     original_fname: str
@@ -51,10 +51,10 @@ def clean(
     cache_dir: StrPath | None = None,
     dry_run: bool = False,
 ) -> JsonObject:
-    """Removes what is no longer needed of one data set, or of all.
+    """Removes the data of one data set, or of all, that are no longer needed.
 
-    If both splits are packed, these are TFDS' own copy of them and the archives that TFDS
-    downloaded for it. Working folders are removed if their process, of this machine, has died.
+    If both splits are packed, TFDS' copy of them and the archives that TFDS downloaded for it are
+    removed. Work folders are removed if the process on this machine that made them has died.
 
     Args:
         name: a data set; None means all.
@@ -69,10 +69,12 @@ def clean(
         RunFailed: something cannot be removed.
     """
     rows = [datasets.find_dataset(name)] if name else _all_rows(data_dir, cache_dir)
-    places = [place for row in rows for place in datasets.locations_of(row, data_dir, cache_dir)]
-    for place in places:
-        place.refuse_if_being_packed()
-    removable = [item for place in places for item in _find_removable(place)]
+    locations = [
+        location for row in rows for location in datasets.locations_of(row, data_dir, cache_dir)
+    ]
+    for location in locations:
+        location.refuse_if_being_packed()
+    removable = [item for location in locations for item in _find_removable(location)]
     if not dry_run:
         for item in removable:
             _remove(item.path)
@@ -90,7 +92,7 @@ def _all_rows(data_dir: StrPath | None, cache_dir: StrPath | None) -> Collection
     packed = own.packed_dir.parent
     for folder in sorted(packed.glob("*")) + sorted(packed.glob(".*")):
         stem = folder.name.removeprefix(".").partition(f".{packing.WORD}@")[0]
-        stem = stem.removesuffix(locations.SUFFIX)
+        stem = stem.removesuffix(SUFFIX)
         for kind in (datasets.IMAGE_FOLDER, datasets.DOWNSAMPLED):
             if stem.startswith(f"{kind}_"):
                 name = f"{kind}/{stem.removeprefix(f'{kind}_')}"
@@ -99,17 +101,17 @@ def _all_rows(data_dir: StrPath | None, cache_dir: StrPath | None) -> Collection
     return rows.values()
 
 
-def _find_removable(place: DatasetLocation) -> Iterator[_Removable]:
-    name = place.dataset.name
-    for path in (place.packed_dir, *map(place.folder, place.dataset.splits)):
+def _find_removable(location: DatasetLocation) -> Iterator[_Removable]:
+    name = location.dataset.name
+    for path in (location.packed_dir, *map(location.folder, location.dataset.splits)):
         for folder in abandoned(path, packing.WORD):
             yield _removable(f"{name}, begun by a process that died", folder)
-    if place.tfds_dir is None or not _is_packed(place) or _may_be_building(place.tfds_dir):
+    if location.tfds_dir is None or not _is_packed(location) or _may_be_building(location.tfds_dir):
         return
-    if place.tfds_dir.is_dir():
-        yield _removable(f"{name}, TFDS' copy of what is packed", place.tfds_dir)
-    if place.verified:
-        for file in _downloads(place):
+    if location.tfds_dir.is_dir():
+        yield _removable(f"{name}, TFDS' copy of what is packed", location.tfds_dir)
+    if location.verified:
+        for file in _downloads(location):
             yield _removable(f"{name}, downloaded by TFDS for what is packed", file)
 
 
@@ -118,30 +120,30 @@ def _removable(what: str, path: Path) -> _Removable:
     return _Removable(what, path, sum(file.lstat().st_size for file in files if file.is_file()))
 
 
-def _is_packed(place: DatasetLocation) -> bool:
-    """Whether both splits are packed and can be opened."""
+def _is_packed(location: DatasetLocation) -> bool:
+    """Returns whether both splits are packed and can be opened."""
     try:
-        return place.packed() and bool(place.open())
+        return location.is_packed() and bool(location.open())
     except UserError:
         return False
 
 
 def _may_be_building(folder: Path) -> bool:
-    """Whether TFDS may be writing there: its unfinished folders do not name their process."""
+    """Returns whether TFDS may be writing there; its unfinished folders do not name a process."""
     files = (file for part in folder.glob("*incomplete*") for file in (part, *part.rglob("*")))
     newest = max((file.lstat().st_mtime for file in files), default=0)
     return newest > time.time() - BUILD_SECONDS
 
 
-def _downloads(place: DatasetLocation) -> Iterator[Path]:
+def _downloads(location: DatasetLocation) -> Iterator[Path]:
     """Yields the archives that TFDS downloaded for this image size, each with the note on it."""
-    prefix = f"Imagenet{place.dataset.image_size}_"
-    for file in sorted((place.data_dir / "downloads").glob("*.INFO")):
+    prefix = f"Imagenet{location.dataset.image_size}_"
+    for file in sorted((location.data_dir / "downloads").glob("*.INFO")):
         try:
             note = read_record(_DownloadNote, file)
         except (OSError, ValueError):  # not a note of TFDS
             continue
-        if note.dataset_names == [place.builder_name] and note.original_fname.startswith(prefix):
+        if note.dataset_names == [location.builder_name] and note.original_fname.startswith(prefix):
             yield from (path for path in (file.with_suffix(""), file) if path.is_file())
 
 
@@ -153,6 +155,6 @@ def _remove(path: Path) -> None:
             path.unlink()
     except OSError as error:
         raise RunFailed(
-            f"{path} cannot be removed ({os_error_text(error, path.parent)}); mend that and run "
+            f"{path} cannot be removed ({os_error_text(error, path.parent)}); fix that and run "
             "the same command again"
         ) from error

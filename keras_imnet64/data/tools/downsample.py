@@ -1,8 +1,8 @@
-"""Makes small images of large ones, as ImageNet64 was made, so that its recipes can train on them.
+"""Downsamples the images of a data set as ImageNet64 was made, for the recipes of ImageNet64.
 
 The images of an encoded store become archives in the official layout (see `sources.archives`) and a
-packed store that recipes can name. Pixels are made chunk by chunk in a folder beside the archives,
-so that an interrupted command can be resumed.
+raw store that recipes can name. Images are resized chunk by chunk into a folder beside the
+archives, so that an interrupted command can be resumed.
 """
 
 import contextlib
@@ -39,9 +39,9 @@ from keras_imnet64.data.stores.encoded import EncodedStore
 from keras_imnet64.records import DownsamplingState
 
 SIZES = range(8, 257)
-CHUNK = 1024  # images between two records of the progress
+CHUNK = 1024  # images between two records of progress
 NUM_BATCHES = 10  # npz files of the training set, as published
-# In the folder of the archives: one folder for each split, with these files; a lock; class ids.
+# In the folder of the archives: a work folder for each split, with two files; a lock; class ids.
 WORK_FOLDER, STATE, PIXELS = ".downsampling-{}", "made.json", "images.uint8"
 LOCK, CLASSES = ".downsampling.lock", "classes.txt"
 
@@ -56,17 +56,16 @@ def downsample(
     cache_dir: StrPath | None = None,
     progress: PackProgress | None = None,
 ) -> JsonObject:
-    """Resizes every image of a data set to size x size, without keeping its aspect ratio.
+    """Resizes every image of a data set to size x size, whatever its aspect ratio.
 
-    By default this is done as published (arXiv:1707.08819), with Pillow's box filter. The same
-    arguments resume an interrupted call; it starts again for other arguments, or if the images or
-    Pillow have changed.
+    The default is Pillow's box filter, as published (arXiv:1707.08819). A call with the same
+    arguments resumes an interrupted call, unless the images or Pillow have changed.
 
     Args:
         name: a prepared data set of images of any size.
         size: pixels per side, in SIZES.
         out_dir: receives archives in the official layout and `classes.txt`, with a class id per
-            line in label order; archives that exist there are never overwritten.
+            line in label order; existing archives are never overwritten.
         resize_filter: a key of `views.FILTERS`.
         data_dir, cache_dir: as for `datasets.prepare`.
         progress: called as `progress(description, done, total)`.
@@ -77,21 +76,21 @@ def downsample(
         filter, images by split, archives, location of the store, bytes of archives and store.
 
     Raises:
-        UserError: unknown name, size or filter; a data set whose images have one size already; no
-            room; an archive exists already; or another process is downsampling there.
-        RunFailed: writing broke off, or an image is gone.
+        UserError: unknown name, size or filter; a data set whose images have one size already; a
+            full disk; an existing archive; or another process that downsamples there.
+        RunFailed: writing failed, or an image is gone.
     """
     _check(name, size, resize_filter)
     view = View(size, resize_filter)
     stores = _open_stores(name, data_dir, cache_dir)
     output = _output(name, view, stores["train"], data_dir, cache_dir)
-    output.place.refuse_if_being_packed()
+    output.location.refuse_if_being_packed()
     with _locked(expand(out_dir)) as folder, _report_os_errors(folder):
         works = {split: _ResizedSplit(folder, store, view) for split, store in stores.items()}
         if not works["train"].is_begun():
             _refuse_existing_archives(folder, output.file_names)
         _refuse_other_class_list(folder, output.wnids)
-        _require_space(folder, output.place.packed_dir, list(works.values()))
+        _require_space(folder, output.location.packed_dir, list(works.values()))
         splits = {
             split: (work.finish(progress), output.labels(work.store))
             for split, work in works.items()
@@ -101,13 +100,13 @@ def downsample(
         for work in works.values():
             work.remove()
     return {
-        "dataset": output.place.dataset.name,
+        "dataset": output.location.dataset.name,
         "size": size,
         "filter": resize_filter,
         "pictures": {split: len(labels) for split, (_, labels) in splits.items()},
         "archives": [str(path) for path in paths],
-        "location": str(output.place.packed_dir),
-        "bytes": sum(path.stat().st_size for path in paths) + output.place.packed_bytes(),
+        "location": str(output.location.packed_dir),
+        "bytes": sum(path.stat().st_size for path in paths) + output.location.packed_bytes(),
     }
 
 
@@ -141,21 +140,21 @@ def _open_stores(
 
 @dataclass(frozen=True)
 class _Output:
-    """Where the result goes, under which names, and in which label order.
+    """The location of the result, its names and its label order.
 
     Attributes:
-        place: where the packed store goes.
+        location: where the raw store is packed.
         file_names: names of the archives, validation last.
         wnids, class_names: in label order.
     """
 
-    place: DatasetLocation
+    location: DatasetLocation
     file_names: list[str]
     wnids: list[str]
     class_names: list[str]
 
     def labels(self, store: EncodedStore) -> np.ndarray:
-        """Returns the labels of a store's images in this label order, int32 [N]."""
+        """Returns the labels of a store's images in the order of `wnids`, int32 [N]."""
         label_of = {wnid: label for label, wnid in enumerate(self.wnids)}
         labels = np.array([label_of.get(wnid, -1) for wnid in store.wnids], np.int32)
         return labels[store.labels]
@@ -168,7 +167,7 @@ def _output(
     data_dir: StrPath | None,
     cache_dir: StrPath | None,
 ) -> _Output:
-    """Returns ImageNet's own place and names for ImageNet, else ones made of the set's name."""
+    """Returns the official location and names for ImageNet, else some made from `name`."""
     own_name, size = name.rpartition("/")[2], view.image_size
     if name == "imagenet2012":
         _refuse_other_classes(store)
@@ -182,13 +181,13 @@ def _output(
     file_names = published or [f"{prefix}{size}_{split}_npz.zip" for split in ("train", "val")]
     if published and view.resize_filter == "box":
         dataset = datasets.find_dataset(f"imagenet_resized/{size}x{size}")
-        _, place = datasets.locations_of(dataset, data_dir, cache_dir)
+        _, location = datasets.locations_of(dataset, data_dir, cache_dir)
     else:
         suffix = "" if view.resize_filter == "box" else f"_{view.resize_filter}"
         dataset = datasets.find_dataset(f"{datasets.DOWNSAMPLED}/{own_name}_{size}x{size}{suffix}")
         verified, unverified = datasets.locations_of(dataset, data_dir, cache_dir)
-        place = verified if store.verified else unverified
-    return _Output(place, file_names, wnids, class_names)
+        location = verified if store.verified else unverified
+    return _Output(location, file_names, wnids, class_names)
 
 
 def _refuse_other_classes(store: EncodedStore) -> None:
@@ -196,7 +195,7 @@ def _refuse_other_classes(store: EncodedStore) -> None:
     others = set(store.wnids) - set(archives.imagenet_wnids())
     if others:
         raise UserError(
-            f"{store.dataset} has the class {min(others)}, which is none of ImageNet's 1,000: "
+            f"{store.dataset} has the class {min(others)}, which is not one of ImageNet's 1,000: "
             "prepare it as image_folder/NAME and downsample that"
         )
 
@@ -205,7 +204,7 @@ def _refuse_existing_archives(folder: Path, file_names: Sequence[str]) -> None:
     for path in (folder / file_name for file_name in file_names):
         if os.path.lexists(path):
             raise UserError(
-                f"{path} exists and is never overwritten: remove it, or name another folder with "
+                f"{path} exists and is never overwritten: remove it, or choose another folder with "
                 "--out"
             )
 
@@ -213,7 +212,7 @@ def _refuse_existing_archives(folder: Path, file_names: Sequence[str]) -> None:
 def _refuse_other_class_list(folder: Path, wnids: Sequence[str]) -> None:
     path = folder / CLASSES
     if os.path.lexists(path) and path.read_text("utf-8", "replace") != _class_list(wnids):
-        raise UserError(f"{path} lists other classes: name another folder with --out")
+        raise UserError(f"{path} lists other classes: choose another folder with --out")
 
 
 def _class_list(wnids: Sequence[str]) -> str:
@@ -222,7 +221,7 @@ def _class_list(wnids: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[Path]:
-    """Makes the folder if needed, and keeps other processes from downsampling into it."""
+    """Makes the folder if needed, and locks it against other processes that downsample into it."""
     try:
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
@@ -230,19 +229,20 @@ def _locked(folder: Path) -> Iterator[Path]:
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder} cannot be written ({os_error_text(error, folder)}); name another with --out"
+            f"{folder} cannot be written ({os_error_text(error, folder)}); "
+            "choose another folder with --out"
         ) from None
     try:
         if not _acquire_lock(descriptor, folder / LOCK):
             raise UserError(
-                f"another process is downsampling into {folder}: wait until it is done, or name "
-                "another folder with --out"
+                f"another process is downsampling into {folder}: wait until it is done, or "
+                "choose another folder with --out"
             )
         try:
             yield folder
         finally:
             (folder / LOCK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # it is not empty, unless the call was refused
+            with contextlib.suppress(OSError):  # the folder is empty only if the call was refused
                 if is_new:
                     folder.rmdir()
     finally:
@@ -250,7 +250,7 @@ def _locked(folder: Path) -> Iterator[Path]:
 
 
 def _acquire_lock(descriptor: int, path: Path) -> bool:
-    """Whether this process now holds the lock, and the locked file still has its name."""
+    """Returns whether this process now holds the lock, and the locked file still has its name."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
@@ -264,8 +264,8 @@ def _report_os_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunFailed(
-            f"downsampling into {folder} broke off ({os_error_text(error, folder)}); mend that and "
-            "run the same command again, which resumes there"
+            f"downsampling into {folder} failed ({os_error_text(error, folder)}); fix that and run "
+            "the same command again, which resumes the work"
         ) from error
 
 
@@ -275,14 +275,14 @@ def _report_os_errors(folder: Path) -> Iterator[None]:
 class _ResizedSplit:
     """Resizes the images of one split into a file of pixels, chunk by chunk.
 
-    The number of finished chunks is recorded only after the pixels have reached the disk, so that
-    every recorded chunk is complete. The file is not memory-mapped for writing, since a full disk
+    The number of finished chunks is recorded only when their pixels are on the disk, so that every
+    recorded chunk is complete. The file is not memory-mapped for writing, since a full disk
     would then end the process.
 
     Args:
         out_dir: the folder of the archives.
         store: holds the large images.
-        view: how they are resized.
+        view: resizes them.
     """
 
     def __init__(self, out_dir: Path, store: EncodedStore, view: View) -> None:
@@ -306,11 +306,11 @@ class _ResizedSplit:
         return self._num_chunks() is not None
 
     def allocated_bytes(self) -> int:
-        """Returns the bytes of the disk that the file of pixels takes already."""
+        """Returns the bytes that the file of pixels takes on the disk already."""
         return self._file.stat().st_blocks * 512 if self.is_begun() else 0
 
     def _num_chunks(self) -> int | None:
-        """Returns the number of finished chunks; None if these images were not begun like this."""
+        """Returns the number of finished chunks; None if no call with these arguments was begun."""
         try:
             state = read_record(DownsamplingState, self._folder / STATE)
             is_same = replace(state, num_chunks=0) == self._begin_state
@@ -320,7 +320,7 @@ class _ResizedSplit:
         return state.num_chunks if is_same and is_whole and state.num_chunks >= 0 else None
 
     def finish(self, progress: PackProgress | None) -> np.ndarray:
-        """Makes the missing pixels. Returns all, uint8 [N, S, S, 3], memory-mapped."""
+        """Resizes the remaining images. Returns all, uint8 [N, S, S, 3], memory-mapped."""
         num_chunks = self._num_chunks()
         if num_chunks is None:
             self._begin()
@@ -350,7 +350,7 @@ class _ResizedSplit:
         write_json(self._folder / STATE, to_json(state))
 
     def _resized(self, position: int) -> bytes:
-        """Returns the pixels of one small image, uint8 [S, S, 3]."""
+        """Returns the bytes of one resized image, uint8 [S, S, 3]."""
         (content,) = self.store.read(np.array([position]))
         where = f"{self.store.file_of(position)} (image {position})"
         orientation = int(self.store.records["orientation"][position])
@@ -363,7 +363,7 @@ class _ResizedSplit:
 
 
 def _require_space(folder: Path, store_folder: Path, works: Sequence[_ResizedSplit]) -> None:
-    """Refuses disks without room for the pixels three times: as made, in archives, in the store."""
+    """Refuses disks without space for three copies: resized images, archives and store."""
     pixels = sum(work.bytes for work in works)
     allocated = sum(work.allocated_bytes() for work in works)
     needed = max(0, 2 * pixels - allocated) + packing.SLACK_BYTES
@@ -371,7 +371,7 @@ def _require_space(folder: Path, store_folder: Path, works: Sequence[_ResizedSpl
     if free < needed:
         raise UserError(
             f"downsampling needs {needed:,} bytes in {folder}, where {free:,} are free; free some "
-            "or name another folder with --out"
+            "or choose another folder with --out"
         )
     same_disk = os.stat(check_writable(store_folder)).st_dev == os.stat(folder).st_dev
     packing.require_space(store_folder, pixels + (needed if same_disk else 0), "packing the result")
@@ -408,20 +408,20 @@ def _write_store(
     source: str,
     progress: PackProgress | None,
 ) -> None:
-    place = output.place
-    with place.replaced() as incoming:
+    location = output.location
+    with location.replaced() as incoming:
         for split, (images, labels) in splits.items():
             packing.write_store(
                 incoming / split,
                 _batches(images, labels),
-                dataset=place.dataset.name,
+                dataset=location.dataset.name,
                 split=split,
                 count=len(labels),
                 image_size=images.shape[1],
                 wnids=output.wnids,
                 class_names=output.class_names,
                 source=source,
-                verified=place.verified,
+                verified=location.verified,
                 progress=progress,
             )
 

@@ -91,7 +91,7 @@ def test_a_silent_proxy_and_one_that_refuses(silent, monkeypatch):
     asked = {"http://image-net.invalid/a.zip": 1}
     assert unavailable_reason(asked) == "image-net.invalid did not answer within 0.5 seconds"
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert unavailable_reason(asked) == "the proxy gives no connection to image-net.invalid"
+    assert unavailable_reason(asked) == "the proxy refuses the connection to image-net.invalid"
 
 
 def test_host_names_that_are_not_resolved(monkeypatch):
@@ -129,9 +129,9 @@ def test_the_error_names_the_archives_to_fetch_and_nothing_is_left(tmp_path, mon
     with pytest.raises(UserError) as refusal:
         datasets.prepare("imagenet_resized/8x8", data_dir=tmp_path)
     assert str(refusal.value) == (
-        "imagenet_resized/8x8/0.1.0 cannot be downloaded here (no network): fetch "
+        "imagenet_resized/8x8/0.1.0 cannot be downloaded (no network): get "
         "Imagenet8_train_npz.zip, Imagenet8_val_npz.zip from https://image-net.org/download-images,"
-        " which gives them after a login, and pass their folder with --source"
+        " which needs a login, and pass their folder with --source"
     )
     assert list(tmp_path.iterdir()) == []
 

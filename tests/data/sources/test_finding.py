@@ -92,8 +92,8 @@ FAULTS = {
     "pipe.png": (os.mkfifo, "is not a file"),
     "empty": (lambda path: path.touch(), "is empty"),
     "IMG_1.HEIC": (lambda path: path.write_bytes(HEIC), "is a HEIC image, which is not read"),
-    "weights.h5": (lambda path: path.write_bytes(bytes(99)), "is not an image of a kind"),
-    "cut": (copy_without_its_end, "is not an image of a kind"),
+    "weights.h5": (lambda path: path.write_bytes(bytes(99)), "is not an image in a known format"),
+    "cut": (copy_without_its_end, "is not an image in a known format"),
 }
 
 
@@ -217,5 +217,5 @@ def test_a_folder_of_other_kinds_of_file_says_what_they_are(tmp_path):
 
 
 def test_no_paths_are_refused():
-    with pytest.raises(UserError, match="no images were named"):
+    with pytest.raises(UserError, match="no images are given"):
         find_images([])

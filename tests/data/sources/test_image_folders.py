@@ -78,7 +78,7 @@ def test_a_class_may_be_missing_in_validation(tmp_path):
         (["train/a/1.png", "val/1.png"], r"val holds images such as 1\.png, but no class"),
         (["1.png", "2.png"], r"holds images such as [12]\.png, but no class folders"),
         (["a/.hidden.png", "b/1.png"], "the folder .*a holds no image; add some, or move or del"),
-        (["train/Cat/1.png", "val/cat/1.png"], "lacks: spell it like Cat, which is its name"),
+        (["train/Cat/1.png", "val/cat/1.png"], "lacks: rename it to Cat, as in training"),
         (["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/c/1.png"], "lacks: a model cannot"),
         (["a/1.png", "b/1.png", "b/2.png"], "a holds one image: to be split"),
         ([".git/1.png"], "holds no class folders; <class>/<image> is needed"),
@@ -126,8 +126,8 @@ def test_every_file_that_is_left_out_is_named(tmp_path):
     stores = prepare(root, tmp_path / "data", skip_corrupt=True, skipped=skipped, say=said.append)
     assert sum(map(len, stores.values())) == 6 and skipped == faulty
     left = {".old", "README.md", "pets.zip", "a/.hidden.png", "a/notes.txt"}
-    (aside,) = (line for line in said if line.startswith("left aside: "))
-    assert set(aside.removeprefix("left aside: ").split(", ")) == left
+    (aside,) = (line for line in said if line.startswith("ignored: "))
+    assert set(aside.removeprefix("ignored: ").split(", ")) == left
 
 
 def test_loose_images_beside_splits_and_below_them_are_named(tmp_path):
@@ -160,7 +160,7 @@ def test_files_beside_a_single_folder_that_is_entered_are_named(tmp_path, where)
     skipped, said = [], []
     prepare(root, tmp_path / "data", skip_corrupt=True, skipped=skipped, say=said.append)
     assert skipped == [(expected, "lies in no class folder")]
-    assert f"left aside: {expected.replace('loose', 'notes.txt')}" in said
+    assert f"ignored: {expected.replace('loose', 'notes.txt')}" in said
 
 
 def test_a_class_without_whole_validation_images_is_noted(tmp_path):
@@ -169,7 +169,7 @@ def test_a_class_without_whole_validation_images_is_noted(tmp_path):
     said = []
     stores = prepare(root, tmp_path / "data", skip_corrupt=True, say=said.append)
     assert stores["validation"].labels.tolist() == [0]
-    assert "note: validation has no images of b, about which the scores will say nothing" in said
+    assert "note: validation has no images of b, so scores will not cover them" in said
 
 
 def test_a_share_for_folders_that_are_split_already_is_refused(tmp_path):
@@ -338,7 +338,7 @@ def test_a_damaged_image_with_an_odd_name_is_reported_in_one_line(tmp_path):
     assert "\n" not in str(refusal.value)
     skipped = []
     prepare(root, tmp_path / "data", skip_corrupt=True, skipped=skipped)
-    assert skipped == [("train/a/line\nbreak.jpg", "is not an image of a kind that is known")]
+    assert skipped == [("train/a/line\nbreak.jpg", "is not an image in a known format")]
 
 
 # ------------------------------------------------------------------------- one folder that is split

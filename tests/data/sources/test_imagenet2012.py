@@ -173,7 +173,7 @@ def test_other_spellings_of_folders_are_known_and_other_files_are_named(tmp_path
     store = prepare(root.parent, tmp_path / "data", allow_unverified=False, **options)["train"]
     assert store.verified and contents(store) == EXPECTED  # nothing that it promises is missing
     assert [name for name, _ in skipped] == ["valid/1.JPEG", f"Train/{WNIDS[0]}/broken.JPEG"]
-    assert said[-1] == "left aside: valid/valprep.sh, test/"
+    assert said[-1] == "ignored: valid/valprep.sh, test/"
 
 
 def test_records_of_tfds_are_read_where_they_lie(tmp_path, counted):
@@ -192,7 +192,7 @@ def test_tars_that_lie_where_tfds_wants_them_need_no_source(tmp_path, counted):
 
 
 def test_without_a_source_the_error_says_where_to_get_it(tmp_path):
-    with pytest.raises(UserError, match=f"is read from {TRAIN} and .* after a login: put them"):
+    with pytest.raises(UserError, match=f"is read from {TRAIN} and .* need a login .*: put them"):
         prepare(None, tmp_path)
 
 
@@ -205,7 +205,7 @@ def test_images_with_the_published_classes_and_counts_are_verified(tmp_path, cou
     for name in ("NUM_TRAIN", "NUM_VALIDATION"):
         with monkeypatch.context() as patch:
             patch.setattr(imagenet2012, name, 9)
-            with pytest.raises(UserError, match=r"has \d images, not 9; --allow-unverified"):
+            with pytest.raises(UserError, match=r"has \d images, not 9; pass --allow-unverified"):
                 prepare(source, tmp_path / "data", allow_unverified=False)
             store = prepare(source, tmp_path / "data")["train"]
             assert not store.verified and store.path.parent.name == "imagenet2012-unverified"
@@ -213,7 +213,7 @@ def test_images_with_the_published_classes_and_counts_are_verified(tmp_path, cou
 
 def test_other_classes_are_refused(tmp_path):
     source = write_tars(tmp_path / "tars")
-    with pytest.raises(UserError, match="its 3 classes are not ImageNet's 1,000; --allow-unver"):
+    with pytest.raises(UserError, match="its 3 classes are not ImageNet's 1,000; pass --allow-un"):
         prepare(source, tmp_path / "data", allow_unverified=False)
     assert not (tmp_path / "data").exists()
 
@@ -223,10 +223,10 @@ def test_skipping_a_damaged_image_makes_the_set_unverified(tmp_path, counted):
     train = train_files() | {f"{WNIDS[0]}.tar": tar(IMAGES[WNIDS[0]] | damaged)}
     source, skipped = write_tars(tmp_path / "tars", tar(train)), []
     where = f"{TRAIN}: {WNIDS[0]}.tar/{WNIDS[0]}_10.JPEG"
-    with pytest.raises(UserError, match=f"{where} is not an image .*; --skip-corrupt"):
+    with pytest.raises(UserError, match=f"{where} is not an image .*; pass --skip-corrupt"):
         prepare(source, tmp_path / "data", allow_unverified=False)
     store = prepare(source, tmp_path / "data", skip_corrupt=True, skipped=skipped)["train"]
-    assert skipped == [(where, "is not an image of a kind that is known")]
+    assert skipped == [(where, "is not an image in a known format")]
     assert not store.verified and contents(store) == EXPECTED[1:]
 
 
@@ -251,7 +251,7 @@ def damaged_at(content, offset):
     [
         (b"", None, f"{TRAIN} is not a whole tar archive"),
         (b"no tar at all" * 99, None, f"{TRAIN} is not a whole tar archive"),
-        (WHOLE[:3000], None, f"{TRAIN}: {WNIDS[2]}.tar is not a whole tar archive"),
+        (WHOLE[:3000], None, f"{TRAIN} is not a whole tar archive"),
         (WHOLE[: len(WHOLE) // 2], None, f"{TRAIN}.* is not a whole tar archive"),
         (tar({}), None, f"{TRAIN} holds no class"),
         (tar(train_files() | {"a.txt": b""}), None, r"one tar for each class; it has a\.txt"),
@@ -269,7 +269,7 @@ def damaged_at(content, offset):
         (None, WHOLE_VALIDATION[:700], f"{VALIDATION} is not a whole tar archive"),
         (None, WHOLE_VALIDATION[: FOURTH + 99], f"{VALIDATION} is not a whole tar archive"),
         (None, damaged_at(WHOLE_VALIDATION, FOURTH), f"{VALIDATION} is not a whole tar archive"),
-        (None, tar({"a.JPEG": b""}), r"holds a\.JPEG, which is no validation image of Image"),
+        (None, tar({"a.JPEG": b""}), r"holds a\.JPEG, which is not a validation image of Image"),
         (None, tar({published(OTHER)[0]: b""}), f"of the class {OTHER}, which the training"),
         (None, tar({NAME: b""}, member("b", tarfile.SYMTYPE)), "holds b, which is a link or"),
         (None, tar(VALIDATION_IMAGES, member(f"x/{NAME}")), f"holds {NAME} twice"),
@@ -300,7 +300,7 @@ def test_flat_validation_images_need_their_published_names(tmp_path):
         prepare(root, tmp_path / "data")
     assert len(prepare(root, tmp_path / "data", skip_corrupt=True)["validation"]) == 3
     write(root / "val" / "mine.jpg", jpeg(0))
-    with pytest.raises(UserError, match=r"holds val/mine\.jpg, which is no validation image"):
+    with pytest.raises(UserError, match=r"holds val/mine\.jpg, which is not a validation image"):
         prepare(root, tmp_path / "data")
     with pytest.raises(UserError, match=r"val cannot be listed: No such file"):
         (root / "val").rename(root / "moved")
@@ -316,7 +316,7 @@ def test_flat_validation_images_need_their_published_names(tmp_path):
         ({"label": -1}, "has an image of class -1"),
         ({"label": b"text"}, "does not hold TFDS' records"),
         ({"image": None}, "does not hold TFDS' records"),
-        ({"image": b"no image"}, "is not an image of a kind"),
+        ({"image": b"no image"}, "is not an image in a known format"),
         ({"image": b""}, "is empty"),
     ],
 )

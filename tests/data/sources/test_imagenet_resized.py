@@ -194,7 +194,7 @@ def test_a_disk_that_fills_while_tfds_builds_ends_the_run(published, source, tmp
         raise OSError(28, "No space left on device", "train.tfrecord")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", refuse)
-    with pytest.raises(RunFailed, match=r"building .* broke off \(OSError: .*No space left"):
+    with pytest.raises(RunFailed, match=r"building .* failed \(OSError: .*No space left"):
         prepare(source, tmp_path)
 
 

@@ -114,13 +114,13 @@ def test_a_test_split_beside_validation_is_ignored_and_the_note_says_how_to_scor
     layout = find_layout(splits_of_cats_and_dogs(tmp_path, "train", "val", "Test"))
     assert layout.splits == Splits("train", "val")
     (note,) = layout.notes
-    assert note.startswith("Test is left aside, neither trained on nor scored: --splits train,Test")
+    assert note.startswith("Test is ignored, neither trained on nor scored: --splits train,Test")
     assert found(tmp_path, "train,Test") == ("train", "Test", ("val",))
 
 
 def test_a_test_split_without_validation_is_scored_and_noted(tmp_path):
     layout = find_layout(splits_of_cats_and_dogs(tmp_path, "train", "test"))
-    assert layout.notes == ("test is taken for validation, for there is no folder val",)
+    assert layout.notes == ("test is used for validation, since there is no folder val",)
 
 
 def test_a_test_split_without_labels_is_ignored(tmp_path):
@@ -133,7 +133,7 @@ def test_a_class_may_be_called_like_a_split_beside_classes_and_below_splits(tmp_
     write(tmp_path / "vehicles", "train", "car", "bus")
     listing = folders.list_image_folder(tmp_path / "vehicles", 0.1)
     assert listing.wnids == ["bus", "car", "train"]
-    assert "train is taken for a class like the folders beside it" in listing.notes
+    assert "train is used as a class, like the folders beside it" in listing.notes
     write(tmp_path / "split", "train/train", "train/car", "val/train", "val/car")
     assert folders.list_image_folder(tmp_path / "split", 0.1).wnids == ["car", "train"]
 
@@ -244,7 +244,7 @@ def test_classes_and_ignored_files_are_reported_before_the_work(tmp_path):
     )
     assert said[:2] == [
         "7 classes in train and val (14 + 14 images): a, b, c, d, e and 2 more",
-        "left aside: train/a/notes.txt, extra/",
+        "ignored: train/a/notes.txt, extra/",
     ]
     assert isinstance(said[2], tuple)
 
@@ -266,7 +266,7 @@ def notes(root):
 def test_folders_that_are_merged_into_classes_are_noted(tmp_path):
     write(tmp_path, "fruit/apple", "fruit/pear", "veg/kale", "veg/leek", "nut/images")
     expected = (
-        "images of fruit/apple, fruit/pear are taken for the class fruit, and likewise for veg"
+        "images of fruit/apple, fruit/pear are merged into the class fruit, and likewise for veg"
     )
     assert notes(tmp_path)[1:] == [expected]
 
@@ -277,5 +277,5 @@ def test_a_single_folder_within_each_class_is_not_noted(tmp_path):
 
 def test_classes_that_are_not_scored_are_named(tmp_path):
     write(tmp_path, "train/a", "train/b", "train/c", "val/a")
-    expected = "val has no images of b and c, about which the scores will say nothing"
+    expected = "val has no images of b and c, so scores will not cover them"
     assert notes(tmp_path) == [expected]

@@ -257,7 +257,7 @@ def test_a_damaged_zip_member_is_named(tmp_path):
 
 @pytest.mark.parametrize("make", [lambda p: p / "nowhere", lambda p: p])
 def test_a_source_that_does_not_exist(tmp_path, make):
-    with pytest.raises(UserError, match=r"--source must be tiny-imagenet-200\.zip.*\(image_folder"):
+    with pytest.raises(UserError, match=r"--source must be tiny-imagenet-200\.zip.*\(use image_"):
         prepare(make(tmp_path), tmp_path / "data")
 
 
@@ -372,7 +372,7 @@ def test_a_class_without_any_whole_image_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("shapes", "on the spot"), ("imagenet_resized/64x64", "fetch a damaged")]
+    ("name", "message"), [("shapes", "leave out"), ("imagenet_resized/64x64", "download a damaged")]
 )
 def test_other_sets_have_no_images_to_leave_out(name, message, tmp_path):
     with pytest.raises(UserError, match=message):

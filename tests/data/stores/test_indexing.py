@@ -179,7 +179,7 @@ def test_the_digest_is_of_the_images_bytes_and_labels(tmp_path):
 
 DAMAGED = {
     "empty.jpg": (b"", "is empty"),
-    "words.jpg": (b"these are words, not pixels\n" * 9, "is not an image of a kind that is known"),
+    "words.jpg": (b"these are words, not pixels\n" * 9, "is not an image in a known format"),
     "cut.jpg": (encoded(RGB, "JPEG")[:-60], "is not a whole image: Premature end of JPEG file"),
     "cut and its end put back.jpg": (
         encoded(RGB, "JPEG")[:-60] + b"\xff\xd9",
@@ -230,7 +230,7 @@ def test_a_damaged_image_is_named_and_nothing_is_left(name, tmp_path):
     with pytest.raises(UserError) as refusal:
         prepare(root, tmp_path / "data")
     assert str(refusal.value).startswith(f"{root / 'bee' / name} {fault}")
-    assert str(refusal.value).endswith("; --skip-corrupt leaves out such images")
+    assert str(refusal.value).endswith("; pass --skip-corrupt to leave out such images")
     assert left_in(tmp_path / "data") == []
 
 
@@ -283,11 +283,11 @@ def replace_by_a_pipe(file):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (delete, r"0\.jpg cannot be read any more \(No such file"),
+        (delete, r"0\.jpg can no longer be read \(No such file"),
         (shorten, r"0\.jpg is shorter than when it was indexed"),
-        (replace_by_a_folder, r"0\.jpg cannot be read any more \(Is a directory"),
-        (replace_by_a_pipe, r"0\.jpg cannot be read any more"),
-        (replace_by_a_larger_image, r"0\.jpg is damaged, or another than when it was indexed"),
+        (replace_by_a_folder, r"0\.jpg can no longer be read \(Is a directory"),
+        (replace_by_a_pipe, r"0\.jpg can no longer be read"),
+        (replace_by_a_larger_image, r"0\.jpg is damaged, or has changed since it was indexed"),
     ],
 )
 def test_a_file_that_has_changed_is_named_in_one_sentence(change, sentence, tmp_path):
@@ -306,7 +306,7 @@ def test_a_store_whose_images_were_moved_is_refused(first, tmp_path):
         (root / name).write_bytes(KINDS[first])
     prepare(root, tmp_path / "data")
     root.rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=f"indexes images below {root}, but .* is not there"):
+    with pytest.raises(UserError, match=f"indexes images below {root}, but .* is missing"):
         datasets.open_dataset(TOY, "train", data_dir=tmp_path / "data")
 
 
@@ -453,7 +453,7 @@ def test_a_disk_is_refused_before_converted_images_fill_it(tmp_path, monkeypatch
         return usage._replace(free=free - written)
 
     monkeypatch.setattr(packing.shutil, "disk_usage", shrinking)
-    sentence = r"with [\d,]+ images looked at and more to keep as PNG, needs .* are free"
+    sentence = r"with [\d,]+ images done and more to keep as PNG, needs .* are free"
     with pytest.raises(UserError, match=sentence):
         prepare(root, tmp_path / "data")
     assert left_in(tmp_path / "data") == []

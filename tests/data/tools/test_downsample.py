@@ -259,7 +259,7 @@ def test_a_call_interrupted_after_the_archives_replaces_its_own_archives(
     small(tmp_path, out="whole")
     with monkeypatch.context() as patch:
         patch.setattr(downsample, "_write_store", fill_the_disk)
-        with pytest.raises(RunFailed, match=r"broke off .* resumes there"):
+        with pytest.raises(RunFailed, match=r"failed .* resumes the work"):
             small(tmp_path)
     decoded = break_after(monkeypatch, 1000)
     small(tmp_path)
