@@ -22,7 +22,6 @@ from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.core.validation import parse_record
 from keras_imnet64.records import Environment, Metrics
 
-DEFAULT_ROOT = Path("saved_models")
 LEFTOVERS = ".*.writing*"  # half-written files of processes that were killed
 MAX_HISTORY_BYTES = 2**26  # an epoch takes 200 bytes
 

@@ -124,14 +124,14 @@ def fit(
 def run_folder(recipe: "Recipe", name: str | None, out: Path | None) -> Path:
     """Returns the folder of --out or --name; the default is <recipe>-<backend>."""
     from keras_imnet64.backend.devices import chosen_backend
+    from keras_imnet64.core.paths import DEFAULT_RUNS
     from keras_imnet64.recipe.schema import is_folder_name
-    from keras_imnet64.runs import DEFAULT_ROOT
 
     if name is not None and not is_folder_name(name):
         raise UserError(
             f'--name must be one folder below saved_models; received "{name}": use --out'
         )
-    return out or DEFAULT_ROOT / (name or f"{recipe.name}-{chosen_backend()}")
+    return out or DEFAULT_RUNS / (name or f"{recipe.name}-{chosen_backend()}")
 
 
 @cli.command()

@@ -42,7 +42,7 @@ def nearest(name: object, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     known = list(known)
-    close = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    close = get_close_matches(str(name), known, n=1, cutoff=0.55)
     if close:
         return f'did you mean "{close[0]}"?'
     return "known: " + ", ".join(sorted(known))

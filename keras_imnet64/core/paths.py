@@ -7,6 +7,7 @@ from pathlib import Path
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import StrPath
 
+DEFAULT_RUNS = Path("saved_models")  # the folder of runs that have a name only
 MAX_NAME_BYTES = 200  # most file systems allow 255; temporary names add to them
 
 

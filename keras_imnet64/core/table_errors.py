@@ -76,6 +76,9 @@ def _about_keys(
         case "union_tag_invalid":
             union = place.node["discriminator"]
             name = received[union["propertyName"]]
+            if not isinstance(name, str):
+                what = f"must be text in quotes; received {_as_toml(name)}"
+                return f"{path}.{union['propertyName']} {what}"
             remedy = nearest(name, union["mapping"])
             return f'{path}.{union["propertyName"]} "{name}" is not known; {remedy}'
         case "broken_rule":

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache, partial
+from numbers import Integral
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -144,9 +145,13 @@ class TrainingStream:
             partner, and the share of the first.
 
         Raises:
-            UserError: the epoch has no such step.
+            UserError: the epoch or the step is no whole number, or there is no such step.
             ImageFailed: a file of an encoded store is gone or shorter than when it was indexed.
         """
+        if not isinstance(epoch, Integral) or epoch < 0:
+            raise UserError(f"epoch must be a whole number from 0; received {epoch!r}")
+        if not isinstance(step, Integral):
+            raise UserError(f"step must be a whole number; received {step!r}")
         with ON_CPU():
             images, labels = self._load(self._samples(epoch, step))
         return images.numpy(), np.asarray(labels)

@@ -16,9 +16,9 @@ from keras_imnet64 import __version__
 from keras_imnet64.backend.environment import refusals
 from keras_imnet64.backend.keras_settings import KerasSettings
 from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.core.paths import DEFAULT_RUNS
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.doctor.report import Gpu, Machine, Place, Problem, UnmetRequirement
-from keras_imnet64.runs import DEFAULT_ROOT
 
 DISTRIBUTION = "keras-imnet64"
 SHOWN_FIRST = ("keras", "tensorflow", "jax", "keras-cv", "tensorflow-datasets", "numpy", "pillow")
@@ -178,7 +178,7 @@ def disk(data_dir: StrPath | None = None, cache_dir: StrPath | None = None) -> l
     places = {
         "data": data_dir or _default_data_dir(),  # and the cache, unless it has its own folder
         "cache": cache_dir,
-        "runs": DEFAULT_ROOT,
+        "runs": DEFAULT_RUNS,
         "temporary files": _temporary_folder(),
     }
     return [_place(what, path) for what, path in places.items() if path]

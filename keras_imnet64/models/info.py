@@ -18,6 +18,8 @@ INFO_MEMBER = "imnet64.json"
 def model_info(path: StrPath) -> JsonObject:
     """Returns what a `.keras` file of ours states about itself; {} for other `.keras` files.
 
+    A key whose value is null states nothing and is left out.
+
     Raises:
         UserError: the file is not a `.keras` file, or what it states has a wrong type.
     """
@@ -35,6 +37,7 @@ def _read(path: StrPath) -> tuple[JsonObject, ModelInfo]:
             if INFO_MEMBER not in archive.namelist():
                 return {}, ModelInfo()
             text = read_member(archive, INFO_MEMBER, MAX_TEXT_BYTES)
-        return parse_json(text), parse_record(ModelInfo, text)
+        record = parse_record(ModelInfo, text)
+        return {key: value for key, value in parse_json(text).items() if value is not None}, record
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise UserError(f"{path} is not a .keras file: {reason(error)}") from error

@@ -129,6 +129,18 @@ def test_a_step_beyond_the_epoch_is_refused(step):
         stream().batch(0, step)
 
 
+@pytest.mark.parametrize("epoch", [-1, 0.5, "0", None])
+def test_what_is_no_epoch_is_refused(epoch):
+    with pytest.raises(UserError, match="epoch must be a whole number from 0; received"):
+        stream().batch(epoch, 0)
+
+
+@pytest.mark.parametrize("step", [1.5, "1", None])
+def test_what_is_no_step_is_refused(step):
+    with pytest.raises(UserError, match="step must be a whole number; received"):
+        stream().batch(0, step)
+
+
 @pytest.mark.parametrize("batch_size", [7, 25, 50, 64])
 def test_evaluation_gives_every_image_weight_one_once(batch_size):
     batches = list(evaluation_batches(select(tiny_store()), batch_size).as_numpy_iterator())

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from importlib import metadata
@@ -16,6 +17,7 @@ from keras_imnet64.doctor import examine, facts, lines, trials
 from keras_imnet64.doctor.problems import problems_of
 from keras_imnet64.doctor.report import BackendTrial, Gpu, Machine, Problem
 
+ROOT = Path(__file__).parents[2]
 GPU_SMI = "#!/bin/sh\necho '143771, NVIDIA H200'\necho '143771, NVIDIA H200'\n"
 H200 = Gpu("NVIDIA H200", 143771 * 2**20)
 ROOMY = Machine(
@@ -168,6 +170,12 @@ def test_an_old_version_is_named_with_what_is_needed(problems, tmp_path, monkeyp
     what, mend = the_only(problems(unmet_requirements=facts.unmet_requirements()))
     assert what == "click: >=8.1 is needed, 1.0 is installed"
     assert mend == "pip install -c constraints.txt 'click>=8.1'"
+
+
+@pytest.mark.parametrize("missing", ["pydantic", "numpy", "PIL", "keras"])
+def test_an_installation_that_lacks_a_distribution_can_be_examined(missing):
+    code = f"import sys; sys.modules['{missing}'] = None; import keras_imnet64.doctor"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_a_missing_distribution_is_named(problems, monkeypatch):

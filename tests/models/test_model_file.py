@@ -62,3 +62,13 @@ def test_class_ids_from_folders_of_any_name_are_read(tmp_path):
     info = read_model_info(tmp_path / "a.keras")
     assert info == ModelInfo(wnids=tuple(wnids))
     assert to_json(info, omit_none=True) == {"wnids": wnids}
+
+
+def test_what_is_null_in_a_file_is_as_if_it_were_left_out(tmp_path):
+    ship(
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]),
+        tmp_path / "a.keras",
+        {"recipe": None, "resize_filter": None, "dataset": "shapes"},
+    )
+    assert model_info(tmp_path / "a.keras") == {"dataset": "shapes"}
+    assert read_model_info(tmp_path / "a.keras") == ModelInfo(dataset="shapes")

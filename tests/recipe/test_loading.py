@@ -133,6 +133,9 @@ def test_recipes_do_not_change_once_read():
             {"schedule": {"name": "cosin"}},
             'schedule.name "cosin" is not known; did you mean "cosine"',
         ),
+        ({"schedule": {"name": 1}}, "schedule.name must be text in quotes; received 1"),
+        ({"augment": [{"op": ["mixup"]}]}, "augment.0.op must be text in quotes; received ["),
+        ({"model": {"base": {}}}, 'model.base is not an option of "wide_resnet"; known: depth'),
         ({"schedule": {"name": "step"}}, 'schedule "step" needs a value for epochs'),
         (
             {"augment": [{"op": "pad_crop"}, {}]},

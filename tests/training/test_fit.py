@@ -114,7 +114,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_a_straight_one(
     assert not (tmp_path / "run" / "metrics.json").exists()
     monkeypatch.setenv("NCCL_ALGO", "Ring")
     run = fit(recipe, tmp_path / "run", data_dir=data_dir)
-    assert "settings NCCL_ALGO is Ring, was not set: last bits may" in capsys.readouterr().err
+    assert "setting NCCL_ALGO is Ring, was not set: last bits may" in capsys.readouterr().err
     assert run.environment["processes"][-1]["settings"]["NCCL_ALGO"] == "Ring"
     assert [float(r["learning_rate"]) for r in run.history] == pytest.approx(RATES, rel=1e-4)
     same_end(straight, run)
@@ -262,7 +262,7 @@ def test_a_full_disk_is_one_sentence_and_the_checkpoints_stay(
         return save_checkpoint(folder, arrays, run_state)
 
     monkeypatch.setattr("keras_imnet64.training.checkpoints.save_checkpoint", full)
-    with pytest.raises(RunFailed, match=r"No space left on device; what .* held before is intact"):
+    with pytest.raises(RunFailed, match="No space left on device; the files that .* are intact"):
         fit(small_recipe(), tmp_path / "run", data_dir=data_dir)
     newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
     assert load_checkpoint(newest).run_state.epoch == 1

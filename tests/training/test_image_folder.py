@@ -172,7 +172,7 @@ def prepare_again(folder):
 
 def test_a_run_goes_on_with_the_same_file(tmp_path):
     sentence, file, whole = stopped_and_damaged(tmp_path, step=0)
-    assert f"{file} is shorter than when it was indexed: bring back the file as it was" in sentence
+    assert f"{file} is shorter than when it was indexed: restore the original file" in sentence
     assert "start over with --fresh" in sentence and "\n" not in sentence
     file.write_bytes(whole)
     assert go_on(tmp_path).is_finished
