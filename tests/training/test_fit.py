@@ -262,7 +262,7 @@ def test_a_full_disk_is_one_sentence_and_the_checkpoints_stay(
         return save_checkpoint(folder, arrays, run_state)
 
     monkeypatch.setattr("keras_imnet64.training.checkpoints.save_checkpoint", full)
-    with pytest.raises(RunFailed, match="No space left on device; the files that .* are intact"):
+    with pytest.raises(RunFailed, match=r"No space left on device; the files that .* are intact"):
         fit(small_recipe(), tmp_path / "run", data_dir=data_dir)
     newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
     assert load_checkpoint(newest).run_state.epoch == 1
