@@ -176,7 +176,7 @@ simply("factor_of_one", SPECTRAL.format(1, '"all"'), "model.factor must be .*rec
 simply("band", SPECTRAL.format(2, 4), "band must be .*received 4")
 simply("band_in_words", SPECTRAL.format(2, '"one"'), 'whole number .* or "all"; received .one')
 simply("no_branches", f"{FIT} --branch 0", "recipe small has no branches")
-simply("branch", SPECTRAL.format(2, '"all"') + " --branch 4", "must be one of 0 to 3; received 4")
+simply("branch", SPECTRAL.format(2, '"all"') + " --branch 4", "must be from 0 to 3; received 4")
 simply("jobs_of_one_run", f"{FIT} --jobs 2", "--jobs is for training all branches")
 simply("no_jobs", f"{FIT} --jobs 0", "0 is not in the range")
 simply("ensemble_of_nothing", "ensemble nowhere", "nowhere has no branches")

@@ -163,7 +163,8 @@ def _flattened_map(layer: keras.Layer) -> MapShape | None:
 
 
 def find_namings(name: str) -> Sequence[Naming]:
-    """Returns the namings of a network; UserError if neither library has it."""
+    """Returns the namings of a network; UserError if it is unknown or neither library has it."""
+    find_model(name)  # suggests the nearest name
     if name not in NAMINGS:
         raise UserError(
             f'neither torchvision nor timm has weights for "{name}"; they have those of the '

@@ -90,5 +90,5 @@ def test_a_step_counter_of_an_unknown_layer_is_refused():
     arrays |= {"bn.running_var": np.ones(3), "logits.weight": np.ones((2, 6))}
     arrays["bn.num_batches_tracked"] = np.array(3)
     assign_weights(model, arrays, own_name, "file")
-    with pytest.raises(UserError, match=r"no place for: hidden\.num_batches_tracked"):
+    with pytest.raises(UserError, match=r"does not have: hidden\.num_batches_tracked"):
         assign_weights(model, arrays | {"hidden.num_batches_tracked": np.ones(4)}, own_name, "file")

@@ -144,7 +144,10 @@ def test_a_prefix_of_two_networks_is_refused():
     ("names", "sentence"),
     [
         (["encoder.conv1.weight", "head.weight"], 'under "encoder." without.*encoder.fc.weight'),
-        (["resnet.embedder.weight"], "no classifier fc.weight .* but resnet.embedder.weight; name"),
+        (
+            ["resnet.embedder.weight"],
+            "no classifier fc.weight .* it has resnet.embedder.weight; name",
+        ),
         (["xfc.weight", "xconv1.weight"], "no classifier fc.weight"),
     ],
 )

@@ -171,7 +171,7 @@ def test_the_result(exported, folder):
     assert (compared["pictures"], compared["source"]) == (1, "the images given")
     compared = exported["bare", "keras"]["compared"]
     assert compared["pictures"] == 64
-    assert compared["source"].startswith("drawn images: the model does not say")
+    assert compared["source"].startswith("drawn images: the model does not state")
 
 
 def test_nothing_but_the_artefacts_is_left(exported, folder):
@@ -236,7 +236,7 @@ def test_the_comparison_refuses(found, message):
 
 def test_a_model_with_infinite_logits_is_not_compared():
     logits = np.array([[1.0, np.inf]])
-    with pytest.raises(RunFailed, match="the model itself"):
+    with pytest.raises(RunFailed, match="model's own logits"):
         compare(logits, logits)
 
 

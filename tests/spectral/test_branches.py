@@ -256,7 +256,7 @@ def test_fresh_keeps_the_earlier_branches(small_recipe, data_dir, tmp_path, monk
         return [FailedJob(job.name, -signal.SIGKILL, "killed") for job in branch_jobs], False
 
     monkeypatch.setattr(training, "run_jobs", fail_all)
-    with pytest.raises(RunFailed, match="without --fresh trains what is not finished"):
+    with pytest.raises(RunFailed, match="without --fresh trains the branches"):
         fit_branches(recipe, tmp_path / "run", data_dir=data_dir, fresh=True)
     assert (branch_folder(tmp_path / "run.1", 0) / "model.keras").exists()
     assert not branch_folder(tmp_path / "run", 0).exists()
