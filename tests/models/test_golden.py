@@ -14,12 +14,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from golden import rule
 from keras.initializers import RandomNormal, RandomUniform, VarianceScaling
 
 from keras_imnet64.convert import namings as foreign
 from keras_imnet64.models import build_model
 from keras_imnet64.models.keras_private import without_weights
+from tests.models.golden import rule
 
 FROZEN = json.loads((Path(__file__).parent / "golden" / "logits.json").read_text())
 NETWORKS = FROZEN["networks"]

@@ -11,11 +11,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from golden import rule
 from test_golden import lasagne
 
 from keras_imnet64.convert import namings as foreign
 from keras_imnet64.models import build_model, davit, resnet, vgg, wide_resnet
+from tests.models.golden import rule
 
 FROZEN = np.load(Path(__file__).parent / "golden" / "training.npz")
 TOLERANCE = 2e-5  # of the largest number of each array; rounding moved them by up to 3e-6

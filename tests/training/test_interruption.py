@@ -279,7 +279,7 @@ def test_a_folder_that_becomes_read_only_in_mid_run(
             for name in ("open", "mkdir", "replace"):
                 fail(name, 1, folder, patched, errno.EROFS, times=math.inf)
 
-        with pytest.raises(RunFailed, match=r"(?s)^[^\n]*Read-only.*before is intact[^\n]*$"):
+        with pytest.raises(RunFailed, match=r"(?s)^[^\n]*Read-only.*before are intact[^\n]*$"):
             fit(recipe, folder, data_dir=data_dir, callbacks=[CallAt(7, lock_up)])
     assert "no checkpoint could be written ([Errno 30] Read-only" in capsys.readouterr().err
     run = fit(recipe, folder, data_dir=data_dir)

@@ -92,5 +92,5 @@ def test_only_the_training_model_synchronises_its_normalisation():
 
 
 def test_a_device_too_many_is_answered_with_those_that_are_here():
-    with pytest.raises(UserError, match="the 2 that are here: GPU:0, GPU:1"):
+    with pytest.raises(UserError, match="the 2 that exist: GPU:0, GPU:1"):
         choose_indices("99999999999", 2, "GPU")
