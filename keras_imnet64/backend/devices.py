@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from keras_imnet64.backend.environment import check_environment
 from keras_imnet64.backend.keras_settings import BACKENDS, check_keras_json, keras_settings
+from keras_imnet64.backend.programs import keep_jax_programs
 from keras_imnet64.core.errors import UserError, nearest, reason
 from keras_imnet64.core.library_logs import import_tensorflow
 
@@ -217,6 +218,7 @@ def _take_jax(devices: str | int | None, virtual: int | None) -> Devices:
     import keras
 
     hide_gpus_from_tensorflow()
+    keep_jax_programs()
     if virtual:
         with _before_initialisation("JAX"):
             jax.config.update("jax_platforms", "cpu")
