@@ -40,7 +40,7 @@ FIRST_READ = codecs.lookup("utf-8-sig")  # a user that we become may not read it
 FIT = "fit --recipe small.toml --out run"
 EVALUATE = "evaluate {} --dataset imagenet_resized/16x16"
 PROGRESS = re.compile(
-    r"(packing|checking|looking at|indexing) .*\.\.\.|\d+ classes .*: .*|(note|ignored): .*"
+    r"(packing|checking|looking at|indexing|loading|exporting) .*\.\.\.|\d+ classes .*: .*|(note|ignored): .*"
 )
 MISTAKES = {}
 

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from keras_imnet64.backend.environment import check_environment
 from keras_imnet64.backend.keras_settings import BACKENDS, check_keras_json, keras_settings
-from keras_imnet64.backend.programs import keep_jax_programs
+from keras_imnet64.backend.programs import keep_jax_programs, program_settings
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import UserError, nearest, reason
 from keras_imnet64.core.library_logs import import_tensorflow
 
@@ -34,6 +35,7 @@ def choose_backend(name: str | None = None) -> str | None:
     """
     if name and name not in BACKENDS:
         raise UserError(f'backend "{name}" is not known; {nearest(name, BACKENDS)}')
+    program_settings()  # refuses a wrong bound
     if "keras" in sys.modules:
         current: str = sys.modules["keras"].config.backend()
         if name and name != current:
@@ -134,14 +136,15 @@ def take_devices(devices: str | int | None = None, virtual: int | None = None) -
         UserError: the devices do not exist, the backend cannot be loaded, or it cannot span several
             devices.
     """
-    backend = _import_backend()
     if virtual is not None and not 1 <= virtual <= 64:
         raise UserError(f"--virtual-devices must be 1 to 64; received {virtual}")
     take: dict[str, Callable[[str | int | None, int | None], Devices]]
     take = {"tensorflow": _take_tensorflow, "jax": _take_jax, "torch": _take_torch}
-    if backend not in take:
-        raise UserError(f"Keras' backend is {backend}; choose one of {', '.join(take)}")
-    return take[backend](devices, virtual)
+    with Activity(f"loading {chosen_backend()}", at_once="keras" not in sys.modules):
+        backend = _import_backend()
+        if backend not in take:
+            raise UserError(f"Keras' backend is {backend}; choose one of {', '.join(take)}")
+        return take[backend](devices, virtual)
 
 
 def _import_backend() -> str:

@@ -17,9 +17,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from keras_imnet64.core.console import say
-from keras_imnet64.core.errors import UserError, reason
-from keras_imnet64.core.paths import expand
-from keras_imnet64.core.program_folder import ProgramFolder
+from keras_imnet64.core.errors import RunFailed, UserError, reason
+from keras_imnet64.core.paths import expand, os_error_text
+from keras_imnet64.core.program_folder import ProgramFolder, program_files, remove_all
+from keras_imnet64.core.types import JsonObject
 
 FOLDER = "KERAS_IMNET64_PROGRAMS_DIR"
 BOUND = "KERAS_IMNET64_PROGRAMS_MB"
@@ -36,6 +37,7 @@ class ProgramSettings:
     Attributes:
         folder: None if they are not kept, or by JAX itself.
         chosen_by: a variable of the environment, or "default".
+        max_bytes: bound of the size of all programs in the folder.
     """
 
     folder: Path | None
@@ -47,16 +49,25 @@ def program_settings() -> ProgramSettings:
     """Returns where compiled programs are kept, by the environment alone.
 
     Raises:
-        UserError: the bound is not a number, or the path of the home folder is not known.
+        UserError: the bound is not a positive number.
     """
-    max_bytes = _bound()
+    max_bytes, named = _bound(), os.environ.get(FOLDER)
     if os.environ.get(JAX_FOLDER):
         return ProgramSettings(None, JAX_FOLDER, max_bytes)
-    if FOLDER in os.environ:
-        named = os.environ[FOLDER].strip()
-        off = named.lower() in OFF
-        return ProgramSettings(None if off else expand(named).absolute(), FOLDER, max_bytes)
-    return ProgramSettings(_caches() / "keras_imnet64" / "programs", "default", max_bytes)
+    folder = None if named is not None and _is_off(named) else own_folder()
+    return ProgramSettings(folder, "default" if named is None else FOLDER, max_bytes)
+
+
+def own_folder() -> Path:
+    """Returns the folder of this package, even while JAX has its own or no programs are kept."""
+    named = os.environ.get(FOLDER)
+    if named is None or _is_off(named):
+        return _caches() / "keras_imnet64" / "programs"
+    return expand(named).absolute()
+
+
+def _is_off(named: str) -> bool:
+    return named.strip().lower() in OFF
 
 
 def _bound() -> int:
@@ -84,8 +95,9 @@ def _caches() -> Path:
 def machine_name() -> str:
     """Returns the name of what machine code depends on: processor, threads, jaxlib.
 
-    XLA compiles for the vector instructions of the processor and splits work by its threads; the
-    keys of JAX know neither, and a home folder may be shared by many machines.
+    XLA compiles for the vector instructions of the processor, and its thread pool has the threads
+    that the process may use. A home folder may be shared by many machines, and which of this JAX's
+    own keys contain depends on its version.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     threads = os.environ.get("NPROC") or (len(affinity(0)) if affinity else os.cpu_count())
@@ -123,7 +135,7 @@ def keep_jax_programs() -> None:
     import jax
 
     settings = program_settings()
-    if settings.folder is None or jax.config.jax_compilation_cache_dir:
+    if settings.folder is None or getattr(jax.config, "jax_compilation_cache_dir", None):
         return
     programs = ProgramFolder(settings.folder, machine_name(), settings.max_bytes)
     try:
@@ -169,9 +181,41 @@ def _give_to_jax(programs: JaxPrograms) -> None:
     from jax._src import compilation_cache
 
     if compilation_cache._cache is None:
-        compilation_cache._cache = programs
+        compilation_cache._cache = programs  # type: ignore[assignment]  # JAX calls get and put
         if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
+
+
+def clean_programs(*, dry_run: bool = False) -> JsonObject:
+    """Removes all programs that this package keeps, of other machines and versions too.
+
+    A process that still runs has its programs in memory.
+
+    Args:
+        dry_run: only report what would be removed.
+
+    Returns:
+        dict, fit for JSON: folder, programs (number of those removed), bytes (of all), dry_run.
+
+    Raises:
+        RunFailed: something cannot be removed.
+    """
+    folder = own_folder()
+    files = list(program_files(folder))
+    if not dry_run:
+        try:
+            remove_all(folder)
+        except OSError as error:
+            raise RunFailed(
+                f"{folder} cannot be emptied ({os_error_text(error, folder)}); fix that and run "
+                "the same command again"
+            ) from error
+    return {
+        "folder": str(folder),
+        "programs": len(files),
+        "bytes": sum(file.bytes for file in files),
+        "dry_run": dry_run,
+    }
 
 
 def _not_kept(error: Exception) -> str:

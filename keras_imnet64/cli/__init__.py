@@ -2,8 +2,8 @@
 
 Results go to standard output (`--json`: one object on one line), everything else to standard error.
 `core.errors` lists the exit statuses. The commands are in `runs` (train and use models), `data` and
-`about` (recipes, the machine); `frame` has what they share. Commands import late, so that `--help`
-is fast and the backend is chosen before Keras is imported.
+`about` (recipes, compiled programs, the machine); `frame` has what they share. Commands import
+late, so that `--help` is fast and the backend is chosen before Keras is imported.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The commands `recipes`, which describe recipes, and `doctor`, which examines this machine."""
+"""The commands `recipes`, `programs` (kept on disk) and `doctor`, which examines this machine."""
 
 import json
 from typing import Unpack
@@ -73,6 +73,30 @@ def show_schema() -> None:
     from keras_imnet64.recipe.json_schema import json_schema
 
     write_text(json.dumps(json_schema(), indent=2) + "\n")
+
+
+@cli.group()
+def programs() -> None:
+    """Compiled programs that are kept on disk, so that JAX does not compile them again.
+
+    Example: python cli.py programs clean --dry-run
+    """
+
+
+@programs.command("clean")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@json_option
+def clean_programs(dry_run: bool, as_json: bool) -> None:
+    """Remove the compiled programs.
+
+    `doctor` names their folder. Removes nothing else, and nothing of JAX_COMPILATION_CACHE_DIR; the
+    next run compiles again.
+
+    Example: python cli.py programs clean --dry-run
+    """
+    from keras_imnet64.backend import programs as kept
+
+    show(kept.clean_programs(dry_run=dry_run), as_json)
 
 
 @cli.command()

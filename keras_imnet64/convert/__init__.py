@@ -27,6 +27,7 @@ from keras_imnet64.convert.namings import (
 )
 from keras_imnet64.convert.prefixes import FoundNetwork, find_network
 from keras_imnet64.convert.tensor_files import read_tensors
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.paths import check_output_file, expand, refuse_existing
 from keras_imnet64.core.types import Json, JsonObject, Options, StrPath
@@ -93,7 +94,8 @@ def convert(
     weights, out = expand(weights), expand(out)
     check_target(out)
     class_ids = ordered_class_ids(classes)
-    found = find_network(read_tensors(weights), landmarks_of(name), prefix, weights)
+    with Activity(f"reading {weights}"):
+        found = find_network(read_tensors(weights), landmarks_of(name), prefix, weights)
     arrays, source = found.tensors, name_source(weights, found)
     naming = choose_naming(name, arrays)
     num_classes = num_classes_of(arrays, naming, source)
@@ -103,7 +105,8 @@ def convert(
             f"has {num_classes:,}: leave it out"
         )
     sizes = {"image_size": image_size, "num_classes": num_classes}
-    model = build_with_weights(name, {**sizes, **model_options}, arrays, naming, source)
+    with Activity("building the network"):
+        model = build_with_weights(name, {**sizes, **model_options}, arrays, naming, source)
     if class_ids:
         reorder_logits(model.get_layer("logits"), class_ids)
     info = ModelInfo(
@@ -119,7 +122,8 @@ def convert(
             model_options={k: v for k, v in model_options.items() if k != "normalization"},
         ),
     )
-    write(model, out, info)
+    with Activity(f"writing {out}"):
+        write(model, out, info)
     from keras_imnet64.models.macs import count_parameters
 
     return {

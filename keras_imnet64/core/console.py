@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from keras_imnet64.core.activity import printing
 from keras_imnet64.core.errors import printable
 from keras_imnet64.core.types import Json
 
@@ -32,7 +33,8 @@ def console() -> Console:
 
 def say(text: str) -> None:
     """Prints one line on standard error, as a message for the user."""
-    console().print(text, markup=False, soft_wrap=True)
+    with printing():
+        console().print(text, markup=False, soft_wrap=True)
 
 
 def show(result: Mapping[str, Json], as_json: bool) -> None:

@@ -4,11 +4,14 @@ TensorFlow's own variable decides for all libraries: TF_CPP_MIN_LOG_LEVEL=0, whi
 everything; otherwise only errors are shown.
 """
 
+import contextlib
 import logging
 import os
 import sys
 import tempfile
 import warnings
+
+from keras_imnet64.core.activity import Activity, is_active, showing_on
 
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 LIBRARIES = ("absl", "jax", "tensorflow", "h5py", "PIL", "urllib3")
@@ -41,13 +44,18 @@ def import_tensorflow() -> None:
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault(LEVEL, "3")
+    with contextlib.nullcontext() if is_active() else Activity("loading tensorflow", at_once=True):
+        _import_tensorflow()
+
+
+def _import_tensorflow() -> None:
     if not is_quiet():
         import tensorflow
 
         return
     sys.stderr.flush()
     before = os.dup(2)
-    with tempfile.TemporaryFile() as messages:
+    with tempfile.TemporaryFile() as messages, showing_on(before):
         os.dup2(messages.fileno(), 2)
         try:
             import tensorflow  # noqa: F401
@@ -57,4 +65,4 @@ def import_tensorflow() -> None:
             raise
         finally:
             os.dup2(before, 2)
-            os.close(before)
+    os.close(before)

@@ -58,11 +58,7 @@ class ProgramFolder:
         for folder in (self.root, self.folder):
             with contextlib.suppress(FileExistsError):
                 folder.mkdir(mode=0o700, parents=True)
-            found = folder.stat()
-            if found.st_uid != os.geteuid():
-                raise PermissionError(f"{folder} belongs to another user")
-            if found.st_mode & OTHERS_MAY_WRITE:
-                raise PermissionError(f"other users may write into {folder}: `chmod go-w {folder}`")
+            check_folder(folder)
 
     def get(self, name: str) -> bytes | None:
         """Returns a program, or None if it is missing or damaged.
@@ -108,6 +104,23 @@ class ProgramFolder:
         return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()}{SUFFIX}"
 
 
+def check_folder(folder: Path) -> None:
+    """Refuses a folder into which other users may write; one that does not exist is in order.
+
+    Raises:
+        PermissionError: it belongs to another user, or others may write into it.
+        OSError: the system does not tell.
+    """
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return
+    if found.st_uid != os.geteuid():
+        raise PermissionError(f"{folder} belongs to another user")
+    if found.st_mode & OTHERS_MAY_WRITE:
+        raise PermissionError(f"other users may write into {folder}: `chmod go-w {folder}`")
+
+
 def remove_least_recently_used(root: Path, max_bytes: int) -> None:
     """Removes programs, those that were used longest ago first, until the bound is held."""
     files = sorted(program_files(root), key=lambda file: file.used)
@@ -127,10 +140,9 @@ def remove_all(root: Path) -> None:
     """
     for file in program_files(root):
         file.path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # FileNotFoundError, or other files are in there
-        for folder in (*root.iterdir(), root):
-            if folder.is_dir():
-                folder.rmdir()
+    for folder in (*root.glob("*/"), root):
+        with contextlib.suppress(OSError):  # it does not exist, or other files are in it
+            folder.rmdir()
 
 
 def program_files(root: Path) -> Iterator[ProgramFile]:

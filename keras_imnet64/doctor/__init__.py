@@ -35,6 +35,7 @@ def examine(data_dir: StrPath | None = None, cache_dir: StrPath | None = None) -
         backends={name: trials.examine_backend(name, settings) for name in BACKENDS},
         machine=facts.machine(),
         disk=facts.disk(data_dir, cache_dir),
+        programs=facts.programs(),
         datasets=datasets,
         datasets_error=datasets_error,
     )

@@ -15,10 +15,12 @@ from pathlib import Path
 from keras_imnet64 import __version__
 from keras_imnet64.backend.environment import refusals
 from keras_imnet64.backend.keras_settings import KerasSettings
+from keras_imnet64.backend.programs import program_settings
 from keras_imnet64.core.errors import UserError, reason
-from keras_imnet64.core.paths import DEFAULT_RUNS
+from keras_imnet64.core.paths import DEFAULT_RUNS, check_writable
+from keras_imnet64.core.program_folder import check_folder, program_files
 from keras_imnet64.core.types import StrPath
-from keras_imnet64.doctor.report import Gpu, Machine, Place, Problem, UnmetRequirement
+from keras_imnet64.doctor.report import Gpu, Machine, Place, Problem, Programs, UnmetRequirement
 
 DISTRIBUTION = "keras-imnet64"
 SHOWN_FIRST = ("keras", "tensorflow", "jax", "keras-cv", "tensorflow-datasets", "numpy", "pillow")
@@ -182,6 +184,24 @@ def disk(data_dir: StrPath | None = None, cache_dir: StrPath | None = None) -> l
         "temporary files": _temporary_folder(),
     }
     return [_place(what, path) for what, path in places.items() if path]
+
+
+def programs() -> Programs:
+    """Examines the folder of compiled programs; makes nothing."""
+    try:
+        settings = program_settings()
+    except UserError as error:
+        return Programs(None, "default", 0, 0, str(error))
+    if settings.folder is None:
+        return Programs(None, settings.chosen_by, 0, settings.max_bytes)
+    error_text = None
+    try:
+        size = sum(file.bytes for file in program_files(settings.folder))
+        check_folder(settings.folder)
+        check_writable(settings.folder)
+    except OSError as error:
+        size, error_text = 0, reason(error)
+    return Programs(str(settings.folder), settings.chosen_by, size, settings.max_bytes, error_text)
 
 
 def _place(what: str, named: StrPath) -> Place:

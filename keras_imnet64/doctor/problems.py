@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from keras_imnet64.backend.devices import DEVICE_KINDS
 from keras_imnet64.backend.keras_settings import BACKENDS
+from keras_imnet64.backend.programs import FOLDER
 from keras_imnet64.core.errors import nearest
 from keras_imnet64.core.processes import BY_SIGNAL, NO_ANSWER, PACKAGE_PARENT
 from keras_imnet64.doctor.facts import DISTRIBUTION
@@ -33,6 +34,7 @@ def problems_of(report: Report) -> list[Problem]:
         _of_gpus,
         _of_memory,
         _of_disk,
+        _of_programs,
         _of_datasets,
     )
     return [problem for check in checks for problem in check(report)]
@@ -168,6 +170,13 @@ OTHER_FOLDER = {
     "runs": "work in another folder, or name one with fit --out",
     "temporary files": "make it writable, or name another in TMPDIR",
 }
+
+
+def _of_programs(report: Report) -> Problems:
+    programs = report.programs
+    if programs.error:
+        what = f"compiled programs are not kept: {programs.error}"
+        yield Problem(what, f"name another folder in {FOLDER}, or set it to off")
 
 
 def _of_datasets(report: Report) -> Problems:

@@ -74,6 +74,17 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Programs:
+    """The folder of compiled programs, see `backend.programs`."""
+
+    folder: str | None  # None if they are not kept, or by JAX itself
+    chosen_by: str  # a variable, or "default"
+    bytes: int
+    max_bytes: int
+    error: str | None = None  # why programs cannot be kept, one line
+
+
+@dataclass(frozen=True)
 class DatasetState:
     """A data set on this machine, see `data.datasets.info`."""
 
@@ -100,6 +111,7 @@ class Report:
     backends: dict[str, BackendTrial]
     machine: Machine
     disk: list[Place]
+    programs: Programs
     datasets: list[DatasetState]
     datasets_error: str | None  # why the data sets could not be examined, one line
     problems: list[Problem] = field(default_factory=list)

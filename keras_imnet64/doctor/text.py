@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from keras_imnet64.core.errors import printable
-from keras_imnet64.doctor.report import DatasetState, Machine, Place, Problem, Report
+from keras_imnet64.doctor.report import DatasetState, Machine, Place, Problem, Programs, Report
 
 
 def lines(report: Report) -> list[str]:
@@ -13,6 +13,7 @@ def lines(report: Report) -> list[str]:
         "Backends": [*_backend_lines(report)],
         "Machine": [*_machine_lines(report.machine)],
         "Disk": [_place_line(place) for place in report.disk],
+        "Compiled programs": [_programs_line(report.programs)],
         "Data sets": [_dataset_line(dataset) for dataset in report.datasets],
         "Problems": [*_problem_lines(report.problems)],
     }
@@ -47,6 +48,15 @@ def _machine_lines(machine: Machine) -> Iterator[str]:
 def _place_line(place: Place) -> str:
     state = "writable" if place.writable else "not writable"
     return f"{place.what:<16} {gigabytes(place.free_bytes)} free, {state}: {place.path}"
+
+
+def _programs_line(programs: Programs) -> str:
+    if programs.error:
+        return "not kept, see below"
+    if programs.folder is None:
+        return f"not kept here, by {programs.chosen_by}"
+    used, bound = gigabytes(programs.bytes), gigabytes(programs.max_bytes)
+    return f"{used} of at most {bound}, by {programs.chosen_by}: {programs.folder}"
 
 
 def _dataset_line(dataset: DatasetState) -> str:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from keras_imnet64.backend.environment import without_refused
 from keras_imnet64.backend.keras_settings import KerasSettings
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.processes import run_child
 from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.doctor.report import BackendTrial, DatasetState
@@ -32,7 +33,8 @@ def examine_backend(name: str, settings: KerasSettings) -> BackendTrial:
     if settings.fault or not settings.exists:
         environment["KERAS_HOME"] = os.devnull  # Keras takes its defaults, and writes no file
     begin = time.perf_counter()
-    reports, error = _run_trial({"backend": name}, environment)
+    with Activity(f"trying {name}", at_once=True):
+        reports, error = _run_trial({"backend": name}, environment)
     found = {key: value for report in reports for key, value in report.items()}
     return BackendTrial(
         installed=True,
@@ -49,12 +51,13 @@ def examine_datasets(
     data_dir: StrPath | None = None, cache_dir: StrPath | None = None
 ) -> tuple[list[DatasetState], str | None]:
     """Returns the states of the data sets, and one line of error if the child process fails."""
-    reports, error = _run_trial(
-        {
-            "data_dir": str(data_dir) if data_dir else None,
-            "cache_dir": str(cache_dir) if cache_dir else None,
-        }
-    )
+    with Activity("looking at the data sets", at_once=True):
+        reports, error = _run_trial(
+            {
+                "data_dir": str(data_dir) if data_dir else None,
+                "cache_dir": str(cache_dir) if cache_dir else None,
+            }
+        )
     states = [DatasetState(**report["dataset"]) for report in reports if "dataset" in report]
     return states, error
 

@@ -8,6 +8,7 @@ import keras
 
 from keras_imnet64.backend.devices import Devices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.paths import check_output_file
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
@@ -229,8 +230,12 @@ def score_selection(
         RuntimeError: the sum of the images' weights is not the number of images.
     """
     batches = evaluation_batches(selection, batch_size, view)
-    with as_run_failed(selection.store):
-        result = scorer.evaluate(batches, verbose=0, return_dict=True)
+    total, store = len(selection), selection.store
+    with as_run_failed(store), Activity(f"scoring {store.dataset} {store.split}") as scoring:
+        counter = keras.callbacks.LambdaCallback(
+            on_test_batch_begin=lambda batch, logs: scoring.count(batch * batch_size, total)
+        )
+        result = scorer.evaluate(batches, verbose=0, return_dict=True, callbacks=[counter])
     metrics = {m.name: m for group in scorer.metrics for m in getattr(group, "metrics", [group])}
     count = round(float(keras.ops.convert_to_numpy(metrics["top1"].count)))
     if count != len(selection):

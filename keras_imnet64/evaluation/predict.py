@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_imnet64.backend.devices import Devices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.files import csv_text
 from keras_imnet64.core.types import Json, JsonObject, StrPath
@@ -121,14 +122,16 @@ def predict(
         predictor = _make_predictor(with_logits(model))
         batch_size = _batch_size(len(files), devices)
         view = View.of(info, image_size).one_crop
-        for batch in _read_batches(files, batch_size, view, skip_corrupt):
-            skipped += batch.skipped
-            if batch.files:
-                logits = _logits(predictor, batch, batch_size, path)
-                predictions += [
-                    Prediction(str(file), _most_probable(row, labels, top))
-                    for file, row in zip(batch.files, logits, strict=True)
-                ]
+        with Activity("classifying images") as classifying:
+            for batch in _read_batches(files, batch_size, view, skip_corrupt):
+                skipped += batch.skipped
+                if batch.files:
+                    logits = _logits(predictor, batch, batch_size, path)
+                    predictions += [
+                        Prediction(str(file), _most_probable(row, labels, top))
+                        for file, row in zip(batch.files, logits, strict=True)
+                    ]
+                classifying.count(len(predictions) + len(skipped), len(files))
     if not predictions:
         raise UserError(f"none of {len(files)} images could be read: {skipped[0].reason}")
     return {

@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 
 from keras_imnet64.backend.environment import check_environment
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import RunFailed, UserError, nearest
 from keras_imnet64.core.paths import expand, os_error_text, refuse_existing
 from keras_imnet64.core.processes import run_child
@@ -213,14 +214,15 @@ def run_step(
         "CUDA_VISIBLE_DEVICES": "-1",  # a GPU may be in use, and may compute float32 as TF32
         "TF_CPP_MIN_LOG_LEVEL": log_level,
     }
-    child = run_child(
-        "keras_imnet64.export.child",
-        step,
-        str(work),
-        request=asdict(request),
-        environment=environment,
-        show_errors=log_level == "0",
-    )
+    with Activity(task, at_once=step == "make"):
+        child = run_child(
+            "keras_imnet64.export.child",
+            step,
+            str(work),
+            request=asdict(request),
+            environment=environment,
+            show_errors=log_level == "0",
+        )
     printed = list(child.objects())
     if not printed:
         failure = child.failure or "it printed no result"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import parse_json
 from keras_imnet64.core.types import Json, StrPath
@@ -31,7 +32,8 @@ def load_model(path: StrPath) -> keras.Model:
         if isinstance(config, dict):
             config.pop("compile_config", None)  # it is not loaded, so it may hold anything
         _check_layers(config)
-        model = keras.saving.load_model(path, compile=False)
+        with Activity(f"loading {path}"):
+            model = keras.saving.load_model(path, compile=False)
         if not isinstance(model, keras.Model):
             raise UserError(f"holds a {type(model).__name__}, which is not a model")
         return model

@@ -11,6 +11,7 @@ import keras
 
 from keras_imnet64.backend.devices import Devices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.files import write_atomic, write_json
@@ -89,10 +90,11 @@ def ensemble(
             )
             of_single = Scores(**{field.name: scores[field.name] for field in fields(Scores)})
             rows.append(single_row(single_run, of_single))
-        joined = join(models, weights)
-        fill_members(joined, models)
-        _write_run(run, members, joined, fusion, weights, data)
-        write_report(run.path, rows)
+        with Activity("joining the branches"):
+            joined = join(models, weights)
+            fill_members(joined, models)
+            _write_run(run, members, joined, fusion, weights, data)
+            write_report(run.path, rows)
         with devices.scope():
             file_score = score_file(run.model, data, devices)
         result: JsonObject = to_json(describe_scores(recipe, data, devices)) | {

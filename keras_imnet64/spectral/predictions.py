@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.types import Tensor
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.selection import Selection
@@ -118,7 +119,10 @@ def _batches(
     selection: Selection, batch_size: int, view: View | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields (pixels, labels, bool [B]: which rows are images, not padding) of each batch."""
-    with as_run_failed(selection.store):
+    store, num_done = selection.store, 0
+    with as_run_failed(store), Activity(f"scoring {store.dataset} {store.split}") as scoring:
         batches = evaluation_batches(selection, batch_size, view)
         for images, labels, weights in batches.as_numpy_iterator():
+            scoring.count(num_done, len(selection))
             yield images, labels, weights > 0
+            num_done += int((weights > 0).sum())

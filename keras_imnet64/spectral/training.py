@@ -5,6 +5,7 @@ For all branches, child processes train (see `jobs`), and this process loads no 
 
 from pathlib import Path
 
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import EXIT_USER_ERROR, RunFailed, Stopped, UserError
 from keras_imnet64.core.files import write_atomic
@@ -76,7 +77,8 @@ def fit_recipe(
     from keras_imnet64.backend.devices import take_devices
 
     taken = take_devices(devices, virtual_devices)
-    from keras_imnet64.training.fit import fit
+    with Activity("loading keras"):
+        from keras_imnet64.training.fit import fit
 
     run = fit(
         recipe,
@@ -125,6 +127,7 @@ def fit_branches(
     directories = {"data_dir": data_dir, "cache_dir": cache_dir}
     given = {name: str(path) for name, path in directories.items() if path is not None}
     check_branches_fit(out_dir, None if fresh else recipe)
+    say(f"recipe   {recipe.name}: {len(bands)} branches")
     gpus = run_preflight(
         PreflightRequest(
             recipe=recipe.to_toml(),

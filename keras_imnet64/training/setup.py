@@ -11,6 +11,7 @@ import keras
 
 from keras_imnet64.backend.devices import Devices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.data.stream import TrainingStream
 from keras_imnet64.recipe.costs import outline_of
@@ -91,10 +92,12 @@ def build_setup(
     )
     check_training(recipe)
     if model is None:
-        outline_of(recipe)  # refuses a network that cannot be built
-    data = load_data(recipe, data_dir, cache_dir, pack_progress)
-    stream = make_stream(recipe, data)
-    with devices.scope():
+        with Activity("checking the network"):
+            outline_of(recipe)  # refuses a network that cannot be built
+    with Activity(f"opening {recipe.data.dataset}"):
+        data = load_data(recipe, data_dir, cache_dir, pack_progress)
+        stream = make_stream(recipe, data)
+    with Activity("building the network"), devices.scope():
         network = make_model(recipe, data, model, load_initial_weights)
         metrics = compile_for_training(network, recipe, stream.steps_per_epoch, devices)
     return TrainingSetup(recipe, devices, data, stream, network, metrics, model is not None)

@@ -7,6 +7,7 @@ from types import TracebackType
 
 import keras
 
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.core.types import Logs, StrPath
@@ -58,7 +59,8 @@ class Trainer:
         self.run, self.setup, self.callbacks = run, setup, list(callbacks or ())
         self.recipe, self.model, self.stream = setup.recipe, setup.model, setup.stream
         self.state = RunState(0, 0)
-        self.float32_copy = float32_copy(self.model)
+        with Activity("building the model that ships"):
+            self.float32_copy = float32_copy(self.model)
         self.variables = variables_by_path(self.model, setup.metrics)
         metrics = {p: v for p, v in self.variables.items() if p.startswith("metrics/")}
         self.position = Position(self.stream, metrics)
@@ -107,7 +109,8 @@ class Trainer:
             before: (epoch, step); checkpoints of that step and later ones are deleted.
         """
         self.checkpoints.wait()
-        self.state, metrics = restore_checkpoint(self.run, self.recipe, self.variables, before)
+        with Activity("restoring the state"):
+            self.state, metrics = restore_checkpoint(self.run, self.recipe, self.variables, before)
         self.position.resume_at(self.state.epoch, self.state.step, metrics)
         self._restart_interval()
 

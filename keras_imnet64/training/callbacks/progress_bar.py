@@ -9,6 +9,7 @@ import keras
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from keras_imnet64.core.activity import FIRST_LINE_SECONDS, Activity, resume, suspend
 from keras_imnet64.core.console import console, say
 from keras_imnet64.core.types import Logs
 
@@ -48,6 +49,7 @@ class ProgressBar(keras.callbacks.Callback):
         self.bad_step: int | None = None
         self._lock = threading.Lock()
         self._bar: Progress | None = None
+        self._compiling: Activity | None = Activity("")  # until the first step of the process
 
     def begin(self, epoch: int, step: int) -> None:
         """Begins an epoch at a step; call it before the step."""
@@ -55,13 +57,21 @@ class ProgressBar(keras.callbacks.Callback):
         self.bad_step = None
         self.started = self.first_done = time.monotonic()
         self.last_line = time.monotonic()
+        if self._compiling:
+            self._compiling = Activity(f"{self._position()}  compiling the training step")
+            self._compiling.start()
+        else:
+            self._open_bar()
+
+    def _open_bar(self) -> None:
         if console().is_terminal:
             one_line = TextColumn("{task.description}", table_column=Column(no_wrap=True))
             columns = [BarColumn(bar_width=10 if console().width < 120 else 30), one_line]
             self._bar = Progress(*columns, console=console(), transient=True)
+            suspend()
             self._bar.start()
             self._task = self._bar.add_task(
-                self._position(), total=self.steps_per_epoch, completed=step
+                self._position(), total=self.steps_per_epoch, completed=self.done
             )
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
@@ -74,7 +84,19 @@ class ProgressBar(keras.callbacks.Callback):
             if self.done == self.first:
                 self.first_done = time.monotonic()  # the first step compiles
             self.done = step
+            self._end_compiling(logs)
             self._show(logs)
+
+    def _end_compiling(self, logs: Logs) -> None:
+        """Opens the bar after the first step of the process; where there is none, says so."""
+        compiling, self._compiling = self._compiling, None
+        if compiling:
+            compiling.stop()
+            self._open_bar()
+            if self._bar is None and compiling.seconds > FIRST_LINE_SECONDS:
+                self.last_line = time.monotonic()
+                took = f"the first step took {compiling.seconds:.0f} s"
+                say(f"{self._position()}  {self._line(logs)}  {took}")
 
     def _show(self, logs: Logs) -> None:
         if self._bar is not None:
@@ -105,8 +127,11 @@ class ProgressBar(keras.callbacks.Callback):
 
     def close(self) -> None:
         """Removes the bar from the screen."""
+        if self._compiling:
+            self._compiling.stop()
         if self._bar is not None:
             self._bar.stop()
+            resume()
             self._bar = None
 
     def end(self) -> tuple[float, float]:

@@ -1,0 +1,196 @@
+"""Says on standard error what a command is doing, while that takes long and prints nothing itself.
+
+On a terminal there is one line that shows the seconds and disappears at the end. Elsewhere a line
+is printed when an activity has taken two seconds, then after 30, 60, 120, 240, ... seconds, so that
+a log shows what is going on and does not fill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TextIO
+
+from keras_imnet64.core.errors import printable
+
+REFRESH_SECONDS = 0.25
+FIRST_LINE_SECONDS = 2.0  # where there is no terminal
+SECOND_LINE_SECONDS = 30.0  # later ones after twice as long each
+CLEAR_LINE = "\r\x1b[2K"
+
+
+class Activity:
+    """Something that takes a while; use it in a `with` block, or call `start` and `stop`.
+
+    Activities may be nested: the innermost is shown.
+
+    Args:
+        text: what is being done, such as "loading tensorflow".
+        at_once: whether it is shown at once, and not only when it takes long.
+    """
+
+    def __init__(self, text: str, *, at_once: bool = False) -> None:
+        self.text, self.at_once = printable(text), at_once
+        self.done: int | None = None
+        self.total = 0
+        self.begun = self.next_line = 0.0
+
+    def __enter__(self) -> Activity:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        self.begun = time.monotonic()
+        self.next_line = 0.0 if self.at_once else FIRST_LINE_SECONDS
+        _screen.add(self)
+
+    def stop(self) -> None:
+        """Ends the activity; does nothing if it has ended."""
+        _screen.remove(self)
+
+    def count(self, done: int, total: int) -> None:
+        """Shows how much is done from now on."""
+        self.done, self.total = done, total
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.begun
+
+    def line(self) -> str:
+        counted = "" if self.done is None else f" {self.done:,}/{self.total:,}"
+        seconds = f" {self.seconds:.0f} s" if self.seconds >= FIRST_LINE_SECONDS else ""
+        return f"{self.text} ...{counted}{seconds}"
+
+
+class _Screen:
+    """What stands on standard error: the innermost activity, refreshed by a thread."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.activities: list[Activity] = []
+        self.thread: threading.Thread | None = None
+        self.stream: TextIO | None = None  # in place of standard error
+        self.is_shown = False  # whether the cursor is behind a line that disappears
+        self.num_suspended = 0
+
+    def add(self, activity: Activity) -> None:
+        with self.lock:
+            self.activities.append(activity)
+            if activity.at_once:
+                self.refresh()
+            if self.thread is None:
+                self.thread = threading.Thread(target=self._run, daemon=True, name="activity")
+                self.thread.start()
+
+    def remove(self, activity: Activity) -> None:
+        with self.lock:
+            if activity in self.activities:
+                self.activities.remove(activity)
+                self.clear()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(REFRESH_SECONDS)
+            with self.lock:
+                if not self.activities:
+                    self.thread = None
+                    return
+                self.refresh()
+
+    def refresh(self) -> None:
+        """Shows the innermost activity; called within the lock."""
+        if self.num_suspended or not self.activities:
+            return
+        activity, stream = self.activities[-1], self.stream or sys.stderr
+        with contextlib.suppress(OSError, ValueError):  # closed meanwhile
+            if is_terminal(stream):
+                line = activity.line()[: shutil.get_terminal_size().columns - 1]
+                stream.write(f"{CLEAR_LINE}{line}")
+                self.is_shown = True
+            elif activity.seconds >= activity.next_line:
+                stream.write(f"{activity.line()}\n")
+                while activity.next_line <= activity.seconds:
+                    activity.next_line = max(SECOND_LINE_SECONDS, 2 * activity.next_line)
+            stream.flush()
+
+    def clear(self) -> None:
+        """Removes the line from the screen; called within the lock."""
+        if self.is_shown:
+            self.is_shown = False
+            with contextlib.suppress(OSError, ValueError):
+                stream = self.stream or sys.stderr
+                stream.write(CLEAR_LINE)
+                stream.flush()
+
+
+_screen = _Screen()
+
+
+def is_active() -> bool:
+    """Whether an activity is going on."""
+    return bool(_screen.activities)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Keeps activities from the screen while a line is printed, or while a bar is drawn."""
+    suspend()
+    try:
+        yield
+    finally:
+        resume()
+
+
+def suspend() -> None:
+    """Shows no activity until `resume` is called as often."""
+    with _screen.lock:
+        _screen.num_suspended += 1
+        _screen.clear()
+
+
+def resume() -> None:
+    with _screen.lock:
+        _screen.num_suspended -= 1
+
+
+@contextlib.contextmanager
+def showing_on(descriptor: int) -> Iterator[None]:
+    """Shows activities on a file descriptor while standard error is redirected.
+
+    If standard error is no file, as in tests, it stays.
+    """
+    try:
+        is_redirected = sys.stderr.fileno() == 2
+    except (OSError, ValueError):
+        is_redirected = False
+    if not is_redirected:
+        yield
+        return
+    with open(descriptor, "w", closefd=False, errors="backslashreplace") as stream:
+        with _screen.lock:
+            _screen.clear()
+            _screen.stream = stream
+        try:
+            yield
+        finally:
+            with _screen.lock:
+                _screen.clear()
+                _screen.stream = None
