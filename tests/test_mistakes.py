@@ -40,7 +40,8 @@ FIRST_READ = codecs.lookup("utf-8-sig")  # a user that we become may not read it
 FIT = "fit --recipe small.toml --out run"
 EVALUATE = "evaluate {} --dataset imagenet_resized/16x16"
 PROGRESS = re.compile(
-    r"(packing|checking|looking at|indexing|loading|exporting) .*\.\.\.|\d+ classes .*: .*|(note|ignored): .*"
+    r"(packing|checking|looking at|indexing|loading|exporting) .*\.\.\."
+    r"|\d+ classes .*: .*|(note|ignored): .*"
 )
 MISTAKES = {}
 
@@ -205,6 +206,22 @@ def a_limit_of_epochs(place):
 @mistake("KERAS_MAX_STEPS_PER_EPOCH ends every", command=EVALUATE.format("model.keras"))
 def a_limit_of_steps(place):
     place.patch.setenv("KERAS_MAX_STEPS_PER_EPOCH", "1")
+
+
+@mistake(
+    'KERAS_IMNET64_PROGRAMS_MB must be a positive whole number .*"lots": set .*_DIR=off',
+    command=FIT,
+)
+def a_bound_that_is_no_number(place):
+    place.patch.setenv("KERAS_IMNET64_PROGRAMS_MB", "lots")
+
+
+@mistake(
+    "programs cannot be emptied .*run the same command again", status=1, command="programs clean"
+)
+def programs_that_cannot_be_removed(place):
+    place.patch.setenv("KERAS_IMNET64_PROGRAMS_DIR", str(place.path / "programs"))
+    (place.path / "programs" / "machine" / "a.program").mkdir(parents=True)
 
 
 @mistake(

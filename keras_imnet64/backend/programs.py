@@ -26,6 +26,7 @@ FOLDER = "KERAS_IMNET64_PROGRAMS_DIR"
 BOUND = "KERAS_IMNET64_PROGRAMS_MB"
 JAX_FOLDER = "JAX_COMPILATION_CACHE_DIR"
 DEFAULT_MB = 1000
+CPU_INFO = Path("/proc/cpuinfo")
 OFF = ("", "0", "off", "no", "none", "false")
 MIN_COMPILE_SECONDS = 0.1  # looking a program up takes about a hundredth of that
 
@@ -119,7 +120,7 @@ def _processor() -> str:
         except (OSError, subprocess.CalledProcessError):
             return platform.processor()
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = CPU_INFO.read_text()
     except OSError:
         return platform.processor()
     wanted = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "features")

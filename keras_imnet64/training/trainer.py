@@ -121,7 +121,9 @@ class Trainer:
             NotFinite: the state is not finite; nothing is written.
         """
         self.state = replace(self.state, epoch=epoch, step=step)
-        if not self.checkpoints.save(self.state):
+        with Activity("saving the state"):
+            saved = self.checkpoints.save(self.state)
+        if not saved:
             raise self.finiteness.error("a weight")
         self._restart_interval()
 
@@ -142,14 +144,16 @@ class Trainer:
             RunFailed: memory ran out.
             UserError: the initial weights are not finite.
         """
-        if not list_checkpoints(self.run.checkpoints) and not self.checkpoints.save(self.state):
-            raise UserError("the initial weights are not finite: start from other weights")
+        with Activity("saving the initial state"):
+            if not list_checkpoints(self.run.checkpoints) and not self.checkpoints.save(self.state):
+                raise UserError("the initial weights are not finite: start from other weights")
         if self.state.epoch >= self.recipe.train.epochs or self.state.stopped_early:
             return
         self.hooks.replay = replay
         images = as_run_failed(self.stream.selection.store)
         try:
-            with images, self.recorder.open_logs(), closing(self.bar):
+            with images, closing(self.bar), self.recorder.open_logs():
+                self.bar.prepare()
                 self.model.fit(
                     self.stream.dataset(),
                     initial_epoch=self.state.epoch,
@@ -243,7 +247,8 @@ class Trainer:
     def ship_copy(self, path: StrPath, epoch: int) -> None:
         """Writes the float32 copy as the model file of an epoch, counted from 1."""
         info = model_info_of(self.recipe, self.setup.data, self.setup.own_model, epoch)
-        ship(self.float32_copy, path, info)
+        with Activity(f"writing {path}"):
+            ship(self.float32_copy, path, info)
 
 
 class Hooks(keras.callbacks.Callback):

@@ -131,16 +131,19 @@ def test_variables_choose_the_folder_and_its_bound(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="processors are told apart by /proc/cpuinfo")
-def test_programs_of_another_processor_or_number_of_threads_are_not_used(monkeypatch):
+def test_programs_of_another_processor_or_other_threads_are_not_used(tmp_path, monkeypatch):
     own = programs.machine_name()
     assert own == programs.machine_name()
     with monkeypatch.context() as patch:
         patch.setenv("NPROC", "77")
         assert programs.machine_name() != own
-    text = Path("/proc/cpuinfo").read_text()
+    text = programs.CPU_INFO.read_text()
     other = text.replace("sse2", "sse2 amx_tile").replace("asimd", "asimd sve2")
     assert other != text
-    monkeypatch.setattr(Path, "read_text", lambda path: other)
+    monkeypatch.setattr(programs, "CPU_INFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(text)
+    assert programs.machine_name() == own
+    (tmp_path / "cpuinfo").write_text(other)
     assert programs.machine_name() != own
 
 

@@ -12,6 +12,7 @@ import pytest
 from conftest import write_images
 
 from keras_imnet64.backend.keras_settings import KerasSettings, keras_settings
+from keras_imnet64.core.program_folder import ProgramFolder
 from keras_imnet64.data.datasets import DATASETS
 from keras_imnet64.doctor import examine, facts, lines, trials
 from keras_imnet64.doctor.problems import problems_of
@@ -525,13 +526,55 @@ def test_a_table_of_data_sets_that_does_not_load(problems, module):
     assert what == "the data sets could not be examined: ImportError: numpy is broken"
 
 
+# ------------------------------------------------------------------------------- compiled programs
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """A folder of compiled programs, that is ours, with one of 1,032 bytes."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("KERAS_IMNET64_PROGRAMS_DIR", str(tmp_path / "programs"))
+    monkeypatch.setenv("KERAS_IMNET64_PROGRAMS_MB", "2000")
+    folder = ProgramFolder(tmp_path / "programs", "machine", 2 * 10**9)
+    folder.make()
+    folder.put("step", b"0" * 1000)
+    return folder
+
+
+def test_the_folder_of_programs_its_size_and_bound(examined, problems, programs):
+    found = facts.programs()
+    assert (found.bytes, found.max_bytes, found.error) == (1032, 2 * 10**9, None)
+    assert problems(programs=found) == []
+    text = "\n".join(lines(replace(examined, programs=found)))
+    assert f"0.0 GB of at most 2.0 GB, by KERAS_IMNET64_PROGRAMS_DIR: {programs.root}" in text
+
+
+def test_a_folder_of_programs_that_is_not_used(problems, programs, monkeypatch):
+    programs.root.chmod(0o777)
+    what, mend = the_only(problems(programs=facts.programs()))
+    assert "compiled programs are not kept: other users may write into" in what
+    assert "KERAS_IMNET64_PROGRAMS_DIR" in mend
+    monkeypatch.setenv("KERAS_IMNET64_PROGRAMS_MB", "lots")
+    what, _ = the_only(problems(programs=facts.programs()))
+    assert 'received "lots"' in what
+
+
+def test_programs_that_jax_keeps_itself(examined, problems, programs, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/jax")
+    found = facts.programs()
+    assert problems(programs=found) == []
+    text = lines(replace(examined, programs=found))
+    assert "  not kept here, by JAX_COMPILATION_CACHE_DIR" in text
+
+
 # ------------------------------------------------------------------------------------------- lines
 
 
 def test_lines_have_headings_and_end_with_the_problems(examined):
     text = lines(replace(examined, problems=[]))
     headings = [line for line in text if line and not line.startswith(" ")]
-    assert headings == ["Versions", "Backends", "Machine", "Disk", "Data sets", "Problems"]
+    facts_first = ["Versions", "Backends", "Machine", "Disk", "Compiled programs", "Data sets"]
+    assert headings == [*facts_first, "Problems"]
     assert text[-2:] == ["Problems", "  nothing is wrong"]
     problem = Problem("jax does not import: boom", "pip install jax")
     text = lines(replace(examined, problems=[problem]))

@@ -49,7 +49,13 @@ class ProgressBar(keras.callbacks.Callback):
         self.bad_step: int | None = None
         self._lock = threading.Lock()
         self._bar: Progress | None = None
-        self._compiling: Activity | None = Activity("")  # until the first step of the process
+        # Until the end of the first step of the process, which compiles.
+        self._compiling: Activity | None = Activity("preparing the training step")
+
+    def prepare(self) -> None:
+        """Shows that training begins, until the first epoch does; call it before Keras' loop."""
+        if self._compiling:
+            self._compiling.start()
 
     def begin(self, epoch: int, step: int) -> None:
         """Begins an epoch at a step; call it before the step."""
@@ -58,8 +64,7 @@ class ProgressBar(keras.callbacks.Callback):
         self.started = self.first_done = time.monotonic()
         self.last_line = time.monotonic()
         if self._compiling:
-            self._compiling = Activity(f"{self._position()}  compiling the training step")
-            self._compiling.start()
+            self._compiling.text = f"{self._position()}  compiling the training step"
         else:
             self._open_bar()
 
