@@ -122,8 +122,8 @@ def test_the_keys_of_the_json_stay_as_programs_know_them(examined):
     content = replace(report, backends=with_backends(examined, torch=torch)).to_json()
     assert list(content) == [
         *("versions", "unmet_requirements", "keras_json", "chosen_backend", "chosen_by"),
-        *("refused_settings", "backends", "machine", "disk", "datasets", "datasets_error"),
-        "problems",
+        *("refused_settings", "backends", "machine", "disk", "programs", "datasets"),
+        *("datasets_error", "problems"),
     ]
     settings = {"backend", "floatx", "epsilon", "image_data_format", "nnx_enabled"}
     assert settings | {"path", "exists", "fault"} == set(content["keras_json"])
