@@ -55,14 +55,16 @@ def _import_tensorflow() -> None:
         return
     sys.stderr.flush()
     before = os.dup(2)
-    with tempfile.TemporaryFile() as messages, showing_on(before):
-        os.dup2(messages.fileno(), 2)
-        try:
-            import tensorflow  # noqa: F401
-        except Exception:  # not for Ctrl-C
-            messages.seek(0)
-            os.write(before, messages.read())
-            raise
-        finally:
-            os.dup2(before, 2)
-    os.close(before)
+    try:
+        with tempfile.TemporaryFile() as messages, showing_on(before):
+            os.dup2(messages.fileno(), 2)
+            try:
+                import tensorflow  # noqa: F401
+            except Exception:  # not for Ctrl-C
+                messages.seek(0)
+                os.write(before, messages.read())
+                raise
+            finally:
+                os.dup2(before, 2)
+    finally:
+        os.close(before)

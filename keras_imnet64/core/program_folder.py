@@ -42,11 +42,13 @@ class ProgramFolder:
     Args:
         root: the folder of all machines, whose total size is bounded.
         machine: name of the subfolder; programs run on machines of the same name alone.
-        max_bytes: bound of the size of all programs in `root`.
+        max_bytes: bound of the size of all programs in `root`; each further process that writes
+            at the same time may exceed it by a hundredth.
     """
 
     def __init__(self, root: StrPath, machine: str, max_bytes: int) -> None:
         self.root, self.folder, self.max_bytes = Path(root), Path(root) / machine, max_bytes
+        self._room = 0  # bytes to write before files are counted again, since there may be many
 
     def make(self) -> None:
         """Makes the folder, readable and writable for this user alone.
@@ -98,7 +100,10 @@ class ProgramFolder:
             with contextlib.suppress(OSError):
                 unfinished.unlink()
             raise
-        remove_least_recently_used(self.root, self.max_bytes)
+        self._room -= DIGEST_BYTES + len(program)
+        if self._room < 0:
+            self._room = self.max_bytes // 100
+            remove_least_recently_used(self.root, self.max_bytes - self._room)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()}{SUFFIX}"
