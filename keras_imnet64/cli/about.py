@@ -77,7 +77,9 @@ def show_schema() -> None:
 
 @cli.group()
 def programs() -> None:
-    """Compiled programs that are kept on disk, so that JAX does not compile them again.
+    """Remove compiled programs that are kept on disk.
+
+    JAX finds them there at its next start, and does not compile them again.
 
     Example: python cli.py programs clean --dry-run
     """
