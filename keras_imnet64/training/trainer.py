@@ -15,7 +15,6 @@ from keras_imnet64.models.keras_private import learning_rate_at
 from keras_imnet64.models.ship import fill, float32_copy, ship
 from keras_imnet64.records import Rollback, RunState
 from keras_imnet64.runs import Run
-from keras_imnet64.training.build import model_info_of
 from keras_imnet64.training.callbacks.best import BestModel
 from keras_imnet64.training.callbacks.checkpointing import Checkpointing
 from keras_imnet64.training.callbacks.early_stopping import EarlyStopping
@@ -30,6 +29,7 @@ from keras_imnet64.training.callbacks.validation import Validation
 from keras_imnet64.training.checkpoints import Checkpoints
 from keras_imnet64.training.finite import NotFinite
 from keras_imnet64.training.memory import is_out_of_memory, out_of_memory_advice
+from keras_imnet64.training.model import model_info_of
 from keras_imnet64.training.optim import averaged_weights
 from keras_imnet64.training.resume import restore_checkpoint
 from keras_imnet64.training.setup import TrainingSetup
