@@ -35,7 +35,7 @@ from gpu_row import ENGINES, MATRIX_PRODUCT, NETWORKS, Request, is_missing, reci
 from gpu_table import images_per_second, markdown
 
 from keras_imnet64.core.console import say
-from keras_imnet64.core.errors import UserError, nearest, reason
+from keras_imnet64.core.errors import EXIT_STOPPED_AT_ONCE, UserError, nearest, reason
 from keras_imnet64.core.processes import failure_reason
 from keras_imnet64.core.types import JsonObject
 
@@ -43,7 +43,9 @@ HERE = Path(__file__).parent
 PEER = HERE / "torch_peer.py"
 PEERS = ("torch-eager", "torch-compile")
 BATCH_SIZES = (128, 256, 512, 1024, 2048)
+NUM_SAMPLES = 1_281_167  # as in ImageNet64
 ROW_SECONDS = 3600  # compiling on a slow machine included
+TOO_LONG = f"it took more than {ROW_SECONDS:,} seconds"
 PACKAGES = ("keras-imnet64", "keras", "tensorflow", "jax", "jaxlib", "torch", "numpy")
 
 
@@ -62,6 +64,7 @@ class Plan:
     block_seconds: float
     num_blocks: int
     num_images: int  # generated ones
+    num_samples: int  # in an epoch of the pipeline
 
 
 @click.command()
@@ -87,6 +90,9 @@ def main(out: str, table_only: bool, retry: bool, **options: object) -> None:
     except UserError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        click.echo(f"Stopped: the same command goes on with the rows of {out}", err=True)
+        sys.exit(EXIT_STOPPED_AT_ONCE)
 
 
 def make_plan(
@@ -124,6 +130,7 @@ def make_plan(
         block_seconds=0.05 if reduced else 0.5 if quick else 2.0,
         num_blocks=2 if reduced else 3 if quick else 7,
         num_images=512 if reduced else 16384,
+        num_samples=4096 if reduced else NUM_SAMPLES,
     )
 
 
@@ -171,6 +178,8 @@ class Results:
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
             self.header = lines[0]["header"] if lines else {}
+            if lines and not {"machine", "versions", "settings"} <= set(self.header):
+                raise ValueError("it begins with no header")
             self.rows = {key_of(row): row for row in lines[1:]}
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
@@ -359,6 +368,7 @@ class Bench:
             dtype=self.plan.dtype,
             virtual=self.plan.reduced,
             images=None,
+            num_samples=self.plan.num_samples,
             matrix_size=self.plan.matrix_size,
             block_seconds=self.plan.block_seconds,
             num_blocks=self.plan.num_blocks,
@@ -405,12 +415,12 @@ def measure_row(request: Request) -> JsonObject:
                 stderr=errors,
                 text=True,
             ) as child,
-            deadline(child),
+            deadline(child) as is_over,
         ):
             assert child.stdout is not None
             lines = child.stdout.readlines()
         errors.seek(0)
-        failure = failure_reason(child.returncode, errors.read())
+        failure = TOO_LONG if is_over.is_set() else failure_reason(child.returncode, errors.read())
     found: JsonObject = {}
     for line in lines:
         with contextlib.suppress(ValueError):
@@ -423,12 +433,22 @@ def measure_row(request: Request) -> JsonObject:
 
 
 @contextlib.contextmanager
-def deadline(child: "subprocess.Popen[str]") -> Iterator[None]:
-    """Kills a child that has not ended after ROW_SECONDS, or when its context is left by error."""
-    timer = threading.Timer(ROW_SECONDS, child.kill)
+def deadline(child: "subprocess.Popen[str]") -> Iterator[threading.Event]:
+    """Kills a child that has not ended after ROW_SECONDS, or when its context is left by error.
+
+    Yields:
+        What is set if the time was over.
+    """
+    is_over = threading.Event()
+
+    def end() -> None:
+        is_over.set()
+        child.kill()
+
+    timer = threading.Timer(ROW_SECONDS, end)
     timer.start()
     try:
-        yield
+        yield is_over
     except BaseException:
         child.kill()
         raise
@@ -459,7 +479,7 @@ def measure_peer(request: Request, folder: Path) -> JsonObject:
             subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
             ) as child,
-            deadline(child),
+            deadline(child) as is_over,
             contextlib.suppress(PeerEnded),
         ):
             found = ask_peer(child, request)
@@ -468,6 +488,7 @@ def measure_peer(request: Request, folder: Path) -> JsonObject:
     if "step_seconds" in found:
         return found
     failure = failure_reason(child.returncode, text) or "it gave no answer"
+    failure = TOO_LONG if is_over.is_set() else failure
     out_of_memory = "out of memory" in text.lower() or "memory ran out" in text.lower()
     return found | {"failure": failure} | ({"out_of_memory": True} if out_of_memory else {})
 

@@ -58,9 +58,9 @@ NETWORKS = {
         },
     ),
 }
-NUM_SAMPLES = 1_281_167  # in an epoch of generated images, as in ImageNet64
 MAX_AHEAD = 64  # batches: with more steps left, the pipeline never runs into the end of the epoch
 MAX_STEPS = 500  # of a block
+STEPS_PER_EPOCH = 10_000  # for the learning rate's schedule
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Request:
         num_devices: 0 for all.
         virtual: whether the devices are parts of the CPU.
         images: a store of generated images for the pipeline; None leaves that stage out.
+        num_samples: images in an epoch of the pipeline, which repeats those of the store.
         matrix_size: rows and columns of the matrices of MATRIX_PRODUCT.
         block_seconds: the time of a block of steps, of which the engine makes `num_blocks`.
     """
@@ -85,6 +86,7 @@ class Request:
     dtype: str
     virtual: bool
     images: str | None
+    num_samples: int
     matrix_size: int
     block_seconds: float
     num_blocks: int
@@ -227,7 +229,7 @@ def measure_network(request: Request) -> None:
     with keras_defaults(), devices.scope():
         with PeakMemory(devices) as memory:
             model = make_network(recipe, image_size=recipe.image_size, num_classes=num_classes)
-            compile_for_training(model, recipe, NUM_SAMPLES // recipe.data.batch_size, devices)
+            compile_for_training(model, recipe, STEPS_PER_EPOCH, devices)
             emit({"parameters": count_parameters(model), "macs": count_macs(model)})
             images, labels = random_batch(recipe.data.batch_size, recipe.image_size, num_classes)
             start = time.perf_counter()
@@ -393,7 +395,7 @@ def measure_pipeline(
     if devices.backend == "jax":
         hide_gpus_from_tensorflow()
     assert request.images is not None
-    stream = generated_stream(recipe, request.images)
+    stream = generated_stream(recipe, request.images, request.num_samples)
     dataset = stream.dataset()
     most = max(1, (stream.steps_per_epoch - MAX_AHEAD) // 2)
     fed: list[float] = []
@@ -411,15 +413,15 @@ def measure_pipeline(
     }
 
 
-def generated_stream(recipe: "Recipe", store: str) -> "TrainingStream":
-    """Returns the recipe's stream over an epoch as long as ImageNet's, of fewer images."""
+def generated_stream(recipe: "Recipe", store: str, num_samples: int) -> "TrainingStream":
+    """Returns the recipe's stream over an epoch of samples that repeat the images of a store."""
     from keras_imnet64.data.selection import select
     from keras_imnet64.data.stores.opening import open_store
     from keras_imnet64.training.data import Data, make_stream
 
     images = select(open_store(store, in_memory="never"))
     moments = images.moments()
-    positions = np.resize(np.arange(len(images)), max(NUM_SAMPLES, len(images)))
+    positions = np.resize(np.arange(len(images)), num_samples)
     train = replace(images, positions=positions)
     data = Data(
         train,
