@@ -474,27 +474,33 @@ def measure_peer(request: Request, folder: Path) -> JsonObject:
     }
     command = [sys.executable, str(PEER), *(str(x) for pair in options.items() for x in pair)]
     found: JsonObject = {}
+    refusal = ""
     with tempfile.TemporaryFile("w+") as errors:
         with (
             subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
             ) as child,
             deadline(child) as is_over,
-            contextlib.suppress(PeerEnded),
         ):
-            found = ask_peer(child, request)
+            try:
+                found = ask_peer(child, request)
+            except PeerEnded as ended:
+                refusal = str(ended)
+            with contextlib.suppress(OSError):
+                child.stdin.close()  # type: ignore[union-attr]  # a pipe, as asked for
+            child.wait()
         errors.seek(0)
         text = errors.read()
     if "step_seconds" in found:
         return found
-    failure = failure_reason(child.returncode, text) or "it gave no answer"
+    failure = refusal or failure_reason(child.returncode, text) or "it gave no answer"
     failure = TOO_LONG if is_over.is_set() else failure
     out_of_memory = "out of memory" in text.lower() or "memory ran out" in text.lower()
     return found | {"failure": failure} | ({"out_of_memory": True} if out_of_memory else {})
 
 
 class PeerEnded(Exception):
-    """The peer has ended, or answers something else than what it was asked."""
+    """The peer has ended, or refuses what it was asked; the message says why if it has said so."""
 
 
 def ask_peer(child: "subprocess.Popen[str]", request: Request) -> JsonObject:
@@ -537,7 +543,7 @@ def read_answer(child: "subprocess.Popen[str]") -> JsonObject:
             answer = json.loads(line)
             if isinstance(answer, dict) and "error" not in answer:
                 return answer
-            raise PeerEnded
+            raise PeerEnded(answer["error"] if isinstance(answer, dict) else line)
     raise PeerEnded
 
 

@@ -440,11 +440,14 @@ def fit_seconds(model: "keras.Model", dataset: "Tensor", count: int) -> float:
     """Returns the time per step of the second half of 2 * count; Keras waits at the end of each."""
     import keras
 
+    from keras_imnet64.models.keras_private import CallbacksBesideSteps  # as `fit` has them
+
     ends: list[float] = []
     clock = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: ends.append(time.perf_counter())
     )
-    model.fit(dataset, steps_per_epoch=count, epochs=2, callbacks=[clock], shuffle=False, verbose=0)
+    callbacks = CallbacksBesideSteps([clock], add_history=True, model=model, epochs=2, steps=count)
+    model.fit(dataset, steps_per_epoch=count, epochs=2, callbacks=callbacks, shuffle=False)
     return (ends[1] - ends[0]) / count
 
 

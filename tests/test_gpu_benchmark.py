@@ -345,7 +345,8 @@ PEER = """
             {"out_of_memory": True},
         ),
         ("sys.exit('Error: torch has no such network')", {"failure": "torch has no such network"}),
-        ("print(json.dumps({'error': 'what?'}), flush=True)", {"failure": "it gave no answer"}),
+        ("print(json.dumps({'error': 'what?'}), flush=True); continue", {"failure": "what?"}),
+        ("break", {"failure": "it gave no answer"}),
     ],
 )
 def test_the_peer(gpu, gpu_row, tmp_path, monkeypatch, fail, expected):
