@@ -62,13 +62,13 @@ def request_for(**changes):
 # ------------------------------------------------------------------------------ real rows, on a CPU
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    """(what the script printed, its rows by network, engine and devices) for both backends."""
-    out = tmp_path_factory.mktemp("gpu") / "rows.jsonl"
-    arguments = ["--reduced", "--engines", ",".join(ENGINES), "--batch-sizes", "4", "--devices"]
+def measure(folder, num_devices):
+    """(what the script printed, its rows by network and engine) for both backends."""
+    out = folder / "rows.jsonl"
+    options = {"--engines": ",".join(ENGINES), "--batch-sizes": "4", "--devices": num_devices}
+    words = [str(word) for pair in options.items() for word in pair]
     child = subprocess.run(
-        [sys.executable, BENCHMARKS / "gpu.py", "--out", out, *arguments, "1,2"],
+        [sys.executable, BENCHMARKS / "gpu.py", "--out", out, "--reduced", *words],
         capture_output=True,
         text=True,
         check=False,
@@ -76,38 +76,42 @@ def measured(tmp_path_factory):
     assert child.returncode == 0, child.stderr
     header, *rows = map(json.loads, out.read_text().splitlines())
     assert header["header"]["settings"]["reduced"]
-    keys = ("network", "engine", "num_devices")
-    return child.stdout, {tuple(row[key] for key in keys): row for row in rows}
+    return child.stdout, {(row["network"], row["engine"]): row for row in rows}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_step_is_measured_on_one_device_and_two(measured, engine):
-    _, rows = measured
-    for num_devices in (1, 2):
-        row = rows["tiny", engine, num_devices]
-        assert "failure" not in row and "pipeline_failure" not in row
-        assert len(row["step_seconds"]) == 2 and min(row["step_seconds"]) > 0
-        assert row["macs"] == 831_104  # 16 pixels, WRN-8-0.5
-        assert row["share_beside_step"] < 1 and len(row["fed_seconds"]) == 2
-        assert row["loss"] < row["first_loss"] - 0.1  # the mean over all steps on one batch
-    product = rows["matrix product", engine, 1]
-    assert product["flops"] == pytest.approx(2 * 256**3 / product["product_seconds"])
+def check_row(row, num_devices):
+    assert "failure" not in row and "pipeline_failure" not in row
+    assert row["num_devices"] == num_devices
+    assert len(row["step_seconds"]) == 2 and min(row["step_seconds"]) > 0
+    assert row["macs"] == 831_104  # 16 pixels, WRN-8-0.5
+    assert row["share_beside_step"] < 1 and len(row["fed_seconds"]) == 2
+    assert row["loss"] < row["first_loss"] - 0.1  # the mean over all steps on one batch
 
 
-@pytest.mark.parametrize("num_devices", [1, 2])
-def test_both_backends_make_the_same_step(measured, num_devices):
+def check_that_both_make_the_same_step(rows):
     """Same start, batch and loss; bfloat16 is rounded at other places."""
-    _, rows = measured
-    first, second = (rows["tiny", engine, num_devices]["first_loss"] for engine in ENGINES)
+    first, second = (rows["tiny", engine]["first_loss"] for engine in ENGINES)
     assert first == pytest.approx(second, rel=5e-3)
 
 
-def test_the_table_has_every_row(measured):
-    printed, _ = measured
-    lines = [line for line in printed.splitlines() if line.startswith("| tiny")]
-    assert len(lines) == 4
+def test_both_backends_on_one_device(tmp_path):
+    printed, rows = measure(tmp_path, 1)
+    for engine in ENGINES:
+        check_row(rows["tiny", engine], 1)
+        product = rows["matrix product", engine]
+        assert product["flops"] == pytest.approx(2 * 256**3 / product["product_seconds"])
+    check_that_both_make_the_same_step(rows)
     assert "at a reduced size" in printed and "keras 3" in printed
-    assert all("%" in line for line in lines)
+    lines = [line for line in printed.splitlines() if line.startswith("| tiny")]
+    assert len(lines) == 2 and all("%" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_both_backends_on_two_devices(tmp_path):
+    _, rows = measure(tmp_path, 2)
+    for engine in ENGINES:
+        check_row(rows["tiny", engine], 2)
+    check_that_both_make_the_same_step(rows)
 
 
 def test_a_jax_row_needs_no_tensorflow(tmp_path, gpu_row):
