@@ -11,7 +11,7 @@ from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.core.types import Logs, StrPath
 from keras_imnet64.data.stores.decoding import as_run_failed
-from keras_imnet64.models.keras_private import learning_rate_at
+from keras_imnet64.models.keras_private import CallbacksBesideSteps, learning_rate_at
 from keras_imnet64.models.ship import fill, float32_copy, ship
 from keras_imnet64.records import Rollback, RunState
 from keras_imnet64.runs import Run
@@ -151,7 +151,14 @@ class Trainer:
                     self.stream.dataset(),
                     initial_epoch=self.state.epoch,
                     epochs=self.recipe.train.epochs,
-                    callbacks=[self.hooks, *self.callbacks, self.bar],
+                    callbacks=CallbacksBesideSteps(
+                        [self.hooks, *self.callbacks, self.bar],
+                        add_history=True,
+                        model=self.model,
+                        epochs=self.recipe.train.epochs,
+                        steps=self.stream.steps_per_epoch,
+                        verbose=0,
+                    ),
                     shuffle=False,  # the stream is shuffled already
                     verbose=0,
                 )
