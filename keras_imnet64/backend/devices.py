@@ -124,13 +124,17 @@ class Devices:
             )
 
 
-def take_devices(devices: str | int | None = None, virtual: int | None = None) -> Devices:
+def take_devices(
+    devices: str | int | None = None, virtual: int | None = None, *, reads_data: bool = True
+) -> Devices:
     """Takes the GPUs of this machine, or its CPU where there are none.
 
     Args:
         devices: None for all; "2" for the first two; "0,2" for these two ("2," for the third
             alone). The backends themselves honour CUDA_VISIBLE_DEVICES.
         virtual: number of devices into which the CPU is split, to try training on several.
+        reads_data: whether this process reads a data set, for which JAX needs TensorFlow beside it.
+            False leaves TensorFlow out of a JAX process that has its batches from elsewhere.
 
     Raises:
         UserError: the devices do not exist, the backend cannot be loaded, or it cannot span several
@@ -141,16 +145,19 @@ def take_devices(devices: str | int | None = None, virtual: int | None = None) -
     take: dict[str, Callable[[str | int | None, int | None], Devices]]
     take = {"tensorflow": _take_tensorflow, "jax": _take_jax, "torch": _take_torch}
     with Activity(f"loading {chosen_backend()}", at_once="keras" not in sys.modules):
-        backend = _import_backend()
+        backend = _import_backend(reads_data)
         if backend not in take:
             raise UserError(f"Keras' backend is {backend}; choose one of {', '.join(take)}")
+        if backend == "jax" and reads_data:
+            hide_gpus_from_tensorflow()
         return take[backend](devices, virtual)
 
 
-def _import_backend() -> str:
-    """Imports TensorFlow and Keras with its backend, and returns the name of the backend."""
+def _import_backend(reads_data: bool) -> str:
+    """Imports Keras with its backend, TensorFlow for the data; returns the name of the backend."""
     try:
-        import_tensorflow()
+        if reads_data or chosen_backend() != "jax":
+            import_tensorflow()
         import keras
     except Exception as error:  # a broken installation, or a variable that cannot be parsed
         raise UserError(
@@ -192,6 +199,8 @@ def _take_tensorflow(devices: str | int | None, virtual: int | None) -> Devices:
             names = [f"CPU:{index}" for index in chosen]
         elif kind == "gpu":
             chosen = choose_indices(devices, len(physical), "GPU")
+            # Threads of their own for launching kernels: decoding images does not delay them.
+            os.environ.setdefault("TF_GPU_THREAD_MODE", "gpu_private")
             try:
                 tf.config.set_visible_devices([physical[index] for index in chosen], "GPU")
                 for index in chosen:
@@ -220,7 +229,6 @@ def _take_jax(devices: str | int | None, virtual: int | None) -> Devices:
     import jax
     import keras
 
-    hide_gpus_from_tensorflow()
     keep_jax_programs()
     if virtual:
         with _before_initialisation("JAX"):
@@ -234,8 +242,23 @@ def _take_jax(devices: str | int | None, virtual: int | None) -> Devices:
     if len(chosen) == 1:
         jax.config.update("jax_default_device", chosen[0])
         return Devices("jax", kind, names)
+    if kind == "gpu":
+        _overlap_reductions()
     strategy = keras.distribution.DataParallel(devices=list(names), auto_shard_dataset=False)
     return Devices("jax", kind, names, strategy)
+
+
+def _overlap_reductions() -> None:
+    """Makes XLA sum gradients over GPUs while it computes others: its latency-hiding scheduler.
+
+    The scheduler is off in jaxlib 0.10 and on from the optimisation level O1. The level is JAX's
+    own setting. A flag in XLA_FLAGS would be read by TensorFlow's XLA too, and a flag that one of
+    the two does not know ends the process. A level that the user has chosen stays.
+    """
+    import jax
+
+    if jax.config.values["jax_optimization_level"] == "UNKNOWN":
+        jax.config.update("jax_optimization_level", "O1")
 
 
 def _take_torch(devices: str | int | None, virtual: int | None) -> Devices:

@@ -17,6 +17,7 @@ from keras.src.backend import StatelessScope
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.ops import nn, numpy
 from keras.src.ops.function import Function
+from keras.src.utils import is_default
 
 from keras_imnet64.core.types import Tensor, Variable
 
@@ -165,3 +166,24 @@ def moving_averages(optimizer: keras.optimizers.Optimizer) -> dict[str, Variable
         optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
     )
     return {variable.path: average for variable, average in pairs if average is not None}
+
+
+class CallbacksBesideSteps(keras.callbacks.CallbackList):
+    """The callbacks of `Model.fit`; under TensorFlow too, reports of steps do not delay the loop.
+
+    Needed because Keras converts the logs of each step to numbers, for which the loop waits for the
+    device unless all callbacks are `async_safe` and the backend counts as thread-safe, which in
+    Keras 3.15 JAX does and TensorFlow does not. Here other threads only read finished tensors of
+    TensorFlow. To be replaced once Keras converts logs when a callback reads them.
+    """
+
+    def _configure_async_dispatch(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+        super()._configure_async_dispatch(callbacks)
+        if keras.backend.backend() == "tensorflow":
+            self._async_train = all(_may_report_late(callback) for callback in callbacks)
+
+
+def _may_report_late(callback: keras.callbacks.Callback) -> bool:
+    """Returns whether a callback ignores the ends of steps, or may hear of them in a thread."""
+    ends = (callback.on_batch_end, callback.on_train_batch_end)
+    return getattr(callback, "async_safe", False) or all(map(is_default, ends))

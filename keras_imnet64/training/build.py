@@ -1,104 +1,46 @@
-"""Builds a recipe's network and optimizer, and compiles the model. `data` selects the images."""
+"""Builds a recipe's network and optimizer, and compiles the model; needs no images.
+
+`model` fits the network to the images of a run. Nothing here imports TensorFlow, so that a program
+with images of its own trains under JAX where TensorFlow is not installed.
+"""
 
 import keras
 
 from keras_imnet64.backend.devices import Devices
-from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import Options
-from keras_imnet64.data.datasets import find_dataset
-from keras_imnet64.data.stream import evaluation_batches
-from keras_imnet64.evaluation.evaluate import check_model_fits
 from keras_imnet64.evaluation.metrics import accuracy_metrics
 from keras_imnet64.models import build_model, num_bands
-from keras_imnet64.models.contract import ends_in_softmax
-from keras_imnet64.models.init import initialize, seed_generators
+from keras_imnet64.models.init import initialize
 from keras_imnet64.models.keras_private import loss_tracker
-from keras_imnet64.models.load import check_loads_anywhere
-from keras_imnet64.models.options import ChannelNormalization, NetworkOptions, SpectralOptions
-from keras_imnet64.models.warm_start import warm_start
 from keras_imnet64.recipe.schema import Recipe
-from keras_imnet64.records import ModelInfo
-from keras_imnet64.training.data import Data
 from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
 
-MAX_MEASURED_IMAGES = 10_000  # for the mean and standard deviation of a band
-MEASURING_BATCH_SIZE = 100
 
-
-def make_model(
+def make_network(
     recipe: Recipe,
-    data: Data,
-    own_model: keras.Model | None = None,
-    load_initial_weights: bool = True,
+    *,
+    image_size: int,
+    num_classes: int,
+    normalization: str | Options = "imagenet",
 ) -> keras.Model:
-    """Returns the training model with its initial weights.
+    """Returns the recipe's training model with its initial weights.
 
     Args:
-        own_model: the caller's model, which is checked and returned.
-        load_initial_weights: whether `train.initial_weights` is read, if the recipe has it.
+        normalization: as in `build_model`, in place of the recipe's own.
     """
-    if own_model is not None:
-        check_model_fits(own_model, data.train, "your model", data.view)
-        check_loads_anywhere(own_model, "your model")
-        if ends_in_softmax(own_model):
-            raise UserError(
-                "your model ends in a softmax, but the loss takes logits: remove the softmax"
-            )
-        seed_generators(own_model, recipe.train.seed)
-        return own_model
     model = build_model(
         recipe.model.name,
-        image_size=data.image_size,
-        num_classes=data.num_classes,
-        normalization=resolve_normalization(recipe.model, data),
+        image_size=image_size,
+        num_classes=num_classes,
+        normalization=normalization,
         dtype=recipe.train.dtype,
         **recipe.model.options,
     )
     initialize(model, recipe.train.seed)
-    if recipe.train.initial_weights and load_initial_weights:
-        path = recipe.train.initial_weights
-        skipped, differences = warm_start(model, path, data.train.wnids)
-        for variable in skipped:
-            say(f"not taken from {path}: {variable}")
-        for layer in differences:
-            say(f"taken from {path}, although it computes something else there: {layer}")
     return model
-
-
-def resolve_normalization(network: NetworkOptions, data: Data) -> str | Options:
-    """Returns the recipe's normalization as numbers on the 0..1 scale, or the word "imagenet".
-
-    For "mean_image" and "dataset" the numbers are measured on the training images.
-    """
-    normalization = network.normalization
-    if isinstance(normalization, ChannelNormalization):
-        return normalization.model_dump()
-    if normalization == "imagenet":
-        return normalization
-    if isinstance(network, SpectralOptions):
-        assert isinstance(network.band, int)  # `check_training` refuses "all"
-        return measure_band(normalization, data, network.factor, network.band)
-    if normalization == "mean_image":
-        assert data.mean_image is not None  # recipes refuse it for images of any size
-        return {"mean": data.mean_image / 255, "std": 1.0}
-    return {"mean": data.channel_mean / 255, "std": data.channel_std / 255}
-
-
-def measure_band(normalization: str, data: Data, factor: int, band: int) -> Options:
-    """Returns the normalization of a band, measured on one crop of evenly spaced images."""
-    from keras_imnet64.models.spectral import band_mean_and_std, band_of
-
-    if normalization == "mean_image":
-        assert data.mean_image is not None  # as in `resolve_normalization`
-        return {"mean": band_of(data.mean_image, factor, band) / 255, "std": 1.0}
-    images = data.train.evenly_spaced(MAX_MEASURED_IMAGES)
-    batch_size = min(len(images), MEASURING_BATCH_SIZE)
-    batches = evaluation_batches(images, batch_size, data.one_crop_view)
-    pixels = (pixels[weights > 0] for pixels, _, weights in batches.as_numpy_iterator())
-    return band_mean_and_std(pixels, factor, band)
 
 
 def compile_for_training(
@@ -157,25 +99,3 @@ def check_training(recipe: Recipe) -> None:
             f"model.band to 0 to {num_branches - 1}, or train all with the command `fit`"
         )
     optimizer_for(recipe, updates_per_epoch=1)
-
-
-def model_info_of(recipe: Recipe, data: Data, own_model: bool, epoch: int) -> ModelInfo:
-    """Returns what a run's model file of an epoch, counted from 1, states about itself.
-
-    Args:
-        own_model: whether the network is the caller's and not the recipe's.
-    """
-    store, view = data.train.store, data.view
-    return ModelInfo(
-        wnids=tuple(data.train.wnids),
-        class_names=tuple(data.train.class_names),
-        image_size=data.image_size,
-        dataset=store.dataset,
-        resize_filter=view.resize_filter if view else find_dataset(store.dataset).resize_filter,
-        ten_crop=view.ten_crop if view else None,
-        resize=view.resize if view else None,
-        verified=bool(store.verified),
-        own_model=own_model,
-        recipe=recipe.without_results(),
-        epoch=epoch,
-    )

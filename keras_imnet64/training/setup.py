@@ -1,7 +1,7 @@
 """Builds what a recipe trains: the compiled model and the stream of training batches.
 
 `fit` trains this setup; programs with their own training loop get it from `training_setup`. `data`
-selects the images, and `build` makes the network and its optimizer.
+selects the images, `model` makes the model for them, and `build` compiles it.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,9 @@ from keras_imnet64.data.stream import TrainingStream
 from keras_imnet64.recipe.costs import outline_of
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe
-from keras_imnet64.training.build import check_training, compile_for_training, make_model
+from keras_imnet64.training.build import check_training, compile_for_training
 from keras_imnet64.training.data import Data, load_data, make_stream
+from keras_imnet64.training.model import make_model
 
 
 @dataclass(frozen=True)

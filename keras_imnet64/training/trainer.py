@@ -12,11 +12,10 @@ from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.core.types import Logs, StrPath
 from keras_imnet64.data.stores.decoding import as_run_failed
-from keras_imnet64.models.keras_private import learning_rate_at
+from keras_imnet64.models.keras_private import CallbacksBesideSteps, learning_rate_at
 from keras_imnet64.models.ship import fill, float32_copy, ship
 from keras_imnet64.records import Rollback, RunState
 from keras_imnet64.runs import Run
-from keras_imnet64.training.build import model_info_of
 from keras_imnet64.training.callbacks.best import BestModel
 from keras_imnet64.training.callbacks.checkpointing import Checkpointing
 from keras_imnet64.training.callbacks.early_stopping import EarlyStopping
@@ -31,6 +30,7 @@ from keras_imnet64.training.callbacks.validation import Validation
 from keras_imnet64.training.checkpoints import Checkpoints
 from keras_imnet64.training.finite import NotFinite
 from keras_imnet64.training.memory import is_out_of_memory, out_of_memory_advice
+from keras_imnet64.training.model import model_info_of
 from keras_imnet64.training.optim import averaged_weights
 from keras_imnet64.training.resume import restore_checkpoint
 from keras_imnet64.training.setup import TrainingSetup
@@ -158,7 +158,14 @@ class Trainer:
                     self.stream.dataset(),
                     initial_epoch=self.state.epoch,
                     epochs=self.recipe.train.epochs,
-                    callbacks=[self.hooks, *self.callbacks, self.bar],
+                    callbacks=CallbacksBesideSteps(
+                        [self.hooks, *self.callbacks, self.bar],
+                        add_history=True,
+                        model=self.model,
+                        epochs=self.recipe.train.epochs,
+                        steps=self.stream.steps_per_epoch,
+                        verbose=0,
+                    ),
                     shuffle=False,  # the stream is shuffled already
                     verbose=0,
                 )

@@ -191,3 +191,75 @@ def test_a_library_that_cannot_be_loaded(monkeypatch):
         UserError, match=r"cannot be loaded \(invalid truth .*`python cli.py doctor"
     ):
         take_devices()
+
+
+# ---------------------------------------------------------------------------------- speed on GPUs
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "given", "expected"),
+    [
+        ("gpu", 2, "UNKNOWN", "O1"),
+        ("gpu", 2, "O2", "O2"),  # the user's own
+        ("gpu", 1, "UNKNOWN", "UNKNOWN"),  # no reductions
+        ("cpu", 2, "UNKNOWN", "UNKNOWN"),
+    ],
+)
+def test_jax_overlaps_reductions_between_gpus(kind, count, given, expected, monkeypatch):
+    import jax
+
+    present = [SimpleNamespace(platform=kind, id=number) for number in range(count)]
+    settings = {"jax_optimization_level": given}
+    config = SimpleNamespace(values=settings, update=settings.__setitem__)
+    monkeypatch.setattr(jax, "local_devices", lambda: present)
+    monkeypatch.setattr(jax, "config", config)
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    monkeypatch.setattr(keras.distribution, "DataParallel", lambda **arguments: arguments)
+    devices = take_devices(reads_data=False)
+    assert devices.count == count
+    assert settings["jax_optimization_level"] == expected
+    assert hasattr(jax_settings(), "optimization_level")  # the setting's name has not changed
+
+
+def jax_settings():
+    from jax._src import config
+
+    return config
+
+
+@pytest.mark.parametrize(
+    ("gpus", "given", "expected"),
+    [(1, None, "gpu_private"), (1, "global", "global"), (0, None, None)],
+)
+def test_tensorflow_launches_kernels_from_threads_of_their_own(gpus, given, expected, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setenv("TF_GPU_THREAD_MODE", "")  # what the test sets is undone
+    monkeypatch.delenv("TF_GPU_THREAD_MODE")
+    if given:
+        monkeypatch.setenv("TF_GPU_THREAD_MODE", given)
+    monkeypatch.setattr(keras.config, "backend", lambda: "tensorflow")
+    monkeypatch.setattr(
+        tf.config,
+        "list_physical_devices",
+        lambda kind: [f"GPU:{number}" for number in range(gpus)] if kind == "GPU" else ["CPU:0"],
+    )
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *arguments: None)
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *arguments: None)
+    assert take_devices().kind == ("gpu" if gpus else "cpu")
+    assert os.environ.get("TF_GPU_THREAD_MODE") == expected
+
+
+def test_jax_without_data_leaves_tensorflow_out():
+    code = (
+        "import sys\n"
+        "from keras_imnet64.backend.devices import choose_backend, take_devices\n"
+        "choose_backend('jax')\n"
+        "take_devices(reads_data=False)\n"
+        "import keras_imnet64.training.build\n"
+        "print('tensorflow' in sys.modules)\n"
+        "take_devices()\n"
+        "print('tensorflow' in sys.modules)"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout.split() == ["False", "True"]

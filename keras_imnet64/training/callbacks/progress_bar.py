@@ -19,10 +19,11 @@ SECONDS_BETWEEN_LINES = 30  # where there is no terminal
 class ProgressBar(keras.callbacks.Callback):
     """Shows every step without delaying it, and notices a loss that is not finite.
 
-    Keras runs `async_safe` callbacks beside the training step, so reading the loss does not wait
-    for the device. Losses are running means over the epoch, as Keras gives them: once the mean is
-    not finite, it stays so. `Hooks` ends the epoch when it sees `bad_step`. This callback must not
-    do so itself: under JAX reading `self.model` writes the state into the model while a step runs.
+    `CallbacksBesideSteps` runs `async_safe` callbacks beside the training step, so reading the loss
+    does not delay the loop. Losses are running means over the epoch, as Keras gives them: once the
+    mean is not finite, it stays so. `Hooks` ends the epoch when it sees `bad_step`. This callback
+    must not do so itself: under JAX reading `self.model` writes the state into the model while a
+    step runs.
 
     Attributes:
         bad_step: the first step of the epoch whose loss is not finite, counted from 1, or None.

@@ -19,7 +19,7 @@ from keras_imnet64.models.init import initialize
 from keras_imnet64.models.parts import classifier, conv, max_pool, normalize, pixels
 from keras_imnet64.models.ship import fill, plain_twin, ship
 from keras_imnet64.recipe import load_recipe
-from keras_imnet64.training.build import model_info_of
+from keras_imnet64.training.model import model_info_of
 
 HERE = Path(__file__).parent
 SIZE = 8
