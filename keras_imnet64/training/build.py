@@ -23,7 +23,7 @@ from keras_imnet64.training.data import Data
 from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
-from keras_imnet64.training.remat import recompute_activations
+from keras_imnet64.training.remat import set_remat
 
 MAX_MEASURED_IMAGES = 10_000  # for the mean and standard deviation of a band
 MEASURING_BATCH_SIZE = 100
@@ -117,8 +117,7 @@ def compile_for_training(
     if recipe.loss.l2:
         add_l2(model, recipe.loss.l2, recipe.loss.l2_of)
     xla = jit_compile(recipe.train.xla, devices)
-    if recipe.train.remat:
-        recompute_activations(model, xla)
+    set_remat(model, recipe.train.remat, xla)
     optimizer = optimizer_for(recipe, steps_per_epoch // recipe.train.accumulate_steps)
     accuracies = accuracy_metrics()
     model.compile(

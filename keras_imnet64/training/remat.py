@@ -36,16 +36,19 @@ from keras_imnet64.models.keras_private import (
 NUM_LIMITS = 64  # on a segment's size, among which the best is taken
 
 
-def recompute_activations(model: keras.Model, xla: bool) -> None:
-    """Makes training steps of a model recompute its activations; all else stays as it is.
+def set_remat(model: keras.Model, remat: bool, xla: bool) -> None:
+    """Sets whether training steps of a model recompute its activations; all else stays as it is.
 
     Args:
-        model: a functional or sequential model, in which models of these kinds may be nested.
+        model: if `remat`, a functional or sequential model, in which such models may be nested.
         xla: whether TensorFlow compiles the step with XLA.
 
     Raises:
         UserError: the model cannot be cut, or has layers that cannot be run again.
     """
+    _restore_calls(model)
+    if not remat:
+        return
     graph = graph_of(model)
     if graph is None:
         raise UserError(
@@ -58,6 +61,14 @@ def recompute_activations(model: keras.Model, xla: bool) -> None:
             f'train.remat = true saves nothing in the model "{model.name}", because no single '
             "tensor passes between two parts of it: remove it"
         )
+
+
+def _restore_calls(model: keras.Model) -> None:
+    """Undoes what an earlier training of the same model has set."""
+    for layer in all_layers(model):
+        graph = graph_of(layer)
+        if graph is not None and "call" in vars(graph):
+            del graph.call
 
 
 def _check_layers(model: keras.Model) -> None:
@@ -279,7 +290,10 @@ def _run_under_tensorflow(
             with tf.GradientTape() as tape:
                 tape.watch([tensor for tensor in again if tensor.dtype.is_floating])
                 outputs, _ = run(again[: len(inputs)], again[len(inputs) :])
-            return tape.gradient(outputs, again, upstream)
+            found = tape.gradient(outputs, again, upstream)
+            of_values = [gradient for gradient in found[len(inputs) :] if gradient is not None]
+            # TensorFlow would compute those of the weights later, and hold activations until then.
+            return [*_after(of_values, found[: len(inputs)], xla), *found[len(inputs) :]]
 
         return outputs, gradients
 
