@@ -197,7 +197,9 @@ def chain(*sizes):
     passing = [keras.KerasTensor((None, bytes_ // 4), "float32") for _, bytes_ in sizes]
     return [
         Segment([before], [after], size)
-        for (size, _), (before, after) in zip(sizes, itertools.pairwise([None, *passing]))
+        for (size, _), (before, after) in zip(
+            sizes, itertools.pairwise([None, *passing]), strict=True
+        )
     ]
 
 
