@@ -15,13 +15,16 @@ from typing import TypeAlias
 import keras
 from keras.src.backend import StatelessScope
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
+from keras.src.models.functional import operation_fn
 from keras.src.ops import nn, numpy
 from keras.src.ops.function import Function
+from keras.src.ops.node import Node
 from keras.src.utils import is_default
 
 from keras_imnet64.core.types import Tensor, Variable
 
 Graph: TypeAlias = Function  # the operations of a functional model and the tensors between them
+Call: TypeAlias = Node  # of an operation in a graph, with its input and output tensors
 
 # ------------------------------------------------------------------------------ layers of a model
 
@@ -95,6 +98,55 @@ def run_graph(
     public, but builds a new model and adds nodes to shared layers.
     """
     return graph._run_through_graph(inputs, replace)
+
+
+def calls_of(graph: Graph) -> list[Call]:
+    """Returns the calls of a graph in the order in which `run_graph` makes them.
+
+    Needed to cut a graph where one tensor passes. To be replaced by a public list of nodes.
+    """
+    by_depth = graph._nodes_by_depth
+    calls = [call for depth in sorted(by_depth, reverse=True) for call in by_depth[depth]]
+    return [call for call in calls if not call.is_input]
+
+
+def graph_inputs(graph: Graph, inputs: Tensor) -> list[Tensor]:
+    """Returns the inputs of a functional model's call as a list, each of its expected dtype.
+
+    Needed to replace that call. To be replaced by a public hook for the middle of it.
+    """
+    return list(graph._standardize_inputs(inputs))
+
+
+def graph_outputs(graph: Graph, outputs: Sequence[Tensor]) -> Tensor:
+    """Returns the outputs of a functional model's call in its structure, see `graph_inputs`."""
+    packed = keras.tree.pack_sequence_as(graph._outputs_struct, list(outputs))
+    return packed[0] if isinstance(packed, list | tuple) and len(packed) == 1 else packed
+
+
+def in_training(operation: keras.Operation) -> Callable[..., Tensor]:
+    """Returns an operation that is told that it trains, whatever call surrounds it.
+
+    Needed to run parts of a graph outside a call of its model. Whether a layer takes `training` is
+    known to its private `_call_context_args` alone; a public way to call layers with it if they
+    take it would replace this.
+    """
+    return operation_fn(operation, training=True)
+
+
+@contextlib.contextmanager
+def without_autocast() -> Iterator[None]:
+    """Lets variables have their own dtype: layers still cast to theirs when they are called.
+
+    Needed to read variables in a call of a model whose policy is mixed_bfloat16. A public property
+    for the value as it is stored would replace this.
+    """
+    outer = get_global_attribute("autocast_scope")
+    set_global_attribute("autocast_scope", None)
+    try:
+        yield
+    finally:
+        set_global_attribute("autocast_scope", outer)
 
 
 # Kinds of operations in a graph. `keras.ops` has public functions, but no public classes to compare

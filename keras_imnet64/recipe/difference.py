@@ -14,6 +14,7 @@ MAY_CHANGE = {
     "train.on_nan",
     "train.rollback_factor",
     "train.max_rollbacks",
+    "train.remat",
 }
 
 

@@ -107,6 +107,9 @@ class TrainSection(Table):
     """Momentum of the weights' moving average; 0: no average."""
     accumulate_steps: Positive = 1
     """Parts into which a batch is split to save memory."""
+    remat: bool = False
+    """Whether the backward pass recomputes activations of blocks instead of keeping them, which
+    saves memory and costs time."""
     xla: Literal["auto", "on", "off"] = "auto"
     early_stopping: Count = 0
     """Epochs without a better val_top1 after which the run ends; 0: never."""

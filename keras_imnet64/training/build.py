@@ -17,6 +17,7 @@ from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
+from keras_imnet64.training.remat import set_remat
 
 
 def make_network(
@@ -57,13 +58,15 @@ def compile_for_training(
     set_batch_norm(model, recipe.train.batch_norm, devices)
     if recipe.loss.l2:
         add_l2(model, recipe.loss.l2, recipe.loss.l2_of)
+    xla = jit_compile(recipe.train.xla, devices)
+    set_remat(model, recipe.train.remat, xla)
     optimizer = optimizer_for(recipe, steps_per_epoch // recipe.train.accumulate_steps)
     accuracies = accuracy_metrics()
     model.compile(
         optimizer,
         CrossEntropy(recipe.loss.label_smoothing),
         metrics=accuracies,
-        jit_compile=jit_compile(recipe.train.xla, devices),
+        jit_compile=xla,
     )
     optimizer.build(model.trainable_variables)
     return [loss_tracker(model), *accuracies]

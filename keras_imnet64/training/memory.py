@@ -84,20 +84,27 @@ def is_out_of_memory(error: Exception) -> bool:
     return any(sign in text for sign in OUT_OF_MEMORY)
 
 
-def out_of_memory_advice(batch_size: int, num_parts: int) -> str:
+def out_of_memory_advice(batch_size: int, num_parts: int, remat: bool) -> str:
     """Returns the error message of a run whose memory ran out, with the options that help.
 
     Args:
         batch_size: the recipe's `data.batch_size`.
         num_parts: the recipe's `train.accumulate_steps`.
+        remat: the recipe's `train.remat`.
     """
     candidates = range(num_parts + 1, batch_size + 1)
     more_parts = next((n for n in candidates if batch_size % n == 0), None)
-    remedy = "set a smaller data.batch_size"
+    remedies = []
+    if not remat:
+        remedies.append(
+            "--set train.remat=true resumes the run and recomputes activations instead of keeping "
+            "them"
+        )
     if more_parts:
-        remedy = (
+        remedies.append(
             f"--fresh --set train.accumulate_steps={more_parts} computes the same batch in "
             f"{more_parts} parts (each with its own batch statistics; not with tensorflow on "
             "several devices)"
         )
+    remedy = "; or ".join(remedies) or "set a smaller data.batch_size"
     return f"out of memory at {batch_size // num_parts} images per step: {remedy}"

@@ -173,7 +173,9 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
             advice = out_of_memory_advice(
-                self.recipe.data.batch_size, self.recipe.train.accumulate_steps
+                self.recipe.data.batch_size,
+                self.recipe.train.accumulate_steps,
+                self.recipe.train.remat,
             )
             raise RunFailed(advice) from error
 

@@ -273,8 +273,12 @@ def test_out_of_memory_names_the_remedy(small_recipe, data_dir, tmp_path):
         def on_train_batch_begin(self, batch, logs=None):
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
 
-    with pytest.raises(RunFailed, match=r"--fresh --set train\.accumulate_steps=2"):
+    both = r"--set train\.remat=true resumes .*; or --fresh --set train\.accumulate_steps=2"
+    with pytest.raises(RunFailed, match=both):
         fit(small_recipe(), tmp_path / "run", data_dir=data_dir, callbacks=[Full()])
+    recipe = small_recipe(train={"remat": True})
+    with pytest.raises(RunFailed, match=r"step: --fresh --set train\.accumulate_steps=2"):
+        fit(recipe, tmp_path / "other", data_dir=data_dir, callbacks=[Full()])
 
 
 def test_fine_tuning_takes_all_but_the_head(small_recipe, data_dir, tmp_path, capsys):

@@ -17,8 +17,9 @@ from keras_imnet64.training.parallel import jit_compile, set_batch_norm
 SCRIPT = Path(__file__).with_name("two_devices.py")
 
 
-def run_on(count, data_dir, tmp_path):
-    command = [sys.executable, SCRIPT, str(count), data_dir, tmp_path / f"run{count}"]
+def run_on(count, data_dir, tmp_path, *options):
+    run_dir = tmp_path / "-".join(["run", str(count), *options])
+    command = [sys.executable, SCRIPT, str(count), data_dir, run_dir, *options]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     assert child.returncode == 0, child.stderr[-5000:]
     return json.loads(child.stdout.splitlines()[-1])
@@ -38,6 +39,8 @@ def test_two_devices_give_one_devices_losses(data_dir, tmp_path):
     assert two["metrics"]["count"] == 40  # every image once, though 2 x 128 divide no 40
     assert two["evaluated"] == pytest.approx(two["metrics"])
     assert two["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-3)
+    again = run_on(2, data_dir, tmp_path, "remat")
+    np.testing.assert_allclose(again["losses"], two["losses"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Child of test_parallel.py: ten steps of a WRN on N virtual devices, as JSON on standard output.
 
-Usage: python two_devices.py NUM_DEVICES DATA_DIR RUN_DIR
+Usage: python two_devices.py NUM_DEVICES DATA_DIR RUN_DIR [remat]
 """
 
 import json
@@ -65,6 +65,7 @@ def images_on_each_device(stream):
     return [np.asarray(part).astype(int).sum((1, 2, 3)).tolist() for part in parts]
 
 
+RECIPE["train"]["remat"] = "remat" in sys.argv[4:]
 recipe = check_recipe(RECIPE)
 data_dir, run_dir = Path(sys.argv[2]), Path(sys.argv[3])
 losses = Losses()

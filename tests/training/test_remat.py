@@ -1,0 +1,268 @@
+"""Training that recomputes activations against training that keeps them."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from same_end import same_end
+from test_fit import SignalAt
+
+from keras_imnet64.backend.devices import Devices
+from keras_imnet64.core.errors import Stopped, UserError
+from keras_imnet64.models import build_model
+from keras_imnet64.models.init import initialize
+from keras_imnet64.models.keras_private import graph_of
+from keras_imnet64.training.build import compile_for_training
+from keras_imnet64.training.fit import fit
+from keras_imnet64.training.remat import Segment, joined, set_remat, smallest_segments
+from keras_imnet64.training.state import read_variables, variables_by_path
+
+pytestmark = pytest.mark.backend
+WRN = {"name": "wide_resnet", "depth": 8, "width": 0.5, "dropout": 0.3}
+DAVIT = {"name": "davit_tiny", "drop_path_rate": 0.4, "stem": "small"}
+
+
+def devices():
+    return Devices(keras.config.backend(), "cpu", ("cpu:0",))
+
+
+def two_steps(recipe, model=None):
+    """{path: array} of a model before and after two steps, and the losses."""
+    if model is None:
+        options, dtype = recipe.model.options, recipe.train.dtype
+        model = build_model(
+            recipe.model.name, image_size=16, num_classes=10, dtype=dtype, **options
+        )
+        initialize(model, 0)
+    metrics = compile_for_training(model, recipe, 10, devices())
+    variables = variables_by_path(model, metrics)
+    before = read_variables(model, variables)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 16, 16, 16, 3), "uint8")
+    labels = rng.integers(0, 10, (2, 16)).astype("int32")
+    losses = [model.train_on_batch(*batch)[0] for batch in zip(images, labels, strict=True)]
+    return before, read_variables(model, variables), losses
+
+
+def norm(arrays):
+    return np.sqrt(sum(np.square(array.astype("float64")).sum() for array in arrays))
+
+
+def check_same(plain, again, tolerance):
+    """The same losses and states, by the length of all updates; seeds to the bit."""
+    (before, after, losses), (before_again, after_again, losses_again) = plain, again
+    assert before.keys() == before_again.keys() == after_again.keys()
+    np.testing.assert_allclose(losses_again, losses, rtol=tolerance)
+    for kind in ("/moving_", "_momentum", "_average", "/kernel", "/gamma"):
+        paths = [path for path in before if kind in path]
+        difference = norm(after_again[path] - after[path] for path in paths)
+        update = norm(after[path] - before[path] for path in paths)
+        assert difference <= tolerance * update, kind
+    seeds = [path for path in before if "seed_generator_state" in path]
+    assert seeds
+    for path in seeds:
+        assert np.array_equal(after[path], after_again[path])
+        assert after[path][1] == 2  # each draws once in a step
+
+
+@pytest.mark.parametrize(
+    ("model", "train", "tolerance"),
+    [
+        (WRN, {"ema": 0.9}, 1e-4),
+        (WRN, {"dtype": "mixed_bfloat16", "ema": 0.9}, 0.03),
+        (DAVIT, {"ema": 0.9, "accumulate_steps": 2}, 1e-3),
+        (DAVIT, {"dtype": "mixed_bfloat16", "ema": 0.9}, 0.03),
+    ],
+)
+def test_two_steps_are_the_same(model, train, tolerance, small_recipe, slimmer):
+    """With L2, dropout or stochastic depth: what is drawn differently would change everything."""
+    optimizer = {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9}
+    recipes = [
+        small_recipe(model=model, optimizer=optimizer, train=train | {"remat": remat})
+        for remat in (False, True)
+    ]
+    plain, again = map(two_steps, recipes)
+    check_same(plain, again, tolerance)
+
+
+def test_runs_with_and_without_have_the_same_history(small_recipe, data_dir, tmp_path):
+    plain, again = (
+        fit(
+            small_recipe(model={"dropout": 0.2}, train={"epochs": 2, "remat": remat}),
+            tmp_path / f"remat-{remat}",
+            data_dir=data_dir,
+        )
+        for remat in (False, True)
+    )
+    for first, second in zip(plain.history, again.history, strict=True):
+        for key in ("loss", "val_loss", "top1"):
+            assert float(second[key]) == pytest.approx(float(first[key]), rel=1e-3), key
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_same_end(small_recipe, data_dir, tmp_path):
+    recipe = small_recipe(model={"dropout": 0.2}, train={"epochs": 2, "remat": True})
+    straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
+    with pytest.raises(Stopped):
+        fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[SignalAt(0, 3)])
+    same_end(straight, fit(recipe, tmp_path / "run", data_dir=data_dir))
+
+
+def test_a_run_out_of_memory_may_go_on_with_it(small_recipe, data_dir, tmp_path):
+    with pytest.raises(Stopped):
+        fit(
+            small_recipe(train={"epochs": 1}),
+            tmp_path / "run",
+            data_dir=data_dir,
+            callbacks=[SignalAt(0, 2)],
+        )
+    recipe = small_recipe(train={"epochs": 1, "remat": True})
+    run = fit(recipe, tmp_path / "run", data_dir=data_dir)
+    assert len(run.history) == 1
+
+
+# --------------------------------------------------------------------------------- what it is for
+
+
+def kept_bytes(model):
+    """Bytes of the tensors that the backward pass takes from the first pass, weights included."""
+    shape = (8, *model.input_shape[1:])
+    return {"tensorflow": kept_by_tensorflow, "jax": kept_by_jax}[keras.config.backend()](
+        model, shape
+    )
+
+
+def kept_by_tensorflow(model, shape):
+    """What depends on the gradient at the end belongs to the backward pass."""
+    import tensorflow as tf
+
+    @tf.function
+    def gradients(images, upstream):
+        with tf.GradientTape() as tape:
+            logits = model(images, training=True)
+        return tape.gradient(logits, [v.value for v in model.trainable_variables], upstream)
+
+    images = tf.TensorSpec(shape, "float32")
+    upstream = tf.TensorSpec((shape[0], model.output_shape[-1]), "float32", name="upstream")
+    graph = gradients.get_concrete_function(images, upstream).graph
+    backward, kept = {graph.get_operation_by_name("upstream")}, {}
+    for operation in graph.get_operations():  # in the order in which they were made
+        sources = {tensor.op for tensor in operation.inputs} | set(operation.control_inputs)
+        if sources & backward:
+            backward.add(operation)
+            kept |= {tensor.name: tensor for tensor in operation.inputs}
+    forward = [tensor for tensor in kept.values() if tensor.op not in backward]
+    return sum(t.shape.num_elements() * t.dtype.size for t in forward if t.dtype.size)
+
+
+def kept_by_jax(model, shape):
+    import jax
+
+    def residuals(weights, others, images):
+        def logits(weights):
+            return model.stateless_call(weights, others, images, training=True)[0]
+
+        return jax.vjp(logits, weights)[1]
+
+    values = [[v.value for v in vs] for vs in (model.trainable_variables,)]
+    others = [v.value for v in model.non_trainable_variables]
+    found = jax.eval_shape(residuals, values[0], others, np.zeros(shape, "float32"))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree_util.tree_leaves(found))
+
+
+def test_less_is_kept_for_the_backward_pass():
+    model = build_model("wide_resnet", image_size=32, num_classes=10, depth=22, width=1)
+    plain = kept_bytes(model)
+    set_remat(model, True, xla=False)
+    again = kept_bytes(model)
+    assert again < 0.5 * plain
+    set_remat(model, False, xla=False)
+    assert kept_bytes(model) == plain
+
+
+# ---------------------------------------------------------------------------- cutting into segments
+
+
+def test_a_wide_resnet_is_cut_between_its_blocks():
+    model = build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=1)
+    cuts = [s.outputs[0]._keras_history.operation.name for s in smallest_segments(graph_of(model))]
+    inside = ("stage1_block1", "stage2_block1")  # where the shortcut passes too
+    assert [cut for cut in cuts if cut.startswith(inside)] == [f"{name}_add" for name in inside]
+    assert "stem_conv" in cuts and "final_bn" in cuts
+
+
+def chain(*sizes):
+    """Segments of so many bytes, each of which passes on a tensor of another number of bytes."""
+    passing = [keras.KerasTensor((None, bytes_ // 4), "float32") for _, bytes_ in sizes]
+    return [
+        Segment([before], [after], size)
+        for (size, _), (before, after) in zip(
+            sizes, itertools.pairwise([None, *passing]), strict=True
+        )
+    ]
+
+
+def test_segments_are_joined_so_that_the_least_is_held():
+    # Two parts of 200 bytes, and 40 + 4 passed: of three or four parts, 100 and at least 80 + 4.
+    parts = joined(chain((100, 400), (100, 40), (100, 400), (100, 4)))
+    assert [part.num_bytes for part in parts] == [200, 200]
+    assert parts[0].outputs[0].shape == (None, 10)
+    # Cheap tensors between large segments: none is joined.
+    parts = joined(chain((100, 4), (100, 4), (100, 4)))
+    assert [part.num_bytes for part in parts] == [100, 100, 100]
+
+
+# ------------------------------------------------------------------------------------- own models
+
+
+def own_model(activity_regularizer=None):
+    """A sequential model around a functional one, whose shared layer is called in two segments."""
+    inputs = keras.Input((16, 16, 8))
+    shared = layers.BatchNormalization(name="shared")
+    x = inputs
+    for number in (1, 2, 3):
+        x = layers.Conv2D(8, 3, padding="same", name=f"conv{number}")(x)
+        x = layers.ReLU(name=f"relu{number}")(shared(x))
+    body = keras.Model(inputs, x, name="body")
+    return keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            layers.Rescaling(1 / 255, name="scale"),
+            layers.Conv2D(8, 1, name="widen", activity_regularizer=activity_regularizer),
+            body,
+            layers.Dropout(0.5, seed=1, name="drop"),
+            layers.GlobalAveragePooling2D(name="mean"),
+            layers.Dense(10, name="dense"),
+        ],
+        name="own",
+    )
+
+
+def test_a_model_of_ones_own_with_a_model_inside(small_recipe):
+    results, models = [], []
+    for remat in (False, True):
+        model = own_model()
+        initialize(model, 0)
+        recipe = small_recipe(
+            optimizer={"momentum": 0.9}, train={"ema": 0.9, "remat": remat}, loss={"l2": 1e-4}
+        )
+        results.append(two_steps(recipe, model))
+        models.append(model)
+    check_same(*results, 1e-4)
+    assert kept_bytes(models[1]) < kept_bytes(models[0])
+
+
+class Subclassed(keras.Model):
+    pass
+
+
+def test_what_cannot_be_recomputed_is_refused():
+    with pytest.raises(UserError, match="functional or sequential model; received a Subclassed"):
+        set_remat(Subclassed(), True, xla=False)
+    with pytest.raises(UserError, match='layer "widen", which has an activity_regularizer'):
+        set_remat(own_model("l2"), True, xla=False)
+    inputs = keras.Input((4,))
+    one = keras.Model(inputs, layers.Dense(2)(inputs), name="one_layer")
+    with pytest.raises(UserError, match='saves nothing in the model "one_layer"'):
+        set_remat(one, True, xla=False)
