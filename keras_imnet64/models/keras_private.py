@@ -9,7 +9,8 @@ other modules.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import keras
@@ -94,6 +95,35 @@ def run_graph(
     public, but builds a new model and adds nodes to shared layers.
     """
     return graph._run_through_graph(inputs, replace)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer or an operation in a graph."""
+
+    operation: keras.Operation
+    inputs: tuple[Tensor, ...]  # KerasTensors of the graph
+    outputs: tuple[Tensor, ...]
+    options: Mapping[str, object]  # keyword arguments that the call was made with
+
+
+def calls_in(graph: Graph) -> list[Call]:
+    """Returns the calls that a graph consists of, in no particular order.
+
+    Needed to know which calls consume a tensor within one model: a layer lists its calls in all
+    models that share it. Public properties of the graph's nodes would replace this.
+    """
+    return [
+        Call(
+            node.operation,
+            tuple(node.input_tensors),
+            tuple(node.outputs),
+            dict(node.arguments.kwargs),
+        )
+        for nodes in graph._nodes_by_depth.values()
+        for node in nodes
+        if not node.is_input
+    ]
 
 
 # Kinds of operations in a graph. `keras.ops` has public functions, but no public classes to compare
