@@ -8,6 +8,7 @@ and what depends on weights alone is computed once.
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import TypeAlias
 
 import keras
@@ -21,7 +22,7 @@ MAX_CONSTANT_BYTES = 1 << 29  # a graph takes at most 2 GiB, and is copied while
 
 
 def compile_forward(model: keras.Model, devices: Devices) -> Forward:
-    """Returns a function from pixels [B, H, W, 3] to logits [B, K], both NumPy arrays.
+    """Returns a function from uint8 pixels [B, H, W, 3] to logits [B, K], both NumPy arrays.
 
     The function is compiled for each new B, and keeps the weights that the model has now.
     """
@@ -49,12 +50,13 @@ def _tensorflow_forward(model: keras.Model) -> Forward:
 
     weights = _weights(model)
 
-    @tf.function(autograph=False)
-    def run(pixels: tf.Tensor) -> tf.Tensor:
-        return _apply(model, weights, pixels)
+    @cache
+    def compiled(shape: tuple[int, ...]) -> Callable[[tf.Tensor], tf.Tensor]:
+        run = tf.function(lambda pixels: _apply(model, weights, pixels), autograph=False)
+        return run.get_concrete_function(tf.TensorSpec(shape, tf.uint8))
 
     def forward(pixels: np.ndarray) -> np.ndarray:
-        return np.asarray(run(tf.constant(pixels)).numpy())
+        return np.asarray(compiled(pixels.shape)(tf.constant(pixels)).numpy())
 
     return forward
 
