@@ -1,14 +1,14 @@
 """Compares forward passes, `predict` and `evaluate` with PyTorch, alternating in one process tree.
 
     python benchmarks/scoring.py wrn36_2 --batch-size 256
-    python benchmarks/scoring.py wrn36_2 --batch-size 1 --torch-freezing
     python benchmarks/scoring.py wrn36_2 --whole-calls --data-dir DIR
 
 Sides, each a process of its own that waits while another works:
 
     tensorflow, jax            what `predict` computes with: folded, one compiled forward pass
     tensorflow-file, jax-file  what `predict(fold=False)` computes with: the layers of the file
-    torch                      benchmarks/torch_peer.py, in evaluation mode, channels_last, compiled
+    torch                      benchmarks/torch_peer.py, in evaluation mode, channels_last, compiled with its
+                               weights frozen, which folds batch normalisation there too
 
 Ours take pixels from NumPy and return logits to NumPy; PyTorch's batch lies on the device. Vectors
 of weights are drawn, since a graph without a bias or a mean would drop the sums with them. A round
@@ -17,9 +17,6 @@ times each side once, in changing order; the ratio is that of the medians over r
 With --whole-calls, ours are whole calls of `evaluate` for the 10,000 validation images of
 tiny_imagenet and of `predict` for as many JPEG files of them: loading the model, compiling, reading
 and decoding included. PyTorch still makes forward passes alone, over as many images.
-
---torch-freezing sets TORCHINDUCTOR_FREEZING=1, with which PyTorch folds batch normalisation too and
-reorders kernels once; by default it does neither.
 """
 
 import json
@@ -49,7 +46,6 @@ MIN_SECONDS = 0.5  # of a timing: passes are repeated until they last as long
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--side", "sides", multiple=True, type=click.Choice(SIDES), help="Default: all.")
 @click.option("--mode", default="compile", type=click.Choice(["compile", "eager"]), help="torch's.")
-@click.option("--torch-freezing", is_flag=True)
 @click.option("--whole-calls", is_flag=True, help="Time predict and evaluate.")
 @click.option("--data-dir")
 @click.option("--child", hidden=True)
@@ -66,7 +62,7 @@ def main(recipe: str, child: str | None, **options: object) -> None:
 def compare(recipe, *, sides, rounds, batch_size, whole_calls, **options):
     sides = sides or (("tensorflow", "jax", "torch") if whole_calls else SIDES)
     workers = {
-        side: Worker(side, command(side, recipe, batch_size, whole_calls, **options), options)
+        side: Worker(side, command(side, recipe, batch_size, whole_calls, **options))
         for side in sides
     }
     kinds = ("predict", "evaluate") if whole_calls else ("forward",)
@@ -107,11 +103,10 @@ def command(side, recipe, batch_size, whole_calls, *, image_size, num_classes, m
 class Worker:
     """A side's process: one JSON line for each line that it is sent."""
 
-    def __init__(self, side, words, options):
+    def __init__(self, side, words):
         environment = {**os.environ, "KERAS_BACKEND": side.partition("-")[0]}
         if side == "torch":
-            freezing = "1" if options["torch_freezing"] else "0"
-            environment |= {"KERAS_BACKEND": "tensorflow", "TORCHINDUCTOR_FREEZING": freezing}
+            environment["KERAS_BACKEND"] = "tensorflow"  # its imports of this package need one
         self.side = side
         self.process = subprocess.Popen(
             [str(word) for word in words],
