@@ -7,8 +7,8 @@ Sides, each a process of its own that waits while another works:
 
     tensorflow, jax            what `predict` computes with: folded, one compiled forward pass
     tensorflow-file, jax-file  what `predict(fold=False)` computes with: the layers of the file
-    torch                      benchmarks/torch_peer.py, in evaluation mode, channels_last, compiled with its
-                               weights frozen, which folds batch normalisation there too
+    torch                      benchmarks/torch_peer.py, in evaluation mode, channels_last, compiled
+                               with frozen weights, which folds batch normalisation there too
 
 Ours take pixels from NumPy and return logits to NumPy; PyTorch's batch lies on the device. Vectors
 of weights are drawn, since a graph without a bias or a mean would drop the sums with them. A round
