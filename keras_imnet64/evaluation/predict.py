@@ -22,7 +22,9 @@ from keras_imnet64.data.images.reading import read_image
 from keras_imnet64.data.images.views import View, check_filter
 from keras_imnet64.data.sources.finding import FaultyFile, find_images
 from keras_imnet64.evaluation.evaluate import image_size_of, scoring_batch_size
+from keras_imnet64.evaluation.forward import Forward, compile_forward, keras_forward
 from keras_imnet64.models.contract import check_stated_classes, classifier_shape, with_logits
+from keras_imnet64.models.fold import fold_batch_norm
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.load import load_model
 from keras_imnet64.records import ModelInfo
@@ -82,6 +84,7 @@ def predict(
     top: int = 5,
     devices: Devices | None = None,
     skip_corrupt: bool = False,
+    fold: bool = True,
 ) -> JsonObject:
     """Predicts the classes of images with a run's model.keras or any `.keras` file.
 
@@ -93,6 +96,9 @@ def predict(
         top: number of classes for each image, at least 1; all classes if the model has fewer.
         devices: what `take_devices` returned; None takes all.
         skip_corrupt: skip files that cannot be read, and list them.
+        fold: compute with batch normalisation folded into other layers (`models.fold`) and a
+            compiled forward pass, which is faster and differs in the last bits; False computes
+            with the layers of the file, as `evaluate` does.
 
     Returns:
         dict, fit for JSON: model; verified, as for `evaluate` (None if the file does not state it);
@@ -119,14 +125,14 @@ def predict(
         model = load_model(path)
         image_size = _image_size(model, info, path)
         labels = _class_labels(model, info, path)
-        predictor = _make_predictor(with_logits(model))
+        forward = _make_forward(with_logits(model), devices, fold)
         batch_size = _batch_size(len(files), devices)
         view = View.of(info, image_size).one_crop
         with Activity("classifying images") as classifying:
             for batch in _read_batches(files, batch_size, view, skip_corrupt):
                 skipped += batch.skipped
                 if batch.files:
-                    logits = _logits(predictor, batch, batch_size, path)
+                    logits = _logits(forward, batch, batch_size, path)
                     predictions += [
                         Prediction(str(file), _most_probable(row, labels, top))
                         for file, row in zip(batch.files, logits, strict=True)
@@ -187,16 +193,16 @@ def _class_labels(model: keras.Model, info: ModelInfo, path: StrPath) -> list[Cl
 
 
 def _batch_size(num_images: int, devices: Devices) -> int:
-    """Returns that of `evaluate`, or less for few images, as padding costs as much as images."""
-    rounded_up = -(-num_images // devices.count) * devices.count
-    return min(scoring_batch_size(devices), rounded_up)
+    """Returns the size of equal batches, at most that of `evaluate`, which padding fills up.
+
+    Padding costs as much as images: 300 images are two batches of 150, not of 256.
+    """
+    num_batches = -(-num_images // scoring_batch_size(devices))
+    return -(-num_images // (num_batches * devices.count)) * devices.count
 
 
-def _make_predictor(model: keras.Model) -> keras.Model:
-    """Returns a compiled model that shares the layers of `model`, as `make_scorer` does."""
-    predictor = keras.Model(model.inputs, model.outputs)
-    predictor.compile(jit_compile=keras.config.backend() == "jax")
-    return predictor
+def _make_forward(model: keras.Model, devices: Devices, fold: bool) -> Forward:
+    return compile_forward(fold_batch_norm(model), devices) if fold else keras_forward(model)
 
 
 def _read_batches(
@@ -236,12 +242,12 @@ def _collect(reading: Sequence[tuple[Path, Future[np.ndarray]]], skip_corrupt: b
     return batch
 
 
-def _logits(predictor: keras.Model, batch: Batch, batch_size: int, path: StrPath) -> np.ndarray:
+def _logits(forward: Forward, batch: Batch, batch_size: int, path: StrPath) -> np.ndarray:
     """Returns float32 logits [N, K]; the batch is padded, so that all batches have one shape."""
     pixels = np.zeros((batch_size, *batch.images[0].shape), "uint8")
     pixels[: len(batch.images)] = batch.images
     try:
-        outputs = predictor.predict(pixels, batch_size=batch_size, verbose=0)
+        outputs = forward(pixels)
     except Exception as error:  # each backend raises its own types if a model cannot be applied
         size = pixels.shape[1]
         raise RunFailed(

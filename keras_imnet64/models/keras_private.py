@@ -9,7 +9,8 @@ other modules.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import keras
@@ -18,13 +19,11 @@ from keras.src.backend.common.global_state import get_global_attribute, set_glob
 from keras.src.models.functional import operation_fn
 from keras.src.ops import nn, numpy
 from keras.src.ops.function import Function
-from keras.src.ops.node import Node
 from keras.src.utils import is_default
 
 from keras_imnet64.core.types import Tensor, Variable
 
 Graph: TypeAlias = Function  # the operations of a functional model and the tensors between them
-Call: TypeAlias = Node  # of an operation in a graph, with its input and output tensors
 
 # ------------------------------------------------------------------------------ layers of a model
 
@@ -100,14 +99,35 @@ def run_graph(
     return graph._run_through_graph(inputs, replace)
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer or an operation in a graph."""
+
+    operation: keras.Operation
+    inputs: tuple[Tensor, ...]  # KerasTensors of the graph
+    outputs: tuple[Tensor, ...]
+    options: Mapping[str, object]  # keyword arguments that the call was made with
+
+
 def calls_of(graph: Graph) -> list[Call]:
     """Returns the calls of a graph in the order in which `run_graph` makes them.
 
-    Needed to cut a graph where one tensor passes. To be replaced by a public list of nodes.
+    Needed to cut a graph where one tensor passes, and to know which calls consume a tensor within
+    one model: a layer lists its calls in all models that share it. Public properties of the graph's
+    nodes would replace this.
     """
     by_depth = graph._nodes_by_depth
-    calls = [call for depth in sorted(by_depth, reverse=True) for call in by_depth[depth]]
-    return [call for call in calls if not call.is_input]
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    return [
+        Call(
+            node.operation,
+            tuple(node.input_tensors),
+            tuple(node.outputs),
+            dict(node.arguments.kwargs),
+        )
+        for node in nodes
+        if not node.is_input
+    ]
 
 
 def graph_inputs(graph: Graph, inputs: Tensor) -> list[Tensor]:

@@ -105,9 +105,7 @@ class Segment:
 def smallest_segments(graph: Graph) -> list[Segment]:
     """Cuts a graph wherever a single tensor passes."""
     calls = calls_of(graph)
-    last_use = {
-        id(tensor): place for place, call in enumerate(calls) for tensor in call.input_tensors
-    }
+    last_use = {id(tensor): place for place, call in enumerate(calls) for tensor in call.inputs}
     last_use |= {id(tensor): len(calls) for tensor in graph.outputs}
     segments: list[Segment] = []
     inputs, live, first, num_bytes = list(graph.inputs), list(graph.inputs), 0, 0

@@ -1,0 +1,90 @@
+"""Forward passes of a model over whole batches, compiled once.
+
+`Model.predict` prepares an input pipeline at each call and reads every weight from a variable. On
+one device a pass is a single compiled function here. Under TensorFlow the weights are constants of
+its graph: oneDNN then keeps each kernel in its own order instead of ordering it anew at each call,
+and what depends on weights alone is computed once.
+"""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import TypeAlias
+
+import keras
+import numpy as np
+
+from keras_imnet64.backend.devices import Devices
+from keras_imnet64.core.types import Tensor
+
+Forward: TypeAlias = Callable[[np.ndarray], np.ndarray]
+MAX_CONSTANT_BYTES = 1 << 29  # a graph takes at most 2 GiB, and is copied while it is compiled
+
+
+def compile_forward(model: keras.Model, devices: Devices) -> Forward:
+    """Returns a function from uint8 pixels [B, H, W, 3] to logits [B, K], both NumPy arrays.
+
+    The function is compiled for each new B, and keeps the weights that the model has now.
+    """
+    if devices.count == 1 and devices.backend == "jax":
+        return _jax_forward(model)
+    num_bytes = sum(4 * math.prod(variable.shape) for variable in model.variables)
+    if devices.count == 1 and devices.backend == "tensorflow" and num_bytes <= MAX_CONSTANT_BYTES:
+        return _tensorflow_forward(model)
+    return keras_forward(model)
+
+
+def keras_forward(model: keras.Model) -> Forward:
+    """Returns `Model.predict`, on all devices; the model itself stays uncompiled."""
+    predictor = keras.Model(model.inputs, model.outputs)
+    predictor.compile(jit_compile=keras.config.backend() == "jax")
+
+    def forward(pixels: np.ndarray) -> np.ndarray:
+        return np.asarray(predictor.predict(pixels, batch_size=len(pixels), verbose=0))
+
+    return forward
+
+
+def _tensorflow_forward(model: keras.Model) -> Forward:
+    import tensorflow as tf
+
+    weights = _weights(model)
+
+    @cache
+    def compiled(shape: tuple[int, ...]) -> Callable[[tf.Tensor], tf.Tensor]:
+        run = tf.function(lambda pixels: _apply(model, weights, pixels), autograph=False)
+        return run.get_concrete_function(tf.TensorSpec(shape, tf.uint8))
+
+    def forward(pixels: np.ndarray) -> np.ndarray:
+        return np.asarray(compiled(pixels.shape)(tf.constant(pixels)).numpy())
+
+    return forward
+
+
+def _jax_forward(model: keras.Model) -> Forward:
+    """The weights are arguments: as constants they would slow compiling down."""
+    import jax
+
+    weights = jax.device_put(_weights(model))
+    run = jax.jit(lambda weights, pixels: _apply(model, weights, pixels))
+
+    def forward(pixels: np.ndarray) -> np.ndarray:
+        return np.asarray(run(weights, pixels))
+
+    return forward
+
+
+Weights: TypeAlias = tuple[list[np.ndarray], list[np.ndarray]]  # trainable ones and others
+
+
+def _weights(model: keras.Model) -> Weights:
+    trainable, others = (
+        [keras.ops.convert_to_numpy(variable) for variable in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    )
+    return trainable, others
+
+
+def _apply(model: keras.Model, weights: Weights, pixels: Tensor) -> Tensor:
+    logits, _ = model.stateless_call(*weights, pixels, training=False)
+    return logits

@@ -1,0 +1,137 @@
+"""Folded models compute what the unfolded ones do, and what cannot be folded stays as it is."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_imnet64.backend.devices import take_devices
+from keras_imnet64.evaluation.forward import compile_forward
+from keras_imnet64.models import build_model
+from keras_imnet64.models.fold import ScaleShift, fold_batch_norm
+
+pytestmark = pytest.mark.backend
+NETWORKS = {  # name: image size, options, normalisations that stay as a multiply-add
+    "wide_resnet": (16, {"depth": 8, "width": 0.5}, 2),
+    "resnet18": (16, {"stem": "small"}, 0),
+    "tiny_cnn1": (16, {}, 1),
+    "vgg16_bn": (32, {}, 0),
+}
+
+
+def randomize(model):
+    """Draws biases, means, variances, gammas and betas."""
+    rng = np.random.default_rng(0)
+    for variable in model.variables:
+        if len(variable.shape) == 1 and "float" in str(variable.dtype):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+def norms(model):
+    return [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+
+
+def chain(*parts, shape=(6, 6, 3)):
+    x = inputs = keras.Input(shape)
+    for part in parts:
+        x = part(x)
+    return randomize(keras.Model(inputs, x))
+
+
+def check_same(model, folded, tolerance=1e-4):
+    """Compares outputs for random pixels; returns the unfolded ones."""
+    shape = (4, *model.input.shape[1:])
+    pixels = np.random.default_rng(1).integers(0, 256, shape, "uint8")
+    if model.layers[1].name != "normalization":
+        pixels = (pixels / 255).astype("float32")
+    expected = model.predict(pixels, verbose=0)
+    np.testing.assert_allclose(
+        folded.predict(pixels, verbose=0), expected, atol=tolerance, rtol=1e-5
+    )
+    assert np.ptp(expected) > 0.01
+    return expected
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_give_the_same_logits(name):
+    size, options, num_left = NETWORKS[name]
+    model = randomize(build_model(name, image_size=size, num_classes=7, **options))
+    folded = fold_batch_norm(model)
+    assert not norms(folded)
+    assert sum(isinstance(layer, ScaleShift) for layer in folded.layers) == num_left
+    expected = check_same(model, folded)
+    pixels = np.random.default_rng(1).integers(0, 256, (4, size, size, 3), "uint8")
+    logits = compile_forward(folded, take_devices())(pixels)
+    np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Conv2D(5, 3, strides=2, padding="same", use_bias=False),
+        layers.Conv2D(6, 3, groups=3),
+        layers.DepthwiseConv2D(3, depth_multiplier=2),
+        layers.Dense(4),
+    ],
+    ids=["strided", "grouped", "depthwise", "dense"],
+)
+@pytest.mark.parametrize("options", [{}, {"center": False, "scale": False}])
+def test_kinds_of_layers(layer, options):
+    layer = type(layer).from_config(layer.get_config())
+    model = chain(layer, layers.BatchNormalization(**options))
+    folded = fold_batch_norm(model)
+    assert len(folded.layers) == 2
+    check_same(model, folded, 1e-5)
+
+
+def test_a_kernel_by_hand():
+    """Mean 2, deviation 2, gamma 6, beta 5 after 3 x + 1: (3 x + 1 - 2) / 2 * 6 + 5."""
+    norm = layers.BatchNormalization(epsilon=0.5)
+    model = chain(layers.Dense(1, name="dense"), norm, shape=(1,))
+    model.get_layer("dense").set_weights([np.array([[3.0]]), np.array([1.0])])
+    norm.set_weights([np.array([value]) for value in (6.0, 5.0, 2.0, 3.5)])
+    kernel, bias = fold_batch_norm(model).get_layer("dense").get_weights()
+    assert (kernel.tolist(), bias.tolist()) == ([[9.0]], [2.0])
+
+
+def test_what_must_not_be_folded():
+    shared, taken_twice = layers.Conv2D(3, 1), layers.Conv2D(3, 1)
+    inputs = keras.Input((6, 6, 3))
+    x = layers.BatchNormalization()(shared(shared(inputs)))
+    x = taken_twice(x)
+    x = layers.Add()([layers.BatchNormalization()(x), x])
+    x = layers.Conv2D(3, 1, activation="relu")(x)
+    model = randomize(keras.Model(inputs, layers.BatchNormalization()(x)))
+    folded = fold_batch_norm(model)
+    assert shared in folded.layers
+    assert taken_twice in folded.layers
+    assert sum(isinstance(layer, ScaleShift) for layer in folded.layers) == 3
+    check_same(model, folded)
+
+
+def test_statistics_of_the_batch_and_other_axes_stay():
+    inputs = keras.Input((6, 6, 3))
+    x = layers.BatchNormalization(name="of_batch")(layers.Conv2D(3, 1)(inputs), training=True)
+    model = randomize(keras.Model(inputs, x))
+    assert fold_batch_norm(model) is model
+    rows = chain(layers.Conv2D(3, 1), layers.BatchNormalization(axis=1))
+    check_same(rows, fold_batch_norm(rows))
+
+
+def test_a_product_beyond_float32_is_not_folded():
+    model = chain(layers.Dense(1, name="dense"), layers.BatchNormalization(), shape=(1,))
+    model.get_layer("dense").set_weights([np.array([[1e30]]), np.zeros(1)])
+    model.layers[2].set_weights([np.array([value]) for value in (1e10, 0.0, 0.0, 1.0)])
+    folded = fold_batch_norm(model)
+    assert folded.get_layer("dense").get_weights()[0] == np.float32(1e30)
+    assert folded.predict(np.array([[1e-35]], "float32"), verbose=0) == pytest.approx(1e5, rel=1e-3)
+
+
+def test_models_inside_models_and_others():
+    inner = chain(layers.Conv2D(3, 1), layers.BatchNormalization())
+    model = chain(inner, layers.Flatten())
+    check_same(model, fold_batch_norm(model))
+    assert not norms(fold_batch_norm(model).layers[1])
+    plain = chain(layers.Conv2D(3, 1))
+    assert fold_batch_norm(plain) is plain
