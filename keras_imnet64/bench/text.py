@@ -133,7 +133,7 @@ def markdown(record: BenchRecord) -> Iterator[str]:
     for dtype in dict.fromkeys(row.dtype for row in record.rows):
         rows = {row.name: row for row in record.rows if row.dtype == dtype}
         ratios = {ratio.name: ratio for ratio in record.ratios if ratio.dtype == dtype}
-        cells = [_cell(rows[name], ratios.get(name), subject.batch_size) for name in names]
+        cells = [_cell(rows.get(name), ratios.get(name), subject.batch_size) for name in names]
         yield _line([f"{subject.recipe}, {subject.batch_size}", dtype, *cells])
     yield ""
     yield (
@@ -142,8 +142,9 @@ def markdown(record: BenchRecord) -> Iterator[str]:
     )
 
 
-def _cell(row: Row, ratio: Ratio | None, batch_size: int) -> str:
-    assert row.step is not None
+def _cell(row: Row | None, ratio: Ratio | None, batch_size: int) -> str:
+    if row is None or row.step is None:
+        return "-"
     parts = [_rate(row.step, batch_size)]
     parts += [f"{ratio.step:.2f} times"] if ratio else []
     parts += [f"{row.peak_memory_mb:,.0f} MB"] if row.peak_memory_mb is not None else []
