@@ -75,17 +75,18 @@ def bench(
     dataset = info(recipe.data.dataset, data_dir=data_dir, cache_dir=cache_dir)
     has_images = dataset["state"] == "packed"
     machine, subject = this_machine(), subject_of(recipe, dataset["classes"])
-    if against is not None:
-        check_comparable(against, read_result(against), subject, machine)
     if peer:
         check_peer(devices)
         devices = "1"
+    ours = our_sides(recipes, backends, has_images, devices, data_dir, cache_dir)
+    if against is not None:
+        labels = [side.label for side in ours]
+        check_comparable(against, read_result(against), subject, machine, labels)
     if not has_images:
         say(
             f"note: {recipe.data.dataset} is not packed, so steps are measured on random images, "
             "and input is not measured"
         )
-    ours = our_sides(recipes, backends, has_images, devices, data_dir, cache_dir)
     with TemporaryDirectory(prefix="bench-") as folder:
         sides = [*peers(recipes, subject, Path(folder)), *ours] if peer else ours
         rows = tuple(map(row_of, measure(sides, num_rounds, steps)))

@@ -195,6 +195,19 @@ def changes(before: BenchRecord, after: BenchRecord) -> Iterator[Change]:
                 yield Change(row.name, row.dtype, name, value / old[row.label][name])
 
 
+def differences(before: BenchRecord, after: BenchRecord) -> Iterator[str]:
+    """Yields what else may have changed the figures: settings, images and versions."""
+    if before.overrides != after.overrides:
+        then, now = (" ".join(record.overrides) or "none" for record in (before, after))
+        yield f"overrides were {then}, and are {now}"
+    if before.images != after.images:
+        yield f"images were {before.images}, and are {after.images}"
+    for name in before.versions.keys() | after.versions.keys():
+        then, now = (record.versions.get(name, "missing") for record in (before, after))
+        if then != now:
+            yield f"{name} was {then}, and is {now}"
+
+
 def read_result(path: Path) -> BenchRecord:
     """Returns the result in a file that holds the output of `bench --json`."""
     try:
@@ -207,9 +220,17 @@ def read_result(path: Path) -> BenchRecord:
 
 
 def check_comparable(
-    path: Path, before: BenchRecord, subject: Subject, machine: BenchMachine
+    path: Path,
+    before: BenchRecord,
+    subject: Subject,
+    machine: BenchMachine,
+    labels: Sequence[str],
 ) -> None:
-    """Refuses a result of something else, or of another machine."""
+    """Refuses a result of something else, or of another machine.
+
+    Args:
+        labels: of the rows to measure.
+    """
     if before.machine != machine:
         raise UserError(
             f"{path} was measured on another machine, {before.machine.in_words}, and this one is "
@@ -220,4 +241,10 @@ def check_comparable(
         raise UserError(
             f"{path} is of {before.subject.in_words}{model}; received {subject.in_words}: measure "
             "both results with the same recipe and batch"
+        )
+    known = [row.label for row in before.rows]
+    if not set(known) & set(labels):
+        raise UserError(
+            f"{path} has {', '.join(known)}; received {', '.join(labels)}: measure a backend and "
+            "dtype that it has"
         )

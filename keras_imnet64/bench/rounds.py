@@ -119,7 +119,10 @@ class Conversation:
             errors="replace",
             start_new_session=True,  # a signal from the terminal reaches this process alone
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        assert self._process.stdin is not None
+        self._stdin = self._process.stdin
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def __enter__(self) -> Self:
         return self
@@ -133,20 +136,23 @@ class Conversation:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._reader.join()
+        with suppress(BrokenPipeError):
+            self._stdin.close()
         self._errors.close()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
+        with self._process.stdout as lines:
+            for line in lines:
+                self._lines.put(line)
         self._lines.put(None)
 
     def say(self, line: str) -> None:
         """Writes a line to the worker."""
-        assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended, as `answer` will find
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
+            self._stdin.write(line + "\n")
+            self._stdin.flush()
 
     def answer(self) -> JsonObject:
         """Returns the next JSON object that the worker prints; other lines are of libraries."""
@@ -195,16 +201,17 @@ def measure(sides: Sequence[Side], num_rounds: int, steps: int) -> list[Measured
         steps: of a block.
     """
     with Progress() as progress, ExitStack() as running:
-        workers, facts = [], []
+        workers, facts, memory = [], [], []
         for side in sides:
             progress.begin(f"starting {side.label}")
             worker = running.enter_context(Conversation(side, progress))
             if side.request is not None:
                 worker.say(json.dumps(side.request))
             facts.append(worker.answer())
+            worker.ask(f"step {steps}")
+            memory.append(worker.ask("memory").get("peak_mb"))  # of steps, before forward passes
             workers.append(worker)
         seconds = alternate(workers, [tasks_of(f) for f in facts], num_rounds, steps, progress)
-        memory = [worker.ask("memory").get("peak_mb") for worker in workers]
     return [Measured(*each) for each in zip(sides, facts, memory, seconds, strict=True)]
 
 

@@ -1,6 +1,5 @@
 """The sides of a comparison: a worker for each of our backends and dtypes, and PyTorch's peer."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,6 +19,10 @@ from keras_imnet64.recipe.schema import Recipe
 
 PEER = Path(__file__).parents[2] / "benchmarks" / "torch_peer.py"
 PEER_MODES = ("eager", "compile")
+ENVIRONMENT = {
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # workers share a GPU
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # the first step compiles
+}
 DTYPES = ("float32", "mixed_bfloat16")
 
 
@@ -59,15 +62,13 @@ def our_sides(
 ) -> list[Side]:
     """Returns a side for each backend and recipe; see `worker_request.Request`."""
     folders = [str(folder) if folder else None for folder in (data_dir, cache_dir)]
-    # Several workers share a GPU.
-    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | dict(os.environ)
     return [
         Side(
             backend,
             recipe.train.dtype,
             module_command("keras_imnet64.bench.worker", ()),
             asdict(Request(recipe.to_toml(), has_images, devices, *folders)),
-            shared | {"KERAS_BACKEND": backend},
+            ENVIRONMENT | {"KERAS_BACKEND": backend},
         )
         for recipe in recipes
         for backend in backends
@@ -110,5 +111,6 @@ def peers(recipes: Sequence[Recipe], subject: Subject, folder: Path) -> list[Sid
             }
             command = [sys.executable, str(PEER)]
             command += [f"--{name}={value}" for name, value in options.items()]
-            sides.append(Side(f"torch {mode}", dtype, command, is_peer=True, warms_up=False))
+            own = {"TMPDIR": str(folder)}  # where compiled programs end with the folder
+            sides.append(Side(f"torch {mode}", dtype, command, None, own, True, warms_up=False))
     return sides

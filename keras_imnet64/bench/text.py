@@ -13,14 +13,15 @@ from keras_imnet64.bench.record import (
     Row,
     Timing,
     changes,
+    differences,
     read_result,
 )
-from keras_imnet64.core.console import show, show_table
+from keras_imnet64.core.console import say, show, show_table
 from keras_imnet64.core.types import JsonObject
 from keras_imnet64.core.validation import to_json
 
 COLUMNS = {
-    "name": "",
+    "name": "side",
     "dtype": "dtype",
     "forward": "forward",
     "step": "step",
@@ -44,10 +45,13 @@ def show_result(
     record: BenchRecord, against: Path | None, *, as_json: bool, as_markdown: bool
 ) -> None:
     """Prints a result, and its change since the one in a file."""
-    changed = list(changes(read_result(against), record)) if against else []
+    before = read_result(against) if against else None
+    changed = list(changes(before, record)) if before else []
+    for line in differences(before, record) if before else ():
+        say(f"note: {line}")
     if as_json:
         since = {"against": str(against), "changes": list(map(asdict, changed))}
-        show(to_json(record) | (since if against else {}), as_json)
+        show(to_json(record) | (since if before else {}), as_json)
         return
     if as_markdown:
         click.echo("\n".join(markdown(record)))
@@ -55,7 +59,7 @@ def show_result(
         click.echo("\n".join(heading(record)) + "\n")
         show_table(table(record), COLUMNS)
         click.echo("".join(f"\n{line}" for line in ratios_in_words(record.ratios)))
-    if against:
+    if before:
         click.echo("\nSeconds and megabytes now, by those before: below 1 is better\n")
         show_table(change_table(changed), CHANGE_COLUMNS)
 

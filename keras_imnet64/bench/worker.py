@@ -56,7 +56,7 @@ class Worker:
         self.num_parts = recipe.train.accumulate_steps
         self.stream, self.batch_size = stream, recipe.data.batch_size
         self.resident = tf.data.Dataset.from_tensors(stream.batch(epoch=0, step=0)).repeat()
-        with StepMemory(self.devices) as self.memory:
+        with StepMemory(self.devices) as self.memory, self.devices.scope():
             setup = setup_on(data, stream, recipe, self.devices, load_initial_weights=False)
             self.model = setup.model
             begin = time.perf_counter()

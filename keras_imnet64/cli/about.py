@@ -106,9 +106,15 @@ def doctor(as_json: bool, **folders: Unpack[DataFolders]) -> int:
     "--backend", "backends", multiple=True, help="tensorflow, jax or both: tensorflow,jax."
 )
 @click.option("--dtype", "dtypes", multiple=True, help="float32, mixed_bfloat16, or both.")
-@click.option("--rounds", type=click.IntRange(1), default=9, show_default=True)
 @click.option(
-    "--steps", type=click.IntRange(1), default=3, show_default=True, help="Of each round."
+    "--rounds",
+    type=click.IntRange(1),
+    default=9,
+    show_default=True,
+    help="Each has one block of every figure.",
+)
+@click.option(
+    "--steps", type=click.IntRange(1), default=3, show_default=True, help="Batches of a block."
 )
 @click.option("--peer", is_flag=True, help="Measure PyTorch's step too, where it is installed.")
 @click.option("--against", type=FILE, help="Show the change since the result in this JSON file.")

@@ -14,6 +14,7 @@ from keras_imnet64.bench.record import (
     Subject,
     changes,
     check_comparable,
+    differences,
     ratios_of,
     read_result,
     timing_of,
@@ -104,7 +105,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
     written = record(both, *ROWS)
     file.write_text(json.dumps(to_json(written) | {"changes": []}))
     assert read_result(file) == written
-    check_comparable(file, read_result(file), SUBJECT, MACHINE)
+    check_comparable(file, read_result(file), SUBJECT, MACHINE, ["jax float32"])
 
 
 @pytest.mark.parametrize(
@@ -137,4 +138,27 @@ def test_no_result(tmp_path, text, sentence):
 )
 def test_results_that_cannot_be_compared(tmp_path, subject, machine, sentence):
     with pytest.raises(UserError, match=sentence):
-        check_comparable(tmp_path, record(*ROWS), subject, machine)
+        check_comparable(tmp_path, record(*ROWS), subject, machine, ["jax float32"])
+
+
+def test_results_of_other_sides_cannot_be_compared(tmp_path):
+    with pytest.raises(UserError, match="has jax float32; received tensorflow float32"):
+        before = record(row("jax", 1.0))
+        check_comparable(tmp_path, before, SUBJECT, MACHINE, ["tensorflow float32"])
+
+
+def test_what_else_may_have_changed_the_figures():
+    before = replace(record(*ROWS), versions={"keras": "3.14", "jax": "0.10"})
+    after = replace(
+        before,
+        overrides=("train.ema=0.9",),
+        images="shapes",
+        versions={"keras": "3.15", "jax": "0.10", "torch": "2.13"},
+    )
+    assert sorted(differences(before, after)) == [
+        "images were random, and are shapes",
+        "keras was 3.14, and is 3.15",
+        "overrides were none, and are train.ema=0.9",
+        "torch was missing, and is 2.13",
+    ]
+    assert list(differences(before, before)) == []
