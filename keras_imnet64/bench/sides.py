@@ -77,6 +77,10 @@ def our_sides(
 
 def check_peer(devices: str | None) -> None:
     """Refuses what PyTorch's peer cannot be compared with, and a machine without it."""
+    if devices not in (None, "1"):
+        raise UserError(
+            f"--peer compares one device, the first: use --devices 1; received --devices {devices}"
+        )
     if not PEER.is_file():
         raise UserError(
             "--peer needs a checkout of the repository, whose benchmarks/torch_peer.py is not part "
@@ -84,10 +88,6 @@ def check_peer(devices: str | None) -> None:
         )
     if find_spec("torch") is None:
         raise UserError("--peer needs PyTorch, which is not installed: `pip install torch`")
-    if devices not in (None, "1"):
-        raise UserError(
-            f"--peer compares one device, the first: use --devices 1; received --devices {devices}"
-        )
 
 
 def peers(recipes: Sequence[Recipe], subject: Subject, folder: Path) -> list[Side]:

@@ -88,6 +88,7 @@ def test_memory_is_counted_without_the_framework(small_recipe):
         },
         {
             "data": {"dataset": "imagenet2012", "image_size": 32, "classes": 7},
+            "model": {"depth": 10},
             "augment": [{"op": "random_resized_crop"}],
         },
     ],
