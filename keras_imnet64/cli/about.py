@@ -137,7 +137,7 @@ def bench(
     as_json: bool,
     **folders: Unpack[DataFolders],
 ) -> None:
-    """Measure how fast a recipe trains on this machine, and in how much memory.
+    """Measure how fast a recipe trains, and in how much memory.
 
     Forward passes, training steps, the input pipeline, and steps with input, in rounds that
     alternate among backends, dtypes and PyTorch. Without the data set steps are measured on random

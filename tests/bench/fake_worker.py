@@ -41,12 +41,13 @@ def main(path, name, seconds="1.0", when="", status="0", last_words=""):
         if line == when:
             end(int(status), last_words)
         if line == "memory":
-            print(json.dumps({"peak_mb": 100 * float(seconds)}), flush=True)
+            answer = {"peak_mb": 100 * float(seconds)}
         else:
             task, count = line.split()
             factor = {"forward": 0.25, "step": 1.0}[task]
-            print(json.dumps({"seconds": int(count) * factor * float(seconds)}), flush=True)
-        log(path, name, f"ends {line}")
+            answer = {"seconds": int(count) * factor * float(seconds)}
+        log(path, name, f"ends {line}")  # before the parent may ask another worker
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
