@@ -943,6 +943,7 @@ def bench_other_machine(place):
         "machine": {"cpu": "CPU", "cores": 3, "gpus": []},
         "versions": {},
         "date": "2026-01-31",
+        "load": 0.0,
         "num_rounds": 1,
         "steps": 1,
         "rows": [],

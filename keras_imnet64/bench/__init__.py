@@ -5,6 +5,7 @@ alternates among them; `worker` is such a process, `memory` and `stand_in` serve
 result and `text` prints it; `sides` are what a comparison can have.
 """
 
+import os
 import platform
 import re
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from keras_imnet64.doctor import facts
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe
 
+QUIET_LOAD = 0.5  # processes; PyTorch loses most to others, whose cores its threads wait for
 CPU_INFO = Path("/proc/cpuinfo")
 VERSIONS = ("python", "keras-imnet64", "keras", "tensorflow", "jax", "numpy", "torch")
 
@@ -87,6 +89,12 @@ def bench(
             f"note: {recipe.data.dataset} is not packed, so steps are measured on random images, "
             "and input is not measured"
         )
+    load = os.getloadavg()[0]
+    if load > QUIET_LOAD:
+        say(
+            f"note: other programs use this machine (load average {load:.1f}), which slows the "
+            "sides down unequally: compare on a quiet one"
+        )
     with TemporaryDirectory(prefix="bench-") as folder:
         sides = [*peers(recipes, subject, Path(folder)), *ours] if peer else ours
         rows = tuple(map(row_of, measure(sides, num_rounds, steps)))
@@ -98,6 +106,7 @@ def bench(
         machine=machine,
         versions={name: version for name in VERSIONS if (version := found.get(name))},
         date=datetime.now(UTC).isoformat(timespec="seconds"),
+        load=load,
         num_rounds=num_rounds,
         steps=steps,
         rows=rows,

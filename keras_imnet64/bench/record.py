@@ -137,6 +137,7 @@ class BenchRecord:
         overrides: as --set gave them.
         images: the data set, or "random" where it is not prepared.
         date: ISO 8601 with the time zone.
+        load: the system's load average of a minute, before anything was measured.
         steps: of a block; a round has one block of each figure.
         ratios: empty without --peer.
     """
@@ -147,6 +148,7 @@ class BenchRecord:
     machine: BenchMachine
     versions: dict[str, str]
     date: str
+    load: float
     num_rounds: int
     steps: int
     rows: tuple[Row, ...]

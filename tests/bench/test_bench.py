@@ -65,6 +65,14 @@ def test_the_record_says_what_was_measured_where(place, run):
     assert "imagenet_resized/16x16 is not packed" in err and "input is not measured" in err
 
 
+@pytest.mark.parametrize(("load", "is_said"), [(0.1, False), (7.2, True)])
+def test_a_busy_machine_is_said_and_recorded(place, run, monkeypatch, load, is_said):
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    record, _, err = result_of(run)
+    assert record.load == load
+    assert ("load average 7.2" in err) == is_said
+
+
 def test_the_peer_is_measured_in_both_modes(place, run):
     record, _, _ = result_of(run, "--peer", "--backend", "tensorflow")
     assert [row.name for row in record.rows] == ["torch eager", "torch compile", "tensorflow"]
@@ -121,7 +129,7 @@ def test_a_peer_that_is_not_there(place, run, monkeypatch, missing):
 
 
 def test_a_real_worker_on_images(small_recipe, data_dir, tmp_path, run, monkeypatch):
-    """The whole way, at its real speed: both parts of a fed step are slower than none."""
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     (tmp_path / "small.toml").write_text(small_recipe().to_toml())
     monkeypatch.chdir(tmp_path)
     options = ("--data-dir", data_dir, "--backend", "tensorflow", "--dtype", "mixed_bfloat16")

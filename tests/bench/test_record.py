@@ -35,7 +35,7 @@ def row(name, step, memory=100.0, dtype="float32", **changes):
 
 def record(*rows):
     return BenchRecord(
-        SUBJECT, (), "random", MACHINE, {}, "2026-01-31", 3, 5, rows, tuple(ratios_of(rows))
+        SUBJECT, (), "random", MACHINE, {}, "2026-01-31", 0.0, 3, 5, rows, tuple(ratios_of(rows))
     )
 
 
