@@ -6,11 +6,13 @@ activations, as on a GPU, where the allocator counts them alone.
 """
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_imnet64.backend.devices import Devices
+from keras_imnet64.bench.stand_in import random_data, stream_on
+from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.training.memory import PeakMemory, anonymous_bytes
+from keras_imnet64.training.setup import setup_on
 
 NUM_STEPS = 3
 
@@ -36,26 +38,12 @@ class StepMemory(PeakMemory):
 
 
 def train_very_small_network(devices: Devices) -> None:
-    """Makes a few steps with each kind of layer, so that the framework holds what it always does.
-
-    Its convolution, normalisation and optimizer make the libraries allocate what they share.
-    """
-    rng = np.random.default_rng(0)
-    images = rng.random((8, 16, 16, 3), "float32")
-    batch = (images, np.arange(8, dtype="int32"))
-    dataset = tf.data.Dataset.from_tensors(batch).repeat()
+    """Makes a few steps of the recipe `demo`, so that the framework holds what it always does."""
+    recipe = load_recipe("demo", [f"data.batch_size={8 * devices.count}"])
+    data = random_data(recipe)
+    stream = stream_on(data, recipe)
+    batches = tf.data.Dataset.from_tensors(stream.batch(epoch=0, step=0)).repeat()
+    setup = setup_on(data, stream, recipe, devices)
     with devices.scope():
-        model = keras.Sequential(
-            [
-                keras.layers.Input((16, 16, 3)),
-                keras.layers.Conv2D(8, 3),
-                keras.layers.BatchNormalization(),
-                keras.layers.ReLU(),
-                keras.layers.GlobalAveragePooling2D(),
-                keras.layers.Dense(8),
-            ]
-        )
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss)
-        model.fit(dataset, steps_per_epoch=NUM_STEPS, epochs=1, shuffle=False, verbose=0)
+        setup.model.fit(batches, steps_per_epoch=NUM_STEPS, epochs=1, shuffle=False, verbose=0)
     keras.utils.clear_session()
