@@ -13,7 +13,6 @@ import time
 
 import click
 import numpy as np
-from step_time import bootstrap_samples
 
 
 @click.command()
@@ -90,6 +89,11 @@ def seconds_per_step(model, batch, steps, callbacks):
     options = {"steps_per_epoch": steps, "epochs": 2, "shuffle": False, "verbose": 0}
     model.fit(batch, callbacks=[*callbacks, clock], **options)
     return np.subtract(ends[1], ends[0]) / steps
+
+
+def bootstrap_samples(num_rounds, num_samples=2000):
+    """Returns samples of the rounds with replacement, integers [num_samples, num_rounds]."""
+    return np.random.default_rng(0).integers(0, num_rounds, (num_samples, num_rounds))
 
 
 if __name__ == "__main__":

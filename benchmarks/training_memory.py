@@ -5,10 +5,9 @@
         --timed-steps 5
 
 A spectral recipe trains one branch. The recipes alternate; each makes a few steps, as `fit`
-compiles them, on random images in a new process. Memory is what no file backs (RssAnon of
-/proc/PID/status, so Linux only), at its peak, minus the memory after training a very small network.
-The difference consists of weights, gradients, optimizer and activations, as on a GPU. The result is
-the ratio of the medians; of times, the median of the rounds' ratios.
+compiles them, on random images in a new process. `bench.memory` says what is counted (Linux only).
+The result is the ratio of the medians; of times, the median of the rounds' ratios. The command
+`bench` measures one recipe beside its speed.
 
 The largest batch is searched to within an eighth: its steps complete although RLIMIT_DATA allows
 the process only the limit beyond what it held before.
@@ -25,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import numpy as np
 
 NUM_STEPS = 3
 
@@ -128,67 +126,55 @@ def run_in_process(case, batch_size, timed_steps=0, limit=0):
 
 
 def train(name, settings, batch_size, timed_steps, limit):
-    """Trains a very small network, then the recipe; returns its memory before and at its peak."""
+    """Trains a recipe, or its first branch, a few steps; returns its memory before and its peak."""
     from keras_imnet64.backend.devices import choose_backend, take_devices
 
     choose_backend()
     devices = take_devices()
+    from keras_imnet64.bench.memory import StepMemory
+    from keras_imnet64.bench.stand_in import random_data, stream_on
     from keras_imnet64.recipe.loading import load_recipe
-    from keras_imnet64.training.memory import PeakMemory, anonymous_bytes
+    from keras_imnet64.spectral.branches import bands_of, branch_recipe
 
+    settings = [*settings, *([f"data.batch_size={batch_size}"] if batch_size else [])]
     recipe = load_recipe(name, settings)
-    batch_size = batch_size or recipe.data.batch_size
-    make_steps(load_recipe("demo"), 8, devices)
-    before = anonymous_bytes() if devices.kind == "cpu" else 0
+    recipe = branch_recipe(recipe, 0) if bands_of(recipe) else recipe
+    data = random_data(recipe)
+    stream = stream_on(data, recipe)
+    memory = StepMemory(devices)
     if limit:
         most = data_bytes() + limit
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-    with PeakMemory(devices) as memory:
-        seconds = make_steps(recipe, batch_size, devices, timed_steps)
+    with memory:
+        seconds = make_steps(recipe, devices, data, stream, timed_steps)
     return {
         "backend": f"{devices.backend} on {', '.join(devices.names)}",
-        "batch_size": batch_size,
-        "before": before,
-        "peak": 1e6 * memory.megabytes - before,
+        "batch_size": recipe.data.batch_size,
+        "before": memory.before,
+        "peak": 1e6 * memory.step_megabytes,
         "seconds": seconds,
     }
 
 
-def make_steps(recipe, batch_size, devices, timed_steps=0):
-    """Builds, compiles and trains a recipe's network, or its first branch, for a few steps.
+def make_steps(recipe, devices, data, stream, timed_steps=0):
+    """Compiles the network as `fit` does, and makes a few steps on one batch.
 
     Returns:
         The median seconds of the timed steps that follow, or None for none.
     """
-    import keras
     import tensorflow as tf
 
-    from keras_imnet64.models import build_model
-    from keras_imnet64.spectral.branches import bands_of, branch_recipe
-    from keras_imnet64.training.build import compile_for_training
+    from keras_imnet64.training.setup import setup_on
 
-    recipe = branch_recipe(recipe, 0) if bands_of(recipe) else recipe
-    size, num_classes = recipe.image_size, recipe.num_classes or 1000
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch_size, size, size, 3), "uint8")
-    labels = rng.integers(0, num_classes, batch_size).astype("int32")
-    dataset = tf.data.Dataset.from_tensors((images, labels)).repeat()
-    with devices.scope():
-        model = build_model(
-            recipe.model.name,
-            image_size=size,
-            num_classes=num_classes,
-            dtype=recipe.train.dtype,
-            **recipe.model.options,
-        )
-        compile_for_training(model, recipe, 1000, devices)
-    model.fit(dataset, steps_per_epoch=NUM_STEPS, epochs=1, shuffle=False, verbose=0)
+    setup = setup_on(data, stream, recipe, devices, load_initial_weights=False)
+    images, labels = stream.batch(epoch=0, step=0)
+    batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
+    setup.model.fit(batches, steps_per_epoch=NUM_STEPS, epochs=1, shuffle=False, verbose=0)
     seconds = []
     for _ in range(timed_steps):
         start = time.perf_counter()
-        model.train_on_batch(images, labels)
+        setup.model.train_on_batch(images, labels)
         seconds.append(time.perf_counter() - start)
-    keras.utils.clear_session()
     return statistics.median(seconds) if seconds else None
 
 

@@ -41,7 +41,7 @@ FIT = "fit --recipe small.toml --out run"
 EVALUATE = "evaluate {} --dataset imagenet_resized/16x16"
 PROGRESS = re.compile(
     r"(packing|checking|looking at|indexing|loading|exporting) .*\.\.\."
-    r"|\d+ classes .*: .*|(note|ignored): .*"
+    r"|\d+ classes .*: .*|(note|ignored): .*|starting .* \.\.\.+"
 )
 MISTAKES = {}
 
@@ -924,3 +924,45 @@ recipe_file("recipe_with_a_giant_number", b"seed = " + b"9" * 5000, "cannot be r
 simply("recipe_that_is_not_there", "fit --recipe no/mine.toml", "no/mine.toml is not a file")
 simply("recipe_that_is_a_folder", "fit --recipe ./data", "is not a file")
 simply("recipe_that_never_ends", "fit --recipe /dev/zero", "is not a regular file")
+
+
+# --------------------------------------------------------------------------------------- benchmarks
+
+BENCH = "bench --recipe small.toml"
+
+simply("bench_torch", f"{BENCH} --backend torch", "--peer measures PyTorch's own step")
+simply("bench_backend", f"{BENCH} --backend jax,tensorflw", r'did you mean "tensorflow"\?')
+simply("bench_dtype", f"{BENCH} --dtype bfloat16", r'did you mean "mixed_bfloat16"\?')
+simply("bench_batch", f"{BENCH} --batch-size 0", "0 is not in the range")
+simply("bench_batch_and_parts", f"{BENCH} --batch-size 9 --set train.accumulate_steps=2", "divide")
+simply("bench_two_forms", f"{BENCH} --json --markdown", "two forms of the same result")
+simply("bench_peer_devices", f"{BENCH} --peer --devices 2", "use --devices 1; received --devices 2")
+simply(
+    "bench_classes",
+    f'{BENCH} --set data={{dataset="image_folder",image_size=16,batch_size=16}}',
+    "set data.classes, such as",
+)
+simply("bench_no_result", f"{BENCH} --against small.toml", "small.toml holds no result of `bench")
+simply("bench_no_file", f"{BENCH} --against none.json", "none.json holds no result .*No such file")
+simply("bench_network", f"{BENCH} --set model.depth=9", "depth .* received 9")
+simply("bench_images", f"{BENCH} --batch-size 97", "at most 96, the samples of an epoch")
+
+
+@mistake("result.json was measured on another machine, 3 cores of CPU, and this one is")
+def bench_other_machine(place):
+    subject = {"recipe": "small", "model": {}, "image_size": 16, "num_classes": 10}
+    record = {
+        "kind": "keras_imnet64 bench",
+        "subject": subject | {"batch_size": 16},
+        "overrides": [],
+        "images": "random",
+        "machine": {"cpu": "CPU", "cores": 3, "gpus": []},
+        "versions": {},
+        "date": "2026-01-31",
+        "load": 0.0,
+        "num_rounds": 1,
+        "steps": 1,
+        "rows": [],
+    }
+    (place.path / "result.json").write_text(json.dumps(record))
+    return f"{BENCH} --against result.json"

@@ -48,13 +48,13 @@ def choose_backend(name: str | None = None) -> str | None:
     check_keras_json()
     name = name or os.environ.get("KERAS_BACKEND")
     if name:
-        _check_installed(name)
+        check_installed(name)
         check_environment(name)
         os.environ["KERAS_BACKEND"] = name
         return name
     settings = keras_settings()
     named = settings.content.get("backend", "tensorflow")
-    _check_installed(named, f" that {settings.path} names")
+    check_installed(named, f" that {settings.path} names")
     check_environment(named)
     return None
 
@@ -67,7 +67,7 @@ def chosen_backend() -> str:
     return named or str(keras_settings().content.get("backend", "tensorflow"))
 
 
-def _check_installed(name: str, named_by: str = "") -> None:
+def check_installed(name: str, named_by: str = "") -> None:
     if name not in BACKENDS:
         raise UserError(f'backend "{name}"{named_by} is not known; {nearest(name, BACKENDS)}')
     if find_spec(name) is None:

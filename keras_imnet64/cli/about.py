@@ -1,20 +1,23 @@
-"""The commands `recipes`, `programs` (kept on disk) and `doctor`, which examines this machine."""
+"""The commands about this machine: `recipes`, `programs` (kept on disk), `doctor` and `bench`."""
 
 import json
+from pathlib import Path
 from typing import Unpack
 
 import click
 
 from keras_imnet64.cli.frame import (
+    FILE,
     DataFolders,
     cli,
     completing,
     data_options,
     json_option,
     recipe_names,
+    recipe_option,
 )
 from keras_imnet64.core.console import show, show_table, write_text
-from keras_imnet64.core.errors import EXIT_DONE, EXIT_RUN_FAILED, printable
+from keras_imnet64.core.errors import EXIT_DONE, EXIT_RUN_FAILED, UserError, printable
 
 
 @cli.group(invoke_without_command=True)
@@ -120,3 +123,76 @@ def doctor(as_json: bool, **folders: Unpack[DataFolders]) -> int:
     else:
         click.echo("\n".join(lines(report)))
     return EXIT_RUN_FAILED if report.problems else EXIT_DONE
+
+
+@cli.command()
+@recipe_option
+@click.option("--batch-size", type=click.IntRange(1), help="Images of a step; default: its own.")
+@click.option(
+    "--backend", "backends", multiple=True, help="tensorflow, jax or both: tensorflow,jax."
+)
+@click.option("--dtype", "dtypes", multiple=True, help="float32, mixed_bfloat16, or both.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=9,
+    show_default=True,
+    help="Each has one block of every figure.",
+)
+@click.option(
+    "--steps", type=click.IntRange(1), default=3, show_default=True, help="Batches of a block."
+)
+@click.option("--peer", is_flag=True, help="Measure PyTorch's step too, where it is installed.")
+@click.option("--against", type=FILE, help="Show the change since the result in this JSON file.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print a row for a Markdown table.")
+@click.option("--devices", help="How many (2) or which (0,2); default: all.")
+@data_options
+@json_option
+def bench(
+    recipe: str,
+    overrides: tuple[str, ...],
+    batch_size: int | None,
+    backends: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    rounds: int,
+    steps: int,
+    peer: bool,
+    against: Path | None,
+    as_markdown: bool,
+    devices: str | None,
+    as_json: bool,
+    **folders: Unpack[DataFolders],
+) -> None:
+    """Measure how fast a recipe trains, and in how much memory.
+
+    Forward passes, training steps, the input pipeline, and steps with input, in rounds that
+    alternate among backends, dtypes and PyTorch. Without the data set steps are measured on random
+    images.
+
+    \b
+    Example: python cli.py bench --recipe wrn36_2 --backend tensorflow,jax --batch-size 32
+    """
+    if as_json and as_markdown:
+        raise UserError("--json and --markdown are two forms of the same result; give one")
+    from keras_imnet64.bench import bench as measure
+    from keras_imnet64.bench.text import show_result
+
+    result = measure(
+        recipe,
+        overrides,
+        batch_size=batch_size,
+        backends=split_list(backends),
+        dtypes=split_list(dtypes),
+        num_rounds=rounds,
+        steps=steps,
+        peer=peer,
+        against=against,
+        devices=devices,
+        **folders,
+    )
+    show_result(result, against, as_json=as_json, as_markdown=as_markdown)
+
+
+def split_list(values: tuple[str, ...]) -> list[str]:
+    """Returns the names in an option that is repeated, or holds a list such as "a,b"."""
+    return [name.strip() for value in values for name in value.split(",")]

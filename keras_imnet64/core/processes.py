@@ -81,8 +81,8 @@ def run_child(
     """
     try:
         child = subprocess.run(
-            _command(module, arguments),
-            env=_with_package(environment),
+            module_command(module, arguments),
+            env=environment_with_package(environment),
             input="" if request is None else json.dumps(request),
             stdout=subprocess.PIPE,
             stderr=None if show_errors else subprocess.PIPE,
@@ -115,8 +115,8 @@ def start_child(
     """
     with open(log, "a") as output:
         return subprocess.Popen(
-            _command(module, arguments),
-            env=_with_package(environment),
+            module_command(module, arguments),
+            env=environment_with_package(environment),
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -160,12 +160,12 @@ def explaining_line(output: str) -> str:
     return ""
 
 
-def _command(module: str, arguments: tuple[str, ...]) -> list[str]:
+def module_command(module: str, arguments: tuple[str, ...]) -> list[str]:
     # -P: files of the working directory are not modules
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-def _with_package(environment: Mapping[str, str] | None) -> dict[str, str]:
+def environment_with_package(environment: Mapping[str, str] | None) -> dict[str, str]:
     """Returns the variables of a child that imports this package from where this process does."""
     variables = dict(os.environ if environment is None else environment)
     if PACKAGE_PARENT.name not in ("site-packages", "dist-packages"):  # which Python searches

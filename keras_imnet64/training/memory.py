@@ -9,6 +9,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from keras_imnet64.backend.devices import Devices
 
@@ -29,7 +30,7 @@ class PeakMemory:
         self.megabytes: float | None = None
         self._end = threading.Event()
 
-    def __enter__(self) -> "PeakMemory":
+    def __enter__(self) -> Self:
         if self.devices.kind == "cpu" and STATUS.exists():
             threading.Thread(target=self._poll, daemon=True).start()
         return self

@@ -86,6 +86,15 @@ def build_setup(
         load_initial_weights: whether `train.initial_weights` is read; a resumed run takes its
             weights from a checkpoint.
     """
+    check_setup(recipe, devices, model)
+    with Activity(f"opening {recipe.data.dataset}"):
+        data = load_data(recipe, data_dir, cache_dir, pack_progress)
+        stream = make_stream(recipe, data)
+    return setup_on(data, stream, recipe, devices, model, load_initial_weights)
+
+
+def check_setup(recipe: Recipe, devices: Devices, model: keras.Model | None = None) -> None:
+    """Refuses a recipe that cannot be trained, whatever its images are."""
     num_parts = recipe.train.accumulate_steps
     devices.check_batch_size(
         recipe.data.batch_size // num_parts,
@@ -95,9 +104,17 @@ def build_setup(
     if model is None:
         with Activity("checking the network"):
             outline_of(recipe)  # refuses a network that cannot be built
-    with Activity(f"opening {recipe.data.dataset}"):
-        data = load_data(recipe, data_dir, cache_dir, pack_progress)
-        stream = make_stream(recipe, data)
+
+
+def setup_on(
+    data: Data,
+    stream: TrainingStream,
+    recipe: Recipe,
+    devices: Devices,
+    model: keras.Model | None = None,
+    load_initial_weights: bool = True,
+) -> TrainingSetup:
+    """Makes and compiles the model on images that are at hand; see `build_setup`."""
     with Activity("building the network"), devices.scope():
         network = make_model(recipe, data, model, load_initial_weights)
         metrics = compile_for_training(network, recipe, stream.steps_per_epoch, devices)

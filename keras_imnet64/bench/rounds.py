@@ -1,0 +1,239 @@
+"""Starts a worker process for each side of a comparison, and measures them in alternating rounds.
+
+Only one worker computes at a time: they start one after the other, and each block of steps is asked
+of one worker after the other, in the reverse order in every second round, so that what slows the
+machine down for a while slows all sides down alike. `worker` has the lines that they answer.
+"""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import click
+
+from keras_imnet64.core.errors import EXIT_USER_ERROR, RunFailed, UserError
+from keras_imnet64.core.processes import environment_with_package, failure_reason
+from keras_imnet64.core.types import JsonObject
+
+BEAT_SECONDS = 2.0
+TASKS = ("forward", "step", "input", "both")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: how to start its worker.
+
+    Attributes:
+        name: such as "jax" or "torch compile".
+        request: what the worker reads first from its standard input; None for nothing.
+        environment: variables beside those of this process.
+        warms_up: whether the worker itself makes steps before those that it times.
+    """
+
+    name: str
+    dtype: str
+    command: Sequence[str]
+    request: JsonObject | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    is_peer: bool = False
+    warms_up: bool = True
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {self.dtype}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a worker has answered.
+
+    Attributes:
+        facts: the line that it printed when it was ready.
+        seconds: {task: seconds of one batch, in each round}.
+    """
+
+    side: Side
+    facts: JsonObject
+    memory_mb: float | None
+    seconds: dict[str, list[float]]
+
+
+class Progress:
+    """Lines on standard error that grow while something takes its time, so that it is not silent.
+
+    Within its context a line may be open; it is closed at the end.
+    """
+
+    def __init__(self) -> None:
+        self._is_open = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+    def begin(self, text: str) -> None:
+        """Opens a line."""
+        self._close()
+        click.echo(f"{text} ...", err=True, nl=False)
+        self._is_open = True
+
+    def beat(self) -> None:
+        """Shows that the work of the open line goes on."""
+        click.echo(".", err=True, nl=False)
+
+    def _close(self) -> None:
+        if self._is_open:
+            click.echo(err=True)
+            self._is_open = False
+
+
+class Conversation:
+    """A running worker. Leaving the context kills it and all that it has started.
+
+    Raises:
+        UserError, RunFailed: the worker has ended; its last words say why.
+    """
+
+    def __init__(self, side: Side, progress: Progress) -> None:
+        self.side, self.progress = side, progress
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the context ends)
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._process = subprocess.Popen(
+            side.command,
+            env=environment_with_package(os.environ | side.environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # a signal from the terminal reaches this process alone
+        )
+        assert self._process.stdin is not None
+        self._stdin = self._process.stdin
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._reader.join()
+        with suppress(BrokenPipeError):
+            self._stdin.close()
+        self._errors.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self._lines.put(line)
+        self._lines.put(None)
+
+    def say(self, line: str) -> None:
+        """Writes a line to the worker."""
+        with suppress(BrokenPipeError):  # it has ended, as `answer` will find
+            self._stdin.write(line + "\n")
+            self._stdin.flush()
+
+    def answer(self) -> JsonObject:
+        """Returns the next JSON object that the worker prints; other lines are of libraries."""
+        while True:
+            try:
+                line = self._lines.get(timeout=BEAT_SECONDS)
+            except queue.Empty:
+                self.progress.beat()
+                continue
+            if line is None:
+                raise self._failure()
+            with suppress(ValueError):
+                answer = json.loads(line)
+                if isinstance(answer, dict):
+                    return answer
+
+    def ask(self, line: str) -> JsonObject:
+        self.say(line)
+        return self.answer()
+
+    def seconds(self, task: str, steps: int) -> float:
+        """Returns the seconds of one of so many batches."""
+        line = f"{task} {steps}"
+        if not self.side.warms_up:
+            self.ask(line)
+        answer = self.ask(line)
+        if "seconds" not in answer:
+            raise RunFailed(f"{self.side.label} has not measured {task}: {answer.get('error')}")
+        return float(answer["seconds"]) / steps
+
+    def _failure(self) -> UserError:
+        """Returns the error of a worker that has ended."""
+        status = self._process.wait()
+        self._errors.seek(0)
+        last_words = self._errors.read().decode(errors="replace")
+        why = failure_reason(status, last_words) or "it ended without an answer"
+        if status == EXIT_USER_ERROR:
+            return UserError(why)
+        return RunFailed(f"{self.side.label} failed: {why}")
+
+
+def measure(sides: Sequence[Side], num_rounds: int, steps: int) -> list[Measured]:
+    """Starts the workers, measures them in alternating rounds, and ends them.
+
+    Args:
+        steps: of a block.
+    """
+    with Progress() as progress, ExitStack() as running:
+        workers, facts, memory = [], [], []
+        for side in sides:
+            progress.begin(f"starting {side.label}")
+            worker = running.enter_context(Conversation(side, progress))
+            if side.request is not None:
+                worker.say(json.dumps(side.request))
+            facts.append(worker.answer())
+            worker.ask(f"step {steps}")
+            memory.append(worker.ask("memory").get("peak_mb"))  # of steps, before forward passes
+            workers.append(worker)
+        seconds = alternate(workers, [tasks_of(f) for f in facts], num_rounds, steps, progress)
+    return [Measured(*each) for each in zip(sides, facts, memory, seconds, strict=True)]
+
+
+def tasks_of(facts: JsonObject) -> list[str]:
+    """Returns the tasks that a worker can do, in the order of `TASKS`."""
+    return [task for task in TASKS if task in facts.get("tasks", ("forward", "step"))]
+
+
+def alternate(
+    workers: Sequence[Conversation],
+    tasks: Sequence[Sequence[str]],
+    num_rounds: int,
+    steps: int,
+    progress: Progress,
+) -> list[dict[str, list[float]]]:
+    """Returns, for each worker, {task: seconds of a batch in each round}."""
+    seconds: list[dict[str, list[float]]] = [{task: [] for task in each} for each in tasks]
+    for number in range(num_rounds):
+        progress.begin(f"measuring round {number + 1} of {num_rounds}")
+        order = list(enumerate(workers))[:: -1 if number % 2 else 1]
+        for task in TASKS:
+            for index, worker in order:
+                if task in tasks[index]:
+                    seconds[index][task].append(worker.seconds(task, steps))
+    return seconds
