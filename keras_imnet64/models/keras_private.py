@@ -90,7 +90,7 @@ def run_graph(
 ) -> Tensor:
     """Runs a graph with `replace(operation)` called instead of each operation.
 
-    Needed to count multiplications call by call. `keras.models.clone_model(call_function=...)` is
+    Needed to count multiplications call by call, and to train with faster functions. `keras.models.clone_model(call_function=...)` is
     public, but builds a new model and adds nodes to shared layers.
     """
     return graph._run_through_graph(inputs, replace)

@@ -68,6 +68,18 @@ def make_model(
     return model
 
 
+def training_model(model: keras.Model) -> keras.Model:
+    """Returns the model that trains in place of another, on the same variables.
+
+    Under TensorFlow it calls faster kernels; XLA makes JAX's own.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return model
+    from keras_imnet64.training.training_model import TrainingModel
+
+    return TrainingModel(model)
+
+
 def resolve_normalization(network: NetworkOptions, data: Data) -> str | Options:
     """Returns the recipe's normalization as numbers on the 0..1 scale, or the word "imagenet".
 

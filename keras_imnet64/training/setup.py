@@ -16,7 +16,12 @@ from keras_imnet64.data.stream import TrainingStream
 from keras_imnet64.recipe.costs import outline_of
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe
-from keras_imnet64.training.build import check_training, compile_for_training, make_model
+from keras_imnet64.training.build import (
+    check_training,
+    compile_for_training,
+    make_model,
+    training_model,
+)
 from keras_imnet64.training.data import Data, load_data, make_stream
 
 
@@ -95,6 +100,6 @@ def build_setup(
     data = load_data(recipe, data_dir, cache_dir, pack_progress)
     stream = make_stream(recipe, data)
     with devices.scope():
-        network = make_model(recipe, data, model, load_initial_weights)
+        network = training_model(make_model(recipe, data, model, load_initial_weights))
         metrics = compile_for_training(network, recipe, stream.steps_per_epoch, devices)
     return TrainingSetup(recipe, devices, data, stream, network, metrics, model is not None)
