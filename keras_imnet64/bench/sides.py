@@ -21,7 +21,7 @@ PEER = Path(__file__).parents[2] / "benchmarks" / "torch_peer.py"
 PEER_MODES = ("eager", "compile")
 ENVIRONMENT = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # workers share a GPU
-    "JAX_ENABLE_COMPILATION_CACHE": "false",  # the first step compiles
+    "KERAS_IMNET64_PROGRAMS_DIR": "off",  # the first step compiles
 }
 DTYPES = ("float32", "mixed_bfloat16")
 

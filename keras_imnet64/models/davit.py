@@ -174,7 +174,7 @@ def window_block(
         padded = x.shape
         x = dense(x, 3 * channels, f"{name}_qkv")  # [B, H, W, 3 C]
         x = split_windows(x, window, name)  # [B, T, N, 3 C]
-        q, k, v = queries_keys_values(x, name)  # [B, T, N, C] each
+        q, k, v = ops.split(x, 3, axis=-1)  # [B, T, N, C] each
         q = split_heads(q, head_channels, f"{name}_query")  # [B, T, h, N, D]
         k = split_heads(k, head_channels, f"{name}_key", transpose=True)  # [B, T, h, D, N]
         v = split_heads(v, head_channels, f"{name}_value")  # [B, T, h, N, D]
@@ -202,7 +202,7 @@ def channel_block(
         _, height, width, channels = x.shape
         x = dense(x, 3 * channels, f"{name}_qkv")  # [B, H, W, 3 C]
         x = layers.Reshape((1, height * width, 3 * channels), name=f"{name}_window")(x)
-        q, k, v = queries_keys_values(x, name)  # [B, 1, N, C] each
+        q, k, v = ops.split(x, 3, axis=-1)  # [B, 1, N, C] each
         q = split_heads(q, head_channels, f"{name}_query", transpose=True)  # [B, 1, h, D, N]
         k = split_heads(k, head_channels, f"{name}_key", transpose=True)  # [B, 1, h, D, N]
         v = split_heads(v, head_channels, f"{name}_value")  # [B, 1, h, N, D]
@@ -257,23 +257,6 @@ def attention(a: Tensor, b: Tensor, c: Tensor, head_channels: int, name: str) ->
     a = layers.Rescaling(head_channels**-0.5, name=f"{name}_scale")(a)
     weights = layers.Softmax(name=f"{name}_softmax")(ops.matmul(a, b))
     return ops.matmul(weights, c)
-
-
-def queries_keys_values(x: Tensor, name: str) -> list[Tensor]:
-    """Splits the last axis into thirds: [B, T, N, 3 C] -> [B, T, N, C] each.
-
-    Cropping2D slices the last axis if its data format is "channels_first".
-    """
-    channels = x.shape[-1] // 3
-    crops = {
-        "query": (0, 2 * channels),
-        "key": (channels, channels),
-        "value": (2 * channels, 0),
-    }
-    return [
-        layers.Cropping2D(((0, 0), crop), data_format="channels_first", name=f"{name}_{part}")(x)
-        for part, crop in crops.items()
-    ]
 
 
 def split_heads(x: Tensor, head_channels: int, name: str, transpose: bool = False) -> Tensor:

@@ -93,8 +93,9 @@ def run_graph(
 ) -> Tensor:
     """Runs a graph with `replace(operation)` called instead of each operation.
 
-    Needed to count multiplications call by call. `keras.models.clone_model(call_function=...)` is
-    public, but builds a new model and adds nodes to shared layers.
+    Needed to count multiplications call by call, and to train with faster functions.
+    `keras.models.clone_model(call_function=...)` is public, but builds a new model and adds nodes
+    to shared layers.
     """
     return graph._run_through_graph(inputs, replace)
 
@@ -144,14 +145,14 @@ def graph_outputs(graph: Graph, outputs: Sequence[Tensor]) -> Tensor:
     return packed[0] if isinstance(packed, list | tuple) and len(packed) == 1 else packed
 
 
-def in_training(operation: keras.Operation) -> Callable[..., Tensor]:
-    """Returns an operation that is told that it trains, whatever call surrounds it.
+def with_training(operation: keras.Operation, training: bool) -> Callable[..., Tensor]:
+    """Returns an operation that is told whether it trains, whatever call surrounds it.
 
-    Needed to run parts of a graph outside a call of its model. Whether a layer takes `training` is
-    known to its private `_call_context_args` alone; a public way to call layers with it if they
-    take it would replace this.
+    Needed to run parts of a graph, or all of it, in place of a call of its model. Whether a layer
+    takes `training` is known to its private `_call_context_args` alone; a public way to call layers
+    with it if they take it would replace this.
     """
-    return operation_fn(operation, training=True)
+    return operation_fn(operation, training=training)
 
 
 @contextlib.contextmanager

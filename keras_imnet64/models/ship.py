@@ -47,11 +47,8 @@ def float32_copy(model: keras.Model) -> keras.Model:
             config["synchronized"] = False
         return type(layer).from_config(config)
 
-    compiled, model.compiled = model.compiled, False  # else Keras compiles the copy too
-    try:
-        return keras.models.clone_model(model, clone_function=plain)
-    finally:
-        model.compiled = compiled
+    uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)  # of the same layers
+    return keras.models.clone_model(uncompiled, clone_function=plain)
 
 
 def fill(

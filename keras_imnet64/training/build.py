@@ -41,7 +41,19 @@ def make_network(
         **recipe.model.options,
     )
     initialize(model, recipe.train.seed)
-    return model
+    return training_model(model)
+
+
+def training_model(model: keras.Model) -> keras.Model:
+    """Returns the model that trains in place of another, on the same layers and variables.
+
+    Under TensorFlow it calls faster kernels; under JAX, XLA makes its own.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return model
+    from keras_imnet64.training.training_model import TrainingModel
+
+    return TrainingModel(model)
 
 
 def compile_for_training(

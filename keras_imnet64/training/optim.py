@@ -12,6 +12,7 @@ is every k-th batch.
 import math
 import re
 from collections.abc import Callable, Collection, Sequence
+from types import ModuleType
 from typing import Any
 
 import keras
@@ -228,9 +229,59 @@ class _Corrected(keras.optimizers.Optimizer):
 class SGD(_Corrected, keras.optimizers.SGD):
     """v <- momentum * v - rate * g, w <- w + v; with Nesterov w <- w + momentum * v - rate * g."""
 
+    def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
+        """Updates a variable; under TensorFlow one operation, where Keras has about ten."""
+        if self.momentum and _is_dense_tensor(gradient):
+            velocity = self.momentums[self._get_variable_index(variable)].value
+            _tensorflow_ops().ResourceApplyKerasMomentum(
+                var=variable.handle,
+                accum=velocity.handle,
+                lr=learning_rate,
+                grad=gradient,
+                momentum=self.momentum,
+                use_nesterov=self.nesterov,
+            )
+        else:
+            super().update_step(gradient, variable, learning_rate)
+
 
 class AdamW(_Corrected, keras.optimizers.AdamW):
     """Adam with decoupled weight decay (arXiv:1711.05101)."""
+
+    def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
+        """Updates a variable; under TensorFlow one operation, where Keras has about twenty."""
+        if not self.amsgrad and _is_dense_tensor(gradient):
+            index = self._get_variable_index(variable)
+            number = ops.cast(self.iterations + 1, "float32")
+            _tensorflow_ops().ResourceApplyAdam(
+                var=variable.handle,
+                m=self._momentums[index].value.handle,
+                v=self._velocities[index].value.handle,
+                beta1_power=self.beta_1**number,
+                beta2_power=self.beta_2**number,
+                lr=learning_rate,
+                beta1=self.beta_1,
+                beta2=self.beta_2,
+                epsilon=self.epsilon,
+                grad=gradient,
+            )
+        else:
+            super().update_step(gradient, variable, learning_rate)
+
+
+def _is_dense_tensor(gradient: Tensor) -> bool:
+    """Returns whether a gradient is a tensor of TensorFlow, and not the rows of an embedding."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return isinstance(gradient, tf.Tensor)
+
+
+def _tensorflow_ops() -> ModuleType:
+    import tensorflow as tf
+
+    return tf.raw_ops
 
 
 class Muon(_Corrected, keras.optimizers.Muon):
