@@ -58,12 +58,15 @@ def prepare(name, devices):
     import keras
 
     from keras_imnet64 import build_model, load_recipe
-    from keras_imnet64.training.build import compile_for_training
+    from keras_imnet64.training.build import compile_for_training, training_model
     from keras_imnet64.training.finite import FiniteCheck
     from keras_imnet64.training.state import variables_by_path
 
     recipe = load_recipe(name)
-    model = build_model(recipe.model.name, image_size=64, num_classes=1000, **recipe.model.options)
+    network = build_model(
+        recipe.model.name, image_size=64, num_classes=1000, **recipe.model.options
+    )
+    model = training_model(network)
     metrics = compile_for_training(model, recipe, 1000, devices)
     check = FiniteCheck(model, variables_by_path(model, metrics))
     return model, keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: check())

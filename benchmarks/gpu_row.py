@@ -220,7 +220,7 @@ def measure_network(request: Request) -> None:
     devices = take_devices_for(request)
     from keras_imnet64.backend.keras_settings import keras_defaults
     from keras_imnet64.models.macs import count_macs, count_parameters
-    from keras_imnet64.training.build import compile_for_training, make_network
+    from keras_imnet64.training.build import compile_for_training, make_network, training_model
     from keras_imnet64.training.memory import PeakMemory
 
     recipe = recipe_of(request)
@@ -228,7 +228,8 @@ def measure_network(request: Request) -> None:
     devices.check_batch_size(recipe.data.batch_size)
     with keras_defaults(), devices.scope():
         with PeakMemory(devices) as memory:
-            model = make_network(recipe, image_size=recipe.image_size, num_classes=num_classes)
+            network = make_network(recipe, image_size=recipe.image_size, num_classes=num_classes)
+            model = training_model(network)
             compile_for_training(model, recipe, STEPS_PER_EPOCH, devices)
             emit({"parameters": count_parameters(model), "macs": count_macs(model)})
             images, labels = random_batch(recipe.data.batch_size, recipe.image_size, num_classes)

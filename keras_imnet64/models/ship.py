@@ -47,8 +47,11 @@ def float32_copy(model: keras.Model) -> keras.Model:
             config["synchronized"] = False
         return type(layer).from_config(config)
 
-    uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)  # of the same layers
-    return keras.models.clone_model(uncompiled, clone_function=plain)
+    compiled, model.compiled = model.compiled, False  # else Keras compiles the copy too
+    try:
+        return keras.models.clone_model(model, clone_function=plain)
+    finally:
+        model.compiled = compiled
 
 
 def fill(

@@ -27,7 +27,7 @@ def make_network(
     num_classes: int,
     normalization: str | Options = "imagenet",
 ) -> keras.Model:
-    """Returns the recipe's training model with its initial weights.
+    """Returns the recipe's network with its initial weights.
 
     Args:
         normalization: as in `build_model`, in place of the recipe's own.
@@ -41,7 +41,7 @@ def make_network(
         **recipe.model.options,
     )
     initialize(model, recipe.train.seed)
-    return training_model(model)
+    return model
 
 
 def training_model(model: keras.Model) -> keras.Model:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_imnet64.core.types import Tensor, Variable
 
-Kernel: TypeAlias = Callable[[Tensor, bool], Tensor]  # (inputs, training) -> outputs
+Kernel: TypeAlias = Callable[[Tensor], Tensor]  # inputs of a layer -> outputs, in training
 
 TYPES = ("float32", "bfloat16")  # of activations
 MAX_SMALL_MAP = 64  # positions of an output map, see `conv2d`
@@ -32,9 +32,9 @@ def batch_norm(layer: keras.layers.BatchNormalization) -> Kernel | None:
     if axis != -1 or layer.compute_dtype not in TYPES or layer.renorm:
         return None
 
-    def call(inputs: Tensor, training: bool) -> Tensor:
-        if not training or not layer.trainable:
-            return layer(inputs, training=training)
+    def call(inputs: Tensor) -> Tensor:
+        if not layer.trainable:  # a frozen layer uses its moving statistics
+            return layer(inputs, training=True)
         channels = inputs.shape[-1]
         x = tf.cast(inputs, layer.compute_dtype)
         if len(x.shape) != 4:
@@ -45,7 +45,7 @@ def batch_norm(layer: keras.layers.BatchNormalization) -> Kernel | None:
         outputs, mean, variance = normalize(x, gamma, beta, layer.epsilon)
         for average, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
             average.assign(average * layer.momentum + value * (1 - layer.momentum))
-        return tf.reshape(outputs, tf.shape(inputs))
+        return reshape(outputs, [*inputs.shape])
 
     return call
 
@@ -127,7 +127,7 @@ def convolution(layer: keras.layers.Conv2D) -> Kernel | None:
     if not plain or layer.dilation_rate != (1, 1) or not runs_on_cpu(layer):
         return None
 
-    def call(inputs: Tensor, training: bool) -> Tensor:
+    def call(inputs: Tensor) -> Tensor:
         x = tf.cast(inputs, layer.compute_dtype)
         kernel = tf.cast(as_tensor(layer.kernel), x.dtype)
         if layer.kernel_size == layer.strides == (1, 1):
@@ -144,7 +144,7 @@ def dense(layer: keras.layers.Dense) -> Kernel | None:
     if not runs_on_cpu(layer):
         return None
 
-    def call(inputs: Tensor, training: bool) -> Tensor:
+    def call(inputs: Tensor) -> Tensor:
         x = tf.cast(inputs, layer.compute_dtype)
         return finish(layer, linear(x, tf.cast(as_tensor(layer.kernel), x.dtype)))
 
@@ -165,7 +165,7 @@ def finish(layer: keras.Layer, outputs: Tensor) -> Tensor:
 def linear(x: Tensor, kernel: Tensor) -> Tensor:
     """Returns x [..., C] times a kernel [C, F]: [..., F]."""
     outputs = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), kernel)
-    return tf.reshape(outputs, tf.concat([tf.shape(x)[:-1], kernel.shape[-1:]], 0))
+    return reshape(outputs, [*x.shape[:-1], kernel.shape[-1]])
 
 
 def conv2d(x: Tensor, kernel: Tensor, strides: tuple[int, int], padding: str) -> Tensor:
@@ -261,7 +261,7 @@ def activation(layer: keras.layers.Activation) -> Kernel | None:
     if layer.activation is not keras.activations.gelu or layer.compute_dtype not in TYPES:
         return None
 
-    def call(inputs: Tensor, training: bool) -> Tensor:
+    def call(inputs: Tensor) -> Tensor:
         return gelu(tf.cast(inputs, layer.compute_dtype))
 
     return call
@@ -293,7 +293,7 @@ def layer_norm(layer: keras.layers.LayerNormalization) -> Kernel | None:
     if layer.compute_dtype not in TYPES:
         return None
 
-    def call(inputs: Tensor, training: bool) -> Tensor:
+    def call(inputs: Tensor) -> Tensor:
         x = tf.cast(inputs, layer.compute_dtype)
         return normalize_positions(
             x, as_tensor(layer.gamma), as_tensor(layer.beta), tf.constant(layer.epsilon)
@@ -340,6 +340,10 @@ def layer_norm_backward(
 
 
 # -----------------------------------------------------------------------------------------------
+
+
+def reshape(x: Tensor, shape: list[int | None]) -> Tensor:
+    return tf.reshape(x, [-1 if size is None else size for size in shape])
 
 
 def as_tensor(variable: Variable) -> Tensor:

@@ -15,7 +15,7 @@ from keras_imnet64.models.options import ChannelNormalization, NetworkOptions, S
 from keras_imnet64.models.warm_start import warm_start
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import ModelInfo
-from keras_imnet64.training.build import make_network, training_model
+from keras_imnet64.training.build import make_network
 from keras_imnet64.training.data import Data
 
 MAX_MEASURED_IMAGES = 10_000  # for the mean and standard deviation of a band
@@ -42,7 +42,7 @@ def make_model(
                 "your model ends in a softmax, but the loss takes logits: remove the softmax"
             )
         seed_generators(own_model, recipe.train.seed)
-        return training_model(own_model)
+        return own_model
     model = make_network(
         recipe,
         image_size=data.image_size,

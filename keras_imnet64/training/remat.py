@@ -233,7 +233,7 @@ def _function_of(operation: keras.Operation) -> Callable[..., Tensor]:
         return with_training(operation, True)
     from keras_imnet64.training.training_model import fast_function
 
-    return fast_function(operation, True)
+    return fast_function(operation)
 
 
 def _run_again_later(segment: Graph, inputs: Sequence[Tensor], *, xla: bool) -> Sequence[Tensor]:

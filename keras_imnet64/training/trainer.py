@@ -60,7 +60,7 @@ class Trainer:
         self.recipe, self.model, self.stream = setup.recipe, setup.model, setup.stream
         self.state = RunState(0, 0)
         with Activity("building the model that ships"):
-            self.float32_copy = float32_copy(self.model)
+            self.float32_copy = float32_copy(setup.network)
         self.variables = variables_by_path(self.model, setup.metrics)
         metrics = {p: v for p, v in self.variables.items() if p.startswith("metrics/")}
         self.position = Position(self.stream, metrics)

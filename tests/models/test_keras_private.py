@@ -18,12 +18,15 @@ ALLOWED = {  # names of Keras by module outside HOME, and one of JAX
         "_apply_weight_decay",
         "_clip_gradients",
         "_get_current_learning_rate",
+        "_get_variable_index",
         "_iterations",
         "_learning_rate",
         "_model_variables_moving_average",
+        "_momentums",
         "_should_use_adamw",
         "_update_model_variables_moving_average",
         "_use_weight_decay",
+        "_velocities",
     },
 }
 

@@ -150,7 +150,7 @@ def test_three_steps_are_ours(peers, case):
     import torch_peer
 
     from keras_imnet64.backend.devices import take_devices
-    from keras_imnet64.training.build import compile_for_training
+    from keras_imnet64.training.build import compile_for_training, training_model
 
     optimizer, loss, train = STEPS[case]
     small = recipe(WRN, optimizer, loss, **train)
@@ -160,12 +160,13 @@ def test_three_steps_are_ours(peers, case):
     theirs = peer.network.network
     before = pytorch_arrays(ours, lasagne)
     theirs.load_state_dict({k: torch.tensor(a) for k, a in before.items()}, strict=False)
-    compile_for_training(ours, small, 100, take_devices())
+    trained = training_model(ours)
+    compile_for_training(trained, small, 100, take_devices())
     images, labels = peer.images.numpy(), peer.labels.numpy().astype("int32")
     for _ in range(3):
         peer.step()
         for part in np.split(np.arange(6), small.train.accumulate_steps):
-            ours.train_on_batch(images[part], labels[part])
+            trained.train_on_batch(images[part], labels[part])
     after = pytorch_arrays(ours, lasagne)
     compared = {k: p for k, p in theirs.named_parameters() if not k.endswith("conv_b.bias")}
     assert len(compared) == len(after) - 2 - 2 * 5  # two such biases, two statistics of five norms

@@ -1,0 +1,235 @@
+"""The training model under TensorFlow against the plain model of the same layers and variables."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_imnet64.models import build_model
+from keras_imnet64.models.init import initialize
+from keras_imnet64.models.parts import pytorch_batch_norm
+from keras_imnet64.training import kernels
+from keras_imnet64.training.build import training_model
+from keras_imnet64.training.kernels import KERNELS
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="JAX trains the plain model"
+)
+RNG = np.random.default_rng(0)
+DTYPES = ("float32", "mixed_bfloat16", "float64")
+
+
+def step_of(model, variables, images, targets):
+    """Outputs, gradients and variables after a training step without its update, as float64."""
+
+    @tf.function
+    def step(images):
+        with tf.GradientTape() as tape:
+            outputs = tf.cast(model(images, training=True), "float64")
+            loss = tf.reduce_sum(tf.cast(targets, "float64") * outputs)
+        return outputs, tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+    before = [v.numpy() for v in variables]
+    outputs, gradients = step(images)
+    after = [v.numpy().astype("float64") for v in variables]
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)
+    return outputs.numpy(), [np.asarray(g, "float64") for g in gradients], after
+
+
+def distance(a, b):
+    """Between two lists of arrays, relative to the first."""
+    total = sum(np.square(x - y).sum() for x, y in zip(a, b, strict=True))
+    return np.sqrt(total / sum(np.square(x).sum() for x in a))
+
+
+def with_weights_of(source, model):
+    for variable, value in zip(model.variables, source.variables, strict=True):
+        variable.assign(value.numpy())
+    return model
+
+
+# ------------------------------------------------------------------------------- layers by layers
+
+
+def batch_norms(x):
+    x = pytorch_batch_norm(x, "norm", gamma_initializer="random_normal")
+    x = layers.BatchNormalization(scale=False, momentum=0.8)(x)
+    x = layers.BatchNormalization(center=False, epsilon=0.1)(x)
+    x = layers.Flatten()(x)
+    return layers.BatchNormalization()(layers.Dense(5)(x))
+
+
+def convolutions(x):
+    x = layers.Conv2D(64, 1, activation="relu")(x)
+    for filters, size, strides, padding in (
+        (64, 3, 1, "same"),
+        (64, 3, 2, "same"),
+        (65, (2, 3), (1, 2), "valid"),
+        (66, 5, 3, "same"),
+    ):
+        x = layers.Conv2D(filters, size, strides, padding, bias_initializer="normal")(x)
+    return layers.Dense(3)(x)
+
+
+def normalised_positions(x):
+    x = layers.LayerNormalization(epsilon=1e-2, gamma_initializer="random_normal")(x)
+    x = layers.Activation("gelu")(layers.Dense(7)(x))
+    return layers.LayerNormalization()(x)
+
+
+NETWORKS = {f.__name__: f for f in (batch_norms, convolutions, normalised_positions)}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_kernels_give_what_the_layers_give(network):
+    """In float32, to rounding; in bfloat16 as close to float64 as Keras' own layers are."""
+    targets, models = None, {}
+    for dtype in DTYPES:
+        inputs = keras.Input((12, 12, 6), dtype="float32" if dtype != "float64" else dtype)
+        with_dtype = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(dtype)
+        try:
+            models[dtype] = keras.Model(inputs, NETWORKS[network](inputs))
+        finally:
+            keras.config.set_dtype_policy(with_dtype)
+    exact = with_weights_of(models["float32"], models["float64"])
+    images = RNG.normal(1, 2, (16, 12, 12, 6)).astype("float32")
+    targets = RNG.normal(size=(16, *exact.output_shape[1:]))
+    wanted = step_of(exact, exact.variables, images.astype("float64"), targets)
+    for dtype in DTYPES[:2]:
+        plain = with_weights_of(models["float32"], models[dtype])
+        fast = training_model(plain)
+        assert type(fast) is not type(plain)
+        of_plain = step_of(plain, plain.variables, images, targets)
+        of_fast = step_of(fast, plain.variables, images, targets)
+        for name, got, exactly, other in zip(
+            ("outputs", "gradients", "variables"), of_fast, wanted, of_plain, strict=True
+        ):
+            lists = [x if isinstance(x, list) else [x] for x in (exactly, got, other)]
+            error, allowed = distance(*lists[:2]), distance(lists[0], lists[2])
+            assert error <= (1e-5 if dtype == "float32" else 1.5 * allowed + 1e-3), (dtype, name)
+
+
+def test_every_kernel_is_tried_above():
+    inputs = keras.Input((12, 12, 6))
+    used = {type(x) for make in NETWORKS.values() for x in keras.Model(inputs, make(inputs)).layers}
+    assert set(KERNELS) <= used
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.BatchNormalization(axis=1),
+        layers.Conv2D(6, 3, groups=2),
+        layers.Conv2D(6, 3, dilation_rate=2),
+        layers.Activation("silu"),
+        layers.LayerNormalization(axis=(1, 2)),
+        layers.LayerNormalization(rms_scaling=True),
+        layers.Dense(3, dtype="float64"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_other_settings_are_left_to_keras(layer):
+    layer.build((None, 8, 8, 6))
+    assert KERNELS[type(layer)](layer) is None
+
+
+# --------------------------------------------------------------------------------- whole networks
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("wide_resnet", {"depth": 8, "width": 2}),
+        ("resnet18", {"stem": "small_pool"}),
+        ("tiny_cnn1", {}),
+        ("davit_tiny", {"stem": "small", "drop_path_rate": 0.3}),
+    ],
+)
+def test_networks_draw_and_compute_the_same(name, options):
+    """With dropout and stochastic depth; a float32 step in which no ReLU is at its kink."""
+    size = 64 if name == "tiny_cnn1" else 32 if name != "wide_resnet" else 16
+    model = build_model(name, image_size=size, num_classes=10, **options)
+    initialize(model, 0)
+    images = RNG.integers(0, 256, (8, size, size, 3)).astype("float32")
+    targets = RNG.normal(size=(8, 10))
+    fast = training_model(model)
+    assert [v.path for v in fast.variables] == [v.path for v in model.variables]
+    plain = step_of(model, model.variables, images, targets)
+    mine = step_of(fast, model.variables, images, targets)
+    assert distance([plain[0]], [mine[0]]) < 1e-4
+    assert distance(plain[1], mine[1]) < 1e-2
+    assert distance(plain[2], mine[2]) < 1e-5
+    np.testing.assert_array_equal(fast(images), model(images))  # in inference: Keras' own layers
+
+
+def test_frozen_and_nested_layers():
+    """A frozen normalisation uses its moving statistics; a nested model's kernels are fast too."""
+    inputs = keras.Input((8, 8, 3))
+    inner_inputs = keras.Input((8, 8, 4))
+    inner = keras.Model(inner_inputs, layers.BatchNormalization(name="inner")(inner_inputs))
+    frozen = layers.BatchNormalization(trainable=False, moving_mean_initializer="ones")
+    model = keras.Model(inputs, inner(frozen(layers.Conv2D(4, 3, padding="same")(inputs))))
+    images = RNG.normal(size=(4, 8, 8, 3)).astype("float32")
+    called = []
+    kernel = KERNELS[layers.BatchNormalization]
+
+    def noted(layer):
+        called.append(layer.name)
+        return kernel(layer)
+
+    targets = RNG.normal(size=(4, 8, 8, 4))
+    plain = step_of(model, model.variables, images, targets)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(KERNELS, layers.BatchNormalization, noted)
+        mine = step_of(training_model(model), model.variables, images, targets)
+    assert called == [frozen.name, "inner"]
+    for a, b in zip(plain, mine, strict=True):
+        np.testing.assert_allclose(
+            np.concatenate([np.ravel(x) for x in a]),
+            np.concatenate([np.ravel(x) for x in b]),
+            rtol=1e-4,
+            atol=1e-4,
+        )
+
+
+# ------------------------------------------------------------------------------------ bit by bit
+
+
+def test_bias_gradients_are_not_merged_into_convolutions():
+    """Merged, their last bits depend in bfloat16 on the thread that runs them first."""
+    model = training_model(
+        keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2D(4, 3, dtype="mixed_bfloat16")])
+    )
+
+    @tf.function
+    def gradients(images):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(images, training=True))
+        return tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+    graph = gradients.get_concrete_function(tf.zeros((2, 8, 8, 4))).graph
+    kinds = [operation.type for operation in graph.get_operations()]
+    assert "Conv2DBackpropFilter" in kinds and "BiasAddGrad" not in kinds
+
+
+def test_small_maps_get_their_kernel_gradient_from_products(monkeypatch):
+    calls = []
+    products = kernels.kernel_gradient_by_products
+    monkeypatch.setattr(
+        kernels, "kernel_gradient_by_products", lambda *a: calls.append(a[2]) or products(*a)
+    )
+    for size, channels, dtype in (
+        (8, 64, "bfloat16"),
+        (9, 64, "bfloat16"),
+        (8, 63, "bfloat16"),
+        (8, 64, "float32"),
+    ):
+        x, kernel = tf.zeros((2, size, size, channels), dtype), tf.zeros((3, 3, channels, 4), dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(kernel)
+            y = kernels.conv2d(x, kernel, (1, 1), "SAME")
+        tape.gradient(y, kernel)
+    assert len(calls) == 1
