@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 import keras
 
+from keras_imnet64.backend.devices import Devices
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import Tensor, Variable
 from keras_imnet64.models.keras_private import (
@@ -61,6 +62,11 @@ def set_remat(model: keras.Model, remat: bool, xla: bool) -> None:
             f'train.remat = true saves nothing in the model "{model.name}", because no single '
             "tensor passes between two parts of it: remove it"
         )
+
+
+def saves_memory(devices: Devices) -> bool:
+    """Returns whether `train.remat` helps: XLA for CPUs merges both passes of JAX."""
+    return (devices.backend, devices.kind) != ("jax", "cpu")
 
 
 def _restore_calls(model: keras.Model) -> None:

@@ -138,24 +138,9 @@ def check_kills(recipe, kills, data_dir, tmp_path):
     ends = json.loads(child.stdout)
     assert ends == [-signal.SIGKILL] * len(kills) + [0], child.stderr
     assert len(steps_gone_on_from(child.stderr)) >= len(kills) - 2, child.stderr
-    same_end_as_a_straight_run(recipe, Run(tmp_path / "run"), data_dir, tmp_path)
+    straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
+    same_end(straight, Run(tmp_path / "run"))
     assert not list((tmp_path / "run").rglob("*.writing"))
-
-
-def same_end_as_a_straight_run(recipe, run, data_dir, tmp_path):
-    """Under TensorFlow the end of one of three straight runs.
-
-    On a loaded machine TensorFlow's bfloat16 gradients have other last bits from one straight run
-    to the next, so that a single one is no measure of what a kill has changed.
-    """
-    attempts = 3 if keras.backend.backend() == "tensorflow" else 1
-    for attempt in range(attempts):
-        straight = fit(recipe, tmp_path / f"straight{attempt}", data_dir=data_dir)
-        try:
-            return same_end(straight, run)
-        except AssertionError:
-            if attempt == attempts - 1:
-                raise
 
 
 # ------------------------------------------------------------------------------------- other ends
