@@ -29,6 +29,7 @@ from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.library_logs import silence_libraries
 from keras_imnet64.core.types import JsonObject, Logs
 from keras_imnet64.core.validation import parse_record
+from keras_imnet64.models.keras_private import CallbacksBesideSteps
 from keras_imnet64.recipe.loading import check_recipe, parse_toml
 from keras_imnet64.training.data import load_data, make_stream
 from keras_imnet64.training.memory import is_out_of_memory
@@ -102,7 +103,9 @@ class Worker:
             batches,
             steps_per_epoch=num_updates * self.num_parts,
             epochs=epochs,
-            callbacks=[clock],
+            callbacks=CallbacksBesideSteps(
+                [clock], add_history=True, model=self.model, epochs=epochs, verbose=0
+            ),
             shuffle=False,
             verbose=0,
         )

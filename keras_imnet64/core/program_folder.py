@@ -9,6 +9,8 @@ time is the oldest make room for new ones. Nothing else in the folder is touched
 import contextlib
 import hashlib
 import os
+import re
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +19,8 @@ from pathlib import Path
 from keras_imnet64.core.types import StrPath
 
 SUFFIX = ".program"
-UNFINISHED = ".unfinished"  # after SUFFIX and a process id: not renamed yet
+UNFINISHED = ".unfinished"  # after SUFFIX and who writes it: not renamed yet
+PROGRAM_NAME = re.compile(rf"[0-9a-f]{{64}}{re.escape(SUFFIX)}(\.[\d-]+{re.escape(UNFINISHED)})?")
 DIGEST_BYTES = hashlib.sha256().digest_size
 ABANDONED_SECONDS = 3600  # after which a file that is not renamed belongs to a killed process
 OTHERS_MAY_WRITE = 0o022
@@ -90,7 +93,9 @@ class ProgramFolder:
         if len(program) + DIGEST_BYTES > self.max_bytes:
             return
         path = self._path(name)
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
+        unfinished = path.with_name(
+            f"{path.name}.{os.getpid()}-{threading.get_ident()}{UNFINISHED}"
+        )
         try:
             with open(unfinished, "wb") as file:
                 file.write(hashlib.sha256(program).digest())
@@ -132,7 +137,7 @@ def remove_least_recently_used(root: Path, max_bytes: int) -> None:
     total = sum(file.bytes for file in files)
     for file in files:
         if file.is_abandoned or (total > max_bytes and file.path.suffix == SUFFIX):
-            with contextlib.suppress(FileNotFoundError):  # another process was faster
+            with contextlib.suppress(OSError):  # another process was faster, or owns it
                 file.path.unlink()
             total -= file.bytes
 
@@ -143,9 +148,11 @@ def remove_all(root: Path) -> None:
     Raises:
         OSError: a file cannot be removed.
     """
+    folders = []
     for file in program_files(root):
         file.path.unlink(missing_ok=True)
-    for folder in (*root.glob("*/"), root):
+        folders.append(file.path.parent)
+    for folder in (*dict.fromkeys(folders), root):
         with contextlib.suppress(OSError):  # it does not exist, or other files are in it
             folder.rmdir()
 
@@ -153,7 +160,7 @@ def remove_all(root: Path) -> None:
 def program_files(root: Path) -> Iterator[ProgramFile]:
     """Yields the files of a folder of programs, unfinished ones too; none if there is no folder."""
     for path in root.glob(f"*/*{SUFFIX}*"):
-        if path.suffix in (SUFFIX, UNFINISHED):
+        if PROGRAM_NAME.fullmatch(path.name):
             with contextlib.suppress(FileNotFoundError):  # another process has removed it
                 found = path.stat()
                 yield ProgramFile(path, found.st_size, found.st_mtime)

@@ -1,9 +1,9 @@
 """Forward passes of a model over whole batches, compiled once.
 
 `Model.predict` prepares an input pipeline at each call and reads every weight from a variable. On
-one device a pass is a single compiled function here. Under TensorFlow the weights are constants of
-its graph: oneDNN then keeps each kernel in its own order instead of ordering it anew at each call,
-and what depends on weights alone is computed once.
+one device a pass is a single compiled function here. Under TensorFlow the weights, up to
+`MAX_CONSTANT_BYTES` of them, are constants of its graph: oneDNN then keeps each kernel in its own
+order instead of ordering it anew at each call, and what depends on weights alone is computed once.
 """
 
 import math

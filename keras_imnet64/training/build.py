@@ -53,7 +53,7 @@ def training_model(model: keras.Model) -> keras.Model:
         return model
     from keras_imnet64.training.training_model import TrainingModel
 
-    return TrainingModel(model)
+    return TrainingModel(model.inputs[0], model.outputs[0], name=model.name)
 
 
 def compile_for_training(

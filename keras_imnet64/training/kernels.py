@@ -16,7 +16,7 @@ from keras_imnet64.core.types import Tensor, Variable
 
 Kernel: TypeAlias = Callable[[Tensor], Tensor]  # inputs of a layer -> outputs, in training
 
-TYPES = ("float32", "bfloat16")  # of activations
+TYPES = ("float32", "bfloat16")  # of activations; weights are float32
 MAX_SMALL_MAP = 64  # positions of an output map, see `conv2d`
 MIN_SMALL_MAP_CHANNELS = 64
 
@@ -29,7 +29,7 @@ def batch_norm(layer: keras.layers.BatchNormalization) -> Kernel | None:
     Keras' layer computes mean, variance and scaling one after the other, in float32.
     """
     axis = layer.axis if layer.axis < 0 else layer.axis - layer.input_spec.ndim
-    if axis != -1 or layer.compute_dtype not in TYPES or layer.renorm:
+    if axis != -1 or layer.renorm or not has_types(layer):
         return None
 
     def call(inputs: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def batch_norm(layer: keras.layers.BatchNormalization) -> Kernel | None:
         outputs, mean, variance = normalize(x, gamma, beta, layer.epsilon)
         for average, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
             average.assign(average * layer.momentum + value * (1 - layer.momentum))
-        return reshape(outputs, [*inputs.shape])
+        return reshape(outputs, inputs, channels)
 
     return call
 
@@ -65,7 +65,7 @@ def normalize_batch(
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon, is_training=True
     )
-    count = tf.cast(tf.size(x) // x.shape[-1], "float32")
+    count = num_positions(x)
     biased = variance * ((count - 1) / count)  # the kernel divides by count - 1
     return outputs, tf.stop_gradient(mean), tf.stop_gradient(biased)
 
@@ -108,7 +108,7 @@ def normalize_globally(
             """For a loss L: dL/dx = gamma * scale * (g - mean(g) - x_hat * mean(g * x_hat))."""
             g, x_hat = tf.cast(upstream, "float32"), (tf.cast(x, "float32") - mean) * scale
             sum_g, sum_g_x = tf.reduce_sum(g, (0, 1, 2)), tf.reduce_sum(g * x_hat, (0, 1, 2))
-            count = tf.cast(tf.size(x) // x.shape[-1], "float32")
+            count = num_positions(x)
             mean_g, mean_g_x = mean_over_devices(sum_g / count, sum_g_x / count)
             dx = gamma * scale * (g - mean_g - x_hat * mean_g_x)
             return tf.cast(dx, x.dtype), sum_g_x, sum_g
@@ -152,7 +152,7 @@ def dense(layer: keras.layers.Dense) -> Kernel | None:
 
 
 def runs_on_cpu(layer: keras.Layer) -> bool:
-    return layer.compute_dtype in TYPES and not tf.config.list_logical_devices("GPU")
+    return has_types(layer) and not tf.config.list_logical_devices("GPU")
 
 
 def finish(layer: keras.Layer, outputs: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ def finish(layer: keras.Layer, outputs: Tensor) -> Tensor:
 def linear(x: Tensor, kernel: Tensor) -> Tensor:
     """Returns x [..., C] times a kernel [C, F]: [..., F]."""
     outputs = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), kernel)
-    return reshape(outputs, [*x.shape[:-1], kernel.shape[-1]])
+    return reshape(outputs, x, kernel.shape[-1])
 
 
 def conv2d(x: Tensor, kernel: Tensor, strides: tuple[int, int], padding: str) -> Tensor:
@@ -258,7 +258,7 @@ def bias_add(x: Tensor, bias: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[
 
 def activation(layer: keras.layers.Activation) -> Kernel | None:
     """Compiles the exact GELU and its derivative into one pass over the elements."""
-    if layer.activation is not keras.activations.gelu or layer.compute_dtype not in TYPES:
+    if layer.activation is not keras.activations.gelu or not has_types(layer):
         return None
 
     def call(inputs: Tensor) -> Tensor:
@@ -290,7 +290,7 @@ def layer_norm(layer: keras.layers.LayerNormalization) -> Kernel | None:
     axis = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     if axis != [-1] or layer.rms_scaling or not (layer.center and layer.scale):
         return None
-    if layer.compute_dtype not in TYPES:
+    if not has_types(layer):
         return None
 
     def call(inputs: Tensor) -> Tensor:
@@ -342,8 +342,20 @@ def layer_norm_backward(
 # -----------------------------------------------------------------------------------------------
 
 
-def reshape(x: Tensor, shape: list[int | None]) -> Tensor:
-    return tf.reshape(x, [-1 if size is None else size for size in shape])
+def has_types(layer: keras.Layer) -> bool:
+    return layer.compute_dtype in TYPES and layer.variable_dtype == "float32"
+
+
+def num_positions(x: Tensor) -> Tensor:
+    """Returns B * H * W, float32; an integer of 32 bits would be too small for large batches."""
+    return tf.reduce_prod(tf.cast(tf.shape(x)[:-1], "float32"))
+
+
+def reshape(x: Tensor, like: Tensor, channels: int) -> Tensor:
+    """Returns x in the shape of `like`, but for the last axis."""
+    if list(like.shape[:-1]).count(None) > 1:
+        return tf.reshape(x, tf.concat([tf.shape(like)[:-1], [channels]], 0))
+    return tf.reshape(x, [-1 if size is None else size for size in (*like.shape[:-1], channels)])
 
 
 def as_tensor(variable: Variable) -> Tensor:

@@ -231,7 +231,7 @@ class SGD(_Corrected, keras.optimizers.SGD):
 
     def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
         """Updates a variable; under TensorFlow one operation, where Keras has about ten."""
-        if self.momentum and _is_dense_tensor(gradient):
+        if self.momentum and _is_float32_tensor(gradient):
             velocity = self.momentums[self._get_variable_index(variable)].value
             _tensorflow_ops().ResourceApplyKerasMomentum(
                 var=variable.handle,
@@ -250,7 +250,7 @@ class AdamW(_Corrected, keras.optimizers.AdamW):
 
     def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
         """Updates a variable; under TensorFlow one operation, where Keras has about twenty."""
-        if not self.amsgrad and _is_dense_tensor(gradient):
+        if not self.amsgrad and _is_float32_tensor(gradient):
             index = self._get_variable_index(variable)
             number = ops.cast(self.iterations + 1, "float32")
             _tensorflow_ops().ResourceApplyAdam(
@@ -269,13 +269,13 @@ class AdamW(_Corrected, keras.optimizers.AdamW):
             super().update_step(gradient, variable, learning_rate)
 
 
-def _is_dense_tensor(gradient: Tensor) -> bool:
-    """Returns whether a gradient is a tensor of TensorFlow, and not the rows of an embedding."""
+def _is_float32_tensor(gradient: Tensor) -> bool:
+    """Returns whether a gradient is one of TensorFlow in float32, and not rows of an embedding."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
 
-    return isinstance(gradient, tf.Tensor)
+    return isinstance(gradient, tf.Tensor) and gradient.dtype == tf.float32
 
 
 def _tensorflow_ops() -> ModuleType:

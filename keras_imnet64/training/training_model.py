@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import keras
 
-from keras_imnet64.core.types import Tensor
+from keras_imnet64.core.types import StrPath, Tensor
 from keras_imnet64.models.keras_private import (
     Graph,
     graph_inputs,
@@ -20,13 +20,13 @@ class TrainingModel(keras.Model):
 
     In inference it calls the layers themselves.
 
-    Args:
-        model: a functional or sequential model of one input and one output. It can be used, saved
-            and cloned as before, and holds the trained weights at any time.
+    `TrainingModel(model.inputs[0], model.outputs[0])` leaves `model` usable as before, with the
+    trained weights at any time. Files of both are the same.
     """
 
-    def __init__(self, model: keras.Model) -> None:
-        super().__init__(model.inputs[0], model.outputs[0], name=model.name)
+    def save(self, filepath: StrPath, **options: object) -> None:
+        """Saves the plain model: a user's callback may be what calls."""
+        keras.Model(self.inputs[0], self.outputs[0], name=self.name).save(filepath, **options)
 
     def call(
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
@@ -40,11 +40,17 @@ def fast_function(operation: keras.Operation) -> Callable[..., Tensor]:
     graph = graph_of(operation)
     if graph is not None:
         return lambda inputs, **_: _train(graph, inputs)
+    plain = with_training(operation, True)
     make_kernel = KERNELS.get(type(operation))
     kernel = make_kernel(operation) if make_kernel else None
-    if kernel is not None:
-        return lambda inputs, **_: kernel(inputs)
-    return with_training(operation, True)
+    if kernel is None or operation.activity_regularizer is not None:
+        return plain
+
+    def call(inputs: Tensor, **options: Tensor) -> Tensor:
+        masked = options or getattr(inputs, "_keras_mask", None) is not None
+        return plain(inputs, **options) if masked else kernel(inputs)
+
+    return call
 
 
 def _train(graph: Graph, inputs: Tensor) -> Tensor:

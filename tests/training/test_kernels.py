@@ -12,6 +12,7 @@ from keras_imnet64.models.parts import pytorch_batch_norm
 from keras_imnet64.training import kernels
 from keras_imnet64.training.build import training_model
 from keras_imnet64.training.kernels import KERNELS
+from keras_imnet64.training.optim import make_optimizer, make_schedule
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="JAX trains the plain model"
@@ -66,8 +67,8 @@ def convolutions(x):
     for filters, size, strides, padding in (
         (64, 3, 1, "same"),
         (64, 3, 2, "same"),
-        (65, (2, 3), (1, 2), "valid"),
-        (66, 5, 3, "same"),
+        (80, (2, 3), (1, 2), "valid"),
+        (96, 5, 3, "same"),
     ):
         x = layers.Conv2D(filters, size, strides, padding, bias_initializer="normal")(x)
     return layers.Dense(3)(x)
@@ -233,3 +234,51 @@ def test_small_maps_get_their_kernel_gradient_from_products(monkeypatch):
             y = kernels.conv2d(x, kernel, (1, 1), "SAME")
         tape.gradient(y, kernel)
     assert len(calls) == 1
+
+
+# ----------------------------------------------------------------------------- what others may do
+
+
+def test_a_saved_training_model_is_the_plain_model(tmp_path):
+    """A user's ModelCheckpoint saves `self.model`, which any Keras must be able to load."""
+    plain = keras.Sequential([keras.Input((4, 4, 3)), layers.Conv2D(2, 3), layers.Flatten()])
+    model = training_model(plain)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    images = RNG.normal(size=(2, 4, 4, 3))
+    assert type(loaded) is not type(model)
+    np.testing.assert_array_equal(loaded(images), plain(images))
+    assert keras.models.clone_model(model).count_params() == plain.count_params()
+
+
+def test_layers_with_losses_masks_and_other_dtypes_train_as_in_keras():
+    inputs = keras.Input((6, 4))
+    x = layers.Masking(0.0)(inputs)
+    x = layers.Dense(4, activity_regularizer="l2")(layers.BatchNormalization()(x))
+    x = layers.BatchNormalization(dtype="bfloat16")(x)
+    model = keras.Model(inputs, layers.Dense(2, dtype="float64")(layers.LSTM(3)(x)))
+    images = RNG.normal(size=(8, 6, 4)).astype("float32")
+    images[:, 4:] = 0
+    constant = make_schedule(
+        "constant", learning_rate=0.1, steps_per_epoch=1, num_epochs=1, warmup_epochs=0
+    )
+    start, results = model.get_weights(), []
+    for each in (model, training_model(model)):
+        model.set_weights(start)
+        each.compile(make_optimizer("sgd", constant, momentum=0.9), "mse")
+        losses = [each.train_on_batch(images, np.ones((8, 2))) for _ in range(3)]
+        results.append((losses, model.get_weights()))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
+    for a, b in zip(*[weights for _, weights in results], strict=True):
+        np.testing.assert_allclose(a.astype("float64"), b.astype("float64"), rtol=1e-4, atol=1e-5)
+
+
+def test_maps_of_unknown_size():
+    inputs = keras.Input((None, None, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 1)(layers.Conv2D(4, 3)(inputs)))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    images, targets = RNG.normal(size=(2, 9, 7, 3)).astype("float32"), RNG.normal(size=(2, 7, 5, 2))
+    plain = step_of(model, model.variables, images, targets)
+    mine = step_of(training_model(model), model.variables, images, targets)
+    for a, b in zip(plain[1], mine[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)

@@ -43,6 +43,13 @@ def test_two_devices_give_one_devices_losses(data_dir, tmp_path):
     np.testing.assert_allclose(again["losses"], two["losses"], rtol=1e-5)
 
 
+def test_two_devices_give_one_devices_losses_of_a_davit(data_dir, tmp_path):
+    """Whose training step has functions that XLA compiles within the one of each device."""
+    one, two = (run_on(count, data_dir, tmp_path, "davit") for count in (1, 2))
+    assert len(two["devices"]) == 2
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("devices", "chosen"), [(None, [0, 1, 2, 3]), ("2", [0, 1]), ("0,2", [0, 2]), ("3,", [3])]
 )

@@ -1,6 +1,6 @@
 """Child of test_parallel.py: ten steps of a WRN on N virtual devices, as JSON on standard output.
 
-Usage: python two_devices.py NUM_DEVICES DATA_DIR RUN_DIR [remat]
+Usage: python two_devices.py NUM_DEVICES DATA_DIR RUN_DIR [remat] [davit]
 """
 
 import json
@@ -15,8 +15,10 @@ choose_backend()
 devices = take_devices(virtual=int(sys.argv[1]))
 
 import keras
+from killed import FOUR_BLOCKS
 
 from keras_imnet64.evaluation.evaluate import evaluate
+from keras_imnet64.models.davit import VARIANTS
 from keras_imnet64.recipe.loading import check_recipe
 from keras_imnet64.training import data as feed
 from keras_imnet64.training.fit import fit
@@ -66,6 +68,9 @@ def images_on_each_device(stream):
 
 
 RECIPE["train"]["remat"] = "remat" in sys.argv[4:]
+if "davit" in sys.argv[4:]:
+    VARIANTS["davit_tiny"] = FOUR_BLOCKS
+    RECIPE["model"] = {"name": "davit_tiny", "stem": "small"}
 recipe = check_recipe(RECIPE)
 data_dir, run_dir = Path(sys.argv[2]), Path(sys.argv[3])
 losses = Losses()

@@ -132,13 +132,15 @@ class ProgressBar(keras.callbacks.Callback):
         )
 
     def close(self) -> None:
-        """Removes the bar from the screen."""
-        if self._compiling:
-            self._compiling.stop()
-        if self._bar is not None:
-            self._bar.stop()
-            resume()
-            self._bar = None
+        """Removes the bar from the screen; a report that comes later does not bring it back."""
+        with self._lock:
+            if self._compiling:
+                self._compiling.stop()
+                self._compiling = None
+            if self._bar is not None:
+                self._bar.stop()
+                resume()
+                self._bar = None
 
     def end(self) -> tuple[float, float]:
         """Ends the epoch; returns its seconds, and images per second without the first step."""
