@@ -17,7 +17,7 @@ from keras_imnet64.core.types import Tensor, Variable
 Kernel: TypeAlias = Callable[[Tensor], Tensor]  # inputs of a layer -> outputs, in training
 
 TYPES = ("float32", "bfloat16")  # of activations; weights are float32
-MAX_SMALL_MAP = 64  # positions of an output map, see `conv2d`
+MAX_SMALL_MAP = 16  # positions of an output map, see `conv2d`
 MIN_SMALL_MAP_CHANNELS = 64
 
 # --------------------------------------------------------------------------- batch normalisation

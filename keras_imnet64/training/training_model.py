@@ -46,9 +46,10 @@ def fast_function(operation: keras.Operation) -> Callable[..., Tensor]:
     if kernel is None or operation.activity_regularizer is not None:
         return plain
 
-    def call(inputs: Tensor, **options: Tensor) -> Tensor:
-        masked = options or getattr(inputs, "_keras_mask", None) is not None
-        return plain(inputs, **options) if masked else kernel(inputs)
+    def call(inputs: Tensor, mask: Tensor | None = None, **options: object) -> Tensor:
+        if mask is not None or getattr(inputs, "_keras_mask", None) is not None:
+            return plain(inputs, mask=mask, **options)
+        return kernel(inputs)
 
     return call
 

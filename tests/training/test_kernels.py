@@ -166,6 +166,25 @@ def test_networks_draw_and_compute_the_same(name, options):
     np.testing.assert_array_equal(fast(images), model(images))  # in inference: Keras' own layers
 
 
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+def test_the_step_has_fused_operations_alone(dtype):
+    """That kernels are called at all, and with their outputs in the dtype of the activations."""
+    model = training_model(
+        build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=1, dtype=dtype)
+    )
+
+    @tf.function
+    def step(images):
+        return model(images, training=True)
+
+    operations = step.get_concrete_function(tf.zeros((2, 16, 16, 3))).graph.get_operations()
+    kinds = [operation.type for operation in operations]
+    assert kinds.count("FusedBatchNormV3") == 5
+    assert "SquaredDifference" not in kinds
+    activations = "float32" if dtype == "float32" else "bfloat16"
+    assert {o.inputs[0].dtype.name for o in operations if "BatchNorm" in o.type} == {activations}
+
+
 def test_frozen_and_nested_layers():
     """A frozen normalisation uses its moving statistics; a nested model's kernels are fast too."""
     inputs = keras.Input((8, 8, 3))
@@ -223,10 +242,10 @@ def test_small_maps_get_their_kernel_gradient_from_products(monkeypatch):
         kernels, "kernel_gradient_by_products", lambda *a: calls.append(a[2]) or products(*a)
     )
     for size, channels, dtype in (
-        (8, 64, "bfloat16"),
-        (9, 64, "bfloat16"),
-        (8, 63, "bfloat16"),
-        (8, 64, "float32"),
+        (4, 64, "bfloat16"),
+        (5, 64, "bfloat16"),
+        (4, 63, "bfloat16"),
+        (4, 64, "float32"),
     ):
         x, kernel = tf.zeros((2, size, size, channels), dtype), tf.zeros((3, 3, channels, 4), dtype)
         with tf.GradientTape() as tape:
