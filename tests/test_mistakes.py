@@ -221,7 +221,7 @@ def a_bound_that_is_no_number(place):
 )
 def programs_that_cannot_be_removed(place):
     place.patch.setenv("KERAS_IMNET64_PROGRAMS_DIR", str(place.path / "programs"))
-    (place.path / "programs" / "machine" / "a.program").mkdir(parents=True)
+    (place.path / "programs" / "machine" / ("0" * 64 + ".program")).mkdir(parents=True)
 
 
 @mistake(

@@ -146,6 +146,15 @@ def graph_outputs(graph: Graph, outputs: Sequence[Tensor]) -> Tensor:
     return packed[0] if isinstance(packed, list | tuple) and len(packed) == 1 else packed
 
 
+def has_mask(tensor: Tensor) -> bool:
+    """Returns whether a layer before has left a mask on a tensor.
+
+    Needed because only layers heed masks, and functions in their place do not.
+    `keras.src.backend.get_keras_mask` is not public; a public one would replace this.
+    """
+    return getattr(tensor, "_keras_mask", None) is not None
+
+
 def with_training(operation: keras.Operation, training: bool) -> Callable[..., Tensor]:
     """Returns an operation that is told whether it trains, whatever call surrounds it.
 

@@ -9,6 +9,7 @@ from keras_imnet64.models.keras_private import (
     Graph,
     graph_inputs,
     graph_of,
+    has_mask,
     run_graph,
     with_training,
 )
@@ -47,7 +48,7 @@ def fast_function(operation: keras.Operation) -> Callable[..., Tensor]:
         return plain
 
     def call(inputs: Tensor, mask: Tensor | None = None, **options: object) -> Tensor:
-        if mask is not None or getattr(inputs, "_keras_mask", None) is not None:
+        if mask is not None or has_mask(inputs):
             return plain(inputs, mask=mask, **options)
         return kernel(inputs)
 
