@@ -110,8 +110,9 @@ def test_kernels_give_what_the_layers_give(network):
         ):
             lists = [x if isinstance(x, list) else [x] for x in (exactly, got, other)]
             error, of_keras = distance(*lists[:2]), distance(lists[0], lists[2])
-            # TensorFlow's own bfloat16 gradients are now and then not finite for some of these.
-            limit = 1e-5 if dtype == "float32" else 0.01 + 1.5 * np.nan_to_num(of_keras)
+            # Keras' own bfloat16 gradients are now and then not finite, and then no measure.
+            in_bfloat16 = 1.5 * of_keras + 1e-3 if np.isfinite(of_keras) else 0.01
+            limit = 1e-5 if dtype == "float32" else in_bfloat16
             assert error <= limit, (dtype, name)
 
 
