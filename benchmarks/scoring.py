@@ -45,7 +45,9 @@ MIN_SECONDS = 0.5  # of a timing: passes are repeated until they last as long
 @click.option("--num-classes", default=200, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--side", "sides", multiple=True, type=click.Choice(SIDES), help="Default: all.")
-@click.option("--mode", default="compile", type=click.Choice(["compile", "eager"]), help="torch's.")
+@click.option(
+    "--mode", default="compile", type=click.Choice(["compile", "eager", "tuned"]), help="torch's."
+)
 @click.option("--whole-calls", is_flag=True, help="Time predict and evaluate.")
 @click.option("--data-dir")
 @click.option("--child", hidden=True)

@@ -11,6 +11,9 @@ A worker: it prints one JSON line when it is ready, {"name": "torch 2.13.0 compi
     memory     the peak so far above what PyTorch held before the network: {"peak_mb": m}
     quit       ends the worker
 
+Modes are "eager", "compile" (`torch.compile`), and "tuned": compiled, and memory that is freed kept
+for the next step, as PyTorch's tuning guide advises. All use channels_last.
+
 A step is what the recipe trains with: cross-entropy with label smoothing, L2, decoupled decay,
 clipping, SGD or AdamW, accumulation, averaged weights. Its data are random pixels and labels; the
 recipe's augmentation is left out, and its schedule stays at the peak. Ours also counts top-1 and
@@ -56,7 +59,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 @click.option("--recipe", "name_or_path", required=True, help="A recipe's name or TOML file.")
 @click.option("--batch-size", type=click.IntRange(1), required=True)
 @click.option("--dtype", type=click.Choice(["float32", "mixed_bfloat16"]), required=True)
-@click.option("--mode", type=click.Choice(["eager", "compile"]), required=True)
+@click.option("--mode", type=click.Choice(["eager", "compile", "tuned"]), required=True)
 @click.option("--image-size", type=click.IntRange(1), required=True)
 @click.option("--num-classes", type=click.IntRange(2), required=True)
 def main(name_or_path: str, **settings: str | int) -> None:
@@ -119,7 +122,7 @@ class Peer:
         # batch 64 on two cores of an AMD EPYC it was worth nothing in float32 (214 against 216
         # images per second) and 3 % in bfloat16 (398 against 385, medians of three, 2026-11-29).
         # Neither max-autotune nor a compiled optimizer has been measured.
-        self.loss = torch.compile(self._loss) if settings.mode == "compile" else self._loss
+        self.loss = torch.compile(self._loss) if settings.mode != "eager" else self._loss
         self.scorer: Callable[[Tensor], Tensor] | None = None
 
     def random_batch(self) -> tuple[Tensor, Tensor]:
@@ -312,7 +315,7 @@ def start(recipe: Recipe, settings: Settings) -> tuple[Peer, PeakMemory, dict[st
     """
     import torch
 
-    configure()
+    configure(settings.mode)
     small_options = {"depth": 6, "width": 1, "normalization": recipe.model.normalization}
     small = recipe.model_copy(update={"model": parse_network("wide_resnet", small_options)})
     batch_size = 2 * recipe.train.accumulate_steps
@@ -330,8 +333,8 @@ def start(recipe: Recipe, settings: Settings) -> tuple[Peer, PeakMemory, dict[st
     return peer, memory, first_line
 
 
-def configure() -> None:
-    """Sets threads, allocator and precision as PyTorch's tuning guide advises."""
+def configure(mode: str) -> None:
+    """Sets threads and precision, and the allocator in mode "tuned"."""
     import torch
 
     torch.manual_seed(0)
@@ -339,15 +342,15 @@ def configure() -> None:
     if torch.cuda.is_available():
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")  # TF32, as TensorFlow and JAX have it
-    else:
+    elif mode == "tuned":
         keep_freed_memory()
 
 
 def keep_freed_memory() -> None:
     """Makes glibc keep freed memory, which by default it returns to the system at once.
 
-    Else the pages of every activation are mapped and cleared anew in each step. The guide's
-    TCMalloc and jemalloc do the same.
+    Else the pages of every activation are mapped and cleared anew in each step. The TCMalloc and
+    jemalloc of PyTorch's tuning guide do the same.
     """
     mmap_threshold, trim_threshold, mmap_max = -3, -1, -4
     with suppress(OSError, AttributeError):  # another system or C library

@@ -41,7 +41,7 @@ class Row:
     """What was measured of one side under one dtype.
 
     Attributes:
-        name: "tensorflow", "jax", "torch eager" or "torch compile".
+        name: "tensorflow", "jax", "torch eager", "torch compile" or "torch tuned".
         compile_seconds: until the end of the first step, from the built model on; tracing is part.
         peak_memory_mb: of compiling and making steps, without what the framework itself holds; None
             where the system does not count.
@@ -80,9 +80,9 @@ class Ratio:
     """How one of our rows stands beside PyTorch under the same dtype.
 
     Attributes:
-        step, forward: speed of ours by that of the faster of PyTorch's modes; above 1 ours is
+        step, forward: speed of ours by that of the fastest of PyTorch's modes; above 1 ours is
             faster.
-        memory: peak of ours by the smaller of PyTorch's; below 1 ours needs less.
+        memory: peak of ours by the smallest of PyTorch's; below 1 ours needs less.
     """
 
     name: str

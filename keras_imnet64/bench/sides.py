@@ -18,7 +18,7 @@ from keras_imnet64.core.types import StrPath
 from keras_imnet64.recipe.schema import Recipe
 
 PEER = Path(__file__).parents[2] / "benchmarks" / "torch_peer.py"
-PEER_MODES = ("eager", "compile")
+PEER_MODES = ("eager", "compile", "tuned")  # see benchmarks/torch_peer.py
 ENVIRONMENT = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # workers share a GPU
     "KERAS_IMNET64_PROGRAMS_DIR": "off",  # the first step compiles

@@ -36,6 +36,7 @@ CHANGE_COLUMNS = {"name": "now / before", "dtype": "dtype"} | {
 MARKDOWN_SIDES = {  # {name of a row: heading}
     "torch eager": "PyTorch eager",
     "torch compile": "PyTorch compile",
+    "torch tuned": "PyTorch compile, allocator tuned",
     "tensorflow": "TensorFlow",
     "jax": "JAX",
 }
@@ -128,7 +129,7 @@ def change_table(changes: Sequence[Change]) -> list[JsonObject]:
 def markdown(record: BenchRecord) -> Iterator[str]:
     """Yields the lines of a Markdown table of steps, with a row for each dtype.
 
-    A cell has images per second, the ratio to the faster of PyTorch's modes, and the peak memory.
+    A cell has images per second, the ratio to the fastest of PyTorch's modes, and the peak memory.
     """
     names = [name for name in MARKDOWN_SIDES if any(row.name == name for row in record.rows)]
     yield _line(["network, batch", "dtype", *(MARKDOWN_SIDES[name] for name in names)])

@@ -73,10 +73,15 @@ def test_a_busy_machine_is_said_and_recorded(place, run, monkeypatch, load, is_s
     assert ("load average 7.2" in err) == is_said
 
 
-def test_the_peer_is_measured_in_both_modes(place, run):
+def test_the_peer_is_measured_in_each_mode(place, run):
     record, _, _ = result_of(run, "--peer", "--backend", "tensorflow")
-    assert [row.name for row in record.rows] == ["torch eager", "torch compile", "tensorflow"]
-    assert [row.is_peer for row in record.rows] == [True, True, False]
+    assert [row.name for row in record.rows] == [
+        "torch eager",
+        "torch compile",
+        "torch tuned",
+        "tensorflow",
+    ]
+    assert [row.is_peer for row in record.rows] == [True, True, True, False]
     (ratio,) = record.ratios
     assert (ratio.step, ratio.forward, ratio.memory) == (2.0, 2.0, 0.5)
 
@@ -91,7 +96,10 @@ def test_a_table_for_people(place, run):
 def test_a_row_of_markdown(place, run):
     _, out, _ = run(*BENCH, "--peer", "--backend", "tensorflow", "--markdown")
     assert out.splitlines()[0].startswith("| network, batch | dtype | PyTorch eager |")
-    assert "| small, 16 | float32 | 8, 200 MB | 8, 200 MB | 16, 2.00 times, 100 MB |" in out
+    assert (
+        "| small, 16 | float32 | 8, 200 MB | 8, 200 MB | 8, 200 MB | 16, 2.00 times, 100 MB |"
+        in out
+    )
 
 
 def test_the_change_since_a_result(place, run):
