@@ -1,13 +1,13 @@
 """Measures training steps on the GPUs of this machine, and prints a Markdown table.
 
     pip install ".[gpu]" && python benchmarks/gpu.py        # hours; --quick takes a part of that
-    python benchmarks/gpu.py --reduced                      # a minute on a CPU, to try the script
+    python benchmarks/gpu.py --reduced                      # minutes on a CPU, to try the script
 
 Each row is a network, an engine (TensorFlow without and with XLA, JAX, and PyTorch where it is
 installed), a batch size per device and a number of devices, in a process of its own: a crash or a
 lack of memory ends that row alone. Batch sizes double until memory runs out, which is a row too.
-Several devices are tried at the largest batch that one device takes. Rows are appended to a file as
-they come, and the same command goes on where it was.
+Several devices are tried at the largest batch that one device takes, and at smaller ones where that
+is too much. Rows are appended to a file as they come, and the same command goes on where it was.
 
     images/s           the compiled step of `Model.fit` on a batch that lies on the device
     TFLOP/s, of peak   6 per multiply-accumulate (2, times 3 for forward and backward pass), against
@@ -16,7 +16,6 @@ they come, and the same command goes on where it was.
     beside the step    the share of time that input and Keras' loop add, from alternating blocks
 """
 
-import contextlib
 import json
 import os
 import platform
@@ -24,55 +23,94 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 
 import click
-from gpu_row import ENGINES, MATRIX_PRODUCT, NETWORKS, Request, is_missing, recipe_of, write_images
+from gpu_records import MATRIX_PRODUCT, Header, Request, Row, Settings
 from gpu_table import images_per_second, markdown
 
+from keras_imnet64.bench import subject_of, this_machine
+from keras_imnet64.bench.rounds import Conversation, Progress, Side
+from keras_imnet64.bench.sides import peers
 from keras_imnet64.core.console import say
-from keras_imnet64.core.errors import EXIT_STOPPED_AT_ONCE, UserError, nearest, reason
-from keras_imnet64.core.processes import failure_reason
+from keras_imnet64.core.errors import EXIT_STOPPED_AT_ONCE, RunFailed, UserError, reason
 from keras_imnet64.core.types import JsonObject
+from keras_imnet64.core.validation import parse_record, to_json
+from keras_imnet64.recipe.loading import check_recipe, load_recipe, override
+from keras_imnet64.recipe.schema import Recipe
+from keras_imnet64.training.memory import is_out_of_memory
 
 HERE = Path(__file__).parent
 PEER = HERE / "torch_peer.py"
-PEERS = ("torch-eager", "torch-compile")
+PEERS = ("torch-eager", "torch-compile")  # on a GPU its mode "tuned" is "compile"
+XLA = {"tensorflow": "off", "tensorflow+xla": "on", "jax": "auto"}  # {engine: train.xla}
+ENGINES = (*XLA, *PEERS)
 BATCH_SIZES = (128, 256, 512, 1024, 2048)
-NUM_SAMPLES = 1_281_167  # as in ImageNet64
+# {network: (recipe, changes)}. The normalisation is ImageNet's, because there are no images to
+# measure; nothing else of a step depends on it.
+NETWORKS: dict[str, tuple[str, dict[str, JsonObject]]]
+NETWORKS = {
+    "wrn36_5": ("wrn36_5", {}),
+    "resnet50": (  # stem "small" with the optimizer of giung2-jax
+        "wrn36_5",
+        {
+            "model": {"name": "resnet50", "stem": "small"},
+            "data": {"mirror": "random"},
+            "loss": {"l2": 2.5e-4, "l2_of": "all"},
+            "optimizer": {"nesterov": True},
+        },
+    ),
+    "wide_resnet50_2": ("wide_resnet50_2_64", {}),
+    "davit_tiny": ("davit_tiny_64", {}),
+    "tiny": (  # for trying the script
+        "wrn36_5",
+        {
+            "model": {"depth": 8, "width": 0.5},
+            "data": {"dataset": "imagenet_resized/16x16"},
+        },
+    ),
+}
+MAX_AHEAD = 64  # batches that the pipeline prepares ahead
+MAX_STEPS = 500  # of a block
 ROW_SECONDS = 3600  # compiling on a slow machine included
-TOO_LONG = f"it took more than {ROW_SECONDS:,} seconds"
-PACKAGES = ("keras-imnet64", "keras", "tensorflow", "jax", "jaxlib", "torch", "numpy")
+PACKAGES = (
+    *("keras-imnet64", "keras", "tensorflow", "jax", "jaxlib", "torch", "numpy"),
+    *("nvidia-cudnn-cu12", "nvidia-cublas-cu12"),
+)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured, and how long each block of steps takes."""
+    """The rows to measure, and what they share."""
 
-    networks: tuple[str, ...]
-    engines: tuple[str, ...]
-    batch_sizes: tuple[int, ...]  # ascending, per device
-    device_counts: tuple[int, ...] | None  # None: 1, 2, 4 and so on, and all
-    dtype: str
-    reduced: bool
-    pipeline: bool
-    matrix_size: int
-    block_seconds: float
-    num_blocks: int
-    num_images: int  # generated ones
-    num_samples: int  # in an epoch of the pipeline
+    networks: Sequence[str]
+    engines: Sequence[str]
+    batch_sizes: Sequence[int]  # ascending, per device
+    device_counts: Sequence[int]  # ascending; empty for 1, 2, 4 and so on, and all
+    settings: Settings
 
 
 @click.command()
 @click.option("--out", default="gpu.jsonl", show_default=True, help="Rows are appended here.")
-@click.option("--networks", help=f"Of {', '.join(NETWORKS)}, with commas.")
-@click.option("--engines", help=f"Of {', '.join((*ENGINES, *PEERS))}, with commas.")
-@click.option("--batch-sizes", help="Images per device, with commas.")
-@click.option("--devices", help="Numbers of devices, with commas; 1, 2, 4 ... all by default.")
+@click.option("--network", "networks", multiple=True, type=click.Choice(list(NETWORKS)))
+@click.option("--engine", "engines", multiple=True, type=click.Choice(ENGINES))
+@click.option(
+    "--batch-size", "batch_sizes", multiple=True, type=click.IntRange(1), help="Per device."
+)
+@click.option(
+    "--devices",
+    "device_counts",
+    multiple=True,
+    type=click.IntRange(1),
+    help="A number of devices; 1, 2, 4 ... and all by default.",
+)
 @click.option("--dtype", type=click.Choice(["mixed_bfloat16", "float32"]), default="mixed_bfloat16")
 @click.option("--quick", is_flag=True, help="Batches of 128 and 1,024, shorter blocks.")
 @click.option("--reduced", is_flag=True, help="A tiny network; the default without a GPU.")
@@ -84,7 +122,7 @@ def main(out: str, table_only: bool, retry: bool, **options: object) -> None:
         results = Results(Path(out))
         if not table_only:
             measure(make_plan(**options), results, retry)  # type: ignore[arg-type]  # click's
-        if not results.rows:
+        if not results.header or not results.rows:
             raise UserError(f"{out} holds no results: run without --table-only first")
         print(markdown(results.header, list(results.rows.values())))
     except UserError as error:
@@ -97,78 +135,63 @@ def main(out: str, table_only: bool, retry: bool, **options: object) -> None:
 
 def make_plan(
     *,
-    networks: str | None,
-    engines: str | None,
-    batch_sizes: str | None,
-    devices: str | None,
+    networks: Sequence[str],
+    engines: Sequence[str],
+    batch_sizes: Sequence[int],
+    device_counts: Sequence[int],
     dtype: str,
     quick: bool,
     reduced: bool,
     no_pipeline: bool,
 ) -> Plan:
-    """Returns the plan of the options; without a GPU it is reduced.
-
-    Raises:
-        UserError: a network or engine is not known, or a number is no number.
-    """
-    from keras_imnet64.doctor.facts import driver_gpus
-
-    if not reduced and not driver_gpus()[0]:
+    """Returns the plan of the options, of which those with a list may be empty."""
+    if not reduced and not this_machine().gpus:
         say("nvidia-smi lists no GPU: a tiny network on the CPU stands in, at a reduced size")
         reduced = True
+    if not no_pipeline and is_missing("tensorflow"):
+        say("steps are not fed with data: TensorFlow, which reads the data, is not installed")
+        no_pipeline = True
     sizes = (4, 8) if reduced else (128, 1024) if quick else BATCH_SIZES
     return Plan(
-        networks=names(networks, "--networks", NETWORKS)
-        or (("tiny",) if reduced else tuple(n for n in NETWORKS if n != "tiny")),
-        engines=names(engines, "--engines", (*ENGINES, *PEERS)) or (*ENGINES, *PEERS),
-        batch_sizes=numbers(batch_sizes, "--batch-sizes") or sizes,
-        device_counts=numbers(devices, "--devices") or ((1, 2) if reduced else None),
-        dtype=dtype,
-        reduced=reduced,
-        pipeline=not no_pipeline,
-        matrix_size=256 if reduced else 8192,
-        block_seconds=0.05 if reduced else 0.5 if quick else 2.0,
-        num_blocks=2 if reduced else 3 if quick else 7,
-        num_images=512 if reduced else 16384,
-        num_samples=4096 if reduced else NUM_SAMPLES,
+        networks=networks or (["tiny"] if reduced else [n for n in NETWORKS if n != "tiny"]),
+        engines=engines or ENGINES,
+        batch_sizes=sorted(set(batch_sizes)) or sizes,
+        device_counts=sorted(set(device_counts)) or ([1, 2] if reduced else []),
+        settings=Settings(
+            dtype=dtype,
+            reduced=reduced,
+            pipeline=not no_pipeline,
+            matrix_size=256 if reduced else 8192,
+            block_seconds=0.05 if reduced else 0.5 if quick else 2.0,
+            num_blocks=2 if reduced else 3 if quick else 7,
+            num_images=512 if reduced else 16_384,
+            num_samples=4096 if reduced else 1_281_167,  # ImageNet64's
+        ),
     )
 
 
-def names(text: str | None, option: str, known: "dict[str, object] | tuple[str, ...]") -> tuple:
-    """Returns the names of a list with commas, or () without one."""
-    found = tuple(name.strip() for name in (text or "").split(",") if name.strip())
-    for name in found:
-        if name not in known:
-            raise UserError(f'{option} does not know "{name}"; {nearest(name, known)}')
-    return found
-
-
-def numbers(text: str | None, option: str) -> tuple[int, ...]:
-    """Returns the numbers of a list with commas in ascending order, or () without one."""
+def is_missing(module: str) -> bool:
     try:
-        found = sorted({int(part) for part in (text or "").split(",") if part.strip()})
-    except ValueError:
-        found = [0]
-    if found and found[0] < 1:
-        raise UserError(f'{option} takes whole numbers from 1, such as 128,256; received "{text}"')
-    return tuple(found)
+        return find_spec(module) is None
+    except ModuleNotFoundError:
+        return True
 
 
-# ------------------------------------------------------------------------------------ results file
+# ---------------------------------------------------------------------------------- results file
 
 
 class Results:
-    """The file of results: a header with the machine and versions, then a row per line.
+    """The file of results: a line with the header, then a row per line.
 
     Attributes:
-        header: {} for a new file.
-        rows: {key: row}; of rows with the same key the last counts.
+        header: None for a new file.
+        rows: by their keys; of rows with the same key the last counts.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.header: JsonObject = {}
-        self.rows: dict[tuple[object, ...], JsonObject] = {}
+        self.header: Header | None = None
+        self.rows: dict[tuple[str, str, int, int], Row] = {}
         if path.exists():
             self._read()
 
@@ -176,12 +199,13 @@ class Results:
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         try:
-            lines = [json.loads(line) for line in whole.splitlines()]
-            self.header = lines[0]["header"] if lines else {}
-            if lines and not {"machine", "versions", "settings"} <= set(self.header):
-                raise ValueError("it begins with no header")
-            self.rows = {key_of(row): row for row in lines[1:]}
-        except (ValueError, KeyError, TypeError) as error:
+            for number, line in enumerate(whole.splitlines()):
+                if number:
+                    row = parse_record(Row, line)
+                    self.rows[row.key] = row
+                else:
+                    self.header = parse_record(Header, line)
+        except ValueError as error:
             raise UserError(
                 f"{self.path} is no file of results ({reason(error)}): choose another --out"
             ) from error
@@ -189,75 +213,52 @@ class Results:
             with open(self.path, "r+b") as file:
                 file.truncate(len(whole))
 
-    def begin(self, header: JsonObject) -> None:
+    def begin(self, header: Header) -> None:
         """Writes the header of a new file, or checks that of an old one.
 
         Raises:
             UserError: the file is of another machine, other versions or other settings.
         """
-        if not self.header:
+        if self.header is None:
             self.header = header
-            self._append({"header": header})
-        for part, words in (
-            ("machine", "another machine"),
-            ("versions", "other versions"),
-            ("settings", "other settings"),
-        ):
-            if self.header[part] != header[part]:
-                before, now = (
-                    shown(h[part], self.header[part], header[part]) for h in (self.header, header)
-                )
-                raise UserError(
-                    f"{self.path} holds results of {words} ({before}); received {now}: "
-                    "choose another --out"
-                )
+            self._append(header)
+        before, now = self.header.facts, header.facts
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if changed:
+            old, new = (
+                ", ".join(f"{name} {facts.get(name, 'missing')}" for name in changed)
+                for facts in (before, now)
+            )
+            raise UserError(
+                f"{self.path} holds results of {old}; received {new}: choose another --out"
+            )
 
-    def add(self, row: JsonObject) -> None:
-        self.rows[key_of(row)] = row
+    def add(self, row: Row) -> None:
+        self.rows[row.key] = row
         self._append(row)
 
-    def _append(self, content: JsonObject) -> None:
+    def _append(self, record: Header | Row) -> None:
         with open(self.path, "a") as file:
-            file.write(json.dumps(content) + "\n")
+            file.write(json.dumps(to_json(record, omit_none=True)) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
 
-def key_of(row: JsonObject) -> tuple[object, ...]:
-    return tuple(row[name] for name in ("network", "engine", "num_devices", "batch_size"))
-
-
-def shown(part: JsonObject, before: JsonObject, now: JsonObject) -> str:
-    """Returns the values of a part of a header that differ between two headers."""
-    keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-    return ", ".join(f"{key} {part.get(key, 'not there')}" for key in keys)
-
-
-def header_of(plan: Plan) -> JsonObject:
-    """Returns the machine, the versions, and the settings that all rows share."""
-    from keras_imnet64.doctor.facts import driver_gpus
-
-    versions: JsonObject = {"python": platform.python_version()}
+def header_of(settings: Settings) -> Header:
+    """Returns the machine and the versions beside the settings."""
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-    gpus = [gpu.name for gpu in driver_gpus()[0]]
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": {
-            "gpus": gpus,
-            "visible": os.environ.get("CUDA_VISIBLE_DEVICES", "all"),
-            "driver": driver_version() if gpus else None,
-            "cpu": cpu_name(),
-            "cores": os.cpu_count(),
-            "system": platform.platform(),
-        },
-        "versions": versions,
-        "settings": {
-            name: getattr(plan, name)
-            for name in ("dtype", "matrix_size", "block_seconds", "num_blocks", "reduced")
-        },
-    }
+    machine = this_machine()
+    return Header(
+        machine,
+        platform.platform(),
+        versions,
+        settings,
+        driver_version() if machine.gpus else None,
+        os.environ.get("CUDA_VISIBLE_DEVICES"),
+    )
 
 
 def driver_version() -> str | None:
@@ -266,32 +267,23 @@ def driver_version() -> str | None:
     return done.stdout.splitlines()[0].strip() if done.stdout.strip() else None
 
 
-def cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-# --------------------------------------------------------------------------------------- measuring
+# ------------------------------------------------------------------------------------- measuring
 
 
 def measure(plan: Plan, results: Results, retry: bool) -> None:
     """Measures what the results do not have yet."""
-    for engine in plan.engines:
-        why = unavailable(engine)
-        if why:
-            say(f"{engine} is left out: {why}")
-    engines = [engine for engine in plan.engines if not unavailable(engine)]
+    missing = {engine for engine in plan.engines if is_missing(backend_of(engine))}
+    for engine in sorted(missing):
+        say(f"{engine} is left out: {backend_of(engine)} is not installed")
+    engines = [engine for engine in plan.engines if engine not in missing]
     if not engines:
         raise UserError("no engine is installed: `pip install '.[gpu]'` provides two of them")
-    results.begin(header_of(plan))
+    results.begin(header_of(plan.settings))
     with tempfile.TemporaryDirectory(prefix="imnet64-gpu-") as folder:
         bench = Bench(plan, results, retry, Path(folder))
-        for engine in engines:
-            if engine in ("tensorflow", "jax"):
-                bench.row(MATRIX_PRODUCT, engine, 1, 1)
+        for backend in dict.fromkeys(map(backend_of, engines)):
+            if backend != "torch":
+                bench.row(MATRIX_PRODUCT, backend, 1, 1)
         for network in plan.networks:
             for engine in engines:
                 bench.one_device(network, engine)
@@ -299,14 +291,8 @@ def measure(plan: Plan, results: Results, retry: bool) -> None:
                 bench.several_devices(network, engine)
 
 
-def unavailable(engine: str) -> str | None:
-    """Returns why an engine cannot be measured, or None."""
-    backend = ENGINES[engine][0] if engine in ENGINES else "torch"
-    if is_missing(backend):
-        return f"{backend} is not installed"
-    if engine in PEERS and not PEER.exists():
-        return f"{PEER.name} is not there"
-    return None
+def backend_of(engine: str) -> str:
+    return "torch" if engine in PEERS else engine.partition("+")[0]
 
 
 class Bench:
@@ -320,231 +306,168 @@ class Bench:
         if self.plan.device_counts and 1 not in self.plan.device_counts:
             return
         for batch_size in self.plan.batch_sizes:
-            if self.row(network, engine, 1, batch_size).get("out_of_memory"):
+            if self.row(network, engine, 1, batch_size).out_of_memory:
                 break
 
     def several_devices(self, network: str, engine: str) -> None:
-        """Measures more devices, each with the largest batch that one device takes."""
+        """Measures more devices, each with the largest batch that fits one and fits them all."""
         if engine not in ("tensorflow", "jax"):
             return  # XLA does not work with TensorFlow's strategy, and the peer has one device
-        rows = [
-            row
-            for row in self.results.rows.values()
-            if (row["network"], row["engine"], row["num_devices"]) == (network, engine, 1)
-            and "step_seconds" in row
-        ]
-        sizes = [row["batch_size"] for row in rows if row["batch_size"] in self.plan.batch_sizes]
-        largest = max(sizes, default=min(self.plan.batch_sizes))
+        sizes = self.plan.batch_sizes
+        rows = [self.results.rows.get((network, engine, 1, size)) for size in sizes]
+        fit = [row.batch_size for row in rows if row and row.step_seconds]
         for count in self.device_counts():
-            if count > 1:
-                self.row(network, engine, count, largest)
+            for batch_size in reversed(fit or sizes):
+                if count == 1 or not self.row(network, engine, count, batch_size).out_of_memory:
+                    break
 
-    def device_counts(self) -> tuple[int, ...]:
+    def device_counts(self) -> Sequence[int]:
         if self.plan.device_counts:
             return self.plan.device_counts
-        present = max(
-            len(row.get("devices", ()))
-            for row in self.results.rows.values()
-            if row["network"] == MATRIX_PRODUCT
-        )
-        return tuple(sorted({*(2**n for n in range(10) if 2**n <= present), present}))
+        present = max(len(row.devices) for row in self.results.rows.values())
+        return sorted({*(2**n for n in range(10) if 2**n <= present), present})
 
-    def row(self, network: str, engine: str, num_devices: int, batch_size: int) -> JsonObject:
+    def row(self, network: str, engine: str, num_devices: int, batch_size: int) -> Row:
         """Returns a row of the results, which is measured if they do not have it."""
-        key: JsonObject = {
-            "network": network,
-            "engine": engine,
-            "num_devices": num_devices,
-            "batch_size": batch_size,
-        }
-        known = self.results.rows.get(key_of(key))
-        if known and not (self.retry and "failure" in known and not known.get("out_of_memory")):
+        row = Row(network, engine, num_devices, batch_size, date.today().isoformat())
+        known = self.results.rows.get(row.key)
+        if known and not (self.retry and known.failure and not known.out_of_memory):
             return known
-        request = Request(
-            network,
-            engine,
-            num_devices,
-            batch_size,
-            dtype=self.plan.dtype,
-            virtual=self.plan.reduced,
-            images=None,
-            num_samples=self.plan.num_samples,
-            matrix_size=self.plan.matrix_size,
-            block_seconds=self.plan.block_seconds,
-            num_blocks=self.plan.num_blocks,
-        )
-        request = replace(request, images=self.images(request))
-        found = measure_peer(request, self.folder) if engine in PEERS else measure_row(request)
-        row = key | {"date": time.strftime("%Y-%m-%d")} | found
+        row = measure_row(row, self.side(row), self.plan.settings)
         self.results.add(row)
-        say(f"{network}, {engine}, {num_devices} x {batch_size}: {outcome(row)}")
+        say(f"{row.label}: {outcome(row)}")
         return row
 
-    def images(self, request: Request) -> str | None:
-        """Returns the folder of generated images of a network's size; writes it if it is new."""
-        if not self.plan.pipeline or request.network == MATRIX_PRODUCT or request.engine in PEERS:
-            return None
-        size = recipe_of(request).image_size
-        folder = self.folder / f"images{size}"
-        if not folder.exists():
-            write_images(str(folder), size, self.plan.num_images)
-        return str(folder)
+    def side(self, row: Row) -> Side:
+        """Returns how to start the process of a row."""
+        settings = self.plan.settings
+        environment = {"KERAS_IMNET64_PROGRAMS_DIR": "off"}  # the first step compiles
+        if settings.reduced:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        recipe = None if row.network == MATRIX_PRODUCT else recipe_of(row, settings.dtype)
+        if recipe and row.engine in PEERS:
+            found = peers([recipe], subject_of(recipe, recipe.num_classes), self.folder, PEER)
+            side = next(s for s in found if s.name == row.engine.replace("-", " "))
+            return replace(side, environment=side.environment | environment)
+        toml, num_devices = (recipe.to_toml(), row.num_devices) if recipe else (None, 0)
+        return Side(
+            row.engine,
+            settings.dtype,
+            [sys.executable, str(HERE / "gpu_row.py")],
+            to_json(Request(toml, num_devices, settings)),
+            environment | {"KERAS_BACKEND": backend_of(row.engine)},
+        )
 
 
-def outcome(row: JsonObject) -> str:
-    if row.get("out_of_memory"):
+def recipe_of(row: Row, dtype: str) -> Recipe:
+    """Returns the recipe whose step a row measures; its batch is that of all devices."""
+    name, changes = NETWORKS[row.network]
+    content = load_recipe(name).model_dump(exclude_none=True, exclude_unset=True)
+    content["data"].pop("steps_per_epoch", None)
+    override(content, changes)
+    content["name"] = row.network
+    content["model"]["normalization"] = "imagenet"
+    content["data"]["batch_size"] = row.batch_size * row.num_devices
+    content["train"] |= {"dtype": dtype, "xla": XLA.get(row.engine, "auto")}
+    return check_recipe(content)
+
+
+def outcome(row: Row) -> str:
+    if row.out_of_memory:
         return "memory ran out"
-    if "flops" in row:
-        return f"{row['flops'] / 1e12:.2f} TFLOP/s"
-    if "step_seconds" in row:
+    if row.flops:
+        return f"{row.flops / 1e12:.2f} TFLOP/s"
+    if row.step_seconds:
         return f"{images_per_second(row):,.0f} images/s"
-    return f"failed: {row['failure']}"
+    return f"failed: {row.failure}"
 
 
-def measure_row(request: Request) -> JsonObject:
-    """Returns what a process of `gpu_row.py` finds, and why it failed if it did."""
-    environment = os.environ | {"KERAS_BACKEND": request.backend}
-    command = [sys.executable, str(HERE / "gpu_row.py"), json.dumps(asdict(request))]
-    with tempfile.TemporaryFile("w+") as errors:
-        with (
-            subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.PIPE,  # whose end tells the child that this process is gone
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            ) as child,
-            deadline(child) as is_over,
-        ):
-            assert child.stdout is not None
-            lines = child.stdout.readlines()
-        errors.seek(0)
-        failure = TOO_LONG if is_over.is_set() else failure_reason(child.returncode, errors.read())
-    found: JsonObject = {}
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            found |= json.loads(line)
-    if failure and "step_seconds" in found:  # the stage after it failed
-        found["pipeline_failure"] = failure
-    elif failure:
-        found["failure"] = failure
-    return found
+def measure_row(row: Row, side: Side, settings: Settings) -> Row:
+    """Returns the row with what its process has measured, and why it ended if it failed."""
+    try:
+        with Progress() as progress, Conversation(side, progress) as worker, deadline(worker):
+            progress.begin(f"measuring {row.label}")
+            if side.request:
+                worker.say(json.dumps(side.request))
+            facts = worker.answer()
+            if facts.pop("device", None) == "cpu" and not settings.reduced:
+                raise RunFailed("torch finds no GPU: install PyTorch for CUDA")
+            if row.network == MATRIX_PRODUCT:
+                seconds = min(blocks(worker, "product", settings))
+                flops = 2 * settings.matrix_size**3 / seconds
+                return replace(row, devices=tuple(facts["devices"]), flops=flops)
+            facts.pop("name", None)
+            row = replace(row, **facts)
+            step_seconds = tuple(blocks(worker, "step", settings))
+            memory = worker.ask("memory")
+            row = replace(
+                row,
+                step_seconds=step_seconds,
+                peak_memory_mb=memory["peak_mb"],
+                loss=memory.get("loss"),
+            )
+            if settings.pipeline and not side.is_peer:
+                fed, resident = alternate(worker, row, settings)
+                row = replace(row, fed_seconds=fed, resident_seconds=resident)
+    except UserError as error:
+        failure = str(error).removeprefix(f"{side.label} failed: ")
+        no_memory = is_out_of_memory(error) or "memory runs out" in failure
+        return replace(row, failure=failure, out_of_memory=no_memory and not row.step_seconds)
+    return row
 
 
-@contextlib.contextmanager
-def deadline(child: "subprocess.Popen[str]") -> Iterator[threading.Event]:
-    """Kills a child that has not ended after ROW_SECONDS, or when its context is left by error.
+def blocks(worker: Conversation, task: str, settings: Settings) -> list[float]:
+    """Returns the seconds of one of the task in each block, after some that are not counted."""
+    worker.seconds(task, 2)  # may compile again, where the state has another layout
+    count = steps_of_block(worker.seconds(task, 2), settings)
+    return [worker.seconds(task, count) for _ in range(settings.num_blocks)]
 
-    Yields:
-        What is set if the time was over.
+
+def steps_of_block(seconds: float, settings: Settings) -> int:
+    return int(min(MAX_STEPS, max(2, round(settings.block_seconds / max(seconds, 1e-9)))))
+
+
+def alternate(
+    worker: Conversation, row: Row, settings: Settings
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the seconds of a fed and of a resident step, in blocks that alternate.
+
+    With `MAX_AHEAD` batches left the pipeline never runs into the end of its epoch.
+    """
+    steps_per_epoch = settings.num_samples // (row.batch_size * row.num_devices)
+    most = max(1, (steps_per_epoch - MAX_AHEAD) // 2)
+    count = min(most, steps_of_block(median(row.step_seconds), settings))
+    worker.seconds("fed", count)  # starts the pipeline
+    fed, resident = [], []
+    for _ in range(settings.num_blocks):
+        fed.append(worker.seconds("fed", count))
+        resident.append(worker.seconds("step", count))
+    return tuple(fed), tuple(resident)
+
+
+@contextmanager
+def deadline(worker: Conversation) -> Iterator[None]:
+    """Kills a worker that has not ended after ROW_SECONDS.
+
+    Raises:
+        RunFailed: the time was over.
     """
     is_over = threading.Event()
 
     def end() -> None:
         is_over.set()
-        child.kill()
+        worker.kill()
 
     timer = threading.Timer(ROW_SECONDS, end)
     timer.start()
     try:
-        yield is_over
-    except BaseException:
-        child.kill()
-        raise
+        yield
+    except UserError as error:
+        if not is_over.is_set():
+            raise
+        raise RunFailed(f"it took more than {ROW_SECONDS:,} seconds") from error
     finally:
         timer.cancel()
-
-
-# -------------------------------------------------------------------------------------------- peer
-
-
-def measure_peer(request: Request, folder: Path) -> JsonObject:
-    """Returns what `torch_peer.py` finds for the same recipe and batch on one device."""
-    recipe = recipe_of(request)
-    recipe_file = folder / f"{request.network}.toml"
-    recipe_file.write_text(recipe.to_toml())
-    options = {
-        "--recipe": recipe_file,
-        "--batch-size": request.batch_size,
-        "--dtype": request.dtype,
-        "--mode": request.engine.removeprefix("torch-"),
-        "--image-size": recipe.image_size,
-        "--num-classes": recipe.num_classes,
-    }
-    command = [sys.executable, str(PEER), *(str(x) for pair in options.items() for x in pair)]
-    found: JsonObject = {}
-    refusal = ""
-    with tempfile.TemporaryFile("w+") as errors:
-        with (
-            subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
-            ) as child,
-            deadline(child) as is_over,
-        ):
-            try:
-                found = ask_peer(child, request)
-            except PeerEnded as ended:
-                refusal = str(ended)
-            with contextlib.suppress(OSError):
-                child.stdin.close()  # type: ignore[union-attr]  # a pipe, as asked for
-            child.wait()
-        errors.seek(0)
-        text = errors.read()
-    if "step_seconds" in found:
-        return found
-    failure = refusal or failure_reason(child.returncode, text) or "it gave no answer"
-    failure = TOO_LONG if is_over.is_set() else failure
-    out_of_memory = "out of memory" in text.lower() or "memory ran out" in text.lower()
-    return found | {"failure": failure} | ({"out_of_memory": True} if out_of_memory else {})
-
-
-class PeerEnded(Exception):
-    """The peer has ended, or refuses what it was asked; the message says why if it has said so."""
-
-
-def ask_peer(child: "subprocess.Popen[str]", request: Request) -> JsonObject:
-    """Returns the answers of the peer to what `measure_network` measures."""
-    ready = read_answer(child)
-    ask(child, "step 3")  # compiles
-    seconds = float(ask(child, "step 3")["seconds"]) / 3
-    count = int(min(500, max(2, round(request.block_seconds / max(seconds, 1e-9)))))
-    blocks = [float(ask(child, f"step {count}")["seconds"]) for _ in range(request.num_blocks)]
-    memory = ask(child, "memory").get("peak_mb")
-    assert child.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        child.stdin.write("quit\n")
-        child.stdin.flush()
-    return {
-        "name": ready.get("name"),
-        "parameters": ready.get("parameters"),
-        "compile_seconds": ready.get("compile_seconds"),
-        "steps_per_block": count,
-        "step_seconds": [block / count for block in blocks],
-        "peak_memory_mb": memory,
-    }
-
-
-def ask(child: "subprocess.Popen[str]", line: str) -> JsonObject:
-    assert child.stdin is not None
-    try:
-        child.stdin.write(f"{line}\n")
-        child.stdin.flush()
-    except BrokenPipeError:
-        raise PeerEnded from None
-    return read_answer(child)
-
-
-def read_answer(child: "subprocess.Popen[str]") -> JsonObject:
-    """Returns the next JSON object that the peer prints."""
-    assert child.stdout is not None
-    for line in child.stdout:
-        with contextlib.suppress(ValueError):
-            answer = json.loads(line)
-            if isinstance(answer, dict) and "error" not in answer:
-                return answer
-            raise PeerEnded(answer["error"] if isinstance(answer, dict) else line)
-    raise PeerEnded
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python benchmarks/torch_peer.py --recipe recipes/wrn36_2.toml --batch-size 32 \\
         --dtype mixed_bfloat16 --mode compile --image-size 64 --num-classes 1000
 
-A worker: it prints one JSON line when it is ready, {"name": "torch 2.13.0 compile", "parameters":
-..., "compile_seconds": ...}, then answers each line of standard input with one:
+A worker: it prints one JSON line when it is ready, {"name": "torch 2.13.0 compile", "device":
+"cuda", "parameters": ..., "compile_seconds": ...}, then answers each line of standard input with
+one:
 
     step N     N whole training steps on one batch that lies on the device: {"seconds": s}
     forward N  N batches scored: {"seconds": s}
@@ -327,6 +328,7 @@ def start(recipe: Recipe, settings: Settings) -> tuple[Peer, PeakMemory, dict[st
     peer.seconds("step", 2)
     first_line: dict[str, object] = {
         "name": f"torch {torch.__version__.partition('+')[0]} {settings.mode}",
+        "device": peer.device.type,
         "parameters": peer.num_parameters,
         "compile_seconds": round(first_step, 2),
     }

@@ -133,13 +133,17 @@ class Conversation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self.kill()
         self._process.wait()
         self._reader.join()
         with suppress(BrokenPipeError):
             self._stdin.close()
         self._errors.close()
+
+    def kill(self) -> None:
+        """Kills the worker and all that it has started; another thread may be waiting for it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _read(self) -> None:
         assert self._process.stdout is not None

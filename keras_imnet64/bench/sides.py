@@ -90,7 +90,9 @@ def check_peer(devices: str | None) -> None:
         raise UserError("--peer needs PyTorch, which is not installed: `pip install torch`")
 
 
-def peers(recipes: Sequence[Recipe], subject: Subject, folder: Path) -> list[Side]:
+def peers(
+    recipes: Sequence[Recipe], subject: Subject, folder: Path, program: Path = PEER
+) -> list[Side]:
     """Returns a side for each mode of PyTorch and recipe, whose TOML files it writes into a folder.
 
     Its lines are those of our workers, but it makes no steps before those that it times.
@@ -109,7 +111,7 @@ def peers(recipes: Sequence[Recipe], subject: Subject, folder: Path) -> list[Sid
                 "image-size": subject.image_size,
                 "num-classes": subject.num_classes,
             }
-            command = [sys.executable, str(PEER)]
+            command = [sys.executable, str(program)]
             command += [f"--{name}={value}" for name, value in options.items()]
             own = {"TMPDIR": str(folder)}  # where compiled programs end with the folder
             sides.append(Side(f"torch {mode}", dtype, command, None, own, True, warms_up=False))

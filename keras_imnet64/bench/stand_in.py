@@ -10,9 +10,10 @@ from keras_imnet64.records import RawStoreMeta
 from keras_imnet64.training.data import Data, make_stream
 
 
-def random_data(recipe: Recipe) -> Data:
-    """Returns a batch of random images in the size and classes of the recipe's data set."""
-    count, size, num_classes = recipe.data.batch_size, recipe.image_size, recipe.num_classes
+def random_data(recipe: Recipe, num_images: int | None = None) -> Data:
+    """Returns random images, by default a batch, in the size and classes of the recipe's data."""
+    count = num_images or recipe.data.batch_size
+    size, num_classes = recipe.image_size, recipe.num_classes
     assert num_classes is not None  # `bench` refuses a data set whose classes are not known
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
