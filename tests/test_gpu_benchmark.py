@@ -161,6 +161,25 @@ def test_lack_of_memory_is_a_sentence(monkeypatch, capsys):
     assert (stop.value.code, capsys.readouterr().err) == (1, sentence)
 
 
+def test_the_process_of_a_row_ends_with_its_parent():
+    """It would keep the GPU, beside what the same command then measures."""
+    code = (
+        "import gpu_row, time; print(next(gpu_row.lines_of_parent()), flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(BENCHMARKS), *sys.path])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        child.stdin.write("a line\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "a line\n"
+        child.stdin.close()
+        assert child.wait(30) == 0
+
+
 WORKER = """
     import json, os, sys, time
     print("a line of a library")
