@@ -91,11 +91,14 @@ def check_peer(devices: str | None) -> None:
 
 
 def peers(
-    recipes: Sequence[Recipe], subject: Subject, folder: Path, program: Path = PEER
+    recipes: Sequence[Recipe], subject: Subject, folder: Path, program: Path | None = None
 ) -> list[Side]:
     """Returns a side for each mode of PyTorch and recipe, whose TOML files it writes into a folder.
 
     Its lines are those of our workers, but it makes no steps before those that it times.
+
+    Args:
+        program: where `torch_peer.py` lies if this package is not that of the checkout.
     """
     sides = []
     for recipe in recipes:
@@ -111,7 +114,7 @@ def peers(
                 "image-size": subject.image_size,
                 "num-classes": subject.num_classes,
             }
-            command = [sys.executable, str(program)]
+            command = [sys.executable, str(program or PEER)]
             command += [f"--{name}={value}" for name, value in options.items()]
             own = {"TMPDIR": str(folder)}  # where compiled programs end with the folder
             sides.append(Side(f"torch {mode}", dtype, command, None, own, True, warms_up=False))
