@@ -91,7 +91,7 @@ def out_of_memory_advice(batch_size: int, num_parts: int, remat_helps: bool) -> 
     Args:
         batch_size: the recipe's `data.batch_size`.
         num_parts: the recipe's `train.accumulate_steps`.
-        remat_helps: whether `train.remat` is not set yet and would save memory.
+        remat_helps: whether `train.remat` is not set yet.
     """
     candidates = range(num_parts + 1, batch_size + 1)
     more_parts = next((n for n in candidates if batch_size % n == 0), None)

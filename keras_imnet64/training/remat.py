@@ -19,7 +19,6 @@ from typing import TypeAlias
 
 import keras
 
-from keras_imnet64.backend.devices import Devices
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import Tensor, Variable
 from keras_imnet64.models.keras_private import (
@@ -62,11 +61,6 @@ def set_remat(model: keras.Model, remat: bool, xla: bool) -> None:
             f'train.remat = true saves nothing in the model "{model.name}", because no single '
             "tensor passes between two parts of it: remove it"
         )
-
-
-def saves_memory(devices: Devices) -> bool:
-    """Returns whether `train.remat` helps: XLA for CPUs merges both passes of JAX."""
-    return (devices.backend, devices.kind) != ("jax", "cpu")
 
 
 def _restore_calls(model: keras.Model) -> None:
@@ -279,10 +273,58 @@ def _run_with_values(
 def _run_under_jax(
     run: RunWithValues, inputs: Sequence[Tensor], values: Values
 ) -> tuple[list[Tensor], dict[int, Tensor]]:
+    """As `jax.checkpoint`, of which XLA for CPUs merges both passes."""
     import jax
 
-    outputs, assigned = jax.checkpoint(run)(list(inputs), values)
+    def first_pass(*tensors: list[Tensor]) -> tuple[Tensor, tuple[list[Tensor], ...]]:
+        return run(*tensors), tensors
+
+    def gradients(tensors: tuple[list[Tensor], ...], upstream: Tensor) -> tuple[Tensor, Tensor]:
+        of_outputs, _ = upstream
+        again = _after_under_jax(of_outputs, tensors)
+        of_inputs, of_values = jax.vjp(run, *again)[1](upstream)
+        return _after_under_jax(of_values, of_inputs), of_values
+
+    segment = jax.custom_vjp(run)
+    segment.defvjp(first_pass, gradients)
+    outputs, assigned = segment(list(inputs), list(values))
     return outputs, assigned
+
+
+def _after_under_jax(first: Sequence[Tensor], tensors: Tensor) -> Tensor:
+    """Returns a nest of tensors that exist only once others do."""
+    import jax
+
+    leaves, nest = jax.tree.flatten(tensors)
+    places = [n for n, leaf in enumerate(leaves) if leaf.dtype != jax.dtypes.float0]
+    later = jax.lax.platform_dependent(
+        [tensor for tensor in first if jax.numpy.issubdtype(tensor.dtype, jax.numpy.floating)],
+        [leaves[place] for place in places],
+        cpu=_after_a_loop,
+        default=lambda *both: jax.lax.optimization_barrier(both)[1],
+    )
+    for place, leaf in zip(places, later, strict=True):
+        leaves[place] = leaf
+    return jax.tree.unflatten(nest, leaves)
+
+
+def _after_a_loop(first: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
+    """Passes tensors through a loop that ends at once, which XLA cannot know.
+
+    XLA for CPUs drops an optimization barrier before it merges equal operations. Whether the loop
+    goes on depends on a number that is known only once `first` is: it does if bit 1 of the number's
+    square is set, which no square has.
+    """
+    import jax
+
+    number = sum(tensor[(0,) * tensor.ndim].astype("float32") for tensor in first)
+    bits = jax.lax.bitcast_convert_type(number, "uint32")
+    _, later = jax.lax.while_loop(
+        lambda state: state[0] ** 2 & 2 != 0,
+        lambda state: (state[0] + 1, [jax.numpy.zeros_like(tensor) for tensor in state[1]]),
+        (bits, tensors),
+    )
+    return list(later)
 
 
 def _run_under_tensorflow(
@@ -299,14 +341,17 @@ def _run_under_tensorflow(
         assigned.update(of_first_pass)
 
         def gradients(*upstream: Tensor) -> list[Tensor]:
-            again = _after(upstream, tensors, xla)
+            again = _after_under_tensorflow(upstream, tensors, xla)
             with tf.GradientTape() as tape:
                 tape.watch([tensor for tensor in again if tensor.dtype.is_floating])
                 outputs, _ = run(again[: len(inputs)], again[len(inputs) :])
             found = tape.gradient(outputs, again, upstream)
             of_values = [gradient for gradient in found[len(inputs) :] if gradient is not None]
             # TensorFlow would compute those of the weights later, and hold activations until then.
-            return [*_after(of_values, found[: len(inputs)], xla), *found[len(inputs) :]]
+            return [
+                *_after_under_tensorflow(of_values, found[: len(inputs)], xla),
+                *found[len(inputs) :],
+            ]
 
         return outputs, gradients
 
@@ -314,7 +359,9 @@ def _run_under_tensorflow(
     return outputs, assigned
 
 
-def _after(first: Sequence[Tensor], tensors: Sequence[Tensor], xla: bool) -> list[Tensor]:
+def _after_under_tensorflow(
+    first: Sequence[Tensor], tensors: Sequence[Tensor], xla: bool
+) -> list[Tensor]:
     """Returns tensors that exist only once others do.
 
     Otherwise TensorFlow would run a segment again as early as it can, or share its activations with

@@ -32,7 +32,6 @@ from keras_imnet64.training.finite import NotFinite
 from keras_imnet64.training.memory import is_out_of_memory, out_of_memory_advice
 from keras_imnet64.training.model import model_info_of
 from keras_imnet64.training.optim import averaged_weights
-from keras_imnet64.training.remat import saves_memory
 from keras_imnet64.training.resume import restore_checkpoint
 from keras_imnet64.training.setup import TrainingSetup
 from keras_imnet64.training.state import epoch_and_step, list_checkpoints, variables_by_path
@@ -176,7 +175,7 @@ class Trainer:
             advice = out_of_memory_advice(
                 self.recipe.data.batch_size,
                 self.recipe.train.accumulate_steps,
-                remat_helps=not self.recipe.train.remat and saves_memory(self.setup.devices),
+                remat_helps=not self.recipe.train.remat,
             )
             raise RunFailed(advice) from error
 

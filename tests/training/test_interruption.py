@@ -98,9 +98,15 @@ def test_five_kills_end_with_the_bits_of_a_straight_run(small_recipe, data_dir, 
 
 @pytest.mark.backend
 @pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
-def test_kills_with_stochastic_depth(small_recipe, data_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("model", "remat"), [(DAVIT, False), (WRN, True)], ids=["stochastic depth", "remat"]
+)
+def test_two_kills(model, remat, small_recipe, data_dir, tmp_path, monkeypatch):
     monkeypatch.setitem(VARIANTS, "davit_tiny", FOUR_BLOCKS)
-    recipe = small_recipe(**EVERYTHING | {"optimizer": ADAMW, "model": DAVIT})
+    train = EVERYTHING["train"] | {"remat": remat}
+    recipe = small_recipe(
+        **EVERYTHING | {"optimizer": ADAMW, "model": model, "train": train},
+    )
     check_kills(recipe, ["step 5", "during step 5"], data_dir, tmp_path)
 
 
