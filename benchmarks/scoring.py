@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ import click
 import numpy as np
 
 from keras_imnet64.bench.rounds import Conversation, Progress, Side
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import JsonObject
 from keras_imnet64.recipe.loading import load_recipe
 
@@ -86,14 +88,35 @@ def main(
     rounds: int,
     **subject: int | str | None,
 ) -> None:
+    try:
+        compare(recipe, settings, tasks, sides, rounds, subject)
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def compare(
+    recipe: str,
+    settings: tuple[str, ...],
+    tasks: tuple[str, ...],
+    sides: tuple[str, ...],
+    rounds: int,
+    subject: dict[str, int | str | None],
+) -> None:
+    sides = sides or (SIDES if tasks == ("forward",) else SIDES_OF_CALLS)
+    if set(sides) & set(PEERS) and find_spec("torch") is None:
+        raise UserError(
+            f"PyTorch is not installed: `pip install torch torchvision timm`, or choose others of "
+            f"the sides {', '.join(SIDES)}"
+        )
+    if tasks != ("forward",) and not subject["data_dir"]:
+        raise UserError("whole calls need the images of tiny_imagenet: give their --data-dir")
     with tempfile.TemporaryDirectory(prefix="scoring-") as folder, ExitStack() as stack:
         file = Path(folder) / "recipe.toml"
         file.write_text(load_recipe(recipe, settings).to_toml(), "utf-8")
         request = asdict(Subject(str(file), **subject))
-        default = SIDES if tasks == ("forward",) else SIDES_OF_CALLS
         progress = stack.enter_context(Progress())
         workers = {}
-        for name in sides or default:
+        for name in sides:
             progress.begin(f"starting {name}")
             workers[name] = stack.enter_context(start(name, request, folder, progress))
         for task in tasks:

@@ -139,8 +139,9 @@ def _pick_before(
 ) -> layers.AveragePooling2D | None:
     """Returns the pooling of one pixel that feeds a 1x1 convolution alone; None if none does."""
     conv, tensor = call.operation, call.inputs[0]
-    maker = makers.get(id(tensor))
-    pool = maker.operation if maker is not None else None
+    if id(tensor) not in makers:
+        return None
+    pool = makers[id(tensor)].operation
     if (
         type(conv) is layers.Conv2D
         and conv.kernel_size == conv.strides == (1, 1)
