@@ -2,7 +2,7 @@
 
     python benchmarks/folding_agreement.py MODEL --data-dir DIR
 
-MODEL is a run or a `.keras` file of tiny_imagenet's 200 classes. Both forward passes see the 10,000
+MODEL is a run or a `.keras` file that takes images of 64 pixels, of any classes. Both forward passes see the 10,000
 validation images of tiny_imagenet as they are stored. Printed are the images whose likeliest class
 differs, those whose five likeliest differ in class or order, and the largest difference of logits.
 """
@@ -10,12 +10,21 @@ differs, those whose five likeliest differ in class or order, and the largest di
 import click
 import numpy as np
 
+from keras_imnet64.core.errors import UserError
+
 
 @click.command()
 @click.argument("model")
 @click.option("--data-dir", help="Where tiny_imagenet is prepared.")
 @click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True)
 def main(model: str, data_dir: str | None, batch_size: int) -> None:
+    try:
+        count_differences(model, data_dir, batch_size)
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def count_differences(model: str, data_dir: str | None, batch_size: int) -> None:
     from keras_imnet64.backend.devices import choose_backend, take_devices
 
     choose_backend()
