@@ -2,9 +2,10 @@
 
     python benchmarks/folding_agreement.py MODEL --data-dir DIR
 
-MODEL is a run or a `.keras` file that takes images of 64 pixels, of any classes. Both forward passes see the 10,000
-validation images of tiny_imagenet as they are stored. Printed are the images whose likeliest class
-differs, those whose five likeliest differ in class or order, and the largest difference of logits.
+MODEL is a run or a `.keras` file that takes images of 64 pixels, of any classes. Both forward
+passes see the 10,000 validation images of tiny_imagenet as they are stored. Printed are the images
+whose likeliest class differs, those whose five likeliest differ in class or order, and the largest
+difference of logits.
 """
 
 import click
