@@ -1,7 +1,7 @@
-"""Compares forward passes, `predict` and `evaluate` with PyTorch, alternating in one process tree.
+"""Compares forward passes, `predict` and `evaluate` with PyTorch's forward passes, in turns.
 
-    python benchmarks/scoring.py wrn36_2 --batch-size 256
-    python benchmarks/scoring.py wrn36_2 --whole-calls --data-dir DIR
+    python benchmarks/scoring.py wrn36_2 --set model.depth=12 --batch-size 256
+    python benchmarks/scoring.py wrn36_2 --task predict --task evaluate --data-dir DIR
 
 Sides, each a process of its own that waits while another works:
 
@@ -9,163 +9,209 @@ Sides, each a process of its own that waits while another works:
     tensorflow-file, jax-file  what `predict(fold=False)` computes with: the layers of the file
     torch                      benchmarks/torch_peer.py, in evaluation mode, channels_last, compiled
                                with frozen weights, which folds batch normalisation there too
+    torch-tuned                the same, with an allocator that keeps freed memory
 
-Ours take pixels from NumPy and return logits to NumPy; PyTorch's batch lies on the device. Vectors
-of weights are drawn, since a graph without a bias or a mean would drop the sums with them. A round
-times each side once, in changing order; the ratio is that of the medians over rounds.
+Ours take uint8 pixels from NumPy and return logits to NumPy; PyTorch's batch lies in its memory.
+Vectors of weights are drawn, since a graph without a bias or a mean would drop the sums with them.
+A round times each side once, in changing order, for at least half a second of passes.
 
-With --whole-calls, ours are whole calls of `evaluate` for the 10,000 validation images of
-tiny_imagenet and of `predict` for as many JPEG files of them: loading the model, compiling, reading
-and decoding included. PyTorch still makes forward passes alone, over as many images.
+The tasks "predict" and "evaluate" are whole calls: `evaluate` of a model file for the 10,000
+validation images of tiny_imagenet, and `predict` of it for as many JPEG files of them. Loading the
+model, compiling, reading and decoding are included. PyTorch still makes forward passes alone, over
+as many images.
+
+For each side the median over rounds is printed in images per second, with the smallest and largest
+in brackets, and its ratio to the faster one of PyTorch's sides that were measured.
 """
 
 import json
-import os
-import subprocess
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
-OURS = ("tensorflow", "tensorflow-file", "jax", "jax-file")
-SIDES = (*OURS, "torch")
-PEER = Path(__file__).with_name("torch_peer.py")
+from keras_imnet64.bench.rounds import Conversation, Progress, Side
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.types import JsonObject
+from keras_imnet64.recipe.loading import load_recipe
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_imnet64.backend.devices import Devices
+
+PEERS = {"torch": "compile", "torch-tuned": "tuned"}  # side: mode of the peer
+SIDES = ("tensorflow", "tensorflow-file", "jax", "jax-file", *PEERS)
+SIDES_OF_CALLS = ("tensorflow", "jax", *PEERS)
+TASKS = ("forward", "predict", "evaluate")
 NUM_IMAGES = 10_000  # of the validation split of tiny_imagenet
-MIN_SECONDS = 0.5  # of a timing: passes are repeated until they last as long
+MIN_SECONDS = 0.5  # of a timing of forward passes
+
+Work = Callable[[int], object]  # does a task so many times
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What all sides compute: the network of a recipe's TOML file, and their batches."""
+
+    recipe: str
+    batch_size: int
+    image_size: int
+    num_classes: int
+    data_dir: str | None
 
 
 @click.command()
 @click.argument("recipe")
-@click.option("--batch-size", default=256, show_default=True)
-@click.option("--image-size", default=64, show_default=True)
-@click.option("--num-classes", default=200, show_default=True)
-@click.option("--rounds", default=5, show_default=True)
+@click.option("--set", "settings", multiple=True, help="A setting of the recipe, KEY=VALUE.")
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--image-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--num-classes", type=click.IntRange(2), default=200, show_default=True)
+@click.option("--task", "tasks", multiple=True, type=click.Choice(TASKS), default=["forward"])
 @click.option("--side", "sides", multiple=True, type=click.Choice(SIDES), help="Default: all.")
-@click.option(
-    "--mode", default="compile", type=click.Choice(["compile", "eager", "tuned"]), help="torch's."
-)
-@click.option("--whole-calls", is_flag=True, help="Time predict and evaluate.")
-@click.option("--data-dir")
-@click.option("--child", hidden=True)
-def main(recipe: str, child: str | None, **options: object) -> None:
-    if child:
-        answer_lines(make_work(recipe, child, **options))
-        return
-    compare(recipe, **options)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--data-dir", help="Where tiny_imagenet is prepared, for whole calls.")
+def main(
+    recipe: str,
+    settings: tuple[str, ...],
+    tasks: tuple[str, ...],
+    sides: tuple[str, ...],
+    rounds: int,
+    **subject: int | str | None,
+) -> None:
+    try:
+        compare(recipe, settings, tasks, sides, rounds, subject)
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def compare(
+    recipe: str,
+    settings: tuple[str, ...],
+    tasks: tuple[str, ...],
+    sides: tuple[str, ...],
+    rounds: int,
+    subject: dict[str, int | str | None],
+) -> None:
+    sides = sides or (SIDES if tasks == ("forward",) else SIDES_OF_CALLS)
+    if set(sides) & set(PEERS) and find_spec("torch") is None:
+        raise UserError(
+            f"PyTorch is not installed: `pip install torch torchvision timm`, or choose others of "
+            f"the sides {', '.join(SIDES)}"
+        )
+    if tasks != ("forward",) and not subject["data_dir"]:
+        raise UserError("whole calls need the images of tiny_imagenet: give their --data-dir")
+    with tempfile.TemporaryDirectory(prefix="scoring-") as folder, ExitStack() as stack:
+        file = Path(folder) / "recipe.toml"
+        file.write_text(load_recipe(recipe, settings).to_toml(), "utf-8")
+        request = asdict(Subject(str(file), **subject))
+        progress = stack.enter_context(Progress())
+        workers = {}
+        for name in sides:
+            progress.begin(f"starting {name}")
+            workers[name] = stack.enter_context(start(name, request, folder, progress))
+        for task in tasks:
+            report(task, measure(workers, task, rounds, request["batch_size"], progress))
+
+
+def start(name: str, request: JsonObject, folder: str, progress: Progress) -> Conversation:
+    """Starts the worker of a side; it has made its network when this returns."""
+    # The peer imports this package, which asks for a backend.
+    backend = "tensorflow" if name in PEERS else name.partition("-")[0]
+    environment = {"KERAS_BACKEND": backend, "TMPDIR": folder}
+    command = [sys.executable, __file__, "--worker"]
+    worker = Conversation(
+        Side(name, "float32", command, environment=environment, is_peer=name in PEERS), progress
+    )
+    worker.ask(json.dumps({"side": name, **request}))
+    return worker
 
 
 # ------------------------------------------------------------------------------------- comparing
 
 
-def compare(recipe, *, sides, rounds, batch_size, whole_calls, **options):
-    sides = sides or (("tensorflow", "jax", "torch") if whole_calls else SIDES)
-    workers = {
-        side: Worker(side, command(side, recipe, batch_size, whole_calls, **options))
-        for side in sides
-    }
-    kinds = ("predict", "evaluate") if whole_calls else ("forward",)
-    for kind in kinds:
-        seconds = {side: [] for side in workers}
-        counts = {side: workers[side].calibrate(kind, batch_size) for side in workers}
-        for number in range(rounds):
-            for side in list(workers) if number % 2 else reversed(workers):
-                seconds[side].append(workers[side].time(kind, counts[side]))
-        report(kind, seconds, NUM_IMAGES if whole_calls else batch_size)
-    for worker in workers.values():
-        worker.end()
+def measure(
+    workers: dict[str, Conversation], task: str, rounds: int, batch_size: int, progress: Progress
+) -> dict[str, list[float]]:
+    """Returns {side: images per second in each round}."""
+    progress.begin(f"compiling for {task}")
+    plans = {name: plan(worker, task, batch_size) for name, worker in workers.items()}
+    rates: dict[str, list[float]] = {name: [] for name in workers}
+    for number in range(rounds):
+        progress.begin(f"measuring {task}, round {number + 1} of {rounds}")
+        for name in list(workers)[:: -1 if number % 2 else 1]:
+            work, count, num_images = plans[name]
+            seconds = workers[name].seconds(work, count)
+            rates[name].append(num_images / seconds / count)
+    return rates
 
 
-def report(kind, seconds, count):
-    """Prints images per second of each side: median, smallest and largest, ratio to PyTorch."""
-    for side, values in seconds.items():
-        rates = count / np.array(values)
-        ratio = np.median(seconds["torch"]) / np.median(values) if "torch" in seconds else np.nan
-        print(
-            f"{kind:9} {side:16} {np.median(rates):9.1f} images/s "
-            f"({rates.min():.1f} to {rates.max():.1f})  ratio {ratio:5.2f}",
-            flush=True,
-        )
+def plan(worker: Conversation, task: str, batch_size: int) -> tuple[str, int, float]:
+    """Returns what is timed: a task of the worker, how many times, and the images of all of it.
+
+    Forward passes are made a few times before, which compiles them.
+    """
+    if task != "forward" and not worker.side.is_peer:
+        return task, 1, NUM_IMAGES
+    seconds = [worker.seconds("forward", 1) for _ in range(3)]
+    count = max(1, round(MIN_SECONDS / min(seconds)))
+    if task != "forward":
+        count = -(-NUM_IMAGES // batch_size)
+    return "forward", count, count * batch_size
 
 
-def command(side, recipe, batch_size, whole_calls, *, image_size, num_classes, mode, data_dir, **_):
-    shared = ["--batch-size", batch_size, "--image-size", image_size, "--num-classes", num_classes]
-    if side == "torch":
-        # The peer's interface is fixed: float32, a recipe's file.
-        extra = ["--recipe", recipe, "--dtype", "float32", "--mode", mode]
-        return [sys.executable, PEER, *extra, *shared]
-    extra = ["--whole-calls"] if whole_calls else []
-    extra += ["--data-dir", data_dir] if data_dir else []
-    return [sys.executable, __file__, recipe, "--child", side, *extra, *shared]
+def report(task: str, rates: dict[str, list[float]]) -> None:
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    best = max((medians[name] for name in PEERS if name in medians), default=None)
+    for name, values in rates.items():
+        ratio = f"  ratio {medians[name] / best:5.2f}" if best else ""
+        spread = f"({min(values):.1f} to {max(values):.1f})"
+        print(f"{task:8} {name:15} {medians[name]:9.1f} images/s {spread:20}{ratio}", flush=True)
 
 
-class Worker:
-    """A side's process: one JSON line for each line that it is sent."""
-
-    def __init__(self, side, words):
-        environment = {**os.environ, "KERAS_BACKEND": side.partition("-")[0]}
-        if side == "torch":
-            environment["KERAS_BACKEND"] = "tensorflow"  # its imports of this package need one
-        self.side = side
-        self.process = subprocess.Popen(
-            [str(word) for word in words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
-        self.read()
-
-    def read(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise click.ClickException(f"the worker {self.side} ended; its message is above")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise click.ClickException(f"{self.side}: {answer['error']}")
-        return answer
-
-    def seconds(self, kind, count):
-        print(kind, count, file=self.process.stdin, flush=True)
-        return self.read()["seconds"]
-
-    def calibrate(self, kind, batch_size):
-        """Returns how many calls a timing takes, after one that compiles."""
-        if kind != "forward":
-            return -(-NUM_IMAGES // batch_size) if self.side == "torch" else 1
-        self.seconds(kind, 1)
-        return max(1, round(MIN_SECONDS / self.seconds(kind, 1)))
-
-    def time(self, kind, count):
-        """Returns the seconds of one forward pass, or of a whole call and as many images."""
-        if kind == "forward":
-            return self.seconds(kind, count) / count
-        return self.seconds("forward" if self.side == "torch" else kind, count)
-
-    def end(self):
-        self.process.communicate("quit\n", timeout=60)
+# --------------------------------------------------------------------------------------- workers
 
 
-# ---------------------------------------------------------------------------------- our workers
-
-
-def answer_lines(work: dict[str, Callable[[], object]]) -> None:
-    print(json.dumps({"name": "keras_imnet64"}), flush=True)
+def answer_lines() -> None:
+    """Reads a request and then lines such as "forward 3", and answers with seconds."""
+    request = json.loads(sys.stdin.readline())
+    side = request.pop("side")
+    subject = Subject(**request)
+    tasks = peer_tasks(subject, PEERS[side]) if side in PEERS else our_tasks(subject, side)
+    print(json.dumps({"tasks": list(tasks)}), flush=True)
     for line in sys.stdin:
-        kind, _, count = line.strip().partition(" ")
-        if kind == "quit":
-            return
-        start = time.perf_counter()
-        for _ in range(int(count)):
-            work[kind]()
-        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+        task, _, count = line.strip().partition(" ")
+        begin = time.perf_counter()
+        tasks[task](int(count))
+        print(json.dumps({"seconds": time.perf_counter() - begin}), flush=True)
 
 
-def make_work(recipe, side, *, batch_size, image_size, num_classes, whole_calls, data_dir, **_):
-    """Returns {kind: function} of a side."""
+def repeated(work: Callable[[], object]) -> Work:
+    return lambda count: [work() for _ in range(count)]
+
+
+def peer_tasks(subject: Subject, mode: str) -> dict[str, Work]:
+    """PyTorch's forward passes; unlike the peer's own worker this one makes no training steps."""
+    from torch_peer import Peer, Settings, configure
+
+    configure(mode)
+    settings = Settings(
+        subject.batch_size, "float32", mode, subject.image_size, subject.num_classes
+    )
+    peer = Peer(load_recipe(subject.recipe), settings)
+    return {"forward": lambda count: peer.seconds("forward", count)}
+
+
+def our_tasks(subject: Subject, side: str) -> dict[str, Work]:
     from keras_imnet64.backend.devices import choose_backend, take_devices
 
     choose_backend()
@@ -173,23 +219,27 @@ def make_work(recipe, side, *, batch_size, image_size, num_classes, whole_calls,
     from keras_imnet64.evaluation.forward import compile_forward, keras_forward
     from keras_imnet64.models.fold import fold_batch_norm
 
-    model = build(recipe, image_size, num_classes)
-    if whole_calls:
-        return calls_of_file(model, devices, data_dir)
-    shape = (batch_size, image_size, image_size, 3)
+    model = build_network(subject)
+    shape = (subject.batch_size, subject.image_size, subject.image_size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, "uint8")
     folded = not side.endswith("-file")
     forward = compile_forward(fold_batch_norm(model), devices) if folded else keras_forward(model)
-    return {"forward": lambda: forward(pixels)}
+    tasks = {"forward": repeated(lambda: forward(pixels))}
+    if subject.data_dir:
+        tasks |= whole_calls(model, subject.data_dir, devices)
+    return tasks
 
 
-def build(recipe, image_size, num_classes):
-    """Returns the network of a recipe, its vectors drawn; normalisation is ImageNet's."""
-    from keras_imnet64 import build_model, load_recipe
+def build_network(subject: Subject) -> "keras.Model":
+    """Returns the network of the recipe, its vectors drawn; normalisation is ImageNet's."""
+    from keras_imnet64 import build_model
 
-    network = load_recipe(recipe).model
+    network = load_recipe(subject.recipe).model
     model = build_model(
-        network.name, image_size=image_size, num_classes=num_classes, **network.options
+        network.name,
+        image_size=subject.image_size,
+        num_classes=subject.num_classes,
+        **network.options,
     )
     rng = np.random.default_rng(0)
     for variable in model.variables:
@@ -198,7 +248,7 @@ def build(recipe, image_size, num_classes):
     return model
 
 
-def calls_of_file(model, devices, data_dir):
+def whole_calls(model: "keras.Model", data_dir: str, devices: "Devices") -> dict[str, Work]:
     """Returns `predict` and `evaluate` of a model file; JPEG files are copies of stored images."""
     from PIL import Image
 
@@ -207,19 +257,18 @@ def calls_of_file(model, devices, data_dir):
     from keras_imnet64.models.ship import write_model_file
 
     store = open_dataset("tiny_imagenet", "validation", data_dir=data_dir)
-    folder = tempfile.TemporaryDirectory(prefix="scoring-")
-    path, files = Path(folder.name) / "model.keras", Path(folder.name) / "images"
+    folder = Path(tempfile.mkdtemp())  # in the folder that the comparison removes
+    path, files = folder / "model.keras", folder / "images"
     info = {"dataset": "tiny_imagenet", "wnids": list(store.wnids), "image_size": store.image_size}
     write_model_file(model, path, info)
     files.mkdir()
     for number, pixels in enumerate(store.images):
         Image.fromarray(pixels).save(files / f"{number:06}.jpg", quality=90)
     return {
-        "predict": lambda: predict(path, files, devices=devices),
-        "evaluate": lambda: evaluate(path, data_dir=data_dir, devices=devices),
-        "keeps": lambda: folder,  # until the worker ends
+        "predict": repeated(lambda: predict(path, files, devices=devices)),
+        "evaluate": repeated(lambda: evaluate(path, data_dir=data_dir, devices=devices)),
     }
 
 
 if __name__ == "__main__":
-    main()
+    answer_lines() if sys.argv[1:] == ["--worker"] else main()

@@ -7,6 +7,9 @@ block, it stays one multiply-add with constants. The ReLU that follows there kee
 next convolution. The normalisation of the pixels stays too: the first convolution pads its result
 with zeros, which stand for the mean and not for black.
 
+A pooling of one pixel before a 1x1 convolution, which keeps every second row and column, becomes
+the stride of that convolution. `parts.conv` splits the two for the sake of the gradient alone.
+
 The folded model computes the same function. Its logits differ in the last bits, so `evaluate` and
 `fit` score files as they are, and no folded model is written to a file.
 """
@@ -39,7 +42,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
     Args:
         model: of any kind. Models inside a functional or sequential one are folded too; others,
-            and models without batch normalisation, are returned as they are.
+            and models in which nothing can be folded, are returned as they are.
 
     Returns:
         keras.Model: shares all layers with `model` but those that are folded. It follows neither
@@ -63,16 +66,19 @@ def _replacements(graph: Graph) -> dict[int, Callable[..., Tensor]]:
     """Returns {id of a layer: what is called instead of it}."""
     calls = calls_of(graph)
     consumers = _consumers(graph, calls)
+    makers = {id(tensor): call for call in calls for tensor in call.outputs}
     once = _called_once(calls)
     found: dict[int, Callable[..., Tensor]] = {}
     for call in calls:
-        layer, norm = call.operation, None
+        layer, norm, pick = call.operation, None, None
         if id(layer) in once and (inner := graph_of(layer)) and _replacements(inner):
             found[id(layer)] = fold_batch_norm(layer)
         if id(layer) in once and _is_foldable(layer):
             norm = _only_batch_norm(consumers[id(call.outputs[0])], once)
-        if norm is not None and (folded := _fold(layer, norm)):
-            found |= {id(layer): folded, id(norm): _keep}
+            pick = _pick_before(call, makers, consumers, once)
+        given_up = [part for part in (norm, pick) if part is not None]
+        if given_up and (folded := _fold(layer, norm, pick)):
+            found |= {id(layer): folded, **{id(part): _keep for part in given_up}}
     for call in calls:
         layer = call.operation
         if id(layer) in once and id(layer) not in found and _is_constant_norm(call):
@@ -125,6 +131,32 @@ def _only_batch_norm(
     return norm if norm.axis % len(tensor.shape) == channels else None
 
 
+def _pick_before(
+    call: Call,
+    makers: dict[int, Call],
+    consumers: dict[int, list[Call | None]],
+    once: set[int],
+) -> layers.AveragePooling2D | None:
+    """Returns the pooling of one pixel that feeds a 1x1 convolution alone; None if none does."""
+    conv, tensor = call.operation, call.inputs[0]
+    if id(tensor) not in makers:
+        return None
+    pool = makers[id(tensor)].operation
+    if (
+        type(conv) is layers.Conv2D
+        and conv.kernel_size == conv.strides == (1, 1)
+        and type(pool) is layers.AveragePooling2D
+        and pool.pool_size == (1, 1)
+        and pool.strides[0] == pool.strides[1]  # TensorFlow's convolution takes no others
+        and pool.data_format == conv.data_format
+        and pool.compute_dtype == "float32"
+        and id(pool) in once
+        and len(consumers[id(tensor)]) == 1
+    ):
+        return pool
+    return None
+
+
 def _is_constant_norm(call: Call) -> bool:
     """Whether a call is batch normalisation by moving statistics, in float32."""
     layer = call.operation
@@ -156,26 +188,25 @@ class Affine:
 
 
 def _fold(
-    layer: keras.Layer, norm: keras.layers.BatchNormalization
+    layer: keras.Layer,
+    norm: keras.layers.BatchNormalization | None,
+    pick: layers.AveragePooling2D | None,
 ) -> Callable[..., Tensor] | None:
-    """Returns the layer with the normalisation in its kernel and bias.
+    """Returns the layer with the normalisation in its kernel and bias, and the pooling's strides.
 
     The product is taken in float64 and rounded once. None if it leaves the range of float32, where
     the two layers one after the other may stay within it.
     """
-    affine = Affine.of(norm)
-    kernel, scale = _float64(layer.kernel), affine.scale
-    if isinstance(layer, layers.DepthwiseConv2D):
-        scale = scale.reshape(kernel.shape[2:])  # [C, multiplier]
-    bias = _float64(layer.bias) if layer.use_bias else 0.0
-    with np.errstate(over="ignore"):
-        weights = [
-            array.astype("float32")
-            for array in (kernel * scale, bias * affine.scale + affine.shift)
-        ]
-    if not all(np.isfinite(array).all() for array in weights):
-        return None
-    folded = type(layer).from_config({**layer.get_config(), "use_bias": True})
+    weights: list[np.ndarray] = layer.get_weights()
+    changed: dict[str, object] = {}
+    if pick is not None:
+        changed["strides"] = pick.strides
+    if norm is not None:
+        changed["use_bias"] = True
+        weights = _folded_weights(layer, Affine.of(norm))
+        if not all(np.isfinite(array).all() for array in weights):
+            return None
+    folded = type(layer).from_config({**layer.get_config(), **changed})
 
     def call(x: Tensor, **_: object) -> Tensor:
         outputs = folded(x)  # creates the variables
@@ -185,8 +216,21 @@ def _fold(
     return call
 
 
+def _folded_weights(layer: keras.Layer, affine: Affine) -> list[np.ndarray]:
+    """Returns kernel and bias, float32; infinite where the product leaves that range."""
+    kernel, scale = _float64(layer.kernel), affine.scale
+    if isinstance(layer, layers.DepthwiseConv2D):
+        scale = scale.reshape(kernel.shape[2:])  # [C, multiplier]
+    bias = _float64(layer.bias) if layer.use_bias else 0.0
+    with np.errstate(over="ignore"):
+        return [
+            array.astype("float32")
+            for array in (kernel * scale, bias * affine.scale + affine.shift)
+        ]
+
+
 def _keep(x: Tensor, **_: object) -> Tensor:
-    """Called instead of a normalisation that is folded."""
+    """Called instead of a layer that is folded into another."""
     return x
 
 

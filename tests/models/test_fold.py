@@ -4,11 +4,14 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from PIL import Image
 
+from keras_imnet64 import predict
 from keras_imnet64.backend.devices import take_devices
 from keras_imnet64.evaluation.forward import compile_forward
 from keras_imnet64.models import build_model
 from keras_imnet64.models.fold import ScaleShift, fold_batch_norm
+from keras_imnet64.models.ship import write_model_file
 
 pytestmark = pytest.mark.backend
 NETWORKS = {  # name: image size, options, normalisations that stay as a multiply-add
@@ -59,6 +62,7 @@ def test_networks_give_the_same_logits(name):
     model = randomize(build_model(name, image_size=size, num_classes=7, **options))
     folded = fold_batch_norm(model)
     assert not norms(folded)
+    assert not [layer for layer in folded.layers if layer.name.endswith("_pick")]
     assert sum(isinstance(layer, ScaleShift) for layer in folded.layers) == num_left
     expected = check_same(model, folded)
     pixels = np.random.default_rng(1).integers(0, 256, (4, size, size, 3), "uint8")
@@ -83,6 +87,84 @@ def test_kinds_of_layers(layer, options):
     folded = fold_batch_norm(model)
     assert len(folded.layers) == 2
     check_same(model, folded, 1e-5)
+
+
+@pytest.mark.parametrize("norm", [True, False], ids=["normalised", "not normalised"])
+@pytest.mark.parametrize("size", [6, 7])
+def test_a_pooling_of_one_pixel_becomes_a_stride(norm, size):
+    """The network's shortcuts; odd maps keep their last row and column."""
+    after = [layers.BatchNormalization()] if norm else []
+    pick = layers.AveragePooling2D(1, 2)
+    model = chain(pick, layers.Conv2D(5, 1, use_bias=False), *after, shape=(size, size, 3))
+    folded = fold_batch_norm(model)
+    assert [type(layer) for layer in folded.layers[1:]] == [layers.Conv2D]
+    check_same(model, folded, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [layers.AveragePooling2D(2, 2), layers.Conv2D(5, 1)],
+        [layers.AveragePooling2D(1, 2), layers.Conv2D(5, 3)],
+        [layers.AveragePooling2D(1, 2), layers.Conv2D(5, 1, strides=2)],
+        [layers.AveragePooling2D(1, (1, 2)), layers.Conv2D(5, 1)],
+    ],
+    ids=["two pixels", "3x3", "strided", "columns alone"],
+)
+def test_other_poolings_stay(parts):
+    model = chain(*[type(part).from_config(part.get_config()) for part in parts])
+    assert fold_batch_norm(model) is model
+
+
+def test_a_pooling_that_is_taken_twice_stays():
+    inputs = keras.Input((6, 6, 3))
+    x = layers.AveragePooling2D(1, 2)(inputs)
+    x = layers.Add()([layers.BatchNormalization()(layers.Conv2D(3, 1)(x)), x])
+    model = randomize(keras.Model(inputs, x))
+    folded = fold_batch_norm(model)
+    assert not norms(folded)
+    assert sum(isinstance(layer, layers.AveragePooling2D) for layer in folded.layers) == 1
+    check_same(model, folded, 1e-5)
+
+
+def drawn_images(count, size):
+    """Smooth colours, edges and texture: images that networks tell apart, unlike noise."""
+    rng = np.random.default_rng(2)
+    rows, columns = np.mgrid[:size, :size] / size
+    images = []
+    for _ in range(count):
+        angle, phase, waves = rng.uniform(0, 6.3), rng.uniform(0, 6.3), rng.uniform(1, 9)
+        along = np.cos(angle) * rows + np.sin(angle) * columns
+        stripes = np.sin(6.3 * waves * along + phase)[..., None]
+        disc = np.hypot(rows - rng.uniform(), columns - rng.uniform()) < rng.uniform(0.1, 0.5)
+        image = rng.uniform(60, 200, 3) + stripes * rng.uniform(-60, 60, 3)
+        image = np.where(disc[..., None], rng.uniform(0, 255, 3), image)
+        images.append(image + rng.normal(0, 6, (size, size, 1)))
+    return np.stack(images).clip(0, 255).astype("uint8")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_predict_names_the_same_five_classes(name, tmp_path):
+    """Of 64 drawn images, in the same order, with probabilities that agree."""
+    size, options, _ = NETWORKS[name]
+    model = randomize(build_model(name, image_size=size, num_classes=30, **options))
+    images = drawn_images(64, size)
+    kernel, bias = model.get_layer("logits").get_weights()
+    bias -= model.predict(images, verbose=0).mean(axis=0)  # else it alone would decide
+    model.get_layer("logits").set_weights([kernel, bias])
+    path = tmp_path / "model.keras"
+    write_model_file(model, path, {"image_size": size})
+    for number, pixels in enumerate(images):
+        Image.fromarray(pixels).save(tmp_path / f"{number:02}.png")
+    files = sorted(tmp_path.glob("*.png"))
+    folded, unfolded = (predict(path, files, fold=fold)["pictures"] for fold in (True, False))
+    chosen = [[entry["class_name"] for entry in image["top"]] for image in folded]
+    assert chosen == [[entry["class_name"] for entry in image["top"]] for image in unfolded]
+    assert len({tuple(names) for names in chosen}) > 3
+    for one, other in zip(folded, unfolded, strict=True):
+        probabilities = [entry["probability"] for entry in one["top"]]
+        expected = [entry["probability"] for entry in other["top"]]
+        np.testing.assert_allclose(probabilities, expected, atol=1e-5, rtol=1e-3)
 
 
 def test_a_kernel_by_hand():
