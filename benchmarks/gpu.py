@@ -346,7 +346,9 @@ class Bench:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         recipe = None if row.network == MATRIX_PRODUCT else recipe_of(row, settings.dtype)
         if recipe and row.engine in PEERS:
-            found = peers([recipe], subject_of(recipe, recipe.num_classes), self.folder, PEER)
+            found = peers(
+                [recipe], subject_of(recipe, recipe.num_classes), self.folder, program=PEER
+            )
             side = next(s for s in found if s.name == row.engine.replace("-", " "))
             return replace(side, environment=side.environment | environment)
         toml, num_devices = (recipe.to_toml(), row.num_devices) if recipe else (None, 0)

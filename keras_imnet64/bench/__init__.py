@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from keras_imnet64.bench.record import (
+    TUNED_MODE,
     BenchMachine,
     BenchRecord,
     Row,
@@ -24,7 +25,14 @@ from keras_imnet64.bench.record import (
     timing_of,
 )
 from keras_imnet64.bench.rounds import Measured, measure
-from keras_imnet64.bench.sides import check_peer, checked_backends, our_sides, peers, with_dtypes
+from keras_imnet64.bench.sides import (
+    PEER_MODES,
+    check_peer,
+    checked_backends,
+    our_sides,
+    peers,
+    with_dtypes,
+)
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import StrPath
@@ -96,7 +104,8 @@ def bench(
             "sides down unequally: compare on a quiet one"
         )
     with TemporaryDirectory(prefix="bench-") as folder:
-        sides = [*peers(recipes, subject, Path(folder)), *ours] if peer else ours
+        modes = PEER_MODES if machine.gpus else (*PEER_MODES, TUNED_MODE)
+        sides = [*peers(recipes, subject, Path(folder), modes), *ours] if peer else ours
         rows = tuple(map(row_of, measure(sides, num_rounds, steps)))
     found = facts.versions()
     return BenchRecord(

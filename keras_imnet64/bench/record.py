@@ -14,6 +14,7 @@ from keras_imnet64.core.types import JsonObject
 from keras_imnet64.core.validation import read_record
 
 MAX_FILE_BYTES = 2**24
+TUNED_MODE = "tuned"  # of PyTorch, on a CPU alone; see benchmarks/torch_peer.py
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,14 @@ class Ratio:
     Attributes:
         step, forward: speed of ours by that of the fastest of PyTorch's modes; above 1 ours is
             faster.
+        step_as_installed: as `step`, without the mode in which PyTorch's allocator is tuned.
         memory: peak of ours by the smallest of PyTorch's; below 1 ours needs less.
     """
 
     name: str
     dtype: str
     step: float
+    step_as_installed: float
     forward: float
     memory: float | None
 
@@ -164,10 +167,12 @@ def ratios_of(rows: Sequence[Row]) -> Iterator[Ratio]:
             continue
         ours = dict(row.values())
         best = {name: min(found) for name in ours if (found := values_of(peers, name))}
+        as_installed = [peer for peer in peers if TUNED_MODE not in peer.name]
         yield Ratio(
             row.name,
             row.dtype,
             best["step"] / ours["step"],
+            min(values_of(as_installed, "step")) / ours["step"],
             best["forward"] / ours["forward"],
             ours["memory"] / best["memory"] if "memory" in best else None,
         )

@@ -18,7 +18,7 @@ from keras_imnet64.core.types import StrPath
 from keras_imnet64.recipe.schema import Recipe
 
 PEER = Path(__file__).parents[2] / "benchmarks" / "torch_peer.py"
-PEER_MODES = ("eager", "compile", "tuned")  # see benchmarks/torch_peer.py
+PEER_MODES = ("eager", "compile")  # see benchmarks/torch_peer.py
 ENVIRONMENT = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # workers share a GPU
     "KERAS_IMNET64_PROGRAMS_DIR": "off",  # the first step compiles
@@ -91,7 +91,11 @@ def check_peer(devices: str | None) -> None:
 
 
 def peers(
-    recipes: Sequence[Recipe], subject: Subject, folder: Path, program: Path | None = None
+    recipes: Sequence[Recipe],
+    subject: Subject,
+    folder: Path,
+    modes: Sequence[str] = PEER_MODES,
+    program: Path | None = None,
 ) -> list[Side]:
     """Returns a side for each mode of PyTorch and recipe, whose TOML files it writes into a folder.
 
@@ -105,7 +109,7 @@ def peers(
         dtype = recipe.train.dtype
         file = folder / f"{dtype}.toml"
         file.write_text(recipe.to_toml(), "utf-8")
-        for mode in PEER_MODES:
+        for mode in modes:
             options = {
                 "recipe": file,
                 "batch-size": subject.batch_size,

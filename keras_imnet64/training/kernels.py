@@ -248,7 +248,7 @@ def bias_add(x: Tensor, bias: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[
     def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
         rows = tf.reshape(upstream, (-1, upstream.shape[-1]))
         ones = tf.ones((1, tf.shape(rows)[0]), rows.dtype)
-        return upstream, tf.reshape(tf.matmul(ones, rows), (-1,))
+        return upstream, tf.reshape(tf.matmul(ones, rows, name="bias_gradient"), (-1,))
 
     return tf.nn.bias_add(x, bias), gradient
 

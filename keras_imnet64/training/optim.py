@@ -62,7 +62,8 @@ def make_schedule(
     _require(steps_per_epoch > 0, "steps_per_epoch must be above 0", steps_per_epoch)
     _require(num_epochs > 0, "the run's epochs must be above 0", num_epochs)
     fits = warmup_epochs < num_epochs
-    _require(fits, f"warmup_epochs must lie below the run's {num_epochs} epochs", warmup_epochs)
+    limit = f"schedule.warmup_epochs must lie below the run's {num_epochs} epochs"
+    _require(fits, limit, warmup_epochs)
     num_steps = num_epochs * steps_per_epoch
     _require(num_steps < 2**31, "the run must have fewer than 2^31 steps", num_steps)
     return Schedule(

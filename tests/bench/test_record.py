@@ -41,7 +41,8 @@ def record(*rows):
 
 ROWS = (
     row("torch eager", 2.0, 90.0),
-    row("torch compile", 1.0, 120.0),
+    row("torch compile", 1.5, 120.0),
+    row("torch tuned", 1.0, 150.0),
     row("tensorflow", 0.5, 45.0),
     row("jax", 4.0, None),
     row("jax", 3.0, dtype="mixed_bfloat16"),
@@ -57,8 +58,8 @@ def test_median_and_spread_worked_by_hand():
 
 def test_ratios_are_to_the_best_of_each_figure():
     assert list(ratios_of(ROWS)) == [
-        Ratio("tensorflow", "float32", step=2.0, forward=2.0, memory=0.5),
-        Ratio("jax", "float32", step=0.25, forward=0.25, memory=None),
+        Ratio("tensorflow", "float32", step=2.0, step_as_installed=3.0, forward=2.0, memory=0.5),
+        Ratio("jax", "float32", step=0.25, step_as_installed=0.375, forward=0.25, memory=None),
     ]
 
 
@@ -72,23 +73,27 @@ def test_the_table_shows_images_per_second():
 def test_ratios_in_words():
     first, _ = ratios_in_words(record(*ROWS).ratios)
     assert first == (
-        "tensorflow float32 / PyTorch's best: step 2.00 times as fast, forward 2.00, "
-        "0.50 times the memory"
+        "tensorflow float32 / PyTorch's best: step 2.00 times as fast (3.00 beside PyTorch as "
+        "installed), forward 2.00, 0.50 times the memory"
     )
 
 
 def test_markdown_has_a_row_for_each_dtype():
-    head, rule, first, *_ = markdown(record(*ROWS[:4]))
-    assert head == "| network, batch | dtype | PyTorch eager | PyTorch compile | TensorFlow | JAX |"
-    assert rule.count("---") == 6
+    head, rule, first, *_ = markdown(record(*ROWS[:5]))
+    assert head == (
+        "| network, batch | dtype | PyTorch eager | PyTorch compile | "
+        "PyTorch compile, allocator tuned | TensorFlow | JAX |"
+    )
+    assert rule.count("---") == 7
     assert first == (
-        "| wrn, 32 | float32 | 16, 90 MB | 32, 120 MB | 64, 2.00 times, 45 MB | 8, 0.25 times |"
+        "| wrn, 32 | float32 | 16, 90 MB | 21.3, 120 MB | 32, 150 MB | "
+        "64, 3.00 and 2.00 times, 45 MB | 8, 0.38 and 0.25 times |"
     )
 
 
 def test_markdown_leaves_a_cell_empty_where_a_side_lacks_a_dtype():
     lines = list(markdown(record(*ROWS)))
-    assert lines[3] == "| wrn, 32 | mixed_bfloat16 | - | - | - | 10.7, 100 MB |"
+    assert lines[3] == "| wrn, 32 | mixed_bfloat16 | - | - | - | - | 10.7, 100 MB |"
 
 
 def test_changes_are_of_the_figures_that_both_have():

@@ -173,7 +173,7 @@ def test_a_finished_run_is_never_overwritten(small_recipe, data_dir, tmp_path):
         ({"optimizer": {"name": "sdg"}}, 'did you mean "sgd"'),
         ({"model": {"depth": 9}}, "the nearest that fits is 8"),
         ({"model": {"dropout": 1.5}}, "model.dropout must be a number of at least 0"),
-        ({"schedule": {"warmup_epochs": 9}}, "warmup_epochs must lie below"),
+        ({"schedule": {"warmup_epochs": 9}}, "schedule.warmup_epochs must lie below"),
         ({"augment": [{"op": "pad_crop", "padding": 16}]}, "padding must be below the image size"),
         ({"train": {"initial_weights": "nowhere.keras"}}, "nowhere.keras is not a file"),
         ({"data": {"batch_size": 97}}, "data.batch_size must be at most 96"),
