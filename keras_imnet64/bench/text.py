@@ -137,11 +137,13 @@ def markdown(record: BenchRecord) -> Iterator[str]:
     yield _line(["network, batch", "dtype", *(MARKDOWN_SIDES[name] for name in names)])
     yield _line(["---"] * (2 + len(names)))
     subject = record.subject
+    settings = [each for each in record.overrides if not each.startswith("data.batch_size=")]
+    what = f"`{' '.join([subject.recipe, *settings])}`, {subject.batch_size}".replace("|", r"\|")
     for dtype in dict.fromkeys(row.dtype for row in record.rows):
         rows = {row.name: row for row in record.rows if row.dtype == dtype}
         ratios = {ratio.name: ratio for ratio in record.ratios if ratio.dtype == dtype}
         cells = [_cell(rows.get(name), ratios.get(name), subject.batch_size) for name in names]
-        yield _line([f"{subject.recipe}, {subject.batch_size}", dtype, *cells])
+        yield _line([what, dtype, *cells])
     yield ""
     yield (
         f"Images per second of a training step; PyTorch's time by ours, of its faster mode as "

@@ -107,7 +107,10 @@ def test_a_row_of_markdown(place, run):
     _, out, _ = run(*BENCH, "--peer", "--backend", "tensorflow", "--markdown")
     assert out.splitlines()[0].startswith("| network, batch | dtype | PyTorch eager |")
     theirs = " | ".join(["8, 200 MB"] * 3)
-    assert f"| small, 16 | float32 | {theirs} | 16, 2.00 and 2.00 times, 100 MB |" in out
+    assert f"| `small`, 16 | float32 | {theirs} | 16, 2.00 and 2.00 times, 100 MB |" in out
+
+    _, out, _ = run(*BENCH, "--markdown", "--set", "model.depth=14", "--batch-size", 8)
+    assert "| `small model.depth=14`, 8 | float32 |" in out
 
 
 def test_the_change_since_a_result(place, run):

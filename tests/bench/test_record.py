@@ -86,14 +86,14 @@ def test_markdown_has_a_row_for_each_dtype():
     )
     assert rule.count("---") == 7
     assert first == (
-        "| wrn, 32 | float32 | 16, 90 MB | 21.3, 120 MB | 32, 150 MB | "
+        "| `wrn`, 32 | float32 | 16, 90 MB | 21.3, 120 MB | 32, 150 MB | "
         "64, 3.00 and 2.00 times, 45 MB | 8, 0.38 and 0.25 times |"
     )
 
 
 def test_markdown_leaves_a_cell_empty_where_a_side_lacks_a_dtype():
     lines = list(markdown(record(*ROWS)))
-    assert lines[3] == "| wrn, 32 | mixed_bfloat16 | - | - | - | - | 10.7, 100 MB |"
+    assert lines[3] == "| `wrn`, 32 | mixed_bfloat16 | - | - | - | - | 10.7, 100 MB |"
 
 
 def test_changes_are_of_the_figures_that_both_have():
