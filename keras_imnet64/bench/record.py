@@ -90,9 +90,9 @@ class Ratio:
     name: str
     dtype: str
     step: float
-    step_as_installed: float
     forward: float
     memory: float | None
+    step_as_installed: float
 
 
 @dataclass(frozen=True)
@@ -172,9 +172,9 @@ def ratios_of(rows: Sequence[Row]) -> Iterator[Ratio]:
             row.name,
             row.dtype,
             best["step"] / ours["step"],
-            min(values_of(as_installed, "step")) / ours["step"],
             best["forward"] / ours["forward"],
             ours["memory"] / best["memory"] if "memory" in best else None,
+            min(values_of(as_installed, "step")) / ours["step"],
         )
 
 

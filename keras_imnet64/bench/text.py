@@ -1,5 +1,6 @@
 """Prints the result of a benchmark as a table, as Markdown or as JSON, and its changes."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -110,10 +111,10 @@ def ratios_in_words(ratios: Sequence[Ratio]) -> Iterator[str]:
     """Yields a line for each of our rows that stands beside PyTorch."""
     for ratio in ratios:
         memory = "" if ratio.memory is None else f", {ratio.memory:.2f} times the memory"
+        installed = f"({ratio.step_as_installed:.2f} beside PyTorch as installed)"
         yield (
             f"{ratio.name} {ratio.dtype} / PyTorch's best: step {ratio.step:.2f} times as fast "
-            f"({ratio.step_as_installed:.2f} beside PyTorch as installed), "
-            f"forward {ratio.forward:.2f}{memory}"
+            f"{installed}, forward {ratio.forward:.2f}{memory}"
         )
 
 
@@ -138,7 +139,8 @@ def markdown(record: BenchRecord) -> Iterator[str]:
     yield _line(["---"] * (2 + len(names)))
     subject = record.subject
     settings = [each for each in record.overrides if not each.startswith("data.batch_size=")]
-    what = f"`{' '.join([subject.recipe, *settings])}`, {subject.batch_size}".replace("|", r"\|")
+    words = [subject.recipe, *(f"--set {shlex.quote(each)}" for each in settings)]
+    what = f"`{' '.join(words)}`, {subject.batch_size}".replace("|", r"\|")
     for dtype in dict.fromkeys(row.dtype for row in record.rows):
         rows = {row.name: row for row in record.rows if row.dtype == dtype}
         ratios = {ratio.name: ratio for ratio in record.ratios if ratio.dtype == dtype}
@@ -156,7 +158,8 @@ def _cell(row: Row | None, ratio: Ratio | None, batch_size: int) -> str:
     if row is None or row.step is None:
         return "-"
     parts = [_rate(row.step, batch_size)]
-    parts += [f"{ratio.step_as_installed:.2f} and {ratio.step:.2f} times"] if ratio else []
+    ratios = [ratio.step_as_installed, ratio.step] if ratio else []
+    parts += [" and ".join(dict.fromkeys(f"{r:.2f}" for r in ratios)) + " times"] if ratios else []
     parts += [f"{row.peak_memory_mb:,.0f} MB"] if row.peak_memory_mb is not None else []
     return ", ".join(parts)
 

@@ -70,15 +70,15 @@ def _replacements(graph: Graph) -> dict[int, Callable[..., Tensor]]:
     once = _called_once(calls)
     found: dict[int, Callable[..., Tensor]] = {}
     for call in calls:
-        layer, norm, pick = call.operation, None, None
+        layer, norm, subsampling = call.operation, None, None
         if id(layer) in once and (inner := graph_of(layer)) and _replacements(inner):
             found[id(layer)] = fold_batch_norm(layer)
         if id(layer) in once and _is_foldable(layer):
             norm = _only_batch_norm(consumers[id(call.outputs[0])], once)
-            pick = _pick_before(call, makers, consumers, once)
-        given_up = [part for part in (norm, pick) if part is not None]
-        if given_up and (folded := _fold(layer, norm, pick)):
-            found |= {id(layer): folded, **{id(part): _keep for part in given_up}}
+            subsampling = _subsampling_before(call, makers, consumers, once)
+        absorbed = [part for part in (norm, subsampling) if part is not None]
+        if absorbed and (folded := _fold(layer, norm, subsampling)):
+            found |= {id(layer): folded, **{id(part): _keep for part in absorbed}}
     for call in calls:
         layer = call.operation
         if id(layer) in once and id(layer) not in found and _is_constant_norm(call):
@@ -131,7 +131,7 @@ def _only_batch_norm(
     return norm if norm.axis % len(tensor.shape) == channels else None
 
 
-def _pick_before(
+def _subsampling_before(
     call: Call,
     makers: dict[int, Call],
     consumers: dict[int, list[Call | None]],
@@ -144,7 +144,7 @@ def _pick_before(
     pool = makers[id(tensor)].operation
     if (
         type(conv) is layers.Conv2D
-        and conv.kernel_size == conv.strides == (1, 1)
+        and conv.kernel_size == conv.strides == conv.dilation_rate == (1, 1)
         and type(pool) is layers.AveragePooling2D
         and pool.pool_size == (1, 1)
         and pool.strides[0] == pool.strides[1]  # TensorFlow's convolution takes no others
@@ -190,18 +190,19 @@ class Affine:
 def _fold(
     layer: keras.Layer,
     norm: keras.layers.BatchNormalization | None,
-    pick: layers.AveragePooling2D | None,
+    subsampling: layers.AveragePooling2D | None,
 ) -> Callable[..., Tensor] | None:
     """Returns the layer with the normalisation in its kernel and bias, and the pooling's strides.
 
     The product is taken in float64 and rounded once. None if it leaves the range of float32, where
     the two layers one after the other may stay within it.
     """
-    weights: list[np.ndarray] = layer.get_weights()
     changed: dict[str, object] = {}
-    if pick is not None:
-        changed["strides"] = pick.strides
-    if norm is not None:
+    if subsampling is not None:
+        changed["strides"] = subsampling.strides
+    if norm is None:
+        weights = layer.get_weights()
+    else:
         changed["use_bias"] = True
         weights = _folded_weights(layer, Affine.of(norm))
         if not all(np.isfinite(array).all() for array in weights):

@@ -85,18 +85,18 @@ def is_out_of_memory(error: Exception) -> bool:
     return any(sign in text for sign in OUT_OF_MEMORY)
 
 
-def out_of_memory_advice(batch_size: int, num_parts: int, remat_helps: bool) -> str:
+def out_of_memory_advice(batch_size: int, num_parts: int, remat_is_off: bool) -> str:
     """Returns the error message of a run whose memory ran out, with the options that help.
 
     Args:
         batch_size: the recipe's `data.batch_size`.
         num_parts: the recipe's `train.accumulate_steps`.
-        remat_helps: whether `train.remat` is not set yet.
+        remat_is_off: whether the recipe leaves `train.remat` off.
     """
     candidates = range(num_parts + 1, batch_size + 1)
     more_parts = next((n for n in candidates if batch_size % n == 0), None)
     remedies = []
-    if remat_helps:
+    if remat_is_off:
         remedies.append(
             "--set train.remat=true resumes the run and recomputes activations instead of keeping "
             "them"

@@ -273,13 +273,15 @@ def _run_with_values(
 def _run_under_jax(
     run: RunWithValues, inputs: Sequence[Tensor], values: Values
 ) -> tuple[list[Tensor], dict[int, Tensor]]:
-    """As `jax.checkpoint`, of which XLA for CPUs merges both passes."""
+    """Does what `jax.checkpoint` does, in which XLA for CPUs would merge the two passes."""
     import jax
 
     def first_pass(*tensors: list[Tensor]) -> tuple[Tensor, tuple[list[Tensor], ...]]:
         return run(*tensors), tensors
 
-    def gradients(tensors: tuple[list[Tensor], ...], upstream: Tensor) -> tuple[Tensor, Tensor]:
+    def gradients(
+        tensors: tuple[list[Tensor], ...], upstream: tuple[list[Tensor], dict[int, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
         of_outputs, _ = upstream
         again = _after_under_jax(of_outputs, tensors)
         of_inputs, of_values = jax.vjp(run, *again)[1](upstream)

@@ -175,7 +175,7 @@ class Trainer:
             advice = out_of_memory_advice(
                 self.recipe.data.batch_size,
                 self.recipe.train.accumulate_steps,
-                remat_helps=not self.recipe.train.remat,
+                remat_is_off=not self.recipe.train.remat,
             )
             raise RunFailed(advice) from error
 

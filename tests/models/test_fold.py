@@ -108,8 +108,9 @@ def test_a_pooling_of_one_pixel_becomes_a_stride(norm, size):
         [layers.AveragePooling2D(1, 2), layers.Conv2D(5, 3)],
         [layers.AveragePooling2D(1, 2), layers.Conv2D(5, 1, strides=2)],
         [layers.AveragePooling2D(1, (1, 2)), layers.Conv2D(5, 1)],
+        [layers.AveragePooling2D(1, 2), layers.Conv2D(5, 1, dilation_rate=2)],
     ],
-    ids=["two pixels", "3x3", "strided", "columns alone"],
+    ids=["two pixels", "3x3", "strided", "columns alone", "dilated"],
 )
 def test_other_poolings_stay(parts):
     model = chain(*[type(part).from_config(part.get_config()) for part in parts])
@@ -217,3 +218,15 @@ def test_models_inside_models_and_others():
     assert not norms(fold_batch_norm(model).layers[1])
     plain = chain(layers.Conv2D(3, 1))
     assert fold_batch_norm(plain) is plain
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_logits_may_have_fewer_bits(dtype):
+    """Files of others may end in half precision."""
+    inputs = keras.Input((4, 4, 3))
+    x = layers.Flatten()(layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, layers.Dense(3, dtype=dtype)(x))
+    pixels = np.random.default_rng(2).integers(0, 256, (2, 4, 4, 3), "uint8")
+    logits = compile_forward(model, take_devices())(pixels)
+    expected = np.asarray(model(pixels)).astype("float32")
+    np.testing.assert_allclose(logits.astype("float32"), expected, atol=0.05)
