@@ -215,7 +215,7 @@ class Results:
             raise UserError(
                 f"{self.path} is no file of results ({reason(error)}): choose another --out"
             ) from error
-        if whole != content:  # its row is measured again
+        if whole != content:  # a kill cut the last line short; its row is measured again
             self._cut_at = len(whole)
 
     def begin(self, header: Header) -> None:
@@ -318,7 +318,7 @@ def backend_of(engine: str) -> str:
 
 
 def obstacle(backend: str, settings: Settings) -> str | None:
-    """Returns why nothing can be measured under a backend."""
+    """Returns why nothing can be measured under a backend; None where it can."""
     if is_missing(backend):
         return f"{backend} is not installed"
     if backend == "torch" and not settings.reduced and torch_finds_no_gpu():
