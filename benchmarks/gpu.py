@@ -11,7 +11,8 @@ is too much. Rows are appended to a file as they come, and the same command goes
 
     images/s           the compiled step of `Model.fit` on a batch that lies on the device
     TFLOP/s, of peak   6 per multiply-accumulate (2, times 3 for forward and backward pass), against
-                       the best rate of bfloat16 products of matrices, measured in the same run
+                       the best rate of bfloat16 products of matrices, measured in the same run;
+                       empty with --dtype float32
     fed by pipeline    `Model.fit` on generated images with the recipe's augmentation
     beside the step    the share of time that input and Keras' loop add, from alternating blocks
 """
@@ -41,6 +42,7 @@ from keras_imnet64.bench.rounds import Conversation, Progress, Side
 from keras_imnet64.bench.sides import peers
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import EXIT_STOPPED_AT_ONCE, RunFailed, UserError, reason
+from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.core.types import JsonObject
 from keras_imnet64.core.validation import parse_record, to_json
 from keras_imnet64.recipe.loading import check_recipe, load_recipe, override
@@ -79,6 +81,7 @@ NETWORKS = {
 }
 MAX_AHEAD = 64  # batches that the pipeline prepares ahead
 MAX_STEPS = 500  # of a block
+NO_GPU_FOR_TORCH = "torch finds no GPU: install PyTorch for CUDA"
 ROW_SECONDS = 3600  # compiling on a slow machine included
 PACKAGES = (
     *("keras-imnet64", "keras", "tensorflow", "jax", "jaxlib", "torch", "numpy"),
@@ -171,10 +174,7 @@ def make_plan(
 
 
 def is_missing(module: str) -> bool:
-    try:
-        return find_spec(module) is None
-    except ModuleNotFoundError:
-        return True
+    return find_spec(module) is None
 
 
 # ---------------------------------------------------------------------------------- results file
@@ -186,19 +186,25 @@ class Results:
     Attributes:
         header: None for a new file.
         rows: by their keys; of rows with the same key the last counts.
+
+    Raises:
+        UserError: the file is another, or cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.header: Header | None = None
         self.rows: dict[tuple[str, str, int, int], Row] = {}
-        if path.exists():
-            self._read()
+        self._cut_at: int | None = None  # where a line begins whose end a kill cut off
+        with self._usable():
+            content = path.read_bytes() if path.exists() else b""
+        self._parse(content)
 
-    def _read(self) -> None:
-        content = self.path.read_bytes()
+    def _parse(self, content: bytes) -> None:
         whole = content[: content.rfind(b"\n") + 1]
         try:
+            if content and not whole:
+                raise ValueError("no line of it is whole")
             for number, line in enumerate(whole.splitlines()):
                 if number:
                     row = parse_record(Row, line)
@@ -210,14 +216,14 @@ class Results:
                 f"{self.path} is no file of results ({reason(error)}): choose another --out"
             ) from error
         if whole != content:  # a kill cut the last line short; its row is measured again
-            with open(self.path, "r+b") as file:
-                file.truncate(len(whole))
+            self._cut_at = len(whole)
 
     def begin(self, header: Header) -> None:
         """Writes the header of a new file, or checks that of an old one.
 
         Raises:
-            UserError: the file is of another machine, other versions or other settings.
+            UserError: the file is of another machine, other versions or other settings, or it
+                cannot be written.
         """
         if self.header is None:
             self.header = header
@@ -232,16 +238,31 @@ class Results:
             raise UserError(
                 f"{self.path} holds results of {old}; received {new}: choose another --out"
             )
+        self._append()  # a file that cannot be written is refused before anything is measured
 
     def add(self, row: Row) -> None:
         self.rows[row.key] = row
         self._append(row)
 
-    def _append(self, record: Header | Row) -> None:
-        with open(self.path, "a") as file:
-            file.write(json.dumps(to_json(record, omit_none=True)) + "\n")
+    def _append(self, *records: Header | Row) -> None:
+        lines = [json.dumps(to_json(record, omit_none=True)) + "\n" for record in records]
+        with self._usable(), open(self.path, "ab") as file:
+            if self._cut_at is not None:
+                file.truncate(self._cut_at)
+                self._cut_at = None
+            file.write("".join(lines).encode())
             file.flush()
             os.fsync(file.fileno())
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be used as the file of results "
+                f"({os_error_text(error, self.path)}): choose another --out"
+            ) from error
 
 
 def header_of(settings: Settings) -> Header:
@@ -272,12 +293,13 @@ def driver_version() -> str | None:
 
 def measure(plan: Plan, results: Results, retry: bool) -> None:
     """Measures what the results do not have yet."""
-    missing = {engine for engine in plan.engines if is_missing(backend_of(engine))}
-    for engine in sorted(missing):
-        say(f"{engine} is left out: {backend_of(engine)} is not installed")
-    engines = [engine for engine in plan.engines if engine not in missing]
+    backends = dict.fromkeys(map(backend_of, plan.engines))
+    obstacles = {backend: obstacle(backend, plan.settings) for backend in backends}
+    engines = [engine for engine in plan.engines if not obstacles[backend_of(engine)]]
+    for engine in sorted(set(plan.engines) - set(engines)):
+        say(f"{engine} is left out: {obstacles[backend_of(engine)]}")
     if not engines:
-        raise UserError("no engine is installed: `pip install '.[gpu]'` provides two of them")
+        raise UserError("no engine is left: `pip install '.[gpu]'` provides two of them")
     results.begin(header_of(plan.settings))
     with tempfile.TemporaryDirectory(prefix="imnet64-gpu-") as folder:
         bench = Bench(plan, results, retry, Path(folder))
@@ -295,6 +317,22 @@ def backend_of(engine: str) -> str:
     return "torch" if engine in PEERS else engine.partition("+")[0]
 
 
+def obstacle(backend: str, settings: Settings) -> str | None:
+    """Returns why nothing can be measured under a backend; None where it can."""
+    if is_missing(backend):
+        return f"{backend} is not installed"
+    if backend == "torch" and not settings.reduced and torch_finds_no_gpu():
+        return NO_GPU_FOR_TORCH  # its process would make its first steps on the CPU
+    return None
+
+
+def torch_finds_no_gpu() -> bool:
+    """Returns whether PyTorch says so; where it cannot be imported, its rows will say why."""
+    command = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.split()[-1:] == ["False"]
+
+
 class Bench:
     """Runs the rows of a plan, each in a process of its own."""
 
@@ -310,21 +348,25 @@ class Bench:
                 break
 
     def several_devices(self, network: str, engine: str) -> None:
-        """Measures more devices, each with the largest batch that fits one and fits them all."""
+        """Measures more devices, each with the largest batch that fits one and fits them all.
+
+        Where one device was tried and no batch fits it, several are not tried.
+        """
         if engine not in ("tensorflow", "jax"):
             return  # XLA does not work with TensorFlow's strategy, and the peer has one device
         sizes = self.plan.batch_sizes
         rows = [self.results.rows.get((network, engine, 1, size)) for size in sizes]
-        fit = [row.batch_size for row in rows if row and row.step_seconds]
+        tried = [row for row in rows if row]
+        fit = [row.batch_size for row in tried if row.step_seconds]
         for count in self.device_counts():
-            for batch_size in reversed(fit or sizes):
+            for batch_size in reversed(fit if tried else sizes):
                 if count == 1 or not self.row(network, engine, count, batch_size).out_of_memory:
                     break
 
     def device_counts(self) -> Sequence[int]:
         if self.plan.device_counts:
             return self.plan.device_counts
-        present = max(len(row.devices) for row in self.results.rows.values())
+        present = max([1, *(len(row.devices) for row in self.results.rows.values())])
         return sorted({*(2**n for n in range(10) if 2**n <= present), present})
 
     def row(self, network: str, engine: str, num_devices: int, batch_size: int) -> Row:
@@ -393,7 +435,7 @@ def measure_row(row: Row, side: Side, settings: Settings) -> Row:
                 worker.say(json.dumps(side.request))
             facts = worker.answer()
             if facts.pop("device", None) == "cpu" and not settings.reduced:
-                raise RunFailed("torch finds no GPU: install PyTorch for CUDA")
+                raise RunFailed(NO_GPU_FOR_TORCH)
             if row.network == MATRIX_PRODUCT:
                 seconds = min(blocks(worker, "product", settings))
                 flops = 2 * settings.matrix_size**3 / seconds
@@ -434,7 +476,7 @@ def alternate(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns the seconds of a fed and of a resident step, in blocks that alternate.
 
-    With `MAX_AHEAD` batches left the pipeline never runs into the end of its epoch.
+    An epoch of more than MAX_AHEAD + 1 steps is not read to its end, where the pipeline would rest.
     """
     steps_per_epoch = settings.num_samples // (row.batch_size * row.num_devices)
     most = max(1, (steps_per_epoch - MAX_AHEAD) // 2)

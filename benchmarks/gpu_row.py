@@ -3,13 +3,13 @@
 The first line of standard input is a `gpu_records.Request`. When the first step is done, the
 process prints a line of JSON about the network, then answers lines as `torch_peer.py` does:
 
-    step N      N training steps on one batch that lies on the devices: {"seconds": s}
-    fed N       N training steps that the recipe's pipeline feeds, after as many uncounted ones
-    product N   N products of matrices, where the request has no recipe
+    step N      {"seconds": of N training steps on one batch that lies on the devices}
+    fed N       the same of steps that the recipe's pipeline feeds
+    product N   the same of products of matrices, where the request has no recipe
     memory      {"peak_mb": the peak so far, "loss": the mean of all steps}
 
-It ends when standard input does, whatever it is doing. Under JAX TensorFlow is not imported before
-the first `fed`.
+Before those that it times it makes as many uncounted ones. It ends when standard input does,
+whatever it is doing. Under JAX TensorFlow is not imported before the first `fed`.
 """
 
 import itertools
@@ -109,7 +109,13 @@ class Product:
         return {"devices": list(self.devices.names)}
 
     def reply(self, line: str) -> JsonObject:
-        return {"seconds": self.run(int(line.removeprefix("product ")))}
+        return {"seconds": second_time(self.run, int(line.removeprefix("product ")))}
+
+
+def second_time(work: Callable[[int], float], count: int) -> float:
+    """Returns the seconds of `count` steps or products after as many that warm up."""
+    work(count)
+    return work(count)
 
 
 def jax_product(size: int) -> Callable[[int], float]:
@@ -200,11 +206,16 @@ class Network:
             self.until_peak.close()
             return {"peak_mb": self.memory.megabytes, "loss": finite(self.step.loss())}
         task, _, count = line.partition(" ")
-        tasks: dict[str, Callable[[int], float]] = {"step": self.step, "fed": self.fed}
+        tasks: dict[str, Callable[[int], float]] = {
+            "step": lambda count: second_time(self.step, count),
+            "fed": self.fed,
+        }
         return {"seconds": tasks[task](int(count))}
 
     def fed(self, count: int) -> float:
         """Returns the seconds of the second half of 2 * count steps of `Model.fit`."""
+        from keras_imnet64.bench.epochs import seconds_between_ends
+
         if self.stream is None:
             import_tensorflow()
             if self.devices.backend == "jax":
@@ -212,7 +223,7 @@ class Network:
             self.stream = random_stream(self.recipe, self.settings)
         self.stream.begin(self.epoch)
         self.epoch += 1
-        return fit_seconds(self.model, self.stream.dataset(), count)
+        return seconds_between_ends(self.model, self.stream.dataset(), count)[-1]
 
 
 def random_batch(
@@ -324,26 +335,6 @@ def random_stream(recipe: Recipe, settings: Settings) -> "TrainingStream":
     data = random_data(recipe, settings.num_images)
     positions = np.resize(np.arange(settings.num_images), settings.num_samples)
     return stream_on(replace(data, train=replace(data.train, positions=positions)), recipe)
-
-
-def fit_seconds(model: "keras.Model", dataset: "Tensor", count: int) -> float:
-    """Returns the seconds of the second of two epochs of `count` steps; Keras waits at their ends.
-
-    Both are within one epoch of the stream.
-    """
-    import keras
-
-    from keras_imnet64.models.keras_private import CallbacksBesideSteps  # as `fit` has them
-
-    ends: list[float] = []
-    clock = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: ends.append(time.perf_counter())
-    )
-    callbacks = CallbacksBesideSteps([clock], add_history=True, model=model, epochs=2, steps=count)
-    model.fit(
-        dataset, steps_per_epoch=count, epochs=2, callbacks=callbacks, shuffle=False, verbose=0
-    )
-    return ends[1] - ends[0]
 
 
 def run() -> None:

@@ -47,7 +47,8 @@ def markdown(header: Header, rows: Sequence[Row]) -> str:
             "",
         ]
     table = [COLUMNS, ("---",) * len(COLUMNS)]
-    table += [cells(row, rows, peak) for row in rows if row.network != MATRIX_PRODUCT]
+    comparable = peak if settings.dtype == "mixed_bfloat16" else None
+    table += [cells(row, rows, comparable) for row in rows if row.network != MATRIX_PRODUCT]
     lines += [f"| {' | '.join(line)} |" for line in table]
     return "\n".join([*lines, "", *notes(rows)]).rstrip()
 
@@ -57,7 +58,7 @@ def peak_flops(rows: Sequence[Row]) -> float | None:
 
 
 def cells(row: Row, rows: Sequence[Row], peak: float | None) -> tuple[str, ...]:
-    """Returns a row of the table."""
+    """Returns a row of the table; `peak` is of the rows' dtype, or None."""
     names = (row.network, row.engine, str(row.num_devices), f"{row.batch_size:,}")
     if not row.step_seconds:
         result = "memory ran out" if row.out_of_memory else "failed"

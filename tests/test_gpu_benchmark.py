@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -18,15 +19,16 @@ from keras_imnet64.recipe.costs import costs_of, read_table
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 ENGINES = ("tensorflow", "jax")
-REFUSE_TENSORFLOW = """
-    import sys
+HIDE_TENSORFLOW = """
+    from importlib.machinery import PathFinder
 
-    class Refuse:
-        def find_spec(self, name, path=None, target=None):
-            if name.partition(".")[0] in ("tensorflow", "tensorflow_datasets"):
-                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    find = PathFinder.find_spec
 
-    sys.meta_path.insert(0, Refuse())
+    def find_spec(name, path=None, target=None):
+        hidden = name.partition(".")[0] in ("tensorflow", "tensorflow_datasets")
+        return None if hidden else find(name, path, target)
+
+    PathFinder.find_spec = find_spec
 """
 
 
@@ -112,8 +114,16 @@ def test_both_backends_on_one_device(tmp_path):
         assert rows["matrix product", engine]["flops"] > 1e8
     check_that_both_make_the_same_step(rows)
     assert "at a reduced size" in done.stdout and "keras 3" in done.stdout
-    lines = [line for line in done.stdout.splitlines() if line.startswith("| tiny")]
-    assert len(lines) == 2 and all("%" in line for line in lines)
+    columns, _, *rows = (
+        [cell.strip() for cell in line.split("|")]
+        for line in done.stdout.splitlines()
+        if line.startswith("|")
+    )
+    assert len(rows) == 2
+    for row in rows:
+        cells = dict(zip(columns, row, strict=True))
+        assert re.fullmatch(r"\d+\.\d%", cells["of peak"])
+        assert re.fullmatch(r"-?\d+\.\d%", cells["beside the step"])
 
 
 @pytest.mark.slow
@@ -126,7 +136,7 @@ def test_both_backends_on_two_devices(tmp_path):
 
 def test_jax_needs_no_tensorflow(tmp_path):
     """Neither the script nor the processes of its rows can import TensorFlow."""
-    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(REFUSE_TENSORFLOW))
+    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(HIDE_TENSORFLOW))
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done, rows = measure(tmp_path, ENGINES, 1, PYTHONPATH=path)
     assert set(rows) == {("matrix product", "jax"), ("tiny", "jax")}
@@ -146,6 +156,34 @@ def test_a_row_is_not_measured_on_the_cpu_in_place_of_a_gpu(records, settings, m
         gpu_row.take_devices_for(records.Request("", 1, settings))
     reduced = replace(settings, reduced=True)
     assert gpu_row.take_devices_for(records.Request("", 1, reduced)) is cpu
+
+
+@pytest.fixture
+def finished_work():
+    """(work, what it was asked for): the n-th time it takes n seconds."""
+    asked = []
+
+    def work(count):
+        asked.append(count)
+        return float(len(asked))
+
+    return work, asked
+
+
+def test_products_warm_up_before_they_are_timed(records, settings, monkeypatch, finished_work):
+    gpu_row = import_module("gpu_row")
+    work, asked = finished_work
+    monkeypatch.setitem(gpu_row.PRODUCTS, "jax", lambda size: work)
+    product = gpu_row.Product(records.Request(None, 0, settings), Devices("jax", "cpu", ("0",)))
+    assert product.reply("product 7") == {"seconds": 2.0} and asked == [7, 7]
+
+
+def test_steps_warm_up_before_they_are_timed(finished_work):
+    """As those of PyTorch do, whose side says that its process does not warm up by itself."""
+    gpu_row = import_module("gpu_row")
+    network = object.__new__(gpu_row.Network)
+    network.step, asked = finished_work
+    assert network.reply("step 7") == {"seconds": 2.0} and asked == [7, 7]
 
 
 def test_lack_of_memory_is_a_sentence(monkeypatch, capsys):
@@ -322,9 +360,12 @@ def bench(gpu, settings, tmp_path, monkeypatch):
     """bench(limit) -> (batch sizes tried, rows); memory takes `limit` images on a device."""
     tried = []
     limits = {}
+    broken = set()
 
     def measure_row(row, side, settings):
         tried.append((row.engine, row.num_devices, row.batch_size))
+        if row.network in broken:
+            return replace(row, failure="it crashed")
         if row.network == gpu.MATRIX_PRODUCT:
             return replace(row, flops=1e12, devices=("GPU:0", "GPU:1", "GPU:2"))
         if row.batch_size > limits[row.num_devices > 1]:
@@ -333,8 +374,13 @@ def bench(gpu, settings, tmp_path, monkeypatch):
 
     monkeypatch.setattr(gpu, "measure_row", measure_row)
     monkeypatch.setattr(gpu, "is_missing", lambda module: False)
+    monkeypatch.setattr(gpu, "torch_finds_no_gpu", lambda: False)
 
-    def run(limit, engines=("tensorflow", "tensorflow+xla", "jax"), retry=False, **changes):
+    def run(
+        limit, engines=("tensorflow", "tensorflow+xla", "jax"), retry=False, fail=(), **changes
+    ):
+        broken.clear()
+        broken.update(fail)
         limits.update({False: limit, True: changes.pop("limit_of_several", limit)})
         tried.clear()
         plan = gpu.Plan(
@@ -376,6 +422,24 @@ def test_several_devices_fall_back_to_a_batch_that_fits(bench):
     assert results.rows["wrn36_5", "jax", 2, 128].step_seconds
 
 
+def test_several_devices_are_not_tried_where_nothing_fits_one(bench):
+    assert bench(64, engines=["jax"])[0] == [("jax", 1, 1), ("jax", 1, 128)]
+
+
+def test_several_devices_alone_take_the_largest_batch(bench):
+    tried, _ = bench(256, engines=["jax"], device_counts=[2])
+    assert tried == [("jax", 1, 1), ("jax", 2, 512), ("jax", 2, 256)]
+
+
+def test_products_that_fail_leave_the_networks(bench, gpu):
+    """How many devices there are is not known then."""
+    tried, results = bench(512, engines=["jax"], fail=[gpu.MATRIX_PRODUCT])
+    assert tried == [("jax", 1, size) for size in (1, 128, 256, 512)]
+    text = table_of(gpu, results)
+    assert "| wrn36_5 | jax | 1 | 512 | 1,024 |" in text
+    assert "- matrix product, jax, 1 x 1: it crashed" in text
+
+
 def test_xla_under_tensorflow_is_tried_on_one_device_alone(bench):
     tried, _ = bench(512)
     assert max(count for engine, count, _ in tried if engine == "tensorflow+xla") == 1
@@ -392,12 +456,39 @@ def test_pytorch_alone_can_be_measured(bench, gpu):
     assert "Peak" not in table_of(gpu, results)
 
 
-def test_a_killed_script_goes_on_where_it_was(bench, tmp_path):
+def test_pytorch_without_cuda_is_left_out_at_once(bench, gpu, settings, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "torch_finds_no_gpu", lambda: True)
+    tried, _ = bench(512, engines=["jax", "torch-eager", "torch-compile"])
+    assert {engine for engine, *_ in tried} == {"jax"}
+    sentence = "torch-eager is left out: torch finds no GPU: install PyTorch for CUDA"
+    assert sentence in capsys.readouterr().err
+    with pytest.raises(UserError, match="no engine is left: `pip install"):
+        bench(512, engines=["torch-eager"])
+    assert gpu.obstacle("torch", replace(settings, reduced=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("module", "finds_none"),
+    [
+        ("class cuda:\n    is_available = lambda: False", True),
+        ("print('a line')\nclass cuda:\n    is_available = lambda: True", False),
+        ("raise ImportError('no libcudart')", False),  # as its rows say
+    ],
+)
+def test_pytorch_is_asked_for_a_gpu(gpu, tmp_path, monkeypatch, module, finds_none):
+    (tmp_path / "torch.py").write_text(module)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert gpu.torch_finds_no_gpu() is finds_none
+
+
+def test_a_killed_script_goes_on_where_it_was(bench, gpu, tmp_path):
     tried, before = bench(512)
     file = tmp_path / "rows.jsonl"
     content = file.read_text()
     assert bench(512)[0] == []
     file.write_text(content[:-20])  # within the last line
+    gpu.Results(file)
+    assert file.read_text() == content[:-20]  # --table-only changes nothing
     again, results = bench(512)
     assert again == tried[-1:] and results.rows == before.rows
     assert file.read_text() == content
@@ -437,11 +528,32 @@ def test_results_of_another_machine(bench, tmp_path, part, name, value, words):
     assert words in str(refusal.value) and str(refusal.value).endswith("choose another --out")
 
 
-@pytest.mark.parametrize("content", ["no JSON\n", "[1]\n", "{}\n", '{"machine": 1}\n'])
+@pytest.mark.parametrize(
+    "content", ["no JSON\n", "[1]\n", "{}\n", '{"machine": 1}\n', "a text without an end"]
+)
 def test_a_file_of_something_else(gpu, tmp_path, content):
     (tmp_path / "rows").write_text(content)
     with pytest.raises(UserError, match=r"is no file of results .*: choose another --out"):
         gpu.Results(tmp_path / "rows")
+    assert (tmp_path / "rows").read_text() == content
+
+
+def test_a_file_that_cannot_be_used(bench, gpu, tmp_path):
+    end = r"cannot be used as the file of results \(.*\): choose another --out"
+    with pytest.raises(UserError, match=end):
+        gpu.Results(tmp_path)  # a folder
+    results = gpu.Results(tmp_path / "nowhere" / "rows")
+    with pytest.raises(UserError, match=end):
+        results.begin(bench(128)[1].header)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_a_row_is_measured(bench, gpu):
+    before = bench(128)[1]
+    results = gpu.Results(before.path)
+    before.path.unlink()
+    before.path.mkdir()  # root may write every file
+    with pytest.raises(UserError, match=r"cannot be used .*: choose another --out"):
+        results.begin(before.header)
 
 
 @pytest.mark.parametrize(
@@ -484,6 +596,15 @@ def test_the_numbers_of_a_row(new_row):
     assert table.cells(four, rows, peak)[-2:] == ("3.20", "")
     # PyTorch's multiply-accumulates are those of the same network.
     assert table.cells(compiled, rows, peak)[4:8] == ("1,600", "± 0.0%", "9.6", "40.0%")
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("mixed_bfloat16", "50.0%"), ("float32", "")])
+def test_the_share_of_the_peak_is_of_the_same_dtype(gpu, new_row, settings, dtype, share):
+    """Products are of bfloat16, the steps of a run in float32 are not."""
+    row = new_row(batch_size=1000, step_seconds=(0.5,), macs=10**9)
+    rows = [new_row("matrix product", flops=2.4e13), row]
+    text = gpu.markdown(gpu.header_of(replace(settings, dtype=dtype)), rows)
+    assert f"| 2,000 | ± 0.0% | 12 | {share} |" in text
 
 
 def test_a_row_whose_pipeline_failed_says_so(new_row):

@@ -1,8 +1,8 @@
 """Measures how fast a recipe trains on this machine, per backend and dtype, and beside PyTorch.
 
 `bench` checks what is asked and makes the result. `rounds` starts a process for each side and
-alternates among them; `worker` is such a process, `memory` and `stand_in` serve it; `record` is the
-result and `text` prints it; `sides` are what a comparison can have.
+alternates among them; `worker` is such a process, which `epochs`, `memory` and `stand_in` serve;
+`record` is the result and `text` prints it; `sides` are what a comparison can have.
 """
 
 import os

@@ -33,9 +33,9 @@ def random_data(recipe: Recipe, num_images: int | None = None) -> Data:
 
 
 def stream_on(data: Data, recipe: Recipe) -> TrainingStream:
-    """Returns the stream of random images, whose epoch has one step, whatever the recipe says."""
-    one_step = recipe.data.model_copy(update={"steps_per_epoch": None})
-    return make_stream(recipe.model_copy(update={"data": one_step}), data)
+    """Returns the stream of random images; its epoch has them all, whatever the recipe says."""
+    section = recipe.data.model_copy(update={"steps_per_epoch": None})
+    return make_stream(recipe.model_copy(update={"data": section}), data)
 
 
 def _meta(recipe: Recipe, num_classes: int, labels: np.ndarray) -> RawStoreMeta:

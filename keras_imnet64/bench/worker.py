@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from keras_imnet64.backend.devices import choose_backend, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
+from keras_imnet64.bench.epochs import seconds_between_ends
 from keras_imnet64.bench.memory import NUM_STEPS, StepMemory
 from keras_imnet64.bench.stand_in import random_data, stream_on
 from keras_imnet64.bench.worker_request import Request
@@ -29,7 +30,6 @@ from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.library_logs import silence_libraries
 from keras_imnet64.core.types import JsonObject, Logs
 from keras_imnet64.core.validation import parse_record
-from keras_imnet64.models.keras_private import CallbacksBesideSteps
 from keras_imnet64.recipe.loading import check_recipe, parse_toml
 from keras_imnet64.training.data import load_data, make_stream
 from keras_imnet64.training.memory import is_out_of_memory
@@ -90,26 +90,8 @@ class Worker:
             return {"seconds": self.tasks[task](int(count))}
 
     def _fit(self, batches: tf.data.Dataset, num_updates: int, epochs: int = 2) -> list[float]:
-        """Trains for epochs of so many updates, and returns the seconds between their ends.
-
-        Keras waits for the device at the end of an epoch alone. The first epoch fills pipelines and
-        caches.
-        """
-        ends: list[float] = []
-        clock = keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda epoch, logs: ends.append(time.perf_counter())
-        )
-        self.model.fit(
-            batches,
-            steps_per_epoch=num_updates * self.num_parts,
-            epochs=epochs,
-            callbacks=CallbacksBesideSteps(
-                [clock], add_history=True, model=self.model, epochs=epochs, verbose=0
-            ),
-            shuffle=False,
-            verbose=0,
-        )
-        return np.diff(ends).tolist()
+        """Trains for epochs of so many updates, and returns the seconds between their ends."""
+        return seconds_between_ends(self.model, batches, num_updates * self.num_parts, epochs)
 
     def forward(self, count: int) -> float:
         """Returns the seconds of `count` batches of logits in inference."""
