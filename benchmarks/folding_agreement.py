@@ -30,13 +30,16 @@ def count_differences(model: str, data_dir: str | None, batch_size: int) -> None
     choose_backend()
     devices = take_devices(1)  # several compile no pass of their own
     from keras_imnet64.data.datasets import open_dataset
+    from keras_imnet64.data.stores.raw import RawStore
     from keras_imnet64.evaluation.forward import compile_forward, keras_forward
     from keras_imnet64.models.contract import classifier_shape, with_logits
     from keras_imnet64.models.fold import fold_batch_norm
     from keras_imnet64.models.load import load_model
     from keras_imnet64.runs import model_file
 
-    images = open_dataset("tiny_imagenet", "validation", data_dir=data_dir).images
+    store = open_dataset("tiny_imagenet", "validation", data_dir=data_dir)
+    assert isinstance(store, RawStore)  # images of one size are stored as pixels
+    images = store.images
     path = model_file(model)
     network = load_model(path)
     shape, (height, width) = classifier_shape(network, path), images.shape[1:3]

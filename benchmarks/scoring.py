@@ -115,7 +115,7 @@ def compare(
     with tempfile.TemporaryDirectory(prefix="scoring-") as folder, ExitStack() as stack:
         file = Path(folder) / "recipe.toml"
         file.write_text(load_recipe(recipe, settings).to_toml(), "utf-8")
-        request = asdict(Subject(str(file), **subject))
+        request = asdict(Subject(str(file), **subject))  # type: ignore[arg-type]  # click's
         progress = stack.enter_context(Progress())
         workers = {}
         for name in sides:
@@ -231,7 +231,7 @@ def our_tasks(subject: Subject, side: str) -> dict[str, Work]:
 
 def build_network(subject: Subject) -> "keras.Model":
     """Returns the network of the recipe, its vectors drawn; normalisation is ImageNet's."""
-    from keras_imnet64 import build_model
+    from keras_imnet64.models import build_model
 
     network = load_recipe(subject.recipe).model
     model = build_model(
@@ -253,11 +253,14 @@ def whole_calls(
     """Returns `predict` and `evaluate` of a model file; JPEG files are copies of stored images."""
     from PIL import Image
 
-    from keras_imnet64 import evaluate, predict
     from keras_imnet64.data.datasets import open_dataset
+    from keras_imnet64.data.stores.raw import RawStore
+    from keras_imnet64.evaluation.evaluate import evaluate
+    from keras_imnet64.evaluation.predict import predict
     from keras_imnet64.models.ship import write_model_file
 
     store = open_dataset("tiny_imagenet", "validation", data_dir=data_dir)
+    assert isinstance(store, RawStore)  # images of one size are stored as pixels
     folder = Path(tempfile.mkdtemp())  # in the folder that the comparison removes
     path, files = folder / "model.keras", folder / "images"
     info = {"dataset": "tiny_imagenet", "wnids": list(store.wnids), "image_size": store.image_size}

@@ -26,9 +26,9 @@ def compare(monkeypatch, tmp_path):
     monkeypatch.setattr("keras_imnet64.data.datasets.open_dataset", lambda *_, **__: store)
     path = tmp_path / "model.keras"
 
-    def run(image_size=SIZE, changed=0):
+    def run(image_size=SIZE, depth=8, changed=0):
         model = build_model(
-            "wide_resnet", depth=8, width=0.5, image_size=image_size, num_classes=10
+            "wide_resnet", depth=depth, width=0.5, image_size=image_size, num_classes=10
         )
         write_model_file(model, path, {"image_size": image_size})
         if changed:
@@ -72,7 +72,7 @@ def test_images_whose_classes_differ_are_counted(compare, changed):
 
 
 def test_a_model_of_another_size_is_refused_in_one_sentence(compare):
-    done = compare(image_size=2 * SIZE)
+    done = compare(image_size=2 * SIZE, depth=10)
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("Error: ") and line.endswith(

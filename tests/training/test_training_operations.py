@@ -1,5 +1,6 @@
 """`benchmarks/training_operations.py`: what counts as a limit, its rounds, and its mistakes."""
 
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -40,10 +41,11 @@ def test_a_gradient_of_a_bias_is_told_from_other_products(script):
 
     step()
     found = script.milliseconds_of_operations(step, 2)
-    products = {name for name in found if script.PRODUCTS.search(name)}
-    assert products == {"Conv2D", "Conv2DBackpropFilter", "MatMul"}
+    products = [name for name in found if script.PRODUCTS.search(name)]
+    plain = {re.sub("^(Mkl|Native|Fused)+", "", name) for name in products}  # as oneDNN has them
+    assert plain == {"Conv2D", "Conv2DBackpropFilter", "MatMul"}
     assert found["bias gradient"] > 0
-    assert set(found) - products - {"bias gradient"}  # other operations
+    assert set(found) - {*products, "bias gradient"}  # other operations
 
 
 def test_the_step_is_compared_with_convolutions_and_products_alone(script, capsys):
@@ -97,7 +99,7 @@ def test_the_processes_take_turns_in_changing_order(script, monkeypatch):
     ("arguments", "words"),
     [
         (("wrn36_22",), 'did you mean "wrn36_2"?'),
-        (("wrn36_2", "--set", "model.depth=7"), "model.depth"),
+        (("wrn36_2", "--set", "train.epochs=0"), "train.epochs"),
         (("wrn36_2", "--batch-size", "0"), "'--batch-size': 0"),
         (("wrn36_2", "--steps", "0"), "'--steps': 0"),
         (("wrn36_2", "--rounds", "0"), "'--rounds': 0"),
