@@ -19,8 +19,8 @@ each takes as long as the fastest of three before. Each side has one device, the
 The tasks "predict" and "evaluate" are whole calls: `evaluate` of a model file for the 10,000
 validation images of tiny_imagenet, and `predict` of it for as many JPEG files of them, with
 `fold=False` for the sides `-file`; `evaluate` never folds. Loading the model, compiling, reading
-and decoding are included; what JAX compiles is compiled anew in each process, once. PyTorch still
-makes forward passes alone, over as many images.
+and decoding are included, and JAX keeps no compiled programs on disk. PyTorch still makes forward
+passes alone, over as many images.
 
 For each side the median over rounds is printed in images per second, with the smallest and largest
 in brackets, and its ratio to the faster one of PyTorch's sides that were measured.
@@ -261,6 +261,11 @@ def whole_calls(
 
     store = open_dataset("tiny_imagenet", "validation", data_dir=data_dir)
     assert isinstance(store, RawStore)  # images of one size are stored as pixels
+    if len(store.images) != NUM_IMAGES:
+        raise UserError(
+            f"whole calls need the {NUM_IMAGES:,} validation images of tiny_imagenet; {data_dir} "
+            f"has {len(store.images):,}: prepare it from tiny-imagenet-200.zip"
+        )
     folder = Path(tempfile.mkdtemp())  # in the folder that the comparison removes
     path, files = folder / "model.keras", folder / "images"
     info = {"dataset": "tiny_imagenet", "wnids": list(store.wnids), "image_size": store.image_size}

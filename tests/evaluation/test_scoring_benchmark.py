@@ -80,6 +80,7 @@ def test_predict_folds_as_its_side_says(scoring, monkeypatch, tmp_path, side):
     store = in_memory(*random_images(3), dataset="tiny_imagenet")
     monkeypatch.setattr("keras_imnet64.data.datasets.open_dataset", lambda *_, **__: store)
     monkeypatch.setattr("keras_imnet64.evaluation.predict.predict", predict)
+    monkeypatch.setattr(scoring, "NUM_IMAGES", 3)
     monkeypatch.setattr("keras_imnet64.backend.devices.take_devices", lambda count: CPU)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     recipe = tmp_path / "recipe.toml"
@@ -87,6 +88,13 @@ def test_predict_folds_as_its_side_says(scoring, monkeypatch, tmp_path, side):
     subject = scoring.Subject(str(recipe), 2, 16, 3, "a data folder")
     scoring.our_tasks(subject, side)["predict"](2)
     assert calls == [(True, 3, CPU, side == "tensorflow")] * 2
+
+
+def test_images_that_would_be_counted_wrongly_are_refused(scoring, monkeypatch):
+    store = in_memory(*random_images(3), dataset="tiny_imagenet")
+    monkeypatch.setattr("keras_imnet64.data.datasets.open_dataset", lambda *_, **__: store)
+    with pytest.raises(UserError, match="need the 10,000 validation images .* has 3: prepare"):
+        scoring.whole_calls(None, "a data folder", CPU, True)
 
 
 def test_programs_of_jax_are_not_kept_between_workers(scoring):
