@@ -93,7 +93,7 @@ def test_predict_folds_as_its_side_says(scoring, monkeypatch, tmp_path, side):
 def test_images_that_would_be_counted_wrongly_are_refused(scoring, monkeypatch):
     store = in_memory(*random_images(3), dataset="tiny_imagenet")
     monkeypatch.setattr("keras_imnet64.data.datasets.open_dataset", lambda *_, **__: store)
-    with pytest.raises(UserError, match="need the 10,000 validation images .* has 3: prepare"):
+    with pytest.raises(UserError, match=r"need the 10,000 validation images .* has 3: prepare"):
         scoring.whole_calls(None, "a data folder", CPU, True)
 
 
