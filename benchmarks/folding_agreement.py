@@ -10,6 +10,7 @@ difference of logits.
 
 import click
 import numpy as np
+from mistakes import one_sentence
 
 from keras_imnet64.core.errors import UserError
 
@@ -19,26 +20,35 @@ from keras_imnet64.core.errors import UserError
 @click.option("--data-dir", help="Where tiny_imagenet is prepared.")
 @click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True)
 def main(model: str, data_dir: str | None, batch_size: int) -> None:
-    try:
+    with one_sentence():
         count_differences(model, data_dir, batch_size)
-    except UserError as error:
-        raise click.ClickException(str(error)) from error
 
 
 def count_differences(model: str, data_dir: str | None, batch_size: int) -> None:
     from keras_imnet64.backend.devices import choose_backend, take_devices
 
     choose_backend()
-    devices = take_devices()
+    devices = take_devices(1)  # several compile no pass of their own
     from keras_imnet64.data.datasets import open_dataset
+    from keras_imnet64.data.stores.raw import RawStore
     from keras_imnet64.evaluation.forward import compile_forward, keras_forward
-    from keras_imnet64.models.contract import with_logits
+    from keras_imnet64.models.contract import classifier_shape, with_logits
     from keras_imnet64.models.fold import fold_batch_norm
     from keras_imnet64.models.load import load_model
     from keras_imnet64.runs import model_file
 
-    images = open_dataset("tiny_imagenet", "validation", data_dir=data_dir).images
-    network = with_logits(load_model(model_file(model)))
+    store = open_dataset("tiny_imagenet", "validation", data_dir=data_dir)
+    assert isinstance(store, RawStore)  # images of one size are stored as pixels
+    images = store.images
+    path = model_file(model)
+    network = load_model(path)
+    shape, (height, width) = classifier_shape(network, path), images.shape[1:3]
+    if (shape.height, shape.width) not in [(height, width), (None, None)]:
+        raise UserError(
+            f"{path} takes images of {shape.height} x {shape.width}: give a model for the "
+            f"{height} x {width} of tiny_imagenet"
+        )
+    network = with_logits(network)
     passes = (compile_forward(fold_batch_norm(network), devices), keras_forward(network))
     folded, unfolded = (
         np.concatenate(

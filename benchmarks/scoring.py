@@ -13,18 +13,21 @@ Sides, each a process of its own that waits while another works:
 
 Ours take uint8 pixels from NumPy and return logits to NumPy; PyTorch's batch lies in its memory.
 Vectors of weights are drawn, since a graph without a bias or a mean would drop the sums with them.
-A round times each side once, in changing order, for at least half a second of passes.
+A round times each side once, in changing order: as many passes as take half a second or more if
+each takes as long as the fastest of three before. Each side has one device, the first.
 
 The tasks "predict" and "evaluate" are whole calls: `evaluate` of a model file for the 10,000
-validation images of tiny_imagenet, and `predict` of it for as many JPEG files of them. Loading the
-model, compiling, reading and decoding are included. PyTorch still makes forward passes alone, over
-as many images.
+validation images of tiny_imagenet, and `predict` of it for as many JPEG files of them, with
+`fold=False` for the sides `-file`; `evaluate` never folds. Loading the model, compiling, reading
+and decoding are included, and JAX keeps no compiled programs on disk. PyTorch still makes forward
+passes alone, over as many images.
 
 For each side the median over rounds is printed in images per second, with the smallest and largest
 in brackets, and its ratio to the faster one of PyTorch's sides that were measured.
 """
 
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -38,10 +41,11 @@ from typing import TYPE_CHECKING
 
 import click
 import numpy as np
+from mistakes import one_sentence
 
 from keras_imnet64.bench.rounds import Conversation, Progress, Side
+from keras_imnet64.bench.sides import ENVIRONMENT
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.types import JsonObject
 from keras_imnet64.recipe.loading import load_recipe
 
 if TYPE_CHECKING:
@@ -88,10 +92,8 @@ def main(
     rounds: int,
     **subject: int | str | None,
 ) -> None:
-    try:
+    with one_sentence():
         compare(recipe, settings, tasks, sides, rounds, subject)
-    except UserError as error:
-        raise click.ClickException(str(error)) from error
 
 
 def compare(
@@ -105,35 +107,32 @@ def compare(
     sides = sides or (SIDES if tasks == ("forward",) else SIDES_OF_CALLS)
     if set(sides) & set(PEERS) and find_spec("torch") is None:
         raise UserError(
-            f"PyTorch is not installed: `pip install torch torchvision timm`, or choose others of "
-            f"the sides {', '.join(SIDES)}"
+            "PyTorch is not installed: `pip install torch torchvision timm`, or choose --side "
+            f"{' or '.join(side for side in SIDES if side not in PEERS)}"
         )
     if tasks != ("forward",) and not subject["data_dir"]:
         raise UserError("whole calls need the images of tiny_imagenet: give their --data-dir")
     with tempfile.TemporaryDirectory(prefix="scoring-") as folder, ExitStack() as stack:
         file = Path(folder) / "recipe.toml"
         file.write_text(load_recipe(recipe, settings).to_toml(), "utf-8")
-        request = asdict(Subject(str(file), **subject))
+        request = asdict(Subject(str(file), **subject))  # type: ignore[arg-type]  # click's
         progress = stack.enter_context(Progress())
         workers = {}
         for name in sides:
             progress.begin(f"starting {name}")
-            workers[name] = stack.enter_context(start(name, request, folder, progress))
+            workers[name] = stack.enter_context(Conversation(side_of(name, folder), progress))
+            workers[name].ask(json.dumps({"side": name, **request}))  # it has made its network
         for task in tasks:
             report(task, measure(workers, task, rounds, request["batch_size"], progress))
 
 
-def start(name: str, request: JsonObject, folder: str, progress: Progress) -> Conversation:
-    """Starts the worker of a side; it has made its network when this returns."""
+def side_of(name: str, folder: str) -> Side:
+    """Returns how to start the worker of a side, whose temporary files lie in a folder."""
     # The peer imports this package, which asks for a backend.
     backend = "tensorflow" if name in PEERS else name.partition("-")[0]
-    environment = {"KERAS_BACKEND": backend, "TMPDIR": folder}
+    environment = ENVIRONMENT | {"KERAS_BACKEND": backend, "TMPDIR": folder}
     command = [sys.executable, __file__, "--worker"]
-    worker = Conversation(
-        Side(name, "float32", command, environment=environment, is_peer=name in PEERS), progress
-    )
-    worker.ask(json.dumps({"side": name, **request}))
-    return worker
+    return Side(name, "float32", command, environment=environment, is_peer=name in PEERS)
 
 
 # ------------------------------------------------------------------------------------- comparing
@@ -163,7 +162,7 @@ def plan(worker: Conversation, task: str, batch_size: int) -> tuple[str, int, fl
     if task != "forward" and not worker.side.is_peer:
         return task, 1, NUM_IMAGES
     seconds = [worker.seconds("forward", 1) for _ in range(3)]
-    count = max(1, round(MIN_SECONDS / min(seconds)))
+    count = math.ceil(MIN_SECONDS / min(seconds))
     if task != "forward":
         count = -(-NUM_IMAGES // batch_size)
     return "forward", count, count * batch_size
@@ -215,7 +214,7 @@ def our_tasks(subject: Subject, side: str) -> dict[str, Work]:
     from keras_imnet64.backend.devices import choose_backend, take_devices
 
     choose_backend()
-    devices = take_devices()
+    devices = take_devices(1)  # as the peer
     from keras_imnet64.evaluation.forward import compile_forward, keras_forward
     from keras_imnet64.models.fold import fold_batch_norm
 
@@ -226,13 +225,13 @@ def our_tasks(subject: Subject, side: str) -> dict[str, Work]:
     forward = compile_forward(fold_batch_norm(model), devices) if folded else keras_forward(model)
     tasks = {"forward": repeated(lambda: forward(pixels))}
     if subject.data_dir:
-        tasks |= whole_calls(model, subject.data_dir, devices)
+        tasks |= whole_calls(model, subject.data_dir, devices, folded)
     return tasks
 
 
 def build_network(subject: Subject) -> "keras.Model":
     """Returns the network of the recipe, its vectors drawn; normalisation is ImageNet's."""
-    from keras_imnet64 import build_model
+    from keras_imnet64.models import build_model
 
     network = load_recipe(subject.recipe).model
     model = build_model(
@@ -248,15 +247,25 @@ def build_network(subject: Subject) -> "keras.Model":
     return model
 
 
-def whole_calls(model: "keras.Model", data_dir: str, devices: "Devices") -> dict[str, Work]:
+def whole_calls(
+    model: "keras.Model", data_dir: str, devices: "Devices", folded: bool
+) -> dict[str, Work]:
     """Returns `predict` and `evaluate` of a model file; JPEG files are copies of stored images."""
     from PIL import Image
 
-    from keras_imnet64 import evaluate, predict
     from keras_imnet64.data.datasets import open_dataset
+    from keras_imnet64.data.stores.raw import RawStore
+    from keras_imnet64.evaluation.evaluate import evaluate
+    from keras_imnet64.evaluation.predict import predict
     from keras_imnet64.models.ship import write_model_file
 
     store = open_dataset("tiny_imagenet", "validation", data_dir=data_dir)
+    assert isinstance(store, RawStore)  # images of one size are stored as pixels
+    if len(store.images) != NUM_IMAGES:
+        raise UserError(
+            f"whole calls need the {NUM_IMAGES:,} validation images of tiny_imagenet; {data_dir} "
+            f"has {len(store.images):,}: prepare it from tiny-imagenet-200.zip"
+        )
     folder = Path(tempfile.mkdtemp())  # in the folder that the comparison removes
     path, files = folder / "model.keras", folder / "images"
     info = {"dataset": "tiny_imagenet", "wnids": list(store.wnids), "image_size": store.image_size}
@@ -265,10 +274,14 @@ def whole_calls(model: "keras.Model", data_dir: str, devices: "Devices") -> dict
     for number, pixels in enumerate(store.images):
         Image.fromarray(pixels).save(files / f"{number:06}.jpg", quality=90)
     return {
-        "predict": repeated(lambda: predict(path, files, devices=devices)),
+        "predict": repeated(lambda: predict(path, files, devices=devices, fold=folded)),
         "evaluate": repeated(lambda: evaluate(path, data_dir=data_dir, devices=devices)),
     }
 
 
 if __name__ == "__main__":
-    answer_lines() if sys.argv[1:] == ["--worker"] else main()
+    if sys.argv[1:] == ["--worker"]:
+        with one_sentence():
+            answer_lines()
+    else:
+        main()

@@ -1,4 +1,4 @@
-"""Tells what TensorFlow's operations take of a training step, and how far it is from its limit.
+"""Measures the operations of a TensorFlow training step, and compares the step with their limit.
 
     python benchmarks/training_operations.py wrn36_2 --batch-size 32
 
@@ -6,25 +6,26 @@ Two processes train the recipe's network on one batch in memory, in turns. The o
 does, and its steps are timed. The other runs one operation at a time, and its operations are timed
 by TensorFlow's profiler: the sum of its convolutions and matrix products is the limit that the step
 is compared with. Gradients of biases are matrix products in our kernels, and not counted as such.
+It measures CPUs, since the profiler's operations on a GPU are not its kernels.
 """
 
 import json
 import re
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
 import click
-import numpy as np
+from mistakes import one_sentence
+from training_kernels import DTYPES, Step, make_step, recipe_of, seconds_per_step
 
 from keras_imnet64.bench.rounds import Conversation, Progress, Side
+from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.recipe.schema import Recipe
 
-DTYPES = ("float32", "mixed_bfloat16")
 OPERATION = re.compile(r"^([^:]+):([A-Z_]\w*)$")  # "name:type" of the profiler's events
 PRODUCTS = re.compile("Conv|MatMul|Einsum")
 MIN_SHARE = 0.005  # of the operations that are printed
@@ -33,10 +34,14 @@ MIN_SHARE = 0.005  # of the operations that are printed
 @click.command()
 @click.argument("recipe")
 @click.option("--set", "settings", multiple=True, help="A setting of the recipe, KEY=VALUE.")
-@click.option("--batch-size", type=int, required=True)
+@click.option("--batch-size", type=click.IntRange(1), required=True)
 @click.option("--dtype", "dtypes", multiple=True, type=click.Choice(DTYPES), default=DTYPES)
-@click.option("--steps", default=3, show_default=True, help="Steps of a block.")
-@click.option("--rounds", default=5, show_default=True, help="Blocks of each process.")
+@click.option(
+    "--steps", type=click.IntRange(1), default=3, show_default=True, help="Steps of a block."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Blocks of each process."
+)
 @click.option("--worker", type=click.Choice(["step", "operations"]), hidden=True)
 def main(
     recipe: str,
@@ -47,28 +52,31 @@ def main(
     rounds: int,
     worker: str | None,
 ) -> None:
-    if worker:
-        answer_lines(recipe, settings, batch_size, dtypes[0], steps, worker)
-        return
-    for dtype in dtypes:
-        arguments = [recipe, f"--batch-size={batch_size}", f"--dtype={dtype}", f"--steps={steps}"]
-        arguments += [f"--set={setting}" for setting in settings]
-        show(dtype, batch_size, *measure(arguments, rounds))
+    with one_sentence():
+        recipes = {dtype: recipe_of(recipe, settings, batch_size, dtype) for dtype in dtypes}
+        if worker:
+            answer_lines(recipes[dtypes[0]], steps, worker)
+            return
+        for dtype in recipes:
+            arguments = [recipe, f"--batch-size={batch_size}", f"--steps={steps}"]
+            arguments += [f"--set={setting}" for setting in settings]
+            show(dtype, batch_size, *measure(arguments, dtype, rounds))
 
 
-def measure(arguments: list[str], rounds: int) -> tuple[float, dict[str, float]]:
+def measure(arguments: list[str], dtype: str, rounds: int) -> tuple[float, dict[str, float]]:
     """Returns the milliseconds of a step, and {type of an operation: milliseconds}, as medians."""
-    command = [sys.executable, __file__, *arguments]
+    command = [sys.executable, __file__, *arguments, f"--dtype={dtype}"]
     with Progress() as progress, ExitStack() as running:
         workers = {}
         for kind in ("step", "operations"):
-            progress.begin(f"starting {kind}")
-            side = Side(kind, "", [*command, f"--worker={kind}"])
+            side = Side(kind, dtype, [*command, f"--worker={kind}"])
+            progress.begin(f"starting {side.label}")
             workers[kind] = running.enter_context(Conversation(side, progress))
             workers[kind].answer()
-        progress.begin("measuring")
+        progress.begin(f"measuring {dtype}")
         blocks = [
-            {kind: worker.ask("go") for kind, worker in workers.items()} for _ in range(rounds)
+            {kind: workers[kind].ask("go") for kind in list(workers)[:: -1 if number % 2 else 1]}
+            for number in range(rounds)
         ]
     types = {name for block in blocks for name in block["operations"]}
     operations = {
@@ -80,6 +88,11 @@ def measure(arguments: list[str], rounds: int) -> tuple[float, dict[str, float]]
 def show(dtype: str, batch_size: int, step: float, operations: dict[str, float]) -> None:
     total = sum(operations.values())
     products = sum(value for name, value in operations.items() if PRODUCTS.search(name))
+    if not products:
+        raise RunFailed(
+            "the profiler has seen no convolution or matrix product, as where XLA compiles the "
+            'step: compare with --set train.xla="off"'
+        )
     for name, value in sorted(operations.items(), key=lambda item: -item[1]):
         if value > MIN_SHARE * total:
             print(f"{dtype:14} {value:8.1f} ms {100 * value / total:5.1f} %  {name}")
@@ -91,43 +104,40 @@ def show(dtype: str, batch_size: int, step: float, operations: dict[str, float])
 # ---------------------------------------------------------------------------------------- workers
 
 
-def answer_lines(
-    recipe: str, settings: tuple[str, ...], batch_size: int, dtype: str, steps: int, worker: str
-) -> None:
+def answer_lines(recipe: Recipe, steps: int, worker: str) -> None:
     """Prints a JSON line when the first steps are made, and one of milliseconds for each line."""
+    from keras_imnet64.backend.devices import choose_backend, take_devices
+
+    choose_backend("tensorflow")
     import tensorflow as tf
 
     if worker == "operations":
         tf.config.threading.set_inter_op_parallelism_threads(1)
-    from training_kernels import make_step
-
-    from keras_imnet64.backend.devices import choose_backend, take_devices
-
-    choose_backend("tensorflow")
-    stated = [*settings, f"data.batch_size={batch_size}", f'train.dtype="{dtype}"']
-    step = make_step(recipe, stated, take_devices(), fast=True)
+    devices = take_devices(1)
+    if devices.kind != "cpu":
+        raise UserError(
+            f"operations are measured on a CPU alone; received {devices.names[0]}: set "
+            "CUDA_VISIBLE_DEVICES=-1"
+        )
+    step = make_step(recipe, devices, fast=True)
     print(json.dumps({}), flush=True)
     for _ in sys.stdin:
         milliseconds = milliseconds_of_steps if worker == "step" else milliseconds_of_operations
         print(json.dumps(milliseconds(step, steps)), flush=True)
 
 
-def milliseconds_of_steps(step: Callable[[], dict[str, object]], count: int) -> dict[str, float]:
-    begin = time.perf_counter()
-    run(step, count)
-    return {"all": 1000 * (time.perf_counter() - begin) / count}
+def milliseconds_of_steps(step: Step, count: int) -> dict[str, float]:
+    return {"all": 1000 * seconds_per_step(step, count)}
 
 
-def milliseconds_of_operations(
-    step: Callable[[], dict[str, object]], count: int
-) -> dict[str, float]:
+def milliseconds_of_operations(step: Step, count: int) -> dict[str, float]:
     """Returns {type of an operation: milliseconds in one step}, as TensorFlow's profiler says."""
     from tensorflow.profiler.experimental import ProfilerOptions, start, stop
     from tensorflow.tsl.profiler.protobuf.xplane_pb2 import XSpace
 
     with tempfile.TemporaryDirectory(prefix="operations-") as folder:
         start(folder, ProfilerOptions(host_tracer_level=2, python_tracer_level=0))
-        run(step, count)
+        seconds_per_step(step, count)
         stop()
         (file,) = Path(folder).rglob("*.xplane.pb")
         space = XSpace.FromString(file.read_bytes())
@@ -139,13 +149,6 @@ def milliseconds_of_operations(
                 kind = "bias gradient" if "bias_gradient" in match[1] else match[2].lstrip("_")
                 found[kind] += event.duration_ps / 1e9 / count
     return dict(found)
-
-
-def run(step: Callable[[], dict[str, object]], count: int) -> None:
-    for _ in range(count):
-        metrics = step()
-    for value in metrics.values():
-        np.asarray(value)  # waits for the device
 
 
 if __name__ == "__main__":
