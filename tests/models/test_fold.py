@@ -146,7 +146,7 @@ def drawn_images(count, size):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_predict_names_the_same_five_classes(name, tmp_path):
-    """Of 64 drawn images, in the same order, with probabilities that agree."""
+    """Of 64 drawn images, with probabilities that agree."""
     size, options, _ = NETWORKS[name]
     model = randomize(build_model(name, image_size=size, num_classes=30, **options))
     images = drawn_images(64, size)
@@ -158,14 +158,21 @@ def test_predict_names_the_same_five_classes(name, tmp_path):
     for number, pixels in enumerate(images):
         Image.fromarray(pixels).save(tmp_path / f"{number:02}.png")
     files = sorted(tmp_path.glob("*.png"))
-    folded, unfolded = (predict(path, files, fold=fold)["pictures"] for fold in (True, False))
-    chosen = [[entry["class_name"] for entry in image["top"]] for image in folded]
-    assert chosen == [[entry["class_name"] for entry in image["top"]] for image in unfolded]
-    assert len({tuple(names) for names in chosen}) > 3
-    for one, other in zip(folded, unfolded, strict=True):
-        probabilities = [entry["probability"] for entry in one["top"]]
-        expected = [entry["probability"] for entry in other["top"]]
-        np.testing.assert_allclose(probabilities, expected, atol=1e-5, rtol=1e-3)
+    folded, unfolded = (
+        [
+            {entry["class_name"]: entry["probability"] for entry in image["top"]}
+            for image in predict(path, files, top=30, fold=fold)["pictures"]
+        ]
+        for fold in (True, False)
+    )
+    chosen, expected = ([tuple(image)[:5] for image in images] for images in (folded, unfolded))
+    num_equal = sum(map(tuple.__eq__, chosen, expected))
+    assert num_equal >= 60, num_equal  # the others have classes that are as likely, to rounding
+    assert len(set(chosen)) > 3
+    for one, other, classes in zip(folded, unfolded, chosen, strict=True):
+        best = sorted(other.values(), reverse=True)[:5]
+        for found in (one, other):
+            np.testing.assert_allclose([found[c] for c in classes], best, atol=1e-5, rtol=1e-3)
 
 
 def test_a_kernel_by_hand():
