@@ -13,7 +13,8 @@ one:
     quit       ends the worker
 
 Modes are "eager", "compile" (`torch.compile`), and "tuned": compiled, and memory that is freed kept
-for the next step, as PyTorch's tuning guide advises. All use channels_last.
+for the next step, as PyTorch's tuning guide advises; on a GPU that is the same as "compile". All
+use channels_last.
 
 A step is what the recipe trains with: cross-entropy with label smoothing, L2, decoupled decay,
 clipping, SGD or AdamW, accumulation, averaged weights. Its data are random pixels and labels; the
@@ -119,9 +120,10 @@ class Peer:
         self.label_smoothing = recipe.loss.label_smoothing
         self.num_parts = recipe.train.accumulate_steps
         self.images, self.labels = self.random_batch()
-        # One graph of normalisation, network and loss, in Inductor's default mode. For WRN-12-2 at
-        # batch 64 on two cores of an AMD EPYC it was worth nothing in float32 (214 against 216
-        # images per second) and 3 % in bfloat16 (398 against 385, medians of three, 2026-11-29).
+        # One graph of normalisation, network and loss, in Inductor's default mode. With the
+        # allocator tuned, for WRN-12-2 at batch 64 on two cores of an AMD EPYC, it was worth
+        # nothing in float32 (214 against 216 images per second) and 3 % in bfloat16 (398 against
+        # 385, medians of three, 2026-11-29).
         # Neither max-autotune nor a compiled optimizer has been measured.
         self.loss = torch.compile(self._loss) if settings.mode != "eager" else self._loss
         self.scorer: Callable[[Tensor], Tensor] | None = None
@@ -276,8 +278,9 @@ def groups(
     return [group for group in both if group["params"]]
 
 
-# A fused optimizer was no faster than foreach there, one trial each, before freed memory was kept:
-# 139 against 153 images per second in float32, 312 against 316 in bfloat16. On a GPU it is advised.
+# Fused, as PyTorch advises on a GPU; on two cores of an AMD EPYC it is no slower than foreach:
+# eager steps of WRN-12-2 at batch 64 make 151.7 and 151.7 images per second in float32, 331.8 and 305.7
+# in bfloat16 (medians of six blocks in turns, the allocator as installed, 2026-11-29).
 
 
 def make_sgd(options: SGDOptions, parameters: list[dict[str, object]]) -> torch.optim.Optimizer:
