@@ -279,8 +279,8 @@ def groups(
 
 
 # Fused, as PyTorch advises on a GPU; on two cores of an AMD EPYC it is no slower than foreach:
-# eager steps of WRN-12-2 at batch 64 make 151.7 and 151.7 images per second in float32, 331.8 and 305.7
-# in bfloat16 (medians of six blocks in turns, the allocator as installed, 2026-11-29).
+# eager steps of WRN-12-2 at batch 64 make 151.7 and 151.7 images per second in float32, 331.8 and
+# 305.7 in bfloat16 (medians of six blocks in turns, the allocator as installed, 2026-11-29).
 
 
 def make_sgd(options: SGDOptions, parameters: list[dict[str, object]]) -> torch.optim.Optimizer:
