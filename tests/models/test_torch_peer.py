@@ -207,7 +207,8 @@ def worker(recipe_name, lines="", prelude="", **changes):
 def test_worker_answers_each_line(peers, tmp_path):
     file = tmp_path / "small.toml"
     file.write_text(recipe(WRN).to_toml())
-    done = worker(file, "step 2\nforward 1\nsteps\nmemory\nquit\nstep 1\n")
+    lines = "step 2\nforward 1\nsteps\nmemory\nquit\nstep 1\n"
+    done = worker(file, lines, batch_size="256")  # which needs more than the small one before it
     assert done.returncode == 0, done.stderr
     first, step, forward, mistake, memory = map(json.loads, done.stdout.splitlines())
     assert first["name"].endswith(" eager") and first["name"].startswith("torch 2")
