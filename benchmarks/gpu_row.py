@@ -20,6 +20,7 @@ import queue
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -239,7 +240,7 @@ def finite(number: float) -> float | None:
     return number if math.isfinite(number) else None  # JSON has no NaN
 
 
-class Step:
+class Step(ABC):
     """Makes training steps with the function that `Model.fit` compiles, on one resident batch."""
 
     def __init__(
@@ -251,13 +252,13 @@ class Step:
         self.batch = self.on_devices(devices, images, labels)
         self.logs: JsonObject = {}
 
+    @abstractmethod
     def on_devices(self, devices: Devices, images: np.ndarray, labels: np.ndarray) -> "Tensor":
         """Returns the batch on the devices, as Keras lays out a batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __call__(self, count: int) -> float:
         """Makes `count` steps, and returns their seconds."""
-        raise NotImplementedError
 
     def loss(self) -> float:
         """Returns the mean loss of all steps so far."""
