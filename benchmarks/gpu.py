@@ -38,8 +38,9 @@ from gpu_records import MATRIX_PRODUCT, Header, Request, Row, Settings
 from gpu_table import images_per_second, markdown
 
 from keras_imnet64.bench import subject_of, this_machine
-from keras_imnet64.bench.rounds import Conversation, Progress, Side
+from keras_imnet64.bench.rounds import Conversation, Side
 from keras_imnet64.bench.sides import peers
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import EXIT_STOPPED_AT_ONCE, RunFailed, UserError, reason
 from keras_imnet64.core.paths import os_error_text
@@ -429,8 +430,8 @@ def outcome(row: Row) -> str:
 def measure_row(row: Row, side: Side, settings: Settings) -> Row:
     """Returns the row with what its process has measured, and why it ended if it failed."""
     try:
-        with Progress() as progress, Conversation(side, progress) as worker, deadline(worker):
-            progress.begin(f"measuring {row.label}")
+        activity = Activity(f"measuring {row.label}", at_once=True)
+        with activity, Conversation(side) as worker, deadline(worker):
             if side.request:
                 worker.say(json.dumps(side.request))
             facts = worker.answer()

@@ -43,8 +43,9 @@ import click
 import numpy as np
 from mistakes import one_sentence
 
-from keras_imnet64.bench.rounds import Conversation, Progress, Side
+from keras_imnet64.bench.rounds import Conversation, Side
 from keras_imnet64.bench.sides import ENVIRONMENT
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.recipe.loading import load_recipe
 
@@ -116,14 +117,13 @@ def compare(
         file = Path(folder) / "recipe.toml"
         file.write_text(load_recipe(recipe, settings).to_toml(), "utf-8")
         request = asdict(Subject(str(file), **subject))  # type: ignore[arg-type]  # click's
-        progress = stack.enter_context(Progress())
         workers = {}
         for name in sides:
-            progress.begin(f"starting {name}")
-            workers[name] = stack.enter_context(Conversation(side_of(name, folder), progress))
-            workers[name].ask(json.dumps({"side": name, **request}))  # it has made its network
+            with Activity(f"starting {name}", at_once=True):
+                workers[name] = stack.enter_context(Conversation(side_of(name, folder)))
+                workers[name].ask(json.dumps({"side": name, **request}))  # it has made its network
         for task in tasks:
-            report(task, measure(workers, task, rounds, request["batch_size"], progress))
+            report(task, measure(workers, task, rounds, request["batch_size"]))
 
 
 def side_of(name: str, folder: str) -> Side:
@@ -139,18 +139,18 @@ def side_of(name: str, folder: str) -> Side:
 
 
 def measure(
-    workers: dict[str, Conversation], task: str, rounds: int, batch_size: int, progress: Progress
+    workers: dict[str, Conversation], task: str, rounds: int, batch_size: int
 ) -> dict[str, list[float]]:
     """Returns {side: images per second in each round}."""
-    progress.begin(f"compiling for {task}")
-    plans = {name: plan(worker, task, batch_size) for name, worker in workers.items()}
+    with Activity(f"compiling for {task}", at_once=True):
+        plans = {name: plan(worker, task, batch_size) for name, worker in workers.items()}
     rates: dict[str, list[float]] = {name: [] for name in workers}
     for number in range(rounds):
-        progress.begin(f"measuring {task}, round {number + 1} of {rounds}")
-        for name in list(workers)[:: -1 if number % 2 else 1]:
-            work, count, num_images = plans[name]
-            seconds = workers[name].seconds(work, count)
-            rates[name].append(num_images / seconds / count)
+        with Activity(f"measuring {task}, round {number + 1} of {rounds}", at_once=True):
+            for name in list(workers)[:: -1 if number % 2 else 1]:
+                work, count, num_images = plans[name]
+                seconds = workers[name].seconds(work, count)
+                rates[name].append(num_images / seconds / count)
     return rates
 
 

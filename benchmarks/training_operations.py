@@ -22,7 +22,8 @@ import click
 from mistakes import one_sentence
 from training_kernels import DTYPES, Step, make_step, recipe_of, seconds_per_step
 
-from keras_imnet64.bench.rounds import Conversation, Progress, Side
+from keras_imnet64.bench.rounds import Conversation, Side
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.recipe.schema import Recipe
 
@@ -66,18 +67,18 @@ def main(
 def measure(arguments: list[str], dtype: str, rounds: int) -> tuple[float, dict[str, float]]:
     """Returns the milliseconds of a step, and {type of an operation: milliseconds}, as medians."""
     command = [sys.executable, __file__, *arguments, f"--dtype={dtype}"]
-    with Progress() as progress, ExitStack() as running:
+    with ExitStack() as running:
         workers = {}
         for kind in ("step", "operations"):
             side = Side(kind, dtype, [*command, f"--worker={kind}"])
-            progress.begin(f"starting {side.label}")
-            workers[kind] = running.enter_context(Conversation(side, progress))
-            workers[kind].answer()
-        progress.begin(f"measuring {dtype}")
-        blocks = [
-            {kind: workers[kind].ask("go") for kind in list(workers)[:: -1 if number % 2 else 1]}
-            for number in range(rounds)
-        ]
+            with Activity(f"starting {side.label}", at_once=True):
+                workers[kind] = running.enter_context(Conversation(side))
+                workers[kind].answer()
+        with Activity(f"measuring {dtype}", at_once=True):
+            blocks = []
+            for number in range(rounds):
+                order = list(workers)[:: -1 if number % 2 else 1]
+                blocks.append({kind: workers[kind].ask("go") for kind in order})
     types = {name for block in blocks for name in block["operations"]}
     operations = {
         name: median(block["operations"].get(name, 0.0) for block in blocks) for name in types

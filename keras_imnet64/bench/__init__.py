@@ -54,7 +54,7 @@ def bench(
     backends: Sequence[str] = (),
     dtypes: Sequence[str] = (),
     num_rounds: int = 9,
-    steps: int = 3,
+    block_seconds: float = 1.0,
     peer: bool = False,
     against: Path | None = None,
     devices: str | None = None,
@@ -68,7 +68,7 @@ def bench(
         batch_size: in place of the recipe's `data.batch_size`.
         backends: default: the one that other commands would use.
         dtypes: default: the recipe's `train.dtype`.
-        steps: batches of a block; a round has one block of each figure.
+        block_seconds: that a block takes at least; a round has one block of each figure.
         peer: whether PyTorch is measured too, with the peer of the repository's benchmarks.
         against: a file with an earlier result, which must be comparable; see `check_comparable`.
         devices: as for `take_devices`.
@@ -106,7 +106,7 @@ def bench(
     with TemporaryDirectory(prefix="bench-") as folder:
         modes = PEER_MODES if machine.gpus else (*PEER_MODES, TUNED_MODE)
         sides = [*peers(recipes, subject, Path(folder), modes), *ours] if peer else ours
-        rows = tuple(map(row_of, measure(sides, num_rounds, steps)))
+        rows = tuple(map(row_of, measure(sides, num_rounds, block_seconds)))
     found = facts.versions()
     return BenchRecord(
         subject=subject,
@@ -117,7 +117,7 @@ def bench(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         load=load,
         num_rounds=num_rounds,
-        steps=steps,
+        block_seconds=block_seconds,
         rows=rows,
         ratios=tuple(ratios_of(rows)),
     )

@@ -141,7 +141,7 @@ class BenchRecord:
         images: the data set, or "random" where it is not prepared.
         date: ISO 8601 with the time zone.
         load: the system's load average of a minute, before anything was measured.
-        steps: of a block; a round has one block of each figure.
+        block_seconds: that a block took at least; a round has one block of each figure.
         ratios: empty without --peer.
     """
 
@@ -153,7 +153,7 @@ class BenchRecord:
     date: str
     load: float
     num_rounds: int
-    steps: int
+    block_seconds: float
     rows: tuple[Row, ...]
     ratios: tuple[Ratio, ...] = ()
     kind: Literal["keras_imnet64 bench"] = "keras_imnet64 bench"

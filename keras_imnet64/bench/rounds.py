@@ -6,6 +6,7 @@ machine down for a while slows all sides down alike. `worker` has the lines that
 """
 
 import json
+import math
 import os
 import queue
 import signal
@@ -18,14 +19,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-import click
-
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import EXIT_USER_ERROR, RunFailed, UserError
 from keras_imnet64.core.processes import environment_with_package, failure_reason
 from keras_imnet64.core.types import JsonObject
 
-BEAT_SECONDS = 2.0
 TASKS = ("forward", "step", "input", "both")
+MIN_BATCHES = 3  # of a block: beginning and ending an epoch takes some milliseconds too
 
 
 @dataclass(frozen=True)
@@ -67,37 +67,6 @@ class Measured:
     seconds: dict[str, list[float]]
 
 
-class Progress:
-    """Lines on standard error that grow while something takes its time, so that it is not silent.
-
-    Within its context a line may be open; it is closed at the end.
-    """
-
-    def __init__(self) -> None:
-        self._is_open = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._close()
-
-    def begin(self, text: str) -> None:
-        """Opens a line."""
-        self._close()
-        click.echo(f"{text} ...", err=True, nl=False)
-        self._is_open = True
-
-    def beat(self) -> None:
-        """Shows that the work of the open line goes on."""
-        click.echo(".", err=True, nl=False)
-
-    def _close(self) -> None:
-        if self._is_open:
-            click.echo(err=True)
-            self._is_open = False
-
-
 class Conversation:
     """A running worker. Leaving the context kills it and all that it has started.
 
@@ -105,8 +74,8 @@ class Conversation:
         UserError, RunFailed: the worker has ended; its last words say why.
     """
 
-    def __init__(self, side: Side, progress: Progress) -> None:
-        self.side, self.progress = side, progress
+    def __init__(self, side: Side) -> None:
+        self.side = side
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the context ends)
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._process = subprocess.Popen(
@@ -160,32 +129,26 @@ class Conversation:
 
     def answer(self) -> JsonObject:
         """Returns the next JSON object that the worker prints; other lines are of libraries."""
-        while True:
-            try:
-                line = self._lines.get(timeout=BEAT_SECONDS)
-            except queue.Empty:
-                self.progress.beat()
-                continue
-            if line is None:
-                raise self._failure()
+        while (line := self._lines.get()) is not None:
             with suppress(ValueError):
                 answer = json.loads(line)
                 if isinstance(answer, dict):
                     return answer
+        raise self._failure()
 
     def ask(self, line: str) -> JsonObject:
         self.say(line)
         return self.answer()
 
-    def seconds(self, task: str, steps: int) -> float:
+    def seconds(self, task: str, num_batches: int) -> float:
         """Returns the seconds of one of so many batches."""
-        line = f"{task} {steps}"
+        line = f"{task} {num_batches}"
         if not self.side.warms_up:
             self.ask(line)
         answer = self.ask(line)
         if "seconds" not in answer:
             raise RunFailed(f"{self.side.label} has not measured {task}: {answer.get('error')}")
-        return float(answer["seconds"]) / steps
+        return float(answer["seconds"]) / num_batches
 
     def _failure(self) -> UserError:
         """Returns the error of a worker that has ended."""
@@ -198,24 +161,26 @@ class Conversation:
         return RunFailed(f"{self.side.label} failed: {why}")
 
 
-def measure(sides: Sequence[Side], num_rounds: int, steps: int) -> list[Measured]:
+def measure(sides: Sequence[Side], num_rounds: int, block_seconds: float) -> list[Measured]:
     """Starts the workers, measures them in alternating rounds, and ends them.
 
     Args:
-        steps: of a block.
+        block_seconds: that a block takes at least.
     """
-    with Progress() as progress, ExitStack() as running:
-        workers, facts, memory = [], [], []
+    with ExitStack() as running:
+        workers, facts, memory, blocks = [], [], [], []
         for side in sides:
-            progress.begin(f"starting {side.label}")
-            worker = running.enter_context(Conversation(side, progress))
-            if side.request is not None:
-                worker.say(json.dumps(side.request))
-            facts.append(worker.answer())
-            worker.ask(f"step {steps}")
-            memory.append(worker.ask("memory").get("peak_mb"))  # of steps, before forward passes
-            workers.append(worker)
-        seconds = alternate(workers, [tasks_of(f) for f in facts], num_rounds, steps, progress)
+            with Activity(f"starting {side.label}", at_once=True):
+                worker = running.enter_context(Conversation(side))
+                if side.request is not None:
+                    worker.say(json.dumps(side.request))
+                facts.append(worker.answer())
+                worker.ask(f"step {MIN_BATCHES}")
+                memory.append(worker.ask("memory").get("peak_mb"))  # before forward passes
+                workers.append(worker)
+                tasks = tasks_of(facts[-1])
+                blocks.append({task: num_batches(worker, task, block_seconds) for task in tasks})
+        seconds = alternate(workers, blocks, num_rounds)
     return [Measured(*each) for each in zip(sides, facts, memory, seconds, strict=True)]
 
 
@@ -224,20 +189,27 @@ def tasks_of(facts: JsonObject) -> list[str]:
     return [task for task in TASKS if task in facts.get("tasks", ("forward", "step"))]
 
 
+def num_batches(worker: Conversation, task: str, block_seconds: float) -> int:
+    """Returns how many batches a block of a task has; the task has been compiled then."""
+    seconds = worker.seconds(task, MIN_BATCHES)
+    return max(MIN_BATCHES, math.ceil(block_seconds / max(seconds, 1e-6)))
+
+
 def alternate(
-    workers: Sequence[Conversation],
-    tasks: Sequence[Sequence[str]],
-    num_rounds: int,
-    steps: int,
-    progress: Progress,
+    workers: Sequence[Conversation], blocks: Sequence[dict[str, int]], num_rounds: int
 ) -> list[dict[str, list[float]]]:
-    """Returns, for each worker, {task: seconds of a batch in each round}."""
-    seconds: list[dict[str, list[float]]] = [{task: [] for task in each} for each in tasks]
+    """Returns, for each worker, {task: seconds of a batch in each round}.
+
+    Args:
+        blocks: for each worker {task: batches of a block}.
+    """
+    seconds: list[dict[str, list[float]]] = [{task: [] for task in each} for each in blocks]
     for number in range(num_rounds):
-        progress.begin(f"measuring round {number + 1} of {num_rounds}")
-        order = list(enumerate(workers))[:: -1 if number % 2 else 1]
-        for task in TASKS:
-            for index, worker in order:
-                if task in tasks[index]:
-                    seconds[index][task].append(worker.seconds(task, steps))
+        with Activity(f"measuring round {number + 1} of {num_rounds}", at_once=True):
+            order = list(enumerate(workers))[:: -1 if number % 2 else 1]
+            for task in TASKS:
+                for index, worker in order:
+                    if task in blocks[index]:
+                        of_batch = worker.seconds(task, blocks[index][task])
+                        seconds[index][task].append(of_batch)
     return seconds

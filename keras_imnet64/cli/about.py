@@ -140,7 +140,11 @@ def doctor(as_json: bool, **folders: Unpack[DataFolders]) -> int:
     help="Each has one block of every figure.",
 )
 @click.option(
-    "--steps", type=click.IntRange(1), default=3, show_default=True, help="Batches of a block."
+    "--seconds",
+    type=click.FloatRange(0.001, 3600),
+    default=1.0,
+    show_default=True,
+    help="That a block takes at least; it has three batches or more.",
 )
 @click.option("--peer", is_flag=True, help="Measure PyTorch's step too, where it is installed.")
 @click.option("--against", type=FILE, help="Show the change since the result in this JSON file.")
@@ -155,7 +159,7 @@ def bench(
     backends: tuple[str, ...],
     dtypes: tuple[str, ...],
     rounds: int,
-    steps: int,
+    seconds: float,
     peer: bool,
     against: Path | None,
     as_markdown: bool,
@@ -184,7 +188,7 @@ def bench(
         backends=split_list(backends),
         dtypes=split_list(dtypes),
         num_rounds=rounds,
-        steps=steps,
+        block_seconds=seconds,
         peer=peer,
         against=against,
         devices=devices,

@@ -1,8 +1,9 @@
 """Says on standard error what a command is doing, while that takes long and prints nothing itself.
 
-On a terminal there is one line that shows the seconds and disappears at the end. Elsewhere a line
-is printed when an activity has taken two seconds, then after 30, 60, 120, 240, ... seconds, so that
-a log shows what is going on and does not fill.
+On a terminal there is one line that shows the seconds and disappears at the end. Elsewhere, as in
+a log, a line begins when an activity has taken two seconds, then after 30, 60, 120, 240, ...
+seconds; in between it grows by a dot each second, so that a log shows what is going on, is never
+silent for long, and does not fill.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import TextIO
 from keras_imnet64.core.errors import printable
 
 REFRESH_SECONDS = 0.25
-FIRST_LINE_SECONDS = 2.0  # where there is no terminal
-SECOND_LINE_SECONDS = 30.0  # later ones after twice as long each
+DOT_SECONDS = 1.0  # where there is no terminal, as the two below
+FIRST_LINE_SECONDS = 2.0
+SECOND_LINE_SECONDS = 30.0  # later ones after twice as long each, or again after as long
 CLEAR_LINE = "\r\x1b[2K"
 
 
@@ -33,13 +35,16 @@ class Activity:
     Args:
         text: what is being done, such as "loading tensorflow".
         at_once: whether it is shown at once, and not only when it takes long.
+        steady: whether a log has a line every 30 seconds to the end, as is right for progress whose
+            `text` is changed meanwhile and has its own figures.
     """
 
-    def __init__(self, text: str, *, at_once: bool = False) -> None:
-        self.text, self.at_once = printable(text), at_once
+    def __init__(self, text: str, *, at_once: bool = False, steady: bool = False) -> None:
+        self.text, self.at_once, self.steady = printable(text), at_once, steady
         self.done: int | None = None
         self.total = 0
-        self.begun = self.next_line = 0.0
+        self.begun = 0.0
+        self.next_line = 0.0  # of a log, in seconds from the beginning
 
     def __enter__(self) -> Activity:
         self.start()
@@ -72,8 +77,15 @@ class Activity:
 
     def line(self) -> str:
         counted = "" if self.done is None else f" {self.done:,}/{self.total:,}"
-        seconds = f" {self.seconds:.0f} s" if self.seconds >= FIRST_LINE_SECONDS else ""
+        is_long = self.seconds >= FIRST_LINE_SECONDS and not self.steady
+        seconds = f" {self.seconds:.0f} s" if is_long else ""
         return f"{self.text} ...{counted}{seconds}"
+
+    def plan_next_line(self) -> None:
+        """Notes that a log has a line now."""
+        while self.next_line <= self.seconds:
+            later = self.next_line + SECOND_LINE_SECONDS if self.steady else 2 * self.next_line
+            self.next_line = max(SECOND_LINE_SECONDS, later)
 
 
 class _Screen:
@@ -84,11 +96,14 @@ class _Screen:
         self.activities: list[Activity] = []
         self.thread: threading.Thread | None = None
         self.stream: TextIO | None = None  # in place of standard error
-        self.is_shown = False  # whether the cursor is behind a line that disappears
+        self.shown: Activity | None = None  # behind whose line the cursor is
+        self.last_written = 0.0  # time.monotonic()
         self.num_suspended = 0
 
     def add(self, activity: Activity) -> None:
         with self.lock:
+            if not self.activities:
+                self.last_written = time.monotonic()
             self.activities.append(activity)
             if activity.at_once:
                 self.refresh()
@@ -100,7 +115,8 @@ class _Screen:
         with self.lock:
             if activity in self.activities:
                 self.activities.remove(activity)
-                self.clear()
+                if activity is self.shown:
+                    self.clear()
 
     def _run(self) -> None:
         while True:
@@ -116,25 +132,32 @@ class _Screen:
         if self.num_suspended or not self.activities:
             return
         activity, stream = self.activities[-1], self.stream or sys.stderr
+        silent = time.monotonic() - self.last_written
+        was_silent = self.shown is None and silent >= FIRST_LINE_SECONDS
         with contextlib.suppress(OSError, ValueError):  # closed meanwhile
             if is_terminal(stream):
                 line = activity.line()[: shutil.get_terminal_size().columns - 1]
                 stream.write(f"{CLEAR_LINE}{line}")
-                self.is_shown = True
-            elif activity.seconds >= activity.next_line:
-                stream.write(f"{activity.line()}\n")
-                while activity.next_line <= activity.seconds:
-                    activity.next_line = max(SECOND_LINE_SECONDS, 2 * activity.next_line)
+                self.shown = activity
+            elif was_silent or activity.seconds >= activity.next_line:
+                self.clear()
+                stream.write(activity.line())
+                self.shown, self.last_written = activity, time.monotonic()
+                activity.plan_next_line()
+            elif self.shown and silent >= DOT_SECONDS:
+                stream.write(".")
+                self.last_written = time.monotonic()
             stream.flush()
 
     def clear(self) -> None:
-        """Removes the line from the screen; called within the lock."""
-        if self.is_shown:
-            self.is_shown = False
-            with contextlib.suppress(OSError, ValueError):
-                stream = self.stream or sys.stderr
-                stream.write(CLEAR_LINE)
-                stream.flush()
+        """Removes the line from the screen, or ends that of a log; called within the lock."""
+        if self.shown is None:
+            return
+        self.shown, self.last_written = None, time.monotonic()
+        with contextlib.suppress(OSError, ValueError):
+            stream = self.stream or sys.stderr
+            stream.write(CLEAR_LINE if is_terminal(stream) else "\n")
+            stream.flush()
 
 
 _screen = _Screen()
@@ -169,6 +192,7 @@ def suspend() -> None:
 def resume() -> None:
     with _screen.lock:
         _screen.num_suspended -= 1
+        _screen.last_written = time.monotonic()
 
 
 @contextlib.contextmanager

@@ -1,28 +1,25 @@
 """A progress bar for work that reports (description, done, total), such as packing a data set."""
 
-import time
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from keras_imnet64.core.activity import resume, suspend
-
-SECONDS_BETWEEN_LINES = 30  # where there is no terminal
+from keras_imnet64.core.activity import Activity, resume, suspend
 
 
 class PackingBar:
     """Shows progress within a `with` block, in which it is called as (description, done, total).
 
-    On a terminal each description has a bar on standard error. Elsewhere one line is printed when
-    it first appears, and one every 30 seconds.
+    On a terminal each description has a bar on standard error. Elsewhere it is an activity, with a
+    line when it first appears and one every 30 seconds.
     """
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.progress: Progress | None = None
         self.bars: dict[str, TaskID | None] = {}
-        self.last_line = 0.0
+        self.activity: Activity | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -38,13 +35,17 @@ class PackingBar:
             self.progress.update(bar, completed=done, total=total)
             if self.progress.finished:
                 self._stop()  # other output may follow
-        elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES and done < total:
-            self._print(f"{description} ... {100 * done / total:.0f} %")
+        elif self.activity is not None:
+            self.activity.text = f"{description} {100 * done / total:.0f} %"
+            if done == total:
+                self._stop()
 
     def _begin(self, description: str, total: int) -> None:
         self.bars[description] = None
         if not self.console.is_terminal:
-            self._print(f"{description} ...")
+            self._stop()
+            self.activity = Activity(description, at_once=True, steady=True)
+            self.activity.start()
             return
         if self.progress is None:
             text, percent = TextColumn("{task.description}"), TextColumn("{task.percentage:.0f} %")
@@ -54,11 +55,10 @@ class PackingBar:
             self.progress.start()
         self.bars[description] = self.progress.add_task(description, total=total)
 
-    def _print(self, line: str) -> None:
-        self.last_line = time.monotonic()
-        self.console.print(line, markup=False)
-
     def _stop(self) -> None:
+        if self.activity is not None:
+            self.activity.stop()
+            self.activity = None
         if self.progress is not None:
             self.progress.stop()
             resume()

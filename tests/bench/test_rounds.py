@@ -1,14 +1,17 @@
 """Workers take turns, in alternating order; none outlives the benchmark, whatever happens."""
 
+import io
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from keras_imnet64.bench import rounds
-from keras_imnet64.bench.rounds import Progress, Side, measure
+from keras_imnet64.bench.rounds import Side, measure
+from keras_imnet64.core import activity
 from keras_imnet64.core.errors import RunFailed, UserError
 
 FAKE = Path(__file__).parent / "fake_worker.py"
@@ -45,7 +48,7 @@ def all_have_ended(log):
 
 
 def test_the_seconds_are_of_one_batch_in_each_round(log):
-    a, b = measure([side(log, "a", 1.0), side(log, "b", 3.0)], num_rounds=2, steps=5)
+    a, b = measure([side(log, "a", 1.0), side(log, "b", 3.0)], num_rounds=2, block_seconds=1)
     assert a.seconds == {"forward": [0.25, 0.25], "step": [1.0, 1.0]}
     assert b.seconds == {"forward": [0.75, 0.75], "step": [3.0, 3.0]}
     assert (a.memory_mb, b.memory_mb) == (100.0, 300.0)
@@ -53,33 +56,40 @@ def test_the_seconds_are_of_one_batch_in_each_round(log):
 
 
 def test_rounds_alternate_and_reverse(log):
-    measure([side(log, "a"), side(log, "b")], num_rounds=3, steps=5)
+    measure([side(log, "a"), side(log, "b")], num_rounds=3, block_seconds=1)
     order = events(log, "begins")
-    starts = [(name, line) for name in ("a", "b") for line in ("step 5", "memory")]
-    assert order[:4] == starts  # memory is that of steps: no forward pass was made before
-    there = [("a", "forward 5"), ("b", "forward 5"), ("a", "step 5"), ("b", "step 5")]
-    back = [("b", "forward 5"), ("a", "forward 5"), ("b", "step 5"), ("a", "step 5")]
-    assert order[4:] == there + back + there
+    # Memory is that of steps: no forward pass was made before.
+    start = ["step 3", "memory", "forward 3", "step 3"]
+    assert order[:8] == [(name, line) for name in ("a", "b") for line in start]
+    there = [("a", "forward 4"), ("b", "forward 4"), ("a", "step 3"), ("b", "step 3")]
+    back = [("b", "forward 4"), ("a", "forward 4"), ("b", "step 3"), ("a", "step 3")]
+    assert order[8:] == there + back + there
+
+
+def test_a_block_takes_as_long_as_asked(log):
+    """Of batches of 0.01 seconds, forward 0.0025, a block of half a second has 50 and 200."""
+    measure([side(log, "a", 0.01)], num_rounds=1, block_seconds=0.5)
+    assert [line for _, line in events(log, "begins")][-2:] == ["forward 200", "step 50"]
 
 
 def test_only_one_works_at_a_time(log):
-    measure([side(log, "a"), side(log, "b"), side(log, "c")], num_rounds=2, steps=1)
+    measure([side(log, "a"), side(log, "b"), side(log, "c")], num_rounds=2, block_seconds=1)
     lines = [line for line in log.read_text().splitlines() if " is " not in line]
     begun, ended = lines[::2], lines[1::2]
-    assert len(begun) == 3 * (2 + 2 * 2)
+    assert len(begun) == 3 * (4 + 2 * 2)
     assert [line.replace("begins", "ends") for line in begun] == ended
 
 
 def test_a_side_that_does_not_warm_up_is_asked_twice(log):
     peer = side(log, "peer", warms_up=False)
-    measure([peer, side(log, "ours")], num_rounds=1, steps=5)
+    measure([peer, side(log, "ours")], num_rounds=1, block_seconds=1)
     asked = events(log, "begins")
-    assert asked.count(("peer", "step 5")) == 1 + 2
-    assert asked.count(("ours", "step 5")) == 1 + 1
+    assert asked.count(("peer", "step 3")) == 1 + 2 + 2
+    assert asked.count(("ours", "step 3")) == 1 + 1 + 1
 
 
 def test_the_request_is_the_first_line(log):
-    (found,) = measure([side(log, "a", request={"recipe": "x"})], num_rounds=1, steps=1)
+    (found,) = measure([side(log, "a", request={"recipe": "x"})], num_rounds=1, block_seconds=1)
     assert found.seconds["step"] == [1.0]
 
 
@@ -88,9 +98,9 @@ def test_the_request_is_the_first_line(log):
     [
         ("start", 2, "Error: no such network", UserError, "no such network"),
         ("start", 1, "Error: disk full", RunFailed, "b float32 failed: disk full"),
-        ("step 5", 1, "ValueError: odd", RunFailed, "b float32 failed: ValueError: odd"),
+        ("step 3", 1, "ValueError: odd", RunFailed, "b float32 failed: ValueError: odd"),
         ("memory", -9, "", RunFailed, "signal 9 .* as happens where memory runs out"),
-        ("forward 5", 0, "", RunFailed, "it ended without an answer"),
+        ("forward 3", 0, "", RunFailed, "it ended without an answer"),
     ],
 )
 def test_a_worker_that_ends_is_explained_and_the_others_end(
@@ -98,46 +108,43 @@ def test_a_worker_that_ends_is_explained_and_the_others_end(
 ):
     sides = [side(log, "a"), side(log, "b", 1.0, when, status, last_words)]
     with pytest.raises(UserError, match=sentence) as caught:
-        measure(sides, num_rounds=1, steps=5)
+        measure(sides, num_rounds=1, block_seconds=1)
     assert type(caught.value) is kind
     assert all_have_ended(log)
 
 
 def test_workers_end_when_all_is_measured(log):
-    measure([side(log, "a"), side(log, "b")], num_rounds=1, steps=1)
+    measure([side(log, "a"), side(log, "b")], num_rounds=1, block_seconds=1)
     assert all_have_ended(log)
 
 
-def test_workers_that_ignore_ctrl_c_end_with_it(log, monkeypatch):
-    def interrupt(self):
-        while len(events(log, "is")) < 2:
+def interrupt_when(is_so):
+    """Presses Ctrl-C when a condition holds."""
+
+    def wait():
+        while not is_so():
             time.sleep(0.01)
-        raise KeyboardInterrupt
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
-    monkeypatch.setattr(rounds, "BEAT_SECONDS", 0.3)
-    monkeypatch.setattr(Progress, "beat", interrupt)
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def test_workers_that_ignore_ctrl_c_end_with_it(log):
+    interrupt_when(lambda: log.exists() and len(events(log, "is")) == 2)
     with pytest.raises(KeyboardInterrupt):
-        measure([side(log, "a"), side(log, "b", 1.0, "hang")], num_rounds=1, steps=1)
+        measure([side(log, "a"), side(log, "b", 1.0, "hang")], num_rounds=1, block_seconds=1)
     assert all_have_ended(log)
 
 
-def test_waiting_is_not_silent(log, monkeypatch, capsys):
-    """The third sign of life ends the wait."""
-    beats = []
-    beat = Progress.beat
-
-    def counted(self):
-        beats.append(time.monotonic())
-        beat(self)
-        if len(beats) == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(rounds, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(Progress, "beat", counted)
+def test_waiting_is_not_silent(log, monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr(activity._screen, "stream", written)
+    monkeypatch.setattr(activity, "REFRESH_SECONDS", 0.02)
+    monkeypatch.setattr(activity, "DOT_SECONDS", 0.1)
+    interrupt_when(lambda: "......" in written.getvalue())
     with pytest.raises(KeyboardInterrupt):
-        measure([side(log, "a", 1.0, "hang")], num_rounds=1, steps=1)
-    assert capsys.readouterr().err == "starting a float32 ......\n"
-    assert rounds.BEAT_SECONDS < 3
+        measure([side(log, "a", 1.0, "hang")], num_rounds=1, block_seconds=1)
+    assert written.getvalue().rstrip(".\n") == "starting a float32 "
 
 
 def test_what_a_peer_cannot_measure_is_said(log, tmp_path):
@@ -148,4 +155,4 @@ def test_what_a_peer_cannot_measure_is_said(log, tmp_path):
     )
     odd = Side("odd", "float32", [sys.executable, str(other)])
     with pytest.raises(RunFailed, match="odd float32 has not measured forward: unknown"):
-        measure([odd], num_rounds=1, steps=1)
+        measure([odd], num_rounds=1, block_seconds=1)

@@ -31,7 +31,8 @@ def test_the_first_step_is_said_to_compile_until_it_ends(bar, clock, capsys):
     assert compiling.text == "epoch 1/2 0/4  compiling the training step"
     clock["now"] += 95
     bar.on_train_batch_end(0, LOGS)
-    assert not activity.is_active()
+    (training,) = activity._screen.activities
+    assert training.text.startswith("epoch 1/2 1/4  loss 2.500")
     assert "epoch 1/2 1/4" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -51,6 +52,9 @@ def test_later_epochs_compile_nothing(bar, clock, capsys):
     bar.on_train_batch_end(0, LOGS)
     bar.end()
     bar.begin(1, 0)
+    (training,) = activity._screen.activities
+    assert training.text == "epoch 2/2 0/4"
+    bar.end()
     assert not activity.is_active()
 
 

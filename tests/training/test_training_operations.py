@@ -70,7 +70,7 @@ def test_the_processes_take_turns_in_changing_order(script, monkeypatch):
     asked = []
 
     class FakeConversation:
-        def __init__(self, side, progress):
+        def __init__(self, side):
             self.side = side
 
         def __enter__(self):

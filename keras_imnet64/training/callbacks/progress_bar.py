@@ -1,4 +1,4 @@
-"""Shows the progress of an epoch: a bar on a terminal, plain lines elsewhere."""
+"""Shows the progress of an epoch: a bar on a terminal, an activity's lines elsewhere."""
 
 import math
 import threading
@@ -13,7 +13,7 @@ from keras_imnet64.core.activity import FIRST_LINE_SECONDS, Activity, resume, su
 from keras_imnet64.core.console import console, say
 from keras_imnet64.core.types import Logs
 
-SECONDS_BETWEEN_LINES = 30  # where there is no terminal
+SECONDS_BETWEEN_TEXTS = 1.0  # where there is no terminal; making one takes about a millisecond
 
 
 class ProgressBar(keras.callbacks.Callback):
@@ -50,6 +50,7 @@ class ProgressBar(keras.callbacks.Callback):
         self.bad_step: int | None = None
         self._lock = threading.Lock()
         self._bar: Progress | None = None
+        self._in_log: Activity | None = None  # in place of the bar where there is no terminal
         # Until the end of the first step of the process, which compiles.
         self._compiling: Activity | None = Activity("preparing the training step")
 
@@ -63,7 +64,7 @@ class ProgressBar(keras.callbacks.Callback):
         self.epoch, self.first, self.done = epoch, step, step
         self.bad_step = None
         self.started = self.first_done = time.monotonic()
-        self.last_line = time.monotonic()
+        self.last_text = 0.0
         if self._compiling:
             self._compiling.text = f"{self._position()}  compiling the training step"
         else:
@@ -79,6 +80,9 @@ class ProgressBar(keras.callbacks.Callback):
             self._task = self._bar.add_task(
                 self._position(), total=self.steps_per_epoch, completed=self.done
             )
+        else:
+            self._in_log = Activity(self._position(), steady=True)
+            self._in_log.start()
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         step = self.first + batch + 1
@@ -98,19 +102,19 @@ class ProgressBar(keras.callbacks.Callback):
         compiling, self._compiling = self._compiling, None
         if compiling:
             compiling.stop()
-            self._open_bar()
-            if self._bar is None and compiling.seconds > FIRST_LINE_SECONDS:
-                self.last_line = time.monotonic()
+            if not console().is_terminal and compiling.seconds > FIRST_LINE_SECONDS:
                 took = f"the first step took {compiling.seconds:.0f} s"
                 say(f"{self._position()}  {self._line(logs)}  {took}")
+            self._open_bar()
 
     def _show(self, logs: Logs) -> None:
+        now = time.monotonic()
         if self._bar is not None:
             line = f"{self._position()}  {self._line(logs)}"
             self._bar.update(self._task, completed=self.done, description=line)
-        elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
-            self.last_line = time.monotonic()
-            say(f"{self._position()}  {self._line(logs)}")
+        elif self._in_log is not None and now - self.last_text >= SECONDS_BETWEEN_TEXTS:
+            self.last_text = now
+            self._in_log.text = f"{self._position()}  {self._line(logs)}"
 
     def _position(self) -> str:
         return f"epoch {self.epoch + 1}/{self.epochs} {self.done}/{self.steps_per_epoch}"
@@ -141,6 +145,9 @@ class ProgressBar(keras.callbacks.Callback):
                 self._bar.stop()
                 resume()
                 self._bar = None
+            if self._in_log is not None:
+                self._in_log.stop()
+                self._in_log = None
 
     def end(self) -> tuple[float, float]:
         """Ends the epoch; returns its seconds, and images per second without the first step."""
