@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import keras
+import numpy as np
 from keras.src.backend import StatelessScope
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.models.functional import operation_fn
@@ -234,9 +235,13 @@ def learning_rate_schedule(
     return optimizer._learning_rate
 
 
-def learning_rate_at(optimizer: keras.optimizers.Optimizer, step: int) -> float:
-    """Returns the scheduled rate of any step; reads no variable, which a step may be using."""
-    return float(learning_rate_schedule(optimizer)(step))
+def learning_rates_at(optimizer: keras.optimizers.Optimizer, steps: np.ndarray) -> np.ndarray:
+    """Returns the scheduled rates of any steps, float [N]; reads no variable.
+
+    Under JAX it waits for the steps that have been started.
+    """
+    rates = keras.ops.convert_to_numpy(learning_rate_schedule(optimizer)(steps))
+    return np.broadcast_to(rates, steps.shape)
 
 
 def moving_averages(optimizer: keras.optimizers.Optimizer) -> dict[str, Variable]:

@@ -6,13 +6,14 @@ from dataclasses import replace
 from types import TracebackType
 
 import keras
+import numpy as np
 
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.core.types import Logs, StrPath
 from keras_imnet64.data.stores.decoding import as_run_failed
-from keras_imnet64.models.keras_private import CallbacksBesideSteps, learning_rate_at
+from keras_imnet64.models.keras_private import CallbacksBesideSteps, learning_rates_at
 from keras_imnet64.models.ship import fill, float32_copy, ship
 from keras_imnet64.records import Rollback, RunState
 from keras_imnet64.runs import Run
@@ -73,7 +74,7 @@ class Trainer:
             epochs=self.recipe.train.epochs,
             steps_per_epoch=self.stream.steps_per_epoch,
             batch_size=self.stream.batch_size,
-            rate_at=self._rate_at,
+            rates_of=self._rates_of,
         )
         self.validation = Validation(self.float32_copy, setup.data, setup.devices, self.finiteness)
         self.best = BestModel(
@@ -242,12 +243,16 @@ class Trainer:
     # -------------------------------------------------------------------------- for the callbacks
 
     def learning_rate(self, update: int) -> float:
-        """Returns the rate of an update, counted from 0; safe to call while a step runs."""
-        return learning_rate_at(self.model.optimizer, update) * self.state.plateau.scale
+        """Returns the rate of an update, counted from 0."""
+        (rate,) = learning_rates_at(self.model.optimizer, np.array([update]))
+        return float(rate) * self.state.plateau.scale
 
-    def _rate_at(self, epoch: int, step: int) -> float:
-        num_steps = self.position.count_steps(epoch, step)
-        return self.learning_rate(num_steps // self.recipe.train.accumulate_steps)
+    def _rates_of(self, epoch: int) -> np.ndarray:
+        """Returns the rates of the steps of an epoch, and of the one after it: float [S + 1]."""
+        first = self.position.count_steps(epoch, 0)
+        steps = first + np.arange(self.stream.steps_per_epoch + 1)
+        updates = steps // self.recipe.train.accumulate_steps
+        return learning_rates_at(self.model.optimizer, updates) * self.state.plateau.scale
 
     def fill_copy(self) -> None:
         """Copies the model's weights, or their averages if the recipe keeps them, to the copy."""

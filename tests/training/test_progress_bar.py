@@ -1,5 +1,6 @@
 """What training says of its first step, which compiles, and of the steps after it."""
 
+import numpy as np
 import pytest
 
 from keras_imnet64.core import activity
@@ -18,7 +19,8 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def bar():
-    bar = ProgressBar(epochs=2, steps_per_epoch=4, batch_size=8, rate_at=lambda epoch, step: 0.1)
+    rates = np.linspace(0.1, 0.5, 5)
+    bar = ProgressBar(epochs=2, steps_per_epoch=4, batch_size=8, rates_of=lambda epoch: rates)
     yield bar
     bar.close()
 
@@ -32,7 +34,7 @@ def test_the_first_step_is_said_to_compile_until_it_ends(bar, clock, capsys):
     clock["now"] += 95
     bar.on_train_batch_end(0, LOGS)
     (training,) = activity._screen.activities
-    assert training.text.startswith("epoch 1/2 1/4  loss 2.500")
+    assert training.text == "epoch 1/2 1/4  loss 2.500 top1 25.0 top5 50.0 lr 0.2"
     assert "epoch 1/2 1/4" in capsys.readouterr().err.splitlines()[-1]
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import keras
+import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
@@ -37,16 +38,17 @@ class ProgressBar(keras.callbacks.Callback):
         epochs: int,
         steps_per_epoch: int,
         batch_size: int,
-        rate_at: Callable[[int, int], float],
+        rates_of: Callable[[int], np.ndarray],
     ) -> None:
         """
         Args:
             batch_size: images per step.
-            rate_at: (epoch, step) -> learning rate.
+            rates_of: epoch -> learning rates of its steps, and of the one after it. It is called
+                before the first step: JAX computes nothing else while a step runs.
         """
         super().__init__()
         self.epochs, self.steps_per_epoch, self.batch_size = epochs, steps_per_epoch, batch_size
-        self.rate_at = rate_at
+        self.rates_of = rates_of
         self.bad_step: int | None = None
         self._lock = threading.Lock()
         self._bar: Progress | None = None
@@ -63,6 +65,7 @@ class ProgressBar(keras.callbacks.Callback):
         """Begins an epoch at a step; call it before the step."""
         self.epoch, self.first, self.done = epoch, step, step
         self.bad_step = None
+        self.rates = self.rates_of(epoch)
         self.started = self.first_done = time.monotonic()
         self.last_text = 0.0
         if self._compiling:
@@ -124,7 +127,7 @@ class ProgressBar(keras.callbacks.Callback):
         per_step = (time.monotonic() - self.first_done) / steps if steps else 0.0
         line = (
             f"loss {logs['loss']:.3f} top1 {100 * logs['top1']:.1f} top5 {100 * logs['top5']:.1f}"
-            f" lr {self.rate_at(self.epoch, self.done):.2g}"
+            f" lr {self.rates[self.done]:.2g}"
         )
         if not per_step:
             return line  # the first step compiles: no speed is known yet
