@@ -21,6 +21,7 @@ from keras_imnet64.core.types import JsonObject, StrPath
 
 PACKAGE_PARENT = Path(__file__).parents[2]
 NO_ANSWER = "no answer within"  # `doctor` recognises failures that begin with these two
+MAX_WORDS = 300  # characters of what a process that has aborted said
 BY_SIGNAL = "it was ended by signal"
 EXPLANATION_PATTERNS = (  # of the line that explains a failure, the most telling first
     r"Error: (.+)",  # the sentence that a command of this package ends with
@@ -146,8 +147,12 @@ def failure_reason(status: int, output: str) -> str | None:
         return None
     if status > 0:
         return explaining_line(output) or f"it ended with status {status}"
-    memory = ", as happens where memory runs out" if -status == signal.SIGKILL else ""
-    return f"{BY_SIGNAL} {-status} ({signal.strsignal(-status)}){memory}"
+    why = ""
+    if -status == signal.SIGKILL:
+        why = ", as happens where memory runs out"
+    elif -status == signal.SIGABRT and (last_words := last_line(output)):
+        why = f': "{last_words}"'  # a library that aborts says what it has found
+    return f"{BY_SIGNAL} {-status} ({signal.strsignal(-status)}){why}"
 
 
 def explaining_line(output: str) -> str:
@@ -158,6 +163,12 @@ def explaining_line(output: str) -> str:
         if found:
             return found[-1]
     return ""
+
+
+def last_line(output: str) -> str:
+    """Returns the last line that is not empty, cut to a length that fits a sentence, or ""."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1][:MAX_WORDS] if lines else ""
 
 
 def module_command(module: str, arguments: tuple[str, ...]) -> list[str]:

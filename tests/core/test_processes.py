@@ -65,6 +65,11 @@ def test_an_installed_package_does_not_come_before_what_pythonpath_names(tmp_pat
         ("import sys; sys.exit(3)", "it ended with status 3"),
         ("import os; os.kill(os.getpid(), 11)", "it was ended by signal 11"),
         ("import os; os.kill(os.getpid(), 9)", r"signal 9 \(Killed\), as happens where memory"),
+        (
+            "import os, sys; print('Check failed: x > 0', file=sys.stderr); os.abort()",
+            r'ended by signal 6 \(Aborted\): "Check failed: x > 0"',
+        ),
+        ("import os; os.abort()", r"ended by signal 6 \(Aborted\)$"),
         ("raise ImportError('no libcudart\\n\\nAsk us.')", "ImportError: no libcudart"),
         ("import sys; print('Error: no room', file=sys.stderr); 1 / 0", "no room"),
         ("import sys; sys.exit('out of disk')", "out of disk"),

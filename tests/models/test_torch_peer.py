@@ -204,14 +204,17 @@ def worker(recipe_name, lines="", prelude="", **changes):
     )
 
 
-def test_worker_answers_each_line(peers, tmp_path):
+@pytest.mark.parametrize("mode", ["eager", "tuned"])
+def test_worker_answers_each_line(peers, tmp_path, mode):
     file = tmp_path / "small.toml"
     file.write_text(recipe(WRN).to_toml())
     lines = "step 2\nforward 1\nsteps\nmemory\nquit\nstep 1\n"
-    done = worker(file, lines, batch_size="256")  # which needs more than the small one before it
+    not_compiled = "import torch; torch.compile = lambda module, **_: module"  # takes a minute
+    # This batch needs more than the small one before it.
+    done = worker(file, lines, not_compiled, mode=mode, batch_size="256")
     assert done.returncode == 0, done.stderr
     first, step, forward, mistake, memory = map(json.loads, done.stdout.splitlines())
-    assert first["name"].endswith(" eager") and first["name"].startswith("torch 2")
+    assert first["name"].endswith(f" {mode}") and first["name"].startswith("torch 2")
     assert first["parameters"] == sum(p.numel() for p in network_of(peers, WRN).parameters())
     assert step["seconds"] > 0 and forward["seconds"] > 0
     assert "received 'steps'" in mistake["error"]
