@@ -124,8 +124,11 @@ class Peer:
         # allocator tuned, for WRN-12-2 at batch 64 on two cores of an AMD EPYC, it was worth
         # nothing in float32 (214 against 216 images per second) and 3 % in bfloat16 (398 against
         # 385, medians of three, 2026-11-29).
-        # Neither max-autotune nor a compiled optimizer has been measured.
-        self.loss = torch.compile(self._loss) if settings.mode != "eager" else self._loss
+        # Neither max-autotune nor a compiled optimizer has been measured. Shapes are fixed: after
+        # the small network, whose memory is taken off, they would count as variable, with which
+        # the compiler takes more than a quarter of an hour for DaViT.
+        is_eager = settings.mode == "eager"
+        self.loss = self._loss if is_eager else torch.compile(self._loss, dynamic=False)
         self.scorer: Callable[[Tensor], Tensor] | None = None
 
     def random_batch(self) -> tuple[Tensor, Tensor]:
@@ -181,7 +184,7 @@ class Peer:
 
         if self.settings.mode == "eager":
             return self._logits
-        return torch.compile(self._logits, options={"freezing": True})
+        return torch.compile(self._logits, dynamic=False, options={"freezing": True})
 
     def seconds(self, command: str, count: int) -> float:
         """Returns the time of `count` steps or forward passes, without that of compiling."""
