@@ -3,14 +3,31 @@
 Nothing here needs Keras.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_serializer, field_validator
+from pydantic import (
+    Field,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
-from keras_imnet64.core.tables import Number, Rate, Table, TaggedTable, expected
+from keras_imnet64.core.tables import (
+    Number,
+    Rate,
+    Table,
+    TaggedTable,
+    broken_rule,
+    expected,
+)
 from keras_imnet64.core.types import Json, JsonObject
 
 ThreeNumbers = Field(min_length=3, max_length=3, title="three numbers")
+# A list in TOML; options are tuples, so that tables of options can be keys.
+ForEachStage = Field(
+    min_length=1, max_length=6, strict=False, title="a list of 1 to 6 whole numbers, each"
+)
 
 
 class ChannelNormalization(Table):
@@ -65,6 +82,37 @@ class ResNetOptions(NetworkOptions):
     """Of the last block; the rate grows with depth from 0."""
 
 
+class SmallResNetOptions(NetworkOptions):
+    module = "small_resnet"
+
+    name: Literal["small_resnet"]
+    widths: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], ForEachStage] = (
+        64,
+        128,
+        256,
+        512,
+    )
+    """Channels of each stage; the first stage keeps the size of the stem's map, each other one
+    halves it."""
+    blocks: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], ForEachStage] = (1, 1, 1, 1)
+    """Blocks of each stage, as many numbers as widths."""
+    stem_stride: Annotated[int, Field(ge=1, le=2)] = 2
+    """Of the first convolution, 3x3; 1 for 32 pixels and fewer."""
+    zero_init: bool = False
+    """Initialise the last gamma of every block to 0, so that each block begins as its shortcut."""
+    drop_path_rate: Rate = 0.0
+    """Of the last block; the rate grows with depth from 0."""
+
+    @model_validator(mode="after")
+    def _has_blocks_in_each_stage(self) -> Self:
+        if len(self.widths) != len(self.blocks):
+            raise broken_rule(
+                "needs as many blocks as widths, a number for each stage; received "
+                f"{len(self.blocks)} and {len(self.widths)}"
+            )
+        return self
+
+
 class DaViTOptions(NetworkOptions):
     module = "davit"
 
@@ -109,7 +157,13 @@ class TinyCNNOptions(NetworkOptions):
 
 
 OrdinaryNetwork = (
-    WideResNetOptions | ResNetOptions | DaViTOptions | AlexNetOptions | VGGOptions | TinyCNNOptions
+    WideResNetOptions
+    | ResNetOptions
+    | SmallResNetOptions
+    | DaViTOptions
+    | AlexNetOptions
+    | VGGOptions
+    | TinyCNNOptions
 )
 
 
@@ -170,4 +224,6 @@ def _option_in_words(value: Json) -> str:
     if isinstance(value, dict):
         options = {key: option for key, option in value.items() if key != "name"}
         return f"({_in_words(value['name'], options)})"
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -5,8 +5,10 @@ The wide network is that of arXiv:1605.07146, with twice the channels inside eac
 options are those of timm (models/resnet.py, 1.0.31).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -26,6 +28,8 @@ from keras_imnet64.models.parts import (
     pytorch_batch_norm,
     pytorch_uniform,
 )
+
+Shortcut: TypeAlias = Callable[[Tensor, int, int, str], Tensor]  # map, channels, stride, name
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,10 @@ def build(
     return keras.Model(inputs, x, name=variant)
 
 
-def apply_stem(x: Tensor, stem: Stem, anti_aliasing: bool = False) -> Tensor:
-    """A convolution to 64 channels and, if the stem has one, a 3x3 pool at stride 2."""
-    x = conv(x, 64, stem.size, stem.stride, kernel_initializer=kaiming_normal(), name="stem_conv")
+def apply_stem(x: Tensor, stem: Stem, anti_aliasing: bool = False, width: int = 64) -> Tensor:
+    """A convolution to `width` channels and, if the stem has one, a 3x3 pool at stride 2."""
+    initializer = kaiming_normal()
+    x = conv(x, width, stem.size, stem.stride, kernel_initializer=initializer, name="stem_conv")
     x = layers.ReLU(name="stem_relu")(pytorch_batch_norm(x, "stem_bn"))
     if stem.pool and anti_aliasing:
         x = blur(max_pool(x, 3, 1, padding=1, name="stem_pool"), "stem_blur")
@@ -129,17 +134,25 @@ def apply_stem(x: Tensor, stem: Stem, anti_aliasing: bool = False) -> Tensor:
     return x
 
 
+def project(x: Tensor, channels: int, stride: int, name: str) -> Tensor:
+    """Returns the shortcut: the input where the shapes match, else a 1x1 convolution and BN."""
+    if stride == 1 and x.shape[-1] == channels:
+        return x
+    return conv_bn(x, channels, 1, stride, name=f"{name}_shortcut")
+
+
 def basic_block(
     x: Tensor,
     channels: int,
     *,
     stride: int,
     name: str,
+    project: Shortcut = project,
     zero_init: bool = False,
     anti_aliasing: bool = False,
     drop_path_rate: float = 0.0,
 ) -> Tensor:
-    """Two 3x3 convolutions, the first strided, added to the shortcut."""
+    """Two 3x3 convolutions, the first strided, added to the shortcut, which `project` makes."""
     shortcut = project(x, channels, stride, name)
     conv_stride = 1 if anti_aliasing else stride
     x = conv_bn(x, channels, 3, conv_stride, name=name, number=1)
@@ -172,13 +185,6 @@ def bottleneck_block(
         x = blur(x, f"{name}_blur")
     x = conv_bn(x, 4 * channels, 1, name=name, number=3, zero_init=zero_init)
     return add(x, shortcut, drop_path_rate, name)
-
-
-def project(x: Tensor, channels: int, stride: int, name: str) -> Tensor:
-    """Returns the shortcut: the input where the shapes match, else a 1x1 convolution and BN."""
-    if stride == 1 and x.shape[-1] == channels:
-        return x
-    return conv_bn(x, channels, 1, stride, name=f"{name}_shortcut")
 
 
 def conv_bn(

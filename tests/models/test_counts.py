@@ -68,6 +68,8 @@ NETWORKS = [
     ("davit_tiny", 64, 1000, {"stem": "full_3x3", "window": 8}, 28_348_648, "5.887"),
     ("davit_tiny", 64, 1000, {"stem": "full_3x3", "window": 7}, 28_348_648, "6.599"),
     ("davit_tiny", 64, 1000, {"stem": "full_15x15"}, 28_410_856, "4.681"),
+    # counted by hand from its definition
+    ("small_resnet", 64, 200, {}, 5_000_712, "0.254"),
     # the brief's networks for Tiny ImageNet
     ("tiny_cnn1", 64, 200, {}, 4_790_728, None),
     ("tiny_cnn2", 64, 200, {}, 1_725_528, None),
@@ -158,7 +160,8 @@ def test_the_readme_states_the_counts(name):
         "wide_resnet": {"depth": 36, "width": 5},
         "spectral": {"factor": 2, "base": {"name": "resnet34"}},
     }.get(name, {})
-    sizes = {"wide_resnet": (64, 1000), "tiny_cnn1": (64, 200), "tiny_cnn2": (64, 200)}
+    tiny = ("small_resnet", "tiny_cnn1", "tiny_cnn2")
+    sizes = {"wide_resnet": (64, 1000)} | dict.fromkeys(tiny, (64, 200))
     sizes = sizes.get(name, (224, 1000))
     model = without_numbers(name, *sizes, **options)
     assert f"| {count_parameters(model):,} | {count_macs(model) / 1e9:.2f} G |" in row

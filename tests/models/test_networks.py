@@ -30,6 +30,7 @@ REFUSED = {  # sizes that cannot work
 }
 MAPS = {  # side of the last map, by SIZES that work
     "resnet18": (1, 1, 2, 2, 4, 4, 7),
+    "small_resnet": (1, 2, 4, 4, 7, 8, 14),
     "davit_tiny": (1, 2, 4, 4, 4, 4, 7),
     "alexnet": (1, 2, 3, 2, 3, 6),
     "vgg16": (1, 1, 2, 3, 4, 7),
@@ -41,6 +42,7 @@ RUN = {
     "wide_resnet": (16, {"depth": 8, "width": 0.5}),
     "resnet18": (16, {"stem": "small", "drop_path_rate": 0.2, "anti_aliasing": True}),
     "resnet50": (16, {"stem": "small_pool", "zero_init": True}),
+    "small_resnet": (16, {"widths": [16, 24], "blocks": [1, 2], "drop_path_rate": 0.2}),
     "davit_tiny": (16, {"window": 3, "drop_path_rate": 0.1}),
     "alexnet": (32, {}),
     "vgg16_bn": (32, {}),
@@ -51,6 +53,7 @@ INITIAL_SUMS = {  # of the absolute values of all trainable weights, seed 7
     "wide_resnet": 803.579302297614,
     "resnet18": 103168.63524385133,
     "resnet50": 223317.84782633831,
+    "small_resnet": 2212.996999709636,
     "davit_tiny": 43457.06967964148,
     "alexnet": 26578.791639033174,
     "vgg16_bn": 264119.4946633071,
