@@ -122,6 +122,16 @@ simply("key", f"{FIT} --set train.epoch=3", r'did you mean "epochs"\?')
 simply("section", f"{FIT} --set trian.epochs=3", r'did you mean "train"\?')
 simply("model", f'{FIT} --set model.name="wide_resnt"', r'did you mean "wide_resnet"\?')
 simply("model_option", f"{FIT} --set model.dept=8", r'did you mean "depth"\?')
+simply(
+    "init_without_convolutions",
+    f'{FIT} --set model={{name="davit_tiny",init="dirac"}}',
+    'model.init is not an option of "davit_tiny"',
+)
+simply(
+    "stages_without_blocks",
+    f'{FIT} --set model={{name="small_resnet",widths=[32,64]}}',
+    'model "small_resnet" needs as many blocks as widths, .*; received 4 and 2',
+)
 simply("dataset", f'{FIT} --set data.dataset="tiny_imagenett"', r'did you mean "tiny_imagenet"\?')
 simply("split", "evaluate model.keras --split test", r'no split "test"')
 simply("optimizer", f'{FIT} --set optimizer.name="adamv"', r'did you mean "adamw"\?')

@@ -55,7 +55,15 @@ class NetworkOptions(TaggedTable):
         return _in_words(self.name, self.options)
 
 
-class WideResNetOptions(NetworkOptions):
+class ConvolutionalOptions(NetworkOptions):
+    """The options that networks of convolutions share; `build_model` takes them itself."""
+
+    init: Literal["default", "dirac"] = "default"
+    """dirac: the first filters of each convolution larger than 1x1 pass its input channels on
+    unchanged, and the others are as by default."""
+
+
+class WideResNetOptions(ConvolutionalOptions):
     module = "wide_resnet"
 
     name: Literal["wide_resnet"]
@@ -67,7 +75,7 @@ class WideResNetOptions(NetworkOptions):
     """Between the two convolutions of a block."""
 
 
-class ResNetOptions(NetworkOptions):
+class ResNetOptions(ConvolutionalOptions):
     module = "resnet"
 
     name: Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
@@ -82,7 +90,7 @@ class ResNetOptions(NetworkOptions):
     """Of the last block; the rate grows with depth from 0."""
 
 
-class SmallResNetOptions(NetworkOptions):
+class SmallResNetOptions(ConvolutionalOptions):
     module = "small_resnet"
 
     name: Literal["small_resnet"]
@@ -140,7 +148,7 @@ class AlexNetOptions(NetworkOptions):
     """Before each of the first two dense layers."""
 
 
-class VGGOptions(NetworkOptions):
+class VGGOptions(ConvolutionalOptions):
     module = "vgg"
 
     name: Literal["vgg16", "vgg16_bn"]
@@ -180,7 +188,7 @@ class SpectralOptions(NetworkOptions):
     base: OrdinaryNetwork = Field(
         discriminator="name",
         title='a table such as {name = "resnet34"}',
-        json_schema_extra={"properties": {"normalization": False}},
+        json_schema_extra={"properties": {"normalization": False, "init": False}},
     )
     """The network behind a band, with its options."""
 
@@ -206,6 +214,8 @@ class SpectralOptions(NetworkOptions):
     def _has_no_normalization(cls, base: NetworkOptions) -> NetworkOptions:
         if "normalization" in base.model_fields_set:
             raise expected("a table without normalization, which belongs in model itself")
+        if "init" in base.model_fields_set:
+            raise expected("a table without init, which networks behind a band do not have")
         return base
 
     @field_serializer("base")
