@@ -128,6 +128,16 @@ simply(
     'model.init is not an option of "davit_tiny"',
 )
 simply(
+    "whitening_of_a_large_stem",
+    f'{FIT} --set model={{name="resnet18",stem="imagenet",whitening={{size=2}}}}',
+    'model.whitening needs a stem of 3x3, "small" or "small_pool"; received stem "imagenet"',
+)
+simply(
+    "whitening_without_a_stem",
+    f'{FIT} --set model={{name="vgg16",whitening={{size=2}}}}',
+    'model.whitening is not an option of "vgg16"',
+)
+simply(
     "stages_without_blocks",
     f'{FIT} --set model={{name="small_resnet",widths=[32,64]}}',
     'model "small_resnet" needs as many blocks as widths, .*; received 4 and 2',
@@ -826,6 +836,11 @@ weights_file(
 )
 weights_file(
     "weights_left_over", "resnet18 does not have: layer1.2.bn1.bias, .* more", of="resnet34"
+)
+weights_file(
+    "weights_and_whitening",
+    "model.whitening is for networks that are trained here",
+    command=f"{GIVEN} --set whitening={{size=2}}",
 )
 weights_file(
     "weights_of_another_stem",

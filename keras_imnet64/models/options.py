@@ -23,6 +23,8 @@ from keras_imnet64.core.tables import (
 )
 from keras_imnet64.core.types import Json, JsonObject
 
+WHITENING = "whitening"  # the option, and the name of the layer
+NOT_BEHIND_A_BAND = ("init", WHITENING)
 ThreeNumbers = Field(min_length=3, max_length=3, title="three numbers")
 # A list in TOML; options are tuples, so that tables of options can be keys.
 ForEachStage = Field(
@@ -63,7 +65,23 @@ class ConvolutionalOptions(NetworkOptions):
     unchanged, and the others are as by default."""
 
 
-class WideResNetOptions(ConvolutionalOptions):
+class Whitening(Table):
+    """A fixed first convolution that decorrelates patches of the pictures."""
+
+    size: Annotated[int, Field(ge=2, le=3)] = 2
+    """Pixels per side of a patch."""
+    epsilon: Annotated[float, Field(ge=1e-12, le=1e6)] = 5e-4
+    """Added to the eigenvalues of the patches, so that noise is not amplified without limit."""
+
+
+class WhitenedOptions(ConvolutionalOptions):
+    """The options that networks with a 3x3 stem share."""
+
+    whitening: Whitening | None = None
+    """A convolution in front of the stem, whose fixed filters are measured on training images."""
+
+
+class WideResNetOptions(WhitenedOptions):
     module = "wide_resnet"
 
     name: Literal["wide_resnet"]
@@ -75,7 +93,7 @@ class WideResNetOptions(ConvolutionalOptions):
     """Between the two convolutions of a block."""
 
 
-class ResNetOptions(ConvolutionalOptions):
+class ResNetOptions(WhitenedOptions):
     module = "resnet"
 
     name: Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
@@ -90,7 +108,7 @@ class ResNetOptions(ConvolutionalOptions):
     """Of the last block; the rate grows with depth from 0."""
 
 
-class SmallResNetOptions(ConvolutionalOptions):
+class SmallResNetOptions(WhitenedOptions):
     module = "small_resnet"
 
     name: Literal["small_resnet"]
@@ -188,7 +206,9 @@ class SpectralOptions(NetworkOptions):
     base: OrdinaryNetwork = Field(
         discriminator="name",
         title='a table such as {name = "resnet34"}',
-        json_schema_extra={"properties": {"normalization": False, "init": False}},
+        json_schema_extra={
+            "properties": dict.fromkeys(["normalization", *NOT_BEHIND_A_BAND], False)
+        },
     )
     """The network behind a band, with its options."""
 
@@ -214,8 +234,9 @@ class SpectralOptions(NetworkOptions):
     def _has_no_normalization(cls, base: NetworkOptions) -> NetworkOptions:
         if "normalization" in base.model_fields_set:
             raise expected("a table without normalization, which belongs in model itself")
-        if "init" in base.model_fields_set:
-            raise expected("a table without init, which networks behind a band do not have")
+        for option in NOT_BEHIND_A_BAND:
+            if option in base.model_fields_set:
+                raise expected(f"a table without {option}, which has no place behind a band")
         return base
 
     @field_serializer("base")
@@ -233,7 +254,7 @@ def _in_words(name: str, options: JsonObject) -> str:
 def _option_in_words(value: Json) -> str:
     if isinstance(value, dict):
         options = {key: option for key, option in value.items() if key != "name"}
-        return f"({_in_words(value['name'], options)})"
+        return f"({_in_words(value.get('name', ''), options).strip()})"
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -15,7 +15,7 @@ import numpy as np
 from keras import layers
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.types import Tensor
+from keras_imnet64.core.types import Options, Tensor
 from keras_imnet64.models.parts import (
     Normalization,
     classifier,
@@ -28,6 +28,7 @@ from keras_imnet64.models.parts import (
     pytorch_batch_norm,
     pytorch_uniform,
 )
+from keras_imnet64.models.whitening import whiten
 
 Shortcut: TypeAlias = Callable[[Tensor, int, int, str], Tensor]  # map, channels, stride, name
 
@@ -75,6 +76,7 @@ def build(
     zero_init: bool = False,
     anti_aliasing: bool = False,
     drop_path_rate: float = 0.0,
+    whitening: Options | None = None,
 ) -> keras.Model:
     """Builds a ResNet of four stages.
 
@@ -90,20 +92,25 @@ def build(
         anti_aliasing: blur before subsampling (arXiv:1904.11486), as timm's `resnetblur50` does,
             in all places but the 7x7 convolution and the projections.
         drop_path_rate: of the last block; it grows with depth from 0.
+        whitening: a fixed convolution in front of a stem of 3x3, see `whitening.whiten`.
 
     Returns:
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
 
     Raises:
-        UserError: the maps are too small for the blur.
+        UserError: the maps are too small for the blur, or the stem is too large for whitening.
     """
+    if whitening is not None and STEMS[stem].size > 3:
+        raise UserError(
+            f'model.whitening needs a stem of 3x3, "small" or "small_pool"; received stem "{stem}"'
+        )
     network = VARIANTS[variant]
     wide = partial(bottleneck_block, width=network.width)
     block = wide if network.bottleneck else basic_block
     rates = iter(np.linspace(0, drop_path_rate, sum(network.blocks)).tolist())
 
     inputs = pixels(image_size)
-    x = normalize(inputs, normalization)
+    x = whiten(normalize(inputs, normalization), whitening)
     x = apply_stem(x, STEMS[stem], anti_aliasing)
     for stage, num_blocks in enumerate(network.blocks, start=1):
         for number in range(1, num_blocks + 1):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_imnet64.core.types import Tensor
+from keras_imnet64.core.types import Options, Tensor
 from keras_imnet64.models.parts import (
     Normalization,
     classifier,
@@ -20,6 +20,7 @@ from keras_imnet64.models.parts import (
     pytorch_uniform,
 )
 from keras_imnet64.models.resnet import Stem, apply_stem, basic_block, conv_bn
+from keras_imnet64.models.whitening import whiten
 
 
 def build(
@@ -32,6 +33,7 @@ def build(
     stem_stride: int = 2,
     zero_init: bool = False,
     drop_path_rate: float = 0.0,
+    whitening: Options | None = None,
 ) -> keras.Model:
     """Builds the network: a 3x3 stem, stages of basic blocks, the average of the last map.
 
@@ -45,13 +47,14 @@ def build(
         zero_init: initialise the last gamma of every block to 0, so that each block begins as its
             shortcut.
         drop_path_rate: of the last block; it grows with depth from 0.
+        whitening: a fixed convolution in front of the stem, see `whitening.whiten`.
 
     Returns:
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
     """
     rates = iter(np.linspace(0, drop_path_rate, sum(blocks)).tolist())
     inputs = pixels(image_size)
-    x = normalize(inputs, normalization)
+    x = whiten(normalize(inputs, normalization), whitening)
     x = apply_stem(x, Stem(3, stem_stride, pool=False), width=widths[0])
     for stage, (width, num_blocks) in enumerate(zip(widths, blocks, strict=True), start=1):
         for number in range(1, num_blocks + 1):
