@@ -33,7 +33,7 @@ def build_network(options: NetworkOptions, image_size: int, num_classes: int) ->
     if isinstance(options, WideResNetOptions):
         return WideResNet(options, image_size, num_classes)
     if isinstance(options, ResNetOptions):
-        return resnet(options, num_classes)
+        return resnet(options.at_size(image_size), num_classes)
     if isinstance(options, DaViTOptions):
         return davit(options, image_size, num_classes)
     if isinstance(options, TinyCNNOptions) and options.name == "tiny_cnn1":

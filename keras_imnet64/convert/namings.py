@@ -60,7 +60,7 @@ class Family:
 
 
 FAMILIES = {  # by their module in `models`
-    "resnet": Family("stem_conv"),
+    "resnet": Family("stem_conv", {"stem": "imagenet"}),
     "davit": Family("stem_conv", {"stem": "imagenet", "window": 7}, "bicubic"),
     "alexnet": Family("conv1", {"stem": "imagenet"}),
     "vgg": Family("stage1_conv1"),

@@ -24,6 +24,7 @@ from keras_imnet64.core.tables import (
 from keras_imnet64.core.types import Json, JsonObject
 
 WHITENING = "whitening"  # the option, and the name of the layer
+SMALL_STEM_UP_TO = 64  # pixels per side, with stem = "auto" of a ResNet
 NOT_BEHIND_A_BAND = ("init", WHITENING)
 ThreeNumbers = Field(min_length=3, max_length=3, title="three numbers")
 # A list in TOML; options are tuples, so that tables of options can be keys.
@@ -55,6 +56,10 @@ class NetworkOptions(TaggedTable):
     def in_words(self) -> str:
         """Name and options, as listings and the first lines of a run show them."""
         return _in_words(self.name, self.options)
+
+    def at_size(self, image_size: int) -> Self:
+        """Returns the options with those that depend on the image size resolved, for the record."""
+        return self
 
 
 class ConvolutionalOptions(NetworkOptions):
@@ -93,19 +98,31 @@ class WideResNetOptions(WhitenedOptions):
     """Between the two convolutions of a block."""
 
 
+def resnet_stem(stem: str, image_size: int) -> str:
+    """Returns the stem that a ResNet takes: "auto" depends on the pixels per side."""
+    if stem != "auto":
+        return stem
+    return "small" if image_size <= SMALL_STEM_UP_TO else "imagenet"
+
+
 class ResNetOptions(WhitenedOptions):
     module = "resnet"
 
     name: Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
-    stem: Literal["imagenet", "small", "small_pool"] = "imagenet"
-    """imagenet: 7x7 at stride 2 and a pool; small: 3x3 at stride 1, for 32 pixels and fewer;
-    small_pool: 3x3 at stride 1 and the pool, for 64 pixels."""
+    stem: Literal["auto", "imagenet", "small", "small_pool"] = "auto"
+    """imagenet: 7x7 at stride 2 and a pool; small: 3x3 at stride 1; small_pool: 3x3 at stride 1
+    and the pool; auto: small up to 64 pixels, above that imagenet."""
     zero_init: bool = False
     """Initialise the last gamma of every block to 0, so that each block begins as its shortcut."""
     anti_aliasing: bool = False
     """Blur before subsampling."""
     drop_path_rate: Rate = 0.0
     """Of the last block; the rate grows with depth from 0."""
+
+    def at_size(self, image_size: int) -> Self:
+        if self.stem != "auto":
+            return self
+        return self.model_copy(update={"stem": resnet_stem(self.stem, image_size)})
 
 
 class SmallResNetOptions(WhitenedOptions):
@@ -238,6 +255,10 @@ class SpectralOptions(NetworkOptions):
             if option in base.model_fields_set:
                 raise expected(f"a table without {option}, which has no place behind a band")
         return base
+
+    def at_size(self, image_size: int) -> Self:
+        base = self.base.at_size(image_size // self.factor)
+        return self if base is self.base else self.model_copy(update={"base": base})
 
     @field_serializer("base")
     def _without_normalization(self, base: NetworkOptions) -> JsonObject:

@@ -16,6 +16,7 @@ from keras import layers
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import Options, Tensor
+from keras_imnet64.models.options import resnet_stem
 from keras_imnet64.models.parts import (
     Normalization,
     classifier,
@@ -72,7 +73,7 @@ def build(
     image_size: int,
     num_classes: int,
     normalization: Normalization,
-    stem: str = "imagenet",
+    stem: str = "auto",
     zero_init: bool = False,
     anti_aliasing: bool = False,
     drop_path_rate: float = 0.0,
@@ -86,7 +87,8 @@ def build(
         num_classes: K.
         normalization: see `build_model`.
         stem: "imagenet" is 7x7 at stride 2 and a pool; "small" is 3x3 at stride 1 without a
-            pool, for 32 pixels and fewer; "small_pool" is 3x3 at stride 1 and the pool, for 64.
+            pool; "small_pool" is 3x3 at stride 1 and the pool; "auto" is "small" up to 64 pixels
+            (last maps of 8 pixels for 64, 4 for 32, 2 for 16, 1 for 8), above that "imagenet".
         zero_init: initialise the last gamma of every block to 0, so that each block begins as its
             shortcut.
         anti_aliasing: blur before subsampling (arXiv:1904.11486), as timm's `resnetblur50` does,
@@ -100,6 +102,7 @@ def build(
     Raises:
         UserError: the maps are too small for the blur, or the stem is too large for whitening.
     """
+    stem = resnet_stem(stem, image_size)
     if whitening is not None and STEMS[stem].size > 3:
         raise UserError(
             f'model.whitening needs a stem of 3x3, "small" or "small_pool"; received stem "{stem}"'

@@ -30,11 +30,11 @@ NETWORKS = [
     # automl/FOB, the 3x3 stem on ImageNet64
     ("wide_resnet50_2", 64, 1000, {"stem": "small_pool"}, 68_875_560, "3.69"),
     ("wide_resnet50_2", 64, 1000, {"stem": "small"}, 68_875_560, "14.74"),
-    ("wide_resnet50_2", 64, 1000, {}, 68_883_240, "0.93"),
-    ("wide_resnet50_2", 64, 200, {}, 67_244_040, None),
+    ("wide_resnet50_2", 64, 1000, {"stem": "imagenet"}, 68_883_240, "0.93"),
+    ("wide_resnet50_2", 64, 200, {"stem": "imagenet"}, 67_244_040, None),
     # ResNet-18 on Tiny ImageNet
     ("resnet18", 128, 200, {}, 11_279_112, "0.592"),
-    ("resnet18", 64, 200, {}, 11_279_112, "0.148"),
+    ("resnet18", 64, 200, {"stem": "imagenet"}, 11_279_112, "0.148"),
     # Tensor_Layer_Neural_Networks, branches of spectral networks
     ("resnet34", 56, 1000, {"stem": "small"}, 21_789_992, "3.55"),
     ("resnet34", 224, 10_450, {}, 26_645_522, None),

@@ -49,7 +49,7 @@ CASES = {  # case: model, its options, naming
     "wide_resnet50_2": ("wide_resnet50_2", {}, foreign.resnet),
     "wide_resnet50_2_64": ("wide_resnet50_2", STOCK, foreign.resnet),
     "wide_resnet50_2_small_pool_64": ("wide_resnet50_2", SMALL_POOL, foreign.resnet),
-    "resnet18_anti_aliasing_64": ("resnet18", {"anti_aliasing": True}, foreign.resnet),
+    "resnet18_anti_aliasing_64": ("resnet18", {"anti_aliasing": True} | STOCK, foreign.resnet),
     "davit_tiny": ("davit_tiny", {}, foreign.davit),
     "davit_tiny_64": ("davit_tiny", STOCK_DAVIT, foreign.davit),
     "davit_small": ("davit_small", {}, foreign.davit),
