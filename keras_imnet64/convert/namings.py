@@ -358,6 +358,8 @@ NAMINGS: dict[str, Sequence[Naming]] = {
     "resnet18": (resnet,),
     "resnet34": (resnet,),
     "resnet50": (resnet,),
+    "resnet101": (resnet,),
+    "resnet152": (resnet,),
     "wide_resnet50_2": (resnet,),
     "davit_tiny": (davit,),
     "davit_small": (davit,),

@@ -108,7 +108,7 @@ def resnet_stem(stem: str, image_size: int) -> str:
 class ResNetOptions(WhitenedOptions):
     module = "resnet"
 
-    name: Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
+    name: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2"]
     stem: Literal["auto", "imagenet", "small", "small_pool"] = "auto"
     """imagenet: 7x7 at stride 2 and a pool; small: 3x3 at stride 1; small_pool: 3x3 at stride 1
     and the pool; auto: small up to 64 pixels, above that imagenet."""

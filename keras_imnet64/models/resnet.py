@@ -1,4 +1,4 @@
-"""ResNet-18, -34, -50 and wide ResNet-50-2 as torchvision defines them (models/resnet.py, 0.28).
+"""ResNet-18 to -152 and wide ResNet-50-2 as torchvision defines them (models/resnet.py, 0.28).
 
 Residual networks of arXiv:1512.03385 whose bottlenecks have the stride in their 3x3 convolution.
 The wide network is that of arXiv:1605.07146, with twice the channels inside each bottleneck. The
@@ -52,7 +52,7 @@ STEMS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """The sizes in which the four networks differ."""
+    """The sizes in which the networks differ."""
 
     blocks: tuple[int, ...]  # of each stage
     bottleneck: bool
@@ -63,6 +63,8 @@ VARIANTS = {
     "resnet18": Variant((2, 2, 2, 2), bottleneck=False),
     "resnet34": Variant((3, 4, 6, 3), bottleneck=False),
     "resnet50": Variant((3, 4, 6, 3), bottleneck=True),
+    "resnet101": Variant((3, 4, 23, 3), bottleneck=True),
+    "resnet152": Variant((3, 8, 36, 3), bottleneck=True),
     "wide_resnet50_2": Variant((3, 4, 6, 3), bottleneck=True, width=2),
 }
 

@@ -46,6 +46,8 @@ CASES = {  # case: model, its options, naming
     "resnet18": ("resnet18", {}, foreign.resnet),
     "resnet34": ("resnet34", {}, foreign.resnet),
     "resnet50": ("resnet50", {}, foreign.resnet),
+    "resnet101_64": ("resnet101", STOCK, foreign.resnet),
+    "resnet152_64": ("resnet152", STOCK, foreign.resnet),
     "wide_resnet50_2": ("wide_resnet50_2", {}, foreign.resnet),
     "wide_resnet50_2_64": ("wide_resnet50_2", STOCK, foreign.resnet),
     "wide_resnet50_2_small_pool_64": ("wide_resnet50_2", SMALL_POOL, foreign.resnet),
