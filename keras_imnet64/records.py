@@ -18,6 +18,7 @@ PositiveCount: TypeAlias = Annotated[int, Field(gt=0, lt=2**63)]
 # ------------------------------------------------------------------------------------- model files
 
 MAX_IMAGE_SIZE = 4096  # pixels per side
+ViewSet: TypeAlias = Literal["none", "mirror", "shift"]  # see `evaluation.views`
 
 
 def _distinct(ids: tuple[str, ...]) -> tuple[str, ...]:
@@ -55,6 +56,7 @@ class ModelInfo:
         image_size: pixels per side of the training images.
         dataset: the training data set.
         resize_filter, ten_crop, resize: how images are shown in evaluation, see `View`.
+        views: the views that are scored beside the image itself; not stated for none.
         verified: whether the training images are known to be those that `dataset` promises.
         own_model: whether the network was passed to `fit`, and is not the one of `recipe`.
         recipe: the content of the recipe.
@@ -68,6 +70,7 @@ class ModelInfo:
     resize_filter: str | None = None
     ten_crop: bool | None = None
     resize: Annotated[int, Field(ge=1, le=2 * MAX_IMAGE_SIZE)] | None = None
+    views: ViewSet | None = None
     verified: bool | None = None
     own_model: bool | None = None
     recipe: JsonObject | None = None
@@ -87,6 +90,15 @@ class Scores:
     top5: float  # percent
     loss: float  # cross-entropy in nats
     count: int  # number of images
+
+
+@dataclass(frozen=True)
+class ViewScores:
+    """Scores of the average over several views of each image, beside those of the image itself."""
+
+    top1_views: float  # percent
+    top5_views: float  # percent
+    loss_views: float  # cross-entropy in nats
 
 
 # ------------------------------------------------------------------------------ stores of images
@@ -341,6 +353,9 @@ class FileScore(Scores):
 
     epoch: int | None = None  # of best.keras
     val_top1: float | None = None  # by which best.keras was chosen
+    top1_views: float | None = None  # see `ViewScores`, whose fields these are
+    top5_views: float | None = None
+    loss_views: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,6 +369,7 @@ class ScoredImages:
     verified: bool
     selected_on: Literal["holdout", "validation", "none"] | None = None
     crops: int = 1
+    views: ViewSet = "none"  # those of `top1_views`
 
 
 @dataclass(frozen=True, kw_only=True)

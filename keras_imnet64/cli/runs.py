@@ -25,6 +25,7 @@ from keras_imnet64.core.types import JsonObject
 
 if TYPE_CHECKING:
     from keras_imnet64.recipe.schema import Recipe
+    from keras_imnet64.records import ViewSet
     from keras_imnet64.spectral.fusion import Fusion
 
 CONFUSION_COLUMNS = {
@@ -218,6 +219,11 @@ def band_numbers(text: str | None) -> list[int] | None:
     default=None,
     help="Average over ten crops of each image, or not; default: as in its recipe.",
 )
+@click.option(
+    "--views",
+    type=click.Choice(["none", "mirror", "shift"]),
+    help="Also score the average over mirrored and shifted views; default: as in its recipe.",
+)
 @device_options
 @data_options
 @json_option
@@ -227,6 +233,7 @@ def evaluate(
     split: str,
     per_class: Path | None,
     ten_crop: bool | None,
+    views: "ViewSet | None",
     backend: str | None,
     devices: str | None,
     virtual_devices: int | None,
@@ -250,6 +257,7 @@ def evaluate(
             split=split,
             per_class=per_class,
             ten_crop=ten_crop,
+            views=views,
             **folders,
             devices=taken,
             pack_progress=progress,

@@ -10,6 +10,7 @@ the images are still the same.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 
 import keras
@@ -141,12 +142,15 @@ def finish(trainer: Trainer, peak_memory_mb: float | None) -> None:
     num_epochs = len(state.history)
     trainer.fill_copy()
     trainer.ship_copy(run.model, num_epochs)
-    model_score = score_file(run.model, setup.data, setup.devices)
+    score = partial(
+        score_file, data=setup.data, devices=setup.devices, views=setup.recipe.evaluation.views
+    )
+    model_score = score(run.model)
     if state.best is None:
         write_atomic(run.best, run.model.read_bytes())
         best_score = replace(model_score, epoch=num_epochs)
     else:
-        best_score = replace(score_file(run.best, setup.data, setup.devices), **vars(state.best))
+        best_score = replace(score(run.best), **vars(state.best))
     metrics = Metrics(
         **vars(describe_scores(setup.recipe, setup.data, setup.devices)),
         epochs=num_epochs,
