@@ -232,7 +232,8 @@ class EpochRow:
     val_top1: float
     val_top5: float
     images_per_second: float  # without the first step, which compiles
-    seconds: float
+    seconds: float  # of its steps in the process that ended the epoch
+    training_seconds: float | None = None  # of the run so far, this epoch's scores included
 
 
 @dataclass(frozen=True)
@@ -270,6 +271,7 @@ class RunState:
         best: None if no epoch has been chosen.
         recipe: the recipe's decisions by dotted key, see `recipe.difference`.
         stopped_early: whether early stopping has ended the run.
+        training_seconds: see `training.clock`; None if a step was done before this was counted.
     """
 
     epoch: int
@@ -280,6 +282,7 @@ class RunState:
     recipe: JsonObject = field(default_factory=dict)
     rollbacks: tuple[Rollback, ...] = ()
     stopped_early: bool = False
+    training_seconds: float | None = None
 
     @property
     def has_trained(self) -> bool:
@@ -377,7 +380,8 @@ class Metrics(ScoredImages):
     """metrics.json of a finished run. An ensemble has no epochs and no best.keras."""
 
     epochs: int | None = None
-    seconds: float | None = None
+    seconds: float | None = None  # of the epochs' steps
+    training_seconds: float | None = None  # see `training.clock`
     peak_memory_mb: float | None = None  # of the process that trained last
     model: Annotated[FileScore, Field(alias="model.keras")]
     best: Annotated[FileScore | None, Field(alias="best.keras")] = None

@@ -27,6 +27,7 @@ from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import Metrics, RunState
 from keras_imnet64.runs import Run, classes_text
 from keras_imnet64.training.callbacks.recording import write_history
+from keras_imnet64.training.clock import in_tenths
 from keras_imnet64.training.memory import PeakMemory
 from keras_imnet64.training.nan_recovery import train_with_recovery
 from keras_imnet64.training.run_folder import (
@@ -142,6 +143,7 @@ def finish(trainer: Trainer, peak_memory_mb: float | None) -> None:
     num_epochs = len(state.history)
     trainer.fill_copy()
     trainer.ship_copy(run.model, num_epochs)
+    training_seconds = in_tenths(trainer.clock.seconds)
     score = partial(
         score_file, data=setup.data, devices=setup.devices, views=setup.recipe.evaluation.views
     )
@@ -155,6 +157,7 @@ def finish(trainer: Trainer, peak_memory_mb: float | None) -> None:
         **vars(describe_scores(setup.recipe, setup.data, setup.devices)),
         epochs=num_epochs,
         seconds=round(sum(row.seconds for row in state.history), 1),
+        training_seconds=training_seconds,
         peak_memory_mb=peak_memory_mb,
         model=model_score,
         best=best_score,
