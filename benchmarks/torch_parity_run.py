@@ -122,6 +122,11 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError("images that are mixed have two labels, which the PyTorch side lacks")
     if recipe.train.accumulate_steps > 1:
         raise UserError("the PyTorch side has no train.accumulate_steps; it must be 1")
+    for option in ("dropout", "drop_path_rate"):
+        if getattr(recipe.model, option, 0):
+            raise UserError(
+                f"the two sides would drop other paths or numbers: set model.{option}=0"
+            )
     if recipe.schedule.name == "plateau":
         raise UserError('the "plateau" schedule decides by epochs, of which there are none here')
 

@@ -120,6 +120,7 @@ def test_it_writes_losses_as_they_come_and_a_picture(script, tmp_path):
     [
         (['augment=[{op="mixup"}]'], "two labels"),
         (["train.accumulate_steps=2"], "must be 1"),
+        (["model.dropout=0.1"], "model.dropout=0"),
         (['schedule={name="plateau"}', "data.holdout=400"], "plateau"),
     ],
 )
