@@ -33,14 +33,15 @@ def build_network(options: NetworkOptions, image_size: int, num_classes: int) ->
     if isinstance(options, WideResNetOptions):
         return WideResNet(options, image_size, num_classes)
     if isinstance(options, ResNetOptions):
-        return resnet(options, num_classes)
+        return resnet(options.at_size(image_size), num_classes)
     if isinstance(options, DaViTOptions):
         return davit(options, image_size, num_classes)
     if isinstance(options, TinyCNNOptions) and options.name == "tiny_cnn1":
         return TinyCNN1(options.dropout, image_size, num_classes)
     raise UserError(
         f'the PyTorch peer has no network "{options.name}"; it has wide_resnet, resnet18, '
-        "resnet34, resnet50, wide_resnet50_2, tiny_cnn1 and those of the davit family"
+        "resnet34, resnet50, resnet101, resnet152, wide_resnet50_2, tiny_cnn1 and those of the "
+        "davit family"
     )
 
 

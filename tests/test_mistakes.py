@@ -122,6 +122,26 @@ simply("key", f"{FIT} --set train.epoch=3", r'did you mean "epochs"\?')
 simply("section", f"{FIT} --set trian.epochs=3", r'did you mean "train"\?')
 simply("model", f'{FIT} --set model.name="wide_resnt"', r'did you mean "wide_resnet"\?')
 simply("model_option", f"{FIT} --set model.dept=8", r'did you mean "depth"\?')
+simply(
+    "init_without_convolutions",
+    f'{FIT} --set model={{name="davit_tiny",init="dirac"}}',
+    'model.init is not an option of "davit_tiny"',
+)
+simply(
+    "whitening_of_a_large_stem",
+    f'{FIT} --set model={{name="resnet18",stem="imagenet",whitening={{size=2}}}}',
+    'model.whitening needs a stem of 3x3, "small" or "small_pool"; received stem "imagenet"',
+)
+simply(
+    "whitening_without_a_stem",
+    f'{FIT} --set model={{name="vgg16",whitening={{size=2}}}}',
+    'model.whitening is not an option of "vgg16"',
+)
+simply(
+    "stages_without_blocks",
+    f'{FIT} --set model={{name="small_resnet",widths=[32,64]}}',
+    'model "small_resnet" needs as many blocks as widths, .*; received 4 and 2',
+)
 simply("dataset", f'{FIT} --set data.dataset="tiny_imagenett"', r'did you mean "tiny_imagenet"\?')
 simply("split", "evaluate model.keras --split test", r'no split "test"')
 simply("optimizer", f'{FIT} --set optimizer.name="adamv"', r'did you mean "adamw"\?')
@@ -838,6 +858,11 @@ weights_file(
 )
 weights_file(
     "weights_left_over", "resnet18 does not have: layer1.2.bn1.bias, .* more", of="resnet34"
+)
+weights_file(
+    "weights_and_whitening",
+    "model.whitening is for networks that are trained here",
+    command=f"{GIVEN} --set whitening={{size=2}}",
 )
 weights_file(
     "weights_of_another_stem",

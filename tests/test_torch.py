@@ -12,4 +12,4 @@ def test_every_kind_of_network_computes_under_torch():
     which = "a_file_gives_the_same_logits or initial_weights_are_the_same"
     status, output = child_under("torch", networks, "-k", which)
     assert status == 0, output
-    assert "16 passed" in output
+    assert "18 passed" in output

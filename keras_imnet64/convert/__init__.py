@@ -195,6 +195,11 @@ def options_of(name: str, options: Options, normalization: Json) -> Options:
     """
     find_namings(name)
     section = check_model(name, {**options, "normalization": normalization})
+    for option in sorted(options.keys() & {"init", "whitening"}):
+        raise UserError(
+            f"model.{option} is for networks that are trained here, and published ones come with "
+            f"their weights: remove it; received {options[option]!r}"
+        )
     if isinstance(section.normalization, ChannelNormalization):
         normalization = section.normalization.model_dump()
     elif section.normalization != "imagenet":

@@ -60,7 +60,7 @@ class Family:
 
 
 FAMILIES = {  # by their module in `models`
-    "resnet": Family("stem_conv"),
+    "resnet": Family("stem_conv", {"stem": "imagenet"}),
     "davit": Family("stem_conv", {"stem": "imagenet", "window": 7}, "bicubic"),
     "alexnet": Family("conv1", {"stem": "imagenet"}),
     "vgg": Family("stage1_conv1"),
@@ -358,6 +358,8 @@ NAMINGS: dict[str, Sequence[Naming]] = {
     "resnet18": (resnet,),
     "resnet34": (resnet,),
     "resnet50": (resnet,),
+    "resnet101": (resnet,),
+    "resnet152": (resnet,),
     "wide_resnet50_2": (resnet,),
     "davit_tiny": (davit,),
     "davit_small": (davit,),

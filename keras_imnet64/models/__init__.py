@@ -100,6 +100,7 @@ def build_model(
         UserError: the name, an option, a size or their combination is not allowed.
     """
     parse_network(name, options)
+    init = options.pop("init", "default")
     check_whole("image_size", image_size, 1, MAX_IMAGE_SIZE)
     check_whole("num_classes", num_classes, 2, MAX_NUM_CLASSES)
     import keras
@@ -111,9 +112,14 @@ def build_model(
             raise UserError(
                 f"dtype must be the name of a Keras policy; received {dtype!r}"
             ) from None
-        return MODELS[name].build(
+        model = MODELS[name].build(
             image_size=image_size, num_classes=num_classes, normalization=normalization, **options
         )
+    if init == "dirac":
+        from keras_imnet64.models.init import pass_channels_on
+
+        pass_channels_on(model)
+    return model
 
 
 def check_whole(name: str, value: Json, lowest: int, highest: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-from keras import initializers
+from keras import initializers, ops
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import Variable
@@ -24,12 +24,13 @@ INITIALIZER_NAMES = {"DepthwiseConv2D": {"kernel": "depthwise_initializer"}}
 DETERMINISTIC = (initializers.Zeros, initializers.Ones, initializers.Constant)
 
 
-def initialize(model: keras.Model, seed: int) -> None:
+def initialize(model: keras.Model, seed: int, init: str = "default") -> None:
     """Draws every weight of `model` anew, and seeds its dropout and stochastic depth.
 
     Args:
         model: a built Keras model; all its layers have explicit names, which the paths contain.
         seed: the same seed gives the same weights on every backend.
+        init: "default", or "dirac", see `pass_channels_on`.
 
     Raises:
         UserError: a layer uses an initialiser that `draw` does not know.
@@ -38,7 +39,31 @@ def initialize(model: keras.Model, seed: int) -> None:
         for variable in own_variables(layer):
             initializer = _initializer(layer, variable)
             variable.assign(draw(initializer, variable.shape, seed, variable.path))
+    if init == "dirac":
+        pass_channels_on(model)
     seed_generators(model, seed)
+
+
+def pass_channels_on(model: keras.Model) -> None:
+    """Makes each trainable convolution larger than 1x1 begin by passing its input channels on."""
+    for layer in all_layers(model, include_self=False):
+        larger = isinstance(layer, keras.layers.Conv2D) and max(layer.kernel_size) > 1
+        if larger and layer.trainable:
+            layer.kernel.assign(dirac(ops.convert_to_numpy(layer.kernel)))
+
+
+def dirac(kernel: np.ndarray) -> np.ndarray:
+    """Returns a kernel [h, w, I, O] whose filter i gives input channel i, for all i < min(I, O).
+
+    The other filters are kept. As in arXiv:2404.00498, which calls `torch.nn.init.dirac_` on the
+    first I filters.
+    """
+    height, width, *channels = kernel.shape
+    passed = np.arange(min(channels))
+    kernel = kernel.copy()
+    kernel[..., passed] = 0
+    kernel[height // 2, width // 2, passed, passed] = 1
+    return kernel
 
 
 def seed_generators(model: keras.Model, seed: int) -> None:

@@ -3,14 +3,34 @@
 Nothing here needs Keras.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_serializer, field_validator
+from pydantic import (
+    Field,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
-from keras_imnet64.core.tables import Number, Rate, Table, TaggedTable, expected
+from keras_imnet64.core.tables import (
+    Number,
+    Rate,
+    Table,
+    TaggedTable,
+    broken_rule,
+    expected,
+)
 from keras_imnet64.core.types import Json, JsonObject
 
+WHITENING = "whitening"  # the option, and the name of the layer
+SMALL_STEM_UP_TO = 64  # pixels per side, with stem = "auto" of a ResNet
+NOT_BEHIND_A_BAND = ("init", WHITENING)
 ThreeNumbers = Field(min_length=3, max_length=3, title="three numbers")
+# A list in TOML; options are tuples, so that tables of options can be keys.
+ForEachStage = Field(
+    min_length=1, max_length=6, strict=False, title="a list of 1 to 6 whole numbers, each"
+)
 
 
 class ChannelNormalization(Table):
@@ -37,8 +57,36 @@ class NetworkOptions(TaggedTable):
         """Name and options, as listings and the first lines of a run show them."""
         return _in_words(self.name, self.options)
 
+    def at_size(self, image_size: int) -> Self:
+        """Returns the options with those that depend on the image size resolved, for the record."""
+        return self
 
-class WideResNetOptions(NetworkOptions):
+
+class ConvolutionalOptions(NetworkOptions):
+    """The options that networks of convolutions share; `build_model` takes them itself."""
+
+    init: Literal["default", "dirac"] = "default"
+    """dirac: the first filters of each convolution larger than 1x1 pass its input channels on
+    unchanged, and the others are as by default."""
+
+
+class Whitening(Table):
+    """A fixed first convolution that decorrelates patches of the pictures."""
+
+    size: Annotated[int, Field(ge=2, le=3)] = 2
+    """Pixels per side of a patch."""
+    epsilon: Annotated[float, Field(ge=1e-12, le=1e6)] = 5e-4
+    """Added to the eigenvalues of the patches, so that noise is not amplified without limit."""
+
+
+class WhitenedOptions(ConvolutionalOptions):
+    """The options that networks with a 3x3 stem share."""
+
+    whitening: Whitening | None = None
+    """A convolution in front of the stem, whose fixed filters are measured on training images."""
+
+
+class WideResNetOptions(WhitenedOptions):
     module = "wide_resnet"
 
     name: Literal["wide_resnet"]
@@ -50,19 +98,62 @@ class WideResNetOptions(NetworkOptions):
     """Between the two convolutions of a block."""
 
 
-class ResNetOptions(NetworkOptions):
+def resnet_stem(stem: str, image_size: int) -> str:
+    """Returns the stem that a ResNet takes: "auto" depends on the pixels per side."""
+    if stem != "auto":
+        return stem
+    return "small" if image_size <= SMALL_STEM_UP_TO else "imagenet"
+
+
+class ResNetOptions(WhitenedOptions):
     module = "resnet"
 
-    name: Literal["resnet18", "resnet34", "resnet50", "wide_resnet50_2"]
-    stem: Literal["imagenet", "small", "small_pool"] = "imagenet"
-    """imagenet: 7x7 at stride 2 and a pool; small: 3x3 at stride 1, for 32 pixels and fewer;
-    small_pool: 3x3 at stride 1 and the pool, for 64 pixels."""
+    name: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2"]
+    stem: Literal["auto", "imagenet", "small", "small_pool"] = "auto"
+    """imagenet: 7x7 at stride 2 and a pool; small: 3x3 at stride 1; small_pool: 3x3 at stride 1
+    and the pool; auto: small up to 64 pixels, above that imagenet."""
     zero_init: bool = False
     """Initialise the last gamma of every block to 0, so that each block begins as its shortcut."""
     anti_aliasing: bool = False
     """Blur before subsampling."""
     drop_path_rate: Rate = 0.0
     """Of the last block; the rate grows with depth from 0."""
+
+    def at_size(self, image_size: int) -> Self:
+        if self.stem != "auto":
+            return self
+        return self.model_copy(update={"stem": resnet_stem(self.stem, image_size)})
+
+
+class SmallResNetOptions(WhitenedOptions):
+    module = "small_resnet"
+
+    name: Literal["small_resnet"]
+    widths: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], ForEachStage] = (
+        64,
+        128,
+        256,
+        512,
+    )
+    """Channels of each stage; the first stage keeps the size of the stem's map, each other one
+    halves it."""
+    blocks: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], ForEachStage] = (1, 1, 1, 1)
+    """Blocks of each stage, as many numbers as widths."""
+    stem_stride: Annotated[int, Field(ge=1, le=2)] = 2
+    """Of the first convolution, 3x3; 1 for 32 pixels and fewer."""
+    zero_init: bool = False
+    """Initialise the last gamma of every block to 0, so that each block begins as its shortcut."""
+    drop_path_rate: Rate = 0.0
+    """Of the last block; the rate grows with depth from 0."""
+
+    @model_validator(mode="after")
+    def _has_blocks_in_each_stage(self) -> Self:
+        if len(self.widths) != len(self.blocks):
+            raise broken_rule(
+                "needs as many blocks as widths, a number for each stage; received "
+                f"{len(self.blocks)} and {len(self.widths)}"
+            )
+        return self
 
 
 class DaViTOptions(NetworkOptions):
@@ -92,7 +183,7 @@ class AlexNetOptions(NetworkOptions):
     """Before each of the first two dense layers."""
 
 
-class VGGOptions(NetworkOptions):
+class VGGOptions(ConvolutionalOptions):
     module = "vgg"
 
     name: Literal["vgg16", "vgg16_bn"]
@@ -109,7 +200,13 @@ class TinyCNNOptions(NetworkOptions):
 
 
 OrdinaryNetwork = (
-    WideResNetOptions | ResNetOptions | DaViTOptions | AlexNetOptions | VGGOptions | TinyCNNOptions
+    WideResNetOptions
+    | ResNetOptions
+    | SmallResNetOptions
+    | DaViTOptions
+    | AlexNetOptions
+    | VGGOptions
+    | TinyCNNOptions
 )
 
 
@@ -126,7 +223,9 @@ class SpectralOptions(NetworkOptions):
     base: OrdinaryNetwork = Field(
         discriminator="name",
         title='a table such as {name = "resnet34"}',
-        json_schema_extra={"properties": {"normalization": False}},
+        json_schema_extra={
+            "properties": dict.fromkeys(["normalization", *NOT_BEHIND_A_BAND], False)
+        },
     )
     """The network behind a band, with its options."""
 
@@ -152,7 +251,14 @@ class SpectralOptions(NetworkOptions):
     def _has_no_normalization(cls, base: NetworkOptions) -> NetworkOptions:
         if "normalization" in base.model_fields_set:
             raise expected("a table without normalization, which belongs in model itself")
+        for option in NOT_BEHIND_A_BAND:
+            if option in base.model_fields_set:
+                raise expected(f"a table without {option}, which has no place behind a band")
         return base
+
+    def at_size(self, image_size: int) -> Self:
+        base = self.base.at_size(image_size // self.factor)
+        return self if base is self.base else self.model_copy(update={"base": base})
 
     @field_serializer("base")
     def _without_normalization(self, base: NetworkOptions) -> JsonObject:
@@ -169,5 +275,7 @@ def _in_words(name: str, options: JsonObject) -> str:
 def _option_in_words(value: Json) -> str:
     if isinstance(value, dict):
         options = {key: option for key, option in value.items() if key != "name"}
-        return f"({_in_words(value['name'], options)})"
+        return f"({_in_words(value.get('name', ''), options).strip()})"
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,19 +1,22 @@
-"""ResNet-18, -34, -50 and wide ResNet-50-2 as torchvision defines them (models/resnet.py, 0.28).
+"""ResNet-18 to -152 and wide ResNet-50-2 as torchvision defines them (models/resnet.py, 0.28).
 
 Residual networks of arXiv:1512.03385 whose bottlenecks have the stride in their 3x3 convolution.
 The wide network is that of arXiv:1605.07146, with twice the channels inside each bottleneck. The
 options are those of timm (models/resnet.py, 1.0.31).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import keras
 import numpy as np
 from keras import layers
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.types import Tensor
+from keras_imnet64.core.types import Options, Tensor
+from keras_imnet64.models.options import resnet_stem
 from keras_imnet64.models.parts import (
     Normalization,
     classifier,
@@ -26,6 +29,9 @@ from keras_imnet64.models.parts import (
     pytorch_batch_norm,
     pytorch_uniform,
 )
+from keras_imnet64.models.whitening import whiten
+
+Shortcut: TypeAlias = Callable[[Tensor, int, int, str], Tensor]  # map, channels, stride, name
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ STEMS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """The sizes in which the four networks differ."""
+    """The sizes in which the networks differ."""
 
     blocks: tuple[int, ...]  # of each stage
     bottleneck: bool
@@ -57,6 +63,8 @@ VARIANTS = {
     "resnet18": Variant((2, 2, 2, 2), bottleneck=False),
     "resnet34": Variant((3, 4, 6, 3), bottleneck=False),
     "resnet50": Variant((3, 4, 6, 3), bottleneck=True),
+    "resnet101": Variant((3, 4, 23, 3), bottleneck=True),
+    "resnet152": Variant((3, 8, 36, 3), bottleneck=True),
     "wide_resnet50_2": Variant((3, 4, 6, 3), bottleneck=True, width=2),
 }
 
@@ -67,10 +75,11 @@ def build(
     image_size: int,
     num_classes: int,
     normalization: Normalization,
-    stem: str = "imagenet",
+    stem: str = "auto",
     zero_init: bool = False,
     anti_aliasing: bool = False,
     drop_path_rate: float = 0.0,
+    whitening: Options | None = None,
 ) -> keras.Model:
     """Builds a ResNet of four stages.
 
@@ -80,26 +89,33 @@ def build(
         num_classes: K.
         normalization: see `build_model`.
         stem: "imagenet" is 7x7 at stride 2 and a pool; "small" is 3x3 at stride 1 without a
-            pool, for 32 pixels and fewer; "small_pool" is 3x3 at stride 1 and the pool, for 64.
+            pool; "small_pool" is 3x3 at stride 1 and the pool; "auto" is "small" up to 64 pixels
+            (last maps of 8 pixels for 64, 4 for 32, 2 for 16, 1 for 8), above that "imagenet".
         zero_init: initialise the last gamma of every block to 0, so that each block begins as its
             shortcut.
         anti_aliasing: blur before subsampling (arXiv:1904.11486), as timm's `resnetblur50` does,
             in all places but the 7x7 convolution and the projections.
         drop_path_rate: of the last block; it grows with depth from 0.
+        whitening: a fixed convolution in front of a stem of 3x3, see `whitening.whiten`.
 
     Returns:
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
 
     Raises:
-        UserError: the maps are too small for the blur.
+        UserError: the maps are too small for the blur, or the stem is too large for whitening.
     """
+    stem = resnet_stem(stem, image_size)
+    if whitening is not None and STEMS[stem].size > 3:
+        raise UserError(
+            f'model.whitening needs a stem of 3x3, "small" or "small_pool"; received stem "{stem}"'
+        )
     network = VARIANTS[variant]
     wide = partial(bottleneck_block, width=network.width)
     block = wide if network.bottleneck else basic_block
     rates = iter(np.linspace(0, drop_path_rate, sum(network.blocks)).tolist())
 
     inputs = pixels(image_size)
-    x = normalize(inputs, normalization)
+    x = whiten(normalize(inputs, normalization), whitening)
     x = apply_stem(x, STEMS[stem], anti_aliasing)
     for stage, num_blocks in enumerate(network.blocks, start=1):
         for number in range(1, num_blocks + 1):
@@ -118,9 +134,10 @@ def build(
     return keras.Model(inputs, x, name=variant)
 
 
-def apply_stem(x: Tensor, stem: Stem, anti_aliasing: bool = False) -> Tensor:
-    """A convolution to 64 channels and, if the stem has one, a 3x3 pool at stride 2."""
-    x = conv(x, 64, stem.size, stem.stride, kernel_initializer=kaiming_normal(), name="stem_conv")
+def apply_stem(x: Tensor, stem: Stem, anti_aliasing: bool = False, width: int = 64) -> Tensor:
+    """A convolution to `width` channels and, if the stem has one, a 3x3 pool at stride 2."""
+    initializer = kaiming_normal()
+    x = conv(x, width, stem.size, stem.stride, kernel_initializer=initializer, name="stem_conv")
     x = layers.ReLU(name="stem_relu")(pytorch_batch_norm(x, "stem_bn"))
     if stem.pool and anti_aliasing:
         x = blur(max_pool(x, 3, 1, padding=1, name="stem_pool"), "stem_blur")
@@ -129,17 +146,25 @@ def apply_stem(x: Tensor, stem: Stem, anti_aliasing: bool = False) -> Tensor:
     return x
 
 
+def project(x: Tensor, channels: int, stride: int, name: str) -> Tensor:
+    """Returns the shortcut: the input where the shapes match, else a 1x1 convolution and BN."""
+    if stride == 1 and x.shape[-1] == channels:
+        return x
+    return conv_bn(x, channels, 1, stride, name=f"{name}_shortcut")
+
+
 def basic_block(
     x: Tensor,
     channels: int,
     *,
     stride: int,
     name: str,
+    project: Shortcut = project,
     zero_init: bool = False,
     anti_aliasing: bool = False,
     drop_path_rate: float = 0.0,
 ) -> Tensor:
-    """Two 3x3 convolutions, the first strided, added to the shortcut."""
+    """Two 3x3 convolutions, the first strided, added to the shortcut, which `project` makes."""
     shortcut = project(x, channels, stride, name)
     conv_stride = 1 if anti_aliasing else stride
     x = conv_bn(x, channels, 3, conv_stride, name=name, number=1)
@@ -172,13 +197,6 @@ def bottleneck_block(
         x = blur(x, f"{name}_blur")
     x = conv_bn(x, 4 * channels, 1, name=name, number=3, zero_init=zero_init)
     return add(x, shortcut, drop_path_rate, name)
-
-
-def project(x: Tensor, channels: int, stride: int, name: str) -> Tensor:
-    """Returns the shortcut: the input where the shapes match, else a 1x1 convolution and BN."""
-    if stride == 1 and x.shape[-1] == channels:
-        return x
-    return conv_bn(x, channels, 1, stride, name=f"{name}_shortcut")
 
 
 def conv_bn(

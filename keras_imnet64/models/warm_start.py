@@ -10,6 +10,7 @@ from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.load import load_model
+from keras_imnet64.models.options import WHITENING
 from keras_imnet64.models.paths import SEED_STATE, by_path
 
 if TYPE_CHECKING:
@@ -50,8 +51,13 @@ def warm_start(
     their_wnids = read_model_info(path).wnids
     same_classes = their_wnids == tuple(wnids)
     skipped, num_filled = [], 0
-    # Layers that are not trainable are part of the network, such as the band of a spectral one.
-    fixed = tuple(f"{layer.name}/" for layer in model.layers if not layer.trainable)
+    # Layers that are not trainable are part of the network, such as the band of a spectral one, but
+    # for the filters that were measured for the weights behind them.
+    fixed = tuple(
+        f"{layer.name}/"
+        for layer in model.layers
+        if not layer.trainable and layer.name != WHITENING
+    )
     for name, variable in by_path(model).items():
         if variable.name == SEED_STATE or name.startswith(fixed):
             continue

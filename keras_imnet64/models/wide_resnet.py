@@ -12,8 +12,9 @@ from keras import layers
 from keras.initializers import GlorotUniform, VarianceScaling
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.types import Tensor
+from keras_imnet64.core.types import Options, Tensor
 from keras_imnet64.models.parts import Normalization, classifier, conv, normalize, pixels
+from keras_imnet64.models.whitening import whiten
 
 LAST_MAP = 8  # pixels per side of the last feature map, at every image size
 MAX_DEPTH, MAX_WIDTH = 1204, 100  # larger networks would take hours to build
@@ -27,6 +28,7 @@ def build(
     depth: int,
     width: float,
     dropout: float = 0.0,
+    whitening: Options | None = None,
 ) -> keras.Model:
     """Builds a WRN-N-k with pre-activation blocks.
 
@@ -37,6 +39,7 @@ def build(
         depth: N = 4 + 2 * blocks per stage * stages; the paper has 4 blocks: 20, 28 and 36.
         width: k, the multiplier of the 16, 32, 64, ... filters; 0.5 is the paper's narrowest.
         dropout: rate between the two convolutions of a block; the paper uses none.
+        whitening: a fixed convolution in front of the stem, see `whitening.whiten`.
 
     Returns:
         keras.Model: pixels 0..255 [B, H, W, 3] -> float32 logits [B, K].
@@ -49,7 +52,7 @@ def build(
     filters = [stage_filters(stage, width) for stage in range(1, stages + 1)]
 
     inputs = pixels(image_size)
-    x = normalize(inputs, normalization)
+    x = whiten(normalize(inputs, normalization), whitening)
     x = conv3x3(x, 16, name="stem_conv")
     x = bn_relu(x, "stem")
     for stage, num_filters in enumerate(filters, start=1):

@@ -14,7 +14,7 @@ from keras_imnet64.core.paths import expand
 from keras_imnet64.core.tables import TaggedTable, parse_table
 from keras_imnet64.core.types import Json, JsonObject, StrPath
 from keras_imnet64.models import parse_network
-from keras_imnet64.models.options import NetworkOptions
+from keras_imnet64.models.options import NetworkOptions, ResNetOptions
 from keras_imnet64.recipe.optimizers import OptimizerOptions, ScheduleOptions
 from keras_imnet64.recipe.schema import Recipe
 
@@ -27,6 +27,13 @@ TAGGED_TABLES: dict[str, type[TaggedTable]] = {  # their options depend on their
     "model": NetworkOptions,
     "optimizer": OptimizerOptions,
     "schedule": ScheduleOptions,
+}
+# Settings that each run writes and hardly anybody else does, all of them at their defaults too.
+RECORDED = {
+    "model": {"name", "normalization"},
+    "data": {"mirror", "holdout"},
+    "loss": {"label_smoothing", "l2"},
+    "train": {"dtype", "seed", "batch_norm", "ema", "accumulate_steps", "early_stopping"},
 }
 
 
@@ -64,6 +71,8 @@ def load_recipe(name_or_path: StrPath, overrides: Iterable[str] = ()) -> Recipe:
         content = parse_toml(decode_text(read_small(path, MAX_FILE_BYTES)))
     except (OSError, ValueError) as error:
         raise UserError(f"recipe {path} cannot be read as TOML: {reason(error)}") from error
+    if is_record(content):
+        keep_earlier_defaults(content["model"])
     changes: JsonObject = {}
     for line in overrides:
         merge(changes, parse_override(line))
@@ -82,6 +91,24 @@ def parse_toml(text: str) -> JsonObject:
         raise ValueError("it is nested too deeply") from None
 
 
+def is_record(content: JsonObject) -> bool:
+    """Returns whether a run wrote this content as its `recipe.toml`, which states every setting."""
+    return all(
+        isinstance(content.get(table), dict) and keys <= content[table].keys()
+        for table, keys in RECORDED.items()
+    )
+
+
+def keep_earlier_defaults(model: JsonObject) -> None:
+    """Gives the ResNet of an earlier version's run the stem that was the default then.
+
+    Runs state the stem since "auto" is the default; before, they left out "imagenet".
+    """
+    network = model.get("base") if model.get("name") == "spectral" else model
+    if isinstance(network, dict) and network.get("name") in ResNetOptions.tags():
+        network.setdefault("stem", "imagenet")
+
+
 def check_recipe(content: JsonObject) -> Recipe:
     """Returns the recipe with these nested plain values; raises UserError if they are wrong."""
     try:
@@ -90,7 +117,7 @@ def check_recipe(content: JsonObject) -> Recipe:
         recipe.check()
     except UserError as error:
         raise UserError(f"recipe {content.get('name')}: {error}") from error
-    return recipe
+    return recipe.resolved()
 
 
 def check_model(name: str, options: JsonObject) -> NetworkOptions:

@@ -240,6 +240,14 @@ class Recipe(Table):
             return "validation"
         return "holdout" if self.data.holdout else "none"
 
+    def resolved(self) -> "Recipe":
+        """Returns the recipe with the stem that a ResNet takes at its image size, for the record.
+
+        Call it after `check`, which requires an image size.
+        """
+        model = self.model.at_size(self.image_size)
+        return self if model is self.model else self.model_copy(update={"model": model})
+
     def without_results(self) -> JsonObject:
         """Returns the content that a model file records: all but published and measured results."""
         return self.model_dump(exclude_none=True, exclude={"reference", "measured"})

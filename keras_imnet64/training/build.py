@@ -40,7 +40,7 @@ def make_network(
         dtype=recipe.train.dtype,
         **recipe.model.options,
     )
-    initialize(model, recipe.train.seed)
+    initialize(model, recipe.train.seed, recipe.model.all_options.get("init", "default"))
     return model
 
 

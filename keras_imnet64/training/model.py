@@ -1,7 +1,11 @@
 """Makes the model of a run: the recipe's network for the run's images, or the caller's model."""
 
-import keras
+from collections.abc import Iterator
 
+import keras
+import numpy as np
+
+from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import Options
@@ -11,14 +15,21 @@ from keras_imnet64.evaluation.evaluate import check_model_fits
 from keras_imnet64.models.contract import ends_in_softmax
 from keras_imnet64.models.init import seed_generators
 from keras_imnet64.models.load import check_loads_anywhere
-from keras_imnet64.models.options import ChannelNormalization, NetworkOptions, SpectralOptions
+from keras_imnet64.models.options import (
+    WHITENING,
+    ChannelNormalization,
+    NetworkOptions,
+    SpectralOptions,
+)
 from keras_imnet64.models.warm_start import warm_start
+from keras_imnet64.models.whitening import set_filters
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import ModelInfo
 from keras_imnet64.training.build import make_network
 from keras_imnet64.training.data import Data
 
 MAX_MEASURED_IMAGES = 10_000  # for the mean and standard deviation of a band
+MAX_WHITENED_IMAGES = 5_000  # 64 pixels per side give 20 million patches
 MEASURING_BATCH_SIZE = 100
 
 
@@ -32,7 +43,8 @@ def make_model(
 
     Args:
         own_model: the caller's model, which is checked and returned.
-        load_initial_weights: whether `train.initial_weights` is read, if the recipe has it.
+        load_initial_weights: whether `train.initial_weights` is read, if the recipe has it, and
+            the filters of `model.whitening` are measured; not where a checkpoint has the weights.
     """
     if own_model is not None:
         check_model_fits(own_model, data.train, "your model", data.view)
@@ -43,12 +55,17 @@ def make_model(
             )
         seed_generators(own_model, recipe.train.seed)
         return own_model
+    normalization = resolve_normalization(recipe.model, data)
     model = make_network(
         recipe,
         image_size=data.image_size,
         num_classes=data.num_classes,
-        normalization=resolve_normalization(recipe.model, data),
+        normalization=normalization,
     )
+    if recipe.model.all_options.get(WHITENING) and load_initial_weights:
+        with Activity("measuring the patches of training images"):
+            whitening = recipe.model.all_options[WHITENING]
+            set_filters(model, one_view(data, MAX_WHITENED_IMAGES), normalization, whitening)
     if recipe.train.initial_weights and load_initial_weights:
         path = recipe.train.initial_weights
         skipped, differences = warm_start(model, path, data.train.wnids)
@@ -85,11 +102,16 @@ def measure_band(normalization: str, data: Data, factor: int, band: int) -> Opti
     if normalization == "mean_image":
         assert data.mean_image is not None  # as in `resolve_normalization`
         return {"mean": band_of(data.mean_image, factor, band) / 255, "std": 1.0}
-    images = data.train.evenly_spaced(MAX_MEASURED_IMAGES)
+    return band_mean_and_std(one_view(data, MAX_MEASURED_IMAGES), factor, band)
+
+
+def one_view(data: Data, max_images: int) -> Iterator[np.ndarray]:
+    """Yields one crop of evenly spaced training images, uint8 [B, H, W, 3], not augmented."""
+    images = data.train.evenly_spaced(max_images)
     batch_size = min(len(images), MEASURING_BATCH_SIZE)
     batches = evaluation_batches(images, batch_size, data.one_crop_view)
-    pixels = (pixels[weights > 0] for pixels, _, weights in batches.as_numpy_iterator())
-    return band_mean_and_std(pixels, factor, band)
+    for pixels, _, weights in batches.as_numpy_iterator():
+        yield pixels[weights > 0]
 
 
 def model_info_of(recipe: Recipe, data: Data, own_model: bool, epoch: int) -> ModelInfo:

@@ -14,6 +14,7 @@ from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.data.stores.encoded import EncodedStore, ImageFailed, digest_of
 from keras_imnet64.data.stores.opening import Store
+from keras_imnet64.models.options import WHITENING
 from keras_imnet64.records import RunState
 from keras_imnet64.runs import Run
 from keras_imnet64.training.setup import TrainingSetup
@@ -90,7 +91,9 @@ def _has_used(
     state: RunState,
 ) -> bool:
     """Returns whether training or scoring has used any of these images of a store."""
-    if state.epoch or (state.step and setup.recipe.model.normalization in MEASURED):
+    model = setup.recipe.model
+    measured = model.normalization in MEASURED or model.all_options.get(WHITENING)
+    if state.epoch or (state.step and measured):
         return True
     if store.split != setup.data.train.store.split:
         return False  # images for validation are first used when an epoch is over

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from keras_imnet64.cli import cli
 from keras_imnet64.convert import ModelSettings, convert, parse_settings, reorder_logits
-from keras_imnet64.convert.namings import NAMINGS
+from keras_imnet64.convert.namings import NAMINGS, family_of
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
 from keras_imnet64.models import build_model
@@ -31,6 +31,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), "uint8")
 
 
 def initialized_model(name, image_size=SIZE, num_classes=10, **options):
+    options = family_of(name).options | options  # as `convert` takes them
     model = build_model(name, image_size=image_size, num_classes=num_classes, **options)
     initialize(model, 0)
     return model
@@ -151,7 +152,7 @@ def test_the_command_reports_its_result_which_predict_accepts(run, bfloat16_file
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "prefix": "",
         "model": "resnet18",
-        "model_options": {},
+        "model_options": {"stem": "imagenet"},
     }
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
     status, shown, _ = run("predict", out, tmp_path / "red.png", "--json")
@@ -210,8 +211,12 @@ def test_training_reinitialises_a_head_whose_classes_are_unknown(
     theirs = tmp_path / "theirs.keras"
     convert("resnet18", ten_classes, image_size=64, out=theirs)
     (tmp_path / "small.toml").write_text(small_recipe(train={"epochs": 1}).to_toml())
-    changes = ['model.name="resnet18"', 'model.normalization="imagenet"', "loss.l2=0.0"]
-    changes += ["optimizer.learning_rate=1e-30", f'train.initial_weights="{theirs}"']
+    changes = ['model.name="resnet18"', 'model.stem="imagenet"', "loss.l2=0.0"]
+    changes += [
+        'model.normalization="imagenet"',
+        "optimizer.learning_rate=1e-30",
+        f'train.initial_weights="{theirs}"',
+    ]
     recipe = load_recipe(tmp_path / "small.toml", changes)
     run = fit(recipe, tmp_path / "run", data_dir=data_dir)
     refused = [line for line in capsys.readouterr().err.splitlines() if "not taken" in line]

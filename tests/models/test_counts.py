@@ -23,6 +23,8 @@ NETWORKS = [
     ("resnet18", 224, 1000, {}, 11_689_512, "1.814"),
     ("resnet34", 224, 1000, {}, 21_797_672, "3.664"),
     ("resnet50", 224, 1000, {}, 25_557_032, "4.089"),
+    ("resnet101", 224, 1000, {}, 44_549_160, "7.801"),
+    ("resnet152", 224, 1000, {}, 60_192_808, "11.514"),
     ("wide_resnet50_2", 224, 1000, {}, 68_883_240, "11.398"),
     ("alexnet", 224, 1000, {}, 61_100_840, "0.714"),
     ("vgg16", 224, 1000, {}, 138_357_544, "15.47"),
@@ -30,11 +32,11 @@ NETWORKS = [
     # automl/FOB, the 3x3 stem on ImageNet64
     ("wide_resnet50_2", 64, 1000, {"stem": "small_pool"}, 68_875_560, "3.69"),
     ("wide_resnet50_2", 64, 1000, {"stem": "small"}, 68_875_560, "14.74"),
-    ("wide_resnet50_2", 64, 1000, {}, 68_883_240, "0.93"),
-    ("wide_resnet50_2", 64, 200, {}, 67_244_040, None),
+    ("wide_resnet50_2", 64, 1000, {"stem": "imagenet"}, 68_883_240, "0.93"),
+    ("wide_resnet50_2", 64, 200, {"stem": "imagenet"}, 67_244_040, None),
     # ResNet-18 on Tiny ImageNet
     ("resnet18", 128, 200, {}, 11_279_112, "0.592"),
-    ("resnet18", 64, 200, {}, 11_279_112, "0.148"),
+    ("resnet18", 64, 200, {"stem": "imagenet"}, 11_279_112, "0.148"),
     # Tensor_Layer_Neural_Networks, branches of spectral networks
     ("resnet34", 56, 1000, {"stem": "small"}, 21_789_992, "3.55"),
     ("resnet34", 224, 10_450, {}, 26_645_522, None),
@@ -68,6 +70,8 @@ NETWORKS = [
     ("davit_tiny", 64, 1000, {"stem": "full_3x3", "window": 8}, 28_348_648, "5.887"),
     ("davit_tiny", 64, 1000, {"stem": "full_3x3", "window": 7}, 28_348_648, "6.599"),
     ("davit_tiny", 64, 1000, {"stem": "full_15x15"}, 28_410_856, "4.681"),
+    # counted by hand from its definition
+    ("small_resnet", 64, 200, {}, 5_000_712, "0.254"),
     # the brief's networks for Tiny ImageNet
     ("tiny_cnn1", 64, 200, {}, 4_790_728, None),
     ("tiny_cnn2", 64, 200, {}, 1_725_528, None),
@@ -158,7 +162,8 @@ def test_the_readme_states_the_counts(name):
         "wide_resnet": {"depth": 36, "width": 5},
         "spectral": {"factor": 2, "base": {"name": "resnet34"}},
     }.get(name, {})
-    sizes = {"wide_resnet": (64, 1000), "tiny_cnn1": (64, 200), "tiny_cnn2": (64, 200)}
+    tiny = ("small_resnet", "tiny_cnn1", "tiny_cnn2")
+    sizes = {"wide_resnet": (64, 1000)} | dict.fromkeys(tiny, (64, 200))
     sizes = sizes.get(name, (224, 1000))
     model = without_numbers(name, *sizes, **options)
     assert f"| {count_parameters(model):,} | {count_macs(model) / 1e9:.2f} G |" in row

@@ -29,7 +29,8 @@ REFUSED = {  # sizes that cannot work
     "tiny_cnn2": (16,),
 }
 MAPS = {  # side of the last map, by SIZES that work
-    "resnet18": (1, 1, 2, 2, 4, 4, 7),
+    "resnet18": (2, 4, 7, 8, 4, 4, 7),  # a stem for up to 64 pixels, another above
+    "small_resnet": (1, 2, 4, 4, 7, 8, 14),
     "davit_tiny": (1, 2, 4, 4, 4, 4, 7),
     "alexnet": (1, 2, 3, 2, 3, 6),
     "vgg16": (1, 1, 2, 3, 4, 7),
@@ -41,6 +42,7 @@ RUN = {
     "wide_resnet": (16, {"depth": 8, "width": 0.5}),
     "resnet18": (16, {"stem": "small", "drop_path_rate": 0.2, "anti_aliasing": True}),
     "resnet50": (16, {"stem": "small_pool", "zero_init": True}),
+    "small_resnet": (16, {"widths": [16, 24], "blocks": [1, 2], "drop_path_rate": 0.2}),
     "davit_tiny": (16, {"window": 3, "drop_path_rate": 0.1}),
     "alexnet": (32, {}),
     "vgg16_bn": (32, {}),
@@ -51,6 +53,7 @@ INITIAL_SUMS = {  # of the absolute values of all trainable weights, seed 7
     "wide_resnet": 803.579302297614,
     "resnet18": 103168.63524385133,
     "resnet50": 223317.84782633831,
+    "small_resnet": 2212.996999709636,
     "davit_tiny": 43457.06967964148,
     "alexnet": 26578.791639033174,
     "vgg16_bn": 264119.4946633071,
@@ -274,10 +277,15 @@ def test_layers_of_the_small_networks_are_in_the_briefs_order():
 @pytest.mark.parametrize(
     ("name", "size", "options", "sentence"),
     [
-        ("resnet18", 64, {"stem": "smal"}, 'model.stem must be one of "imagenet", "small"'),
+        ("resnet18", 64, {"stem": "smal"}, 'model.stem must be one of "auto", "imagenet", "small"'),
         ("resnet18", 64, {"zero_init": 1}, "model.zero_init must be true or false; received 1"),
         ("resnet18", 64, {"drop_path_rate": 1.0}, "drop_path_rate must be a number of at least 0"),
-        ("resnet18", 16, {"anti_aliasing": True}, "needs maps of at least 2 pixels"),
+        (
+            "resnet18",
+            16,
+            {"anti_aliasing": True, "stem": "imagenet"},
+            "needs maps of at least 2 pixels",
+        ),
         ("resnet18", 64, {"window": 8}, 'model.window is not an option of "resnet18"'),
         ("davit_tiny", 64, {"window": 0}, 'a whole number from 1 to 64 or "auto"'),
         ("davit_tiny", 64, {"window": 2.5}, "a whole number from 1 to 64"),

@@ -126,6 +126,8 @@ NETWORKS = {  # case: function, its arguments, pixels per side
     "resnet18": (of_torchvision, ("resnet18",), 224),
     "resnet34": (of_torchvision, ("resnet34",), 224),
     "resnet50": (of_torchvision, ("resnet50",), 224),
+    "resnet101_64": (of_torchvision, ("resnet101",), 64),
+    "resnet152_64": (of_torchvision, ("resnet152",), 64),
     "wide_resnet50_2": (of_torchvision, ("wide_resnet50_2",), 224),
     "wide_resnet50_2_64": (of_torchvision, ("wide_resnet50_2",), 64),
     "wide_resnet50_2_small_pool_64": (small_pool, ("wide_resnet50_2",), 64),

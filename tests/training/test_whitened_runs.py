@@ -1,0 +1,64 @@
+"""Runs with a whitening first layer: it is measured once, and neither trained nor decayed."""
+
+import keras
+import numpy as np
+import pytest
+from same_end import same_end
+from test_fit import SignalAt
+
+from keras_imnet64.core.errors import Stopped
+from keras_imnet64.models.load import load_model
+from keras_imnet64.models.whitening import filters, patch_moments
+from keras_imnet64.training import model as training_model
+from keras_imnet64.training.data import load_data
+from keras_imnet64.training.fit import fit
+from keras_imnet64.training.setup import training_setup
+
+pytestmark = pytest.mark.backend
+
+DECAYED = {  # everything that may touch a weight
+    "model": {"whitening": {"size": 2, "epsilon": 1e-3}},
+    "data": {"mirror": "random", "holdout": 16},
+    "loss": {"l2": 1e-2, "l2_of": "all"},
+    "optimizer": {"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.1},
+    "train": {"ema": 0.9, "epochs": 2, "dtype": "mixed_bfloat16"},
+}
+
+
+def kernel_of(path):
+    return keras.ops.convert_to_numpy(load_model(path).get_layer("whitening").kernel)
+
+
+def test_it_ends_as_it_was_measured_and_a_resumed_run_does_not_measure(
+    small_recipe, data_dir, tmp_path, monkeypatch
+):
+    recipe = small_recipe(**DECAYED)
+    straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
+    data = load_data(recipe, data_dir)
+    images = data.train.gather(np.arange(len(data.train)))[0]
+    normalized = (images - data.channel_mean) / data.channel_std  # normalization = "dataset"
+    expected = filters(patch_moments([normalized], 2), 1e-3)
+    for path in (straight.model, straight.best):
+        np.testing.assert_allclose(kernel_of(path), expected, rtol=1e-4, atol=1e-5)
+
+    with pytest.raises(Stopped):
+        fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[SignalAt(0, 2)])
+
+    def measured_again(*_):
+        raise AssertionError("the checkpoint has the filters")
+
+    monkeypatch.setattr(training_model, "set_filters", measured_again)
+    same_end(straight, fit(recipe, tmp_path / "run", data_dir=data_dir))
+
+
+def test_few_images_are_measured_and_evenly_spaced(small_recipe, data_dir, monkeypatch):
+    monkeypatch.setattr(training_model, "MAX_WHITENED_IMAGES", 10)
+    seen = []
+
+    def see(model, batches, *_):
+        seen.extend(batches)
+
+    monkeypatch.setattr(training_model, "set_filters", see)
+    setup = training_setup(small_recipe(model={"whitening": {}}), data_dir=data_dir)
+    expected = setup.data.train.gather(np.arange(10) * 96 // 10)[0]
+    np.testing.assert_array_equal(np.concatenate(seen), expected)
