@@ -205,7 +205,12 @@ class TorchSide:
         torch.set_float32_matmul_precision("highest")  # the comparison is of numbers, not of speed
         size, num_classes = setup.data.image_size, setup.data.num_classes
         network = build_network(recipe.model, size, num_classes)
-        network.load_state_dict(our_weights(setup), strict=False)
+        fit = network.load_state_dict(our_weights(setup), strict=False)
+        unfilled = [key for key in fit.missing_keys if not key.endswith("num_batches_tracked")]
+        if wrong := [*fit.unexpected_keys, *unfilled]:
+            raise UserError(
+                f"the PyTorch side's network is another one: {wrong[0]} is in one of them only"
+            )
         network = Normalized(network, *mean_and_std(setup))
         self.network = network.to(self.device, memory_format=torch.channels_last).train()
         self.update = Update(self.network, recipe)
