@@ -30,6 +30,11 @@ def build_network(options: NetworkOptions, image_size: int, num_classes: int) ->
     Raises:
         UserError: PyTorch has no such network here, or not with these options.
     """
+    if isinstance(options, WideResNetOptions | ResNetOptions) and options.whitening:
+        raise UserError(
+            f"the PyTorch peer has {options.name} without model.whitening: remove it; received "
+            f"{options.whitening.model_dump()}"
+        )
     if isinstance(options, WideResNetOptions):
         return WideResNet(options, image_size, num_classes)
     if isinstance(options, ResNetOptions):
@@ -80,13 +85,15 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-N-k: a stack of blocks for each halving of the image down to 8 pixels."""
+    """WRN-N-k: `stages` stacks of blocks, or one for each halving of the image down to 8 pixels."""
 
     def __init__(self, options: WideResNetOptions, image_size: int, num_classes: int) -> None:
         super().__init__()
-        num_stacks = 1 + round(np.log2(max(1, image_size / LAST_MAP)))
-        num_blocks = (options.depth - 4) // (2 * num_stacks)
-        fits = LAST_MAP * 2 ** (num_stacks - 1) == image_size
+        fits, num_stacks = True, options.stages
+        if num_stacks == "auto":
+            num_stacks = 1 + round(np.log2(max(1, image_size / LAST_MAP)))
+            fits = LAST_MAP * 2 ** (num_stacks - 1) == image_size
+        num_blocks = int(options.depth - 4) // (2 * num_stacks)
         if not fits or options.depth != 4 + 2 * num_blocks * num_stacks or num_blocks < 1:
             raise UserError(
                 f"wide_resnet of depth {options.depth} does not fit {image_size} pixels per side: "

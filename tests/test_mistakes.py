@@ -138,6 +138,11 @@ simply(
     'model.whitening is not an option of "vgg16"',
 )
 simply(
+    "depth_of_other_stages",
+    f"{FIT} --set model.stages=3",
+    "model.depth must be 4 .* 6 x blocks with 3 stages .*; received 8; .* fits is 10",
+)
+simply(
     "stages_without_blocks",
     f'{FIT} --set model={{name="small_resnet",widths=[32,64]}}',
     'model "small_resnet" needs as many blocks as widths, .*; received 4 and 2',

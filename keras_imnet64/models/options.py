@@ -94,6 +94,9 @@ class WideResNetOptions(WhitenedOptions):
     """N of WRN-N-k: 4 + 2 * blocks per stage * stages."""
     width: Number
     """k of WRN-N-k, the multiplier of the 16, 32, 64, ... filters."""
+    stages: Annotated[int, Field(ge=1, le=8)] | Literal["auto"] = "auto"
+    """Parts between which the map is halved; auto: so many that the last map is 8x8, 4 for 64
+    pixels; 3 at any size in the wide ResNets of arXiv:1605.07146."""
     dropout: Rate = 0.0
     """Between the two convolutions of a block."""
 

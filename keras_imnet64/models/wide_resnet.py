@@ -2,10 +2,12 @@
 
 The reference is the authors' Lasagne script (PatrykChrabaszcz/Imagenet32_Scripts), which differs
 from Zagoruyko's Lua network: the stem has its own BN and ReLU, projections take the raw block
-input, and the second convolution of every block has a bias.
+input, and the second convolution of every block has a bias. With `stages = 3` at any size it is
+WRN-N-k of arXiv:1605.07146 but for these differences.
 """
 
 import math
+from typing import Literal
 
 import keras
 from keras import layers
@@ -16,7 +18,7 @@ from keras_imnet64.core.types import Options, Tensor
 from keras_imnet64.models.parts import Normalization, classifier, conv, normalize, pixels
 from keras_imnet64.models.whitening import whiten
 
-LAST_MAP = 8  # pixels per side of the last feature map, at every image size
+LAST_MAP = 8  # pixels per side of the last feature map, unless `stages` is given
 MAX_DEPTH, MAX_WIDTH = 1204, 100  # larger networks would take hours to build
 
 
@@ -27,17 +29,20 @@ def build(
     normalization: Normalization,
     depth: int,
     width: float,
+    stages: int | Literal["auto"] = "auto",
     dropout: float = 0.0,
     whitening: Options | None = None,
 ) -> keras.Model:
     """Builds a WRN-N-k with pre-activation blocks.
 
     Args:
-        image_size: pixels per side: 8, 16, 32, 64, 128 get 1, 2, 3, 4, 5 stages.
+        image_size: pixels per side; with `stages`, any.
         num_classes: K.
         normalization: see `build_model`.
         depth: N = 4 + 2 * blocks per stage * stages; the paper has 4 blocks: 20, 28 and 36.
         width: k, the multiplier of the 16, 32, 64, ... filters; 0.5 is the paper's narrowest.
+        stages: "auto" is 1, 2, 3, 4, 5 for 8, 16, 32, 64, 128 pixels, so that the last map is 8x8.
+            WRN-28-10 of arXiv:1605.07146 has 3.
         dropout: rate between the two convolutions of a block; the paper uses none.
         whitening: a fixed convolution in front of the stem, see `whitening.whiten`.
 
@@ -47,9 +52,9 @@ def build(
     Raises:
         UserError: no whole number of stages fits the size, or no whole number of blocks the depth.
     """
-    stages = num_stages(image_size)
-    blocks = num_blocks(depth, stages, image_size)
-    filters = [stage_filters(stage, width) for stage in range(1, stages + 1)]
+    number_of_stages = num_stages(image_size) if stages == "auto" else stages
+    blocks = num_blocks(depth, number_of_stages, image_size)
+    filters = [stage_filters(stage, width) for stage in range(1, number_of_stages + 1)]
 
     inputs = pixels(image_size)
     x = whiten(normalize(inputs, normalization), whitening)
@@ -67,7 +72,7 @@ def build(
                 name=f"stage{stage}_block{block}",
             )  # [B, H / 2^(stage-1), W / 2^(stage-1), F]
     x = batch_norm(x, "final_bn")
-    x = layers.ReLU(name="features")(x)  # [B, 8, 8, F]
+    x = layers.ReLU(name="features")(x)  # [B, H, W, F]
     logits = classifier(x, num_classes, VarianceScaling(1.0, "fan_in", "untruncated_normal"))
     return keras.Model(inputs, logits, name="wide_resnet")
 
@@ -134,7 +139,8 @@ def num_stages(image_size: int) -> int:
     if image_size != LAST_MAP * 2 ** (stages - 1):
         raise UserError(
             f"wide_resnet works at 8, 16, 32, 64, 128, ... pixels per side, where its last map is "
-            f"8x8; received image size {image_size}, the nearest is {LAST_MAP * 2 ** (stages - 1)}"
+            f"8x8, and at any other size with a number for model.stages; received image size "
+            f"{image_size}, the nearest is {LAST_MAP * 2 ** (stages - 1)}"
         )
     return stages
 
@@ -147,7 +153,7 @@ def num_blocks(depth: int, stages: int, image_size: int) -> int:
     fits = 4 + 2 * blocks * stages
     if depth != fits:
         raise UserError(
-            f"model.depth must be 4 + {2 * stages} x blocks at {image_size} pixels; "
-            f"received {depth}; the nearest that fits is {fits}"
+            f"model.depth must be 4 + {2 * stages} x blocks with {stages} stages at "
+            f"{image_size} pixels; received {depth}; the nearest that fits is {fits}"
         )
     return blocks

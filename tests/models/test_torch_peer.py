@@ -56,6 +56,7 @@ def recipe(model, optimizer=SGD, loss=None, **train):
 CASES = {  # network, naming of its layers, pixels per side
     "wide_resnet": ({"name": "wide_resnet", "depth": 12, "width": 2}, lasagne, 64),
     "wide_resnet 16": (WRN, lasagne, 16),
+    "wide_resnet stages": (WRN | {"depth": 10, "stages": 3}, lasagne, 24),
     "tiny_cnn1": ({"name": "tiny_cnn1"}, lambda layer: layer, 64),
     "resnet18": (RESNET_18, foreign.resnet, 64),
     "resnet18 auto": ({"name": "resnet18"}, foreign.resnet, 16),

@@ -7,6 +7,8 @@ import pytest
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.models import build_model
 from keras_imnet64.models.init import initialize
+from keras_imnet64.models.keras_private import without_weights
+from keras_imnet64.models.macs import count_parameters
 
 # Trainable parameters by (image size, width), arXiv:1707.08819: its figures where it
 # prints them (37.6M, 6.2M, 37.1M, 1.6M) and the formula of its architecture for all.
@@ -59,6 +61,34 @@ def test_parameters_are_the_papers(image_size, width):
     assert count(model.trainable_variables) == TRAINABLE[image_size, width]
     if width == 1:
         assert count(model.non_trainable_variables) == MOVING[image_size]
+
+
+@pytest.mark.parametrize(("num_classes", "published"), [(10, 36_479_194), (100, 36_536_884)])
+@pytest.mark.parametrize("image_size", [32, 64])
+def test_three_stages_have_the_parameters_of_the_first_paper(num_classes, published, image_size):
+    """WRN-28-10 of arXiv:1605.07146, whose convolutions have no biases."""
+    with without_weights():
+        model = wrn(image_size, 10, depth=28, num_classes=num_classes, stages=3)
+    biases = 4 * (160 + 320 + 640)  # of the second convolutions
+    assert count(model.trainable_variables) == published + biases
+    assert count_parameters(model) == published + biases
+    assert model.get_layer("features").output.shape[1:] == (image_size // 4, image_size // 4, 640)
+
+
+@pytest.mark.parametrize(
+    ("size", "stages", "last"), [(24, 3, 6), (7, 2, 4), (1, 1, 1), (64, 1, 64)]
+)
+def test_a_number_of_stages_fits_any_size(size, stages, last):
+    with without_weights():
+        model = wrn(size, 1, depth=4 + 2 * stages, stages=stages)
+    assert model.get_layer("features").output.shape[1:] == (last, last, 16 * 2 ** (stages - 1))
+
+
+def test_the_number_of_stages_that_a_size_has_changes_nothing():
+    with without_weights():
+        auto, given = wrn(32, 1, depth=10), wrn(32, 1, depth=10, stages=3)
+    assert [v.path for v in auto.variables] == [v.path for v in given.variables]
+    assert [tuple(v.shape) for v in auto.variables] == [tuple(v.shape) for v in given.variables]
 
 
 def test_biases_are_the_second_convolutions_and_the_dense_layers():
@@ -186,6 +216,8 @@ def test_other_sizes_and_depths_that_fit_work():
         ({"depth": 20}, "needs a value for width"),
         ({"depth": "20", "width": 1}, "depth must be a number"),
         ({"depth": 20, "width": 0.3}, "whole numbers of filters"),
+        ({"depth": 20, "width": 1, "stages": 3}, r"4 \+ 6 x blocks with 3 stages .* fits is 22"),
+        ({"depth": 20, "width": 1, "stages": 0}, 'stages must be a whole number .* or "auto"'),
     ],
 )
 def test_wrong_options_are_refused_in_a_sentence(options, message):
