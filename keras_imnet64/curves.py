@@ -41,6 +41,7 @@ class Curve:
     label: str
     x: tuple[float, ...]
     y: tuple[float, ...]
+    dashed: bool = False  # so that a curve that it covers can be seen
 
 
 def draw_runs(
@@ -147,7 +148,7 @@ def draw(
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
     for number, curve in enumerate(curves):
-        style = "o-" if markers else "-"
+        style = ("o" if markers else "") + ("--" if curve.dashed else "-")
         colour = f"C{number}"  # of matplotlib's own ten
         axes.plot(curve.x, curve.y, style, markersize=3, linewidth=1.4, color=colour)
         axes.lines[-1].set_label(_literal(curve.label))
