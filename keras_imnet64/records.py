@@ -18,6 +18,7 @@ PositiveCount: TypeAlias = Annotated[int, Field(gt=0, lt=2**63)]
 # ------------------------------------------------------------------------------------- model files
 
 MAX_IMAGE_SIZE = 4096  # pixels per side
+ViewSet: TypeAlias = Literal["none", "mirror", "shift"]  # see `evaluation.views`
 
 
 def _distinct(ids: tuple[str, ...]) -> tuple[str, ...]:
@@ -55,6 +56,7 @@ class ModelInfo:
         image_size: pixels per side of the training images.
         dataset: the training data set.
         resize_filter, ten_crop, resize: how images are shown in evaluation, see `View`.
+        views: the views that are scored beside the image itself; not stated for none.
         verified: whether the training images are known to be those that `dataset` promises.
         own_model: whether the network was passed to `fit`, and is not the one of `recipe`.
         recipe: the content of the recipe.
@@ -68,6 +70,7 @@ class ModelInfo:
     resize_filter: str | None = None
     ten_crop: bool | None = None
     resize: Annotated[int, Field(ge=1, le=2 * MAX_IMAGE_SIZE)] | None = None
+    views: ViewSet | None = None
     verified: bool | None = None
     own_model: bool | None = None
     recipe: JsonObject | None = None
@@ -87,6 +90,15 @@ class Scores:
     top5: float  # percent
     loss: float  # cross-entropy in nats
     count: int  # number of images
+
+
+@dataclass(frozen=True)
+class ViewScores:
+    """Scores of the average over several views of each image, beside those of the image itself."""
+
+    top1_views: float  # percent
+    top5_views: float  # percent
+    loss_views: float  # cross-entropy in nats
 
 
 # ------------------------------------------------------------------------------ stores of images
@@ -220,7 +232,8 @@ class EpochRow:
     val_top1: float
     val_top5: float
     images_per_second: float  # without the first step, which compiles
-    seconds: float
+    seconds: float  # of its steps in the process that ended the epoch
+    training_seconds: float | None = None  # of the run so far, this epoch's scores included
 
 
 @dataclass(frozen=True)
@@ -258,6 +271,7 @@ class RunState:
         best: None if no epoch has been chosen.
         recipe: the recipe's decisions by dotted key, see `recipe.difference`.
         stopped_early: whether early stopping has ended the run.
+        training_seconds: see `training.clock`; None if a step was done before this was counted.
     """
 
     epoch: int
@@ -268,6 +282,7 @@ class RunState:
     recipe: JsonObject = field(default_factory=dict)
     rollbacks: tuple[Rollback, ...] = ()
     stopped_early: bool = False
+    training_seconds: float | None = None
 
     @property
     def has_trained(self) -> bool:
@@ -341,6 +356,9 @@ class FileScore(Scores):
 
     epoch: int | None = None  # of best.keras
     val_top1: float | None = None  # by which best.keras was chosen
+    top1_views: float | None = None  # see `ViewScores`, whose fields these are
+    top5_views: float | None = None
+    loss_views: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,6 +372,7 @@ class ScoredImages:
     verified: bool
     selected_on: Literal["holdout", "validation", "none"] | None = None
     crops: int = 1
+    views: ViewSet = "none"  # those of `top1_views`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,7 +380,8 @@ class Metrics(ScoredImages):
     """metrics.json of a finished run. An ensemble has no epochs and no best.keras."""
 
     epochs: int | None = None
-    seconds: float | None = None
+    seconds: float | None = None  # of the epochs' steps
+    training_seconds: float | None = None  # see `training.clock`
     peak_memory_mb: float | None = None  # of the process that trained last
     model: Annotated[FileScore, Field(alias="model.keras")]
     best: Annotated[FileScore | None, Field(alias="best.keras")] = None

@@ -172,7 +172,7 @@ def small_recipe():
         for name, values in sections.items():
             other = name == "model" and "name" in values  # whose options are its own
             merged = isinstance(values, dict) and not other
-            content[name] = content[name] | values if merged else values
+            content[name] = content.get(name, {}) | values if merged else values
         return check_recipe(content)
 
     return make

@@ -6,7 +6,7 @@ import numpy as np
 from keras_imnet64.models.load import load_model
 from keras_imnet64.training.state import list_checkpoints, load_checkpoint
 
-MEASURED = {"images_per_second", "seconds"}
+MEASURED = {"images_per_second", "seconds", "training_seconds"}
 
 
 def weights(path):

@@ -182,6 +182,28 @@ simply("not_toml", f"{FIT} --set model.name=wide_resnet", "--set takes key=value
 simply("batch_size", f"{FIT} --set data.batch_size=97", "at most 96.*received 97")
 simply("steps", f"{FIT} --set data.steps_per_epoch=7", "at most 6.*received 7")
 simply("classes", f"{FIT} --set data.classes=2000", "at most 1000")
+simply(
+    "views",
+    f'{FIT} --set evaluation.views="miror"',
+    r'evaluation\.views must be one of "none", "mirror", "shift"; received "miror"',
+)
+simply(
+    "views_of_images_of_any_size",
+    f'{FIT} --set data.dataset="imagenet2012" --set data.image_size=16 '
+    '--set evaluation.views="mirror"',
+    "evaluation.views is for images of one size, and those of imagenet2012 have any size",
+)
+simply(
+    "views_and_ten_crops",
+    f'{FIT} --set evaluation.views="shift" --set evaluation.ten_crop=true',
+    'evaluation.views and evaluation.ten_crop exclude each other.*received "shift" and true',
+)
+simply(
+    "views_and_ten_crops_of_a_model",
+    "evaluate model.keras --views mirror --ten-crop",
+    'views "mirror" and ten crops exclude each other',
+)
+simply("views_of_a_model", "evaluate model.keras --views miror", "'miror' is not one of")
 simply("holdout", f"{FIT} --set data.holdout=96", "must leave images to train on")
 simply("depth", f"{FIT} --set model.depth=9", "received 9; the nearest that fits is 8")
 simply("run_name", "fit --recipe small.toml --name ../up", "one folder below saved_models")

@@ -1,5 +1,6 @@
-"""Commands that make and use models: fit, ensemble, evaluate, predict, export, convert."""
+"""Commands that make and use models: fit, ensemble, evaluate, curves, predict, export, convert."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -24,7 +25,9 @@ from keras_imnet64.core.errors import UserError, first_few, printable
 from keras_imnet64.core.types import JsonObject
 
 if TYPE_CHECKING:
+    from keras_imnet64.curves import Against
     from keras_imnet64.recipe.schema import Recipe
+    from keras_imnet64.records import ViewSet
     from keras_imnet64.spectral.fusion import Fusion
 
 CONFUSION_COLUMNS = {
@@ -39,6 +42,12 @@ def format_names() -> list[str]:
     from keras_imnet64.export.formats import FORMATS
 
     return list(FORMATS)
+
+
+def curve_names() -> list[str]:
+    from keras_imnet64.curves import TITLES
+
+    return list(TITLES)
 
 
 def convertible_names() -> list[str]:
@@ -218,6 +227,11 @@ def band_numbers(text: str | None) -> list[int] | None:
     default=None,
     help="Average over ten crops of each image, or not; default: as in its recipe.",
 )
+@click.option(
+    "--views",
+    type=click.Choice(["none", "mirror", "shift"]),
+    help="Also score the average over mirrored and shifted views; default: as in its recipe.",
+)
 @device_options
 @data_options
 @json_option
@@ -227,6 +241,7 @@ def evaluate(
     split: str,
     per_class: Path | None,
     ten_crop: bool | None,
+    views: "ViewSet | None",
     backend: str | None,
     devices: str | None,
     virtual_devices: int | None,
@@ -250,6 +265,7 @@ def evaluate(
             split=split,
             per_class=per_class,
             ten_crop=ten_crop,
+            views=views,
             **folders,
             devices=taken,
             pack_progress=progress,
@@ -258,6 +274,70 @@ def evaluate(
     show(result, as_json)
     if confused:
         show_table(confused, CONFUSION_COLUMNS)
+
+
+@cli.command()
+@click.argument("runs", type=FILE, nargs=-1, required=True, metavar="RUN...")
+@click.option("--out", type=FILE, required=True, help="Picture to write, a .png file.")
+@click.option(
+    "--against",
+    type=click.Choice(["minutes", "epochs"]),
+    default="minutes",
+    show_default=True,
+    help="Minutes of wall clock from the first step on, or epochs.",
+)
+@click.option(
+    "--metric",
+    default="val_top1",
+    show_default=True,
+    shell_complete=completing(curve_names),
+    help="A column of history.csv, such as val_loss or top1.",
+)
+@click.option(
+    "--published",
+    multiple=True,
+    metavar="LABEL=VALUE",
+    help="Mark a value with a line, such as a published accuracy; repeatable.",
+)
+@json_option
+def curves(
+    runs: tuple[Path, ...],
+    out: Path,
+    against: "Against",
+    metric: str,
+    published: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Draw accuracy against minutes for one or several runs.
+
+    RUN is a run folder, finished or not, with at least two finished epochs.
+
+    \b
+    Example: python cli.py curves saved_models/demo-tensorflow saved_models/demo-jax
+        --out curves.png
+    """
+    from keras_imnet64.curves import draw_runs
+
+    marks = dict(labelled_value(text) for text in published)
+    result = draw_runs(runs, out, against=against, metric=metric, published=marks)
+    if as_json:
+        show(result, as_json)
+        return
+    rows = result.pop("runs")
+    show(result, as_json)
+    show_table(rows, {key: key for key in rows[0]})
+
+
+def labelled_value(text: str) -> tuple[str, float]:
+    """Returns ("ResNet-18", 65.5) for "ResNet-18=65.5"."""
+    label, _, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not label or not math.isfinite(value):
+        raise UserError(f"--published takes LABEL=VALUE, such as published=65.5; received {text!r}")
+    return label, value
 
 
 @cli.command()

@@ -9,7 +9,7 @@ import keras
 from keras_imnet64.backend.devices import Devices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.activity import Activity
-from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.core.errors import RunFailed, UserError, nearest
 from keras_imnet64.core.paths import check_output_file
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.data.datasets import open_dataset
@@ -20,14 +20,14 @@ from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stream import evaluation_batches
 from keras_imnet64.evaluation.metrics import accuracy_metrics, cross_entropy
 from keras_imnet64.evaluation.per_class import ConfusionMatrix, report_classes
+from keras_imnet64.evaluation.views import NUM_CROPS, WEIGHTS, with_ten_crops, with_views
 from keras_imnet64.models.contract import check_stated_classes, classifier_shape, with_logits
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.load import load_model
-from keras_imnet64.records import ModelInfo, Scores
+from keras_imnet64.records import ModelInfo, Scores, ViewScores, ViewSet
 from keras_imnet64.runs import model_file
 
 BATCH_SIZE = 256
-NUM_CROPS = 10  # of an image, where a view has several
 
 
 @keras_defaults()
@@ -42,6 +42,7 @@ def evaluate(
     pack_progress: PackProgress | None = None,
     per_class: StrPath | None = None,
     ten_crop: bool | None = None,
+    views: ViewSet | None = None,
 ) -> JsonObject:
     """Scores a run's model.keras or any `.keras` file on a split of a data set.
 
@@ -53,17 +54,21 @@ def evaluate(
         ten_crop: whether the model sees each image as its centre, its corners and the mirror image
             of each, and the ten softmax outputs are averaged (Krizhevsky et al., 2012); None
             follows the model's recipe.
+        views: "mirror" or "shift" also scores the average over such views of each image, see
+            `evaluation.views`; "none" does not; None follows the model's recipe where its data
+            and `ten_crop` allow it.
         per_class: a CSV file to write, with the scores of each class; see `per_class.ClassRow`.
 
     Returns:
         dict: top1, top5 (percent), loss (nats), count, classes compared and whether they were
         matched by class id or, for a file without ids, by position; dataset, split, crops
-        (1 or 10), verified. With `per_class` also balanced_top1 (percent) and most_confused, see
-        `per_class`.
+        (1 or 10), views, verified. With views also top1_views, top5_views and loss_views; top1,
+        top5 and loss are those of the image itself all the same. With `per_class` also
+        balanced_top1 (percent) and most_confused, see `per_class`.
 
     Raises:
         UserError: the file is not a model or does not fit the data, or the CSV file cannot be
-            written.
+            written; or `views` is for images of one size, and for one crop of them.
         RunFailed: the model's logits are not finite.
     """
     path = model_file(run_or_model)
@@ -83,6 +88,7 @@ def evaluate(
         shape = classifier_shape(model, path)
         check_stated_classes(info, shape.num_classes, path)
         view = choose_view(info, store, shape.height, ten_crop, path)
+        views = choose_views(info, store, view, views)
         check_model_fits(model, selection, path, view)
         confusion = ConfusionMatrix(selection.num_classes) if per_class else None
         extra_metrics = [confusion] if confusion else []
@@ -90,6 +96,8 @@ def evaluate(
         if not math.isfinite(scores.loss):
             raise RunFailed(f"{path} gives logits that are not finite")
         result = asdict(scores)
+        if views != "none":
+            result |= asdict(score_views(model, selection, devices, views))
         if per_class and confusion:
             result |= report_classes(confusion, selection, per_class)
     return {
@@ -99,6 +107,7 @@ def evaluate(
         "dataset": dataset,
         "split": split,
         "crops": NUM_CROPS if view and view.ten_crop else 1,
+        "views": views,
         "verified": bool(store.verified),
         "model": str(path),
     }
@@ -146,6 +155,32 @@ def choose_view(
     return view if store.image_size is None or view.ten_crop else None
 
 
+def choose_views(
+    info: ModelInfo, store: Store, view: View | None, views: ViewSet | None
+) -> ViewSet:
+    """Returns which views of an image are averaged beside its single view; see `evaluate`.
+
+    Raises:
+        UserError: the caller asks for views that these images do not have.
+    """
+    ten_crop = bool(view and view.ten_crop)
+    if views is None:
+        return "none" if ten_crop or store.image_size is None else info.views or "none"
+    if views not in ("none", *WEIGHTS):
+        raise UserError(f'there are no views "{views}": {nearest(views, ("none", *WEIGHTS))}')
+    if views != "none" and store.image_size is None:
+        raise UserError(
+            f'views "{views}" are for images of one size, and those of {store.dataset} have any '
+            "size: average ten crops of them with --ten-crop"
+        )
+    if views != "none" and ten_crop:
+        raise UserError(
+            f'views "{views}" and ten crops exclude each other; average one of the two, with '
+            "--views none or with --one-crop"
+        )
+    return views
+
+
 def image_size_of(info: ModelInfo, model_size: int | None, path: StrPath) -> int:
     """Returns the pixels per side that a model takes, or was trained on if it takes any size."""
     size = model_size or info.image_size
@@ -187,8 +222,20 @@ def score_model(
     """Scores a model, which may end in a softmax, as `score_selection` does."""
     model, batch_size = with_logits(model), scoring_batch_size(devices)
     if view and view.ten_crop:
-        model, batch_size = with_ten_crops(model, view.image_size), ten_crop_batch_size(devices)
+        model = with_ten_crops(model, view.image_size)
+        batch_size = scoring_batch_size(devices, NUM_CROPS)
     return score_selection(make_scorer(model, extra_metrics), selection, batch_size, view)
+
+
+def score_views(
+    model: keras.Model, selection: Selection, devices: Devices, views: ViewSet
+) -> ViewScores:
+    """Scores the average over views of each image, as they are stored; see `evaluation.views`."""
+    assert selection.image_size is not None  # recipes and `choose_views` refuse images of any size
+    averaged = with_views(with_logits(model), selection.image_size, views)
+    batch_size = scoring_batch_size(devices, len(WEIGHTS[views]))
+    scores = score_selection(make_scorer(averaged), selection, batch_size)
+    return ViewScores(scores.top1, scores.top5, scores.loss)
 
 
 def make_scorer(
@@ -248,22 +295,11 @@ def score_selection(
     )
 
 
-def with_ten_crops(model: keras.Model, image_size: int) -> keras.Model:
-    """Returns a model that averages the softmax of ten crops: [B, 10, S, S, 3] -> log [B, K]."""
-    crops = keras.Input((NUM_CROPS, image_size, image_size, 3))
-    logits = model(keras.ops.reshape(crops, (-1, image_size, image_size, 3)))  # [B * 10, K]
-    num_classes = logits.shape[-1]
-    logits = keras.ops.reshape(logits, (-1, NUM_CROPS, num_classes))  # [B, 10, K]
-    mean = keras.ops.mean(keras.ops.softmax(logits), axis=1)  # [B, K]
-    return keras.Model(crops, keras.ops.log(mean + 1e-30))
+def scoring_batch_size(devices: Devices, num_views: int = 1) -> int:
+    """Returns how many images of `num_views` views each a batch has.
 
-
-def scoring_batch_size(devices: Devices) -> int:
-    """Returns the largest multiple of the number of devices up to BATCH_SIZE."""
-    return BATCH_SIZE // devices.count * devices.count
-
-
-def ten_crop_batch_size(devices: Devices) -> int:
-    """Returns a tenth of the usual batch size, but at least one image for each device."""
-    per_device = scoring_batch_size(devices) // NUM_CROPS // devices.count
+    The views are at most BATCH_SIZE, unless each device gets a single image; the number of images
+    is a multiple of the number of devices.
+    """
+    per_device = BATCH_SIZE // devices.count // num_views
     return max(1, per_device) * devices.count

@@ -26,6 +26,7 @@ from keras_imnet64.recipe.optimizers import (
     PlateauOptions,
     named_constant,
 )
+from keras_imnet64.records import ViewSet
 
 if TYPE_CHECKING:
     from keras_imnet64.data.images.views import View
@@ -135,7 +136,8 @@ class TrainSection(Table):
 
 
 class EvaluationSection(Table):
-    """How images of any size are shown in evaluation; with ten_crop also images of one size."""
+    """How images of any size are shown in evaluation; with ten_crop also images of one size. And
+    which views of images of one size are scored too."""
 
     resize: Annotated[int, Field(ge=8, le=2048)] | None = None
     """Pixels of the shorter side before the centre is cropped; default: 256 / 224 of image_size."""
@@ -143,6 +145,10 @@ class EvaluationSection(Table):
     ten_crop: bool = False
     """Whether scores of the finished model average its predictions for the centre, the corners and
     their mirror images."""
+    views: ViewSet = "none"
+    """Views at the images' own size whose predictions are averaged for scores beside those of the
+    image itself. mirror: the image and its mirror image; shift: this pair, and with half the weight
+    the pairs of the image shifted by one pixel down and right, and up and left."""
 
 
 class ResultSection(Table):
@@ -309,6 +315,16 @@ class Recipe(Table):
             raise UserError(
                 f"evaluation.resize must be at least the {shown} pixels that are cropped; "
                 f"received {evaluation.resize}"
+            )
+        if evaluation.views != "none" and not dataset.image_size:
+            raise UserError(
+                f"evaluation.views is for images of one size, and those of {dataset.name} have any "
+                f'size: set evaluation.ten_crop = true instead; received "{evaluation.views}"'
+            )
+        if evaluation.views != "none" and evaluation.ten_crop:
+            raise UserError(
+                "evaluation.views and evaluation.ten_crop exclude each other: remove one of them; "
+                f'received "{evaluation.views}" and true'
             )
 
     def _check_in_memory(self, dataset: Dataset) -> None:

@@ -84,6 +84,7 @@ def ensemble(
             scores = evaluate(
                 single_run.path,
                 ten_crop=False,
+                views="none",
                 data_dir=data_dir,
                 cache_dir=cache_dir,
                 devices=devices,
@@ -96,7 +97,7 @@ def ensemble(
             _write_run(run, members, joined, fusion, weights, data)
             write_report(run.path, rows)
         with devices.scope():
-            file_score = score_file(run.model, data, devices)
+            file_score = score_file(run.model, data, devices, recipe.evaluation.views)
         result: JsonObject = to_json(describe_scores(recipe, data, devices)) | {
             "fusion": fusion,
             "weights": {m.name: w for m, w in zip(members, weights, strict=True)},

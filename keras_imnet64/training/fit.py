@@ -10,6 +10,7 @@ the images are still the same.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 
 import keras
@@ -26,6 +27,7 @@ from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import Metrics, RunState
 from keras_imnet64.runs import Run, classes_text
 from keras_imnet64.training.callbacks.recording import write_history
+from keras_imnet64.training.clock import in_tenths
 from keras_imnet64.training.memory import PeakMemory
 from keras_imnet64.training.nan_recovery import train_with_recovery
 from keras_imnet64.training.run_folder import (
@@ -141,16 +143,21 @@ def finish(trainer: Trainer, peak_memory_mb: float | None) -> None:
     num_epochs = len(state.history)
     trainer.fill_copy()
     trainer.ship_copy(run.model, num_epochs)
-    model_score = score_file(run.model, setup.data, setup.devices)
+    training_seconds = in_tenths(trainer.clock.seconds)
+    score = partial(
+        score_file, data=setup.data, devices=setup.devices, views=setup.recipe.evaluation.views
+    )
+    model_score = score(run.model)
     if state.best is None:
         write_atomic(run.best, run.model.read_bytes())
         best_score = replace(model_score, epoch=num_epochs)
     else:
-        best_score = replace(score_file(run.best, setup.data, setup.devices), **vars(state.best))
+        best_score = replace(score(run.best), **vars(state.best))
     metrics = Metrics(
         **vars(describe_scores(setup.recipe, setup.data, setup.devices)),
         epochs=num_epochs,
         seconds=round(sum(row.seconds for row in state.history), 1),
+        training_seconds=training_seconds,
         peak_memory_mb=peak_memory_mb,
         model=model_score,
         best=best_score,

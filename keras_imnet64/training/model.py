@@ -129,6 +129,7 @@ def model_info_of(recipe: Recipe, data: Data, own_model: bool, epoch: int) -> Mo
         resize_filter=view.resize_filter if view else find_dataset(store.dataset).resize_filter,
         ten_crop=view.ten_crop if view else None,
         resize=view.resize if view else None,
+        views=None if recipe.evaluation.views == "none" else recipe.evaluation.views,
         verified=bool(store.verified),
         own_model=own_model,
         recipe=recipe.without_results(),

@@ -4,16 +4,25 @@ from dataclasses import asdict
 
 from keras_imnet64.backend.devices import Devices
 from keras_imnet64.core.types import StrPath
-from keras_imnet64.evaluation.evaluate import score_model
+from keras_imnet64.evaluation.evaluate import score_model, score_views
+from keras_imnet64.evaluation.views import NUM_CROPS
 from keras_imnet64.models.load import load_model
 from keras_imnet64.recipe.schema import Recipe
-from keras_imnet64.records import FileScore, ScoredImages
+from keras_imnet64.records import FileScore, ScoredImages, ViewSet
 from keras_imnet64.training.data import Data
 
 
-def score_file(path: StrPath, data: Data, devices: Devices) -> FileScore:
-    """Returns the scores of a model file on a run's final images, in the recipe's view."""
-    return FileScore(**asdict(score_model(load_model(path), data.final, devices, data.view)))
+def score_file(path: StrPath, data: Data, devices: Devices, views: ViewSet) -> FileScore:
+    """Returns the scores of a model file on a run's final images, in the recipe's view.
+
+    Args:
+        views: which views are averaged and scored too, beside the single view.
+    """
+    model = load_model(path)
+    scores = asdict(score_model(model, data.final, devices, data.view))
+    if views != "none":
+        scores |= asdict(score_views(model, data.final, devices, views))
+    return FileScore(**scores)
 
 
 def describe_scores(recipe: Recipe, data: Data, devices: Devices) -> ScoredImages:
@@ -25,5 +34,6 @@ def describe_scores(recipe: Recipe, data: Data, devices: Devices) -> ScoredImage
         split=data.final.store.split,
         verified=bool(data.final.store.verified and data.train.store.verified),
         selected_on=recipe.selection,
-        crops=10 if recipe.evaluation.ten_crop else 1,
+        crops=NUM_CROPS if recipe.evaluation.ten_crop else 1,
+        views=recipe.evaluation.views,
     )

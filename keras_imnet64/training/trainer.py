@@ -29,6 +29,7 @@ from keras_imnet64.training.callbacks.replay import Replay
 from keras_imnet64.training.callbacks.stop_signal import StopSignal
 from keras_imnet64.training.callbacks.validation import Validation
 from keras_imnet64.training.checkpoints import Checkpoints
+from keras_imnet64.training.clock import TrainingClock
 from keras_imnet64.training.finite import NotFinite
 from keras_imnet64.training.memory import is_out_of_memory, out_of_memory_advice
 from keras_imnet64.training.model import model_info_of
@@ -65,6 +66,7 @@ class Trainer:
         self.variables = variables_by_path(self.model, setup.metrics)
         metrics = {p: v for p, v in self.variables.items() if p.startswith("metrics/")}
         self.position = Position(self.stream, metrics)
+        self.clock = TrainingClock()
         self.checkpoints = Checkpoints(
             run.checkpoints, self.model, self.variables, self.recipe.train.checkpoint_every
         )
@@ -83,9 +85,9 @@ class Trainer:
         self.early_stopping = EarlyStopping(self.recipe.train.early_stopping)
         self.plateau = PlateauSchedule(self.recipe.schedule.name == "plateau", self.model.optimizer)
         self.recorder = Recorder(
-            run, self.recipe.train.epochs, self.model.optimizer, self.learning_rate
+            run, self.recipe.train.epochs, self.model.optimizer, self.learning_rate, self.clock
         )
-        self.checkpointing = Checkpointing(self.checkpoints, self.position)
+        self.checkpointing = Checkpointing(self.checkpoints, self.position, self.clock)
         self.hooks = Hooks(self)
 
     def __enter__(self) -> "Trainer":
@@ -121,7 +123,8 @@ class Trainer:
         Raises:
             NotFinite: the state is not finite; nothing is written.
         """
-        self.state = replace(self.state, epoch=epoch, step=step)
+        seconds = self.clock.seconds
+        self.state = replace(self.state, epoch=epoch, step=step, training_seconds=seconds)
         with Activity("saving the state"):
             saved = self.checkpoints.save(self.state)
         if not saved:
@@ -148,6 +151,7 @@ class Trainer:
         with Activity("saving the initial state"):
             if not list_checkpoints(self.run.checkpoints) and not self.checkpoints.save(self.state):
                 raise UserError("the initial weights are not finite: start from other weights")
+        self.clock.start(self.state)
         if self.state.epoch >= self.recipe.train.epochs or self.state.stopped_early:
             return
         self.hooks.replay = replay
@@ -235,7 +239,12 @@ class Trainer:
         before = (found.epoch, found.step - 1)
         first = NotFinite(found.what, found.epoch, found.step, found.step - 1)
         if replay.before == before:
-            state = replace(self.state, epoch=before[0], step=before[1])
+            state = replace(
+                self.state,
+                epoch=before[0],
+                step=before[1],
+                training_seconds=self.clock.seconds,
+            )
             self.checkpoints.save_arrays(replay.arrays, state)
             return first
         return first if start == before else None

@@ -31,7 +31,8 @@ def test_two_real_steps(name, tmp_path, slimmer):
         size = min(size, 32)  # their widths are not ours to change, and JAX compiles long
     else:
         size //= factor
-        network |= {"width": 0.5, "depth": 4 + 2 * round(np.log2(size / 4))}
+        stages = round(np.log2(size / 4)) if network["stages"] == "auto" else network["stages"]
+        network |= {"width": 0.5, "depth": 4 + 2 * stages}
     size *= factor
     content["data"] |= {
         "dataset": f"imagenet_resized/{size}x{size}",

@@ -15,6 +15,7 @@ from keras_imnet64.core.files import write_csv
 from keras_imnet64.core.types import Logs
 from keras_imnet64.records import EpochRow, RunState, Scores
 from keras_imnet64.runs import Run
+from keras_imnet64.training.clock import TrainingClock, in_tenths
 
 COLUMNS = tuple(field.name for field in fields(EpochRow))
 CURVES = COLUMNS[2:]  # TensorBoard shows all columns but epoch and step
@@ -34,9 +35,10 @@ class Recorder:
         num_epochs: int,
         optimizer: keras.optimizers.Optimizer,
         learning_rate: Callable[[int], float],
+        clock: TrainingClock,
     ) -> None:
         self.run, self.num_epochs = run, num_epochs
-        self.optimizer, self.learning_rate = optimizer, learning_rate
+        self.optimizer, self.learning_rate, self.clock = optimizer, learning_rate, clock
 
     @contextmanager
     def open_logs(self) -> Iterator[None]:
@@ -75,6 +77,7 @@ class Recorder:
             val_top5=scores.top5,
             images_per_second=round(images_per_second, 1),
             seconds=round(seconds, 1),
+            training_seconds=in_tenths(self.clock.seconds),
         )
 
     def write(self, state: RunState) -> None:
@@ -85,7 +88,8 @@ class Recorder:
         write_history(self.run.history_file, state)
         with self.writer.as_default(step=row.step):
             for name in CURVES:
-                tf.summary.scalar(name, getattr(row, name))
+                if (value := getattr(row, name)) is not None:
+                    tf.summary.scalar(name, value)
         self.writer.flush()
         say(
             f"epoch {row.epoch}/{self.num_epochs}  loss {row.loss:.3f}"

@@ -1,0 +1,172 @@
+"""Draws curves of runs as a picture: accuracy against minutes or epochs, from their history.csv.
+
+Minutes are those of `training_seconds`: the wall clock from a run's first step on, with
+compilation and the scores of epochs. Runs of versions that did not record it have the seconds of
+their epochs' steps instead, and their label says so.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from keras_imnet64.core.errors import UserError, nearest
+from keras_imnet64.core.files import write_atomic
+from keras_imnet64.core.paths import check_output_file
+from keras_imnet64.core.types import JsonObject, StrPath
+from keras_imnet64.records import EpochRow
+from keras_imnet64.runs import Run, open_run
+
+Against: TypeAlias = Literal["minutes", "epochs"]
+TITLES = {  # of what can be drawn, a column of history.csv
+    "val_top1": "top-1 of the validation images (%)",
+    "val_top5": "top-5 of the validation images (%)",
+    "val_loss": "cross-entropy of the validation images",
+    "top1": "top-1 in training (%)",
+    "top5": "top-5 in training (%)",
+    "loss": "loss in training",
+    "learning_rate": "learning rate",
+    "images_per_second": "images per second",
+}
+assert set(TITLES) < {field.name for field in fields(EpochRow)}
+MAX_CURVES = 10  # as many colours as can be told apart
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line of the picture."""
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    dashed: bool = False  # so that a curve that it covers can be seen
+
+
+def draw_runs(
+    runs: Sequence[StrPath],
+    out: StrPath,
+    *,
+    against: Against = "minutes",
+    metric: str = "val_top1",
+    published: Mapping[str, float] | None = None,
+) -> JsonObject:
+    """Writes a PNG with a curve for each run.
+
+    Args:
+        runs: run folders with at least two finished epochs, which need not be finished.
+        out: the picture, whose name ends in .png.
+        against: what the horizontal axis shows.
+        metric: a key of TITLES.
+        published: values to mark with a horizontal line, by label.
+
+    Returns:
+        dict: out, metric, against, and runs, a list with the label, length, best and last value of
+        each curve.
+
+    Raises:
+        UserError: a folder is no run, or its history is missing, damaged, or too short to draw.
+    """
+    check_output_file(out, ".png")
+    if metric not in TITLES:
+        raise UserError(f'there is no curve of "{metric}": {nearest(metric, TITLES)}')
+    if len(runs) > MAX_CURVES:
+        raise UserError(f"a picture has at most {MAX_CURVES} runs; received {len(runs)}")
+    names = [Path(run).resolve().name for run in runs]
+    labels = names if len(set(names)) == len(names) else [str(run) for run in runs]
+    curves = [
+        read_curve(run, against, metric, label) for run, label in zip(runs, labels, strict=True)
+    ]
+    write_atomic(Path(out), draw(curves, against, TITLES[metric], marks=published))
+    best = min if metric in ("loss", "val_loss") else max
+    return {
+        "out": str(out),
+        "metric": metric,
+        "against": against,
+        "runs": [
+            {
+                "run": curve.label,
+                against: round(curve.x[-1], 2),
+                "best": best(curve.y),
+                "last": curve.y[-1],
+            }
+            for curve in curves
+        ],
+    }
+
+
+def read_curve(path: StrPath, against: Against, metric: str, label: str) -> Curve:
+    """Returns the curve of a run; its label also says if its minutes are not the wall clock's."""
+    run = open_run(path)
+    if not run.history_file.exists():
+        raise UserError(f"the run in {path} has no history.csv: no epoch of it is finished")
+    rows = run.history
+    y = _numbers(run, rows, metric)
+    if len(rows) < 2:
+        raise UserError(f"a curve needs two finished epochs; the run in {path} has {len(rows)}")
+    if against == "epochs":
+        return Curve(label, _numbers(run, rows, "epoch"), y)
+    if all(row.get("training_seconds") for row in rows):
+        seconds = _numbers(run, rows, "training_seconds")
+        return Curve(label, tuple(s / 60 for s in seconds), y)
+    of_epochs = _numbers(run, rows, "seconds")
+    minutes = tuple(sum(of_epochs[: n + 1]) / 60 for n in range(len(rows)))
+    return Curve(f"{label} (steps alone)", minutes, y)
+
+
+def _numbers(run: Run, rows: Sequence[Mapping[str, str]], column: str) -> tuple[float, ...]:
+    """Returns a column of a history as finite numbers."""
+    try:
+        numbers = tuple(float(row[column]) for row in rows)
+    except (KeyError, TypeError, ValueError):
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise UserError(
+            f"{run.history_file} is damaged: its column {column} does not hold a number for each "
+            "epoch; restore the file"
+        )
+    return numbers
+
+
+def draw(
+    curves: Sequence[Curve],
+    x_title: str,
+    y_title: str,
+    *,
+    marks: Mapping[str, float] | None = None,
+    markers: bool = True,
+) -> bytes:
+    """Returns a PNG of curves in one plot.
+
+    Args:
+        marks: values of the vertical axis to mark with a dashed line, by label.
+        markers: whether each point has a dot.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.subplots()
+    for number, curve in enumerate(curves):
+        style = ("o" if markers else "") + ("--" if curve.dashed else "-")
+        colour = f"C{number}"  # of matplotlib's own ten
+        axes.plot(curve.x, curve.y, style, markersize=3, linewidth=1.4, color=colour)
+        axes.lines[-1].set_label(_literal(curve.label))
+    for label, value in (marks or {}).items():
+        axes.axhline(value, linestyle="--", linewidth=1, color="0.35")
+        axes.lines[-1].set_label(_literal(f"{label}: {value:g}"))
+    axes.set(xlabel=x_title, ylabel=y_title)
+    axes.set_xlim(left=min(0, *(min(curve.x) for curve in curves)))
+    axes.grid(visible=True, color="0.88")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()
+
+
+def _literal(label: str) -> str:
+    """Returns a label that matplotlib shows as it is: no formula, and not hidden."""
+    label = label.replace("$", r"\$")
+    return f" {label}" if label.startswith("_") else label
