@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
+from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.types import Options, Tensor
 from keras_imnet64.data.augment.shrink import shrink_mean
 from keras_imnet64.models.keras_private import without_weights
@@ -35,9 +36,19 @@ def smaller_networks(
     for size in recipe.smaller_sizes:
         pattern = None
         if not own_model:
-            pattern = outline_of(recipe, size, shrink_normalization(normalization, size))
+            pattern = _outline_at(recipe, size, shrink_normalization(normalization, size))
         smaller[size] = network_at(network, size, pattern)
     return smaller
+
+
+def _outline_at(recipe: Recipe, size: int, normalization: str | Options) -> keras.Model:
+    try:
+        return outline_of(recipe, size, normalization)
+    except Exception as error:  # a layer may raise any exception where a map would be empty
+        raise UserError(
+            f"train.sizes: {recipe.model.name} does not work on {size} pixels ({reason(error)}): "
+            "choose a larger size"
+        ) from error
 
 
 def check_sizes(recipe: Recipe, network: keras.Model, own_model: bool) -> None:
@@ -55,7 +66,7 @@ def shrink_normalization(normalization: str | Options, size: int) -> str | Optio
     if isinstance(normalization, str):
         return normalization
     mean = np.asarray(normalization["mean"])
-    return normalization | {"mean": shrink_mean(mean, size)} if mean.ndim == 3 else normalization
+    return {**normalization, "mean": shrink_mean(mean, size)} if mean.ndim == 3 else normalization
 
 
 def set_sizes(model: keras.Model, smaller: Mapping[int, keras.Model]) -> None:
