@@ -101,12 +101,16 @@ def images_of_epoch(recipe: Recipe) -> int | None:
 
 
 def outline_of(
-    recipe: Recipe, input_size: int | None = None, normalization: str | Options = "imagenet"
+    recipe: Recipe,
+    input_size: int | None = None,
+    normalization: str | Options = "imagenet",
+    num_classes: int | None = None,
 ) -> keras.Model:
     """Returns the recipe's network without weights; raises a UserError if it cannot be built.
 
     Args:
         input_size, normalization: as for `build_model`.
+        num_classes: in place of the recipe's.
 
     For a recipe of several branches, which all have the same shapes, this is the first branch.
     """
@@ -117,7 +121,9 @@ def outline_of(
         return build_model(
             recipe.model.name,
             image_size=recipe.image_size,
-            num_classes=recipe.num_classes or 2,  # unknown: check the network with any number
+            num_classes=num_classes
+            or recipe.num_classes
+            or 2,  # unknown: check the network with any number
             input_size=input_size,
             normalization=normalization,
             dtype=recipe.train.dtype if input_size else "float32",

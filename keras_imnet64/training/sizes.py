@@ -36,14 +36,17 @@ def smaller_networks(
     for size in recipe.smaller_sizes:
         pattern = None
         if not own_model:
-            pattern = _outline_at(recipe, size, shrink_normalization(normalization, size))
+            small = shrink_normalization(normalization, size)
+            pattern = _outline_at(recipe, size, small, network.outputs[0].shape[-1])
         smaller[size] = network_at(network, size, pattern)
     return smaller
 
 
-def _outline_at(recipe: Recipe, size: int, normalization: str | Options) -> keras.Model:
+def _outline_at(
+    recipe: Recipe, size: int, normalization: str | Options, num_classes: int
+) -> keras.Model:
     try:
-        return outline_of(recipe, size, normalization)
+        return outline_of(recipe, size, normalization, num_classes)
     except Exception as error:  # a layer may raise any exception where a map would be empty
         raise UserError(
             f"train.sizes: {recipe.model.name} does not work on {size} pixels ({reason(error)}): "
