@@ -174,6 +174,7 @@ class Trainer:
         """Runs Keras' loop from the current state to the end of a stage, or until a stop."""
         if self.recipe.smaller_sizes:
             self.model.train_function = None  # else TensorFlow traces a step for any size
+        self.stream.begin(self.state.epoch, self.state.step)  # Keras may look at a batch at once
         with closing(self.bar):
             self.bar.prepare()
             self.model.fit(
