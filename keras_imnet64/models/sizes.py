@@ -32,11 +32,12 @@ def network_at(network: keras.Model, size: int, pattern: keras.Model | None = No
         UserError: the network does not work on images of that size, or would need other weights.
     """
     graph = graph_of(pattern or network)
-    if graph is None:
+    if graph is None or graph_of(network) is None:
         raise UserError(
             "train.sizes needs a functional or sequential model; received a "
             f"{type(network).__name__}: remove it, or build the model of Keras' layers"
         )
+    _check_no_flat_map(network)
     if pattern is None:
         _check_own_graph(network)
     else:
@@ -58,6 +59,21 @@ def network_at(network: keras.Model, size: int, pattern: keras.Model | None = No
     small = keras.Model(pixels, outputs, name=network.name)
     _check_maps(small, size)
     return small
+
+
+def _check_no_flat_map(network: keras.Model) -> None:
+    """Refuses dense layers on the pixels of a map, of which each size has its own number."""
+    graph = graph_of(network)
+    assert graph is not None  # `network_at` has checked
+    for call in calls_of(graph):
+        height, width = (*call.inputs[0].shape[1:3], 1, 1)[:2]
+        if isinstance(call.operation, layers.Flatten) and max(height, width) > 1:
+            raise UserError(
+                f"train.sizes does not work with {network.name}, whose layer "
+                f'"{call.operation.name}" flattens a map of {height} x {width} for a dense layer: '
+                "choose a network that averages its last map, such as a residual one, or remove "
+                "train.sizes"
+            )
 
 
 def _check_own_graph(network: keras.Model) -> None:

@@ -10,6 +10,7 @@ from test_fit import SignalAt
 from test_interruption import Poison, check_kills
 
 from keras_imnet64 import training_setup
+from keras_imnet64.backend.devices import take_devices
 from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.data.stores.packing import write_store
 from keras_imnet64.models import build_model
@@ -20,6 +21,7 @@ from keras_imnet64.models.sizes import network_at
 from keras_imnet64.recipe.loading import check_recipe
 from keras_imnet64.records import SizeStage
 from keras_imnet64.training.fit import fit
+from keras_imnet64.training.setup import check_setup
 from keras_imnet64.training.sizes import shrink_normalization, smaller_networks
 from keras_imnet64.training.state import list_checkpoints, load_checkpoint
 
@@ -140,7 +142,7 @@ def layers_that_hold_sizes():
     own = keras.layers.Normalization((1, 2, 3), mean, mean + 1, name="own_mean")(inputs)
     folded = keras.ops.reshape(conv, (-1, 16, 4))
     return {
-        'layer "logits"|does not work on 8 pixels': (inputs, flat),
+        '"flat" flattens a map of 8 x 8 for a dense layer': (inputs, flat),
         "own_mean": (inputs, keras.layers.GlobalAveragePooling2D()(own)),
         "which holds the size of its map": (inputs, keras.ops.mean(folded, axis=1)),
         None: (inputs, pooled),
@@ -156,6 +158,50 @@ def test_a_model_of_your_own_is_judged_by_its_layers(sentence):
         return
     with pytest.raises(UserError, match=sentence):
         network_at(model, 8)
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes", "sentence"),
+    [
+        (DAVIT | {"stem": "full_15x15"}, HALF, r"davit_tiny does not work on 8 pixels \(.*least 9"),
+        ({"name": "resnet18"}, HALF, '8 pixels are too few for resnet18, whose layer "stage'),
+    ],
+)
+def test_networks_have_a_least_size(model, sizes, sentence, slim, small_recipe):
+    recipe = small_recipe(model=model, train={"sizes": sizes})
+    with pytest.raises(UserError, match=sentence):
+        check_setup(recipe, take_devices())
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg16", "vgg16_bn", "tiny_cnn1", "tiny_cnn2"])
+def test_networks_with_dense_layers_on_the_map_are_refused(name, slim, small_recipe):
+    recipe = small_recipe(
+        model={"name": name},
+        data={"dataset": "imagenet_resized/64x64"},
+        train={"sizes": [[0.0, 32], [0.5, 64]]},
+    )
+    with pytest.raises(UserError, match=f'{name}, whose layer "pool" flattens a map'):
+        check_setup(recipe, take_devices())
+
+
+def test_weights_for_each_pixel_are_refused():
+    """As those of a position embedding."""
+    with pytest.raises(UserError, match=r'layer "dense" has weights of shape .* at 16 .* at 8: '):
+        network_at(with_dense_rows(16), 8, with_dense_rows(8))
+
+
+def with_dense_rows(size):
+    """A network whose weights mix the columns of a row."""
+    inputs = keras.Input((size, size, 3))
+    x = keras.layers.Permute((1, 3, 2))(inputs)
+    x = keras.layers.Dense(4, name="dense")(x)
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+
+
+def test_statistics_of_a_network_without_any_are_refused(four_blocks, small_recipe):
+    recipe = small_recipe(model=DAVIT, train={"remeasure_statistics": 2})
+    with pytest.raises(UserError, match="no use for davit_tiny, which has no batch norm"):
+        check_setup(recipe, take_devices())
 
 
 # ------------------------------------------------------------------------------------------- runs
