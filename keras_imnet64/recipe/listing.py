@@ -109,7 +109,7 @@ def in_words(known: Facts) -> Iterator[str]:
         ]
         yield f"sizes       epochs: {', then '.join(parts)}"
     if known["run_macs"]:
-        run = f"{known['run_macs'] / 1e15:.3g} P" if known["run_macs"] else None
+        run = in_peta(known["run_macs"])
         yield f"run         {run} multiply-accumulates in all forward passes of training"
     published = known["published"]
     yield f"published   {_result(published, known['published_top1']) if published else 'nothing'}"
@@ -121,6 +121,11 @@ def in_words(known: Facts) -> Iterator[str]:
 
 def in_giga(macs: int | None) -> str | None:
     return f"{macs / 1e9:.3f} G" if macs else None
+
+
+def in_peta(macs: int) -> str:
+    """Returns the multiply-accumulates of a run in units of 10^15, or below that of 10^12."""
+    return f"{macs / 1e15:.3g} P" if macs >= 1e15 else f"{macs / 1e12:.3g} T"
 
 
 def _result(result: JsonObject, top1: float | None) -> str:
