@@ -219,6 +219,18 @@ class DatasetInfo:
 
 
 @dataclass(frozen=True)
+class SizeStage:
+    """The epochs of a run that train on pictures of one size."""
+
+    image_size: int  # pixels per side
+    first_epoch: int  # counted from 0
+    end_epoch: int  # the epoch after the last
+
+    def __contains__(self, epoch: int) -> bool:
+        return self.first_epoch <= epoch < self.end_epoch
+
+
+@dataclass(frozen=True)
 class EpochRow:
     """A row of history.csv, whose columns are these fields. Accuracies are in percent."""
 

@@ -204,6 +204,30 @@ simply(
     'views "mirror" and ten crops exclude each other',
 )
 simply("views_of_a_model", "evaluate model.keras --views miror", "'miror' is not one of")
+SIZES = f"{FIT} --set train.sizes="
+simply("sizes_form", f"{SIZES}[8,16]", r"train.sizes.0 must be .*share, pixels.*; received 8")
+simply("sizes_none", f"{SIZES}[]", r"a list such as \[\[0.0, 32\]")
+simply("sizes_first", f"{SIZES}[[0.1,8],[0.5,16]]", r"begin with the share 0\.0.*received 0\.1")
+simply("sizes_share", f"{SIZES}[[0.0,8],[1.0,16]]", r"from 0\.0 to below 1\.0; received 1\.0")
+simply("sizes_order", f"{SIZES}[[0,8],[0.6,12],[0.5,16]]", r"shares that grow.*0\.6 and then 0\.5")
+simply("sizes_shrink", f"{SIZES}[[0,12],[0.4,8],[0.7,16]]", "sizes that grow.*12 and then 8")
+simply("sizes_too_small", f"{SIZES}[[0,4],[0.5,16]]", "whole numbers of pixels from 8; received 4")
+simply("sizes_not_whole", f"{SIZES}[[0,8.5],[0.5,16]]", "whole numbers of pixels.*received 8.5")
+simply("sizes_end", f"{SIZES}[[0,8],[0.5,12]]", "end with 16 pixels, .* the model; received 12")
+simply("sizes_above", f"{SIZES}[[0,8],[0.5,16],[0.7,32]]", "end with 16 pixels, .*received 32")
+simply("sizes_no_epoch", f"{SIZES}[[0,8],[0.9,16]]", "leaves no epoch for 16 pixels.*epochs is 3;")
+OTHER = f"{SIZES}[[0,8],[0.5,16]] --set model.name="
+simply(
+    "sizes_dense", f'{OTHER}"tiny_cnn1"', "does not work with tiny_cnn1.*8: choose a network that"
+)
+simply("sizes_stride", f'{OTHER}"resnet18"', "8 pixels are too few for resnet18, .* of 1: choose a")
+simply(
+    "sizes_spectral",
+    f'{OTHER}"spectral" --set model.factor=2 --set model.base={{name="resnet18"}}',
+    "train.sizes does not work with a spectral network",
+)
+STATISTICS = f"{FIT} --set train.remeasure_statistics="
+simply("statistics_many", f"{STATISTICS}7", "at most 6, the batches of an epoch; received 7")
 simply("holdout", f"{FIT} --set data.holdout=96", "must leave images to train on")
 simply("depth", f"{FIT} --set model.depth=9", "received 9; the nearest that fits is 8")
 simply("run_name", "fit --recipe small.toml --name ../up", "one folder below saved_models")

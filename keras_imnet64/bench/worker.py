@@ -31,6 +31,7 @@ from keras_imnet64.core.library_logs import silence_libraries
 from keras_imnet64.core.types import JsonObject, Logs
 from keras_imnet64.core.validation import parse_record
 from keras_imnet64.recipe.loading import check_recipe, parse_toml
+from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.training.data import load_data, make_stream
 from keras_imnet64.training.memory import is_out_of_memory
 from keras_imnet64.training.setup import check_setup, setup_on
@@ -45,7 +46,7 @@ class Worker:
     """
 
     def __init__(self, request: Request) -> None:
-        recipe = check_recipe(parse_toml(request.recipe))
+        recipe = at_full_size(check_recipe(parse_toml(request.recipe)))
         self.devices = take_devices(request.devices)
         check_setup(recipe, self.devices)
         if request.has_images:
@@ -111,6 +112,11 @@ class Worker:
                 next(batches)
             num_made += 1
         return (time.perf_counter() - begin) / num_made * count
+
+
+def at_full_size(recipe: Recipe) -> Recipe:
+    """Returns the recipe without `train.sizes`: steps are measured at the size of the model."""
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"sizes": None})})
 
 
 class ForwardClock(keras.callbacks.Callback):

@@ -21,6 +21,7 @@ from keras_imnet64.core.types import Tensor
 from keras_imnet64.data.augment.crops import mirror
 from keras_imnet64.data.augment.draws import AugmentationStep, TensorDraws
 from keras_imnet64.data.augment.mixing import mixed_labels
+from keras_imnet64.data.augment.shrink import shrink
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.order import Mirror, epoch_draws, epoch_order
 from keras_imnet64.data.selection import Selection
@@ -71,6 +72,10 @@ class TrainingStream:
         steps_per_epoch: default, and maximum, all whole batches. The samples that are left over
             differ from epoch to epoch.
         mean_image: uint8 [H, W, 3], the pixels of fill "mean"; default black.
+        size_of_epoch: epoch -> pixels per side of its batches' images; default: the full size in
+            each. Order, draws and augmentation are those of the full size; their result is shrunk
+            (`augment.shrink`). But where a crop of an encoded store is the whole augmentation, the
+            same region is resized straight to the smaller size.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class TrainingStream:
         augmentation: Sequence[AugmentationStep] = (),
         steps_per_epoch: int | None = None,
         mean_image: np.ndarray | None = None,
+        size_of_epoch: Callable[[int], int] | None = None,
     ) -> None:
         self.selection = selection
         self.batch_size = batch_size
@@ -93,6 +99,7 @@ class TrainingStream:
         self.view = view
         self.image_size = size = _image_size(selection, view)
         self.mean_image = np.zeros((size, size, 3), "uint8") if mean_image is None else mean_image
+        self.size_of_epoch = size_of_epoch or (lambda epoch: size)
         self.num_samples = len(selection) * (2 if mirror == "both" else 1)
         self.steps_per_epoch = steps_per_epoch or self.num_samples // batch_size
         self._start = (0, 0)  # (epoch, step) of the next iteration
@@ -108,21 +115,29 @@ class TrainingStream:
         """Sets where the next iteration of the data set begins; epochs and steps count from 0."""
         self._start = (epoch, step)
 
-    def dataset(self) -> tf.data.Dataset:
+    def dataset(self, image_size: int | None = None) -> tf.data.Dataset:
         """Returns a data set of (images uint8 [B, H, W, 3], labels).
+
+        Args:
+            image_size: pixels per side, since a data set has images of one size; default: the full
+                size. Only epochs of that size may be iterated.
 
         Labels are int32 [B]; or float32 [B, 3] if the last step of the augmentation mixes images:
         two labels and the share of the first, see `augment.mixing`.
 
         An iteration runs from the step that `begin` has set to the end of its epoch.
         """
-        steps = tf.data.Dataset.range(1).flat_map(lambda _: self._remaining_steps())
+        size = image_size or self.image_size
+        steps = tf.data.Dataset.range(1).flat_map(lambda _: self._remaining_steps(size))
         if self._encoded_store is None:
-            batches = map_in_parallel(steps, self._load, self.batch_size, self.image_size)
+            load = partial(self._load, size)
+            batches = map_in_parallel(steps, load, self.batch_size, self.image_size)
         else:
             read = partial(_read_samples, self._encoded_store)
-            steps = map_one_by_one(steps, read, self._decode_sample, self.batch_size)
-            batches = map_in_parallel(steps, self._finish, self.batch_size, self.image_size)
+            decode_sample = partial(self._decode_sample, size)
+            steps = map_one_by_one(steps, read, decode_sample, self.batch_size)
+            finish = partial(self._finish, size)
+            batches = map_in_parallel(steps, finish, self.batch_size, self.image_size)
         batches = with_pipeline_options(batches.prefetch(PREFETCHED_BATCHES))
         # Keras reads the length of an epoch from the cardinality. If it were unknown, Keras would
         # request one batch too many, and give all epochs the length of a resumed one.
@@ -152,42 +167,51 @@ class TrainingStream:
             raise UserError(f"epoch must be a whole number from 0; received {epoch!r}")
         if not isinstance(step, Integral):
             raise UserError(f"step must be a whole number; received {step!r}")
+        samples = self._samples(epoch, step)
         with ON_CPU():
-            images, labels = self._load(self._samples(epoch, step))
+            images, labels = self._load(self.size_of_epoch(epoch), samples)
         return images.numpy(), np.asarray(labels)
 
     def positions(self, epoch: int, step: int) -> np.ndarray:
         """Returns the positions in the store of the images of one step: int64 [B]."""
         return np.asarray(self._samples(epoch, step).positions)
 
-    def stages(self, epoch: int, step: int) -> tuple[list[Stage], np.ndarray]:
+    def stages(
+        self, epoch: int, step: int, image_size: int | None = None
+    ) -> tuple[list[Stage], np.ndarray]:
         """Returns the images of one step after each operation.
+
+        Args:
+            image_size: of the last stage; default: that of the epoch.
 
         Returns:
             (stages, labels int32 [B]), as arrays: the first stage holds the images as they are
             read, the last those that the model receives.
         """
         samples = self._samples(epoch, step)
+        size = image_size or self.size_of_epoch(epoch)
         with ON_CPU():
-            stages = list(self._augment(self._read_images(samples), samples))
+            stages = list(self._augment(size, self._read_images(size, samples), samples))
         arrays = [Stage(name, images.numpy()) for name, images in stages]
         return arrays, np.asarray(samples.labels)
 
     # ----------------------------------------------------------------------------------- one step
 
-    def _load(self, samples: Samples) -> tuple[tf.Tensor, tf.Tensor]:
+    def _load(self, size: int, samples: Samples) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the images and labels of one step; works in a graph too."""
-        return self._finish(self._read_images(samples), samples)
+        return self._finish(size, self._read_images(size, samples), samples)
 
-    def _finish(self, images: tf.Tensor, samples: Samples) -> tuple[tf.Tensor, tf.Tensor]:
+    def _finish(
+        self, size: int, images: tf.Tensor, samples: Samples
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns augmented images and labels, from the images as they are read."""
         labels = samples.labels
-        *_, (_, images) = self._augment(images, samples)
+        *_, (_, images) = self._augment(size, images, samples)
         if self.augmentation and self.augmentation[-1].mixes:
             labels = mixed_labels(labels, samples.draws[-1])
         return images, labels
 
-    def _augment(self, images: tf.Tensor, samples: Samples) -> Iterator[Stage]:
+    def _augment(self, size: int, images: tf.Tensor, samples: Samples) -> Iterator[Stage]:
         """Yields each stage, from the images as they are read to those that the model receives."""
         steps = list(zip(self.augmentation, samples.draws, strict=True))
         if self._crops_when_read:
@@ -201,6 +225,8 @@ class TrainingStream:
         for step, draws in steps:
             images = step.apply(images, draws, self.mean_image)
             yield Stage(step.op, images)
+        if images.shape[1] != size:
+            yield Stage(f"{size} px", shrink(images, size))
 
     # ------------------------------------------------------------------- images as they are read
 
@@ -223,38 +249,58 @@ class TrainingStream:
         assert isinstance(store, RawStore)
         return image_tensor(store.images)
 
-    def _read_images(self, samples: Samples) -> tf.Tensor:
-        """Returns the images of one step as they are read: uint8 [B, H, W, 3]."""
+    def _read_images(self, size: int, samples: Samples) -> tf.Tensor:
+        """Returns the images of one step as they are read: uint8 [B, H, W, 3].
+
+        Args:
+            size: pixels per side that the model takes in the step's epoch.
+        """
         if self._encoded_store is None:
             return tf.gather(self._stored, samples.positions)
         contents = self._encoded_store.read(np.asarray(samples.positions))
         encoded = zip(contents, samples.regions, samples.mirrored, strict=True)
-        return tf.stack([self._decode(*image) for image in encoded])
+        size = self._size_as_read(size)
+        return tf.stack([self._decode(size, *image) for image in encoded])
 
-    def _decode_sample(self, content: tf.Tensor, sample: Samples) -> tuple[tf.Tensor, Samples]:
+    def _decode_sample(
+        self, size: int, content: tf.Tensor, sample: Samples
+    ) -> tuple[tf.Tensor, Samples]:
         """Returns (decoded image uint8 [H, W, 3], sample) of one sample; a graph."""
-        return self._decode(content, sample.regions, sample.mirrored), sample
+        size = self._size_as_read(size)
+        return self._decode(size, content, sample.regions, sample.mirrored), sample
 
-    def _decode(self, content: tf.Tensor, region: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
-        size = self.image_size
-        return decode(content, region, mirrored, self._show, (size, size, 3))
+    def _decode(
+        self, size: int, content: tf.Tensor, region: tf.Tensor, mirrored: tf.Tensor
+    ) -> tf.Tensor:
+        return decode(content, region, mirrored, self._show(size), (size, size, 3))
 
-    @cached_property
-    def _show(self) -> Callable[[np.ndarray, bool], np.ndarray]:
-        """The function with which `decode` resizes decoded pixels to uint8 [S, S, 3]."""
+    def _size_as_read(self, size: int) -> int:
+        """Returns the size of decoded images: a crop that nothing follows has the final one."""
+        is_all = self._crops_when_read and len(self.augmentation) == 1
+        return size if is_all else self.image_size
+
+    def _show(self, size: int) -> Callable[[np.ndarray, bool], np.ndarray]:
+        """Returns the function with which `decode` resizes decoded pixels to uint8 [S, S, 3]."""
         if self._crops_when_read:
-            return crop_resizer(self.image_size, self.augmentation[0].options["interpolation"])
+            return crop_resizer(size, self.augmentation[0].options["interpolation"])
         assert self.view is not None  # as `_image_size` has checked
         return viewer(self.view)
 
     # ---------------------------------------------------------------------- samples of an epoch
 
-    def _remaining_steps(self) -> tf.data.Dataset:
-        """Returns a data set of the samples of each step, from the step that `begin` has set."""
+    def _remaining_steps(self, image_size: int) -> tf.data.Dataset:
+        """Returns a data set of the samples of each step, from the step that `begin` has set.
+
+        Args:
+            image_size: of the images that become of them.
+        """
         example = self._samples(self._start[0], 0)  # gives the structure, types and shapes
         arrays = tf.nest.flatten(example)
 
         def remaining() -> list[np.ndarray]:
+            size = self.size_of_epoch(self._start[0])
+            if size != image_size:
+                raise ValueError(f"epoch {self._start[0]} has {size} px; received {image_size}")
             samples = self._samples_by_step(*self._start)
             return [array.copy() for array in tf.nest.flatten(samples)]  # TensorFlow may overwrite
 

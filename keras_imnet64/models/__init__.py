@@ -79,6 +79,7 @@ def build_model(
     num_classes: int,
     normalization: str | Options = "imagenet",
     dtype: str = "float32",
+    input_size: int | None = None,
     **options: Any,  # `models.options` has their types
 ) -> keras.Model:
     """Builds a network of the table with freshly drawn Keras initial weights.
@@ -91,6 +92,8 @@ def build_model(
             a list of three, or an array [H, W, 3]; (pixels / 255 - mean) / std is the first layer.
         dtype: name of a Keras dtype policy, such as "mixed_bfloat16"; normalisation and logits are
             float32 under every policy.
+        input_size: pixels per side of the images that the network takes, where they differ from
+            `image_size`, by which its structure is chosen; see `models.sizes`.
         options: those of the network, see `models.options`.
 
     Returns:
@@ -105,7 +108,9 @@ def build_model(
     check_whole("num_classes", num_classes, 2, MAX_NUM_CLASSES)
     import keras
 
-    with keras_defaults():
+    from keras_imnet64.models import parts
+
+    with keras_defaults(), parts.input_size(input_size):
         try:
             keras.config.set_dtype_policy(dtype)
         except ValueError:

@@ -103,6 +103,8 @@ def build(
 
     inputs = pixels(image_size)
     x = normalize(inputs, normalization)
+    if stem == "auto":
+        stem = "small" if image_size <= 64 else "imagenet"
     x = apply_stem(x, network.channels, stem, variant)
     first_map = x.shape[1]
     for stage, num_pairs in enumerate(network.pairs, start=1):
@@ -130,11 +132,8 @@ def window_size(window: int | Literal["auto"], first_map: int, this_map: int) ->
 
 
 def apply_stem(x: Tensor, channels: int, stem: str, variant: str) -> Tensor:
-    image_size = x.shape[1]
-    if stem == "auto":
-        stem = "small" if image_size <= 64 else "imagenet"
     first = STEMS[stem]
-    check_image_size(f'{variant} with stem "{stem}"', image_size, first.size - 2 * first.padding)
+    check_image_size(f'{variant} with stem "{stem}"', x.shape[1], first.size - 2 * first.padding)
     x = pad_to_multiple(x, first.stride, "stem_pad_to_stride")
     x = pytorch_conv(x, channels, first.size, first.stride, padding=first.padding, name="stem_conv")
     return layer_norm(x, "stem_norm")

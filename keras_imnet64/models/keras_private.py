@@ -191,6 +191,7 @@ DotProductAttention = nn.DotProductAttention
 Einsum = numpy.Einsum
 Inner = numpy.Inner
 Matmul = numpy.Matmul
+Reshape = numpy.Reshape
 SeparableConv = nn.SeparableConv
 Tensordot = numpy.Tensordot
 

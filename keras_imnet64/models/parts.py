@@ -5,7 +5,9 @@ as a vector [B, D], averaged or flattened) and `logits`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeAlias
 
 import keras
@@ -23,6 +25,7 @@ Initializer: TypeAlias = str | keras.Initializer
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MIN_STD = 1e-6  # on the 0..1 scale; float32 is too coarse below
+_input_size: ContextVar[int | None] = ContextVar("input_size", default=None)
 
 
 # ------------------------------------------------------------------------------------- both ends
@@ -30,7 +33,21 @@ MIN_STD = 1e-6  # on the 0..1 scale; float32 is too coarse below
 
 def pixels(image_size: int) -> Tensor:
     """Returns the input: float32 pixels 0..255 [B, H, W, 3]. uint8 arrays are accepted and cast."""
-    return keras.Input((image_size, image_size, 3), name="pixels", dtype="float32")
+    size = _input_size.get() or image_size
+    return keras.Input((size, size, 3), name="pixels", dtype="float32")
+
+
+@contextmanager
+def input_size(size: int | None) -> Iterator[None]:
+    """Lets networks built in the block take images of another size than they are designed for.
+
+    What a family decides by its `image_size`, such as the number of stages, stays as it is.
+    """
+    token = _input_size.set(size)
+    try:
+        yield
+    finally:
+        _input_size.reset(token)
 
 
 def normalize(x: Tensor, normalization: Normalization) -> Tensor:

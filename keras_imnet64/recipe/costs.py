@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.library_logs import import_tensorflow
+from keras_imnet64.core.types import Options
+from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.models import build_model, num_bands
 from keras_imnet64.models.options import NetworkOptions
 from keras_imnet64.recipe.loading import recipes_dir, shipped_recipes
@@ -27,7 +29,8 @@ class Costs(TypedDict):
     """A row of the table; None where the number of classes is unknown."""
 
     parameters: int | None  # trainable
-    macs: int | None  # multiply-accumulates per image
+    macs: int | None  # multiply-accumulates per image of the full size
+    smaller: NotRequired[dict[str, int]]  # the same per image of each smaller size of train.sizes
 
 
 class Network(NamedTuple):
@@ -36,6 +39,7 @@ class Network(NamedTuple):
     model: NetworkOptions
     image_size: int
     num_classes: int | None
+    smaller_sizes: tuple[int, ...]
 
 
 def costs_of(recipe: Recipe) -> Costs:
@@ -58,11 +62,55 @@ def measure(recipe: Recipe) -> Costs:
     from keras_imnet64.models.macs import count_macs, count_parameters
 
     model, times = outline_of(recipe), max(1, _num_bands(recipe))
-    return {"parameters": times * count_parameters(model), "macs": times * count_macs(model)}
+    costs: Costs = {
+        "parameters": times * count_parameters(model),
+        "macs": times * count_macs(model),
+    }
+    if recipe.smaller_sizes:
+        outlines = {size: outline_of(recipe, size) for size in recipe.smaller_sizes}
+        costs["smaller"] = {str(size): count_macs(each) for size, each in outlines.items()}
+    return costs
 
 
-def outline_of(recipe: Recipe) -> keras.Model:
+def macs_of_run(recipe: Recipe, costs: Costs) -> int | None:
+    """Returns the multiply-accumulates of all forward passes of a run's training steps.
+
+    The backward pass, which takes about twice as many, and scoring do not count. None where the
+    number of images is not known: it is from `data.steps_per_epoch` or the data set's name.
+    """
+    images, macs = images_of_epoch(recipe), costs["macs"]
+    if images is None or macs is None:
+        return None
+    smaller = costs.get("smaller", {})
+    return sum(
+        (stage.end_epoch - stage.first_epoch) * images * smaller.get(str(stage.image_size), macs)
+        for stage in recipe.size_stages
+    )
+
+
+def images_of_epoch(recipe: Recipe) -> int | None:
+    """Returns the images of an epoch's whole batches; None if only the images could tell."""
+    data, dataset = recipe.data, find_dataset(recipe.data.dataset)
+    if data.steps_per_epoch:
+        return data.steps_per_epoch * data.batch_size
+    count = dataset.splits.get("train")
+    if count is None or data.classes not in (None, dataset.num_classes):
+        return None
+    samples = (count - data.holdout) * (2 if data.mirror == "both" else 1)
+    return samples // data.batch_size * data.batch_size
+
+
+def outline_of(
+    recipe: Recipe,
+    input_size: int | None = None,
+    normalization: str | Options = "imagenet",
+    num_classes: int | None = None,
+) -> keras.Model:
     """Returns the recipe's network without weights; raises a UserError if it cannot be built.
+
+    Args:
+        input_size, normalization: as for `build_model`.
+        num_classes: in place of the recipe's.
 
     For a recipe of several branches, which all have the same shapes, this is the first branch.
     """
@@ -73,7 +121,12 @@ def outline_of(recipe: Recipe) -> keras.Model:
         return build_model(
             recipe.model.name,
             image_size=recipe.image_size,
-            num_classes=recipe.num_classes or 2,  # unknown: check the network with any number
+            num_classes=num_classes
+            or recipe.num_classes
+            or 2,  # unknown: check the network with any number
+            input_size=input_size,
+            normalization=normalization,
+            dtype=recipe.train.dtype if input_size else "float32",
             **options,
         )
 
@@ -81,7 +134,7 @@ def outline_of(recipe: Recipe) -> keras.Model:
 def network_of(recipe: Recipe) -> Network:
     """Returns what the recipe's costs depend on; any normalization counts as the same."""
     model = recipe.model.model_copy(update={"normalization": "imagenet"})
-    return Network(model, recipe.image_size, recipe.num_classes)
+    return Network(model, recipe.image_size, recipe.num_classes, recipe.smaller_sizes)
 
 
 def _num_bands(recipe: Recipe) -> int:

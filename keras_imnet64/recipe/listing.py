@@ -5,7 +5,7 @@ from typing import TypedDict
 
 from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.data.datasets import find_dataset
-from keras_imnet64.recipe.costs import costs_of
+from keras_imnet64.recipe.costs import Costs, costs_of, macs_of_run
 from keras_imnet64.recipe.schema import Recipe
 
 COLUMNS = {
@@ -22,6 +22,14 @@ COLUMNS = {
 NOT_RUN = "not yet run"
 
 
+class SizeFacts(TypedDict):
+    """The epochs of a run that train on pictures of one size."""
+
+    image_size: int
+    epochs: int
+    macs: int | None  # multiply-accumulates per image
+
+
 class Facts(TypedDict):
     """A recipe at a glance, as `recipes --json` prints it. Results are in percent."""
 
@@ -32,7 +40,9 @@ class Facts(TypedDict):
     classes: int | None  # None if it depends on the images
     epochs: int
     parameters: int | None
-    macs: int | None  # multiply-accumulates per image
+    macs: int | None  # multiply-accumulates per image of the full size
+    run_macs: int | None  # of all forward passes in training; None if the images are not counted
+    sizes: list[SizeFacts]  # in their order, the full one last
     published_top1: float | None
     published: JsonObject | None  # all of [reference]
     measured_top1: dict[str, float | None]  # by backend
@@ -42,6 +52,7 @@ class Facts(TypedDict):
 def facts(recipe: Recipe) -> Facts:
     """Returns the facts of a recipe; builds the network if its costs are not in the table."""
     published, measured = recipe.reference, recipe.measured
+    costs = costs_of(recipe)
     return {
         "recipe": recipe.name,
         "model": recipe.model.in_words,
@@ -49,12 +60,27 @@ def facts(recipe: Recipe) -> Facts:
         "image_size": recipe.image_size,
         "classes": recipe.num_classes,
         "epochs": recipe.train.epochs,
-        **costs_of(recipe),
+        "parameters": costs["parameters"],
+        "macs": costs["macs"],
+        "run_macs": macs_of_run(recipe, costs),
+        "sizes": _sizes(recipe, costs),
         "published_top1": published.accuracy if published else None,
         "published": published.model_dump(exclude_none=True) if published else None,
         "measured_top1": {backend: result.accuracy for backend, result in measured.items()},
         "measured": {backend: r.model_dump(exclude_none=True) for backend, r in measured.items()},
     }
+
+
+def _sizes(recipe: Recipe, costs: Costs) -> list[SizeFacts]:
+    smaller = costs.get("smaller", {})
+    return [
+        {
+            "image_size": stage.image_size,
+            "epochs": stage.end_epoch - stage.first_epoch,
+            "macs": smaller.get(str(stage.image_size), costs["macs"]),
+        }
+        for stage in recipe.size_stages
+    ]
 
 
 def row(recipe: Recipe) -> dict[str, Json]:
@@ -76,6 +102,15 @@ def in_words(known: Facts) -> Iterator[str]:
     if known["parameters"]:
         yield f"parameters  {known['parameters']:,}"
         yield f"MACs        {in_giga(known['macs'])} multiply-accumulates for one image"
+    if len(known["sizes"]) > 1:
+        parts = [
+            f"{each['epochs']} at {each['image_size']} px ({in_giga(each['macs'])})"
+            for each in known["sizes"]
+        ]
+        yield f"sizes       epochs: {', then '.join(parts)}"
+    if known["run_macs"]:
+        run = in_peta(known["run_macs"])
+        yield f"run         {run} multiply-accumulates in all forward passes of training"
     published = known["published"]
     yield f"published   {_result(published, known['published_top1']) if published else 'nothing'}"
     for backend, result in known["measured"].items():
@@ -86,6 +121,11 @@ def in_words(known: Facts) -> Iterator[str]:
 
 def in_giga(macs: int | None) -> str | None:
     return f"{macs / 1e9:.3f} G" if macs else None
+
+
+def in_peta(macs: int) -> str:
+    """Returns the multiply-accumulates of a run in units of 10^15, or below that of 10^12."""
+    return f"{macs / 1e15:.3g} P" if macs >= 1e15 else f"{macs / 1e12:.3g} T"
 
 
 def _result(result: JsonObject, top1: float | None) -> str:

@@ -6,12 +6,13 @@ The options of networks, augmentations, optimizers and schedules are declared in
 """
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.tables import Table, TaggedTable, expected
+from keras_imnet64.core.tables import Number, Table, TaggedTable, expected
 from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.data.augment.layers import PUBLIC_NAME
 from keras_imnet64.data.augment.options import AnyOperation, OperationOptions
@@ -26,12 +27,13 @@ from keras_imnet64.recipe.optimizers import (
     PlateauOptions,
     named_constant,
 )
-from keras_imnet64.records import ViewSet
+from keras_imnet64.records import SizeStage, ViewSet
 
 if TYPE_CHECKING:
     from keras_imnet64.data.images.views import View
 
 MAX_COUNT = 10**9  # fits 32 bits
+MIN_IMAGE_SIZE = 8  # pixels per side
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -53,7 +55,7 @@ class DataSection(Table):
     """Steps after which an epoch ends; default: all whole batches."""
     in_memory: Literal["auto", "always", "never"] = "auto"
     """Whether packed images are read into memory."""
-    image_size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    image_size: Annotated[int, Field(ge=MIN_IMAGE_SIZE, le=1024)] | None = None
     """Pixels per side of the model's input; only for data sets whose images have any size."""
 
 
@@ -108,6 +110,21 @@ class TrainSection(Table):
     """Momentum of the weights' moving average; 0: no average."""
     accumulate_steps: Positive = 1
     """Parts into which a batch is split to save memory."""
+    sizes: (
+        Annotated[
+            list[
+                Annotated[list[Number], Field(min_length=2, max_length=2, title="[share, pixels]")]
+            ],
+            Field(min_length=1, title="a list such as [[0.0, 32], [0.6, 48], [0.85, 64]]"),
+        ]
+        | None
+    ) = None
+    """Training on smaller pictures first: [share of the run, pixels per side], such as
+    [[0.0, 32], [0.6, 64]]; a size holds from the first epoch at whose start that share is over.
+    Default: the size of the images throughout."""
+    remeasure_statistics: Count = 0
+    """Batches of training images on which the statistics of batch normalisation are measured anew
+    at the end, at the full size and with the weights that ship in model.keras; 0: they stay."""
     remat: bool = False
     """Whether the backward pass recomputes activations of blocks instead of keeping them, which
     saves memory and costs time."""
@@ -223,6 +240,32 @@ class Recipe(Table):
         return size
 
     @property
+    def size_stages(self) -> tuple[SizeStage, ...]:
+        """The epochs of each size: one stage, of the full size, without `train.sizes`.
+
+        An epoch has the last size of the list whose share is at most the share of all epochs that
+        are over when it begins: of 4 epochs, [0.5, 64] sets the size of the third and the fourth.
+        """
+        epochs, sizes = self.train.epochs, self.train.sizes or [[0.0, self.image_size]]
+        begins = [_first_epoch(share, epochs) for share, _ in sizes]
+        ends = [*begins[1:], epochs]
+        return tuple(
+            SizeStage(int(size), begin, end)
+            for (_, size), begin, end in zip(sizes, begins, ends, strict=True)
+        )
+
+    def size_of_epoch(self, epoch: int) -> int:
+        """Returns the pixels per side of an epoch's pictures; after the last epoch, the full."""
+        stages = self.size_stages
+        return next((s.image_size for s in stages if epoch in s), self.image_size)
+
+    @property
+    def smaller_sizes(self) -> tuple[int, ...]:
+        """The sizes of `train.sizes` below the full one."""
+        sizes = [stage.image_size for stage in self.size_stages]
+        return tuple(size for size in sizes if size < self.image_size)
+
+    @property
     def view(self) -> "View | None":
         """The view of images in evaluation; None for images as they are stored."""
         from keras_imnet64.data.images.views import View, default_resize
@@ -272,6 +315,7 @@ class Recipe(Table):
         self._check_classes(dataset)
         self._check_accumulation()
         self._check_selection()
+        self._check_sizes()
 
     def _check_mixing(self) -> None:
         """An operation that mixes labels must be the last step and have two images to mix."""
@@ -375,3 +419,55 @@ class Recipe(Table):
                 "train.early_stopping and the plateau schedule need validation images: set "
                 "data.holdout to a number of training images to hold out; received 0"
             )
+
+    def _check_sizes(self) -> None:
+        if self.train.sizes is None:
+            return
+        shares, sizes = zip(*self.train.sizes, strict=True)
+        full, epochs = self.image_size, self.train.epochs
+        wrong = next((s for s in sizes if s != int(s) or s < MIN_IMAGE_SIZE), None)
+        if wrong is not None:
+            raise UserError(
+                f"train.sizes must name whole numbers of pixels from {MIN_IMAGE_SIZE}; "
+                f"received {wrong}"
+            )
+        if shares[0] != 0:
+            raise UserError(
+                "train.sizes must begin with the share 0.0, the beginning of the run; "
+                f"received {shares[0]}"
+            )
+        wrong = next((s for s in shares if not 0 <= s < 1), None)
+        if wrong is not None:
+            raise UserError(
+                f"train.sizes must name shares of the run from 0.0 to below 1.0; received {wrong}"
+            )
+        for what, values in (("shares", shares), ("sizes", sizes)):
+            fall = next((pair for pair in pairwise(values) if pair[0] >= pair[1]), None)
+            if fall:
+                raise UserError(
+                    f"train.sizes must have {what} that grow from entry to entry; received "
+                    f"{fall[0]} and then {fall[1]}"
+                )
+        if sizes[-1] != full:
+            raise UserError(
+                f"train.sizes must end with {full} pixels, the size of the images and the model; "
+                f"received {sizes[-1]}"
+            )
+        empty = next((s for s in self.size_stages if s.first_epoch >= s.end_epoch), None)
+        if empty:
+            raise UserError(
+                f"train.sizes leaves no epoch for {empty.image_size} pixels: sizes change where an "
+                f"epoch begins, and train.epochs is {epochs}; set shares that are at least "
+                f"1 / {epochs} apart and end with one of at most 1 - 1 / {epochs}"
+            )
+        if isinstance(self.model, SpectralOptions):
+            raise UserError(
+                "train.sizes does not work with a spectral network, whose bands are those of one "
+                "size: remove it"
+            )
+
+
+def _first_epoch(share: float, epochs: int) -> int:
+    """Returns the first epoch, counted from 0, at whose start a share of the run is over."""
+    near = int(share * epochs)  # which rounding may have moved by one
+    return next(epoch for epoch in range(max(0, near - 1), near + 3) if epoch / epochs >= share)

@@ -4,6 +4,8 @@
 with images of its own trains under JAX where TensorFlow is not installed.
 """
 
+from collections.abc import Mapping
+
 import keras
 
 from keras_imnet64.backend.devices import Devices
@@ -18,6 +20,7 @@ from keras_imnet64.training.loss import CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
 from keras_imnet64.training.remat import set_remat
+from keras_imnet64.training.sizes import set_sizes
 
 
 def make_network(
@@ -44,25 +47,35 @@ def make_network(
     return model
 
 
-def training_model(model: keras.Model) -> keras.Model:
+def training_model(model: keras.Model, is_sized: bool = False) -> keras.Model:
     """Returns the model that trains in place of another, on the same layers and variables.
 
     Under TensorFlow it calls faster kernels; under JAX, XLA makes its own.
+
+    Args:
+        is_sized: whether it will take further sizes, which the other model shall not.
     """
     if keras.backend.backend() != "tensorflow":
-        return model
+        return (
+            keras.Model(model.inputs[0], model.outputs[0], name=model.name) if is_sized else model
+        )
     from keras_imnet64.training.training_model import TrainingModel
 
     return TrainingModel(model.inputs[0], model.outputs[0], name=model.name)
 
 
 def compile_for_training(
-    model: keras.Model, recipe: Recipe, steps_per_epoch: int, devices: Devices
+    model: keras.Model,
+    recipe: Recipe,
+    steps_per_epoch: int,
+    devices: Devices,
+    smaller: Mapping[int, keras.Model] | None = None,
 ) -> list[keras.metrics.Metric]:
     """Compiles a model with the recipe's optimizer and loss.
 
     Args:
         steps_per_epoch: of the stream, in which each part of an accumulated batch is a step.
+        smaller: the same network for the smaller sizes of `train.sizes`.
 
     Returns:
         The metrics whose state checkpoints hold.
@@ -71,7 +84,10 @@ def compile_for_training(
     if recipe.loss.l2:
         add_l2(model, recipe.loss.l2, recipe.loss.l2_of)
     xla = jit_compile(recipe.train.xla, devices)
-    set_remat(model, recipe.train.remat, xla)
+    sized = {size: training_model(each) for size, each in (smaller or {}).items()}
+    for each in (model, *sized.values()):
+        set_remat(each, recipe.train.remat, xla)
+    set_sizes(model, sized)
     optimizer = optimizer_for(recipe, steps_per_epoch // recipe.train.accumulate_steps)
     accuracies = accuracy_metrics()
     model.compile(

@@ -112,6 +112,11 @@ def make_stream(recipe: Recipe, data: Data) -> TrainingStream:
             f"data.steps_per_epoch must be at most {max_batches}, the whole batches of an epoch; "
             f"received {num_batches}"
         )
+    if recipe.train.remeasure_statistics > num_batches:
+        raise UserError(
+            f"train.remeasure_statistics must be at most {num_batches}, the batches of an epoch; "
+            f"received {recipe.train.remeasure_statistics}"
+        )
     return TrainingStream(
         data.train,
         batch_size=recipe.data.batch_size // num_parts,
@@ -121,6 +126,7 @@ def make_stream(recipe: Recipe, data: Data) -> TrainingStream:
         augmentation=make_augmentation(recipe, data.image_size),
         steps_per_epoch=num_batches * num_parts,
         mean_image=data.fill,
+        size_of_epoch=recipe.size_of_epoch,
     )
 
 

@@ -24,7 +24,7 @@ from keras_imnet64.core.validation import to_json
 from keras_imnet64.models.macs import count_parameters
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe
-from keras_imnet64.records import Metrics, RunState
+from keras_imnet64.records import Metrics, RunState, SizeStage
 from keras_imnet64.runs import Run, classes_text
 from keras_imnet64.training.callbacks.recording import write_history
 from keras_imnet64.training.clock import in_tenths
@@ -128,6 +128,8 @@ def log_start(setup: TrainingSetup, state: RunState) -> None:
         f"steps    {stream.steps_per_epoch // num_parts:,} x {recipe.train.epochs} epochs of "
         f"{recipe.data.batch_size} images" + (f" in {num_parts} parts" if num_parts > 1 else "")
     )
+    if recipe.smaller_sizes:
+        say(f"sizes    {stages_in_words(recipe.size_stages)}")
     for step in stream.inexact_steps:
         say(
             f"augment  {step.op} draws its own random numbers: this run can be neither repeated "
@@ -137,11 +139,22 @@ def log_start(setup: TrainingSetup, state: RunState) -> None:
         say(f"resumes  in epoch {state.epoch + 1} after {state.step} steps")
 
 
+def stages_in_words(stages: Sequence[SizeStage]) -> str:
+    """Returns "32 px in epochs 1 to 4, then 64 px in epoch 5"."""
+    words = []
+    for stage in stages:
+        first, last = stage.first_epoch + 1, stage.end_epoch
+        epochs = f"epochs {first} to {last}" if last > first else f"epoch {first}"
+        words.append(f"{stage.image_size} px in {epochs}")
+    return ", then ".join(words)
+
+
 def finish(trainer: Trainer, peak_memory_mb: float | None) -> None:
     """Ships the last weights, loads and scores the model files, and writes metrics.json."""
     run, setup, state = trainer.run, trainer.setup, trainer.state
     num_epochs = len(state.history)
     trainer.fill_copy()
+    trainer.remeasure_copy()
     trainer.ship_copy(run.model, num_epochs)
     training_seconds = in_tenths(trainer.clock.seconds)
     score = partial(

@@ -27,6 +27,7 @@ from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import ModelInfo
 from keras_imnet64.training.build import make_network
 from keras_imnet64.training.data import Data
+from keras_imnet64.training.sizes import smaller_networks
 
 MAX_MEASURED_IMAGES = 10_000  # for the mean and standard deviation of a band
 MAX_WHITENED_IMAGES = 5_000  # 64 pixels per side give 20 million patches
@@ -74,6 +75,16 @@ def make_model(
         for layer in differences:
             say(f"taken from {path}, although it computes something else there: {layer}")
     return model
+
+
+def make_smaller(
+    recipe: Recipe, data: Data, network: keras.Model, own_model: bool
+) -> dict[int, keras.Model]:
+    """Returns the network for the smaller pictures of `train.sizes`, see `smaller_networks`."""
+    if not recipe.smaller_sizes:
+        return {}
+    normalization = "imagenet" if own_model else resolve_normalization(recipe.model, data)
+    return smaller_networks(network, recipe, normalization, own_model)
 
 
 def resolve_normalization(network: NetworkOptions, data: Data) -> str | Options:

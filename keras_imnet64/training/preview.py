@@ -46,7 +46,8 @@ def preview(
         data_dir, cache_dir, pack_progress: as for `fit`.
 
     Returns:
-        The keys out, pictures (their number), stages (their names), dataset, verified, width and
+        The keys out, pictures (their number), stages (their names), image_size (in this epoch,
+        see `train.sizes`), dataset, verified, width and
         height (in pixels).
 
     Raises:
@@ -60,10 +61,19 @@ def preview(
         raise UserError(f"--pictures must be 1 to {MAX_IMAGES}; received {num_images}")
     data = load_data(recipe, data_dir, cache_dir, pack_progress)
     stream = make_stream(recipe, data)
-    stages, labels = _first_images(stream, epoch - 1, num_images or (8 if steps else 32))
+    count = num_images or (8 if steps else 32)
+    size = recipe.size_of_epoch(epoch - 1)
+    if steps:  # those of the full size, and their result at each smaller size
+        stages, labels = _first_images(stream, epoch - 1, count, recipe.image_size)
+        for smaller in recipe.smaller_sizes:
+            stages.append(_first_images(stream, epoch - 1, count, smaller)[0][-1])
+    else:
+        stages, labels = _first_images(stream, epoch - 1, count, size)
     names = [data.train.class_names[label] for label in labels]
     store = data.train.store
     title = f"{recipe.name}: {store.dataset}, epoch {epoch}"
+    if recipe.smaller_sizes:
+        title += f" of {size} px"
     if not store.verified:
         title += ", NOT VERIFIED data"
     draw = steps_sheet if steps else images_sheet
@@ -75,6 +85,7 @@ def preview(
         "out": str(out),
         "pictures": len(names),
         "stages": [name for name, _ in stages],
+        "image_size": size,
         "dataset": store.dataset,
         "verified": bool(store.verified),
         "width": sheet.width,
@@ -82,11 +93,13 @@ def preview(
     }
 
 
-def _first_images(stream: TrainingStream, epoch: int, count: int) -> tuple[list[Stage], np.ndarray]:
+def _first_images(
+    stream: TrainingStream, epoch: int, count: int, image_size: int
+) -> tuple[list[Stage], np.ndarray]:
     """Returns stages and labels of an epoch's first images, which may span several batches."""
     count = min(count, stream.steps_per_epoch * stream.batch_size)
     num_steps = -(-count // stream.batch_size)
-    batches = [stream.stages(epoch, step) for step in range(num_steps)]
+    batches = [stream.stages(epoch, step, image_size) for step in range(num_steps)]
     labels = np.concatenate([labels for _, labels in batches])[:count]
     stages = [
         Stage(same[0].name, np.concatenate([stage.images for stage in same])[:count])
@@ -142,8 +155,13 @@ class _Sheet:
         return MARGIN + column * self.width, self.top + row * self.height
 
     def paste(self, pixels: np.ndarray, row: int, column: int) -> None:
-        """Pastes uint8 [H, W, 3] into a cell, each pixel enlarged to a square."""
-        pixels = pixels.repeat(self.factor, axis=0).repeat(self.factor, axis=1)
+        """Pastes uint8 [H, W, 3] into a cell, each pixel enlarged to a square.
+
+        Where an image of another size than the sheet's does not divide the cell, pixels differ by
+        one in width.
+        """
+        places = np.arange(self.side) * len(pixels) // self.side
+        pixels = pixels[places][:, places]
         self.image.paste(Image.fromarray(pixels), self.corner(row, column))
 
     def write(self, text: str, row: int, column: int, *, below: bool) -> None:

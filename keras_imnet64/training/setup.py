@@ -19,7 +19,9 @@ from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.training.build import check_training, compile_for_training, training_model
 from keras_imnet64.training.data import Data, load_data, make_stream
-from keras_imnet64.training.model import make_model
+from keras_imnet64.training.model import make_model, make_smaller
+from keras_imnet64.training.sizes import check_sizes
+from keras_imnet64.training.statistics import check_statistics
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,10 @@ def check_setup(recipe: Recipe, devices: Devices, model: keras.Model | None = No
         "data.batch_size / train.accumulate_steps" if num_parts > 1 else "data.batch_size",
     )
     check_training(recipe)
-    if model is None:
-        with Activity("checking the network"):
-            outline_of(recipe)  # refuses a network that cannot be built
+    with Activity("checking the network"):
+        network = outline_of(recipe) if model is None else model  # refuses what cannot be built
+        check_sizes(recipe, network, own_model=model is not None)
+        check_statistics(recipe, network)
 
 
 def setup_on(
@@ -120,8 +123,9 @@ def setup_on(
     """Makes and compiles the model on images that are at hand; see `build_setup`."""
     with Activity("building the network"), devices.scope():
         network = make_model(recipe, data, model, load_initial_weights)
-        trained = training_model(network)
-        metrics = compile_for_training(trained, recipe, stream.steps_per_epoch, devices)
+        smaller = make_smaller(recipe, data, network, own_model=model is not None)
+        trained = training_model(network, is_sized=bool(smaller))
+        metrics = compile_for_training(trained, recipe, stream.steps_per_epoch, devices, smaller)
     return TrainingSetup(
         recipe, devices, data, stream, network, trained, metrics, model is not None
     )

@@ -15,7 +15,7 @@ from keras_imnet64.core.types import Logs, StrPath
 from keras_imnet64.data.stores.decoding import as_run_failed
 from keras_imnet64.models.keras_private import CallbacksBesideSteps, learning_rates_at
 from keras_imnet64.models.ship import fill, float32_copy, ship
-from keras_imnet64.records import Rollback, RunState
+from keras_imnet64.records import Rollback, RunState, SizeStage
 from keras_imnet64.runs import Run
 from keras_imnet64.training.callbacks.best import BestModel
 from keras_imnet64.training.callbacks.checkpointing import Checkpointing
@@ -37,6 +37,7 @@ from keras_imnet64.training.optim import averaged_weights
 from keras_imnet64.training.resume import restore_checkpoint
 from keras_imnet64.training.setup import TrainingSetup
 from keras_imnet64.training.state import epoch_and_step, list_checkpoints, variables_by_path
+from keras_imnet64.training.statistics import remeasure
 
 
 class Trainer:
@@ -77,6 +78,7 @@ class Trainer:
             steps_per_epoch=self.stream.steps_per_epoch,
             batch_size=self.stream.batch_size,
             rates_of=self._rates_of,
+            size_of_epoch=self.recipe.size_of_epoch if self.recipe.smaller_sizes else None,
         )
         self.validation = Validation(self.float32_copy, setup.data, setup.devices, self.finiteness)
         self.best = BestModel(
@@ -157,23 +159,12 @@ class Trainer:
         self.hooks.replay = replay
         images = as_run_failed(self.stream.selection.store)
         try:
-            with images, closing(self.bar), self.recorder.open_logs():
-                self.bar.prepare()
-                self.model.fit(
-                    self.stream.dataset(),
-                    initial_epoch=self.state.epoch,
-                    epochs=self.recipe.train.epochs,
-                    callbacks=CallbacksBesideSteps(
-                        [self.hooks, *self.callbacks, self.bar],
-                        add_history=True,
-                        model=self.model,
-                        epochs=self.recipe.train.epochs,
-                        steps=self.stream.steps_per_epoch,
-                        verbose=0,
-                    ),
-                    shuffle=False,  # the stream is shuffled already
-                    verbose=0,
-                )
+            with images, self.recorder.open_logs():
+                for stage in self.recipe.size_stages:
+                    if stage.end_epoch > self.state.epoch:
+                        self._train_at_one_size(stage)
+                        if self.model.stop_training:  # by a signal, a failure or a callback
+                            break
         except Exception as error:  # each backend raises its own type when memory runs out
             if not is_out_of_memory(error):
                 raise
@@ -183,6 +174,29 @@ class Trainer:
                 remat_is_off=not self.recipe.train.remat,
             )
             raise RunFailed(advice) from error
+
+    def _train_at_one_size(self, stage: SizeStage) -> None:
+        """Runs Keras' loop from the current state to the end of a stage, or until a stop."""
+        if self.recipe.smaller_sizes:
+            self.model.train_function = None  # else TensorFlow traces a step for any size
+        self.stream.begin(self.state.epoch, self.state.step)  # Keras may look at a batch at once
+        with closing(self.bar):
+            self.bar.prepare()
+            self.model.fit(
+                self.stream.dataset(stage.image_size),
+                initial_epoch=self.state.epoch,
+                epochs=stage.end_epoch,
+                callbacks=CallbacksBesideSteps(
+                    [self.hooks, *self.callbacks, self.bar],
+                    add_history=True,
+                    model=self.model,
+                    epochs=self.recipe.train.epochs,
+                    steps=self.stream.steps_per_epoch,
+                    verbose=0,
+                ),
+                shuffle=False,  # the stream is shuffled already
+                verbose=0,
+            )
 
     def raise_if_stopped(self) -> None:
         """Raises Stopped if a signal or a user's callback ended training before the last epoch."""
@@ -266,6 +280,19 @@ class Trainer:
     def fill_copy(self) -> None:
         """Copies the model's weights, or their averages if the recipe keeps them, to the copy."""
         fill(self.float32_copy, self.model, averaged_weights(self.model.optimizer))
+
+    def remeasure_copy(self) -> None:
+        """Measures the statistics of the copy's batch normalisation anew, if the recipe says so.
+
+        The images are the first of the epoch that would follow the last, at the full size.
+        """
+        num_batches = self.recipe.train.remeasure_statistics * self.recipe.train.accumulate_steps
+        if not num_batches:
+            return
+        self.stream.begin(self.recipe.train.epochs)
+        batches = self.stream.dataset().take(num_batches).as_numpy_iterator()
+        with as_run_failed(self.stream.selection.store):
+            remeasure(self.float32_copy, (pixels for pixels, _ in batches), num_batches)
 
     def ship_copy(self, path: StrPath, epoch: int) -> None:
         """Writes the float32 copy as the model file of an epoch, counted from 1."""

@@ -114,3 +114,10 @@ def test_a_batch_that_is_no_batch_of_the_images_is_refused(small_recipe, data_di
     recipe = small_recipe(data={"batch_size": 97})
     with pytest.raises(UserError, match=r"at most 96, the samples of an epoch; received 97"):
         Worker(request_for(recipe, data_dir))
+
+
+def test_steps_are_measured_at_the_full_size(small_recipe, data_dir):
+    recipe = small_recipe(train={"sizes": [[0.0, 8], [0.5, 16]]})
+    worker = Worker(request_for(recipe, data_dir))
+    assert worker.resident.element_spec[0].shape == (16, 16, 16, 3)
+    assert worker.reply("both 1")["seconds"] > 0

@@ -7,7 +7,15 @@ import sys
 import pytest
 
 from keras_imnet64.recipe import costs as recipe_costs
-from keras_imnet64.recipe.costs import costs_of, measure, read_table, write_table
+from keras_imnet64.recipe.costs import (
+    costs_of,
+    images_of_epoch,
+    macs_of_run,
+    measure,
+    read_table,
+    write_table,
+)
+from keras_imnet64.recipe.listing import facts, in_words
 from keras_imnet64.recipe.loading import list_recipes, load_recipe
 
 REGENERATE = "run `python -m keras_imnet64.recipe.costs` and commit recipes/costs.json"
@@ -105,3 +113,40 @@ def test_a_listing_needs_no_keras():
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert child.stdout.strip() == "[]", child.stderr
+
+
+def test_macs_of_a_run_count_each_epoch_at_its_size():
+    """20 steps of 64 images: 2 epochs at 32 pixels, of a quarter of the products, and 2 at 64."""
+    sizes = "train.sizes = [[0.0, 32], [0.5, 64]]"
+    changes = ["train.epochs = 4", "data.steps_per_epoch = 20"]
+    recipe = load_recipe("tiny20_wrn", [sizes, *changes])
+    costs, full = costs_of(recipe), read_table()["tiny20_wrn"]["macs"]
+    per_class = 128 * 20  # of the dense layer, which does not shrink
+    assert costs["macs"] == full
+    assert costs["smaller"] == {"32": (full - per_class) // 4 + per_class}
+    assert macs_of_run(recipe, costs) == 2 * 20 * 64 * (costs["smaller"]["32"] + full)
+    plain = load_recipe("tiny20_wrn", changes)
+    assert macs_of_run(plain, costs_of(plain)) == 4 * 20 * 64 * full
+
+
+@pytest.mark.parametrize(
+    ("overrides", "images"),
+    [
+        (["data.classes = 200"], 100_000 // 64 * 64),
+        (["data.classes = 200", 'data.mirror = "both"'], 200_000 // 64 * 64),
+        (["data.classes = 200", "data.holdout = 40"], 99_960 // 64 * 64),
+        (["data.classes = 20"], None),  # whose number no table tells
+        (["data.classes = 20", "data.steps_per_epoch = 3"], 3 * 64),
+    ],
+)
+def test_images_of_an_epoch(overrides, images):
+    assert images_of_epoch(load_recipe("tiny20_wrn", overrides)) == images
+
+
+def test_a_listing_tells_the_sizes():
+    sizes = "train.sizes = [[0.0, 32], [0.5, 64]]"
+    recipe = load_recipe("tiny20_wrn", [sizes, "train.epochs = 4", "data.steps_per_epoch = 20"])
+    lines = list(in_words(facts(recipe)))
+    assert "sizes       epochs: 2 at 32 px (0.016 G), then 2 at 64 px (0.066 G)" in lines
+    # 2 x 20 x 64 images of 16,435,712 and as many of 65,735,168 products
+    assert "run         0.21 T multiply-accumulates in all forward passes of training" in lines

@@ -50,6 +50,16 @@ def test_two_devices_give_one_devices_losses_of_a_davit(data_dir, tmp_path):
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
 
 
+@pytest.mark.backend
+def test_two_devices_give_one_devices_losses_at_each_size(data_dir, tmp_path):
+    """And the same statistics of batch normalisation, which are measured anew at the end."""
+    one, two = (run_on(count, data_dir, tmp_path, "sizes") for count in (1, 2))
+    assert len(two["devices"]) == 2
+    assert len(one["losses"]) == 10
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
+    assert two["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("devices", "chosen"), [(None, [0, 1, 2, 3]), ("2", [0, 1]), ("0,2", [0, 2]), ("3,", [3])]
 )

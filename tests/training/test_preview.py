@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.data.augment.shrink import shrink_arrays
 from keras_imnet64.training.data import load_data, make_stream
 from keras_imnet64.training.preview import BACKGROUND, CELL, LINE, MARGIN, preview
 
@@ -92,3 +93,35 @@ def test_wrong_arguments_are_refused(recipe, data_dir, tmp_path, options, senten
     with pytest.raises(UserError, match=sentence):
         preview(recipe, out, data_dir=data_dir, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+SIZES = [[0.0, 8], [0.3, 12], [0.6, 16]]  # an epoch of each
+
+
+def test_a_sheet_shows_the_size_of_its_epoch(small_recipe, data_dir, tmp_path):
+    recipe = small_recipe(train={"sizes": SIZES})
+    stream = make_stream(recipe, load_data(recipe, data_dir))
+    for epoch, size in ((1, 8), (3, 16)):
+        result = preview(recipe, tmp_path / "s.png", num_images=9, epoch=epoch, data_dir=data_dir)
+        assert result["image_size"] == size
+        assert result["stages"][-1] == ("8 px" if size == 8 else "pad_crop")
+        sheet = np.asarray(Image.open(tmp_path / "s.png"))
+        fed, _ = stream.batch(epoch - 1, 0)
+        top = MARGIN + LINE + MARGIN + CELL + LINE + MARGIN  # the ninth is in the second row
+        pixels = sheet[top : top + CELL, MARGIN : MARGIN + CELL]
+        np.testing.assert_array_equal(pixels[:: CELL // size, :: CELL // size], fed[8])
+
+
+def test_steps_have_a_column_for_each_smaller_size(small_recipe, data_dir, tmp_path):
+    recipe = small_recipe(train={"sizes": SIZES})
+    result = preview(recipe, tmp_path / "s.png", steps=True, num_images=2, data_dir=data_dir)
+    assert result["stages"] == ["stored", "mirror", "pad_crop", "8 px", "12 px"]
+    stream = make_stream(recipe, load_data(recipe, data_dir))
+    cropped = stream.stages(0, 0, 16)[0][-1].images
+    sheet = np.asarray(Image.open(tmp_path / "s.png"))
+    top = MARGIN + LINE + MARGIN + LINE
+    for column, size in ((3, 8), (4, 12)):
+        left = MARGIN + column * (CELL + MARGIN)
+        places = np.arange(size) * CELL // size + CELL // size // 2  # within each pixel's square
+        pixels = sheet[top : top + CELL, left : left + CELL][places][:, places]
+        np.testing.assert_array_equal(pixels, shrink_arrays(cropped, size)[0])

@@ -65,3 +65,29 @@ def test_a_run_that_fails_in_its_first_step_ends_the_activity(bar):
     bar.begin(0, 0)
     bar.close()
     assert not activity.is_active()
+
+
+def test_each_size_compiles_and_what_is_left_counts_by_area(clock, capsys):
+    """Of 4 epochs the last two have four times the area: 1 + 4 + 4 epochs of now are left."""
+    bar = ProgressBar(
+        epochs=4,
+        steps_per_epoch=4,
+        batch_size=8,
+        rates_of=lambda epoch: np.full(5, 0.1),
+        size_of_epoch=lambda epoch: 32 if epoch < 2 else 64,
+    )
+    bar.prepare()
+    bar.begin(0, 0)
+    (compiling,) = activity._screen.activities
+    assert compiling.text == "epoch 1/4 0/4  compiling the training step at 32 px"
+    bar.on_train_batch_end(0, LOGS)
+    clock["now"] += 10
+    bar.on_train_batch_end(1, LOGS)
+    (training,) = activity._screen.activities
+    assert training.text.endswith("left 0:20, run 6:20")  # 2 steps, and 36 more
+    bar.end()
+    bar.prepare()
+    bar.begin(2, 0)
+    (compiling,) = activity._screen.activities
+    assert compiling.text == "epoch 3/4 0/4  compiling the training step at 64 px"
+    bar.close()

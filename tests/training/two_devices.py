@@ -1,6 +1,6 @@
 """Child of test_parallel.py: ten steps of a WRN on N virtual devices, as JSON on standard output.
 
-Usage: python two_devices.py NUM_DEVICES DATA_DIR RUN_DIR [remat] [davit]
+Usage: python two_devices.py NUM_DEVICES DATA_DIR RUN_DIR [remat] [davit] [sizes]
 """
 
 import json
@@ -52,7 +52,7 @@ class Losses(keras.callbacks.Callback):
 
 def images_on_each_device(stream):
     """What each device receives of the first batch, as sums of pixels of each image."""
-    batches = stream.dataset()
+    batches = stream.dataset(recipe.size_of_epoch(0))
     if devices.backend == "tensorflow":
         if devices.strategy is None:
             parts = [next(iter(batches))[0]]
@@ -71,6 +71,8 @@ RECIPE["train"]["remat"] = "remat" in sys.argv[4:]
 if "davit" in sys.argv[4:]:
     VARIANTS["davit_tiny"] = FOUR_BLOCKS
     RECIPE["model"] = {"name": "davit_tiny", "stem": "small"}
+if "sizes" in sys.argv[4:]:
+    RECIPE["train"] |= {"sizes": [[0.0, 8], [0.5, 16]], "remeasure_statistics": 2}
 recipe = check_recipe(RECIPE)
 data_dir, run_dir = Path(sys.argv[2]), Path(sys.argv[3])
 losses = Losses()

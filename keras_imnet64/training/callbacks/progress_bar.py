@@ -39,25 +39,30 @@ class ProgressBar(keras.callbacks.Callback):
         steps_per_epoch: int,
         batch_size: int,
         rates_of: Callable[[int], np.ndarray],
+        size_of_epoch: Callable[[int], int] | None = None,
     ) -> None:
         """
         Args:
             batch_size: images per step.
             rates_of: epoch -> learning rates of its steps, and of the one after it. It is called
                 before the first step: JAX computes nothing else while a step runs.
+            size_of_epoch: epoch -> pixels per side of its images, if these change. The step is
+                compiled each time that `prepare` is called then.
         """
         super().__init__()
         self.epochs, self.steps_per_epoch, self.batch_size = epochs, steps_per_epoch, batch_size
-        self.rates_of = rates_of
+        self.rates_of, self.size_of_epoch = rates_of, size_of_epoch
         self.bad_step: int | None = None
         self._lock = threading.Lock()
         self._bar: Progress | None = None
         self._in_log: Activity | None = None  # in place of the bar where there is no terminal
-        # Until the end of the first step of the process, which compiles.
+        # Until the end of the first step of the process, or of a size, which compiles.
         self._compiling: Activity | None = Activity("preparing the training step")
 
     def prepare(self) -> None:
         """Shows that training begins, until the first epoch does; call it before Keras' loop."""
+        if self.size_of_epoch and not self._compiling:
+            self._compiling = Activity("preparing the training step")
         if self._compiling:
             self._compiling.start()
 
@@ -69,7 +74,8 @@ class ProgressBar(keras.callbacks.Callback):
         self.started = self.first_done = time.monotonic()
         self.last_text = 0.0
         if self._compiling:
-            self._compiling.text = f"{self._position()}  compiling the training step"
+            size = f" at {self.size_of_epoch(epoch)} px" if self.size_of_epoch else ""
+            self._compiling.text = f"{self._position()}  compiling the training step{size}"
         else:
             self._open_bar()
 
@@ -132,11 +138,19 @@ class ProgressBar(keras.callbacks.Callback):
         if not per_step:
             return line  # the first step compiles: no speed is known yet
         epoch_left = per_step * (self.steps_per_epoch - self.done)
-        run_left = epoch_left + per_step * self.steps_per_epoch * (self.epochs - self.epoch - 1)
+        run_left = epoch_left + per_step * self.steps_per_epoch * self._later_epochs()
         return (
             f"{line} {self.batch_size / per_step:.0f} images/s left {duration(epoch_left)}, run "
             f"{duration(run_left)}"
         )
+
+    def _later_epochs(self) -> float:
+        """Returns the epochs after this one, each counted by the area of its images over now's."""
+        later = range(self.epoch + 1, self.epochs)
+        if not self.size_of_epoch:
+            return len(later)
+        now = self.size_of_epoch(self.epoch)
+        return sum((self.size_of_epoch(epoch) / now) ** 2 for epoch in later)
 
     def close(self) -> None:
         """Removes the bar from the screen; a report that comes later does not bring it back."""
