@@ -217,9 +217,7 @@ simply("sizes_end", f"{SIZES}[[0,8],[0.5,12]]", "end with 16 pixels, .* the mode
 simply("sizes_above", f"{SIZES}[[0,8],[0.5,16],[0.7,32]]", "end with 16 pixels, .*received 32")
 simply("sizes_no_epoch", f"{SIZES}[[0,8],[0.9,16]]", "leaves no epoch for 16 pixels.*epochs is 3;")
 OTHER = f"{SIZES}[[0,8],[0.5,16]] --set model.name="
-simply(
-    "sizes_dense", f'{OTHER}"tiny_cnn1"', "does not work with tiny_cnn1.*8: choose a network that"
-)
+simply("sizes_dense", f'{OTHER}"tiny_cnn1"', 'tiny_cnn1, whose layer "pool" flattens a map')
 simply("sizes_stride", f'{OTHER}"resnet18"', "8 pixels are too few for resnet18, .* of 1: choose a")
 simply(
     "sizes_spectral",

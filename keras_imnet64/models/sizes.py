@@ -78,7 +78,9 @@ def _check_no_flat_map(network: keras.Model) -> None:
 
 def _check_own_graph(network: keras.Model) -> None:
     """Refuses layers that hold the size of a map, and would mix up pixels at another size."""
-    for layer in [*all_layers(network), *graph_of(network).operations]:  # type: ignore[union-attr]
+    graph = graph_of(network)
+    assert graph is not None  # `network_at` has checked
+    for layer in [*all_layers(network), *graph.operations]:
         per_pixel = isinstance(layer, layers.Normalization) and layer.axis not in ((-1,), (3,))
         if isinstance(layer, FIXED) or per_pixel:
             raise UserError(
