@@ -218,7 +218,11 @@ simply("sizes_above", f"{SIZES}[[0,8],[0.5,16],[0.7,32]]", "end with 16 pixels, 
 simply("sizes_no_epoch", f"{SIZES}[[0,8],[0.9,16]]", "leaves no epoch for 16 pixels.*epochs is 3;")
 OTHER = f"{SIZES}[[0,8],[0.5,16]] --set model.name="
 simply("sizes_dense", f'{OTHER}"tiny_cnn1"', 'tiny_cnn1, whose layer "pool" flattens a map')
-simply("sizes_stride", f'{OTHER}"resnet18"', "8 pixels are too few for resnet18, .* of 1: choose a")
+simply(
+    "sizes_stride",
+    f'{OTHER}"resnet18" --set model.stem="imagenet"',
+    "8 pixels are too few for resnet18, .* of 1: choose a",
+)
 simply(
     "sizes_spectral",
     f'{OTHER}"spectral" --set model.factor=2 --set model.base={{name="resnet18"}}',
