@@ -1039,7 +1039,7 @@ def bench_other_machine(place):
         "date": "2026-01-31",
         "load": 0.0,
         "num_rounds": 1,
-        "steps": 1,
+        "block_seconds": 1.0,
         "rows": [],
     }
     (place.path / "result.json").write_text(json.dumps(record))
