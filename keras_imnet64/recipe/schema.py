@@ -258,6 +258,7 @@ class Recipe(Table):
         self._check_classes(dataset)
         self._check_accumulation()
         self._check_selection()
+        self._check_groups()
 
     def _check_mixing(self) -> None:
         """An operation that mixes labels must be the last step and have two images to mix."""
@@ -351,3 +352,13 @@ class Recipe(Table):
                 "train.early_stopping and the plateau schedule need validation images: set "
                 "data.holdout to a number of training images to hold out; received 0"
             )
+
+    def _check_groups(self) -> None:
+        if self.optimizer.weight_decay or self.loss.l2:
+            return
+        for number, group in enumerate(self.optimizer.groups):
+            if group.weight_decay_factor != 1:
+                raise UserError(
+                    f"optimizer.groups.{number}.weight_decay_factor has no decay to multiply: set "
+                    f"optimizer.weight_decay or loss.l2; received {group.weight_decay_factor}"
+                )

@@ -69,7 +69,7 @@ def compile_for_training(
     """
     set_batch_norm(model, recipe.train.batch_norm, devices)
     if recipe.loss.l2:
-        add_l2(model, recipe.loss.l2, recipe.loss.l2_of)
+        add_l2(model, recipe.loss.l2, recipe.loss.l2_of, recipe.optimizer.groups)
     xla = jit_compile(recipe.train.xla, devices)
     set_remat(model, recipe.train.remat, xla)
     optimizer = optimizer_for(recipe, steps_per_epoch // recipe.train.accumulate_steps)
@@ -98,9 +98,11 @@ def optimizer_for(recipe: Recipe, updates_per_epoch: int) -> keras.optimizers.Op
         recipe.optimizer.name,
         schedule,
         weight_decay=recipe.optimizer.weight_decay,
-        clip_norm=recipe.optimizer.clip_norm,
         ema=recipe.train.ema or None,
         accumulate_steps=recipe.train.accumulate_steps,
+        clip_norm=recipe.optimizer.clip_norm,
+        groups=recipe.optimizer.groups,
+        lookahead=recipe.optimizer.lookahead,
         **recipe.optimizer.options,
     )
 

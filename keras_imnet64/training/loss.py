@@ -1,11 +1,14 @@
 """The training loss: cross-entropy with label smoothing, and an L2 penalty of the weights."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
 from keras import ops
 
 from keras_imnet64.core.types import Tensor
+from keras_imnet64.recipe.optimizers import GroupOptions
+from keras_imnet64.training.groups import group_of_each
 
 
 class CrossEntropy(keras.losses.Loss):
@@ -45,7 +48,12 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     return ops.one_hot(ops.cast(labels, "int32"), num_classes)
 
 
-def add_l2(model: keras.Model, l2: float, of: Literal["weights", "all"] = "weights") -> None:
+def add_l2(
+    model: keras.Model,
+    l2: float,
+    of: Literal["weights", "all"] = "weights",
+    groups: Sequence[GroupOptions] = (),
+) -> None:
     """Adds l2 * sum(w^2), without the factor 1/2, to the loss of a model.
 
     The penalty is set on the variables and not in the layers' configs, so that model files do not
@@ -55,7 +63,12 @@ def add_l2(model: keras.Model, l2: float, of: Literal["weights", "all"] = "weigh
         of: "weights" for every kernel and every normalisation's gamma, "all" for every trainable
             variable. With "all", l2 = w / 2 gives SGD the gradients that `weight_decay=w` gives
             PyTorch's SGD.
+        groups: the `weight_decay_factor` of a variable's group multiplies l2.
     """
+    chosen = group_of_each(groups, [variable.path for variable in model.trainable_variables])
     for variable in model.trainable_variables:
-        if of == "all" or variable.name == "gamma" or len(variable.shape) >= 2:
-            variable.regularizer = keras.regularizers.L2(l2)
+        group = chosen[variable.path]
+        own_l2 = l2 * group.weight_decay_factor if group else l2
+        penalised = of == "all" or variable.name == "gamma" or len(variable.shape) >= 2
+        if penalised and own_l2:
+            variable.regularizer = keras.regularizers.L2(own_l2)

@@ -19,6 +19,7 @@ from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.training.build import check_training, compile_for_training, training_model
 from keras_imnet64.training.data import Data, load_data, make_stream
+from keras_imnet64.training.groups import group_of_each
 from keras_imnet64.training.model import make_model
 
 
@@ -106,7 +107,8 @@ def check_setup(recipe: Recipe, devices: Devices, model: keras.Model | None = No
     check_training(recipe)
     if model is None:
         with Activity("checking the network"):
-            outline_of(recipe)  # refuses a network that cannot be built
+            outline = outline_of(recipe)  # refuses a network that cannot be built
+            group_of_each(recipe.optimizer.groups, [v.path for v in outline.trainable_variables])
 
 
 def setup_on(
