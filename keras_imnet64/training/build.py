@@ -14,7 +14,7 @@ from keras_imnet64.models import build_model, num_bands
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.keras_private import loss_tracker
 from keras_imnet64.recipe.schema import Recipe
-from keras_imnet64.training.loss import CrossEntropy, add_l2
+from keras_imnet64.training.loss import add_l2, make_loss
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
 from keras_imnet64.training.remat import set_remat
@@ -76,7 +76,7 @@ def compile_for_training(
     accuracies = accuracy_metrics()
     model.compile(
         optimizer,
-        CrossEntropy(recipe.loss.label_smoothing),
+        make_loss(recipe.loss),
         metrics=accuracies,
         jit_compile=xla,
     )

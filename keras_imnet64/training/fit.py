@@ -139,7 +139,7 @@ def finish(trainer: Trainer, peak_memory_mb: float | None) -> None:
     """Ships the last weights, loads and scores the model files, and writes metrics.json."""
     run, setup, state = trainer.run, trainer.setup, trainer.state
     num_epochs = len(state.history)
-    trainer.fill_copy()
+    trainer.fill_copy(num_epochs)
     trainer.ship_copy(run.model, num_epochs)
     model_score = score_file(run.model, setup.data, setup.devices)
     if state.best is None:

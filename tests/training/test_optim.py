@@ -1,6 +1,5 @@
 """Optimizers and schedules against numbers worked out in NumPy."""
 
-import contextlib
 import math
 import os
 import subprocess
@@ -182,15 +181,10 @@ def test_muon_takes_a_convolution_as_a_matrix_and_a_depthwise_kernel_not():
 
 @pytest.mark.backend
 @pytest.mark.parametrize("adapts", [False, True])
-def test_lamb_steps_as_timms(adapts):
+def test_lamb_steps_as_timms(adapts, peer_torch):
     """Ten steps of gradients that are clipped in some, with timm's groups of decay."""
-    torch = pytest.importorskip("torch")
-    with contextlib.suppress(RuntimeError):  # torchvision, which timm imports, expects these
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
     timm_lamb = pytest.importorskip("timm.optim.lamb")
-    weights = [torch.nn.Parameter(torch.tensor(w)) for w in (KERNEL, BIAS)]
+    weights = [peer_torch.nn.Parameter(peer_torch.tensor(w)) for w in (KERNEL, BIAS)]
     groups = [{"params": [w], "weight_decay": d} for w, d in zip(weights, (0.02, 0.0), strict=True)]
     peer = timm_lamb.Lamb(groups, lr=8e-3, always_adapt=adapts)
     optimizer = optim.make_optimizer("lamb", constant(8e-3), weight_decay=0.02, always_adapt=adapts)
@@ -200,7 +194,7 @@ def test_lamb_steps_as_timms(adapts):
     for _ in range(10):
         grads = [rng.normal(scale=0.4, size=w.shape).astype("float32") for w in (KERNEL, BIAS)]
         for weight, gradient in zip(weights, grads, strict=True):
-            weight.grad = torch.tensor(gradient)
+            weight.grad = peer_torch.tensor(gradient)
         peer.step()
         optimizer.apply([ops.convert_to_tensor(g) for g in grads])
         assert_weights(variables, [w.detach().numpy() for w in weights], 1e-6)
