@@ -120,6 +120,9 @@ def make_optimizer(
     whole = isinstance(accumulate_steps, int) and accumulate_steps >= 1
     _require(whole, "accumulate_steps must be a whole number from 1", accumulate_steps)
     _refuse_accumulation_under_strategy(accumulate_steps)
+    arguments = table.all_options
+    if name == "muon":
+        arguments["adam_weight_decay"] = table.weight_decay
     try:
         return OPTIMIZERS[name](
             learning_rate=schedule,
@@ -131,7 +134,7 @@ def make_optimizer(
             name="optimizer",
             groups=table.groups,
             lookahead=table.lookahead,
-            **table.all_options,
+            **arguments,
         )
     except ValueError as error:
         raise UserError(f"optimizer {name}: {error}") from error
@@ -211,7 +214,13 @@ class _Corrected(keras.optimizers.Optimizer):
         return len(variable.shape) >= 2 and super()._use_weight_decay(variable)
 
     def _apply_weight_decay(self, variables: Sequence[Variable]) -> None:
-        """Does nothing: `update_step` decays each variable, with the rate of its group."""
+        """Decays as Keras does; with groups `update_step` decays each variable by itself.
+
+        Keras' way stays where it is enough, because the other one rounds Muon's steps differently
+        under TensorFlow, and a run must come to the bits that it came to before.
+        """
+        if self.weight_decay and not self.groups:
+            super()._apply_weight_decay(variables)
 
     def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
         """Decays a variable and updates it, with the factors of its group.
@@ -231,7 +240,7 @@ class _Corrected(keras.optimizers.Optimizer):
 
     def _decay(self, variable: Variable, learning_rate: Tensor) -> None:
         """w <- w - rate * decay * w, before the update."""
-        decay = self._decay_of(variable)
+        decay = self._decay_of(variable) if self.groups else 0.0  # else it is done
         if decay:
             rate = ops.cast(learning_rate, variable.dtype)
             self.assign_sub(variable, variable * ops.cast(decay, variable.dtype) * rate)
@@ -404,8 +413,11 @@ class Lamb(_Corrected, keras.optimizers.Lamb):
         super().__init__(**arguments)
         self.always_adapt = always_adapt
 
-    def _decay(self, variable: Variable, learning_rate: Tensor) -> None:
+    def _apply_weight_decay(self, variables: Sequence[Variable]) -> None:
         """Does nothing: the decay is a part of the update."""
+
+    def _decay(self, variable: Variable, learning_rate: Tensor) -> None:
+        """Does nothing either."""
 
     def _step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
         index, decay = self._get_variable_index(variable), self._decay_of(variable)
