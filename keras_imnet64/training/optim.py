@@ -232,9 +232,9 @@ class _Corrected(keras.optimizers.Optimizer):
         if rate_factor != 1:
             learning_rate = learning_rate * rate_factor
         self._decay(variable, learning_rate)
-        self._step(gradient, variable, learning_rate)
+        self.apply_rule(gradient, variable, learning_rate)
 
-    def _step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
+    def apply_rule(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
         """Updates a variable that is decayed already, with the rate of its group."""
         super().update_step(gradient, variable, learning_rate)
 
@@ -345,7 +345,7 @@ def _assign_if(
 class SGD(_Corrected, keras.optimizers.SGD):
     """v <- momentum * v - rate * g, w <- w + v; with Nesterov w <- w + momentum * v - rate * g."""
 
-    def _step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
+    def apply_rule(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
         """Updates a variable; under TensorFlow one operation, where Keras has about ten."""
         if self.momentum and _is_float32_tensor(gradient):
             velocity = self.momentums[self._get_variable_index(variable)].value
@@ -358,13 +358,13 @@ class SGD(_Corrected, keras.optimizers.SGD):
                 use_nesterov=self.nesterov,
             )
         else:
-            super()._step(gradient, variable, learning_rate)
+            super().apply_rule(gradient, variable, learning_rate)
 
 
 class AdamW(_Corrected, keras.optimizers.AdamW):
     """Adam with decoupled weight decay (arXiv:1711.05101)."""
 
-    def _step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
+    def apply_rule(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
         """Updates a variable; under TensorFlow one operation, where Keras has about twenty."""
         if not self.amsgrad and _is_float32_tensor(gradient):
             index = self._get_variable_index(variable)
@@ -382,7 +382,7 @@ class AdamW(_Corrected, keras.optimizers.AdamW):
                 grad=gradient,
             )
         else:
-            super()._step(gradient, variable, learning_rate)
+            super().apply_rule(gradient, variable, learning_rate)
 
 
 def _is_float32_tensor(gradient: Tensor) -> bool:
@@ -419,7 +419,7 @@ class Lamb(_Corrected, keras.optimizers.Lamb):
     def _decay(self, variable: Variable, learning_rate: Tensor) -> None:
         """Does nothing either."""
 
-    def _step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
+    def apply_rule(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
         index, decay = self._get_variable_index(variable), self._decay_of(variable)
         momentum, velocity = self._momentums[index], self._velocities[index]
         self.assign_add(momentum, (gradient - momentum) * (1 - self.beta_1))
