@@ -1,5 +1,6 @@
 """The suite runs under TensorFlow; test_backends.py runs those marked `backend` under JAX too."""
 
+import importlib
 import os
 import struct
 import subprocess
@@ -176,3 +177,20 @@ def small_recipe():
         return check_recipe(content)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def peer_torch():
+    """The module torch, ready for timm; skips the test where it is not installed."""
+    torch = pytest.importorskip("torch")
+    library = None
+    try:
+        importlib.import_module("torchvision")  # which timm imports
+    except ImportError:
+        pytest.skip("torchvision is not installed")
+    except RuntimeError:  # a build without its compiled operators
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    yield torch
+    del library

@@ -239,6 +239,51 @@ simply(
     "data preview --recipe small.toml --out sheet.gif",
     r"must be a file whose name ends in \.png",
 )
+GROUPS = f"{FIT} --set optimizer.groups=[{{{{{{}}}}}}]"
+simply(
+    "group_of_nothing",
+    GROUPS.format('variables="^had/"'),
+    r'groups\.0\.variables must match the path of .*; received "\^had/"',
+)
+simply("group_of_everything", GROUPS.format('variables="/"'), "must not match every trainable var")
+simply("group_of_no_pattern", GROUPS.format('variables="("'), 'regular expression; received "\\("')
+simply("group_without_pattern", GROUPS.format(""), r"optimizer\.groups\.0\.variables is missing")
+simply(
+    "group_without_decay",
+    GROUPS.format('variables="beta",weight_decay_factor=0.5') + " --set loss.l2=0.0",
+    "weight_decay_factor has no decay to multiply: set .* or loss.l2; received 0.5",
+)
+simply(
+    "lookahead",
+    f"{FIT} --set optimizer.lookahead.step=3",
+    r'optimizer\.lookahead\.step is not a known key; did you mean "steps"\?',
+)
+simply(
+    "threshold",
+    f"{FIT} --set loss.target_threshold=0.2",
+    'options of loss.name = "binary_cross_entropy"; received "cross_entropy"',
+)
+simply(
+    "threshold_above_targets",
+    f'{FIT} --set loss={{name="binary_cross_entropy",label_smoothing=0.5,target_threshold=0.6}}',
+    "must lie between the smoothed targets, 0.0005 and 0.5; received 0.6",
+)
+simply(
+    "repeats",
+    f'{FIT} --set data.repeats=3 --set data.mirror="both"',
+    'data.mirror must be "random" or "none"; received "both"',
+)
+simply("average_last", f"{FIT} --set train.average_last=4", "at most the 3 epochs .*; received 4")
+simply(
+    "two_averages",
+    f"{FIT} --set train.average_last=2 --set train.ema=0.9",
+    "two averages, of which one can ship; received 2 and 0.9",
+)
+simply(
+    "average_of_an_unknown_end",
+    f"{FIT} --set train.average_last=2 --set train.early_stopping=2 --set data.holdout=16",
+    "train.early_stopping ends a run earlier; received 2 and 2",
+)
 
 
 SPECTRAL = (

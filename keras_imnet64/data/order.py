@@ -24,9 +24,14 @@ def generator(seed: int, epoch: int, purpose: str) -> np.random.Generator:
 
 
 def epoch_order(
-    num_images: int, mirror: Mirror, seed: int, epoch: int
+    num_images: int, mirror: Mirror, seed: int, epoch: int, repeats: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns a permutation of all samples of an epoch.
+
+    With repeated augmentation (arXiv:1902.05509), sample i of N is image i // repeats of the
+    permutation: `repeats` copies of an image follow each other, nearly always within a batch, and
+    an epoch shows the first N / repeats images of its permutation, as the samplers of DeiT and
+    timm do. Each copy is mirrored and augmented by draws of its own.
 
     Args:
         num_images: N.
@@ -34,6 +39,7 @@ def epoch_order(
             "alternating" (each image once, mirrored in every other epoch) or "both" (each image and
             its mirror image once: 2N samples).
         epoch: from 0.
+        repeats: above 1 only with the mirrors "none" and "random".
 
     Returns:
         (images int64 [M], mirrored bool [M]): sample i of the epoch is image images[i].
@@ -42,7 +48,7 @@ def epoch_order(
     if mirror == "both":
         samples = rng.permutation(2 * num_images)
         return samples % num_images, samples >= num_images
-    images = rng.permutation(num_images)
+    images = rng.permutation(num_images)[np.arange(num_images) // repeats]
     if mirror == "none":
         return images, np.zeros(num_images, bool)
     if mirror == "alternating":

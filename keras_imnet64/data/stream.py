@@ -67,7 +67,7 @@ class TrainingStream:
         batch_size: images per step on all devices together; at most the samples of an epoch.
         view: for an encoded store; its image_size is the size of the batches' images.
         seed: determines the order and the draws.
-        mirror: see `order.epoch_order`.
+        mirror, repeats: see `order.epoch_order`.
         augmentation: applied in this order, after the mirror.
         steps_per_epoch: default, and maximum, all whole batches. The samples that are left over
             differ from epoch to epoch.
@@ -86,6 +86,7 @@ class TrainingStream:
         view: View | None = None,
         seed: int = 0,
         mirror: Mirror = "none",
+        repeats: int = 1,
         augmentation: Sequence[AugmentationStep] = (),
         steps_per_epoch: int | None = None,
         mean_image: np.ndarray | None = None,
@@ -94,7 +95,7 @@ class TrainingStream:
         self.selection = selection
         self.batch_size = batch_size
         self.seed = seed
-        self.mirror = mirror
+        self.mirror, self.repeats = mirror, repeats
         self.augmentation = list(augmentation)
         self.view = view
         self.image_size = size = _image_size(selection, view)
@@ -329,7 +330,8 @@ class TrainingStream:
 
     def _draw_epoch(self, epoch: int) -> Samples:
         """Returns all samples of an epoch in its order, arrays [M, ...]."""
-        indices, mirrored = epoch_order(len(self.selection), self.mirror, self.seed, epoch)
+        num_images = len(self.selection)
+        indices, mirrored = epoch_order(num_images, self.mirror, self.seed, epoch, self.repeats)
         positions, labels = self.selection.look_up(indices)
         num_samples, size, store = len(indices), self.image_size, self._encoded_store
         sizes = store.sizes(positions) if store is not None and self._crops_when_read else None

@@ -5,12 +5,13 @@
 
 import re
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
 from keras_imnet64.core.tables import (
     AS_WRITTEN,
+    Table,
     TaggedTable,
     broken_rule,
     by_tag,
@@ -41,11 +42,33 @@ def _are_increasing(epochs: list[float]) -> list[float]:
 
 
 Pattern = Annotated[str, AfterValidator(_is_pattern)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Epochs = Annotated[
     list[Annotated[float, Field(gt=0, le=MAX_NUMBER), AS_WRITTEN]],
     Field(title="an increasing list of numbers"),
     AfterValidator(_are_increasing),
 ]
+
+
+class GroupOptions(Table):
+    """Factors for some of the variables. The first group that matches a variable applies to it."""
+
+    variables: Pattern
+    """A regular expression that is searched in the path of each trainable variable, such as
+    "stage1_block1_bn1/beta"."""
+    learning_rate_factor: NonNegative = 1.0
+    """Times the scheduled learning rate."""
+    weight_decay_factor: NonNegative = 1.0
+    """Times optimizer.weight_decay and times loss.l2, where these apply to the variable."""
+
+
+class LookaheadOptions(Table):
+    """Lookahead (arXiv:1907.08610): slow weights follow the weights of any optimizer."""
+
+    steps: Annotated[int, Field(ge=1, le=10**6)] = 5
+    """Updates after which the slow weights move, and the weights are set to them."""
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The fraction of the way to the weights by which the slow weights move."""
 
 
 class OptimizerOptions(TaggedTable):
@@ -59,6 +82,10 @@ class OptimizerOptions(TaggedTable):
     """Decoupled; not applied to biases and norms."""
     clip_norm: Positive | None = None
     """Largest global norm of the gradients, after their reduction over devices."""
+    groups: list[GroupOptions] = []
+    """Variables with a learning rate or decay of their own; at most one group applies to each."""
+    lookahead: LookaheadOptions | None = None
+    """Slow weights, which are what ships unless train.ema is set; default: none."""
 
 
 class SGDOptions(OptimizerOptions):
@@ -94,7 +121,25 @@ class MuonOptions(OptimizerOptions):
     epsilon: Positive = 1e-7
 
 
-AnyOptimizer = Annotated[SGDOptions | AdamWOptions | MuonOptions, Field(discriminator="name")]
+class LambOptions(OptimizerOptions):
+    """LAMB (arXiv:1904.00962) as timm's, with which "ResNet strikes back" trained.
+
+    The decay is a part of the update whose size is adapted to the variable's.
+    """
+
+    name: Literal["lamb"]
+    clip_norm: Positive | None = 1.0  # of the other optimizers: none
+    """Largest global norm of the gradients, after their reduction over devices."""
+    beta_1: Momentum = 0.9
+    beta_2: Momentum = 0.999
+    epsilon: Positive = 1e-6  # Keras: 1e-7
+    always_adapt: bool = False
+    """Whether updates of variables without decay, such as biases, are adapted to their size too."""
+
+
+AnyOptimizer = Annotated[
+    SGDOptions | AdamWOptions | MuonOptions | LambOptions, Field(discriminator="name")
+]
 OPTIMIZER_TABLES: dict[str, type[OptimizerOptions]] = by_tag(AnyOptimizer)
 
 
@@ -105,6 +150,19 @@ class ScheduleOptions(TaggedTable):
     """One of the schedules; its options stand beside it."""
     warmup_epochs: NonNegative = 0.0
     """Epochs in which the rate rises to the peak."""
+
+
+AnyScheduleOptions = TypeVar("AnyScheduleOptions", bound=ScheduleOptions)
+
+
+def _without_warmup(schedule: AnyScheduleOptions, option: str) -> AnyScheduleOptions:
+    """Returns a schedule that rises by itself; raises an error if it has a warm-up too."""
+    if schedule.warmup_epochs:
+        raise broken_rule(
+            f"has {option} in place of warmup_epochs, which must be 0; "
+            f"received {schedule.warmup_epochs}"
+        )
+    return schedule
 
 
 class ConstantOptions(ScheduleOptions):
@@ -122,7 +180,7 @@ class CosineOptions(ScheduleOptions):
     """Half a cosine from the peak to the final rate."""
 
     name: Literal["cosine"]
-    final_factor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    final_factor: Fraction = 0.0
     """The final rate as a fraction of the peak."""
     final_learning_rate: NonNegative | None = None
     """The final rate itself."""
@@ -150,12 +208,31 @@ class OneCycleOptions(ScheduleOptions):
 
     @model_validator(mode="after")
     def _has_its_own_warmup(self) -> Self:
-        if self.warmup_epochs:
-            raise broken_rule(
-                "has warmup_fraction in place of warmup_epochs, which must be 0; "
-                f"received {self.warmup_epochs}"
-            )
-        return self
+        return _without_warmup(self, "warmup_fraction")
+
+
+class LinearOptions(ScheduleOptions):
+    """A straight line from the peak at the warm-up's end to the final rate at the run's end."""
+
+    name: Literal["linear"]
+    final_factor: Fraction = 0.0
+    """The final rate as a fraction of the peak."""
+
+
+class TriangularOptions(ScheduleOptions):
+    """A straight line up to the peak, and one down to the final rate at the run's end."""
+
+    name: Literal["triangular"]
+    peak_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.23
+    """The fraction of all steps in which the rate rises; airbench94's, as is start_factor."""
+    start_factor: Fraction = 0.2
+    """The first rate as a fraction of the peak."""
+    final_factor: Fraction = 0.0
+    """The final rate as a fraction of the peak."""
+
+    @model_validator(mode="after")
+    def _has_its_own_warmup(self) -> Self:
+        return _without_warmup(self, "peak_fraction")
 
 
 class PlateauOptions(ScheduleOptions):
@@ -175,7 +252,13 @@ def named_constant(table: Json) -> Json:
 
 
 AnySchedule = Annotated[
-    ConstantOptions | StepOptions | CosineOptions | OneCycleOptions | PlateauOptions,
+    ConstantOptions
+    | StepOptions
+    | CosineOptions
+    | OneCycleOptions
+    | LinearOptions
+    | TriangularOptions
+    | PlateauOptions,
     Field(discriminator="name"),
 ]
 SCHEDULE_TABLES: dict[str, type[ScheduleOptions]] = by_tag(AnySchedule)

@@ -51,6 +51,9 @@ class DataSection(Table):
     """Number of classes to use, the first in the sorted order of their ids; default: all."""
     holdout: Count = 0
     """Training images that are held out for model selection."""
+    repeats: Annotated[int, Field(ge=1, le=100)] = 1
+    """How often an epoch shows an image, each time with draws of its own; an epoch has as many
+    samples as with 1, and so shows fewer images."""
     steps_per_epoch: Positive | None = None
     """Steps after which an epoch ends; default: all whole batches."""
     in_memory: Literal["auto", "always", "never"] = "auto"
@@ -92,7 +95,14 @@ AnyStep = Annotated[
 
 
 class LossSection(Table):
+    name: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
+    """binary_cross_entropy: each class is a question of its own, as in "ResNet strikes back"."""
     label_smoothing: Rate = 0.0
+    target_threshold: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Targets of binary_cross_entropy above this value, smoothed and mixed, become 1, all others
+    0; default: they stay as they are."""
+    sum_classes: bool = False
+    """Whether binary_cross_entropy is the sum over the classes and not their mean."""
     l2: Annotated[float, Field(ge=0)] = 0.0
     """Factor of the sum of squares, without 1/2."""
     l2_of: Literal["weights", "all"] = "weights"
@@ -108,6 +118,9 @@ class TrainSection(Table):
     """The images over which batch normalisation takes mean and variance."""
     ema: Rate = 0.0
     """Momentum of the weights' moving average; 0: no average."""
+    average_last: Count = 0
+    """Last epochs over whose ends the weights that ship are averaged, with the statistics of batch
+    normalisation; 0: none."""
     accumulate_steps: Positive = 1
     """Parts into which a batch is split to save memory."""
     sizes: (
@@ -316,6 +329,10 @@ class Recipe(Table):
         self._check_accumulation()
         self._check_selection()
         self._check_sizes()
+        self._check_groups()
+        self._check_average()
+        self._check_loss()
+        self._check_repeats()
 
     def _check_mixing(self) -> None:
         """An operation that mixes labels must be the last step and have two images to mix."""
@@ -464,6 +481,58 @@ class Recipe(Table):
             raise UserError(
                 "train.sizes does not work with a spectral network, whose bands are those of one "
                 "size: remove it"
+            )
+
+    def _check_groups(self) -> None:
+        if self.optimizer.weight_decay or self.loss.l2:
+            return
+        for number, group in enumerate(self.optimizer.groups):
+            if group.weight_decay_factor != 1:
+                raise UserError(
+                    f"optimizer.groups.{number}.weight_decay_factor has no decay to multiply: set "
+                    f"optimizer.weight_decay or loss.l2; received {group.weight_decay_factor}"
+                )
+
+    def _check_average(self) -> None:
+        train = self.train
+        if train.average_last > train.epochs:
+            raise UserError(
+                f"train.average_last must be at most the {train.epochs} epochs of the run; "
+                f"received {train.average_last}"
+            )
+        if train.average_last and train.ema:
+            raise UserError(
+                "train.average_last and train.ema are two averages, of which one can ship; "
+                f"received {train.average_last} and {train.ema}: set one of them to 0"
+            )
+        if train.average_last and train.early_stopping:
+            raise UserError(
+                "train.average_last needs to know the last epochs, and train.early_stopping ends a "
+                f"run earlier; received {train.average_last} and {train.early_stopping}: set one "
+                "of them to 0"
+            )
+
+    def _check_loss(self) -> None:
+        loss = self.loss
+        if loss.name == "cross_entropy" and (loss.sum_classes or loss.target_threshold is not None):
+            raise UserError(
+                "loss.target_threshold and loss.sum_classes are options of "
+                'loss.name = "binary_cross_entropy"; received "cross_entropy"'
+            )
+        if self.num_classes and loss.target_threshold is not None:
+            other = loss.label_smoothing / self.num_classes  # the target of a class, not the label
+            if not other <= loss.target_threshold < 1 - loss.label_smoothing + other:
+                raise UserError(
+                    "loss.target_threshold must lie between the smoothed targets, "
+                    f"{other:.3g} and {1 - loss.label_smoothing + other:.3g}; received "
+                    f"{loss.target_threshold}"
+                )
+
+    def _check_repeats(self) -> None:
+        if self.data.repeats > 1 and self.data.mirror in ("alternating", "both"):
+            raise UserError(
+                "data.repeats draws each copy of an image anew, so data.mirror must be "
+                f'"random" or "none"; received "{self.data.mirror}"'
             )
 
 

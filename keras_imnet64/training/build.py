@@ -16,7 +16,7 @@ from keras_imnet64.models import build_model, num_bands
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.keras_private import loss_tracker
 from keras_imnet64.recipe.schema import Recipe
-from keras_imnet64.training.loss import CrossEntropy, add_l2
+from keras_imnet64.training.loss import add_l2, make_loss
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
 from keras_imnet64.training.remat import set_remat
@@ -82,7 +82,7 @@ def compile_for_training(
     """
     set_batch_norm(model, recipe.train.batch_norm, devices)
     if recipe.loss.l2:
-        add_l2(model, recipe.loss.l2, recipe.loss.l2_of)
+        add_l2(model, recipe.loss.l2, recipe.loss.l2_of, recipe.optimizer.groups)
     xla = jit_compile(recipe.train.xla, devices)
     sized = {size: training_model(each) for size, each in (smaller or {}).items()}
     for each in (model, *sized.values()):
@@ -92,7 +92,7 @@ def compile_for_training(
     accuracies = accuracy_metrics()
     model.compile(
         optimizer,
-        CrossEntropy(recipe.loss.label_smoothing),
+        make_loss(recipe.loss),
         metrics=accuracies,
         jit_compile=xla,
     )
@@ -114,9 +114,11 @@ def optimizer_for(recipe: Recipe, updates_per_epoch: int) -> keras.optimizers.Op
         recipe.optimizer.name,
         schedule,
         weight_decay=recipe.optimizer.weight_decay,
-        clip_norm=recipe.optimizer.clip_norm,
         ema=recipe.train.ema or None,
         accumulate_steps=recipe.train.accumulate_steps,
+        clip_norm=recipe.optimizer.clip_norm,
+        groups=recipe.optimizer.groups,
+        lookahead=recipe.optimizer.lookahead,
         **recipe.optimizer.options,
     )
 

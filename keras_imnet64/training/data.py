@@ -123,6 +123,7 @@ def make_stream(recipe: Recipe, data: Data) -> TrainingStream:
         view=data.one_crop_view,
         seed=recipe.train.seed,
         mirror=recipe.data.mirror,
+        repeats=recipe.data.repeats,
         augmentation=make_augmentation(recipe, data.image_size),
         steps_per_epoch=num_batches * num_parts,
         mean_image=data.fill,

@@ -153,7 +153,7 @@ def finish(trainer: Trainer, peak_memory_mb: float | None) -> None:
     """Ships the last weights, loads and scores the model files, and writes metrics.json."""
     run, setup, state = trainer.run, trainer.setup, trainer.state
     num_epochs = len(state.history)
-    trainer.fill_copy()
+    trainer.fill_copy(num_epochs)
     trainer.remeasure_copy()
     trainer.ship_copy(run.model, num_epochs)
     training_seconds = in_tenths(trainer.clock.seconds)

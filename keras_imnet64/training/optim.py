@@ -22,7 +22,14 @@ from keras_imnet64.core.errors import UserError, nearest
 from keras_imnet64.core.tables import parse_table
 from keras_imnet64.core.types import JsonObject, Tensor, Variable
 from keras_imnet64.models.keras_private import moving_averages
-from keras_imnet64.recipe.optimizers import MAX_NUMBER, OPTIMIZER_TABLES, SCHEDULE_TABLES
+from keras_imnet64.recipe.optimizers import (
+    MAX_NUMBER,
+    OPTIMIZER_TABLES,
+    SCHEDULE_TABLES,
+    GroupOptions,
+    LookaheadOptions,
+)
+from keras_imnet64.training.groups import group_of_each
 
 
 def make_schedule(
@@ -41,12 +48,12 @@ def make_schedule(
         learning_rate: the peak, above 0.
         steps_per_epoch: weight updates per epoch; a fraction is allowed, since accumulation need
             not divide an epoch.
-        num_epochs: length of the run, which `cosine` and `one_cycle` spread over; may be
-            fractional. (`epochs` is an option of `step`.)
+        num_epochs: length of the run, which all schedules but `constant`, `step` and `plateau`
+            spread over; may be fractional. (`epochs` is an option of `step`.)
         warmup_epochs: with w = round(warmup_epochs * steps_per_epoch), the rate of step s < w
             (counted from 0) is multiplied by (s + 1) / w: the first step has 1/w of the peak,
             step w - 1 all of it.
-        **options: see `_step`, `_cosine`, `_one_cycle`.
+        **options: see `_step`, `_cosine`, `_one_cycle`, `_linear`, `_triangular`.
 
     Returns:
         Schedule: scalar integer step -> float32 scalar, in eager code, tf.function and jit.
@@ -76,7 +83,6 @@ def make_optimizer(
     schedule: "Schedule",
     *,
     weight_decay: float = 0.0,
-    clip_norm: float | None = None,
     ema: float | None = None,
     accumulate_steps: int = 1,
     **options: Any,  # `recipe.optimizers` says of which types
@@ -90,11 +96,13 @@ def make_optimizer(
         schedule: what `make_schedule` returns.
         weight_decay: decoupled: w <- w - rate * weight_decay * w before each update, with the
             scheduled and scaled rate, for variables of rank 2 and above (not norms, not biases).
-        clip_norm: largest global L2 norm of the whole batch's gradient; None does not clip.
+            Under `lamb` it is a part of the update instead, see `Lamb`.
         ema: momentum m of the weights' average, a <- m * a + (1 - m) * w after each update
             (such as 0.9999); None keeps no average. Read it with `averaged_weights`.
         accumulate_steps: batches whose gradients are averaged into one update.
-        **options: as Keras names them.
+        **options: as `recipe.optimizers` names them, `clip_norm`, `groups` and `lookahead`
+            included: the largest global L2 norm of the whole batch's gradient; factors of the rate
+            and the decay of some variables; slow weights, see `LookaheadOptions`.
 
     Returns:
         keras.optimizers.Optimizer named "optimizer", with `learning_rate_scale`, a float32 scalar
@@ -105,7 +113,7 @@ def make_optimizer(
             tf.distribute strategy.
     """
     _require_name("optimizer", name, OPTIMIZER_TABLES)
-    values = {"weight_decay": weight_decay, "clip_norm": clip_norm, **options}
+    values = {"weight_decay": weight_decay, **options}
     values |= {"name": name, "learning_rate": schedule.learning_rate}
     table = parse_table(OPTIMIZER_TABLES[name], values, "optimizer")
     _require(ema is None or 0 < ema < 1, "ema must lie between 0 and 1, such as 0.9999", ema)
@@ -124,6 +132,8 @@ def make_optimizer(
             ema_momentum=ema or 0.99,
             gradient_accumulation_steps=accumulate_steps if accumulate_steps > 1 else None,
             name="optimizer",
+            groups=table.groups,
+            lookahead=table.lookahead,
             **arguments,
         )
     except ValueError as error:
@@ -143,11 +153,34 @@ def averaged_weights(optimizer: keras.optimizers.Optimizer) -> dict[str, Variabl
     return moving_averages(optimizer)
 
 
-class _Corrected(keras.optimizers.Optimizer):
-    """Corrects each Keras optimizer class (Keras 3.15), method by method."""
+def slow_weights(optimizer: keras.optimizers.Optimizer) -> dict[str, Variable]:
+    """Returns Lookahead's slow weights by path of the variable; empty as `averaged_weights` is.
 
-    def __init__(self, **arguments: Any) -> None:  # of the Keras class
+    They are zeros until the first update. Under JAX call `model.jax_state_sync()` before reading.
+    """
+    if not (optimizer.built and optimizer.lookahead):
+        return {}
+    return dict(zip(optimizer.paths, optimizer.slow_weights, strict=True))
+
+
+class _Corrected(keras.optimizers.Optimizer):
+    """Corrects each Keras optimizer class (Keras 3.15), method by method.
+
+    Adds groups of variables and Lookahead.
+
+    Args:
+        groups: see `group_of_each`.
+        lookahead: None keeps no slow weights.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[GroupOptions] = (),
+        lookahead: LookaheadOptions | None = None,
+        **arguments: Any,  # of the Keras class
+    ) -> None:
         super().__init__(**arguments)
+        self.groups, self.lookahead = groups, lookahead
         self.learning_rate_scale = self.add_variable(
             shape=(),
             initializer="ones",
@@ -162,9 +195,16 @@ class _Corrected(keras.optimizers.Optimizer):
         Keras turns "a/b/kernel" into "a_b_kernel_momentum", and "a_b/kernel" too.
         """
         super().build(variables)
+        if self.lookahead:
+            self.slow_weights = self.add_optimizer_variables(variables, "slow")
         paths = [v.path for v in self.variables]
         twice = sorted({path for path in paths if paths.count(path) > 1})
         _require(not twice, "layer names must give each optimizer variable a unique path", twice)
+        self.paths = [v.path for v in variables]
+        chosen = group_of_each(self.groups, self.paths)
+        ordered = [chosen[path] for path in self.paths]
+        self._rate_factors = [group.learning_rate_factor if group else 1.0 for group in ordered]
+        self._decay_factors = [group.weight_decay_factor if group else 1.0 for group in ordered]
 
     def _get_current_learning_rate(self) -> Tensor:
         """Passes the number of updates to the schedule: Keras passes that of batches."""
@@ -174,8 +214,65 @@ class _Corrected(keras.optimizers.Optimizer):
         return len(variable.shape) >= 2 and super()._use_weight_decay(variable)
 
     def _apply_weight_decay(self, variables: Sequence[Variable]) -> None:
-        if self.weight_decay:
+        """Decays as Keras does; with groups `update_step` decays each variable by itself.
+
+        Keras' way stays where it is enough, because the other one rounds Muon's steps differently
+        under TensorFlow, and a run must come to the bits that it came to before.
+        """
+        if self.weight_decay and not self.groups:
             super()._apply_weight_decay(variables)
+
+    def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
+        """Decays a variable and updates it, with the factors of its group.
+
+        Keras' SGD keeps the rate in its velocities; a factor does not change during a run, so each
+        velocity is that of its own rate.
+        """
+        rate_factor = self._rate_factors[self._get_variable_index(variable)]
+        if rate_factor != 1:
+            learning_rate = learning_rate * rate_factor
+        self._decay(variable, learning_rate)
+        self.apply_rule(gradient, variable, learning_rate)
+
+    def apply_rule(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
+        """Updates a variable that is decayed already, with the rate of its group."""
+        super().update_step(gradient, variable, learning_rate)
+
+    def _decay(self, variable: Variable, learning_rate: Tensor) -> None:
+        """w <- w - rate * decay * w, before the update."""
+        decay = self._decay_of(variable) if self.groups else 0.0  # else it is done
+        if decay:
+            rate = ops.cast(learning_rate, variable.dtype)
+            self.assign_sub(variable, variable * ops.cast(decay, variable.dtype) * rate)
+
+    def _decay_of(self, variable: Variable) -> float:
+        """Returns the decay of a variable, 0.0 if it has none."""
+        if not self.weight_decay or not self._use_weight_decay(variable):
+            return 0.0
+        return self.weight_decay * self._decay_factors[self._get_variable_index(variable)]
+
+    def _backend_update_step(
+        self, grads: Sequence[Tensor], variables: Sequence[Variable], learning_rate: Tensor
+    ) -> None:
+        """Updates all variables; before the first update and after every k-th moves slow weights.
+
+        In other steps Lookahead costs a comparison: the work is inside of conditionals. They must
+        not run what tf.distribute would reduce, and do not: each device assigns its own copies.
+        """
+        if self.lookahead is None:
+            super()._backend_update_step(grads, variables, learning_rate)
+            return
+        weights, slow = self._trainable_variables, self.slow_weights
+        _assign_if(ops.equal(self.iterations, 0), slow, lambda: [w.value for w in weights])
+        super()._backend_update_step(grads, variables, learning_rate)
+        is_last = ops.equal((self.iterations + 1) % self.lookahead.steps, 0)
+        _assign_if(is_last, [*slow, *weights], lambda: 2 * self._moved_slow_weights())
+
+    def _moved_slow_weights(self) -> list[Tensor]:
+        """s + factor * (w - s) of each variable."""
+        assert self.lookahead is not None
+        pairs = zip(self.slow_weights, self._trainable_variables, strict=True)
+        return [s + self.lookahead.factor * (w - s) for s, w in pairs]
 
     def _clip_gradients(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
         """Clips the global batch's gradient: Keras clips each replica's part before the sum."""
@@ -227,10 +324,28 @@ class _Corrected(keras.optimizers.Optimizer):
         """
 
 
+def _assign_if(
+    condition: Tensor, variables: Sequence[Variable], values: Callable[[], list[Tensor]]
+) -> None:
+    """Assigns values to variables if a condition holds; else they are not even computed."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        def assign() -> None:
+            for variable, value in zip(variables, values(), strict=True):
+                variable.assign(value)
+
+        tf.cond(condition, assign, lambda: None)
+        return
+    kept = ops.cond(condition, values, lambda: [v.value for v in variables])
+    for variable, value in zip(variables, kept, strict=True):
+        variable.assign(value)
+
+
 class SGD(_Corrected, keras.optimizers.SGD):
     """v <- momentum * v - rate * g, w <- w + v; with Nesterov w <- w + momentum * v - rate * g."""
 
-    def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
+    def apply_rule(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
         """Updates a variable; under TensorFlow one operation, where Keras has about ten."""
         if self.momentum and _is_float32_tensor(gradient):
             velocity = self.momentums[self._get_variable_index(variable)].value
@@ -243,13 +358,13 @@ class SGD(_Corrected, keras.optimizers.SGD):
                 use_nesterov=self.nesterov,
             )
         else:
-            super().update_step(gradient, variable, learning_rate)
+            super().apply_rule(gradient, variable, learning_rate)
 
 
 class AdamW(_Corrected, keras.optimizers.AdamW):
     """Adam with decoupled weight decay (arXiv:1711.05101)."""
 
-    def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
+    def apply_rule(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
         """Updates a variable; under TensorFlow one operation, where Keras has about twenty."""
         if not self.amsgrad and _is_float32_tensor(gradient):
             index = self._get_variable_index(variable)
@@ -267,7 +382,7 @@ class AdamW(_Corrected, keras.optimizers.AdamW):
                 grad=gradient,
             )
         else:
-            super().update_step(gradient, variable, learning_rate)
+            super().apply_rule(gradient, variable, learning_rate)
 
 
 def _is_float32_tensor(gradient: Tensor) -> bool:
@@ -283,6 +398,46 @@ def _tensorflow_ops() -> ModuleType:
     import tensorflow as tf
 
     return tf.raw_ops
+
+
+class Lamb(_Corrected, keras.optimizers.Lamb):
+    """LAMB (arXiv:1904.00962) with the details of timm 1.0, by which arXiv:2110.00476 trained.
+
+    u = m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + epsilon) + decay * w is multiplied by the
+    trust ratio |w| / |u|, which is 1 where either norm is 0; w <- w - rate * u. A variable without
+    decay takes u as it is, unless `always_adapt`. Keras' class has the decay outside of the update,
+    where it does not count for the trust ratio, and adapts biases and norms too.
+    """
+
+    def __init__(self, always_adapt: bool = False, **arguments: Any) -> None:  # of the Keras class
+        super().__init__(**arguments)
+        self.always_adapt = always_adapt
+
+    def _apply_weight_decay(self, variables: Sequence[Variable]) -> None:
+        """Does nothing: the decay is a part of the update."""
+
+    def _decay(self, variable: Variable, learning_rate: Tensor) -> None:
+        """Does nothing either."""
+
+    def apply_rule(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
+        index, decay = self._get_variable_index(variable), self._decay_of(variable)
+        momentum, velocity = self._momentums[index], self._velocities[index]
+        self.assign_add(momentum, (gradient - momentum) * (1 - self.beta_1))
+        self.assign_add(velocity, (ops.square(gradient) - velocity) * (1 - self.beta_2))
+        step = ops.cast(self.iterations + 1, "float32")
+        mean = momentum / _one_minus_power(self.beta_1, step)
+        scale = ops.sqrt(velocity / _one_minus_power(self.beta_2, step)) + self.epsilon
+        update = mean / scale + decay * variable
+        if decay or self.always_adapt:
+            own, other = (ops.sqrt(ops.sum(ops.square(x))) for x in (variable, update))
+            both = ops.logical_and(own > 0, other > 0)
+            update = update * ops.where(both, own / other, 1.0)
+        self.assign_sub(variable, learning_rate * update)
+
+
+def _one_minus_power(base: float, step: Tensor) -> Tensor:
+    """1 - base^step to float32's precision; the difference itself loses five digits at 0.999."""
+    return -ops.expm1(step * math.log(base)) if base else 1.0
 
 
 class Muon(_Corrected, keras.optimizers.Muon):
@@ -414,6 +569,37 @@ def _one_cycle(
     return ops.where(step < top, up, down)
 
 
+def _linear(step: Tensor, schedule: Schedule, final_factor: float) -> Tensor:
+    """A line from the peak at the warm-up's end to the final rate at the step after the last."""
+    peak, start, end = schedule.learning_rate, schedule.num_warmup_steps, schedule.num_steps
+    return _line(step, start, end, peak, final_factor * peak)
+
+
+def _triangular(
+    step: Tensor,
+    schedule: Schedule,
+    peak_fraction: float,
+    start_factor: float,
+    final_factor: float,
+) -> Tensor:
+    """A line up to the peak at step round(peak_fraction * steps), a line down to the final rate.
+
+    The final rate belongs to the step after the last one, as in the training code of airbench and
+    ffcv.
+    """
+    peak, end = schedule.learning_rate, schedule.num_steps
+    top = round(peak_fraction * end)
+    up = _line(step, 0, top, start_factor * peak, peak)
+    down = _line(step, top, end, peak, final_factor * peak)
+    return ops.where(step < top, up, down)
+
+
+def _line(step: Tensor, start: int, end: int, value_at_start: float, value_at_end: float) -> Tensor:
+    """Returns float32; both weights, so that either end is exact."""
+    part = ops.clip(ops.cast(step - start, "float32") / max(1, end - start), 0.0, 1.0)
+    return value_at_start * (1 - part) + value_at_end * part
+
+
 def _half_cosine(
     step: Tensor, start: int, end: int, value_at_start: float, value_at_end: float
 ) -> Tensor:
@@ -437,6 +623,7 @@ OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
     "sgd": SGD,
     "adamw": AdamW,
     "muon": Muon,
+    "lamb": Lamb,
 }
 
 SCHEDULES: dict[str, Callable[..., Tensor]] = {  # (step, schedule, **options) -> float32
@@ -444,5 +631,7 @@ SCHEDULES: dict[str, Callable[..., Tensor]] = {  # (step, schedule, **options) -
     "step": _step,
     "cosine": _cosine,
     "one_cycle": _one_cycle,
+    "linear": _linear,
+    "triangular": _triangular,
     "plateau": _constant,  # a callback lowers `learning_rate_scale`
 }

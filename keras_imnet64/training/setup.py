@@ -19,6 +19,7 @@ from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.training.build import check_training, compile_for_training, training_model
 from keras_imnet64.training.data import Data, load_data, make_stream
+from keras_imnet64.training.groups import group_of_each
 from keras_imnet64.training.model import make_model, make_smaller
 from keras_imnet64.training.sizes import check_sizes
 from keras_imnet64.training.statistics import check_statistics
@@ -110,6 +111,9 @@ def check_setup(recipe: Recipe, devices: Devices, model: keras.Model | None = No
         network = outline_of(recipe) if model is None else model  # refuses what cannot be built
         check_sizes(recipe, network, own_model=model is not None)
         check_statistics(recipe, network)
+        if model is None:  # else the optimizer checks its groups when it is built
+            paths = [variable.path for variable in network.trainable_variables]
+            group_of_each(recipe.optimizer.groups, paths)
 
 
 def setup_on(

@@ -31,9 +31,10 @@ from keras_imnet64.training.callbacks.validation import Validation
 from keras_imnet64.training.checkpoints import Checkpoints
 from keras_imnet64.training.clock import TrainingClock
 from keras_imnet64.training.finite import NotFinite
+from keras_imnet64.training.last_epochs import LastEpochs
 from keras_imnet64.training.memory import is_out_of_memory, out_of_memory_advice
 from keras_imnet64.training.model import model_info_of
-from keras_imnet64.training.optim import averaged_weights
+from keras_imnet64.training.optim import averaged_weights, slow_weights
 from keras_imnet64.training.resume import restore_checkpoint
 from keras_imnet64.training.setup import TrainingSetup
 from keras_imnet64.training.state import epoch_and_step, list_checkpoints, variables_by_path
@@ -65,6 +66,9 @@ class Trainer:
         with Activity("building the model that ships"):
             self.float32_copy = float32_copy(setup.network)
         self.variables = variables_by_path(self.model, setup.metrics)
+        train = self.recipe.train
+        self.last_epochs = LastEpochs(self.model, train.epochs, train.average_last)
+        self.variables |= self.last_epochs.state
         metrics = {p: v for p, v in self.variables.items() if p.startswith("metrics/")}
         self.position = Position(self.stream, metrics)
         self.clock = TrainingClock()
@@ -277,9 +281,15 @@ class Trainer:
         updates = steps // self.recipe.train.accumulate_steps
         return learning_rates_at(self.model.optimizer, updates) * self.state.plateau.scale
 
-    def fill_copy(self) -> None:
-        """Copies the model's weights, or their averages if the recipe keeps them, to the copy."""
-        fill(self.float32_copy, self.model, averaged_weights(self.model.optimizer))
+    def fill_copy(self, num_epochs: int) -> None:
+        """Copies the weights that ship after so many epochs to the copy.
+
+        These are the means of the last epochs if `train.average_last` has begun, else the averages
+        of `train.ema`, else Lookahead's slow weights, else the model's own.
+        """
+        optimizer = self.model.optimizer
+        averages = averaged_weights(optimizer) or slow_weights(optimizer)
+        fill(self.float32_copy, self.model, averages | self.last_epochs.means(num_epochs))
 
     def remeasure_copy(self) -> None:
         """Measures the statistics of the copy's batch normalisation anew, if the recipe says so.
@@ -345,7 +355,8 @@ class Hooks(keras.callbacks.Callback):
         # is shorter than Keras expects; undo that. If Keras met the stream's end instead,
         # TensorFlow would still run the parts of a step that need no data, such as its counter.
         self.model.stop_training = trainer.stop.requested or trainer.position.is_replay_done
-        trainer.fill_copy()
+        trainer.last_epochs.add(epoch + 1, slow_weights(self.model.optimizer))
+        trainer.fill_copy(epoch + 1)
         scores = trainer.validation.score()
         row = trainer.recorder.make_row(epoch, logs or {}, scores, speed)
         state = replace(trainer.state, history=(*trainer.state.history, row))

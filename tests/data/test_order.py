@@ -1,6 +1,7 @@
 """The data order depends on seed, epoch and position alone."""
 
 import numpy as np
+import pytest
 
 from keras_imnet64.data.augment import check_augment
 from keras_imnet64.data.order import epoch_draws, epoch_order, holdout_positions
@@ -33,6 +34,37 @@ def test_alternating_mirror_repeats_every_other_epoch():
     assert mirrored_images(0) == mirrored_images(2)
     assert mirrored_images(1) == mirrored_images(5) == set(range(1000)) - mirrored_images(0)
     assert 400 < len(mirrored_images(0)) < 600
+
+
+def test_repeats_take_the_images_of_a_permutation_in_its_order():
+    once, _ = epoch_order(10, "random", seed=3, epoch=5)
+    images, mirrored = epoch_order(10, "random", seed=3, epoch=5, repeats=3)
+    assert images.tolist() == [3, 3, 3, 4, 4, 4, 7, 7, 7, 8]
+    assert once.tolist() == ORDER and mirrored.astype(int).tolist() == MIRRORED
+
+
+def test_repeats_show_every_image_over_the_epochs_each_time_mirrored_anew():
+    seen, differing = set(), 0
+    for epoch in range(40):
+        images, mirrored = epoch_order(90, "random", seed=0, epoch=epoch, repeats=3)
+        assert len(images) == 90 and np.bincount(images).tolist().count(3) == 30
+        seen |= set(images.tolist())
+        copies = mirrored.reshape(30, 3)
+        differing += (copies.min(1) != copies.max(1)).sum()
+    assert seen == set(range(90))
+    assert 0.7 < differing / 1200 < 0.8  # 3/4
+
+
+def test_repeats_are_those_of_timms_sampler(peer_torch):
+    """What its 4 processes draw for each step, together, for the same permutation."""
+    sampler = pytest.importorskip("timm.data.distributed_sampler").RepeatAugSampler
+    images, _ = epoch_order(512, "none", seed=0, epoch=0, repeats=3)
+    parts = [
+        list(sampler(range(512), num_replicas=4, rank=rank, shuffle=False)) for rank in range(4)
+    ]
+    order, _ = epoch_order(512, "none", seed=0, epoch=0)
+    theirs = order[np.array(parts).T.reshape(-1)]  # theirs do not shuffle here
+    assert theirs.tolist() == images.tolist()
 
 
 def test_without_mirror_nothing_is_mirrored():

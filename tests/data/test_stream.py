@@ -58,13 +58,22 @@ def test_a_stream_from_a_step_is_the_tail_of_the_epoch(ops, mirror, step):
         assert np.array_equal(la, lb)
 
 
-def test_batches_follow_order_draws_mirror_and_crop():
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_batches_follow_order_draws_mirror_and_crop(repeats):
     """Compares each image with the drawn slice of the mirrored, padded image."""
     store = tiny_store()
     store.images = np.random.default_rng(0).integers(0, 256, store.images.shape, "uint8")
     crop = check_augment("pad_crop", {"padding": 2, "fill": "zero"})
-    data = TrainingStream(select(store), batch_size=8, seed=5, mirror="random", augmentation=[crop])
-    order, mirrored = epoch_order(50, "random", 5, 1)
+    data = TrainingStream(
+        select(store),
+        batch_size=8,
+        seed=5,
+        mirror="random",
+        repeats=repeats,
+        augmentation=[crop],
+    )
+    assert data.steps_per_epoch == 6
+    order, mirrored = epoch_order(50, "random", 5, 1, repeats)
     draws = epoch_draws([crop], 50, 4, 5, 1)[0]
     data.begin(1)
     for step, (images, labels) in enumerate(read(data.dataset())):

@@ -16,6 +16,7 @@ ALLOWED = {  # names of Keras by module outside HOME, and one of JAX
     "training/optim.py": {
         "_all_reduce_sum_gradients",
         "_apply_weight_decay",
+        "_backend_update_step",
         "_clip_gradients",
         "_get_current_learning_rate",
         "_get_variable_index",
@@ -24,6 +25,7 @@ ALLOWED = {  # names of Keras by module outside HOME, and one of JAX
         "_model_variables_moving_average",
         "_momentums",
         "_should_use_adamw",
+        "_trainable_variables",
         "_update_model_variables_moving_average",
         "_use_weight_decay",
         "_velocities",

@@ -1,5 +1,9 @@
 """Recipes: loading, overriding, saving, and one sentence for each mistake."""
 
+import re
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from keras_imnet64.core.errors import UserError
@@ -46,6 +50,14 @@ def test_paper_recipes_are_the_papers_run(name):
     assert recipe.train.epochs == 40
     assert recipe.reference.top1_error is not None
     assert recipe.measured == {}
+
+
+def test_the_readmes_options_of_optimization_are_a_recipe():
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    [block] = [b for b in re.findall(r"```toml\n(.*?)```", text, re.DOTALL) if "groups" in b]
+    recipe = check_recipe(minimal(**tomllib.loads(block)))
+    assert recipe.optimizer.groups[0].learning_rate_factor == 64
+    assert check_recipe(tomllib.loads(recipe.to_toml())) == recipe
 
 
 def test_published_errors():

@@ -57,6 +57,33 @@ EVERYTHING = {  # that draws numbers, keeps state or decides by it
         "checkpoint_every": "3 steps",
     },
 }
+STRIKES_BACK = EVERYTHING | {  # after "ResNet strikes back", and other state beside it
+    "data": EVERYTHING["data"] | {"repeats": 3},
+    "loss": {
+        "name": "binary_cross_entropy",
+        "label_smoothing": 0.1,
+        "target_threshold": 0.2,
+        "l2": 1e-4,
+    },
+    "optimizer": {
+        "name": "lamb",
+        "learning_rate": 0.005,
+        "weight_decay": 0.02,
+        "lookahead": {"steps": 3, "factor": 0.5},
+        "groups": [
+            {"variables": "/(gamma|beta)$", "learning_rate_factor": 4.0},
+            {"variables": "^logits/", "weight_decay_factor": 0.0},
+        ],
+    },
+    "schedule": {"name": "triangular", "peak_fraction": 0.25},
+    "train": {
+        "epochs": 4,
+        "average_last": 2,
+        "accumulate_steps": 2,
+        "dtype": "mixed_bfloat16",
+        "checkpoint_every": "3 steps",
+    },
+}
 SGD = {"name": "sgd", "learning_rate": 0.05}
 ADAMW = {"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.05, "clip_norm": 1.0}
 MUON = {"name": "muon", "learning_rate": 0.003}
@@ -108,6 +135,19 @@ def test_two_kills(model, remat, small_recipe, data_dir, tmp_path, monkeypatch):
         **EVERYTHING | {"optimizer": ADAMW, "model": model, "train": train},
     )
     check_kills(recipe, ["step 5", "during step 5"], data_dir, tmp_path)
+
+
+@pytest.mark.backend
+@pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
+def test_two_kills_of_a_run_with_slow_weights_and_the_mean_of_its_last_epochs(
+    small_recipe, data_dir, tmp_path
+):
+    """The second kill is within the last epoch, when the mean has one of its two epochs."""
+    recipe = small_recipe(**STRIKES_BACK)
+    check_kills(recipe, ["during step 7", "step 20"], data_dir, tmp_path)
+    [newest] = list_checkpoints(tmp_path / "run" / "checkpoints")[-1:]
+    paths = set(load_checkpoint(newest).arrays)
+    assert {"optimizer/logits_kernel_slow", "last_epochs/logits/kernel"} <= paths
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_imnet64.models import build_model
 from keras_imnet64.models.init import initialize
-from keras_imnet64.training.loss import CrossEntropy, add_l2
+from keras_imnet64.training.loss import BinaryCrossEntropy, CrossEntropy, add_l2
 from keras_imnet64.training.optim import make_optimizer, make_schedule
 
 LOGITS = np.log(np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]], "float32"))
@@ -78,3 +78,73 @@ def test_l2_is_the_sum_of_squares_of_kernels_and_gammas_without_a_half(dtype):
     expected = 0.01 * sum(np.square(ops.convert_to_numpy(v)).sum() for v in decayed)
     assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
     assert len(model.losses) == len(decayed)
+
+
+def sigmoid_cross_entropy(targets):
+    """[B, K], from the definition, of LOGITS."""
+    p = 1 / (1 + np.exp(-LOGITS.astype("float64")))
+    return -(targets * np.log(p) + (1 - targets) * np.log(1 - p))
+
+
+@pytest.mark.backend
+def test_binary_cross_entropy_by_hand():
+    """Targets for s = 0.3 and K = 3: 0.8 and 0.1; of the mixed image 0.625, 0.275 and 0.1."""
+    labels, mixed = np.array([0, 2]), np.array([[0, 1, 0.75], [2, 2, 0.5]], "float32")
+    targets = np.array([[1.0, 0, 0], [0, 0, 1]])
+    plain = sigmoid_cross_entropy(targets)
+    assert float(BinaryCrossEntropy()(labels, LOGITS)) == pytest.approx(plain.mean(), rel=1e-5)
+    summed = BinaryCrossEntropy(sum_classes=True)(labels, LOGITS)
+    assert float(summed) == pytest.approx(plain.sum(1).mean(), rel=1e-5)
+    smoothed = sigmoid_cross_entropy(0.7 * targets + 0.1)
+    assert float(BinaryCrossEntropy(0.3)(labels, LOGITS)) == pytest.approx(smoothed.mean(), 1e-5)
+    soft = sigmoid_cross_entropy(np.array([[0.625, 0.275, 0.1], [0.1, 0.1, 0.8]]))
+    assert float(BinaryCrossEntropy(0.3)(mixed, LOGITS)) == pytest.approx(soft.mean(), rel=1e-5)
+    hard = sigmoid_cross_entropy(np.array([[1.0, 1, 0], [0, 0, 1]]))
+    assert float(BinaryCrossEntropy(0.3, 0.2)(mixed, LOGITS)) == pytest.approx(hard.mean(), 1e-5)
+    hard = sigmoid_cross_entropy(np.array([[1.0, 0, 0], [0, 0, 1]]))
+    assert float(BinaryCrossEntropy(0.3, 0.3)(mixed, LOGITS)) == pytest.approx(hard.mean(), 1e-5)
+
+
+@pytest.mark.backend
+def test_binary_cross_entropy_is_exact_at_its_ends_and_has_its_gradient_at_zero():
+    logits = np.array([[90.0, -90.0, 20.0, 0.0]], "float32")
+    loss, labels = BinaryCrossEntropy(sum_classes=True), np.array([0])
+    found = float(loss(labels, logits[:, :2]))
+    assert found == pytest.approx(0.0, abs=1e-30)
+    assert float(loss(labels, logits[:, 2:3])) == pytest.approx(np.log1p(np.exp(-20.0)), rel=1e-5)
+    gradient = gradient_of(lambda x: loss(np.array([3]), x), logits)
+    np.testing.assert_allclose(gradient, [[1.0, 0.0, 1.0, -0.5]], atol=1e-6)
+
+
+def gradient_of(function, array):
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return np.asarray(jax.grad(function)(array))
+    import tensorflow as tf
+
+    tensor = tf.constant(array)
+    with tf.GradientTape() as tape:
+        tape.watch(tensor)
+        value = function(tensor)
+    return tape.gradient(value, tensor).numpy()
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("threshold", [None, 0.2])
+@pytest.mark.parametrize("sums", [False, True])
+def test_binary_cross_entropy_is_timms(sums, threshold, peer_torch):
+    timm_loss = pytest.importorskip("timm.loss")
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=4, size=(6, 5)).astype("float32")
+    labels, partners = rng.integers(5, size=(2, 6))
+    shares = rng.random(6, "float32")
+    peer = timm_loss.BinaryCrossEntropy(0.1, threshold, sum_classes=sums)
+    ours = BinaryCrossEntropy(0.1, threshold, sums)
+    expected = peer(peer_torch.tensor(logits), peer_torch.tensor(labels))
+    assert float(ours(labels, logits)) == pytest.approx(float(expected), rel=1e-5)
+    rows = np.eye(5, dtype="float32") * 0.9 + np.float32(0.02)  # timm's Mixup smooths, not its loss
+    soft = shares[:, None] * rows[labels] + (1 - shares[:, None]) * rows[partners]
+    expected = peer(peer_torch.tensor(logits), peer_torch.tensor(soft))
+    mixed = np.stack([labels, partners, shares], axis=1).astype("float32")
+    assert float(ours(mixed, logits)) == pytest.approx(float(expected), rel=1e-5)

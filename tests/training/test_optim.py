@@ -113,7 +113,41 @@ def muon_numbers():
     assert_weights(got, expected, 1e-5)
 
 
-OPTIMIZER_NUMBERS = {"sgd": sgd_numbers, "adamw": adamw_numbers, "muon": muon_numbers}
+def lamb_numbers():
+    """Two steps; the kernel's decay counts for its trust ratio, and the bias has neither."""
+    decay, options = 0.3, {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-3, "clip_norm": 0.1}
+    optimizer = optim.make_optimizer("lamb", constant(), weight_decay=decay, **options)
+    got = fit(optimizer, 2, steps=2)
+    assert_weights(got, lamb_by_hand(batches(2, 2), decay, False, **options), 1e-5)
+    optimizer = optim.make_optimizer("lamb", constant(), always_adapt=True, **options)
+    got = fit(optimizer, 2, steps=2)
+    assert_weights(got, lamb_by_hand(batches(2, 2), 0.0, True, **options), 1e-5)
+
+
+def lamb_by_hand(rows_of_steps, decay, adapts, *, beta_1, beta_2, epsilon, clip_norm):
+    weights, means, squares = [KERNEL, BIAS], [0.0, 0.0], [0.0, 0.0]
+    for step, rows in enumerate(rows_of_steps, start=1):
+        grads = gradients(weights, rows)
+        norm = math.sqrt(sum((g**2).sum() for g in grads))
+        assert norm > clip_norm
+        grads = [g * clip_norm / norm for g in grads]
+        means = [beta_1 * m + (1 - beta_1) * g for m, g in zip(means, grads, strict=True)]
+        squares = [beta_2 * v + (1 - beta_2) * g**2 for v, g in zip(squares, grads, strict=True)]
+        new = []
+        for w, m, v, d in zip(weights, means, squares, (decay, 0.0), strict=True):
+            u = m / (1 - beta_1**step) / (np.sqrt(v / (1 - beta_2**step)) + epsilon) + d * w
+            ratio = np.linalg.norm(w) / np.linalg.norm(u) if d or adapts else 1.0
+            new.append(w - RATE * ratio * u)
+        weights = new
+    return weights
+
+
+OPTIMIZER_NUMBERS = {
+    "sgd": sgd_numbers,
+    "adamw": adamw_numbers,
+    "muon": muon_numbers,
+    "lamb": lamb_numbers,
+}
 
 
 @pytest.mark.backend
@@ -143,6 +177,38 @@ def test_muon_takes_a_convolution_as_a_matrix_and_a_depthwise_kernel_not():
         update = muon_update if variable.name == "conv" else adam_update
         expected = start[variable.name] - RATE * update(grads[variable.name])
         assert_weights([variable], [expected], 1e-5)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("adapts", [False, True])
+def test_lamb_steps_as_timms(adapts, peer_torch):
+    """Ten steps of gradients that are clipped in some, with timm's groups of decay."""
+    timm_lamb = pytest.importorskip("timm.optim.lamb")
+    weights = [peer_torch.nn.Parameter(peer_torch.tensor(w)) for w in (KERNEL, BIAS)]
+    groups = [{"params": [w], "weight_decay": d} for w, d in zip(weights, (0.02, 0.0), strict=True)]
+    peer = timm_lamb.Lamb(groups, lr=8e-3, always_adapt=adapts)
+    optimizer = optim.make_optimizer("lamb", constant(8e-3), weight_decay=0.02, always_adapt=adapts)
+    variables = [keras.Variable(w, name=n) for n, w in (("kernel", KERNEL), ("bias", BIAS))]
+    optimizer.build(variables)
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        grads = [rng.normal(scale=0.4, size=w.shape).astype("float32") for w in (KERNEL, BIAS)]
+        for weight, gradient in zip(weights, grads, strict=True):
+            weight.grad = peer_torch.tensor(gradient)
+        peer.step()
+        optimizer.apply([ops.convert_to_tensor(g) for g in grads])
+        assert_weights(variables, [w.detach().numpy() for w in weights], 1e-6)
+
+
+@pytest.mark.backend
+def test_lamb_does_not_adapt_a_variable_that_is_zero():
+    """Its trust ratio would be 0, and it would stay zero for ever."""
+    variable = keras.Variable(np.zeros((2, 2), "float32"), name="kernel")
+    gradient = np.array([[1.0, -2.0], [3.0, -4.0]], "float32")
+    optimizer = optim.make_optimizer("lamb", constant(), weight_decay=0.1, clip_norm=100.0)
+    optimizer.build([variable])
+    optimizer.apply([ops.convert_to_tensor(gradient)])
+    assert_weights([variable], [-RATE * np.sign(gradient)], 1e-5)
 
 
 E = 10  # steps per epoch in the schedules below; 4 epochs; peak 0.8
@@ -175,6 +241,26 @@ SCHEDULE_POINTS = {
         (
             {"warmup_fraction": 0.275, "div_factor": 8.0, "final_div_factor": 10.0},
             {0: 0.1, 5: 0.45, 10: 0.8, 39: 0.01, 60: 0.01},
+        ),
+    ],
+    "linear": [
+        ({}, {0: 0.8, 10: 0.6, 39: 0.02, 40: 0.0, 99: 0.0}),
+        (
+            {"warmup_epochs": 2, "final_factor": 0.5},
+            {0: 0.04, 9: 0.4, 19: 0.8, 20: 0.8, 25: 0.7, 30: 0.6, 40: 0.4, 99: 0.4},
+        ),
+    ],
+    "triangular": [
+        # up over steps 0..10, down over 10..40
+        (
+            {"peak_fraction": 0.25, "start_factor": 0.0},
+            {0: 0.0, 1: 0.08, 5: 0.4, 10: 0.8, 25: 0.4, 39: 0.8 / 30, 40: 0.0, 60: 0.0},
+        ),
+        # airbench94's: numpy.interp(step, [0, 9, 40], [0.2, 1.0, 0.07]) times the peak
+        (
+            {"final_factor": 0.07},
+            {0: 0.16, 3: 0.16 + 0.64 / 3, 9: 0.8, 40: 0.056, 60: 0.056}
+            | {step: 0.8 * (1 - 0.93 * (step - 9) / 31) for step in (10, 20, 39)},
         ),
     ],
 }
@@ -308,7 +394,8 @@ def test_clipping_is_by_the_global_norm():
 @pytest.mark.backend
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_variable_paths_are_unique_and_the_same_in_every_process(name):
-    states = {"sgd": ["momentum"], "adamw": ["momentum", "velocity"], "muon": ["momentum"]}
+    states = {"sgd": ["momentum"], "muon": ["momentum"]}
+    states |= {key: ["momentum", "velocity"] for key in ("adamw", "lamb")}
     expected = {"optimizer/iteration", "optimizer/learning_rate_scale"}
     for variable in ("kernel", "bias"):
         adam = ["velocity"] if name == "muon" else []
@@ -349,6 +436,13 @@ def test_paths_that_keras_would_confuse_are_refused():
         (lambda: schedule("cosine", final_factor=0.1, final_learning_rate=0.1), "not both"),
         (lambda: schedule("cosine", warmup_epochs=4), "below the run's 4 epochs"),
         (lambda: schedule("one_cycle", warmup_epochs=1), "warmup_fraction"),
+        (lambda: schedule("triangular", warmup_epochs=1), "peak_fraction in place of warmup_"),
+        (lambda: schedule("linear", final_factor=2.0), "number from 0 to 1; received 2.0"),
+        (lambda: optim.make_optimizer("lamb", constant(), always_adapt=1), "true or false"),
+        (
+            lambda: optim.make_optimizer("sgd", constant(), lookahead={"steps": 0}),
+            "optimizer.lookahead.steps must be a whole number from 1",
+        ),
     ],
 )
 def test_a_mistake_gets_one_sentence(call, sentence):
@@ -372,7 +466,7 @@ y[4:8] *= 9  # so that the replicas' gradients differ in size
 rate = optim.make_schedule("constant", learning_rate=0.1, steps_per_epoch=3, num_epochs=1)
 one = tf.distribute.get_strategy()
 two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-for name in ("sgd", "muon"):  # of muon's two parts, one is Adam
+for name in ("sgd", "muon", "lamb"):  # of muon's two parts, one is Adam
     found = []
     for strategy in (one, two):
         with strategy.scope():
@@ -382,12 +476,16 @@ for name in ("sgd", "muon"):  # of muon's two parts, one is Adam
             r = np.random.default_rng(1)
             model.set_weights([r.normal(size=w.shape) for w in model.get_weights()])
             optimizer = optim.make_optimizer(
-                name, rate, weight_decay=0.1, ema=0.9, clip_norm=0.5
+                name, rate, weight_decay=0.1, ema=0.9, clip_norm=0.5, lookahead={"steps": 2},
+                groups=[{"variables": "bias", "learning_rate_factor": 4.0}],
             )
             model.compile(optimizer, "mean_squared_error", jit_compile=False)
         model.fit(x, y, 8, shuffle=False, verbose=0)
         averages = optim.averaged_weights(optimizer).values()
-        found.append(model.get_weights() + [a.numpy() for a in averages])
+        slow = optim.slow_weights(optimizer).values()
+        copies = [s.value.values for s in slow] if strategy is two else []
+        assert all(np.array_equal(*(c.numpy() for c in pair)) for pair in copies)
+        found.append(model.get_weights() + [a.numpy() for a in [*averages, *slow]])
     difference = max(np.abs(a - b).max() for a, b in zip(*found))
     assert difference < 1e-6, (name, difference)
 try:
@@ -401,7 +499,7 @@ else:
 
 
 def test_clipping_on_two_devices_is_clipping_on_one():
-    """And decay, averages and each update rule with it."""
+    """And decay, averages, groups, Lookahead and each update rule with it."""
 
     done = subprocess.run(
         [sys.executable, "-c", TWO_DEVICES],

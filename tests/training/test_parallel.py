@@ -27,7 +27,7 @@ def run_on(count, data_dir, tmp_path, *options):
 
 @pytest.mark.backend
 def test_two_devices_give_one_devices_losses(data_dir, tmp_path):
-    """Ten steps of a WRN with global BN, L2, label smoothing, clipping that bites, and EMA."""
+    """Ten steps of a WRN: global BN, L2, smoothing, clipping that bites, groups, Lookahead, EMA."""
     one, two = run_on(1, data_dir, tmp_path), run_on(2, data_dir, tmp_path)
     assert len(two["devices"]) == 2
     assert len(one["losses"]) == 10
@@ -44,10 +44,14 @@ def test_two_devices_give_one_devices_losses(data_dir, tmp_path):
 
 
 def test_two_devices_give_one_devices_losses_of_a_davit(data_dir, tmp_path):
-    """Whose training step has functions that XLA compiles within the one of each device."""
+    """Whose training step has functions that XLA compiles within the one of each device.
+
+    With LAMB, Lookahead and the mean of two epochs.
+    """
     one, two = (run_on(count, data_dir, tmp_path, "davit") for count in (1, 2))
     assert len(two["devices"]) == 2
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
+    assert two["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-3)
 
 
 @pytest.mark.backend

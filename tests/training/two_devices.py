@@ -29,7 +29,13 @@ RECIPE = {
     "data": {"dataset": "imagenet_resized/16x16", "batch_size": 16, "steps_per_epoch": 5},
     "augment": [{"op": "pad_crop", "padding": 2}],
     "loss": {"l2": 5e-3, "label_smoothing": 0.1},
-    "optimizer": {"name": "sgd", "learning_rate": 0.05, "clip_norm": 1.0},
+    "optimizer": {
+        "name": "sgd",
+        "learning_rate": 0.05,
+        "clip_norm": 1.0,
+        "groups": [{"variables": "/beta$", "learning_rate_factor": 8.0}],
+        "lookahead": {"steps": 2},
+    },
     "train": {"epochs": 2, "ema": 0.9},
 }
 
@@ -71,6 +77,8 @@ RECIPE["train"]["remat"] = "remat" in sys.argv[4:]
 if "davit" in sys.argv[4:]:
     VARIANTS["davit_tiny"] = FOUR_BLOCKS
     RECIPE["model"] = {"name": "davit_tiny", "stem": "small"}
+    RECIPE["optimizer"] |= {"name": "lamb", "learning_rate": 0.002, "weight_decay": 0.02}
+    RECIPE["train"] |= {"ema": 0.0, "average_last": 2}
 if "sizes" in sys.argv[4:]:
     RECIPE["train"] |= {"sizes": [[0.0, 8], [0.5, 16]], "remeasure_statistics": 2}
 recipe = check_recipe(RECIPE)
