@@ -97,8 +97,8 @@ def test_mean_and_spread_are_measured_on_the_bands():
         ({"name": "resnet34"}, 224, 2, 1000, 21_797_672),  # 83.15 MB
         ({"name": "resnet34", "stem": "small"}, 224, 4, 1000, 21_789_992),
         ({"name": "resnet50"}, 224, 2, 1000, 25_557_032),
-        ({"name": "resnet50"}, 336, 6, 10_450, 44_920_082),
-        ({"name": "resnet34"}, 336, 6, 10_450, 26_645_522),
+        ({"name": "resnet50", "stem": "imagenet"}, 336, 6, 10_450, 44_920_082),
+        ({"name": "resnet34", "stem": "imagenet"}, 336, 6, 10_450, 26_645_522),
         ({"name": "alexnet"}, 224, 2, 1000, 27_546_408),
     ],
 )
