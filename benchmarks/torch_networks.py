@@ -1,9 +1,9 @@
 """The networks of `keras_imnet64.models` in PyTorch, for `torch_peer.py` to train beside ours.
 
 ResNets are torchvision's and DaViTs are timm's, with the stem and the windows changed where a
-recipe asks for it. The wide ResNet of arXiv:1707.08819 and tiny_cnn1 are in neither library and are
-written here, layer by layer as ours, biases where ours has them. All take normalised pixels
-[B, 3, H, W] and return logits [B, K].
+recipe asks for it. The wide ResNet of arXiv:1707.08819, small_resnet and tiny_cnn1 are in neither
+library and are written here, layer by layer as ours, biases where ours has them. All take
+normalised pixels [B, 3, H, W] and return logits [B, K].
 """
 
 from types import ModuleType
@@ -17,6 +17,7 @@ from keras_imnet64.models.options import (
     DaViTOptions,
     NetworkOptions,
     ResNetOptions,
+    SmallResNetOptions,
     TinyCNNOptions,
     WideResNetOptions,
 )
@@ -30,7 +31,8 @@ def build_network(options: NetworkOptions, image_size: int, num_classes: int) ->
     Raises:
         UserError: PyTorch has no such network here, or not with these options.
     """
-    if isinstance(options, WideResNetOptions | ResNetOptions) and options.whitening:
+    whitened = WideResNetOptions | ResNetOptions | SmallResNetOptions
+    if isinstance(options, whitened) and options.whitening:
         raise UserError(
             f"the PyTorch peer has {options.name} without model.whitening: remove it; received "
             f"{options.whitening.model_dump()}"
@@ -39,14 +41,16 @@ def build_network(options: NetworkOptions, image_size: int, num_classes: int) ->
         return WideResNet(options, image_size, num_classes)
     if isinstance(options, ResNetOptions):
         return resnet(options.at_size(image_size), num_classes)
+    if isinstance(options, SmallResNetOptions):
+        return SmallResNet(options, num_classes)
     if isinstance(options, DaViTOptions):
         return davit(options, image_size, num_classes)
     if isinstance(options, TinyCNNOptions) and options.name == "tiny_cnn1":
         return TinyCNN1(options.dropout, image_size, num_classes)
     raise UserError(
         f'the PyTorch peer has no network "{options.name}"; it has wide_resnet, resnet18, '
-        "resnet34, resnet50, resnet101, resnet152, wide_resnet50_2, tiny_cnn1 and those of the "
-        "davit family"
+        "resnet34, resnet50, resnet101, resnet152, wide_resnet50_2, small_resnet, tiny_cnn1 and "
+        "those of the davit family"
     )
 
 
@@ -130,6 +134,67 @@ class WideResNet(nn.Module):
 
 def wide_bn(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-4, momentum=0.1)
+
+
+# -------------------------------------------------------------------------------- small_resnet
+
+
+class SmallBlock(nn.Module):
+    """torchvision's basic block with the shortcut of ResNet-D, which averages before it projects.
+
+    The modules with weights have torchvision's names.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, zero_init: bool) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = conv(inputs, outputs, 3, stride), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = conv(outputs, outputs, 3), nn.BatchNorm2d(outputs)
+        self.relu = relu()
+        self.average: nn.Module = nn.Identity()
+        self.downsample: nn.Module = nn.Identity()
+        if stride > 1:
+            self.average = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
+        if stride > 1 or inputs != outputs:
+            self.downsample = nn.Sequential(conv(inputs, outputs, 1), nn.BatchNorm2d(outputs))
+        if zero_init:
+            nn.init.zeros_(self.bn2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(y + self.downsample(self.average(x)))
+
+
+class SmallResNet(nn.Module):
+    """A 3x3 stem, stages of SmallBlocks, the average of the last map."""
+
+    def __init__(self, options: SmallResNetOptions, num_classes: int) -> None:
+        super().__init__()
+        if options.drop_path_rate:
+            raise UserError(
+                "the PyTorch peer has small_resnet without model.drop_path_rate: remove it; "
+                f"received {options.drop_path_rate}"
+            )
+        inputs = options.widths[0]
+        self.conv1 = conv(3, inputs, 3, options.stem_stride)
+        self.bn1, self.relu = nn.BatchNorm2d(inputs), relu()
+        stages = list(zip(options.widths, options.blocks, strict=True))
+        for number, (outputs, num_blocks) in enumerate(stages, start=1):
+            stage = nn.Sequential()
+            for block in range(num_blocks):
+                stride = 2 if number > 1 and block == 0 else 1
+                stage.append(SmallBlock(inputs, outputs, stride, options.zero_init))
+                inputs = outputs
+            self.add_module(f"layer{number}", stage)
+        self.fc = nn.Linear(inputs, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        for name, stage in self.named_children():
+            x = stage(x) if name.startswith("layer") else x
+        return self.fc(x.mean((2, 3)))
 
 
 # ----------------------------------------------------------------------------------- tiny_cnn1

@@ -14,7 +14,7 @@ from keras import initializers, ops
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import Variable
-from keras_imnet64.models.keras_private import all_layers, own_variables
+from keras_imnet64.models.keras_private import all_layers, are_without_weights, own_variables
 from keras_imnet64.models.paths import SEED_STATE, by_path
 
 # Standard deviation of a unit normal truncated at +-2; Keras divides by it to restore the variance.
@@ -46,6 +46,8 @@ def initialize(model: keras.Model, seed: int, init: str = "default") -> None:
 
 def pass_channels_on(model: keras.Model) -> None:
     """Makes each trainable convolution larger than 1x1 begin by passing its input channels on."""
+    if are_without_weights():
+        return
     for layer in all_layers(model, include_self=False):
         larger = isinstance(layer, keras.layers.Conv2D) and max(layer.kernel_size) > 1
         if larger and layer.trainable:

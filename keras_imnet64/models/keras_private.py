@@ -17,6 +17,7 @@ from typing import TypeAlias
 import keras
 from keras.src.backend import StatelessScope
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.models.functional import operation_fn
 from keras.src.ops import nn, numpy
 from keras.src.ops.function import Function
@@ -208,6 +209,11 @@ def without_weights() -> Iterator[None]:
             yield
     finally:
         set_global_attribute("uninitialized_variables", uninitialized)
+
+
+def are_without_weights() -> bool:
+    """Returns whether models are being built in `without_weights`, so that they have no values."""
+    return in_stateless_scope()
 
 
 # ------------------------------------------------------------------------------------- training

@@ -57,6 +57,12 @@ CASES = {  # network, naming of its layers, pixels per side
     "wide_resnet": ({"name": "wide_resnet", "depth": 12, "width": 2}, lasagne, 64),
     "wide_resnet 16": (WRN, lasagne, 16),
     "wide_resnet stages": (WRN | {"depth": 10, "stages": 3}, lasagne, 24),
+    "small_resnet": ({"name": "small_resnet"}, foreign.resnet, 64),
+    "small_resnet other": (
+        {"name": "small_resnet", "widths": [8, 8, 16], "blocks": [2, 1, 2], "stem_stride": 1},
+        foreign.resnet,
+        15,
+    ),
     "tiny_cnn1": ({"name": "tiny_cnn1"}, lambda layer: layer, 64),
     "resnet18": (RESNET_18, foreign.resnet, 64),
     "resnet18 auto": ({"name": "resnet18"}, foreign.resnet, 16),
@@ -229,6 +235,8 @@ def network_of(peers, options):
     [
         ({"name": "vgg16"}, SGD, 'has no network "vgg16"; it has wide_resnet'),
         ({"name": "tiny_cnn2"}, SGD, 'has no network "tiny_cnn2"'),
+        (WRN | {"whitening": {}}, SGD, "wide_resnet without model.whitening"),
+        ({"name": "small_resnet", "drop_path_rate": 0.1}, SGD, "without model.drop_path_rate"),
         (WRN, {"name": "muon", "learning_rate": 0.01}, 'received optimizer "muon"'),
         (RESNET_18 | {"anti_aliasing": True}, SGD, "no model.anti_aliasing; received True"),
         (RESNET_18 | {"drop_path_rate": 0.1}, SGD, "no model.drop_path_rate; received 0.1"),

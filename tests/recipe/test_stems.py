@@ -1,6 +1,5 @@
 """The stem of a ResNet: chosen by the image size, stated in what runs record, kept in old runs."""
 
-import shutil
 import tomllib
 from dataclasses import replace
 
@@ -148,7 +147,4 @@ def test_a_run_of_an_earlier_version_resumes_with_its_stem(
     auto = small_recipe(model={"name": "resnet18"}, train={"epochs": 2})
     with pytest.raises(UserError, match=r"another recipe \(model\.stem: imagenet -> small\)"):
         fit(auto, folder, data_dir=data_dir)
-    again = tmp_path / "again"
-    shutil.copytree(folder, again)
-    for begun, its_recipe in ((folder, recipe), (again, load_recipe(again / "recipe.toml"))):
-        same_end(straight, fit(its_recipe, begun, data_dir=data_dir))
+    same_end(straight, fit(load_recipe(folder / "recipe.toml"), folder, data_dir=data_dir))
