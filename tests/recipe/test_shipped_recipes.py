@@ -31,7 +31,7 @@ def test_two_real_steps(name, tmp_path, slimmer):
         size = min(size, 32)  # their widths are not ours to change, and JAX compiles long
     else:
         size //= factor
-        stages = round(np.log2(size / 4)) if network["stages"] == "auto" else network["stages"]
+        stages = network.get("stages") or round(np.log2(size / 4))
         network |= {"width": 0.5, "depth": 4 + 2 * stages}
     size *= factor
     content["data"] |= {
