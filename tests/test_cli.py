@@ -386,7 +386,9 @@ def test_other_libraries_speak_only_when_asked(model, images, options, quiet):
         check=True,
     )
     assert json.loads(child.stdout)["pictures"]
-    assert (child.stderr == "loading tensorflow ...\n") == quiet
+    lines = child.stderr.splitlines()
+    assert lines[0].startswith("loading tensorflow ...") or not quiet
+    assert all(re.search(r" \.\.\.( \d+ s)?\.*$", line) for line in lines) == quiet  # ours
     assert ("oneDNN" in child.stderr) != quiet
 
 
