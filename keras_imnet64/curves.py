@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate, compress
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -102,17 +103,20 @@ def read_curve(path: StrPath, against: Against, metric: str, label: str) -> Curv
     if not run.history_file.exists():
         raise UserError(f"the run in {path} has no history.csv: no epoch of it is finished")
     rows = run.history
-    y = _numbers(run, rows, metric)
-    if len(rows) < 2:
-        raise UserError(f"a curve needs two finished epochs; the run in {path} has {len(rows)}")
+    has_value = [row.get(metric) != "" for row in rows]  # `train.validate_every` leaves some out
+    y = _numbers(run, list(compress(rows, has_value)), metric)
+    if len(y) < 2:
+        raise UserError(
+            f"a curve needs two finished epochs with a {metric}; the run in {path} has {len(y)}"
+        )
     if against == "epochs":
-        return Curve(label, _numbers(run, rows, "epoch"), y)
-    if all(row.get("training_seconds") for row in rows):
-        seconds = _numbers(run, rows, "training_seconds")
-        return Curve(label, tuple(s / 60 for s in seconds), y)
-    of_epochs = _numbers(run, rows, "seconds")
-    minutes = tuple(sum(of_epochs[: n + 1]) / 60 for n in range(len(rows)))
-    return Curve(f"{label} (steps alone)", minutes, y)
+        x = _numbers(run, rows, "epoch")
+    elif all(row.get("training_seconds") for row in rows):
+        x = tuple(s / 60 for s in _numbers(run, rows, "training_seconds"))
+    else:
+        label = f"{label} (steps alone)"
+        x = tuple(s / 60 for s in accumulate(_numbers(run, rows, "seconds")))
+    return Curve(label, tuple(compress(x, has_value)), y)
 
 
 def _numbers(run: Run, rows: Sequence[Mapping[str, str]], column: str) -> tuple[float, ...]:

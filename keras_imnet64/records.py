@@ -240,9 +240,9 @@ class EpochRow:
     loss: float
     top1: float
     top5: float
-    val_loss: float
-    val_top1: float
-    val_top5: float
+    val_loss: float | None  # the three are None where `train.validate_every` leaves them out
+    val_top1: float | None
+    val_top5: float | None
     images_per_second: float  # without the first step, which compiles
     seconds: float  # of its steps in the process that ended the epoch
     training_seconds: float | None = None  # of the run so far, this epoch's scores included

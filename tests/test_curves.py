@@ -43,6 +43,18 @@ def test_minutes_are_those_of_the_wall_clock(toy):
     assert read_curve(toy, "epochs", "val_loss", "toy") == Curve("toy", (1, 2, 3), (3.0, 2.0, 2.5))
 
 
+def test_epochs_without_scores_are_left_out(tmp_path):
+    run = make_run(
+        tmp_path / "seldom",
+        epoch=(1, 2, 3, 4),
+        val_top1=("", "25.0", "", "40.0"),
+        seconds=(30, 60, 90, 120),
+    )
+    assert read_curve(run, "epochs", "val_top1", "seldom") == Curve("seldom", (2, 4), (25.0, 40.0))
+    steps_alone = Curve("seldom (steps alone)", (1.5, 5.0), (25.0, 40.0))
+    assert read_curve(run, "minutes", "val_top1", "seldom") == steps_alone
+
+
 @pytest.mark.parametrize("recorded", [None, ("60", "", "180")])
 def test_a_run_that_did_not_record_them_has_those_of_its_steps_and_says_so(recorded, tmp_path):
     columns = {"epoch": (1, 2, 3), "val_top1": TOP1, "seconds": (30, 60, 90)}
@@ -130,7 +142,7 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(toy, tmp_path):
     (tmp_path / "begun" / "recipe.toml").write_text("")
     refused("begun has no history.csv: no epoch of it is finished", tmp_path / "begun")
     short = make_run(tmp_path / "short", epoch=(1,), val_top1=(1.0,), training_seconds=(5,))
-    refused("two finished epochs; the run in .*short has 1", short)
+    refused("two finished epochs with a val_top1; the run in .*short has 1", short)
     refused('no curve of "val_topp1": did you mean "val_top1"', toy, metric="val_topp1")
     refused("has at most 10 runs; received 11", *[toy] * 11)
     broken = make_run(tmp_path / "broken", epoch=(1, 2), val_top1=(1.0, "nan"), seconds=(1, 1))

@@ -144,6 +144,9 @@ class TrainSection(Table):
     xla: Literal["auto", "on", "off"] = "auto"
     early_stopping: Count = 0
     """Epochs without a better val_top1 after which the run ends; 0: never."""
+    validate_every: Count = 1
+    """Epochs from one score of the validation images to the next; the last epoch has one too. 0:
+    only the finished model is scored."""
     select_on: Literal["auto", "validation"] = "auto"
     """Images by which best.keras, the plateau schedule and early stopping choose; auto: those of
     data.holdout, if any; validation: for papers that state that they selected on it."""
@@ -431,6 +434,16 @@ class Recipe(Table):
                 f"received both, with data.holdout = {self.data.holdout}"
             )
         selects = self.train.early_stopping or isinstance(self.schedule, PlateauOptions)
+        if self.train.validate_every != 1 and selects:
+            raise UserError(
+                "train.early_stopping and the plateau schedule look at the scores of each epoch: "
+                f"set train.validate_every to 1; received {self.train.validate_every}"
+            )
+        if self.train.validate_every == 0 and self.selection != "none":
+            raise UserError(
+                "train.validate_every = 0 leaves no scores by which the best epoch is chosen: set "
+                "it to 1 or more, or remove data.holdout and train.select_on; received 0"
+            )
         if self.selection == "none" and selects:
             raise UserError(
                 "train.early_stopping and the plateau schedule need validation images: set "

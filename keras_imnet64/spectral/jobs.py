@@ -58,9 +58,10 @@ class _Process:
         """Logs each epoch that the branch has added to its history."""
         rows = _history(self.job.run)
         for row in rows[self.num_epochs_logged :]:
+            score = f"  val_top1 {float(row['val_top1']):.2f}" if row["val_top1"] else ""
             say(
-                f"{self.job.name}  epoch {row['epoch']}  loss {float(row['loss']):.3f}"
-                f"  val_top1 {float(row['val_top1']):.2f}  {row['seconds']} s"
+                f"{self.job.name}  epoch {row['epoch']}  loss {float(row['loss']):.3f}{score}"
+                f"  {row['seconds']} s"
             )
         self.num_epochs_logged = max(self.num_epochs_logged, len(rows))
 

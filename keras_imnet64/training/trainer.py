@@ -281,6 +281,11 @@ class Trainer:
         updates = steps // self.recipe.train.accumulate_steps
         return learning_rates_at(self.model.optimizer, updates) * self.state.plateau.scale
 
+    def is_scored(self, num_epochs: int) -> bool:
+        """Returns whether the validation images are scored after so many epochs."""
+        every, total = self.recipe.train.validate_every, self.recipe.train.epochs
+        return every > 0 and (num_epochs % every == 0 or num_epochs == total)
+
     def fill_copy(self, num_epochs: int) -> None:
         """Copies the weights that ship after so many epochs to the copy.
 
@@ -356,8 +361,10 @@ class Hooks(keras.callbacks.Callback):
         # TensorFlow would still run the parts of a step that need no data, such as its counter.
         self.model.stop_training = trainer.stop.requested or trainer.position.is_replay_done
         trainer.last_epochs.add(epoch + 1, slow_weights(self.model.optimizer))
-        trainer.fill_copy(epoch + 1)
-        scores = trainer.validation.score()
+        scores = None
+        if trainer.is_scored(epoch + 1):
+            trainer.fill_copy(epoch + 1)
+            scores = trainer.validation.score()
         row = trainer.recorder.make_row(epoch, logs or {}, scores, speed)
         state = replace(trainer.state, history=(*trainer.state.history, row))
         state = trainer.best.choose(state)

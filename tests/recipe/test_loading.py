@@ -131,6 +131,14 @@ def test_recipes_do_not_change_once_read():
         ({"train": {"accumulate_steps": 3}}, "accumulate_steps must divide data.batch_size"),
         ({"train": {"early_stopping": 3}}, "set data.holdout"),
         ({"schedule": {"name": "plateau"}}, "set data.holdout"),
+        (
+            {"train": {"early_stopping": 3, "validate_every": 2}, "data": {"holdout": 16}},
+            "look at the scores of each epoch: set train.validate_every to 1; received 2",
+        ),
+        (
+            {"train": {"validate_every": 0}, "data": {"holdout": 16}},
+            "train.validate_every = 0 leaves no scores by which the best epoch is chosen",
+        ),
         ({"loss": {"l2": -1.0}}, "loss.l2 must be a number of at least 0; received -1.0"),
         (
             {"optimizer": {"learning_rate": "fast"}},

@@ -297,6 +297,18 @@ def test_fine_tuning_takes_all_but_the_head(small_recipe, data_dir, tmp_path, ca
     assert model_info(second.model)["wnids"] == ["n00000021", "n00000022", "n00000023", "n00000024"]
 
 
+@pytest.mark.parametrize(("every", "holdout", "scored"), [(2, 16, [2, 3]), (5, 0, [3]), (0, 0, [])])
+def test_epochs_without_scores(small_recipe, data_dir, tmp_path, capsys, every, holdout, scored):
+    recipe = small_recipe(data={"holdout": holdout}, train={"epochs": 3, "validate_every": every})
+    run = fit(recipe, tmp_path / "run", data_dir=data_dir)
+    assert [int(row["epoch"]) for row in run.history if row["val_top1"]] == scored
+    assert all(row["top1"] for row in run.history)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "images/s" in line]
+    assert sum("val_top1" in line for line in lines) == len(scored)
+    assert run.metrics["best.keras"]["epoch"] in (scored if holdout else [3])
+    assert run.metrics["model.keras"]["count"] > 0
+
+
 def test_early_stopping_and_plateau(small_recipe, data_dir, tmp_path):
     recipe = small_recipe(
         data={"holdout": 16},

@@ -20,7 +20,9 @@ class BestModel:
     def choose(self, state: RunState) -> RunState:
         """Returns the state with the best epoch, after its model is shipped."""
         row = state.history[-1]
-        if not self.is_enabled or (state.best and row.val_top1 <= state.best.val_top1):
+        if not self.is_enabled or row.val_top1 is None:
+            return state
+        if state.best and row.val_top1 <= state.best.val_top1:
             return state
         self.ship(row.epoch)
         return replace(state, best=BestEpoch(row.epoch, row.val_top1))

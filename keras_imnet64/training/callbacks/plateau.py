@@ -20,6 +20,7 @@ class PlateauSchedule:
             return state
         options = learning_rate_schedule(self.optimizer).options
         plateau, val_loss = state.plateau, state.history[-1].val_loss
+        assert val_loss is not None  # `Recipe.check` requires scores of each epoch
         if plateau.best is None or val_loss < plateau.best - options["min_delta"]:
             plateau = replace(plateau, best=val_loss, wait=0)
         else:

@@ -52,14 +52,14 @@ class Recorder:
             self.writer.close()
 
     def make_row(
-        self, epoch: int, logs: Logs, scores: Scores, speed: tuple[float, float]
+        self, epoch: int, logs: Logs, scores: Scores | None, speed: tuple[float, float]
     ) -> EpochRow:
         """Returns the row of an epoch.
 
         Args:
             epoch: counted from 0.
             logs: loss, top1 and top5 of training, as Keras gives them.
-            scores: of the validation images.
+            scores: of the validation images; None in epochs without.
             speed: seconds, and images per second.
         """
         seconds, images_per_second = speed
@@ -72,9 +72,9 @@ class Recorder:
             loss=float(logs["loss"]),
             top1=round(100 * float(logs["top1"]), 4),
             top5=round(100 * float(logs["top5"]), 4),
-            val_loss=scores.loss,
-            val_top1=scores.top1,
-            val_top5=scores.top5,
+            val_loss=scores.loss if scores else None,
+            val_top1=scores.top1 if scores else None,
+            val_top5=scores.top5 if scores else None,
             images_per_second=round(images_per_second, 1),
             seconds=round(seconds, 1),
             training_seconds=in_tenths(self.clock.seconds),
@@ -91,10 +91,15 @@ class Recorder:
                 if (value := getattr(row, name)) is not None:
                     tf.summary.scalar(name, value)
         self.writer.flush()
+        scores = ""
+        if row.val_loss is not None:
+            scores = (
+                f"  val_loss {row.val_loss:.3f}  val_top1 {row.val_top1:.2f}"
+                f"  val_top5 {row.val_top5:.2f}"
+            )
         say(
             f"epoch {row.epoch}/{self.num_epochs}  loss {row.loss:.3f}"
-            f"  top1 {row.top1:.2f}  top5 {row.top5:.2f}  val_loss {row.val_loss:.3f}"
-            f"  val_top1 {row.val_top1:.2f}  val_top5 {row.val_top5:.2f}"
+            f"  top1 {row.top1:.2f}  top5 {row.top5:.2f}{scores}"
             f"  lr {row.learning_rate:.3g}  {row.images_per_second:.0f} images/s"
             f"  {row.seconds:.0f} s"
         )
