@@ -103,6 +103,8 @@ def fit(
             write_environment(run, setup, trainer.state)
             with PeakMemory(devices) as memory:
                 train_with_recovery(trainer)
+                trainer.fill_copy(len(trainer.state.history))
+                trainer.remeasure_copy()
             finish(trainer, memory.megabytes)
     return run
 
@@ -153,8 +155,6 @@ def finish(trainer: Trainer, peak_memory_mb: float | None) -> None:
     """Ships the last weights, loads and scores the model files, and writes metrics.json."""
     run, setup, state = trainer.run, trainer.setup, trainer.state
     num_epochs = len(state.history)
-    trainer.fill_copy(num_epochs)
-    trainer.remeasure_copy()
     trainer.ship_copy(run.model, num_epochs)
     training_seconds = in_tenths(trainer.clock.seconds)
     score = partial(

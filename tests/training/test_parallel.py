@@ -62,6 +62,8 @@ def test_two_devices_give_one_devices_losses_at_each_size(data_dir, tmp_path):
     assert len(one["losses"]) == 10
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
     assert two["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-3)
+    assert one["measured"] == [[16], [16]]
+    assert two["measured"] == [[8, 8], [8, 8]]
 
 
 @pytest.mark.parametrize(
