@@ -118,7 +118,7 @@ def _is_norm(layer: keras.Operation) -> bool:
 
 
 def _norms_of(model: keras.Model) -> list[layers.BatchNormalization]:
-    """Returns those that train: a frozen one normalises by its moving statistics in training too."""
+    """Returns those that train; a frozen one normalises by its moving statistics in training."""
     return [each for each in all_layers(model) if _is_norm(each) and each.trainable]
 
 
