@@ -22,7 +22,7 @@ from keras_imnet64.core.files import write_atomic, write_json
 from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.core.validation import to_json
 from keras_imnet64.models.macs import count_parameters
-from keras_imnet64.recipe.loading import load_recipe
+from keras_imnet64.recipe.loading import as_recipe
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import Metrics, RunState, SizeStage
 from keras_imnet64.runs import Run, classes_text
@@ -78,7 +78,7 @@ def fit(
         RunFailed: the loss or a weight is not finite; memory or disk ran out.
         Stopped: a signal stopped the run; its state is saved and the same call resumes it.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    recipe = as_recipe(recipe)
     check_run(recipe, out_dir, fresh)
     devices = devices or take_devices()
     with report_os_errors(out_dir):
