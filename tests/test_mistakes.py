@@ -259,6 +259,11 @@ simply(
     r'optimizer\.lookahead\.step is not a known key; did you mean "steps"\?',
 )
 simply(
+    "lookahead_that_never_moves",
+    f"{FIT} --set optimizer.lookahead.steps=19",
+    r"optimizer\.lookahead\.steps must be at most 18, the updates of the run.*; received 19",
+)
+simply(
     "threshold",
     f"{FIT} --set loss.target_threshold=0.2",
     'options of loss.name = "binary_cross_entropy"; received "cross_entropy"',
@@ -283,6 +288,11 @@ simply(
     "average_of_an_unknown_end",
     f"{FIT} --set train.average_last=2 --set train.early_stopping=2 --set data.holdout=16",
     "train.early_stopping ends a run earlier; received 2 and 2",
+)
+simply(
+    "average_over_two_sizes",
+    f"{FIT} --set train.sizes=[[0.0,8],[0.5,16]] --set train.average_last=2",
+    "average_last must be at most 1, the epochs of the last size of train.sizes; received 2",
 )
 
 

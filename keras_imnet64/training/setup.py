@@ -15,10 +15,10 @@ from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.data.stream import TrainingStream
 from keras_imnet64.recipe.costs import outline_of
-from keras_imnet64.recipe.loading import load_recipe
+from keras_imnet64.recipe.loading import as_recipe
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.training.build import check_training, compile_for_training, training_model
-from keras_imnet64.training.data import Data, load_data, make_stream
+from keras_imnet64.training.data import Data, check_length, load_data, make_stream
 from keras_imnet64.training.groups import group_of_each
 from keras_imnet64.training.model import make_model, make_smaller
 from keras_imnet64.training.sizes import check_sizes
@@ -71,8 +71,7 @@ def training_setup(
     Raises:
         UserError: the recipe cannot be trained here.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    return build_setup(recipe, devices or take_devices(), data_dir=data_dir)
+    return build_setup(as_recipe(recipe), devices or take_devices(), data_dir=data_dir)
 
 
 def build_setup(
@@ -96,6 +95,7 @@ def build_setup(
     with Activity(f"opening {recipe.data.dataset}"):
         data = load_data(recipe, data_dir, cache_dir, pack_progress)
         stream = make_stream(recipe, data)
+        check_length(recipe, stream)
     return setup_on(data, stream, recipe, devices, model, load_initial_weights)
 
 
