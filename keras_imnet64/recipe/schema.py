@@ -169,8 +169,8 @@ class TrainSection(Table):
 
 
 class EvaluationSection(Table):
-    """How images of any size are shown in evaluation; with ten_crop also images of one size. And
-    which views of images of one size are scored too."""
+    """How images are shown in evaluation. resize and interpolation are for images of any size, and
+    with ten_crop for images of one size too; views is for images of one size."""
 
     resize: Annotated[int, Field(ge=8, le=2048)] | None = None
     """Pixels of the shorter side before the centre is cropped; default: 256 / 224 of image_size."""

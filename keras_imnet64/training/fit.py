@@ -1,6 +1,7 @@
 """Trains a recipe to a shipped and scored model: the whole run, from top to bottom.
 
-    recipe -> images -> compiled model -> Keras' loop with checkpoints -> model files -> scores
+    recipe -> images -> compiled model -> Keras' loop with checkpoints -> statistics measured anew,
+    if the recipe says so -> model files -> scores
 
 The same call on an unfinished run folder resumes from its newest checkpoint. `setup` builds the
 model and the stream of batches, `trainer` owns the run while it trains, `run_folder` checks that
