@@ -254,6 +254,16 @@ simply(
     "weight_decay_factor has no decay to multiply: set .* or loss.l2; received 0.5",
 )
 simply(
+    "group_of_variables_without_decay",
+    GROUPS.format('variables="beta",weight_decay_factor=0.5'),
+    "groups.0.weight_decay_factor has no decay to multiply: .*; received 0.5 for .beta., such as",
+)
+simply(
+    "group_that_changes_nothing",
+    GROUPS.format('variables="beta"'),
+    "groups.0 changes nothing, .* no group below it matches its variables; received .beta.",
+)
+simply(
     "lookahead",
     f"{FIT} --set optimizer.lookahead.step=3",
     r'optimizer\.lookahead\.step is not a known key; did you mean "steps"\?',
