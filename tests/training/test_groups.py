@@ -71,6 +71,30 @@ def test_sgd_has_the_rate_of_each_group_inside_its_velocity(nesterov):
 
 
 @pytest.mark.backend
+def test_an_accumulated_batch_decays_once_with_the_factors_of_each_group():
+    """Gradients of 1.5 and 0.5 times GRADIENTS are those of one batch; SGD with momentum."""
+    schedule = optim.make_schedule("constant", learning_rate=RATE, steps_per_epoch=1, num_epochs=1)
+    optimizer = optim.make_optimizer(
+        "sgd", schedule, weight_decay=DECAY, momentum=0.9, accumulate_steps=2, groups=GROUPS
+    )
+    variables = fresh_variables()
+    optimizer.build(variables)
+    expected = {path: np.array(start) for path, start in START.items()}
+    velocities = dict.fromkeys(START, 0.0)
+    for scale in (1.5, 0.5, 1.5, 0.5):
+        grads = [scale * np.array(GRADIENTS[v.path], "float32") for v in variables]
+        optimizer.apply([ops.convert_to_tensor(g) for g in grads])
+        for path, (rate_factor, decay_factor) in FACTORS.items() if scale == 0.5 else ():
+            rate = RATE * rate_factor
+            decay = rate * DECAY * decay_factor if path.endswith("kernel") else 0.0
+            velocities[path] = 0.9 * velocities[path] - rate * np.array(GRADIENTS[path])
+            expected[path] = expected[path] * (1 - decay) + velocities[path]
+        for variable in variables:
+            found = ops.convert_to_numpy(variable)
+            np.testing.assert_allclose(found, expected[variable.path], rtol=1e-5)
+
+
+@pytest.mark.backend
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_each_optimizer_gives_a_group_what_its_rate_and_decay_would_give(name):
     """A group's variables go where all variables go with the group's rate and decay."""
