@@ -1,5 +1,10 @@
 """Statistics of batch normalisation measured anew, against numbers worked out layer by layer."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -107,6 +112,32 @@ def test_frozen_normalisation_stays_and_normalises_as_it_trained():
     between = (pixels - np.array([10, 20, 30])) / np.sqrt(np.array([4, 9, 16]) + frozen.epsilon)
     np.testing.assert_allclose(trained.moving_mean, between.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(trained.moving_variance, between.var((0, 1, 2)), rtol=1e-4)
+
+
+def by_hand(pixels):
+    """Mean and variance before two normalisations, with a square between them."""
+    x = pixels.astype("float64")
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    squares = (x - mean) ** 2 / (variance + 1e-3)
+    return np.array([mean, variance, squares.mean((0, 1, 2)), squares.var((0, 1, 2))])
+
+
+@pytest.mark.parametrize("mode", ["global", "per_device"])
+def test_two_devices_measure_the_whole_batch_or_each_its_part(mode, tmp_path):
+    """The two halves of the batch differ, so the variance over both is larger."""
+    if mode == "per_device" and keras.backend.backend() == "jax":
+        pytest.skip("under JAX statistics are global")
+    pixels = np.random.default_rng(0).integers(0, 128, (6, 4, 4, 3), "uint8")
+    pixels[3:] += 100
+    np.save(tmp_path / "pixels.npy", pixels)
+    script = Path(__file__).with_name("statistics_on_two_devices.py")
+    command = [sys.executable, script, tmp_path / "pixels.npy", mode]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr[-5000:]
+    whole, parts = by_hand(pixels), (by_hand(pixels[:3]) + by_hand(pixels[3:])) / 2
+    assert not np.allclose(whole, parts, rtol=0.1)
+    expected = whole if mode == "global" else parts
+    np.testing.assert_allclose(json.loads(child.stdout.splitlines()[-1]), expected, rtol=1e-4)
 
 
 def frozen_alone(norm):
