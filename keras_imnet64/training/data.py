@@ -142,7 +142,7 @@ def check_length(recipe: Recipe, stream: TrainingStream) -> None:
     if lookahead and lookahead.steps > num_updates:
         raise UserError(
             f"optimizer.lookahead.steps must be at most {num_updates}, the updates of the run, or "
-            f"the initial weights would ship; received {lookahead.steps}"
+            f"its slow weights stay the initial ones; received {lookahead.steps}"
         )
 
 

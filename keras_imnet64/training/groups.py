@@ -61,7 +61,7 @@ def check_groups(
         if group.weight_decay_factor != 1 and not set(own) & set(decayed):
             raise UserError(
                 f"{where}.weight_decay_factor has no decay to multiply: optimizer.weight_decay "
-                'leaves out biases and norms, loss.l2 all but weights unless loss.l2_of is "all"; '
+                'leaves out biases and norms, loss.l2 biases and betas unless l2_of is "all"; '
                 f'received {group.weight_decay_factor} for "{group.variables}", such as {own[0]}'
             )
         if group.learning_rate_factor == group.weight_decay_factor == 1 and not any(
