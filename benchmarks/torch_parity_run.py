@@ -147,11 +147,11 @@ def both_sides(
 
 def compare(setup: TrainingSetup, theirs: TorchSide) -> Iterator[Row]:
     """Makes the steps of a run on both sides, and yields a row for each."""
-    from keras_imnet64.models.keras_private import learning_rate_at
+    from keras_imnet64.models.keras_private import learning_rates_at
 
     for step in range(setup.recipe.train.epochs * setup.stream.steps_per_epoch):
         images, labels = setup.stream.batch(*divmod(step, setup.stream.steps_per_epoch))
-        rate = learning_rate_at(setup.model.optimizer, step)
+        rate = float(learning_rates_at(setup.model.optimizer, np.array([step]))[0])
         ours, other = our_step(setup, images, labels), theirs.step(images, labels, rate)
         yield Row(
             step + 1,

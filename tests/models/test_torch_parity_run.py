@@ -1,18 +1,20 @@
 """The run beside plain PyTorch: its losses agree with ours, and it notices when they should not.
 
-Skipped where torch or torchvision is not installed.
+The tests that need torch and torchvision are skipped where they are not installed.
 """
 
 import csv
 import importlib
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from keras_imnet64 import training_setup
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.recipe.loading import load_recipe
 
@@ -24,9 +26,7 @@ ROUNDING = 0.01  # of the classifier's update after three steps; rounding moved 
 @pytest.fixture
 def script(monkeypatch):
     """The module `torch_parity_run`."""
-    pytest.importorskip("torch")
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    importlib.import_module("torch_networks").torchvision_models()
     return importlib.import_module("torch_parity_run")
 
 
@@ -37,6 +37,8 @@ def sides(script, small_recipe, data_dir, monkeypatch):
     The rate is small: a rectifier that rounding opens changes the gradients of all that lies before
     it by a hundredth or so, and at a small rate that hardly reaches the classifier's.
     """
+    pytest.importorskip("torch")
+    importlib.import_module("torch_networks").torchvision_models()
     from torchvision import models
     from torchvision.models.resnet import BasicBlock
 
@@ -92,6 +94,28 @@ def test_another_decay_would_be_seen(script, sides):
         group["weight_decay"] *= 3
     _, distances = updates_differ_by(script, setup, theirs)
     assert min(distances) > 2 * ROUNDING
+
+
+def test_the_other_side_gets_the_same_batches_and_rates(script, small_recipe, data_dir):
+    schedule = {"name": "cosine", "warmup_epochs": 0.5}  # three steps
+    setup = training_setup(small_recipe(schedule=schedule), data_dir=data_dir)
+    seen = []
+
+    class Other:
+        def step(self, images, labels, rate):
+            seen.append((images, labels, rate))
+            return script.Side(2.0, 1.0, 0.5)
+
+    rows = list(islice(script.compare(setup, Other()), 3))
+    assert [row.step for row in rows] == [1, 2, 3]
+    rates = [0.05 / 3, 0.1 / 3, 0.05]
+    np.testing.assert_allclose([row.learning_rate for row in rows], rates, rtol=1e-6)
+    for number, (images, labels, rate) in enumerate(seen):
+        expected = setup.stream.batch(0, number)
+        np.testing.assert_array_equal(images, expected[0])
+        np.testing.assert_array_equal(labels, expected[1])
+        assert rate == rows[number].learning_rate
+    assert {(r.torch_loss, r.torch_cross_entropy, r.torch_seconds) for r in rows} == {(2, 1, 0.5)}
 
 
 def test_it_writes_losses_as_they_come_and_a_picture(script, tmp_path):
