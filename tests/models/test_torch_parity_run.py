@@ -20,6 +20,7 @@ from keras_imnet64.recipe.loading import load_recipe
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 STEPS = 3
+SGD = 'optimizer={name="sgd",learning_rate=0.1}'  # in place of the demo's Muon
 ROUNDING = 0.01  # of the classifier's update after three steps; rounding moved it by up to 5e-4
 
 
@@ -118,6 +119,17 @@ def test_the_other_side_gets_the_same_batches_and_rates(script, small_recipe, da
     assert {(r.torch_loss, r.torch_cross_entropy, r.torch_seconds) for r in rows} == {(2, 1, 0.5)}
 
 
+def test_the_penalty_is_that_of_each_variable(script, small_recipe, data_dir):
+    """With three times the decay for a group, the penalty grows by twice that group's part."""
+    groups = [{"variables": "logits/kernel", "weight_decay_factor": 3.0}]
+    recipes = [small_recipe(loss={"l2": 0.1}, optimizer={"groups": g}) for g in ([], groups)]
+    setups = [training_setup(recipe, data_dir=data_dir) for recipe in recipes]
+    plain, grouped = map(script.our_penalty, setups)
+    kernel = np.asarray(setups[0].network.get_layer("logits").get_weights()[0], "float64")
+    assert plain > 1
+    assert grouped - plain == pytest.approx(0.2 * np.sum(kernel**2), rel=1e-5)
+
+
 def test_it_writes_losses_as_they_come_and_a_picture(script, tmp_path):
     rows = [script.Row(n, 0.1, 3.0 / n, 3.1 / n, 2.0 / n, 2.1 / n, 1.0, 1.0) for n in range(1, 9)]
 
@@ -146,8 +158,18 @@ def test_it_writes_losses_as_they_come_and_a_picture(script, tmp_path):
         (["train.accumulate_steps=2"], "must be 1"),
         (["model.dropout=0.1"], "model.dropout=0"),
         (['schedule={name="plateau"}', "data.holdout=400"], "plateau"),
+        (["train.sizes=[[0.0,32],[0.5,64]]"], "has no train.sizes"),
+        ([], 'received optimizer "muon"'),
+        ([SGD, 'loss.name="binary_cross_entropy"'], 'received loss.name "binary_cross_entropy"'),
+        ([SGD, "optimizer.lookahead={steps=5}"], "has no optimizer.lookahead"),
+        ([SGD, 'optimizer.groups=[{variables="logits"}]'], "has no optimizer.groups"),
     ],
 )
 def test_what_the_other_side_would_not_do_alike_is_refused(script, overrides, sentence):
     with pytest.raises(UserError, match=sentence):
         script.check_recipe(load_recipe("demo", overrides))
+
+
+def test_plain_recipes_are_taken(script):
+    script.check_recipe(load_recipe("tiny_resnet18"))
+    script.check_recipe(load_recipe("demo", [SGD]))
