@@ -271,7 +271,9 @@ class _Corrected(keras.optimizers.Optimizer):
         _assign_if(ops.equal(self.iterations, 0), slow, lambda: [w.value for w in weights])
         super()._backend_update_step(grads, variables, learning_rate)
         is_last = ops.equal((self.iterations + 1) % self.lookahead.steps, 0)
-        _assign_if(is_last, [*slow, *weights], lambda: 2 * self._moved_slow_weights())
+        _assign_if(
+            is_last, [*slow, *weights], lambda: [*(moved := self._moved_slow_weights()), *moved]
+        )
 
     def _moved_slow_weights(self) -> list[Tensor]:
         """s + factor * (w - s) of each variable."""

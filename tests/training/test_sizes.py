@@ -18,7 +18,6 @@ from keras_imnet64.models.davit import VARIANTS
 from keras_imnet64.models.keras_private import calls_of, graph_of
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.sizes import network_at
-from keras_imnet64.recipe.loading import check_recipe
 from keras_imnet64.records import SizeStage
 from keras_imnet64.training.fit import fit
 from keras_imnet64.training.setup import check_setup
@@ -327,9 +326,3 @@ def test_a_log_tells_the_sizes(small_recipe, data_dir, tmp_path, capsys):
     recipe = small_recipe(train={"epochs": 3, "sizes": [[0.0, 8], [0.5, 16]]})
     fit(recipe, tmp_path / "run", data_dir=data_dir)
     assert "sizes    8 px in epochs 1 to 2, then 16 px in epoch 3" in capsys.readouterr().err
-
-
-def test_a_recipe_without_sizes_checks_as_before(small_recipe):
-    content = small_recipe().model_dump(exclude_none=True)
-    assert check_recipe(content).train.sizes is None
-    assert small_recipe().smaller_sizes == ()

@@ -53,12 +53,25 @@ def test_it_ends_as_it_was_measured_and_a_resumed_run_does_not_measure(
 
 def test_few_images_are_measured_and_evenly_spaced(small_recipe, data_dir, monkeypatch):
     monkeypatch.setattr(training_model, "MAX_WHITENED_IMAGES", 10)
-    seen = []
-
-    def see(model, batches, *_):
-        seen.extend(batches)
-
-    monkeypatch.setattr(training_model, "set_filters", see)
     setup = training_setup(small_recipe(model={"whitening": {}}), data_dir=data_dir)
-    expected = setup.data.train.gather(np.arange(10) * 96 // 10)[0]
-    np.testing.assert_array_equal(np.concatenate(seen), expected)
+
+    def measured_on(numbers):
+        images = setup.data.train.gather(numbers)[0]
+        normalized = (images - setup.data.channel_mean) / setup.data.channel_std
+        return filters(patch_moments([normalized], 2), 5e-4)
+
+    found = keras.ops.convert_to_numpy(setup.network.get_layer("whitening").kernel)
+    np.testing.assert_allclose(found, measured_on(np.arange(10) * 96 // 10), rtol=1e-4, atol=1e-5)
+    assert np.abs(found - measured_on(np.arange(10))).max() > 0.01  # the first ten differ
+    assert np.abs(found - measured_on(np.arange(96))).max() > 0.01
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_runs_with_two_sizes_keep_the_filters(small_recipe, data_dir, tmp_path, remat):
+    """A small epoch and a full one; the filters are those that a run of one size measures."""
+    train = DECAYED["train"] | {"sizes": [[0.0, 8], [0.5, 16]], "remat": remat}
+    setup = training_setup(small_recipe(**DECAYED), data_dir=data_dir)
+    measured = keras.ops.convert_to_numpy(setup.network.get_layer("whitening").kernel)
+    run = fit(small_recipe(**DECAYED | {"train": train}), tmp_path / "run", data_dir=data_dir)
+    for path in (run.model, run.best):
+        np.testing.assert_array_equal(kernel_of(path), measured)
