@@ -118,9 +118,18 @@ def test_workers_end_when_all_is_measured(log):
     assert all_have_ended(log)
 
 
-def interrupt_when(is_so):
-    """Presses Ctrl-C when a condition holds."""
+@pytest.fixture
+def interrupt_when():
+    """interrupt_when(is_so) presses Ctrl-C when a condition holds.
 
+    Processes of a parallel test run ignore that otherwise.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield _interrupt_when
+    signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_when(is_so):
     def wait():
         while not is_so():
             time.sleep(0.01)
@@ -129,14 +138,14 @@ def interrupt_when(is_so):
     threading.Thread(target=wait, daemon=True).start()
 
 
-def test_workers_that_ignore_ctrl_c_end_with_it(log):
+def test_workers_that_ignore_ctrl_c_end_with_it(log, interrupt_when):
     interrupt_when(lambda: log.exists() and len(events(log, "is")) == 2)
     with pytest.raises(KeyboardInterrupt):
         measure([side(log, "a"), side(log, "b", 1.0, "hang")], num_rounds=1, block_seconds=1)
     assert all_have_ended(log)
 
 
-def test_waiting_is_not_silent(log, monkeypatch):
+def test_waiting_is_not_silent(log, monkeypatch, interrupt_when):
     written = io.StringIO()
     monkeypatch.setattr(activity._screen, "stream", written)
     monkeypatch.setattr(activity, "REFRESH_SECONDS", 0.02)
