@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 from mistakes import one_sentence
+from torch_peer import IMAGENET_MEAN, IMAGENET_STD, Update, check_step, configure
 
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
@@ -118,6 +119,8 @@ def main(
 
 def check_recipe(recipe: Recipe) -> None:
     """Refuses a recipe that the PyTorch side does not train in the same way."""
+    if recipe.train.sizes:
+        raise UserError("the PyTorch side has no train.sizes: remove it")
     if any(getattr(step, "mixes", False) for step in recipe.augment):
         raise UserError("images that are mixed have two labels, which the PyTorch side lacks")
     if recipe.train.accumulate_steps > 1:
@@ -129,6 +132,7 @@ def check_recipe(recipe: Recipe) -> None:
             )
     if recipe.schedule.name == "plateau":
         raise UserError('the "plateau" schedule decides by epochs, of which there are none here')
+    check_step(recipe)
 
 
 def both_sides(
@@ -147,11 +151,11 @@ def both_sides(
 
 def compare(setup: TrainingSetup, theirs: TorchSide) -> Iterator[Row]:
     """Makes the steps of a run on both sides, and yields a row for each."""
-    from keras_imnet64.models.keras_private import learning_rate_at
+    from keras_imnet64.models.keras_private import learning_rates_at
 
     for step in range(setup.recipe.train.epochs * setup.stream.steps_per_epoch):
         images, labels = setup.stream.batch(*divmod(step, setup.stream.steps_per_epoch))
-        rate = learning_rate_at(setup.model.optimizer, step)
+        rate = float(learning_rates_at(setup.model.optimizer, np.array([step]))[0])
         ours, other = our_step(setup, images, labels), theirs.step(images, labels, rate)
         yield Row(
             step + 1,
@@ -183,12 +187,12 @@ def our_penalty(setup: TrainingSetup) -> float:
 
     if keras.backend.backend() == "jax":
         setup.model.jax_state_sync()
-    squares = 0.0
+    penalty = 0.0
     for variable in setup.model.trainable_variables:
         if variable.regularizer is not None:
-            array = keras.ops.convert_to_numpy(variable)
-            squares += float(np.sum(np.square(array), dtype="float64"))
-    return setup.recipe.loss.l2 * squares
+            squares = np.square(keras.ops.convert_to_numpy(variable))
+            penalty += variable.regularizer.l2 * float(np.sum(squares, dtype="float64"))
+    return penalty
 
 
 class TorchSide:
@@ -197,7 +201,6 @@ class TorchSide:
     def __init__(self, setup: TrainingSetup, momentum: str) -> None:
         import torch
         from torch_networks import Normalized, build_network
-        from torch_peer import Update, configure
 
         recipe = setup.recipe
         configure("tuned")  # keeps freed memory, which changes no number
@@ -274,8 +277,6 @@ def our_weights(setup: TrainingSetup) -> dict[str, torch.Tensor]:
 
 def mean_and_std(setup: TrainingSetup) -> tuple[np.ndarray, np.ndarray]:
     """Returns the numbers of our normalisation, on the 0..1 scale."""
-    from torch_peer import IMAGENET_MEAN, IMAGENET_STD
-
     from keras_imnet64.training.model import resolve_normalization
 
     resolved = resolve_normalization(setup.recipe.model, setup.data)

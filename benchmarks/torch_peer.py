@@ -18,9 +18,9 @@ use channels_last.
 
 A step is what the recipe trains with: cross-entropy with label smoothing, L2, decoupled decay,
 clipping, SGD or AdamW, accumulation, averaged weights. Its data are random pixels and labels; the
-recipe's augmentation is left out, and its schedule stays at the peak. Ours also counts top-1 and
-top-5 accuracy and the L2 term of the loss, this step does not. What it cannot do is refused with
-one sentence and exit status 2.
+recipe's augmentation is left out, its schedule stays at the peak, and all pictures have the full
+size. Ours also counts top-1 and top-5 accuracy and the L2 term of the loss, this step does not.
+What it cannot do is refused with one sentence and exit status 2.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ class Peer:
 
     def __init__(self, recipe: Recipe, settings: Settings) -> None:
         """Builds all of it; nothing is compiled before the first step."""
+        check_step(recipe)
         import torch
         from torch_networks import Normalized, build_network
 
@@ -226,15 +227,28 @@ def mean_and_std(options: NetworkOptions, image_size: int) -> tuple[np.ndarray, 
 # ---------------------------------------------------------------------------------------- update
 
 
+def check_step(recipe: Recipe) -> None:
+    """Refuses a recipe whose training step the PyTorch side would make in another way."""
+    options, loss = recipe.optimizer, recipe.loss
+    if not isinstance(options, SGDOptions | AdamWOptions):
+        raise UserError(
+            f'the PyTorch peer trains with sgd and adamw; received optimizer "{options.name}"'
+        )
+    if loss.name != "cross_entropy":
+        raise UserError(
+            f'the PyTorch peer trains with cross_entropy; received loss.name "{loss.name}"'
+        )
+    for option in ("groups", "lookahead"):
+        if getattr(options, option):
+            raise UserError(f"the PyTorch peer has no optimizer.{option}: remove it")
+
+
 class Update:
     """What follows the backward pass: L2, clipping, decay, the optimizer, averaged weights."""
 
     def __init__(self, network: nn.Module, recipe: Recipe) -> None:
         options, loss = recipe.optimizer, recipe.loss
-        if not isinstance(options, SGDOptions | AdamWOptions):
-            raise UserError(
-                f'the PyTorch peer trains with sgd and adamw; received optimizer "{options.name}"'
-            )
+        assert isinstance(options, SGDOptions | AdamWOptions)  # `check_step` refuses others
         named = dict(network.named_parameters())
         self.parameters = list(named.values())
         self.kernels = [p for p in self.parameters if p.ndim >= 2]

@@ -228,6 +228,43 @@ simply(
     f'{OTHER}"spectral" --set model.factor=2 --set model.base={{name="resnet18"}}',
     "train.sizes does not work with a spectral network",
 )
+
+
+@mistake('alexnet, whose layer "pool" flattens a map', command="recipes show listed.toml")
+def sizes_of_alexnet(place):
+    list_sizes(place, "alexnet", 8)
+
+
+@mistake('tiny_cnn1, whose layer "pool" flattens a map', command="recipes show listed.toml")
+def sizes_of_a_tiny_cnn(place):
+    list_sizes(place, "tiny_cnn1", 32)
+
+
+@mistake("davit_tiny does not work on 8 pixels", command="recipes show listed.toml")
+def sizes_of_a_davit(place):
+    list_sizes(place, "davit_tiny", 8, 'stem = "full_15x15"')
+
+
+def list_sizes(place, network, size, option=""):
+    """Writes a recipe of 64 pixels that `fit` refuses, so that `recipes show` has no costs."""
+    (place.path / "listed.toml").write_text(
+        f"""
+        [model]
+        name = "{network}"
+        {option}
+        [data]
+        dataset = "imagenet_resized/64x64"
+        batch_size = 16
+        [optimizer]
+        name = "sgd"
+        learning_rate = 0.05
+        [train]
+        epochs = 2
+        sizes = [[0.0, {size}], [0.5, 64]]
+        """
+    )
+
+
 STATISTICS = f"{FIT} --set train.remeasure_statistics="
 simply("statistics_many", f"{STATISTICS}7", "at most 6, the batches of an epoch; received 7")
 simply("holdout", f"{FIT} --set data.holdout=96", "must leave images to train on")

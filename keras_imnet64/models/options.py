@@ -108,19 +108,24 @@ def resnet_stem(stem: str, image_size: int) -> str:
     return "small" if image_size <= SMALL_STEM_UP_TO else "imagenet"
 
 
-class ResNetOptions(WhitenedOptions):
+class ResidualOptions(WhitenedOptions):
+    """The options that networks of residual blocks with a norm at their end share."""
+
+    zero_init: bool = False
+    """Initialise the last gamma of every block to 0, so that each block begins as its shortcut."""
+    drop_path_rate: Rate = 0.0
+    """Of the last block; the rate grows with depth from 0."""
+
+
+class ResNetOptions(ResidualOptions):
     module = "resnet"
 
     name: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2"]
     stem: Literal["auto", "imagenet", "small", "small_pool"] = "auto"
     """imagenet: 7x7 at stride 2 and a pool; small: 3x3 at stride 1; small_pool: 3x3 at stride 1
     and the pool; auto: small up to 64 pixels, above that imagenet."""
-    zero_init: bool = False
-    """Initialise the last gamma of every block to 0, so that each block begins as its shortcut."""
     anti_aliasing: bool = False
     """Blur before subsampling."""
-    drop_path_rate: Rate = 0.0
-    """Of the last block; the rate grows with depth from 0."""
 
     def at_size(self, image_size: int) -> Self:
         if self.stem != "auto":
@@ -128,7 +133,7 @@ class ResNetOptions(WhitenedOptions):
         return self.model_copy(update={"stem": resnet_stem(self.stem, image_size)})
 
 
-class SmallResNetOptions(WhitenedOptions):
+class SmallResNetOptions(ResidualOptions):
     module = "small_resnet"
 
     name: Literal["small_resnet"]
@@ -144,10 +149,6 @@ class SmallResNetOptions(WhitenedOptions):
     """Blocks of each stage, as many numbers as widths."""
     stem_stride: Annotated[int, Field(ge=1, le=2)] = 2
     """Of the first convolution, 3x3; 1 for 32 pixels and fewer."""
-    zero_init: bool = False
-    """Initialise the last gamma of every block to 0, so that each block begins as its shortcut."""
-    drop_path_rate: Rate = 0.0
-    """Of the last block; the rate grows with depth from 0."""
 
     @model_validator(mode="after")
     def _has_blocks_in_each_stage(self) -> Self:

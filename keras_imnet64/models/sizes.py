@@ -14,7 +14,7 @@ from keras import layers
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.types import Tensor
 from keras_imnet64.models import keras_private
-from keras_imnet64.models.keras_private import all_layers, calls_of, graph_of, run_graph
+from keras_imnet64.models.keras_private import Graph, all_layers, calls_of, graph_of, run_graph
 
 FIXED = (layers.Reshape, layers.Cropping2D, layers.Lambda, keras_private.Reshape)
 
@@ -31,16 +31,11 @@ def network_at(network: keras.Model, size: int, pattern: keras.Model | None = No
     Raises:
         UserError: the network does not work on images of that size, or would need other weights.
     """
-    graph = graph_of(pattern or network)
-    if graph is None or graph_of(network) is None:
-        raise UserError(
-            "train.sizes needs a functional or sequential model; received a "
-            f"{type(network).__name__}: remove it, or build the model of Keras' layers"
-        )
-    _check_no_flat_map(network)
+    graph = check_takes_sizes(network)
     if pattern is None:
-        _check_own_graph(network)
+        _check_own_graph(network, graph)
     else:
+        graph = _graph_of(pattern)
         _check_same_layers(network, pattern, size)
     own = {layer.name: layer for layer in network.layers if layer.variables}
 
@@ -57,14 +52,18 @@ def network_at(network: keras.Model, size: int, pattern: keras.Model | None = No
             f"{reason(error)}; leave that size out"
         ) from error
     small = keras.Model(pixels, outputs, name=network.name)
-    _check_maps(small, size)
+    _check_maps(_graph_of(small), network.name, size)
     return small
 
 
-def _check_no_flat_map(network: keras.Model) -> None:
-    """Refuses dense layers on the pixels of a map, of which each size has its own number."""
-    graph = graph_of(network)
-    assert graph is not None  # `network_at` has checked
+def check_takes_sizes(network: keras.Model) -> Graph:
+    """Returns the graph of a network that is not made for images of one size alone.
+
+    Raises:
+        UserError: it has no graph, or dense layers on the pixels of a map, of which each size has
+            its own number.
+    """
+    graph = _graph_of(network)
     for call in calls_of(graph):
         height, width = (*call.inputs[0].shape[1:3], 1, 1)[:2]
         if isinstance(call.operation, layers.Flatten) and max(height, width) > 1:
@@ -74,12 +73,21 @@ def _check_no_flat_map(network: keras.Model) -> None:
                 "choose a network that averages its last map, such as a residual one, or remove "
                 "train.sizes"
             )
+    return graph
 
 
-def _check_own_graph(network: keras.Model) -> None:
-    """Refuses layers that hold the size of a map, and would mix up pixels at another size."""
+def _graph_of(network: keras.Model) -> Graph:
     graph = graph_of(network)
-    assert graph is not None  # `network_at` has checked
+    if graph is None:
+        raise UserError(
+            "train.sizes needs a functional or sequential model; received a "
+            f"{type(network).__name__}: remove it, or build the model of Keras' layers"
+        )
+    return graph
+
+
+def _check_own_graph(network: keras.Model, graph: Graph) -> None:
+    """Refuses layers that hold the size of a map, and would mix up pixels at another size."""
     for layer in [*all_layers(network), *graph.operations]:
         per_pixel = isinstance(layer, layers.Normalization) and layer.axis not in ((-1,), (3,))
         if isinstance(layer, FIXED) or per_pixel:
@@ -113,16 +121,14 @@ def _shown(shapes: Sequence[tuple[int, ...]] | None) -> str:
     return " and ".join(str(list(shape)) for shape in shapes) if shapes else "none"
 
 
-def _check_maps(network: keras.Model, size: int) -> None:
+def _check_maps(graph: Graph, name: str, size: int) -> None:
     """Refuses images so small that a layer would subsample a map without a pixel to spare."""
-    graph = graph_of(network)
-    assert graph is not None
     for call in calls_of(graph):
         strides = getattr(call.operation, "strides", 1)
         stride = max(strides) if isinstance(strides, list | tuple) else strides
         map_size = call.inputs[0].shape[1]
         if stride > 1 and map_size < stride:
             raise UserError(
-                f"train.sizes: {size} pixels are too few for {network.name}, whose layer "
+                f"train.sizes: {size} pixels are too few for {name}, whose layer "
                 f'"{call.operation.name}" would subsample a map of {map_size}: choose a larger size'
             )

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
+from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.library_logs import import_tensorflow
 from keras_imnet64.core.types import Options
@@ -57,8 +58,13 @@ def costs_of(recipe: Recipe) -> Costs:
 
 
 def measure(recipe: Recipe) -> Costs:
-    """Returns the costs as counted in the network itself."""
+    """Returns the costs as counted in the network itself.
+
+    Raises:
+        UserError: the network cannot be built, or does not work on a size of `train.sizes`.
+    """
     import_tensorflow()  # without its messages; Keras would import it with them
+    from keras_imnet64.models.keras_private import without_weights
     from keras_imnet64.models.macs import count_macs, count_parameters
 
     model, times = outline_of(recipe), max(1, _num_bands(recipe))
@@ -67,7 +73,8 @@ def measure(recipe: Recipe) -> Costs:
         "macs": times * count_macs(model),
     }
     if recipe.smaller_sizes:
-        outlines = {size: outline_of(recipe, size) for size in recipe.smaller_sizes}
+        with without_weights():
+            outlines = {size: sized_network(recipe, model, size) for size in recipe.smaller_sizes}
         costs["smaller"] = {str(size): count_macs(each) for size, each in outlines.items()}
     return costs
 
@@ -129,6 +136,32 @@ def outline_of(
             dtype=recipe.train.dtype if input_size else "float32",
             **options,
         )
+
+
+def sized_network(
+    recipe: Recipe, network: keras.Model, size: int, normalization: str | Options = "imagenet"
+) -> keras.Model:
+    """Returns the recipe's network, with its variables, in a graph for smaller pictures.
+
+    Args:
+        network: of the full size, or its outline.
+        size: pixels per side.
+        normalization: of pictures of that size, as for `build_model`.
+
+    Raises:
+        UserError: the network does not work on that size, or would need other weights.
+    """
+    from keras_imnet64.models.sizes import check_takes_sizes, network_at
+
+    check_takes_sizes(network)
+    try:
+        pattern = outline_of(recipe, size, normalization, network.outputs[0].shape[-1])
+    except Exception as error:  # a layer may raise any exception where a map would be empty
+        raise UserError(
+            f"train.sizes: {recipe.model.name} does not work on {size} pixels ({reason(error)}): "
+            "choose a larger size"
+        ) from error
+    return network_at(network, size, pattern)
 
 
 def network_of(recipe: Recipe) -> Network:

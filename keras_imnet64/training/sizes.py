@@ -10,12 +10,11 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.types import Options, Tensor
 from keras_imnet64.data.augment.shrink import shrink_mean
 from keras_imnet64.models.keras_private import without_weights
 from keras_imnet64.models.sizes import network_at
-from keras_imnet64.recipe.costs import outline_of
+from keras_imnet64.recipe.costs import sized_network
 from keras_imnet64.recipe.schema import Recipe
 
 
@@ -32,26 +31,12 @@ def smaller_networks(
     Raises:
         UserError: the network does not work on a size, or would need other weights.
     """
-    smaller = {}
-    for size in recipe.smaller_sizes:
-        pattern = None
-        if not own_model:
-            small = shrink_normalization(normalization, size)
-            pattern = _outline_at(recipe, size, small, network.outputs[0].shape[-1])
-        smaller[size] = network_at(network, size, pattern)
-    return smaller
-
-
-def _outline_at(
-    recipe: Recipe, size: int, normalization: str | Options, num_classes: int
-) -> keras.Model:
-    try:
-        return outline_of(recipe, size, normalization, num_classes)
-    except Exception as error:  # a layer may raise any exception where a map would be empty
-        raise UserError(
-            f"train.sizes: {recipe.model.name} does not work on {size} pixels ({reason(error)}): "
-            "choose a larger size"
-        ) from error
+    if own_model:
+        return {size: network_at(network, size) for size in recipe.smaller_sizes}
+    return {
+        size: sized_network(recipe, network, size, shrink_normalization(normalization, size))
+        for size in recipe.smaller_sizes
+    }
 
 
 def check_sizes(recipe: Recipe, network: keras.Model, own_model: bool) -> None:

@@ -258,6 +258,27 @@ def test_what_the_peer_cannot_do_is_refused(peers, tmp_path, model, optimizer, s
 
 
 @pytest.mark.parametrize(
+    ("optimizer", "loss", "sentence"),
+    [
+        (SGD, {"name": "binary_cross_entropy"}, 'received loss.name "binary_cross_entropy"'),
+        (SGD | {"lookahead": {}}, {}, "has no optimizer.lookahead"),
+        (ADAMW | {"groups": [{"variables": "logits"}]}, {}, "has no optimizer.groups"),
+        ({"name": "lamb", "learning_rate": 0.01}, {}, 'received optimizer "lamb"'),
+    ],
+)
+def test_a_step_that_it_would_make_in_another_way_is_refused(
+    monkeypatch, optimizer, loss, sentence
+):
+    """Also where torch is not installed."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import torch_peer
+
+    settings = torch_peer.Settings(2, "float32", "eager", 16, 10)
+    with pytest.raises(torch_peer.UserError, match=sentence):
+        torch_peer.Peer(recipe(WRN, optimizer, loss), settings)
+
+
+@pytest.mark.parametrize(
     ("changes", "prelude", "sentence"),
     [
         ({}, "sys.modules['torch'] = None", "needs torch, which is not installed"),

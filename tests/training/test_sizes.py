@@ -164,7 +164,11 @@ def test_a_model_of_your_own_is_judged_by_its_layers(sentence):
     ("model", "sizes", "sentence"),
     [
         (DAVIT | {"stem": "full_15x15"}, HALF, r"davit_tiny does not work on 8 pixels \(.*least 9"),
-        ({"name": "resnet18"}, HALF, '8 pixels are too few for resnet18, whose layer "stage'),
+        (
+            RESNET | {"stem": "imagenet"},
+            HALF,
+            '8 pixels are too few for resnet18, whose layer "stage',
+        ),
     ],
 )
 def test_networks_have_a_least_size(model, sizes, sentence, slim, small_recipe):
