@@ -215,7 +215,7 @@ class DatasetInfo:
     source: str | None
 
 
-# ---------------------------------------------------------------------------- checkpoints of a run
+# ------------------------------------------------------------------------------- epochs of a recipe
 
 
 @dataclass(frozen=True)
@@ -228,6 +228,9 @@ class SizeStage:
 
     def __contains__(self, epoch: int) -> bool:
         return self.first_epoch <= epoch < self.end_epoch
+
+
+# ---------------------------------------------------------------------------- checkpoints of a run
 
 
 @dataclass(frozen=True)

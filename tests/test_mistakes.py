@@ -291,9 +291,24 @@ simply(
     "weight_decay_factor has no decay to multiply: set .* or loss.l2; received 0.5",
 )
 simply(
+    "group_of_variables_without_decay",
+    GROUPS.format('variables="beta",weight_decay_factor=0.5'),
+    "groups.0.weight_decay_factor has no decay to multiply: .*; received 0.5 for .beta., such as",
+)
+simply(
+    "group_that_changes_nothing",
+    GROUPS.format('variables="beta"'),
+    "groups.0 changes nothing, .* no group below it matches its variables; received .beta.",
+)
+simply(
     "lookahead",
     f"{FIT} --set optimizer.lookahead.step=3",
     r'optimizer\.lookahead\.step is not a known key; did you mean "steps"\?',
+)
+simply(
+    "lookahead_that_never_moves",
+    f"{FIT} --set optimizer.lookahead.steps=19",
+    r"optimizer\.lookahead\.steps must be at most 18, the updates of the run.*; received 19",
 )
 simply(
     "threshold",
@@ -320,6 +335,11 @@ simply(
     "average_of_an_unknown_end",
     f"{FIT} --set train.average_last=2 --set train.early_stopping=2 --set data.holdout=16",
     "train.early_stopping ends a run earlier; received 2 and 2",
+)
+simply(
+    "average_over_two_sizes",
+    f"{FIT} --set train.sizes=[[0.0,8],[0.5,16]] --set train.average_last=2",
+    "average_last must be at most 1, the epochs of the last size of train.sizes; received 2",
 )
 
 

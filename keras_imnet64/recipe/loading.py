@@ -114,9 +114,22 @@ def check_recipe(content: JsonObject) -> Recipe:
     try:
         _check_values(content)
         recipe = parse_table(Recipe, content)
-        recipe.check()
     except UserError as error:
         raise UserError(f"recipe {content.get('name')}: {error}") from error
+    return as_recipe(recipe)
+
+
+def as_recipe(recipe: Recipe | StrPath) -> Recipe:
+    """Returns a checked recipe as its run records it, from a recipe or its name or path.
+
+    A program that changes a recipe with `model_copy` has neither checked it nor resolved its stem.
+    """
+    if not isinstance(recipe, Recipe):
+        return load_recipe(recipe)
+    try:
+        recipe.check()
+    except UserError as error:
+        raise UserError(f"recipe {recipe.name}: {error}") from error
     return recipe.resolved()
 
 

@@ -51,7 +51,8 @@ Epochs = Annotated[
 
 
 class GroupOptions(Table):
-    """Factors for some of the variables. The first group that matches a variable applies to it."""
+    """Factors for some of the variables. The first group that matches a variable applies to it; all
+    that a group with both factors 1 does is to keep its variables from the groups below it."""
 
     variables: Pattern
     """A regular expression that is searched in the path of each trainable variable, such as
@@ -59,7 +60,8 @@ class GroupOptions(Table):
     learning_rate_factor: NonNegative = 1.0
     """Times the scheduled learning rate."""
     weight_decay_factor: NonNegative = 1.0
-    """Times optimizer.weight_decay and times loss.l2, where these apply to the variable."""
+    """Times optimizer.weight_decay and times loss.l2, where these apply to the variable; refused
+    where neither applies to any variable of the group."""
 
 
 class LookaheadOptions(Table):

@@ -120,7 +120,7 @@ class TrainSection(Table):
     """Momentum of the weights' moving average; 0: no average."""
     average_last: Count = 0
     """Last epochs over whose ends the weights that ship are averaged, with the statistics of batch
-    normalisation; 0: none."""
+    normalisation; with train.sizes, epochs of its last size. 0: none."""
     accumulate_steps: Positive = 1
     """Parts into which a batch is split to save memory."""
     sizes: (
@@ -169,8 +169,8 @@ class TrainSection(Table):
 
 
 class EvaluationSection(Table):
-    """How images of any size are shown in evaluation; with ten_crop also images of one size. And
-    which views of images of one size are scored too."""
+    """How images are shown in evaluation. resize and interpolation are for images of any size, and
+    with ten_crop for images of one size too; views is for images of one size."""
 
     resize: Annotated[int, Field(ge=8, le=2048)] | None = None
     """Pixels of the shorter side before the centre is cropped; default: 256 / 224 of image_size."""
@@ -512,6 +512,13 @@ class Recipe(Table):
             raise UserError(
                 f"train.average_last must be at most the {train.epochs} epochs of the run; "
                 f"received {train.average_last}"
+            )
+        last = self.size_stages[-1]
+        num_epochs = last.end_epoch - last.first_epoch
+        if train.average_last > num_epochs:
+            raise UserError(
+                f"train.average_last must be at most {num_epochs}, the epochs of the last size of "
+                f"train.sizes; received {train.average_last}"
             )
         if train.average_last and train.ema:
             raise UserError(

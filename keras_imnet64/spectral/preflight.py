@@ -80,13 +80,13 @@ def _check(request: PreflightRequest) -> list[int]:
     choose_backend()
     present = take_devices(None, request.virtual_devices)
     chosen: list[int] = choose_indices(request.devices, present.count, present.kind)
-    from keras_imnet64.training.data import load_data, make_stream
+    from keras_imnet64.training.data import check_length, load_data, make_stream
 
     recipe: Recipe = check_recipe(parse_toml(request.recipe))
     outline_of(recipe)
     with keras_defaults(), PackingBar() as progress:
         data = load_data(recipe, request.data_dir, request.cache_dir, progress)
-        make_stream(recipe, data)
+        check_length(recipe, make_stream(recipe, data))
     return [] if present.kind == "cpu" else chosen
 
 

@@ -16,8 +16,9 @@ from keras_imnet64.models import build_model, num_bands
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.keras_private import loss_tracker
 from keras_imnet64.recipe.schema import Recipe
-from keras_imnet64.training.loss import add_l2, make_loss
-from keras_imnet64.training.optim import make_optimizer, make_schedule
+from keras_imnet64.training.groups import check_groups
+from keras_imnet64.training.loss import add_l2, is_penalised, make_loss
+from keras_imnet64.training.optim import is_decayed, make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
 from keras_imnet64.training.remat import set_remat
 from keras_imnet64.training.sizes import set_sizes
@@ -132,3 +133,19 @@ def check_training(recipe: Recipe) -> None:
             f"model.band to 0 to {num_branches - 1}, or train all with the command `fit`"
         )
     optimizer_for(recipe, updates_per_epoch=1)
+
+
+def check_group_options(recipe: Recipe, network: keras.Model) -> None:
+    """Refuses `[[optimizer.groups]]` that apply to no variable of a network or change nothing.
+
+    A network without variables, which was never built, passes: `make_model` refuses it.
+    """
+    variables, loss = network.trainable_variables, recipe.loss
+    decayed = [
+        variable.path
+        for variable in variables
+        if (recipe.optimizer.weight_decay and is_decayed(variable))
+        or (loss.l2 and is_penalised(variable, loss.l2_of))
+    ]
+    if network.built:
+        check_groups(recipe.optimizer.groups, [v.path for v in variables], decayed)

@@ -112,11 +112,6 @@ def make_stream(recipe: Recipe, data: Data) -> TrainingStream:
             f"data.steps_per_epoch must be at most {max_batches}, the whole batches of an epoch; "
             f"received {num_batches}"
         )
-    if recipe.train.remeasure_statistics > num_batches:
-        raise UserError(
-            f"train.remeasure_statistics must be at most {num_batches}, the batches of an epoch; "
-            f"received {recipe.train.remeasure_statistics}"
-        )
     return TrainingStream(
         data.train,
         batch_size=recipe.data.batch_size // num_parts,
@@ -129,6 +124,26 @@ def make_stream(recipe: Recipe, data: Data) -> TrainingStream:
         mean_image=data.fill,
         size_of_epoch=recipe.size_of_epoch,
     )
+
+
+def check_length(recipe: Recipe, stream: TrainingStream) -> None:
+    """Refuses settings of a recipe that need a longer epoch, or a longer run, than its stream has.
+
+    Programs that train a few steps on few images, such as `bench`, do without.
+    """
+    train, lookahead = recipe.train, recipe.optimizer.lookahead
+    num_batches = stream.steps_per_epoch // train.accumulate_steps
+    if train.remeasure_statistics > num_batches:
+        raise UserError(
+            f"train.remeasure_statistics must be at most {num_batches}, the batches of an epoch; "
+            f"received {train.remeasure_statistics}"
+        )
+    num_updates = num_batches * train.epochs
+    if lookahead and lookahead.steps > num_updates:
+        raise UserError(
+            f"optimizer.lookahead.steps must be at most {num_updates}, the updates of the run, or "
+            f"the initial weights would ship; received {lookahead.steps}"
+        )
 
 
 def make_augmentation(recipe: Recipe, image_size: int) -> list[AugmentationStep]:

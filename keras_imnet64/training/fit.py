@@ -1,6 +1,7 @@
 """Trains a recipe to a shipped and scored model: the whole run, from top to bottom.
 
-    recipe -> images -> compiled model -> Keras' loop with checkpoints -> model files -> scores
+    recipe -> images -> compiled model -> Keras' loop with checkpoints -> statistics measured anew,
+    if the recipe says so -> model files -> scores
 
 The same call on an unfinished run folder resumes from its newest checkpoint. `setup` builds the
 model and the stream of batches, `trainer` owns the run while it trains, `run_folder` checks that
@@ -22,7 +23,7 @@ from keras_imnet64.core.files import write_atomic, write_json
 from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.core.validation import to_json
 from keras_imnet64.models.macs import count_parameters
-from keras_imnet64.recipe.loading import load_recipe
+from keras_imnet64.recipe.loading import as_recipe
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import Metrics, RunState, SizeStage
 from keras_imnet64.runs import Run, classes_text
@@ -78,7 +79,7 @@ def fit(
         RunFailed: the loss or a weight is not finite; memory or disk ran out.
         Stopped: a signal stopped the run; its state is saved and the same call resumes it.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    recipe = as_recipe(recipe)
     check_run(recipe, out_dir, fresh)
     devices = devices or take_devices()
     with report_os_errors(out_dir):
@@ -103,6 +104,8 @@ def fit(
             write_environment(run, setup, trainer.state)
             with PeakMemory(devices) as memory:
                 train_with_recovery(trainer)
+                trainer.fill_copy(len(trainer.state.history))
+                trainer.remeasure_copy()
             finish(trainer, memory.megabytes)
     return run
 
@@ -153,8 +156,6 @@ def finish(trainer: Trainer, peak_memory_mb: float | None) -> None:
     """Ships the last weights, loads and scores the model files, and writes metrics.json."""
     run, setup, state = trainer.run, trainer.setup, trainer.state
     num_epochs = len(state.history)
-    trainer.fill_copy(num_epochs)
-    trainer.remeasure_copy()
     trainer.ship_copy(run.model, num_epochs)
     training_seconds = in_tenths(trainer.clock.seconds)
     score = partial(

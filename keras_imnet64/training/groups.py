@@ -44,3 +44,30 @@ def group_of_each(
             )
         chosen |= dict.fromkeys(free, group)
     return chosen
+
+
+def check_groups(
+    groups: Sequence[GroupOptions], paths: Collection[str], decayed: Collection[str]
+) -> None:
+    """Refuses groups that apply to no variable, or that change nothing.
+
+    Args:
+        paths: of all trainable variables.
+        decayed: the paths of those to which a decay applies.
+    """
+    chosen = group_of_each(groups, paths)
+    for number, group in enumerate(groups):
+        own, where = [p for p, of in chosen.items() if of is group], f"optimizer.groups.{number}"
+        if group.weight_decay_factor != 1 and not set(own) & set(decayed):
+            raise UserError(
+                f"{where}.weight_decay_factor has no decay to multiply: optimizer.weight_decay "
+                'leaves out biases and norms, loss.l2 all but weights unless loss.l2_of is "all"; '
+                f'received {group.weight_decay_factor} for "{group.variables}", such as {own[0]}'
+            )
+        if group.learning_rate_factor == group.weight_decay_factor == 1 and not any(
+            re.search(later.variables, path) for later in groups[number + 1 :] for path in own
+        ):
+            raise UserError(
+                f"{where} changes nothing, as both of its factors are 1 and no group below it "
+                f'matches its variables; received "{group.variables}": set a factor or remove it'
+            )

@@ -1,6 +1,7 @@
-"""The training loss: cross-entropy with label smoothing, and an L2 penalty of the weights.
+"""The training loss: softmax or binary cross-entropy, and an L2 penalty of the weights.
 
-Validation and final scores report the softmax cross-entropy without smoothing, whatever the loss.
+Both losses take smoothed and mixed labels; groups of variables scale the penalty. Validation and
+final scores report the softmax cross-entropy without smoothing, whatever the loss.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from keras_imnet64.core.types import Tensor
+from keras_imnet64.core.types import Tensor, Variable
 from keras_imnet64.recipe.optimizers import GroupOptions
 from keras_imnet64.recipe.schema import LossSection
 from keras_imnet64.training.groups import group_of_each
@@ -120,6 +121,10 @@ def add_l2(
     for variable in model.trainable_variables:
         group = chosen[variable.path]
         own_l2 = l2 * group.weight_decay_factor if group else l2
-        penalised = of == "all" or variable.name == "gamma" or len(variable.shape) >= 2
-        if penalised and own_l2:
+        if is_penalised(variable, of) and own_l2:
             variable.regularizer = keras.regularizers.L2(own_l2)
+
+
+def is_penalised(variable: Variable, of: Literal["weights", "all"]) -> bool:
+    """Returns whether the L2 penalty of `add_l2` counts a trainable variable."""
+    return of == "all" or variable.name == "gamma" or len(variable.shape) >= 2

@@ -6,12 +6,14 @@ memory that no file backs is counted: the system can take back the pages of a ma
 
 import re
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from keras_imnet64.backend.devices import Devices
+from keras_imnet64.core.errors import RunFailed
 
 STATUS = Path("/proc/self/status")
 POLL_SECONDS = 0.05
@@ -83,6 +85,17 @@ def is_out_of_memory(error: Exception) -> bool:
     """Returns whether an error, whose type differs by backend, means that memory ran out."""
     text = f"{type(error).__name__} {error}".lower()
     return any(sign in text for sign in OUT_OF_MEMORY)
+
+
+@contextmanager
+def report_out_of_memory(advice: str) -> Iterator[None]:
+    """Raises RunFailed with the advice if memory runs out in the block."""
+    try:
+        yield
+    except Exception as error:  # each backend raises its own type when memory runs out
+        if not is_out_of_memory(error):
+            raise
+        raise RunFailed(advice) from error
 
 
 def out_of_memory_advice(batch_size: int, num_parts: int, remat_is_off: bool) -> str:

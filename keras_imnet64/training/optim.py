@@ -140,6 +140,11 @@ def make_optimizer(
         raise UserError(f"optimizer {name}: {error}") from error
 
 
+def is_decayed(variable: Variable) -> bool:
+    """Returns whether `weight_decay` applies to a trainable variable: to no norm and no bias."""
+    return len(variable.shape) >= 2
+
+
 def averaged_weights(optimizer: keras.optimizers.Optimizer) -> dict[str, Variable]:
     """Returns the running averages of the trainable variables, by path of the variable.
 
@@ -211,7 +216,7 @@ class _Corrected(keras.optimizers.Optimizer):
         return self._learning_rate(self.iterations) * self.learning_rate_scale
 
     def _use_weight_decay(self, variable: Variable) -> bool:
-        return len(variable.shape) >= 2 and super()._use_weight_decay(variable)
+        return is_decayed(variable) and super()._use_weight_decay(variable)
 
     def _apply_weight_decay(self, variables: Sequence[Variable]) -> None:
         """Decays as Keras does; with groups `update_step` decays each variable by itself.

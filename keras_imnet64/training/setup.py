@@ -15,11 +15,15 @@ from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.data.stream import TrainingStream
 from keras_imnet64.recipe.costs import outline_of
-from keras_imnet64.recipe.loading import load_recipe
+from keras_imnet64.recipe.loading import as_recipe
 from keras_imnet64.recipe.schema import Recipe
-from keras_imnet64.training.build import check_training, compile_for_training, training_model
-from keras_imnet64.training.data import Data, load_data, make_stream
-from keras_imnet64.training.groups import group_of_each
+from keras_imnet64.training.build import (
+    check_group_options,
+    check_training,
+    compile_for_training,
+    training_model,
+)
+from keras_imnet64.training.data import Data, check_length, load_data, make_stream
 from keras_imnet64.training.model import make_model, make_smaller
 from keras_imnet64.training.sizes import check_sizes
 from keras_imnet64.training.statistics import check_statistics
@@ -60,7 +64,10 @@ def training_setup(
     """Makes the compiled model and the training stream with which `fit` trains a recipe.
 
     Calling `model.train_on_batch` on `stream.batch(epoch, step)`, step after step, trains the model
-    as `fit` does. Nothing is written, except that a data set that is not packed yet is packed.
+    as `fit` does; with `train.sizes` call `model.make_train_function(force=True)` before the first
+    batch of another size. What `fit` does between epochs and at the end is left to the caller: the
+    plateau schedule, early stopping, `train.average_last` and `train.remeasure_statistics`. Nothing
+    is written, except that a data set that is not packed yet is packed.
 
     Args:
         recipe: a `Recipe`, or the name or path of one.
@@ -71,8 +78,7 @@ def training_setup(
     Raises:
         UserError: the recipe cannot be trained here.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    return build_setup(recipe, devices or take_devices(), data_dir=data_dir)
+    return build_setup(as_recipe(recipe), devices or take_devices(), data_dir=data_dir)
 
 
 def build_setup(
@@ -96,6 +102,7 @@ def build_setup(
     with Activity(f"opening {recipe.data.dataset}"):
         data = load_data(recipe, data_dir, cache_dir, pack_progress)
         stream = make_stream(recipe, data)
+        check_length(recipe, stream)
     return setup_on(data, stream, recipe, devices, model, load_initial_weights)
 
 
@@ -111,9 +118,7 @@ def check_setup(recipe: Recipe, devices: Devices, model: keras.Model | None = No
         network = outline_of(recipe) if model is None else model  # refuses what cannot be built
         check_sizes(recipe, network, own_model=model is not None)
         check_statistics(recipe, network)
-        if model is None:  # else the optimizer checks its groups when it is built
-            paths = [variable.path for variable in network.trainable_variables]
-            group_of_each(recipe.optimizer.groups, paths)
+        check_group_options(recipe, network)
 
 
 def setup_on(

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.console import say
-from keras_imnet64.core.errors import RunFailed, Stopped, UserError
+from keras_imnet64.core.errors import Stopped, UserError
 from keras_imnet64.core.types import Logs, StrPath
 from keras_imnet64.data.stores.decoding import as_run_failed
 from keras_imnet64.models.keras_private import CallbacksBesideSteps, learning_rates_at
@@ -32,7 +32,7 @@ from keras_imnet64.training.checkpoints import Checkpoints
 from keras_imnet64.training.clock import TrainingClock
 from keras_imnet64.training.finite import NotFinite
 from keras_imnet64.training.last_epochs import LastEpochs
-from keras_imnet64.training.memory import is_out_of_memory, out_of_memory_advice
+from keras_imnet64.training.memory import out_of_memory_advice, report_out_of_memory
 from keras_imnet64.training.model import model_info_of
 from keras_imnet64.training.optim import averaged_weights, slow_weights
 from keras_imnet64.training.resume import restore_checkpoint
@@ -51,7 +51,8 @@ class Trainer:
 
     Attributes:
         state: the run's current state, which is replaced and never changed.
-        float32_copy: the model that ships, with the weights of the last `fill_copy`.
+        float32_copy: the model that ships, with the weights of the last `fill_copy` and, at the
+            run's end, the statistics of `remeasure_copy`.
     """
 
     def __init__(
@@ -161,23 +162,18 @@ class Trainer:
         if self.state.epoch >= self.recipe.train.epochs or self.state.stopped_early:
             return
         self.hooks.replay = replay
+        advice = out_of_memory_advice(
+            self.recipe.data.batch_size,
+            self.recipe.train.accumulate_steps,
+            remat_is_off=not self.recipe.train.remat,
+        )
         images = as_run_failed(self.stream.selection.store)
-        try:
-            with images, self.recorder.open_logs():
-                for stage in self.recipe.size_stages:
-                    if stage.end_epoch > self.state.epoch:
-                        self._train_at_one_size(stage)
-                        if self.model.stop_training:  # by a signal, a failure or a callback
-                            break
-        except Exception as error:  # each backend raises its own type when memory runs out
-            if not is_out_of_memory(error):
-                raise
-            advice = out_of_memory_advice(
-                self.recipe.data.batch_size,
-                self.recipe.train.accumulate_steps,
-                remat_is_off=not self.recipe.train.remat,
-            )
-            raise RunFailed(advice) from error
+        with report_out_of_memory(advice), images, self.recorder.open_logs():
+            for stage in self.recipe.size_stages:
+                if stage.end_epoch > self.state.epoch:
+                    self._train_at_one_size(stage)
+                    if self.model.stop_training:  # by a signal, a failure or a callback
+                        break
 
     def _train_at_one_size(self, stage: SizeStage) -> None:
         """Runs Keras' loop from the current state to the end of a stage, or until a stop."""
@@ -300,14 +296,30 @@ class Trainer:
         """Measures the statistics of the copy's batch normalisation anew, if the recipe says so.
 
         The images are the first of the epoch that would follow the last, at the full size.
+
+        Raises:
+            RunFailed: memory ran out.
         """
-        num_batches = self.recipe.train.remeasure_statistics * self.recipe.train.accumulate_steps
+        train, num_images = self.recipe.train, self.stream.batch_size
+        num_batches = train.remeasure_statistics * train.accumulate_steps
         if not num_batches:
             return
-        self.stream.begin(self.recipe.train.epochs)
+        advice = (
+            f"out of memory at {num_images} images per step while the statistics of batch "
+            "normalisation were measured anew: training is over and its state is saved; the same "
+            "command measures them again where more memory is free, and a new run with --set "
+            "train.remeasure_statistics=0 leaves them as they are"
+        )
+        self.stream.begin(train.epochs)
         batches = self.stream.dataset().take(num_batches).as_numpy_iterator()
-        with as_run_failed(self.stream.selection.store):
-            remeasure(self.float32_copy, (pixels for pixels, _ in batches), num_batches)
+        with report_out_of_memory(advice), as_run_failed(self.stream.selection.store):
+            remeasure(
+                self.float32_copy,
+                (pixels for pixels, _ in batches),
+                num_batches,
+                self.setup.devices,
+                per_device=train.batch_norm == "per_device",
+            )
 
     def ship_copy(self, path: StrPath, epoch: int) -> None:
         """Writes the float32 copy as the model file of an epoch, counted from 1."""

@@ -116,6 +116,13 @@ def test_a_batch_that_is_no_batch_of_the_images_is_refused(small_recipe, data_di
         Worker(request_for(recipe, data_dir))
 
 
+def test_few_random_images_are_enough_for_a_recipe_that_needs_a_long_run(small_recipe):
+    recipe = small_recipe(
+        optimizer={"lookahead": {"steps": 9}}, train={"remeasure_statistics": 2, "epochs": 2}
+    )
+    assert Worker(request_for(recipe)).facts()["compile_seconds"] > 0
+
+
 def test_steps_are_measured_at_the_full_size(small_recipe, data_dir):
     recipe = small_recipe(train={"sizes": [[0.0, 8], [0.5, 16]]})
     worker = Worker(request_for(recipe, data_dir))

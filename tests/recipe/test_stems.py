@@ -14,6 +14,7 @@ from keras_imnet64.models.options import ResNetOptions
 from keras_imnet64.recipe.listing import facts
 from keras_imnet64.recipe.loading import check_recipe, list_recipes, load_recipe
 from keras_imnet64.training.fit import fit
+from keras_imnet64.training.setup import training_setup
 from keras_imnet64.training.state import list_checkpoints, load_checkpoint, save_checkpoint
 
 SHIPPED = {  # the stems of recipes that were shipped when "imagenet" was the default
@@ -84,6 +85,25 @@ def test_a_recipe_records_the_stem_taken(dataset, size, model, stem, small_recip
     assert network_in(recipe.without_results())["stem"] == stem
     assert f"stem={stem}" in facts(recipe)["model"]
     assert check_recipe(tomllib.loads(recipe.to_toml())) == recipe
+
+
+def test_a_recipe_that_a_program_changed_is_checked_and_records_the_stem_taken(
+    small_recipe, data_dir, tmp_path, slimmer
+):
+    recipe = small_recipe(train={"epochs": 1})
+    changed = recipe.model_copy(update={"model": ResNetOptions(name="resnet18")})
+    assert changed.model.stem == "auto"
+    setup = training_setup(changed, data_dir=data_dir)
+    assert setup.recipe.model.stem == "small"
+    run = fit(changed, tmp_path / "run", data_dir=data_dir)
+    assert network_in(tomllib.loads((run.path / "recipe.toml").read_text()))["stem"] == "small"
+    assert load_recipe(run.path / "recipe.toml").model == setup.recipe.model
+    train = recipe.train.model_copy(update={"average_last": 2})
+    for call in (training_setup, lambda wrong: fit(wrong, tmp_path / "other")):
+        with pytest.raises(
+            UserError, match=r"^recipe small: train\.average_last must be at most the 1 epochs"
+        ):
+            call(recipe.model_copy(update={"train": train}))
 
 
 def without_stem(recipe):

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_imnet64.backend.devices import take_devices
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.recipe.optimizers import GroupOptions
 from keras_imnet64.training import optim
 from keras_imnet64.training.fit import fit
 from keras_imnet64.training.groups import group_of_each
 from keras_imnet64.training.loss import add_l2
+from keras_imnet64.training.setup import check_setup
 
 RATE, DECAY = 0.1, 0.3
 START = {"body/kernel": [[2.0, -1.0]], "body/bias": [0.5, 0.25], "head/kernel": [[1.0], [3.0]]}
@@ -66,6 +68,30 @@ def test_sgd_has_the_rate_of_each_group_inside_its_velocity(nesterov):
             velocity = 0.9 * velocity - rate * gradient
             weights = weights + (0.9 * velocity - rate * gradient if nesterov else velocity)
         np.testing.assert_allclose(found[path], weights, rtol=1e-5)
+
+
+@pytest.mark.backend
+def test_an_accumulated_batch_decays_once_with_the_factors_of_each_group():
+    """Gradients of 1.5 and 0.5 times GRADIENTS are those of one batch; SGD with momentum."""
+    schedule = optim.make_schedule("constant", learning_rate=RATE, steps_per_epoch=1, num_epochs=1)
+    optimizer = optim.make_optimizer(
+        "sgd", schedule, weight_decay=DECAY, momentum=0.9, accumulate_steps=2, groups=GROUPS
+    )
+    variables = fresh_variables()
+    optimizer.build(variables)
+    expected = {path: np.array(start) for path, start in START.items()}
+    velocities = dict.fromkeys(START, 0.0)
+    for scale in (1.5, 0.5, 1.5, 0.5):
+        grads = [scale * np.array(GRADIENTS[v.path], "float32") for v in variables]
+        optimizer.apply([ops.convert_to_tensor(g) for g in grads])
+        for path, (rate_factor, decay_factor) in FACTORS.items() if scale == 0.5 else ():
+            rate = RATE * rate_factor
+            decay = rate * DECAY * decay_factor if path.endswith("kernel") else 0.0
+            velocities[path] = 0.9 * velocities[path] - rate * np.array(GRADIENTS[path])
+            expected[path] = expected[path] * (1 - decay) + velocities[path]
+        for variable in variables:
+            found = ops.convert_to_numpy(variable)
+            np.testing.assert_allclose(found, expected[variable.path], rtol=1e-5)
 
 
 @pytest.mark.backend
@@ -136,3 +162,56 @@ def test_groups_are_checked_before_any_data_is_read(small_recipe, tmp_path):
     with pytest.raises(UserError, match=r"groups\.0\.variables must match"):
         fit(recipe, tmp_path / "run", data_dir=tmp_path / "no data")
     assert not (tmp_path / "run").exists()
+
+
+BETAS = {"variables": "/beta$", "weight_decay_factor": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        ({"optimizer": {"weight_decay": 0.1}, "loss": {"l2": 0.0}}, "no decay to multiply"),
+        ({"loss": {"l2": 0.1}}, r'received 0\.0 for "/beta\$", such as stem_bn/beta'),
+        ({"loss": {"l2": 0.1, "l2_of": "all"}}, None),
+    ],
+)
+def test_a_decay_factor_for_variables_without_decay_is_refused(sections, sentence, small_recipe):
+    sections = {**sections, "optimizer": sections.get("optimizer", {}) | {"groups": [BETAS]}}
+    check(small_recipe(**sections), sentence)
+
+
+@pytest.mark.parametrize(
+    ("groups", "sentence"),
+    [
+        ([{"variables": "beta"}], r'groups\.0 changes nothing, .*; received "beta"'),
+        ([{"variables": "beta"}, {"variables": "gamma", "learning_rate_factor": 2.0}], "nothing"),
+        ([{"variables": "stem"}, {"variables": "gamma", "learning_rate_factor": 2.0}], None),
+    ],
+)
+def test_a_group_that_changes_nothing_must_keep_variables_from_another(
+    groups, sentence, small_recipe
+):
+    check(small_recipe(optimizer={"groups": groups}), sentence)
+
+
+def check(recipe, sentence, model=None):
+    if sentence is None:
+        check_setup(recipe, take_devices(), model)
+        return
+    with pytest.raises(UserError, match=sentence) as caught:
+        check_setup(recipe, take_devices(), model)
+    assert "\n" not in str(caught.value)
+
+
+def test_groups_are_checked_for_a_model_of_ones_own(small_recipe, tmp_path):
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(10, name="head")(x))
+    group = {"variables": "head/bias", "weight_decay_factor": 0.5}
+    recipe = small_recipe(optimizer={"groups": [group]})
+    with pytest.raises(UserError, match="no decay to multiply"):
+        fit(recipe, tmp_path / "run", model=model, data_dir=tmp_path / "no data")
+    recipe = small_recipe(optimizer={"groups": [group | {"variables": "logits"}]})
+    with pytest.raises(UserError, match=r'must match the path .* such as "head/kernel"'):
+        fit(recipe, tmp_path / "run", model=model, data_dir=tmp_path / "no data")
+    check(small_recipe(loss={"l2_of": "all"}, optimizer={"groups": [group]}), None, model)

@@ -20,7 +20,7 @@ from conftest import ON_MACOS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from killed import FOUR_BLOCKS
-from same_end import same_end
+from same_end import same_end, weights
 
 from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.models import build_model
@@ -474,6 +474,36 @@ def test_rollback_goes_back_one_checkpoint_with_a_smaller_rate(
     assert capsys.readouterr().err.count("rolling back; the learning rate is multiplied by") == 2
     newest = load_checkpoint(list_checkpoints(run.checkpoints)[-1])
     assert newest.run_state.rollbacks == (Rollback(epoch=2, step=4),) * 2
+
+
+@pytest.mark.backend
+def test_rollback_takes_back_slow_weights_and_the_mean_of_the_last_epochs(
+    small_recipe, data_dir, tmp_path
+):
+    """As if the second and third epochs had begun with the smaller rate, and no number gone."""
+
+    class HalveTheRate(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.optimizer.learning_rate_scale.assign(0.5)
+
+    recipe = small_recipe(
+        optimizer={"lookahead": {"steps": 4}},
+        train={"average_last": 3, "on_nan": "rollback", "rollback_factor": 0.5},
+    )
+    straight = fit(recipe, tmp_path / "straight", data_dir=data_dir, callbacks=[HalveTheRate()])
+    poison = Poison(2, 0, times=1)  # when the mean of two epochs is in the newest checkpoint
+    run = fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[poison])
+    ends = [load_checkpoint(list_checkpoints(r.checkpoints)[-1]) for r in (straight, run)]
+    assert ends[1].run_state.rollbacks == (Rollback(epoch=3, step=1),)
+    assert ends[1].arrays["optimizer/iteration"] == 18
+    first, second = (end.arrays for end in ends)
+    assert {p.split("/")[0] for p in first} >= {"model", "optimizer", "last_epochs"}
+    assert any(p.endswith("_slow") for p in first)
+    for path in first | second:
+        np.testing.assert_array_equal(first[path], second[path], err_msg=path)
+    for a, b in zip(weights(straight.model), weights(run.model), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_rollback_goes_behind_the_update_that_did_it(small_recipe, data_dir, tmp_path):

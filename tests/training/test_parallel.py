@@ -27,7 +27,10 @@ def run_on(count, data_dir, tmp_path, *options):
 
 @pytest.mark.backend
 def test_two_devices_give_one_devices_losses(data_dir, tmp_path):
-    """Ten steps of a WRN: global BN, L2, smoothing, clipping that bites, groups, Lookahead, EMA."""
+    """Ten steps of a WRN: global BN, L2, smoothing, clipping that bites, groups, Lookahead, EMA.
+
+    The decay of kernels is decoupled and has a group too.
+    """
     one, two = run_on(1, data_dir, tmp_path), run_on(2, data_dir, tmp_path)
     assert len(two["devices"]) == 2
     assert len(one["losses"]) == 10
@@ -62,6 +65,8 @@ def test_two_devices_give_one_devices_losses_at_each_size(data_dir, tmp_path):
     assert len(one["losses"]) == 10
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
     assert two["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-3)
+    assert one["measured"] == [[16], [16]]
+    assert two["measured"] == [[8, 8], [8, 8]]
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,22 @@ import keras
 import numpy as np
 import pytest
 
+from keras_imnet64.backend.devices import Devices
+from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.paths import by_path
 from keras_imnet64.training.data import load_data, make_stream
 from keras_imnet64.training.fit import fit
-from keras_imnet64.training.statistics import remeasure
+from keras_imnet64.training.memory import PeakMemory
+from keras_imnet64.training.statistics import check_statistics, remeasure
+from keras_imnet64.training.trainer import Trainer
 
 pytestmark = pytest.mark.backend
 TRAIN = {"epochs": 2, "sizes": [[0.0, 8], [0.5, 16]]}
+
+
+def one_device():
+    return Devices(keras.backend.backend(), "cpu", ("cpu:0",))
 
 
 def arrays(path):
@@ -78,7 +86,104 @@ def test_one_batch_gives_what_a_training_step_sees():
     for variable in model.non_trainable_variables:
         if "moving" in variable.name:
             variable.assign(variable * 0 + 7)
-    remeasure(model, iter([pixels, pixels]), 2)
+    remeasure(model, iter([pixels, pixels]), 2, one_device())
     found = [keras.ops.convert_to_numpy(v) for v in model.non_trainable_variables]
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_frozen_normalisation_stays_and_normalises_as_it_trained():
+    inputs = keras.Input((4, 4, 3))
+    frozen, trained = (keras.layers.BatchNormalization(name=n) for n in ("frozen", "trained"))
+    frozen.trainable = False
+    outputs = keras.layers.GlobalAveragePooling2D()(trained(frozen(inputs)))
+    model = keras.Model(inputs, outputs)
+    frozen.moving_mean.assign([10.0, 20.0, 30.0])
+    frozen.moving_variance.assign([4.0, 9.0, 16.0])
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), "uint8")
+    remeasure(model, iter([pixels]), 1, one_device())
+    np.testing.assert_array_equal(frozen.moving_mean, [10, 20, 30])
+    np.testing.assert_array_equal(frozen.moving_variance, [4, 9, 16])
+    between = (pixels - np.array([10, 20, 30])) / np.sqrt(np.array([4, 9, 16]) + frozen.epsilon)
+    np.testing.assert_allclose(trained.moving_mean, between.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(trained.moving_variance, between.var((0, 1, 2)), rtol=1e-4)
+
+
+def frozen_alone(norm):
+    norm.trainable = False
+    return norm
+
+
+def twice(norm):
+    return lambda x: norm(norm(x))
+
+
+def twice_in_a_nested_model(norm):
+    inputs = keras.Input((16, 16, 3))
+    nested = keras.Model(inputs, norm(inputs))
+    return lambda x: nested(nested(x))
+
+
+def in_a_wrapper(norm):
+    return keras.layers.TimeDistributed(norm)
+
+
+@pytest.mark.parametrize(
+    ("arrange", "sentence"),
+    [
+        (
+            frozen_alone,
+            "no use for own, whose batch normalisation is frozen: remove it; received 2",
+        ),
+        (twice, r'itself calls, and once; received "norm", which is called 2 times: remove'),
+        (twice_in_a_nested_model, 'received "norm", which is called 2 times'),
+        (in_a_wrapper, 'received "norm", which is called by a layer around it'),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_any_data_is_read(
+    arrange, sentence, small_recipe, tmp_path
+):
+    inputs = keras.Input((16, 16, 3))
+    x = arrange(keras.layers.BatchNormalization(name="norm"))(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(10)(x), name="own")
+    recipe = small_recipe(train={"remeasure_statistics": 2})
+    with pytest.raises(UserError, match=sentence) as caught:
+        fit(recipe, tmp_path / "run", model=model, data_dir=tmp_path / "no data")
+    assert "\n" not in str(caught.value)
+    check_statistics(small_recipe(), model)  # without the option all of them train
+
+
+def test_memory_that_runs_out_while_measuring_leaves_a_run_that_goes_on(
+    small_recipe, data_dir, tmp_path, monkeypatch
+):
+    def run_out(*arguments, **options):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+
+    recipe = small_recipe(train={"epochs": 1, "remeasure_statistics": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr("keras_imnet64.training.trainer.remeasure", run_out)
+        with pytest.raises(RunFailed, match=r"16 images per step while .* same command") as caught:
+            fit(recipe, tmp_path / "run", data_dir=data_dir)
+    assert "\n" not in str(caught.value)
+    assert len(fit(recipe, tmp_path / "run", data_dir=data_dir).history) == 1
+
+
+def test_the_peak_of_memory_includes_measuring(small_recipe, data_dir, tmp_path, monkeypatch):
+    seen = []
+
+    class Watched(PeakMemory):
+        def __enter__(self):
+            seen.append("begin")
+            return super().__enter__()
+
+        def __exit__(self, *error):
+            seen.append("end")
+            super().__exit__(*error)
+
+    measure = Trainer.remeasure_copy
+    monkeypatch.setattr("keras_imnet64.training.fit.PeakMemory", Watched)
+    monkeypatch.setattr(Trainer, "remeasure_copy", lambda self: seen.append("it") or measure(self))
+    recipe = small_recipe(train={"epochs": 1, "remeasure_statistics": 1})
+    fit(recipe, tmp_path / "run", data_dir=data_dir)
+    assert seen == ["begin", "it", "end"]
