@@ -68,7 +68,7 @@ def bench(
         batch_size: in place of the recipe's `data.batch_size`.
         backends: default: the one that other commands would use.
         dtypes: default: the recipe's `train.dtype`.
-        block_seconds: that a block takes at least; a round has one block of each figure.
+        block_seconds: that a block takes, about; a round has one block of each figure.
         peer: whether PyTorch is measured too, with the peer of the repository's benchmarks.
         against: a file with an earlier result, which must be comparable; see `check_comparable`.
         devices: as for `take_devices`.

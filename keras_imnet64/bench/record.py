@@ -141,7 +141,7 @@ class BenchRecord:
         images: the data set, or "random" where it is not prepared.
         date: ISO 8601 with the time zone.
         load: the system's load average of a minute, before anything was measured.
-        block_seconds: that a block took at least; a round has one block of each figure.
+        block_seconds: that a block took, about; a round has one block of each figure.
         ratios: empty without --peer.
     """
 

@@ -72,7 +72,7 @@ def heading(record: BenchRecord) -> Iterator[str]:
     yield record.subject.in_words
     yield f"on {record.machine.in_words}; {versions}"
     yield (
-        f"images per second, medians of {record.num_rounds} alternating rounds of at least "
+        f"images per second, medians of {record.num_rounds} alternating rounds of about "
         f"{record.block_seconds:g} s, ± half the distance between the quartiles"
     )
 

@@ -144,7 +144,7 @@ def doctor(as_json: bool, **folders: Unpack[DataFolders]) -> int:
     type=click.FloatRange(0.001, 3600),
     default=1.0,
     show_default=True,
-    help="That a block takes at least; it has three batches or more.",
+    help="That a block takes, about; it has three batches or more.",
 )
 @click.option("--peer", is_flag=True, help="Measure PyTorch's step too, where it is installed.")
 @click.option("--against", type=FILE, help="Show the change since the result in this JSON file.")

@@ -210,11 +210,9 @@ def showing_on(descriptor: int) -> Iterator[None]:
         return
     with open(descriptor, "w", closefd=False, errors="backslashreplace") as stream:
         with _screen.lock:
-            _screen.clear()
             _screen.stream = stream
         try:
             yield
         finally:
             with _screen.lock:
-                _screen.clear()
                 _screen.stream = None

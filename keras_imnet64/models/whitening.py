@@ -15,11 +15,11 @@ from keras import layers
 
 from keras_imnet64.core.types import Options, Tensor
 from keras_imnet64.models.options import WHITENING, Whitening
-from keras_imnet64.models.parts import Normalization, kaiming_normal, mean_and_std
+from keras_imnet64.models.parts import Normalization, mean_and_std
 
 
 def whiten(x: Tensor, whitening: Options | None) -> Tensor:
-    """Applies the layer `whitening`, whose filters `set_filters` gives it, and a ReLU.
+    """Applies the layer `whitening`, whose filters are zeros until `set_filters`, and a ReLU.
 
     A map keeps its size: 3x3 patches are padded with zeros on all sides, 2x2 below and on the
     right. The layer is float32 under every policy, because it amplifies small differences.
@@ -39,7 +39,7 @@ def whiten(x: Tensor, whitening: Options | None) -> Tensor:
         size,
         padding="same",
         use_bias=False,
-        kernel_initializer=kaiming_normal(),
+        kernel_initializer="zeros",
         trainable=False,
         dtype="float32",
         name=WHITENING,
@@ -63,6 +63,12 @@ def set_filters(
     normalized = ((batch / 255 - mean) / std for batch in batches)
     moments = patch_moments(normalized, whitening.size)
     model.get_layer(WHITENING).kernel.assign(filters(moments, whitening.epsilon))
+
+
+def is_unmeasured(model: keras.Model) -> bool:
+    """Returns whether a model has the layer `whitening` and no filters in it yet."""
+    layer = next((each for each in model.layers if each.name == WHITENING), None)
+    return isinstance(layer, layers.Conv2D) and not keras.ops.any(layer.kernel)
 
 
 def patch_moments(batches: Iterable[np.ndarray], size: int) -> np.ndarray:

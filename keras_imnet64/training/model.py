@@ -22,7 +22,7 @@ from keras_imnet64.models.options import (
     SpectralOptions,
 )
 from keras_imnet64.models.warm_start import warm_start
-from keras_imnet64.models.whitening import set_filters
+from keras_imnet64.models.whitening import is_unmeasured, set_filters
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import ModelInfo
 from keras_imnet64.training.build import make_network
@@ -53,6 +53,12 @@ def make_model(
         if ends_in_softmax(own_model):
             raise UserError(
                 "your model ends in a softmax, but the loss takes logits: remove the softmax"
+            )
+        if is_unmeasured(own_model):
+            raise UserError(
+                'your model\'s layer "whitening" has no filters yet, since the images are measured '
+                "for a recipe's own network alone: name the network in the recipe, or call "
+                "keras_imnet64.models.whitening.set_filters"
             )
         seed_generators(own_model, recipe.train.seed)
         return own_model

@@ -59,11 +59,11 @@ def test_rounds_alternate_and_reverse(log):
     measure([side(log, "a"), side(log, "b")], num_rounds=3, block_seconds=1)
     order = events(log, "begins")
     # Memory is that of steps: no forward pass was made before.
-    start = ["step 3", "memory", "forward 3", "step 3"]
-    assert order[:8] == [(name, line) for name in ("a", "b") for line in start]
+    start = ["step 3", "memory", "forward 3", "forward 3", "step 3", "step 3"]
+    assert order[:12] == [(name, line) for name in ("a", "b") for line in start]
     there = [("a", "forward 4"), ("b", "forward 4"), ("a", "step 3"), ("b", "step 3")]
     back = [("b", "forward 4"), ("a", "forward 4"), ("b", "step 3"), ("a", "step 3")]
-    assert order[8:] == there + back + there
+    assert order[12:] == there + back + there
 
 
 def test_a_block_takes_as_long_as_asked(log):
@@ -76,7 +76,7 @@ def test_only_one_works_at_a_time(log):
     measure([side(log, "a"), side(log, "b"), side(log, "c")], num_rounds=2, block_seconds=1)
     lines = [line for line in log.read_text().splitlines() if " is " not in line]
     begun, ended = lines[::2], lines[1::2]
-    assert len(begun) == 3 * (4 + 2 * 2)
+    assert len(begun) == 3 * (6 + 2 * 2)
     assert [line.replace("begins", "ends") for line in begun] == ended
 
 
@@ -84,8 +84,8 @@ def test_a_side_that_does_not_warm_up_is_asked_twice(log):
     peer = side(log, "peer", warms_up=False)
     measure([peer, side(log, "ours")], num_rounds=1, block_seconds=1)
     asked = events(log, "begins")
-    assert asked.count(("peer", "step 3")) == 1 + 2 + 2
-    assert asked.count(("ours", "step 3")) == 1 + 1 + 1
+    assert asked.count(("peer", "step 3")) == 1 + 2 * 2 + 2
+    assert asked.count(("ours", "step 3")) == 1 + 2 + 1
 
 
 def test_the_request_is_the_first_line(log):
@@ -118,9 +118,18 @@ def test_workers_end_when_all_is_measured(log):
     assert all_have_ended(log)
 
 
-def interrupt_when(is_so):
-    """Presses Ctrl-C when a condition holds."""
+@pytest.fixture
+def interrupt_when():
+    """interrupt_when(is_so) presses Ctrl-C when a condition holds.
 
+    Processes of a parallel test run ignore that otherwise.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield _interrupt_when
+    signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_when(is_so):
     def wait():
         while not is_so():
             time.sleep(0.01)
@@ -129,14 +138,14 @@ def interrupt_when(is_so):
     threading.Thread(target=wait, daemon=True).start()
 
 
-def test_workers_that_ignore_ctrl_c_end_with_it(log):
+def test_workers_that_ignore_ctrl_c_end_with_it(log, interrupt_when):
     interrupt_when(lambda: log.exists() and len(events(log, "is")) == 2)
     with pytest.raises(KeyboardInterrupt):
         measure([side(log, "a"), side(log, "b", 1.0, "hang")], num_rounds=1, block_seconds=1)
     assert all_have_ended(log)
 
 
-def test_waiting_is_not_silent(log, monkeypatch):
+def test_waiting_is_not_silent(log, monkeypatch, interrupt_when):
     written = io.StringIO()
     monkeypatch.setattr(activity._screen, "stream", written)
     monkeypatch.setattr(activity, "REFRESH_SECONDS", 0.02)

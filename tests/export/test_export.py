@@ -207,7 +207,7 @@ def test_a_wrong_artefact_is_not_kept(folder, data_dir, tmp_path, monkeypatch, c
         export(source, "keras", data_dir=data_dir)
     assert names_in(tmp_path) == ["small.keras"]
     out, err = capfd.readouterr()
-    said = rf"(exporting|checking the keras export of) {source}.* \.\.\.( \d+ s)?"
+    said = rf"(exporting|checking the keras export of) {source}.* \.\.\.( \d+ s)?\.*"
     assert out == ""
     assert all(re.fullmatch(said, line) for line in err.splitlines()), err
 

@@ -10,12 +10,12 @@ import math
 from functools import lru_cache
 
 import numpy as np
-import tensorflow as tf
 
+from keras_imnet64.core.types import Tensor
 from keras_imnet64.data.images.compiled import compiled
 
 
-def shrink(images: tf.Tensor, size: int) -> tf.Tensor:
+def shrink(images: Tensor, size: int) -> Tensor:
     """Returns images uint8 [B, size, size, 3] of images uint8 [B, S, S, 3]; works in a graph.
 
     Args:
@@ -23,6 +23,8 @@ def shrink(images: tf.Tensor, size: int) -> tf.Tensor:
     """
     if images.shape[1] == size:
         return images
+    import tensorflow as tf  # the rest of this file is needed where TensorFlow is not
+
     shrunk = tf.numpy_function(lambda pixels: shrink_arrays(pixels, size), [images], tf.uint8)
     return tf.ensure_shape(shrunk, (images.shape[0], size, size, 3))
 
