@@ -12,9 +12,11 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Small networks are compiled again and again; a cache of this run's own saves JAX most of it.
-CACHE = tempfile.TemporaryDirectory(prefix="jax-cache-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+# Small networks are compiled again and again; a cache of this run's own saves JAX most of it. The
+# workers and the child that runs under JAX share the one of the process that began the run.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory(prefix="jax-cache-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -77,10 +79,10 @@ def png_that_claims(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
-def child_under(backend, *arguments):
+def child_under(backend, *arguments, workers=0):
     """(exit status, the end of what it printed) of a child pytest under another backend."""
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider"]
+        [sys.executable, "-m", "pytest", f"-n{workers}", "-q", "-p", "no:cacheprovider"]
         + [str(argument) for argument in arguments],
         env=os.environ | {"KERAS_BACKEND": backend},
         cwd=Path(__file__).parent.parent,
@@ -90,6 +92,18 @@ def child_under(backend, *arguments):
         check=False,
     )
     return child.returncode, child.stdout[-20_000:]
+
+
+# Files in which the tests take longest begin first, so that none is left for a worker at the end.
+FIRST = (
+    "test_backends.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The order in which workers take files, which xdist hands out as they come."""
+    ranks = {name: rank for rank, name in enumerate(FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
 @pytest.fixture(scope="session")
@@ -136,15 +150,10 @@ def slim(monkeypatch):
 
 
 @pytest.fixture
-def slimmer(slim, monkeypatch):
-    """Of two stages; Keras draws no initial weights: a run has its own, and JAX is slow at it."""
+def undrawn(monkeypatch):
+    """Keras draws no initial weights: a run has its own, and JAX is slow at it."""
     from keras import initializers, ops
 
-    from keras_imnet64.models import davit, resnet
-
-    monkeypatch.setitem(davit.VARIANTS, "davit_tiny", davit.Variant(32, (1, 1)))
-    for name, variant in resnet.VARIANTS.items():
-        monkeypatch.setitem(resnet.VARIANTS, name, replace(variant, blocks=(1, 1)))
     for kind in (
         initializers.VarianceScaling,
         initializers.RandomNormal,
@@ -155,14 +164,33 @@ def slimmer(slim, monkeypatch):
         )
 
 
+@pytest.fixture
+def slimmer(slim, undrawn, monkeypatch):
+    """Of two stages, and Keras draws no initial weights."""
+    from keras_imnet64.models import davit, resnet
+
+    monkeypatch.setitem(davit.VARIANTS, "davit_tiny", davit.Variant(32, (1, 1)))
+    for name, variant in resnet.VARIANTS.items():
+        monkeypatch.setitem(resnet.VARIANTS, name, replace(variant, blocks=(1, 1)))
+
+
 @pytest.fixture(scope="session")
 def small_recipe():
-    """A recipe of 3 epochs of 6 steps at 16 pixels; sections are merged into its own."""
+    """A recipe of 3 epochs of 6 steps at 16 pixels; sections are merged into its own.
+
+    Its network has a single block, so that a step compiles fast: most questions are about runs.
+    """
 
     def make(**sections):
         content = {
             "name": "small",
-            "model": {"name": "wide_resnet", "depth": 8, "width": 0.5, "normalization": "dataset"},
+            "model": {
+                "name": "wide_resnet",
+                "depth": 6,
+                "stages": 1,
+                "width": 0.5,
+                "normalization": "dataset",
+            },
             "data": {"dataset": "imagenet_resized/16x16", "batch_size": 16},
             "augment": [{"op": "pad_crop", "padding": 2, "fill": "mean"}],
             "loss": {"l2": 1e-4},

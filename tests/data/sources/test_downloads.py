@@ -3,7 +3,6 @@
 import contextlib
 import socket
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -47,10 +46,27 @@ def server():
 
 
 @pytest.fixture
-def silent():
-    """Yields the address of a server that accepts connections and sends nothing."""
+def listener():
+    """Yields the socket of a server that accepts connections and sends nothing."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield listener
+
+
+@pytest.fixture
+def silent(listener):
+    """The address of that server."""
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def connections_to(listener):
+    """How many connections were made to a listening socket."""
+    listener.setblocking(False)
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            listener.accept()[0].close()
+            count += 1
+    return count
 
 
 @pytest.fixture(autouse=True)
@@ -80,10 +96,8 @@ def test_servers_that_do_not_offer_the_file(server, path, why):
     assert unavailable_reason({f"{server}/200/zip/5": 5, server + path: 70}) == why
 
 
-def test_a_silent_server_is_waited_for_briefly(silent):
-    begin = time.monotonic()
+def test_a_silent_server_is_not_waited_for(silent):
     assert unavailable_reason({silent: 1}) == "127.0.0.1 did not answer within 0.5 seconds"
-    assert time.monotonic() - begin < 5
 
 
 def test_a_silent_proxy_and_one_that_refuses(silent, monkeypatch):
@@ -95,15 +109,17 @@ def test_a_silent_proxy_and_one_that_refuses(silent, monkeypatch):
 
 
 def test_host_names_that_are_not_resolved(monkeypatch):
+    """Whoever waited for the first look-up would get its error in place of the sentence."""
+    is_over = threading.Event()
+
     def wait(*_, **__):
-        time.sleep(3)
+        is_over.wait(60)
         raise socket.gaierror(-3, "Temporary failure in name resolution")
 
     monkeypatch.setattr(socket, "getaddrinfo", wait)
-    begin = time.monotonic()
     asked = {"http://image-net.invalid/a.zip": 1}
     assert unavailable_reason(asked) == "image-net.invalid did not answer within 0.5 seconds"
-    assert time.monotonic() - begin < 2.5
+    is_over.set()
 
     def refuse(*_, **__):
         raise socket.gaierror(-2, "Name or service not known")
@@ -112,13 +128,14 @@ def test_host_names_that_are_not_resolved(monkeypatch):
     assert unavailable_reason(asked) == "there is no connection to image-net.invalid"
 
 
-def test_a_download_that_stalls_is_given_up(silent, tmp_path, monkeypatch):
+def test_a_download_that_stalls_is_given_up_after_two_retries(
+    silent, listener, tmp_path, monkeypatch
+):
     monkeypatch.setattr(downloads, "SILENT_SECONDS", 0.2)
     manager = tfds.download.DownloadManager(download_dir=tmp_path)
-    begin = time.monotonic()
     with limit_downloads(), pytest.raises(Exception, match=r"[Rr]ead timed out"):
         manager.download([f"{silent}/a.zip"])
-    assert time.monotonic() - begin < 20
+    assert connections_to(listener) == 3
 
 
 # -------------------------------------------------------------------------------- preparing a set
