@@ -123,18 +123,18 @@ def test_five_kills_end_with_the_bits_of_a_straight_run(small_recipe, data_dir, 
     )
 
 
-@pytest.mark.backend
-@pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
-@pytest.mark.parametrize(
-    ("model", "remat"), [(DAVIT, False), (WRN, True)], ids=["stochastic depth", "remat"]
-)
-def test_two_kills(model, remat, small_recipe, data_dir, tmp_path, monkeypatch):
+def test_a_stop_with_stochastic_depth(small_recipe, data_dir, tmp_path, monkeypatch):
+    """Kills of such runs are among the slow tests."""
     monkeypatch.setitem(VARIANTS, "davit_tiny", FOUR_BLOCKS)
-    train = EVERYTHING["train"] | {"remat": remat}
-    recipe = small_recipe(
-        **EVERYTHING | {"optimizer": ADAMW, "model": model, "train": train},
-    )
-    check_kills(recipe, ["step 5", "during step 5"], data_dir, tmp_path)
+    recipe = small_recipe(**EVERYTHING | {"optimizer": ADAMW, "model": DAVIT})
+    straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
+
+    def stop():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[CallAt(7, stop)])
+    same_end(straight, fit(recipe, tmp_path / "run", data_dir=data_dir))
 
 
 @pytest.mark.backend
@@ -215,20 +215,26 @@ def test_a_checkpoint_within_an_epoch_is_gone_on_from(small_recipe, data_dir, tm
     same_end(straight, run)
 
 
+@pytest.fixture(scope="module")
+def four_steps(small_recipe, data_dir, tmp_path_factory):
+    """A recipe of two epochs of two steps, with a checkpoint for each, and a run of it."""
+    recipe = small_recipe(
+        data={"steps_per_epoch": 2, "holdout": 16},
+        train={"epochs": 2, "checkpoint_every": "1 steps"},
+    )
+    return recipe, fit(recipe, tmp_path_factory.mktemp("straight") / "run", data_dir=data_dir)
+
+
 ALL_CALLS = pytest.param(range(1, 25), marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("numbers", [(2, 5, 9), ALL_CALLS], ids=["some", "all"])
 @pytest.mark.parametrize("name", ["replace", "fsync", "open", "write"])
 def test_whatever_fails_while_a_run_writes_it_goes_on_later(
-    name, numbers, small_recipe, data_dir, tmp_path, monkeypatch
+    name, numbers, four_steps, data_dir, tmp_path, monkeypatch
 ):
     """Each call in turn fails once; the same command afterwards ends with the same bits."""
-    recipe = small_recipe(
-        data={"steps_per_epoch": 2, "holdout": 16},
-        train={"epochs": 2, "checkpoint_every": "1 steps"},
-    )
-    straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
+    recipe, straight = four_steps
     failures = 0
     for number in numbers:
         folder = tmp_path / str(number)
@@ -298,7 +304,6 @@ class FillsUp:
         return getattr(self.file, name)
 
 
-@pytest.mark.backend
 def test_a_checkpoint_that_fails_between_epochs_is_told_and_training_goes_on(
     small_recipe, data_dir, tmp_path, monkeypatch, capsys
 ):
@@ -333,7 +338,6 @@ def test_a_folder_that_becomes_read_only_in_mid_run(
     same_end(fit(recipe, tmp_path / "straight", data_dir=data_dir), run)
 
 
-@pytest.mark.backend
 def test_checkpoints_that_are_deleted_under_our_feet_are_written_again(
     small_recipe, data_dir, tmp_path
 ):
@@ -369,6 +373,19 @@ def test_best_of_which_the_checkpoint_does_not_know_is_chosen_anew(
     assert model_info(best)["epoch"] == run.metrics["best.keras"]["epoch"]
 
 
+@pytest.fixture(scope="module")
+def crashed(small_recipe, data_dir, tmp_path_factory):
+    """The folder of a run that ended in its first step."""
+
+    def crash():
+        raise RuntimeError("crash")
+
+    folder = tmp_path_factory.mktemp("crashed") / "run"
+    with pytest.raises(RuntimeError):
+        fit(small_recipe(), folder, data_dir=data_dir, callbacks=[CallAt(1, crash)])
+    return folder
+
+
 @pytest.mark.parametrize(
     ("sections", "goes_on"),
     [
@@ -379,13 +396,9 @@ def test_best_of_which_the_checkpoint_does_not_know_is_chosen_anew(
     ],
 )
 def test_a_run_goes_on_with_a_recipe_that_differs_harmlessly(
-    sections, goes_on, small_recipe, data_dir, tmp_path
+    sections, goes_on, crashed, small_recipe, data_dir, tmp_path
 ):
-    def crash():
-        raise RuntimeError("crash")
-
-    with pytest.raises(RuntimeError):
-        fit(small_recipe(), tmp_path / "run", data_dir=data_dir, callbacks=[CallAt(1, crash)])
+    shutil.copytree(crashed, tmp_path / "run")
     if goes_on:
         fit(small_recipe(**sections), tmp_path / "run", data_dir=data_dir)
     else:
@@ -433,31 +446,25 @@ def test_the_state_before_a_step_that_is_not_finite_is_kept(small_recipe, data_d
 
 @pytest.mark.backend
 def test_the_step_that_made_a_weight_infinite_is_the_one_that_is_named(
-    small_recipe, data_dir, tmp_path
-):
-    poison = Poison(1, 3, times=99)
-    with pytest.raises(RunFailed, match="not finite at step 4 of epoch 2"):
-        fit(small_recipe(), tmp_path / "run", data_dir=data_dir, callbacks=[poison])
-    newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
-    assert newest.name == "epoch-0001-step-0000003.safetensors"
-
-
-@pytest.mark.backend
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX's state is not in the model")
-def test_no_thread_beside_the_steps_brings_the_state_into_the_model(
     small_recipe, data_dir, tmp_path, monkeypatch
 ):
-    """What it brought would be deleted by the step that is running."""
-    threads, sync = set(), keras.Model.jax_state_sync
+    """Under JAX no thread beside the steps brings the state into the model meanwhile.
+
+    What it brought would be deleted by the step that is running.
+    """
+    threads, sync = set(), getattr(keras.Model, "jax_state_sync", None)
 
     def noted(model):
         threads.add(threading.current_thread())
         sync(model)
 
-    monkeypatch.setattr(keras.Model, "jax_state_sync", noted)
+    monkeypatch.setattr(keras.Model, "jax_state_sync", noted, raising=False)
+    poison = Poison(1, 3, times=99)
     with pytest.raises(RunFailed, match="not finite at step 4 of epoch 2"):
-        fit(small_recipe(), tmp_path / "run", data_dir=data_dir, callbacks=[Poison(1, 3, times=99)])
-    assert threads == {threading.main_thread()}
+        fit(small_recipe(), tmp_path / "run", data_dir=data_dir, callbacks=[poison])
+    newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    assert newest.name == "epoch-0001-step-0000003.safetensors"
+    assert threads == ({threading.main_thread()} if keras.backend.backend() == "jax" else set())
 
 
 @pytest.mark.backend
@@ -625,12 +632,8 @@ def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
 # ------------------------------------------------------------------------------- between backends
 
 
-@pytest.mark.parametrize("first", ["tensorflow", "jax"])
-def test_a_run_begun_under_one_backend_goes_on_under_the_other(
-    first, small_recipe, data_dir, tmp_path
-):
+def test_a_run_begun_under_one_backend_goes_on_under_the_other(small_recipe, data_dir, tmp_path):
     """From a common checkpoint, float32 and no dropout, 50 steps agree in loss to 1e-3."""
-    second = {"tensorflow": "jax", "jax": "tensorflow"}[first]
     recipe = small_recipe(
         data={"steps_per_epoch": 5},
         optimizer={"learning_rate": 0.01},
@@ -639,44 +642,55 @@ def test_a_run_begun_under_one_backend_goes_on_under_the_other(
     )
     file = tmp_path / "recipe.toml"
     file.write_text(recipe.to_toml())
-    run = ["--recipe", file, "--data-dir", data_dir, "--out"]
-    begin = [sys.executable, "-c", STOP_AFTER_AN_EPOCH, *run, tmp_path / "common"]
-    under(first, begin, status=75)
-    losses = {}
-    for backend in (first, second):
-        folder = tmp_path / backend
-        shutil.copytree(tmp_path / "common", folder)
-        under(backend, [sys.executable, "cli.py", "fit", *run, folder])
-        rows = Run(folder).history
-        losses[backend] = [float(row["loss"]) for row in rows]
-        backends = [p["backend"] for p in Run(folder).environment["processes"]]
-        assert backends == [first, backend]
-        assert [p["from_epoch"] for p in Run(folder).environment["processes"]] == [0, 1]
-    assert len(losses[first]) == 11 and losses[first][0] == losses[second][0]
-    np.testing.assert_allclose(losses[first], losses[second], rtol=1e-3)
 
+    def stop():
+        os.kill(os.getpid(), signal.SIGTERM)
 
-STOP_AFTER_AN_EPOCH = """
-import os, signal, sys
-from keras_imnet64.training.callbacks.recording import Recorder
-write = Recorder.write
-def write_and_stop(self, state):
-    write(self, state)
-    os.kill(os.getpid(), signal.SIGTERM)
-Recorder.write = write_and_stop
-from keras_imnet64.cli import main
-sys.argv[1:1] = ["fit"]
-main()
-"""
-
-
-def under(backend, command, status=0):
+    with pytest.raises(Stopped, match="after epoch 1"):
+        fit(recipe, tmp_path / "tensorflow", data_dir=data_dir, callbacks=[CallAt(5, stop)])
+    shutil.copytree(tmp_path / "tensorflow", tmp_path / "tensorflow, jax")
     child = subprocess.run(
-        command,
-        env=os.environ | {"KERAS_BACKEND": backend},
+        [sys.executable, "-c", UNDER_JAX, tmp_path, data_dir, file],
+        env=os.environ | {"KERAS_BACKEND": "jax"},
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert child.returncode == status, child.stderr
+    assert child.returncode == 0, child.stderr
+    for name in ("tensorflow", "jax, tensorflow"):
+        fit(recipe, tmp_path / name, data_dir=data_dir)
+    for first, second in (("tensorflow", "jax"), ("jax", "tensorflow")):
+        same, other = Run(tmp_path / first), Run(tmp_path / f"{first}, {second}")
+        for run, backend in ((same, first), (other, second)):
+            processes = run.environment["processes"]
+            assert [p["backend"] for p in processes] == [first, backend]
+            assert [p["from_epoch"] for p in processes] == [0, 1]
+        losses = [[float(row["loss"]) for row in run.history] for run in (same, other)]
+        assert len(losses[0]) == 11 and losses[0][0] == losses[1][0]
+        np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+UNDER_JAX = """
+import os, shutil, signal, sys
+from pathlib import Path
+import keras
+from keras_imnet64.core.errors import Stopped
+from keras_imnet64.recipe.loading import load_recipe
+from keras_imnet64.training.fit import fit
+
+class Stop(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+folder, data_dir, file = map(Path, sys.argv[1:])
+recipe = load_recipe(file)
+try:
+    fit(recipe, folder / "jax", data_dir=data_dir, callbacks=[Stop()])
+except Stopped as stopped:
+    assert "after epoch 1" in str(stopped), stopped
+shutil.copytree(folder / "jax", folder / "jax, tensorflow")
+for name in ("jax", "tensorflow, jax"):
+    fit(recipe, folder / name, data_dir=data_dir)
+"""
