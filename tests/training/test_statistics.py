@@ -19,7 +19,6 @@ from keras_imnet64.training.memory import PeakMemory
 from keras_imnet64.training.statistics import check_statistics, remeasure
 from keras_imnet64.training.trainer import Trainer
 
-pytestmark = pytest.mark.backend
 TRAIN = {"epochs": 2, "sizes": [[0.0, 8], [0.5, 16]]}
 
 
@@ -35,6 +34,7 @@ def is_statistic(path):
     return path.endswith(("moving_mean", "moving_variance"))
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9, "accumulate_steps": 2}], ids=["", "averages"])
 def test_the_statistics_that_ship_are_those_of_the_weights_that_ship(
     options, small_recipe, data_dir, tmp_path
@@ -65,6 +65,7 @@ def test_the_statistics_that_ship_are_those_of_the_weights_that_ship(
     assert run.best.read_bytes() == run.model.read_bytes()
 
 
+@pytest.mark.backend
 def test_an_end_that_is_repeated_measures_the_same(small_recipe, data_dir, tmp_path):
     recipe = small_recipe(train=TRAIN | {"remeasure_statistics": 2})
     run = fit(recipe, tmp_path / "run", data_dir=data_dir)
@@ -75,6 +76,7 @@ def test_an_end_that_is_repeated_measures_the_same(small_recipe, data_dir, tmp_p
     assert all(np.array_equal(first[path], again[path]) for path in first)
 
 
+@pytest.mark.backend
 def test_one_batch_gives_what_a_training_step_sees():
     """With momentum 0 Keras' own layers hold the statistics of the last batch; nested ones too."""
     inputs = keras.Input((4, 4, 3))
@@ -97,6 +99,7 @@ def test_one_batch_gives_what_a_training_step_sees():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.backend
 def test_frozen_normalisation_stays_and_normalises_as_it_trained():
     inputs = keras.Input((4, 4, 3))
     frozen, trained = (keras.layers.BatchNormalization(name=n) for n in ("frozen", "trained"))
@@ -122,22 +125,24 @@ def by_hand(pixels):
     return np.array([mean, variance, squares.mean((0, 1, 2)), squares.var((0, 1, 2))])
 
 
-@pytest.mark.parametrize("mode", ["global", "per_device"])
-def test_two_devices_measure_the_whole_batch_or_each_its_part(mode, tmp_path):
+@pytest.mark.backend
+def test_two_devices_measure_the_whole_batch_or_each_its_part(tmp_path):
     """The two halves of the batch differ, so the variance over both is larger."""
-    if mode == "per_device" and keras.backend.backend() == "jax":
-        pytest.skip("under JAX statistics are global")
+    is_jax = keras.backend.backend() == "jax"
+    modes = ("global",) if is_jax else ("global", "per_device")  # under JAX statistics are global
     pixels = np.random.default_rng(0).integers(0, 128, (6, 4, 4, 3), "uint8")
     pixels[3:] += 100
     np.save(tmp_path / "pixels.npy", pixels)
     script = Path(__file__).with_name("statistics_on_two_devices.py")
-    command = [sys.executable, script, tmp_path / "pixels.npy", mode]
+    command = [sys.executable, script, tmp_path / "pixels.npy", *modes]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     assert child.returncode == 0, child.stderr[-5000:]
     whole, parts = by_hand(pixels), (by_hand(pixels[:3]) + by_hand(pixels[3:])) / 2
     assert not np.allclose(whole, parts, rtol=0.1)
-    expected = whole if mode == "global" else parts
-    np.testing.assert_allclose(json.loads(child.stdout.splitlines()[-1]), expected, rtol=1e-4)
+    found = json.loads(child.stdout.splitlines()[-1])
+    assert list(found) == list(modes)
+    for mode, statistics in found.items():
+        np.testing.assert_allclose(statistics, whole if mode == "global" else parts, rtol=1e-4)
 
 
 def frozen_alone(norm):

@@ -1,6 +1,6 @@
 """Child of test_parallel.py: ten steps of a WRN on N virtual devices, as JSON on standard output.
 
-Usage: python two_devices.py NUM_DEVICES DATA_DIR RUN_DIR [remat] [davit] [sizes]
+Usage: python two_devices.py NUM_DEVICES DATA_DIR RUN_DIR [remat] [davit]
 """
 
 import json
@@ -41,7 +41,12 @@ RECIPE = {
         ],
         "lookahead": {"steps": 2},
     },
-    "train": {"epochs": 2, "ema": 0.9},
+    "train": {
+        "epochs": 2,
+        "ema": 0.9,
+        "sizes": [[0.0, 8], [0.5, 16]],
+        "remeasure_statistics": 2,
+    },
 }
 
 
@@ -100,9 +105,7 @@ if "davit" in sys.argv[4:]:
     VARIANTS["davit_tiny"] = FOUR_BLOCKS
     RECIPE["model"] = {"name": "davit_tiny", "stem": "small"}
     RECIPE["optimizer"] |= {"name": "lamb", "learning_rate": 0.002, "weight_decay": 0.02}
-    RECIPE["train"] |= {"ema": 0.0, "average_last": 2}
-if "sizes" in sys.argv[4:]:
-    RECIPE["train"] |= {"sizes": [[0.0, 8], [0.5, 16]], "remeasure_statistics": 2}
+    RECIPE["train"] = {"epochs": 2, "average_last": 2}
 recipe = check_recipe(RECIPE)
 data_dir, run_dir = Path(sys.argv[2]), Path(sys.argv[3])
 losses = Losses()
