@@ -19,6 +19,7 @@ from keras_imnet64.evaluation import per_class
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.evaluation.metrics import in_top_k
 from keras_imnet64.evaluation.per_class import ConfusionMatrix, largest
+from keras_imnet64.evaluation.predict import predict
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import ship
 from keras_imnet64.records import ModelInfo
@@ -109,14 +110,14 @@ def test_most_confused_pairs_by_hand():
 # ---------------------------------------------------------------------------------- whole files
 
 
-def write_model(path, wnids):
+def write_model(path, wnids, **info):
     """Writes a linear model of random weights, which gets some classes right and most wrong."""
     inputs = keras.Input((16, 16, 3))
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(len(wnids), name="logits")(x))
     kernel = np.random.default_rng(3).normal(0, 1, (768, len(wnids)))
     model.get_layer("logits").set_weights([kernel, np.zeros(len(wnids))])
-    ship(model, path, ModelInfo(wnids=tuple(wnids), dataset=DATASET))
+    ship(model, path, ModelInfo(wnids=tuple(wnids), dataset=DATASET, **info))
     return path
 
 
@@ -198,27 +199,30 @@ def test_a_table_that_cannot_be_written_is_refused_before_scoring(
     assert os.listdir(tmp_path) == ["model.keras"]
 
 
-def run_on(count, model, data_dir, tmp_path):
-    table = tmp_path / f"{count}.csv"
-    command = [sys.executable, CHILD, str(count), model, data_dir, tmp_path / "pictures", table]
+def test_two_devices_count_and_predict_as_one(store, data_dir, tmp_path):
+    """Three images, which two devices do not divide, and 40 images in batches of 256.
+
+    The images of the data set are scored with views too, in batches of 42.
+    """
+    model = write_model(tmp_path / "model.keras", ["n1", *sorted(store.wnids)], views="shift")
+    pictures, tables = tmp_path / "pictures", [tmp_path / f"{count}.csv" for count in (1, 2)]
+    pictures.mkdir()
+    for level in (10, 90, 200):
+        Image.new("L", (20, 9), level).save(pictures / f"{level}.png")
+    command = [sys.executable, CHILD, "2", model, data_dir, pictures, tables[1]]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     assert child.returncode == 0, child.stderr[-5000:]
-    return json.loads(child.stdout.splitlines()[-1]), table.read_text()
-
-
-def test_two_devices_count_and_predict_as_one(model, data_dir, tmp_path):
-    """Three images, which two devices do not divide, and 40 images in batches of 256."""
-    (tmp_path / "pictures").mkdir()
-    for level in (10, 90, 200):
-        Image.new("L", (20, 9), level).save(tmp_path / "pictures" / f"{level}.png")
-    one, one_table = run_on(1, model, data_dir, tmp_path)
-    two, two_table = run_on(2, model, data_dir, tmp_path)
+    two = json.loads(child.stdout.splitlines()[-1])
     assert len(two["devices"]) == 2
-    assert two["scores"].pop("loss") == pytest.approx(one["scores"].pop("loss"), rel=1e-5)
-    assert two["scores"] == one["scores"]
-    assert two_table == one_table
-    assert len(two["pictures"]) == 3
-    for found, expected in zip(two["pictures"], one["pictures"], strict=True):
+    scores, expected_scores = two["scores"], evaluate(model, data_dir=data_dir, per_class=tables[0])
+    assert scores["views"] == "shift"
+    for loss in ("loss", "loss_views"):
+        assert scores.pop(loss) == pytest.approx(expected_scores.pop(loss), rel=1e-5)
+    assert scores == json.loads(json.dumps(expected_scores))
+    assert tables[1].read_text() == tables[0].read_text()
+    pictures_of_two, pictures_of_one = two["pictures"], predict(model, pictures)["pictures"]
+    assert len(pictures_of_two) == 3
+    for found, expected in zip(pictures_of_two, pictures_of_one, strict=True):
         assert found["file"] == expected["file"]
         assert [e["class_id"] for e in found["top"]] == [e["class_id"] for e in expected["top"]]
         assert [e["probability"] for e in found["top"]] == pytest.approx(

@@ -22,7 +22,6 @@ from keras_imnet64.evaluation import predict as module
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import write_model_file
 
-pytestmark = pytest.mark.backend
 SIZE, CLASSES = 8, 7
 INFO = {
     "wnids": [f"n{label}" for label in range(CLASSES)],
@@ -71,6 +70,7 @@ def softmax(logits):
     return powers / powers.sum(-1, keepdims=True)
 
 
+@pytest.mark.backend
 def test_top5_is_the_softmax_of_keras_predictions(model, tmp_path):
     files = write_images(tmp_path / "pictures", 12)
     result = predict(model, tmp_path / "pictures")
@@ -88,6 +88,7 @@ def test_top5_is_the_softmax_of_keras_predictions(model, tmp_path):
     assert json.loads(json.dumps(result)) == result
 
 
+@pytest.mark.backend
 def test_by_hand(tmp_path):
     """Logits are log 2 times red, green and blue; yellow is 1, 1, 0, which gives 2/5, 2/5, 1/5."""
     weights = [np.eye(3) * np.log(2), np.zeros(3)]
@@ -103,6 +104,7 @@ def test_by_hand(tmp_path):
     np.testing.assert_allclose(probabilities, [0.4, 0.4, 0.2], rtol=1e-6)
 
 
+@pytest.mark.backend
 def test_300_images_in_batches_are_those_one_by_one(model, tmp_path):
     files = write_images(tmp_path / "pictures", 300)  # more than a batch of 256
     together = predict(model, tmp_path / "pictures")["pictures"]
@@ -178,6 +180,7 @@ def test_images_are_resized_as_the_models_data_was(tmp_path):
     assert first == {"box": "bright", "nearest": "dark"}
 
 
+@pytest.mark.backend
 def test_a_model_for_any_size_says_in_its_file_which_it_was_trained_on(tmp_path):
     write_images(tmp_path / "pictures", 2)
     sized = write_model(tmp_path / "a.keras", shape=(None, None, 3))
@@ -229,6 +232,7 @@ def test_models_with_other_inputs_and_outputs_are_refused(tmp_path):
             predict(tmp_path / "model.keras", files)
 
 
+@pytest.mark.backend
 def test_logits_that_are_not_finite_are_refused(tmp_path):
     weights = [np.zeros((3, 2)), [0, np.inf]]
     path = write_model(tmp_path / "model.keras", info={}, classes=2, weights=weights)

@@ -1,10 +1,7 @@
-"""Test-time views: weights and pixels worked by hand, and files scored with and without them."""
+"""Test-time views: weights and pixels worked by hand, and files scored with and without them.
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+See test_per_class for two devices.
+"""
 
 import keras
 import numpy as np
@@ -24,9 +21,7 @@ from keras_imnet64.models.ship import ship
 from keras_imnet64.records import ModelInfo
 from keras_imnet64.training.fit import fit
 
-pytestmark = pytest.mark.backend
 DATASET = "imagenet_resized/16x16"
-CHILD = Path(__file__).with_name("on_devices.py")
 
 # -------------------------------------------------------------------------------------- by hand
 
@@ -51,10 +46,12 @@ def averaged(views):
     return shares[0, 0]
 
 
+@pytest.mark.backend
 def test_mirror_is_the_mean_of_both_softmax_outputs():
     assert averaged("mirror") == pytest.approx((softmax(1.0) + softmax(-1.0)) / 2, rel=1e-5)
 
 
+@pytest.mark.backend
 def test_shift_has_half_its_weight_on_the_shifted_views():
     """Row 1, column 0 is that of row 0 after a shift down, and of row 2 after one up.
 
@@ -67,6 +64,7 @@ def test_shift_has_half_its_weight_on_the_shifted_views():
     assert abs(pair - shifted) > 0.02  # so that another weight would be seen
 
 
+@pytest.mark.backend
 def test_ten_crops_are_averaged_likewise():
     crops = np.stack([IMAGE] * 9 + [IMAGE[:, :, ::-1]], axis=1)
     shares = np.exp(keras.ops.convert_to_numpy(with_ten_crops(one_pixel(), 4)(crops)))
@@ -121,6 +119,7 @@ def expected(path, data_dir, views):
     return 100 * np.mean(rank < 1), 100 * np.mean(rank < 5), -np.log(own).mean()
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize("views", ["mirror", "shift"])
 def test_views_are_scored_beside_the_image_itself(views, data_dir, tmp_path):
     """The last batch is not full: 40 images in batches of 128 and of 42."""
@@ -140,6 +139,7 @@ def test_views_are_scored_beside_the_image_itself(views, data_dir, tmp_path):
     assert both["loss_views"] != pytest.approx(both["loss"], rel=1e-2)
 
 
+@pytest.mark.backend
 def test_several_batches_and_a_part_of_one_give_the_same(data_dir, tmp_path, monkeypatch):
     path = write_model(tmp_path / "m.keras", ModelInfo(dataset=DATASET))
     whole = evaluate(path, data_dir=data_dir, views="shift")
@@ -147,26 +147,6 @@ def test_several_batches_and_a_part_of_one_give_the_same(data_dir, tmp_path, mon
     parts = evaluate(path, data_dir=data_dir, views="shift")
     assert parts["top1_views"] == whole["top1_views"]
     assert parts["loss_views"] == pytest.approx(whole["loss_views"], rel=1e-5)
-
-
-def test_two_devices_give_the_same(data_dir, tmp_path):
-    path = write_model(tmp_path / "m.keras", ModelInfo(dataset=DATASET, views="shift"))
-    one = evaluate(path, data_dir=data_dir)
-    image = tmp_path / "black.png"
-    keras.utils.save_img(image, np.zeros((16, 16, 3)))
-    child = subprocess.run(
-        [sys.executable, CHILD, "2", path, data_dir, image, tmp_path / "classes.csv"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"KERAS_BACKEND": keras.backend.backend()},
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr[-3000:]
-    found = json.loads(child.stdout.splitlines()[-1])
-    assert len(found["devices"]) == 2
-    two = found["scores"]
-    assert (two["views"], two["top1_views"]) == ("shift", one["top1_views"])
-    assert two["loss_views"] == pytest.approx(one["loss_views"], rel=1e-5)
 
 
 def test_a_model_file_says_which_views_and_the_caller_may_say_otherwise(data_dir, tmp_path):
@@ -206,6 +186,7 @@ def test_a_view_that_does_not_exist_is_refused(data_dir, tmp_path):
 # ----------------------------------------------------------------------------------------- a run
 
 
+@pytest.mark.backend
 def test_a_run_scores_its_views_and_its_epochs_do_not(small_recipe, data_dir, tmp_path):
     """The same run without views ends with the same history and the same single scores."""
     train = {"epochs": 1}
