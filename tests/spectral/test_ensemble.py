@@ -240,9 +240,14 @@ def test_branches_of_two_backends_are_joined(branches, recipe, data_dir, tmp_pat
     shutil.rmtree(branch_folder(branches, 1))
     file = tmp_path / "small.toml"
     file.write_text(recipe.to_toml())
-    command = [sys.executable, "cli.py", "fit", "--recipe", file, "--branch", "1", "--backend"]
-    where = ["--out", branches, "--data-dir", data_dir]
-    subprocess.run([*command, "jax", *where], cwd=ROOT, check=True)
+    where = ["--data-dir", str(data_dir), "--backend", "jax", "--json"]
+    lines = [
+        ["fit", "--recipe", str(file), "--branch", "1", "--out", str(branches), *where],
+        ["ensemble", str(branches), *where],
+    ]
+    command = [sys.executable, "-c", COMMANDS, json.dumps(lines)]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    under_jax = json.loads(done.stdout.splitlines()[-1])
     backends = [Run(branch_folder(branches, band)).metrics["backend"] for band in (0, 1)]
     assert backends == ["tensorflow", "jax"]
 
@@ -252,13 +257,20 @@ def test_branches_of_two_backends_are_joined(branches, recipe, data_dir, tmp_pat
     alone = Run(branch_folder(branches, 1)).metrics["model.keras"]
     assert float(row["top1"]) == pytest.approx(alone["top1"])
     assert float(row["loss"]) == pytest.approx(alone["loss"], rel=1e-4)
-    command = [sys.executable, "cli.py", "ensemble", branches, "--backend", "jax", "--json"]
-    done = subprocess.run(
-        [*command, "--data-dir", data_dir], cwd=ROOT, check=True, stdout=subprocess.PIPE
-    )
-    again = json.loads(done.stdout)
-    assert again["backend"] == "jax"
-    assert again["model.keras"] == pytest.approx(result["model.keras"], rel=1e-4)
+    assert (under_jax["backend"], result["backend"]) == ("jax", "tensorflow")
+    assert under_jax["model.keras"] == pytest.approx(result["model.keras"], rel=1e-4)
+
+
+COMMANDS = """
+import json, sys
+from keras_imnet64.cli import main
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    try:
+        main()
+    except SystemExit as stop:
+        assert not stop.code, stop.code
+"""
 
 
 def test_a_part_of_the_branches_is_joined_on_request(branches, data_dir, capsys):
