@@ -57,7 +57,8 @@ def count(variables):
 
 @pytest.mark.parametrize(("image_size", "width"), TRAINABLE)
 def test_parameters_are_the_papers(image_size, width):
-    model = wrn(image_size, width, num_classes=1000)
+    with without_weights():
+        model = wrn(image_size, width, num_classes=1000)
     assert count(model.trainable_variables) == TRAINABLE[image_size, width]
     if width == 1:
         assert count(model.non_trainable_variables) == MOVING[image_size]
