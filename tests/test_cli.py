@@ -180,18 +180,19 @@ def test_recipes_lists_one_line_each(run):
     assert re.search(r"^wrn36_5 .* 67\.66 %", out, re.MULTILINE)
 
 
-def test_the_listing_answers_within_a_second():
-    """By the processor's clock, which other work on the machine leaves alone."""
+def test_the_listing_builds_no_network_and_loads_nothing_heavy():
+    """Costs are in a table, so that it answers at once."""
+    heavy = {"keras", "tensorflow", "jax", "numba", "scipy", "matplotlib", "tensorflow_datasets"}
     code = (
-        "import time, sys; sys.argv[1:] = ['recipes']; import keras_imnet64.cli as c; c.main(); "
-        "print(time.process_time(), 'keras' in sys.modules)"
+        "import sys; sys.argv[1:] = ['recipes']; import keras_imnet64.cli as c; c.main(); "
+        f"print(sorted({heavy!r} & set(sys.modules)))"
     )
     child = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    seconds, has_keras = child.stdout.splitlines()[-1].split()
-    assert has_keras == "False"
-    assert float(seconds) < 1
+    *listing, loaded = child.stdout.splitlines()
+    assert len(listing) > len(list_recipes())
+    assert loaded == "[]"
 
 
 def test_recipes_show_prints_a_recipe_that_says_what_it_costs(run, tmp_path):

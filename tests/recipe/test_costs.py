@@ -1,8 +1,6 @@
 """The table of recipes' costs: every row true and none missing, and when it is not asked."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -102,17 +100,6 @@ def test_the_table_is_written_a_row_per_line(tmp_path, monkeypatch):
     text = (tmp_path / "costs.json").read_text()
     assert list(json.loads(text)) == list_recipes()
     assert text.count("\n") == len(list_recipes()) + 2
-
-
-def test_a_listing_needs_no_keras():
-    code = (
-        "import sys; from keras_imnet64.recipe.loading import list_recipes, load_recipe;"
-        "from keras_imnet64.recipe.costs import costs_of;"
-        "[costs_of(load_recipe(name)) for name in list_recipes()];"
-        "print(sorted({'keras', 'tensorflow', 'jax'} & set(sys.modules)))"
-    )
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert child.stdout.strip() == "[]", child.stderr
 
 
 def test_macs_of_a_run_count_each_epoch_at_its_size():
