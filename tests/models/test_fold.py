@@ -9,8 +9,9 @@ from PIL import Image
 from keras_imnet64 import predict
 from keras_imnet64.backend.devices import take_devices
 from keras_imnet64.evaluation.forward import compile_forward
-from keras_imnet64.models import build_model
+from keras_imnet64.models import build_model, vgg
 from keras_imnet64.models.fold import ScaleShift, fold_batch_norm
+from keras_imnet64.models.init import initialize
 from keras_imnet64.models.ship import write_model_file
 
 pytestmark = pytest.mark.backend
@@ -56,10 +57,25 @@ def check_same(model, folded, tolerance=1e-4):
     return expected
 
 
+@pytest.fixture
+def network(slim, undrawn, monkeypatch):
+    """network(name, num_classes) -> a narrow one with random weights."""
+    stages = tuple((filters, 1) for filters in (16, 16, 24, 24, 32))
+    monkeypatch.setattr(vgg, "STAGES", stages)
+
+    def make(name, num_classes):
+        size, options, _ = NETWORKS[name]
+        model = build_model(name, image_size=size, num_classes=num_classes, **options)
+        initialize(model, 0)
+        return randomize(model)
+
+    return make
+
+
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks_give_the_same_logits(name):
-    size, options, num_left = NETWORKS[name]
-    model = randomize(build_model(name, image_size=size, num_classes=7, **options))
+def test_networks_give_the_same_logits(name, network):
+    size, _, num_left = NETWORKS[name]
+    model = network(name, 7)
     folded = fold_batch_norm(model)
     assert not norms(folded)
     assert not [layer for layer in folded.layers if layer.name.endswith("_pick")]
@@ -145,10 +161,9 @@ def drawn_images(count, size):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_predict_names_the_same_five_classes(name, tmp_path):
+def test_predict_names_the_same_five_classes(name, network, tmp_path):
     """Of 64 drawn images, with probabilities that agree."""
-    size, options, _ = NETWORKS[name]
-    model = randomize(build_model(name, image_size=size, num_classes=30, **options))
+    size, model = NETWORKS[name][0], network(name, 30)
     images = drawn_images(64, size)
     kernel, bias = model.get_layer("logits").get_weights()
     bias -= model.predict(images, verbose=0).mean(axis=0)  # else it alone would decide

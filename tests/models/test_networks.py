@@ -91,7 +91,7 @@ def test_sizes_work_or_are_refused_in_a_sentence(name):
 
 @pytest.mark.backend
 @pytest.mark.parametrize("name", RUN)
-def test_a_file_gives_the_same_logits_and_bfloat16_nearly(name, tmp_path, slim):
+def test_a_file_gives_the_same_logits_and_bfloat16_nearly(name, tmp_path, slim, undrawn):
     size, options = RUN[name]
     model = network(name, size, **options)
     initialize(model, 3)
@@ -117,7 +117,7 @@ def test_a_file_gives_the_same_logits_and_bfloat16_nearly(name, tmp_path, slim):
 
 @pytest.mark.backend
 @pytest.mark.parametrize("name", RUN)
-def test_initial_weights_are_the_same_on_every_backend(name, slim):
+def test_initial_weights_are_the_same_on_every_backend(name, slim, undrawn):
     """Frozen: the sums were printed by this test under TensorFlow."""
     size, options = RUN[name]
     model = network(name, size, **options)
@@ -129,7 +129,7 @@ def test_initial_weights_are_the_same_on_every_backend(name, slim):
 
 
 @pytest.mark.parametrize("name", RUN)
-def test_initial_weights_are_drawn_by_name_and_repeat(name, slim):
+def test_initial_weights_are_drawn_by_name_and_repeat(name, slim, undrawn):
     size, options = RUN[name]
     model = network(name, size, **options)
     initialize(model, 1)
@@ -143,7 +143,7 @@ def test_initial_weights_are_drawn_by_name_and_repeat(name, slim):
     assert not any(np.allclose(v.numpy(), first[v.path]) for v in kernels)
 
 
-def test_initial_weights_have_the_references_distributions():
+def test_initial_weights_have_the_references_distributions(undrawn):
     """torchvision's and timm's own initialisation, taken from their sources."""
     resnet = network("resnet50", 16)
     initialize(resnet, 0)
@@ -173,7 +173,7 @@ def test_initial_weights_have_the_references_distributions():
         assert abs(variable.numpy()).max() == pytest.approx(1 / np.sqrt(9 * 192), rel=0.02)
 
 
-def test_blocks_with_a_zero_last_gamma_compute_their_shortcuts():
+def test_blocks_with_a_zero_last_gamma_compute_their_shortcuts(undrawn):
     model = network("resnet50", 16, stem="small", zero_init=True)
     gammas = {v.path: v.numpy() for v in model.trainable_variables if v.name == "gamma"}
     zero = {path for path, gamma in gammas.items() if not gamma.any()}
@@ -181,19 +181,19 @@ def test_blocks_with_a_zero_last_gamma_compute_their_shortcuts():
     assert len(zero) == 16
 
 
-def test_basic_blocks_can_start_as_their_shortcuts_too():
+def test_basic_blocks_can_start_as_their_shortcuts_too(undrawn):
     model = network("resnet18", 16, stem="small", zero_init=True)
     assert not model.get_layer("stage4_block2_bn2").gamma.numpy().any()
     assert model.get_layer("stage4_block2_bn1").gamma.numpy().all()
 
 
-def test_drop_path_of_a_resnet_grows_from_block_to_block():
+def test_drop_path_of_a_resnet_grows_from_block_to_block(undrawn):
     model = network("resnet18", 16, drop_path_rate=0.7)
     rates = [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     np.testing.assert_allclose(rates, np.linspace(0.1, 0.7, 7))  # the first of 8 blocks has none
 
 
-def test_drop_path_drops_whole_images_and_grows_with_depth():
+def test_drop_path_drops_whole_images_and_grows_with_depth(undrawn):
     model = network("davit_tiny", 16, drop_path_rate=0.1)
     dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     # 12 blocks; the first has rate 0 and none, each other has one for attention and one for its MLP
