@@ -16,8 +16,6 @@ from keras_imnet64.training.fit import fit
 from keras_imnet64.training.state import list_checkpoints, load_checkpoint
 from keras_imnet64.training.trainer import Trainer
 
-pytestmark = pytest.mark.backend
-
 
 @pytest.fixture
 def hands(monkeypatch):

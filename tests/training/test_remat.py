@@ -19,7 +19,6 @@ from keras_imnet64.training.fit import fit
 from keras_imnet64.training.remat import Segment, joined, set_remat, smallest_segments
 from keras_imnet64.training.state import read_variables, variables_by_path
 
-pytestmark = pytest.mark.backend
 WRN = {"name": "wide_resnet", "depth": 8, "width": 0.5, "dropout": 0.3}
 DAVIT = {"name": "davit_tiny", "drop_path_rate": 0.4, "stem": "small"}
 
@@ -68,6 +67,7 @@ def check_same(plain, again, tolerance):
         assert after[path][1] == 2  # each draws once in a step
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize(
     ("model", "train", "tolerance"),
     [
@@ -88,23 +88,19 @@ def test_two_steps_are_the_same(model, train, tolerance, small_recipe, slimmer):
     check_same(plain, again, tolerance)
 
 
-def test_runs_with_and_without_have_the_same_history(small_recipe, data_dir, tmp_path):
-    plain, again = (
-        fit(
-            small_recipe(model={"dropout": 0.2}, train={"epochs": 2, "remat": remat}),
-            tmp_path / f"remat-{remat}",
-            data_dir=data_dir,
-        )
+@pytest.mark.backend
+def test_a_run_has_the_history_of_one_without_and_goes_on_to_its_end_where_it_is_stopped(
+    small_recipe, data_dir, tmp_path
+):
+    plain, recipe = (
+        small_recipe(model={"dropout": 0.2}, train={"epochs": 2, "remat": remat})
         for remat in (False, True)
     )
-    for first, second in zip(plain.history, again.history, strict=True):
+    straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
+    without = fit(plain, tmp_path / "plain", data_dir=data_dir)
+    for first, second in zip(without.history, straight.history, strict=True):
         for key in ("loss", "val_loss", "top1"):
             assert float(second[key]) == pytest.approx(float(first[key]), rel=1e-3), key
-
-
-def test_a_run_that_is_stopped_goes_on_to_the_same_end(small_recipe, data_dir, tmp_path):
-    recipe = small_recipe(model={"dropout": 0.2}, train={"epochs": 2, "remat": True})
-    straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
     with pytest.raises(Stopped):
         fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[SignalAt(0, 3)])
     same_end(straight, fit(recipe, tmp_path / "run", data_dir=data_dir))
@@ -173,6 +169,7 @@ def kept_by_jax(model, shape):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree_util.tree_leaves(found))
 
 
+@pytest.mark.backend
 def test_less_is_kept_for_the_backward_pass():
     network = build_model("wide_resnet", image_size=32, num_classes=10, depth=22, width=1)
     model = training_model(network)
@@ -198,6 +195,7 @@ def gradients_under_jax(model):
     return jax.jit(jax.value_and_grad(loss, has_aux=True)), (weights, others, images)
 
 
+@pytest.mark.backend
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="what XLA does with JAX's programs")
 def test_xla_holds_the_second_pass_back():
     """Through a loop on CPUs, where it drops the barriers that it heeds on GPUs."""
@@ -274,6 +272,7 @@ def own_model(activity_regularizer=None):
     )
 
 
+@pytest.mark.backend
 def test_a_model_of_ones_own_with_a_model_inside(small_recipe):
     results, models = [], []
     for remat in (False, True):
