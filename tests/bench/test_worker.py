@@ -12,8 +12,6 @@ from keras_imnet64.core.errors import UserError
 from keras_imnet64.training.setup import setup_on
 from keras_imnet64.training.state import read_variables, variables_by_path
 
-pytestmark = pytest.mark.backend
-
 
 @pytest.fixture(autouse=True)
 def no_more_steps(monkeypatch):
@@ -29,6 +27,7 @@ def request_for(recipe, data_dir=None):
     return Request(recipe.to_toml(), data_dir is not None, data_dir=data_dir and str(data_dir))
 
 
+@pytest.mark.backend
 def test_a_step_is_the_one_that_fit_makes(small_recipe, data_dir):
     """Averages, clipping, L2 and smoothing included: the weights after it are the same."""
     recipe = small_recipe(
@@ -46,6 +45,7 @@ def test_a_step_is_the_one_that_fit_makes(small_recipe, data_dir):
         np.testing.assert_allclose(found[path], array, rtol=1e-4, atol=1e-6, err_msg=path)
 
 
+@pytest.mark.backend
 def test_as_many_steps_are_timed_as_are_not(small_recipe, data_dir):
     worker = Worker(request_for(small_recipe(), data_dir))
     assert worker.facts()["tasks"] == ["forward", "step", "input", "both"]
@@ -57,6 +57,7 @@ def test_as_many_steps_are_timed_as_are_not(small_recipe, data_dir):
         made = updates(worker)
 
 
+@pytest.mark.backend
 def test_steps_of_an_accumulated_batch_are_updates(small_recipe, data_dir):
     worker = Worker(request_for(small_recipe(train={"accumulate_steps": 2}), data_dir))
     made = updates(worker)
@@ -64,6 +65,7 @@ def test_steps_of_an_accumulated_batch_are_updates(small_recipe, data_dir):
     assert updates(worker) - made == 2 * 2  # as without parts
 
 
+@pytest.mark.backend
 def test_memory_is_counted_without_the_framework(small_recipe):
     worker = Worker(request_for(small_recipe()))
     found = worker.reply("memory")["peak_mb"]
@@ -123,6 +125,7 @@ def test_few_random_images_are_enough_for_a_recipe_that_needs_a_long_run(small_r
     assert Worker(request_for(recipe)).facts()["compile_seconds"] > 0
 
 
+@pytest.mark.backend
 def test_steps_are_measured_at_the_full_size(small_recipe, data_dir):
     recipe = small_recipe(train={"sizes": [[0.0, 8], [0.5, 16]]})
     worker = Worker(request_for(recipe, data_dir))
