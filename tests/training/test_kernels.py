@@ -152,7 +152,7 @@ def test_other_settings_are_left_to_keras(layer):
         ("davit_tiny", {"stem": "small", "drop_path_rate": 0.3}),
     ],
 )
-def test_networks_draw_and_compute_the_same(name, options):
+def test_networks_draw_and_compute_the_same(name, options, slim):
     """With dropout and stochastic depth; a float32 step in which no ReLU is at its kink."""
     size = 64 if name == "tiny_cnn1" else 32 if name != "wide_resnet" else 16
     model = build_model(name, image_size=size, num_classes=10, **options)

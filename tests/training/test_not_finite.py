@@ -80,14 +80,19 @@ def positions(recipe, data_dir, epoch, steps):
     return [p for step in steps for p in stream.positions(epoch, step - 1).tolist()]
 
 
-@pytest.mark.backend
 @pytest.mark.parametrize(
     ("path", "named_path", "sections"),
     [
-        ("moving_variance", "model/.*moving_variance", {}),  # which training does not use
+        pytest.param(  # which training does not use
+            *("moving_variance", "model/.*moving_variance", {}), marks=pytest.mark.backend
+        ),
         ("_average", "optimizer/.*_average", {"train": {"epochs": 3, "ema": 0.9}}),
-        # The update of this very step makes a weight NaN too; the loss is so in the next.
-        ("_velocity", "model/.*", {"optimizer": ADAMW, "train": {"checkpoint_every": "1 steps"}}),
+        pytest.param(
+            # The update of this very step makes a weight NaN too; the loss is so in the next.
+            *("_velocity", "model/.*"),
+            {"optimizer": ADAMW, "train": {"checkpoint_every": "1 steps"}},
+            marks=pytest.mark.backend,
+        ),
     ],
     ids=["statistics", "average", "optimizer"],
 )
@@ -192,8 +197,10 @@ def crash():
     raise RuntimeError("crash")
 
 
-@pytest.mark.backend
-@pytest.mark.parametrize(("function", "error"), [(terminate, Stopped), (crash, RuntimeError)])
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [pytest.param(terminate, Stopped, marks=pytest.mark.backend), (crash, RuntimeError)],
+)
 def test_a_search_that_is_interrupted_is_done_again(
     function, error, small_recipe, data_dir, tmp_path
 ):
