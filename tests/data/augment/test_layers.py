@@ -83,7 +83,6 @@ with tf.device("CPU:1"):
 """
 
 
-@pytest.mark.backend
 def test_the_state_of_a_layer_lies_on_the_cpu_where_tf_data_runs():
     names = [
         f"{lib}.layers.Random{op}" for lib in ("keras", "keras_cv") for op in ("Rotation", "Hue")

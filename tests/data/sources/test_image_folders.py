@@ -298,9 +298,9 @@ def test_two_folders_of_one_class_in_two_unicode_forms_are_refused(tmp_path):
 PREPARE = """
 import sys
 from keras_imnet64.data import datasets
-assert sys.flags.utf8_mode == int(sys.argv[1])
-datasets.prepare("image_folder/toy", source=sys.argv[2], data_dir=sys.argv[3])
-for data_dir in sys.argv[3:]:
+assert not sys.flags.utf8_mode and sys.getfilesystemencoding() == "ascii"
+datasets.prepare("image_folder/toy", source=sys.argv[1], data_dir=sys.argv[2])
+for data_dir in sys.argv[2:]:
     store = datasets.open_dataset("image_folder/toy", "train", data_dir=data_dir)
     assert store.read([0])[0].startswith(b"\\x89PNG"), store.root
 """
@@ -309,20 +309,18 @@ for data_dir in sys.argv[3:]:
 def test_a_set_is_the_same_under_every_locale(tmp_path):
     root = write(tmp_path / "\u00fc", f"{COMPOSED}/1.png", f"{COMPOSED}/2.png", *numbered("z", 2))
     write(root, *numbered("\u65e5\u672c", 2), "z/\u00e4.png")
-    folders_of = {"1": tmp_path / "utf8", "0": tmp_path / "ascii"}  # by Python's UTF-8 mode
-    for mode, data_dir in folders_of.items():
-        env = {"LC_ALL": "C", "PYTHONUTF8": mode, "PYTHONCOERCECLOCALE": "0"}
-        there = [folder for folder in folders_of.values() if folder.exists()]
-        child = subprocess.run(
-            [sys.executable, "-c", PREPARE, mode, root, data_dir, *there],
-            env=os.environ | env,
-            cwd=Path(__file__).parents[3],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert child.returncode == 0, child.stderr
-    utf8, ascii_ = (folder / "packed/image_folder_toy" for folder in folders_of.values())
+    assert sys.getfilesystemencoding() == "utf-8"  # here, as in most places
+    prepare(root, tmp_path / "utf8")
+    child = subprocess.run(
+        [sys.executable, "-c", PREPARE, root, tmp_path / "ascii", tmp_path / "utf8"],
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    utf8, ascii_ = (tmp_path / name / "packed/image_folder_toy" for name in ("utf8", "ascii"))
     for file in ("train/meta.json", "validation/meta.json", "train/files.npy"):
         assert (utf8 / file).read_bytes() == (ascii_ / file).read_bytes()
     store = datasets.open_dataset("image_folder/toy", "train", data_dir=tmp_path / "ascii")
