@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 RECIPE = {
     "name": "one_step",
@@ -50,7 +51,7 @@ def main(folder):
 def versions():
     needed = [Requirement(line) for line in requires("keras-imnet64")]
     named = [r.name for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
-    return {name: version(name) for name in named}
+    return {canonicalize_name(name): version(name) for name in named}
 
 
 if __name__ == "__main__":

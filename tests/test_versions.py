@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
@@ -63,5 +64,5 @@ def test_one_step_is_made_saved_and_loaded(which, tmp_path):
         )
         found = json.loads(printed.splitlines()[-1])
         for name, version in pins.items():
-            assert Version(found[name]) == Version(version), f"{name} under {backend}"
-    assert set(found) == {requirement.name for requirement in REQUIREMENTS}
+            assert Version(found[canonicalize_name(name)]) == Version(version), f"{name} under {backend}"
+    assert set(found) == {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}
