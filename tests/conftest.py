@@ -97,6 +97,16 @@ def child_under(backend, *arguments, workers=0):
 # Files in which the tests take longest begin first, so that none is left for a worker at the end.
 FIRST = (
     "test_backends.py",
+    "test_readme.py",
+    "test_interruption.py",
+    "test_ensemble.py",
+    "test_fit.py",
+    "test_branches.py",
+    "test_shipped_recipes.py",
+    "test_gpu_benchmark.py",
+    "test_golden.py",
+    "test_export.py",
+    "test_parallel.py",
 )
 
 
