@@ -275,7 +275,6 @@ def test_kills_in_epochs_of_each_size(small_recipe, data_dir, tmp_path):
     check_kills(recipe, ["during step 6", "step 15"], data_dir, tmp_path)
 
 
-@pytest.mark.backend
 def test_a_stop_at_the_change_of_sizes_goes_on(small_recipe, data_dir, tmp_path):
     """After the last step of the last small epoch."""
     recipe = small_recipe(train={"epochs": 2, "sizes": HALF})
@@ -285,7 +284,6 @@ def test_a_stop_at_the_change_of_sizes_goes_on(small_recipe, data_dir, tmp_path)
     same_end(straight, fit(recipe, tmp_path / "run", data_dir=data_dir))
 
 
-@pytest.mark.backend
 def test_a_bad_step_of_a_small_epoch_is_found(small_recipe, data_dir, tmp_path):
     recipe = small_recipe(train={"epochs": 4, "sizes": HALF})
     poison = Poison(1, 3, times=99)
