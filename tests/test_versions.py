@@ -64,5 +64,7 @@ def test_one_step_is_made_saved_and_loaded(which, tmp_path):
         )
         found = json.loads(printed.splitlines()[-1])
         for name, version in pins.items():
-            assert Version(found[canonicalize_name(name)]) == Version(version), f"{name} under {backend}"
+            assert Version(found[canonicalize_name(name)]) == Version(version), (
+                f"{name} under {backend}"
+            )
     assert set(found) == {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}

@@ -85,7 +85,7 @@ def test_all_branches_are_trained_and_a_failed_one_is_trained_again(
     assert list(scores) == ["run", *(f"branch-{band:02}" for band in range(4))]
 
     other = small_recipe(model=SPECTRAL, train={"epochs": 2})
-    with pytest.raises(UserError, match=r"run was begun with another recipe \(train.epochs: 1 -> 2"):
+    with pytest.raises(UserError, match=r"was begun with another recipe \(train.epochs: 1 -> 2"):
         fit_branches(other, tmp_path / "run", data_dir=data_dir)
     (tmp_path / "run" / "recipe.toml").unlink()  # as where branches of other machines are put
     with pytest.raises(UserError, match=r"branch-00 was begun with another recipe"):
