@@ -176,9 +176,10 @@ def undrawn(monkeypatch):
 
 @pytest.fixture
 def slimmer(slim, undrawn, monkeypatch):
-    """Of two stages, and Keras draws no initial weights."""
-    from keras_imnet64.models import davit, resnet
+    """Of two stages, or of five convolutions, and Keras draws no initial weights."""
+    from keras_imnet64.models import davit, resnet, vgg
 
+    monkeypatch.setattr(vgg, "STAGES", tuple((filters, 1) for filters in (16, 16, 24, 24, 32)))
     monkeypatch.setitem(davit.VARIANTS, "davit_tiny", davit.Variant(32, (1, 1)))
     for name, variant in resnet.VARIANTS.items():
         monkeypatch.setitem(resnet.VARIANTS, name, replace(variant, blocks=(1, 1)))

@@ -60,8 +60,7 @@ def check_same(model, folded, tolerance=1e-4):
 @pytest.fixture
 def network(slim, undrawn, monkeypatch):
     """network(name, num_classes) -> a narrow one with random weights."""
-    stages = tuple((filters, 1) for filters in (16, 16, 24, 24, 32))
-    monkeypatch.setattr(vgg, "STAGES", stages)
+    monkeypatch.setattr(vgg, "STAGES", tuple((filters, 1) for filters in (16, 16, 24, 24, 32)))
 
     def make(name, num_classes):
         size, options, _ = NETWORKS[name]
