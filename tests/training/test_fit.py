@@ -340,27 +340,26 @@ def test_early_stopping_and_plateau(small_recipe, data_dir, tmp_path):
     assert run.metrics["best.keras"]["epoch"] == 1
 
 
-# Ways of training, and the mean loss of the last epoch that each must come below. At a tenth of its
-# rate none does.
+# Ways of training, and what the mean loss of the twelfth epoch must come below. It comes a tenth or
+# more below that, and at a tenth of the rate it stays a tenth or more above.
 LEARNING = {
     "adamw": (
         {"optimizer": {"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.05}},
         2.0,
     ),
-    "muon": ({"optimizer": {"name": "muon", "learning_rate": 0.003, "clip_norm": 1.0}}, 2.0),
+    "muon": ({"optimizer": {"name": "muon", "learning_rate": 0.003, "clip_norm": 1.0}}, 2.2),
     "accumulation": (
         {"train": {"accumulate_steps": 2, "ema": 0.5}, "loss": {"label_smoothing": 0.1}},
-        2.0,
+        1.95,
     ),
-    "bfloat16": ({"train": {"dtype": "mixed_bfloat16"}, "data": {"mirror": "both"}}, 2.0),
-    "one_cycle": ({"schedule": {"name": "one_cycle"}}, 2.0),
+    "bfloat16": ({"train": {"dtype": "mixed_bfloat16"}, "data": {"mirror": "both"}}, 1.4),
+    "one_cycle": ({"schedule": {"name": "one_cycle"}}, 1.75),
     "mixing": (
         {
             "augment": [{"op": "trivial_augment"}, {"op": "mixup_or_cutmix", "probability": 0.5}],
             "data": {"mirror": "alternating"},
-            "train": {"epochs": 8},
         },
-        2.2,
+        2.15,
     ),
 }
 OF_TENSORFLOW_ALONE = ("adamw", "one_cycle")  # whose numbers test_optim compares under JAX too
@@ -376,8 +375,9 @@ OF_TENSORFLOW_ALONE = ("adamw", "one_cycle")  # whose numbers test_optim compare
 def test_training_learns_with(case, small_recipe, data_dir, tmp_path):
     """Each way of training brings the loss down and ships a float32 model."""
     sections, limit = LEARNING[case]
-    train = {"epochs": 4} | sections.get("train", {})
-    run = fit(small_recipe(**sections | {"train": train}), tmp_path, data_dir=data_dir)
+    train = {"epochs": 12} | sections.get("train", {})
+    recipe = small_recipe(**sections | {"train": train, "model": {"width": 1}})
+    run = fit(recipe, tmp_path, data_dir=data_dir)
     assert float(run.history[-1]["loss"]) < limit
     model = load_model(run.model)
     assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
