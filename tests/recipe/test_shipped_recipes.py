@@ -80,8 +80,9 @@ def kinds():
         network = content["model"].get("base", content["model"])
         if network["name"] in resnet.VARIANTS:  # of which `slimmer` leaves two
             network["name"] = f"ResNet, bottleneck {resnet.VARIANTS[network['name']].bottleneck}"
-        if IS_JAX:  # which computes each stem and window in `test_networks` and `test_golden`
-            network |= {"stem": "any", "window": "any"}
+        if IS_JAX:  # which computes these in `test_networks`, `test_golden` and `test_wide_resnet`
+            network |= dict.fromkeys(("stem", "window", "normalization"), "any")
+            content["model"]["normalization"] = "any"
         found.setdefault(json.dumps(kind(content), sort_keys=True), []).append(name)
     return list(found.values())
 
