@@ -9,7 +9,7 @@ from keras_imnet64.backend.devices import choose_backend, take_devices
 
 RECIPE = {
     "name": "parallel",
-    "model": {"name": "wide_resnet", "depth": 8, "width": 0.5},
+    "model": {"name": "wide_resnet", "depth": 6, "stages": 1, "width": 0.5},
     "data": {"dataset": "imagenet_resized/16x16", "batch_size": 4, "steps_per_epoch": 20},
     "optimizer": {"name": "sgd", "learning_rate": 0.05},
     "train": {"epochs": 1, "ema": 0.9},

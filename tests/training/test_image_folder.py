@@ -25,7 +25,13 @@ from keras_imnet64.training.fit import fit
 
 RECIPE = {
     "name": "toy",
-    "model": {"name": "wide_resnet", "depth": 8, "width": 0.5, "normalization": "dataset"},
+    "model": {
+        "name": "wide_resnet",
+        "depth": 6,
+        "stages": 1,
+        "width": 0.5,
+        "normalization": "dataset",
+    },
     "data": {"dataset": "image_folder/toy", "image_size": 16, "batch_size": 4},
     "augment": [{"op": "random_resized_crop"}],
     "optimizer": {"name": "sgd", "learning_rate": 0.01},

@@ -34,8 +34,11 @@ def is_statistic(path):
     return path.endswith(("moving_mean", "moving_variance"))
 
 
-@pytest.mark.backend
-@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "accumulate_steps": 2}], ids=["", "averages"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"ema": 0.9, "accumulate_steps": 2}, marks=pytest.mark.backend)],
+    ids=["", "averages"],
+)
 def test_the_statistics_that_ship_are_those_of_the_weights_that_ship(
     options, small_recipe, data_dir, tmp_path
 ):

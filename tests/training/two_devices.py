@@ -26,7 +26,7 @@ from keras_imnet64.training.fit import fit
 
 RECIPE = {
     "name": "parallel",
-    "model": {"name": "wide_resnet", "depth": 8, "width": 0.5},
+    "model": {"name": "wide_resnet", "depth": 6, "stages": 1, "width": 0.5},
     "data": {"dataset": "imagenet_resized/16x16", "batch_size": 16, "steps_per_epoch": 5},
     "augment": [{"op": "pad_crop", "padding": 2}],
     "loss": {"l2": 5e-3, "label_smoothing": 0.1},
