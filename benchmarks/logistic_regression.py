@@ -1,5 +1,6 @@
 """Measures the accuracy of logistic regression on the pixels of a data set, as a baseline.
 
+pip install -c constraints.txt scikit-learn
 python benchmarks/logistic_regression.py shapes
 python benchmarks/logistic_regression.py tiny_imagenet --classes 20 --data-dir DIR
 """
