@@ -1125,7 +1125,6 @@ simply(
 simply("bench_no_result", f"{BENCH} --against small.toml", "small.toml holds no result of `bench")
 simply("bench_no_file", f"{BENCH} --against none.json", "none.json holds no result .*No such file")
 simply("bench_network", f"{BENCH} --set model.depth=9", "depth .* received 9")
-simply("bench_images", f"{BENCH} --batch-size 97", "at most 96, the samples of an epoch")
 
 
 @mistake("result.json was measured on another machine, 3 cores of CPU, and this one is")

@@ -9,6 +9,7 @@ import pytest
 from keras_imnet64 import bench
 from keras_imnet64.bench import sides
 from keras_imnet64.bench.record import BenchMachine, BenchRecord
+from keras_imnet64.bench.rounds import measure
 from keras_imnet64.core.validation import parse_record
 
 FAKE = Path(__file__).parent / "fake_worker.py"
@@ -154,6 +155,7 @@ def test_a_peer_that_is_not_there(place, run, monkeypatch, missing):
 
 def test_a_real_worker_on_images(small_recipe, data_dir, tmp_path, run, monkeypatch):
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(bench, "measure", lambda sides, rounds, _: measure(sides, rounds, 0.1))
     (tmp_path / "small.toml").write_text(small_recipe().to_toml())
     monkeypatch.chdir(tmp_path)
     options = ("--data-dir", data_dir, "--backend", "tensorflow", "--dtype", "mixed_bfloat16")
