@@ -150,7 +150,7 @@ def draw_random_resized_crop(
 
     Returns:
         {"top", "left", "height", "width"}: int32 [M] each; and with the interpolation "random"
-        {"is_bicubic": bool [M]}, else all are bilinear.
+        {"is_bicubic": bool [M]}, whether the filter is bicubic, not bilinear.
     """
     draws = draw_crops(rng, np.broadcast_to(image_size, (num_samples, 2)), scale, ratio)
     if interpolation == RANDOM:
