@@ -72,7 +72,7 @@ class TrainingStream:
     Args:
         selection: N images.
         batch_size: images per step on all devices together; at most the samples of an epoch.
-        view: for an encoded store; its image_size is the size of the batches' images.
+        view: for an encoded store; shows images where no crop reads them.
         seed: determines the order and the draws.
         mirror, repeats: see `order.epoch_order`.
         augmentation: applied in this order, after the mirror.

@@ -41,7 +41,7 @@ class Data:
         return self.view and self.view.one_crop
 
     def fill(self, size: int) -> np.ndarray:
-        """Returns the pixels for fill = "mean", uint8 [size, size, 3]: mean image or mean colour."""
+        """Returns the pixels for fill = "mean", the mean image or colour: uint8 [size, size, 3]."""
         mean = self.channel_mean if self.mean_image is None else self.mean_image
         return np.round(np.broadcast_to(mean, (size, size, 3))).astype("uint8")
 

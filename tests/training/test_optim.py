@@ -331,7 +331,7 @@ def test_one_cycle_is_torchs_formula():
 
 @pytest.mark.backend
 def test_rates_by_epoch_are_timms(peer_torch):
-    """Of its CosineLRScheduler with the defaults of its train.py, called as at the end of epochs."""
+    """Of its CosineLRScheduler with the defaults of its train.py, called as after each epoch."""
     from timm.scheduler import CosineLRScheduler
 
     weight = peer_torch.nn.Parameter(peer_torch.zeros(1))
