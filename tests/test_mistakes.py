@@ -153,7 +153,11 @@ simply("optimizer", f'{FIT} --set optimizer.name="adamv"', r'did you mean "adamw
 simply("schedule", f'{FIT} --set schedule.name="cosin"', r'did you mean "cosine"\?')
 BY_EPOCH = "with by_epoch, also in warmup_epochs; received 0.5"
 simply("warmup_by_epoch", f"{FIT} --set schedule={{warmup_epochs=0.5,by_epoch=true}}", BY_EPOCH)
-simply("constant_by_epoch", f"{FIT} --set schedule={{by_epoch=true}}", "remove by_epoch")
+simply(
+    "constant_by_epoch",
+    f'{FIT} --set schedule={{name="constant",by_epoch=true}}',
+    "has the same rate in all steps of an epoch: set by_epoch = false",
+)
 simply(
     "step_by_epoch",
     f'{FIT} --set schedule={{name="step",epochs=[1,1.5],by_epoch=true}}',

@@ -152,19 +152,19 @@ class ScheduleOptions(TaggedTable):
     """One of the schedules; its options stand beside it."""
     warmup_epochs: NonNegative = 0.0
     """Epochs in which the rate rises to the peak."""
-    warmup_learning_rate: NonNegative | None = None
-    """The rate of the first step, from which that of the warm-up rises in a line, as from timm's
-    warmup_lr; default: the peak divided by the steps of the warm-up."""
+    warmup_learning_rate: NonNegative | Literal["auto"] = "auto"
+    """The rate of the first step, from which the warm-up rises in a line, as timm's warmup_lr; auto:
+    the peak divided by the steps of the warm-up."""
     by_epoch: bool = False
     """Whether the rate stays the same within an epoch, as in timm: the schedule then counts epochs
     as it counts steps by default."""
 
     @model_validator(mode="after")
     def _has_a_warmup(self) -> Self:
-        if self.warmup_learning_rate is not None and not self.warmup_epochs:
+        if self.warmup_learning_rate != "auto" and not self.warmup_epochs:
             raise broken_rule(
                 "has no warm-up that could begin at warmup_learning_rate: set warmup_epochs, or "
-                f"remove it; received {self.warmup_learning_rate}"
+                f'set it to "auto"; received {self.warmup_learning_rate}'
             )
         return self
 
@@ -197,7 +197,7 @@ class _SteadyOptions(ScheduleOptions):
     @model_validator(mode="after")
     def _changes_within_epochs(self) -> Self:
         if self.by_epoch and not self.warmup_epochs:
-            raise broken_rule("has the same rate in all steps of an epoch: remove by_epoch")
+            raise broken_rule("has the same rate in all steps of an epoch: set by_epoch = false")
         return self
 
 
@@ -229,7 +229,7 @@ class _FallingOptions(ScheduleOptions):
     @model_validator(mode="after")
     def _spans_a_warmup(self) -> Self:
         if self.spans_warmup and not self.warmup_epochs:
-            raise broken_rule("has no warm-up to span: set warmup_epochs, or remove spans_warmup")
+            raise broken_rule("has no warm-up to span: set warmup_epochs, or spans_warmup = false")
         return self
 
 

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -39,7 +39,7 @@ def make_schedule(
     steps_per_epoch: float,
     num_epochs: float,
     warmup_epochs: float = 0.0,
-    warmup_learning_rate: float | None = None,
+    warmup_learning_rate: float | Literal["auto"] = "auto",
     by_epoch: bool = False,
     **options: Any,  # `recipe.optimizers` says of which types
 ) -> "Schedule":
@@ -55,8 +55,8 @@ def make_schedule(
         warmup_epochs: with w = round(warmup_epochs * steps_per_epoch), the rate of step s < w
             (counted from 0) is multiplied by (s + 1) / w: the first step has 1/w of the peak,
             step w - 1 all of it.
-        warmup_learning_rate: the rate r of step 0; the warm-up is then a line from r at step 0 to
-            the peak at step w.
+        warmup_learning_rate: "auto"; or the rate r of step 0: the warm-up is then a line from r at
+            step 0 to the peak at step w.
         by_epoch: whether all steps of an epoch have its rate, which is that of the schedule with
             epochs in place of steps, all of them counted from 0; needs whole numbers.
         **options: see `_step`, `_cosine`, `_one_cycle`, `_linear`, `_triangular`.
@@ -78,7 +78,7 @@ def make_schedule(
     whole = float(steps_per_epoch).is_integer() and float(num_epochs).is_integer()
     needed = "schedule.by_epoch needs whole numbers of steps per epoch and of epochs"
     _require(whole or not by_epoch, needed, f"{steps_per_epoch} and {num_epochs}")
-    rises = warmup_learning_rate is None or warmup_learning_rate <= learning_rate
+    rises = warmup_learning_rate == "auto" or warmup_learning_rate <= learning_rate
     limit = f"schedule.warmup_learning_rate must be at most the peak, {learning_rate}"
     _require(rises, limit, warmup_learning_rate)
     fits = warmup_epochs < num_epochs
@@ -518,7 +518,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         steps_per_epoch: float,
         num_epochs: float,
         warmup_epochs: float,
-        warmup_learning_rate: float | None,
+        warmup_learning_rate: float | Literal["auto"],
         by_epoch: bool,
         options: JsonObject,
     ) -> None:
@@ -548,7 +548,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def _warmup(self, step: Tensor) -> Tensor:
         """Returns the fraction of the peak at a step of the warm-up."""
-        if self.warmup_learning_rate is None:
+        if self.warmup_learning_rate == "auto":
             return ops.cast(step + 1, "float32") / self.num_warmup_steps
         begin = self.warmup_learning_rate / self.learning_rate
         return _line(step, 0, self.num_warmup_steps, begin, 1.0)
