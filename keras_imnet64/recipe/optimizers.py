@@ -153,8 +153,8 @@ class ScheduleOptions(TaggedTable):
     warmup_epochs: NonNegative = 0.0
     """Epochs in which the rate rises to the peak."""
     warmup_learning_rate: NonNegative | Literal["auto"] = "auto"
-    """The rate of the first step, from which the warm-up rises in a line, as timm's warmup_lr; auto:
-    the peak divided by the steps of the warm-up."""
+    """The rate of the first step, from which the warm-up rises in a line, as timm's warmup_lr;
+    auto: the peak divided by the steps of the warm-up."""
     by_epoch: bool = False
     """Whether the rate stays the same within an epoch, as in timm: the schedule then counts epochs
     as it counts steps by default."""

@@ -614,9 +614,7 @@ def _one_cycle(
     return ops.where(step < top, up, down)
 
 
-def _linear(
-    step: Tensor, schedule: Schedule, final_factor: float, spans_warmup: bool
-) -> Tensor:
+def _linear(step: Tensor, schedule: Schedule, final_factor: float, spans_warmup: bool) -> Tensor:
     """A line from the peak to the final rate at the step after the last; see `_fall`."""
     return _fall(_line, step, schedule, final_factor * schedule.learning_rate, spans_warmup)
 

@@ -143,9 +143,7 @@ def test_a_run_on_smaller_crops_is_scored_at_the_size_of_the_model(folder, tmp_p
     stem = keras.Model(model.inputs, model.get_layer("stem_conv").output)
     maps = [keras.ops.convert_to_numpy(stem(measured.batch(2, step)[0])) for step in range(2)]
     means = np.mean([each.mean((0, 1, 2)) for each in maps], axis=0)
-    np.testing.assert_allclose(
-        model.get_layer("stem_bn").moving_mean, means, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(model.get_layer("stem_bn").moving_mean, means, rtol=1e-4, atol=1e-5)
     plain = check_recipe(content | {"train": {"epochs": 2, "sizes": [[0.0, 12]]}})
     unmeasured = load_model(fit(plain, tmp_path / "plain", data_dir=folder / "data").model)
     others = keras.ops.convert_to_numpy(unmeasured.get_layer("stem_bn").moving_mean)

@@ -470,7 +470,7 @@ def test_mixup_or_cutmix_draws_both():
         ("rand_augment", {"magnitude": 31}, "from 0 to 30"),
         ("auto_augment", {"policy": "imagenette"}, '"imagenet", "cifar10", "svhn"'),
         ("mixup", {"alpha": 0}, "from 0.001"),
-        ("mixup", {"per": "epoch"}, 'one of "image", "batch"; received "epoch"'),
+        ("mixup", {"per": "epoch"}, '"image" or "batch"; received "epoch"'),
         ("random_resized_crop", {"interpolation": "any"}, '"lanczos", "random"; received "any"'),
         ("color_jitter", {}, "a value above 0 for one of brightness, contrast"),
         ("random_erasing", {"fill": "noise"}, 'from 0 to 255 or "mean"'),
