@@ -140,7 +140,7 @@ def test_a_run_on_smaller_crops_is_scored_at_the_size_of_the_model(folder, tmp_p
     model, info = load_model(run.model), model_info(run.model)
     assert model.input_shape == (None, 16, 16, 3)
     assert (info["image_size"], info["resize"]) == (16, 17)
-    stem = keras.Model(model.inputs, model.get_layer("stem_conv").output)
+    stem = keras.Model(model.inputs[0], model.get_layer("stem_conv").output)
     maps = [keras.ops.convert_to_numpy(stem(measured.batch(2, step)[0])) for step in range(2)]
     means = np.mean([each.mean((0, 1, 2)) for each in maps], axis=0)
     np.testing.assert_allclose(model.get_layer("stem_bn").moving_mean, means, rtol=1e-4, atol=1e-5)
