@@ -220,7 +220,7 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class SizeStage:
-    """The epochs of a run that train on pictures of one size."""
+    """The epochs of a run that train on images of one size."""
 
     image_size: int  # pixels per side
     first_epoch: int  # counted from 0
@@ -249,6 +249,7 @@ class EpochRow:
     images_per_second: float  # without the first step, which compiles
     seconds: float  # of its steps in the process that ended the epoch
     training_seconds: float | None = None  # of the run so far, this epoch's scores included
+    size: int | None = None  # pixels per side of its images; None in rows of earlier versions
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,29 @@ simply("dataset", f'{FIT} --set data.dataset="tiny_imagenett"', r'did you mean "
 simply("split", "evaluate model.keras --split test", r'no split "test"')
 simply("optimizer", f'{FIT} --set optimizer.name="adamv"', r'did you mean "adamw"\?')
 simply("schedule", f'{FIT} --set schedule.name="cosin"', r'did you mean "cosine"\?')
+BY_EPOCH = "with by_epoch, also in warmup_epochs; received 0.5"
+simply("warmup_by_epoch", f"{FIT} --set schedule={{warmup_epochs=0.5,by_epoch=true}}", BY_EPOCH)
+simply(
+    "constant_by_epoch",
+    f'{FIT} --set schedule={{name="constant",by_epoch=true}}',
+    "has the same rate in all steps of an epoch: set by_epoch = false",
+)
+simply(
+    "step_by_epoch",
+    f'{FIT} --set schedule={{name="step",epochs=[1,1.5],by_epoch=true}}',
+    'schedule "step" counts whole epochs with by_epoch; received 1.5 in epochs',
+)
+simply(
+    "no_warmup",
+    f"{FIT} --set schedule.warmup_learning_rate=0.001",
+    "has no warm-up that could begin at warmup_learning_rate: .*; received 0.001",
+)
+simply("no_warmup_to_span", f"{FIT} --set schedule.spans_warmup=true", "no warm-up to span")
+simply(
+    "warmup_that_falls",
+    f"{FIT} --set schedule.warmup_epochs=1 --set schedule.warmup_learning_rate=0.06",
+    "warmup_learning_rate must be at most the peak, 0.05; received 0.06",
+)
 simply("operation", f'{FIT} --set augment=[{{op="pad_crp"}}]', r'did you mean "pad_crop"\?')
 simply(
     "layer",
@@ -213,8 +236,8 @@ simply("sizes_order", f"{SIZES}[[0,8],[0.6,12],[0.5,16]]", r"shares that grow.*0
 simply("sizes_shrink", f"{SIZES}[[0,12],[0.4,8],[0.7,16]]", "sizes that grow.*12 and then 8")
 simply("sizes_too_small", f"{SIZES}[[0,4],[0.5,16]]", "whole numbers of pixels from 8; received 4")
 simply("sizes_not_whole", f"{SIZES}[[0,8.5],[0.5,16]]", "whole numbers of pixels.*received 8.5")
-simply("sizes_end", f"{SIZES}[[0,8],[0.5,12]]", "end with 16 pixels, .* the model; received 12")
-simply("sizes_above", f"{SIZES}[[0,8],[0.5,16],[0.7,32]]", "end with 16 pixels, .*received 32")
+simply("sizes_above", f"{SIZES}[[0,8],[0.5,17]]", "name at most 16 pixels, .*; received 17")
+simply("sizes_all_above", f"{SIZES}[[0,32]]", "name at most 16 pixels, .* the model; received 32")
 simply("sizes_no_epoch", f"{SIZES}[[0,8],[0.9,16]]", "leaves no epoch for 16 pixels.*epochs is 3;")
 OTHER = f"{SIZES}[[0,8],[0.5,16]] --set model.name="
 simply("sizes_dense", f'{OTHER}"tiny_cnn1"', 'tiny_cnn1, whose layer "pool" flattens a map')
@@ -309,6 +332,11 @@ simply(
     "lookahead_that_never_moves",
     f"{FIT} --set optimizer.lookahead.steps=19",
     r"optimizer\.lookahead\.steps must be at most 18, the updates of the run.*; received 19",
+)
+simply(
+    "lookahead_that_may_never_move",
+    f"{FIT} --set optimizer.lookahead.steps=13 --set train.early_stopping=1 --set data.holdout=2",
+    "steps must be at most 10, the updates before train.early_stopping may end the run, or its",
 )
 simply(
     "threshold",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 CONFUSION_COLUMNS = {
     "class_name": "class",
     "taken_for_name": "taken for",
-    "count": "pictures",
+    "count": "images",
     "share": "% of the class",
 }
 

@@ -18,14 +18,21 @@ from PIL import Image
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import Tensor
-from keras_imnet64.data.augment.crops import mirror
+from keras_imnet64.data.augment.crops import IS_BICUBIC, mirror
 from keras_imnet64.data.augment.draws import AugmentationStep, TensorDraws
 from keras_imnet64.data.augment.mixing import mixed_labels
 from keras_imnet64.data.augment.shrink import shrink
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.order import Mirror, epoch_draws, epoch_order
 from keras_imnet64.data.selection import Selection
-from keras_imnet64.data.stores.decoding import REGION, crop_resizer, decode, regions_of, viewer
+from keras_imnet64.data.stores.decoding import (
+    REGION,
+    Show,
+    crop_resizer,
+    decode,
+    regions_of,
+    viewer,
+)
 from keras_imnet64.data.stores.encoded import EncodedStore
 from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stores.raw import ALIGNMENT, RawStore, aligned_copy
@@ -65,15 +72,18 @@ class TrainingStream:
     Args:
         selection: N images.
         batch_size: images per step on all devices together; at most the samples of an epoch.
-        view: for an encoded store; its image_size is the size of the batches' images.
+        view: for an encoded store; shows images where no crop reads them.
         seed: determines the order and the draws.
         mirror, repeats: see `order.epoch_order`.
         augmentation: applied in this order, after the mirror.
         steps_per_epoch: default, and maximum, all whole batches. The samples that are left over
             differ from epoch to epoch.
-        mean_image: uint8 [H, W, 3], the pixels of fill "mean"; default black.
-        size_of_epoch: epoch -> pixels per side of its batches' images; default: the full size in
-            each. Order, draws and augmentation are those of the full size; their result is shrunk
+        mean_image: uint8 [S, S, 3], the pixels of fill "mean"; default black.
+        image_size: S, the pixels per side that images have while they are augmented; default: those
+            of the store or the view. Only an encoded store whose augmentation begins with
+            random_resized_crop can have others.
+        size_of_epoch: epoch -> pixels per side of its batches' images, at most S, the default.
+            Order, draws and augmentation are those of S pixels; their result is shrunk
             (`augment.shrink`). But where a crop of an encoded store is the whole augmentation, the
             same region is resized straight to the smaller size.
     """
@@ -90,6 +100,7 @@ class TrainingStream:
         augmentation: Sequence[AugmentationStep] = (),
         steps_per_epoch: int | None = None,
         mean_image: np.ndarray | None = None,
+        image_size: int | None = None,
         size_of_epoch: Callable[[int], int] | None = None,
     ) -> None:
         self.selection = selection
@@ -98,7 +109,9 @@ class TrainingStream:
         self.mirror, self.repeats = mirror, repeats
         self.augmentation = list(augmentation)
         self.view = view
-        self.image_size = size = _image_size(selection, view)
+        self.image_size = size = image_size or _image_size(selection, view)
+        if size != _image_size(selection, view) and not self._crops_when_read:
+            raise TypeError("only where a crop reads images may they have another size")
         self.mean_image = np.zeros((size, size, 3), "uint8") if mean_image is None else mean_image
         self.size_of_epoch = size_of_epoch or (lambda epoch: size)
         self.num_samples = len(selection) * (2 if mirror == "both" else 1)
@@ -120,8 +133,8 @@ class TrainingStream:
         """Returns a data set of (images uint8 [B, H, W, 3], labels).
 
         Args:
-            image_size: pixels per side, since a data set has images of one size; default: the full
-                size. Only epochs of that size may be iterated.
+            image_size: pixels per side, since a data set has images of one size; default: those in
+                augmentation. Only epochs of that size may be iterated.
 
         Labels are int32 [B]; or float32 [B, 3] if the last step of the augmentation mixes images:
         two labels and the share of the first, see `augment.mixing`.
@@ -259,7 +272,8 @@ class TrainingStream:
         if self._encoded_store is None:
             return tf.gather(self._stored, samples.positions)
         contents = self._encoded_store.read(np.asarray(samples.positions))
-        encoded = zip(contents, samples.regions, samples.mirrored, strict=True)
+        drawn = self._drawn_filter(samples)
+        encoded = zip(contents, samples.regions, samples.mirrored, *drawn, strict=True)
         size = self._size_as_read(size)
         return tf.stack([self._decode(size, *image) for image in encoded])
 
@@ -268,19 +282,31 @@ class TrainingStream:
     ) -> tuple[tf.Tensor, Samples]:
         """Returns (decoded image uint8 [H, W, 3], sample) of one sample; a graph."""
         size = self._size_as_read(size)
-        return self._decode(size, content, sample.regions, sample.mirrored), sample
+        drawn = self._drawn_filter(sample)
+        return self._decode(size, content, sample.regions, sample.mirrored, *drawn), sample
 
     def _decode(
-        self, size: int, content: tf.Tensor, region: tf.Tensor, mirrored: tf.Tensor
+        self,
+        size: int,
+        content: tf.Tensor,
+        region: tf.Tensor,
+        mirrored: tf.Tensor,
+        *drawn: tf.Tensor,
     ) -> tf.Tensor:
-        return decode(content, region, mirrored, self._show(size), (size, size, 3))
+        return decode(content, region, mirrored, self._show(size), (size, size, 3), *drawn)
+
+    def _drawn_filter(self, samples: Samples) -> tuple[Tensor, ...]:
+        """Returns the draws that `_show` needs beside the region: those of a drawn filter."""
+        if self._crops_when_read and IS_BICUBIC in samples.draws[0]:
+            return (samples.draws[0][IS_BICUBIC],)
+        return ()
 
     def _size_as_read(self, size: int) -> int:
         """Returns the size of decoded images: a crop that nothing follows has the final one."""
         is_all = self._crops_when_read and len(self.augmentation) == 1
         return size if is_all else self.image_size
 
-    def _show(self, size: int) -> Callable[[np.ndarray, bool], np.ndarray]:
+    def _show(self, size: int) -> Show:
         """Returns the function with which `decode` resizes decoded pixels to uint8 [S, S, 3]."""
         if self._crops_when_read:
             return crop_resizer(size, self.augmentation[0].options["interpolation"])

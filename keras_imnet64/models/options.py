@@ -71,7 +71,7 @@ class ConvolutionalOptions(NetworkOptions):
 
 
 class Whitening(Table):
-    """A fixed first convolution that decorrelates patches of the pictures."""
+    """A fixed first convolution that decorrelates patches of the images."""
 
     size: Annotated[int, Field(ge=2, le=3)] = 2
     """Pixels per side of a patch."""

@@ -1,4 +1,4 @@
-"""A small residual network for small pictures on CPUs, whose widths suit their vector units.
+"""A small residual network for small images on CPUs, whose widths suit their vector units.
 
 A basic block of arXiv:1512.03385 in each stage, with the shortcut of ResNet-D (arXiv:1812.01187):
 where the map shrinks, 2x2 pixels are averaged before the 1x1 convolution, so that no pixel is left
@@ -43,7 +43,7 @@ def build(
         normalization: see `build_model`.
         widths: channels of each stage; the stem has those of the first.
         blocks: the number of blocks of each stage.
-        stem_stride: 2, or 1 for pictures of 32 pixels and fewer.
+        stem_stride: 2, or 1 for images of 32 pixels and fewer.
         zero_init: initialise the last gamma of every block to 0, so that each block begins as its
             shortcut.
         drop_path_rate: of the last block; it grows with depth from 0.

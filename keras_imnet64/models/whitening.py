@@ -1,7 +1,7 @@
-"""A first convolution whose fixed filters decorrelate patches of the pictures (arXiv:2404.00498).
+"""A first convolution whose fixed filters decorrelate patches of the images (arXiv:2404.00498).
 
 The filters are the eigenvectors of the mean product of two numbers of a k x k patch, over the
-patches of normalised training pictures: each divided by the root of its eigenvalue plus epsilon,
+patches of normalised training images: each divided by the root of its eigenvalue plus epsilon,
 and each with its negative, 2 * 3 * k * k in all. A ReLU follows, which of every such pair lets one
 through, so that nothing is lost; then the network's own stem. Training leaves the filters as they
 are.
@@ -53,7 +53,7 @@ def set_filters(
     normalization: Normalization,
     whitening: Whitening,
 ) -> None:
-    """Measures training pictures and gives the layer `whitening` of a network its filters.
+    """Measures training images and gives the layer `whitening` of a network its filters.
 
     Args:
         batches: pixels 0..255 [B, H, W, 3].
@@ -72,7 +72,7 @@ def is_unmeasured(model: keras.Model) -> bool:
 
 
 def patch_moments(batches: Iterable[np.ndarray], size: int) -> np.ndarray:
-    """Returns the mean product of every two numbers of a patch, over all patches of all pictures.
+    """Returns the mean product of every two numbers of a patch, over all patches of all images.
 
     Args:
         batches: float64 [B, H, W, 3].
@@ -83,8 +83,8 @@ def patch_moments(batches: Iterable[np.ndarray], size: int) -> np.ndarray:
     """
     length = 3 * size**2
     total, count = np.zeros((length, length)), 0
-    for pictures in batches:
-        patches = np.lib.stride_tricks.sliding_window_view(pictures, (size, size), axis=(1, 2))
+    for images in batches:
+        patches = np.lib.stride_tricks.sliding_window_view(images, (size, size), axis=(1, 2))
         patches = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, length)
         total += patches.T @ patches
         count += len(patches)

@@ -141,12 +141,12 @@ def outline_of(
 def sized_network(
     recipe: Recipe, network: keras.Model, size: int, normalization: str | Options = "imagenet"
 ) -> keras.Model:
-    """Returns the recipe's network, with its variables, in a graph for smaller pictures.
+    """Returns the recipe's network, with its variables, in a graph for smaller images.
 
     Args:
         network: of the full size, or its outline.
         size: pixels per side.
-        normalization: of pictures of that size, as for `build_model`.
+        normalization: of images of that size, as for `build_model`.
 
     Raises:
         UserError: the network does not work on that size, or would need other weights.

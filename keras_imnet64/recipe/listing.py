@@ -23,7 +23,7 @@ NOT_RUN = "not yet run"
 
 
 class SizeFacts(TypedDict):
-    """The epochs of a run that train on pictures of one size."""
+    """The epochs of a run that train on images of one size."""
 
     image_size: int
     epochs: int
@@ -42,7 +42,7 @@ class Facts(TypedDict):
     parameters: int | None
     macs: int | None  # multiply-accumulates per image of the full size
     run_macs: int | None  # of all forward passes in training; None if the images are not counted
-    sizes: list[SizeFacts]  # in their order, the full one last
+    sizes: list[SizeFacts]  # in their order
     published_top1: float | None
     published: JsonObject | None  # all of [reference]
     measured_top1: dict[str, float | None]  # by backend
@@ -102,7 +102,7 @@ def in_words(known: Facts) -> Iterator[str]:
     if known["parameters"]:
         yield f"parameters  {known['parameters']:,}"
         yield f"MACs        {in_giga(known['macs'])} multiply-accumulates for one image"
-    if len(known["sizes"]) > 1:
+    if any(each["image_size"] != known["image_size"] for each in known["sizes"]):
         parts = [
             f"{each['epochs']} at {each['image_size']} px ({in_giga(each['macs'])})"
             for each in known["sizes"]

@@ -152,6 +152,30 @@ class ScheduleOptions(TaggedTable):
     """One of the schedules; its options stand beside it."""
     warmup_epochs: NonNegative = 0.0
     """Epochs in which the rate rises to the peak."""
+    warmup_learning_rate: NonNegative | Literal["auto"] = "auto"
+    """The rate of the first step, from which the warm-up rises in a line, as timm's warmup_lr;
+    auto: the peak divided by the steps of the warm-up."""
+    by_epoch: bool = False
+    """Whether the rate stays the same within an epoch, as in timm: the schedule then counts epochs
+    as it counts steps by default."""
+
+    @model_validator(mode="after")
+    def _has_a_warmup(self) -> Self:
+        if self.warmup_learning_rate != "auto" and not self.warmup_epochs:
+            raise broken_rule(
+                "has no warm-up that could begin at warmup_learning_rate: set warmup_epochs, or "
+                f'set it to "auto"; received {self.warmup_learning_rate}'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _counts_whole_epochs(self) -> Self:
+        if self.by_epoch and self.warmup_epochs != int(self.warmup_epochs):
+            raise broken_rule(
+                "counts whole epochs with by_epoch, also in warmup_epochs; received "
+                f"{self.warmup_epochs}"
+            )
+        return self
 
 
 AnyScheduleOptions = TypeVar("AnyScheduleOptions", bound=ScheduleOptions)
@@ -167,7 +191,17 @@ def _without_warmup(schedule: AnyScheduleOptions, option: str) -> AnyScheduleOpt
     return schedule
 
 
-class ConstantOptions(ScheduleOptions):
+class _SteadyOptions(ScheduleOptions):
+    """What the schedules share whose rate changes in the warm-up alone, or between epochs."""
+
+    @model_validator(mode="after")
+    def _changes_within_epochs(self) -> Self:
+        if self.by_epoch and not self.warmup_epochs:
+            raise broken_rule("has the same rate in all steps of an epoch: set by_epoch = false")
+        return self
+
+
+class ConstantOptions(_SteadyOptions):
     name: Literal["constant"] = "constant"
 
 
@@ -177,8 +211,29 @@ class StepOptions(ScheduleOptions):
     """Epochs at whose start the rate is multiplied by the factor."""
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
 
+    @model_validator(mode="after")
+    def _drops_between_epochs(self) -> Self:
+        part = next((epoch for epoch in self.epochs if epoch != int(epoch)), None)
+        if self.by_epoch and part is not None:
+            raise broken_rule(f"counts whole epochs with by_epoch; received {part} in epochs")
+        return self
 
-class CosineOptions(ScheduleOptions):
+
+class _FallingOptions(ScheduleOptions):
+    """What the schedules share that fall from the peak to a final rate at the run's end."""
+
+    spans_warmup: bool = False
+    """Whether the fall begins with the run and the warm-up hides its first part, as in timm; by
+    default it begins where the warm-up ends."""
+
+    @model_validator(mode="after")
+    def _spans_a_warmup(self) -> Self:
+        if self.spans_warmup and not self.warmup_epochs:
+            raise broken_rule("has no warm-up to span: set warmup_epochs, or spans_warmup = false")
+        return self
+
+
+class CosineOptions(_FallingOptions):
     """Half a cosine from the peak to the final rate."""
 
     name: Literal["cosine"]
@@ -213,8 +268,8 @@ class OneCycleOptions(ScheduleOptions):
         return _without_warmup(self, "warmup_fraction")
 
 
-class LinearOptions(ScheduleOptions):
-    """A straight line from the peak at the warm-up's end to the final rate at the run's end."""
+class LinearOptions(_FallingOptions):
+    """A straight line from the peak to the final rate."""
 
     name: Literal["linear"]
     final_factor: Fraction = 0.0
@@ -237,7 +292,7 @@ class TriangularOptions(ScheduleOptions):
         return _without_warmup(self, "peak_fraction")
 
 
-class PlateauOptions(ScheduleOptions):
+class PlateauOptions(_SteadyOptions):
     """The rate is lowered when the validation loss has not fallen for some epochs."""
 
     name: Literal["plateau"]

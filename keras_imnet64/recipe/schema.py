@@ -132,12 +132,14 @@ class TrainSection(Table):
         ]
         | None
     ) = None
-    """Training on smaller pictures first: [share of the run, pixels per side], such as
-    [[0.0, 32], [0.6, 64]]; a size holds from the first epoch at whose start that share is over.
-    Default: the size of the images throughout."""
+    """Training on smaller images first: [share of the run, pixels per side], such as
+    [[0.0, 32], [0.6, 64]]; a size holds from the first epoch at whose start that share is over. The
+    last size may be below that of the model, which is scored and shipped at its own. Default: the
+    size of the model throughout."""
     remeasure_statistics: Count = 0
     """Batches of training images on which the statistics of batch normalisation are measured anew
-    at the end, at the full size and with the weights that ship in model.keras; 0: they stay."""
+    at the end, at the size of the model, at which it is scored, and with the weights that ship in
+    model.keras; 0: they stay."""
     remat: bool = False
     """Whether the backward pass recomputes activations of blocks instead of keeping them, which
     saves memory and costs time."""
@@ -257,7 +259,7 @@ class Recipe(Table):
 
     @property
     def size_stages(self) -> tuple[SizeStage, ...]:
-        """The epochs of each size: one stage, of the full size, without `train.sizes`.
+        """The epochs of each size; without `train.sizes` one stage of the model's size.
 
         An epoch has the last size of the list whose share is at most the share of all epochs that
         are over when it begins: of 4 epochs, [0.5, 64] sets the size of the third and the fourth.
@@ -271,9 +273,9 @@ class Recipe(Table):
         )
 
     def size_of_epoch(self, epoch: int) -> int:
-        """Returns the pixels per side of an epoch's pictures; after the last epoch, the full."""
+        """Returns the pixels per side of an epoch's images; past the end, those of the last one."""
         stages = self.size_stages
-        return next((s.image_size for s in stages if epoch in s), self.image_size)
+        return next((s for s in stages if epoch in s), stages[-1]).image_size
 
     @property
     def smaller_sizes(self) -> tuple[int, ...]:
@@ -478,10 +480,10 @@ class Recipe(Table):
                     f"train.sizes must have {what} that grow from entry to entry; received "
                     f"{fall[0]} and then {fall[1]}"
                 )
-        if sizes[-1] != full:
+        if sizes[-1] > full:
             raise UserError(
-                f"train.sizes must end with {full} pixels, the size of the images and the model; "
-                f"received {sizes[-1]}"
+                f"train.sizes must name at most {full} pixels, the size of the images and the "
+                f"model; received {sizes[-1]}"
             )
         empty = next((s for s in self.size_stages if s.first_epoch >= s.end_epoch), None)
         if empty:

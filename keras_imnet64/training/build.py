@@ -109,6 +109,8 @@ def optimizer_for(recipe: Recipe, updates_per_epoch: int) -> keras.optimizers.Op
         steps_per_epoch=updates_per_epoch,
         num_epochs=recipe.train.epochs,
         warmup_epochs=recipe.schedule.warmup_epochs,
+        warmup_learning_rate=recipe.schedule.warmup_learning_rate,
+        by_epoch=recipe.schedule.by_epoch,
         **recipe.schedule.options,
     )
     return make_optimizer(

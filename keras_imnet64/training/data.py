@@ -9,6 +9,7 @@ from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.data.augment import check_augment
 from keras_imnet64.data.augment.draws import AugmentationStep
 from keras_imnet64.data.augment.layers import LayerStep
+from keras_imnet64.data.augment.options import RandomResizedCropOptions
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.selection import Selection, first_classes, select, split_holdout
@@ -39,12 +40,10 @@ class Data:
         """The view for training and for scoring epochs, which take one crop of each image."""
         return self.view and self.view.one_crop
 
-    @property
-    def fill(self) -> np.ndarray:
-        """The pixels for fill = "mean", uint8 [S, S, 3]: the mean image, or the mean colour."""
+    def fill(self, size: int) -> np.ndarray:
+        """Returns the pixels for fill = "mean", the mean image or colour: uint8 [size, size, 3]."""
         mean = self.channel_mean if self.mean_image is None else self.mean_image
-        shape = (self.image_size, self.image_size, 3)
-        return np.round(np.broadcast_to(mean, shape)).astype("uint8")
+        return np.round(np.broadcast_to(mean, (size, size, 3))).astype("uint8")
 
     @property
     def stores(self) -> dict[str, Store]:
@@ -92,8 +91,12 @@ def load_data(
     )
 
 
-def make_stream(recipe: Recipe, data: Data) -> TrainingStream:
+def make_stream(recipe: Recipe, data: Data, *, full_size: bool = False) -> TrainingStream:
     """Returns the stream of training batches. Each part of an accumulated batch is a step of it.
+
+    Args:
+        full_size: whether its images have the size of the model in each epoch, whatever
+            `train.sizes` says.
 
     Raises:
         UserError: an epoch has fewer images than a batch, or fewer batches than the recipe sets.
@@ -112,6 +115,7 @@ def make_stream(recipe: Recipe, data: Data) -> TrainingStream:
             f"data.steps_per_epoch must be at most {max_batches}, the whole batches of an epoch; "
             f"received {num_batches}"
         )
+    size = data.image_size if full_size else _augmented_size(recipe, data)
     return TrainingStream(
         data.train,
         batch_size=recipe.data.batch_size // num_parts,
@@ -119,11 +123,23 @@ def make_stream(recipe: Recipe, data: Data) -> TrainingStream:
         seed=recipe.train.seed,
         mirror=recipe.data.mirror,
         repeats=recipe.data.repeats,
-        augmentation=make_augmentation(recipe, data.image_size),
+        augmentation=make_augmentation(recipe, size),
         steps_per_epoch=num_batches * num_parts,
-        mean_image=data.fill,
-        size_of_epoch=recipe.size_of_epoch,
+        mean_image=data.fill(size),
+        image_size=size,
+        size_of_epoch=None if full_size else recipe.size_of_epoch,
     )
+
+
+def _augmented_size(recipe: Recipe, data: Data) -> int:
+    """Returns the pixels per side that images have while they are augmented.
+
+    This is the size of the model. But where images of any size are cropped first, it is the largest
+    size of `train.sizes`: a crop may have any size.
+    """
+    first = recipe.augment[0] if recipe.augment else None
+    is_cropped = data.train.image_size is None and isinstance(first, RandomResizedCropOptions)
+    return recipe.size_stages[-1].image_size if is_cropped else data.image_size
 
 
 def check_length(recipe: Recipe, stream: TrainingStream) -> None:
@@ -138,11 +154,14 @@ def check_length(recipe: Recipe, stream: TrainingStream) -> None:
             f"train.remeasure_statistics must be at most {num_batches}, the batches of an epoch; "
             f"received {train.remeasure_statistics}"
         )
-    num_updates = num_batches * train.epochs
+    num_epochs, end = train.epochs, "of the run"
+    if train.early_stopping and train.early_stopping + 1 < num_epochs:
+        num_epochs, end = train.early_stopping + 1, "before train.early_stopping may end the run"
+    num_updates = num_batches * num_epochs
     if lookahead and lookahead.steps > num_updates:
         raise UserError(
-            f"optimizer.lookahead.steps must be at most {num_updates}, the updates of the run, or "
-            f"its slow weights stay the initial ones; received {lookahead.steps}"
+            f"optimizer.lookahead.steps must be at most {num_updates}, the updates {end}, or its "
+            f"slow weights stay the initial ones; received {lookahead.steps}"
         )
 
 

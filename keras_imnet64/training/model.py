@@ -86,7 +86,7 @@ def make_model(
 def make_smaller(
     recipe: Recipe, data: Data, network: keras.Model, own_model: bool
 ) -> dict[int, keras.Model]:
-    """Returns the network for the smaller pictures of `train.sizes`, see `smaller_networks`."""
+    """Returns the network for the smaller images of `train.sizes`, see `smaller_networks`."""
     if not recipe.smaller_sizes:
         return {}
     normalization = "imagenet" if own_model else resolve_normalization(recipe.model, data)

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -39,6 +39,8 @@ def make_schedule(
     steps_per_epoch: float,
     num_epochs: float,
     warmup_epochs: float = 0.0,
+    warmup_learning_rate: float | Literal["auto"] = "auto",
+    by_epoch: bool = False,
     **options: Any,  # `recipe.optimizers` says of which types
 ) -> "Schedule":
     """Returns the learning rate as a function of the optimizer's step.
@@ -53,6 +55,10 @@ def make_schedule(
         warmup_epochs: with w = round(warmup_epochs * steps_per_epoch), the rate of step s < w
             (counted from 0) is multiplied by (s + 1) / w: the first step has 1/w of the peak,
             step w - 1 all of it.
+        warmup_learning_rate: "auto"; or the rate r of step 0: the warm-up is then a line from r at
+            step 0 to the peak at step w.
+        by_epoch: whether all steps of an epoch have its rate, which is that of the schedule with
+            epochs in place of steps, all of them counted from 0; needs whole numbers.
         **options: see `_step`, `_cosine`, `_one_cycle`, `_linear`, `_triangular`.
 
     Returns:
@@ -63,18 +69,32 @@ def make_schedule(
     """
     _require_name("schedule", name, SCHEDULE_TABLES)
     values = {**options, "name": name, "warmup_epochs": warmup_epochs}
+    values |= {"warmup_learning_rate": warmup_learning_rate, "by_epoch": by_epoch}
     table = parse_table(SCHEDULE_TABLES[name], values, "schedule")
     in_range = 0 < learning_rate <= MAX_NUMBER
     _require(in_range, f"learning_rate must be above 0, at most {MAX_NUMBER}", learning_rate)
     _require(steps_per_epoch > 0, "steps_per_epoch must be above 0", steps_per_epoch)
     _require(num_epochs > 0, "the run's epochs must be above 0", num_epochs)
+    whole = float(steps_per_epoch).is_integer() and float(num_epochs).is_integer()
+    needed = "schedule.by_epoch needs whole numbers of steps per epoch and of epochs"
+    _require(whole or not by_epoch, needed, f"{steps_per_epoch} and {num_epochs}")
+    rises = warmup_learning_rate == "auto" or warmup_learning_rate <= learning_rate
+    limit = f"schedule.warmup_learning_rate must be at most the peak, {learning_rate}"
+    _require(rises, limit, warmup_learning_rate)
     fits = warmup_epochs < num_epochs
     limit = f"schedule.warmup_epochs must lie below the run's {num_epochs} epochs"
     _require(fits, limit, warmup_epochs)
     num_steps = num_epochs * steps_per_epoch
     _require(num_steps < 2**31, "the run must have fewer than 2^31 steps", num_steps)
     return Schedule(
-        name, learning_rate, steps_per_epoch, num_epochs, warmup_epochs, table.all_options
+        name,
+        learning_rate,
+        steps_per_epoch,
+        num_epochs,
+        warmup_epochs,
+        warmup_learning_rate,
+        by_epoch,
+        table.all_options,
     )
 
 
@@ -498,6 +518,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         steps_per_epoch: float,
         num_epochs: float,
         warmup_epochs: float,
+        warmup_learning_rate: float | Literal["auto"],
+        by_epoch: bool,
         options: JsonObject,
     ) -> None:
         self.name = name
@@ -505,21 +527,31 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         self.steps_per_epoch = steps_per_epoch
         self.num_epochs = num_epochs
         self.warmup_epochs = warmup_epochs
+        self.warmup_learning_rate = warmup_learning_rate
+        self.by_epoch = by_epoch
         self.options = options
         self.num_steps = self.step_at(num_epochs)
         self.num_warmup_steps = self.step_at(warmup_epochs)
 
     def step_at(self, epoch: float) -> int:
-        """Returns the step with which a (fractional) epoch begins."""
-        return min(round(epoch * self.steps_per_epoch), 2**31 - 1)
+        """Returns the step with which a (fractional) epoch begins; by epoch, the epoch itself."""
+        return min(round(epoch * (1 if self.by_epoch else self.steps_per_epoch)), 2**31 - 1)
 
     def __call__(self, step: Tensor) -> Tensor:
         step = ops.cast(step, "int32")
+        if self.by_epoch:
+            step = step // int(self.steps_per_epoch)
         rate = SCHEDULES[self.name](step, self, **self.options)
         if self.num_warmup_steps == 0:
             return rate
-        warmup = ops.cast(step + 1, "float32") / self.num_warmup_steps
-        return rate * ops.where(step < self.num_warmup_steps, warmup, 1.0)
+        return rate * ops.where(step < self.num_warmup_steps, self._warmup(step), 1.0)
+
+    def _warmup(self, step: Tensor) -> Tensor:
+        """Returns the fraction of the peak at a step of the warm-up."""
+        if self.warmup_learning_rate == "auto":
+            return ops.cast(step + 1, "float32") / self.num_warmup_steps
+        begin = self.warmup_learning_rate / self.learning_rate
+        return _line(step, 0, self.num_warmup_steps, begin, 1.0)
 
     def get_config(self) -> JsonObject:
         return {
@@ -528,6 +560,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
             "steps_per_epoch": self.steps_per_epoch,
             "num_epochs": self.num_epochs,
             "warmup_epochs": self.warmup_epochs,
+            "warmup_learning_rate": self.warmup_learning_rate,
+            "by_epoch": self.by_epoch,
             "options": self.options,
         }
 
@@ -544,16 +578,20 @@ def _step(step: Tensor, schedule: Schedule, epochs: list[float], factor: float) 
 
 
 def _cosine(
-    step: Tensor, schedule: Schedule, final_factor: float, final_learning_rate: float | None
+    step: Tensor,
+    schedule: Schedule,
+    final_factor: float,
+    final_learning_rate: float | None,
+    spans_warmup: bool,
 ) -> Tensor:
-    """Half a cosine (arXiv:1608.03983) from the peak at the warm-up's end to the final rate.
+    """Half a cosine (arXiv:1608.03983) from the peak to the final rate; see `_fall`.
 
     The final rate, `final_learning_rate` or `final_factor * learning_rate`, belongs to the step
     after the last one, as in optax and torch.
     """
-    peak, start = schedule.learning_rate, schedule.num_warmup_steps
+    peak = schedule.learning_rate
     final = peak * final_factor if final_learning_rate is None else final_learning_rate
-    return _half_cosine(step, start, schedule.num_steps, peak, final)
+    return _fall(_half_cosine, step, schedule, final, spans_warmup)
 
 
 def _one_cycle(
@@ -576,10 +614,26 @@ def _one_cycle(
     return ops.where(step < top, up, down)
 
 
-def _linear(step: Tensor, schedule: Schedule, final_factor: float) -> Tensor:
-    """A line from the peak at the warm-up's end to the final rate at the step after the last."""
-    peak, start, end = schedule.learning_rate, schedule.num_warmup_steps, schedule.num_steps
-    return _line(step, start, end, peak, final_factor * peak)
+def _linear(step: Tensor, schedule: Schedule, final_factor: float, spans_warmup: bool) -> Tensor:
+    """A line from the peak to the final rate at the step after the last; see `_fall`."""
+    return _fall(_line, step, schedule, final_factor * schedule.learning_rate, spans_warmup)
+
+
+def _fall(
+    curve: Callable[..., Tensor],
+    step: Tensor,
+    schedule: Schedule,
+    final: float,
+    spans_warmup: bool,
+) -> Tensor:
+    """A curve from the peak at the warm-up's end, or at the run's start, to the final rate.
+
+    In the warm-up the rate is the peak, of which the warm-up takes its fraction.
+    """
+    peak, begin, end = schedule.learning_rate, schedule.num_warmup_steps, schedule.num_steps
+    if not spans_warmup:
+        return curve(step, begin, end, peak, final)
+    return ops.where(step < begin, peak, curve(step, 0, end, peak, final))
 
 
 def _triangular(

@@ -63,10 +63,11 @@ def preview(
     stream = make_stream(recipe, data)
     count = num_images or (8 if steps else 32)
     size = recipe.size_of_epoch(epoch - 1)
-    if steps:  # those of the full size, and their result at each smaller size
-        stages, labels = _first_images(stream, epoch - 1, count, recipe.image_size)
+    if steps:  # those of the size in augmentation, and their result at each smaller size
+        stages, labels = _first_images(stream, epoch - 1, count, stream.image_size)
         for smaller in recipe.smaller_sizes:
-            stages.append(_first_images(stream, epoch - 1, count, smaller)[0][-1])
+            if smaller < stream.image_size:
+                stages.append(_first_images(stream, epoch - 1, count, smaller)[0][-1])
     else:
         stages, labels = _first_images(stream, epoch - 1, count, size)
     names = [data.train.class_names[label] for label in labels]

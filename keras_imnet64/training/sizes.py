@@ -1,7 +1,7 @@
-"""Progressive resolution: the networks that train on the smaller pictures of `train.sizes`.
+"""Progressive resolution: the networks that train on the smaller images of `train.sizes`.
 
-Each is the network of the full size, in a graph for other pictures (`models.sizes`): the model that
-trains calls the graph of the pictures that it is given, so that variables, optimizer, checkpoints
+Each is the network of the full size, in a graph for other images (`models.sizes`): the model that
+trains calls the graph of the images that it is given, so that variables, optimizer, checkpoints
 and the files that ship know nothing of sizes.
 """
 
@@ -25,7 +25,7 @@ def smaller_networks(
 
     Args:
         network: of the full size; the others share its layers and variables.
-        normalization: the network's, see `build_model`; a mean image is shrunk as pictures are.
+        normalization: the network's, see `build_model`; a mean image is shrunk as images are.
         own_model: whether the network is the caller's and not the recipe's.
 
     Raises:
@@ -50,7 +50,7 @@ def check_sizes(recipe: Recipe, network: keras.Model, own_model: bool) -> None:
 
 
 def shrink_normalization(normalization: str | Options, size: int) -> str | Options:
-    """Returns the normalization of smaller pictures: a mean for each pixel is shrunk."""
+    """Returns the normalization of smaller images: a mean for each pixel is shrunk."""
     if isinstance(normalization, str):
         return normalization
     mean = np.asarray(normalization["mean"])
@@ -58,7 +58,7 @@ def shrink_normalization(normalization: str | Options, size: int) -> str | Optio
 
 
 def set_sizes(model: keras.Model, smaller: Mapping[int, keras.Model]) -> None:
-    """Lets a model take pictures of further sizes, each with a model of the same variables.
+    """Lets a model take images of further sizes, each with a model of the same variables.
 
     The size of a batch must be known when a step is compiled: `Model.fit` is called once for each
     size, and `train_function` is made anew.
@@ -71,8 +71,8 @@ def set_sizes(model: keras.Model, smaller: Mapping[int, keras.Model]) -> None:
         size = inputs.shape[1]
         if size is None:
             raise ValueError(
-                "the pictures' size changes: call model.make_train_function(force=True) before the "
-                "first batch of another size"
+                "the size of the images changes: call model.make_train_function(force=True) before "
+                "the first batch of another size"
             )
         sized = smaller.get(size)
         return (sized.call if sized else plain_call)(inputs, training=training, mask=mask)

@@ -1,7 +1,7 @@
 """Measures the statistics of batch normalisation anew, with weights that no longer change.
 
 While a run trains, they are moving averages over steps whose weights, and with `train.sizes` whose
-pictures, were others than those that ship. Each statistic becomes the mean over some batches of
+images, were others than those that ship. Each statistic becomes the mean over some batches of
 training images, as in PyTorch's `update_bn`, but only batch normalisation works as in training:
 dropout drops nothing, as in evaluation. Frozen batch normalisation keeps its statistics. Variances
 are biased, divided by the number of values, as Keras' are; PyTorch's `update_bn` records unbiased

@@ -30,6 +30,7 @@ from keras_imnet64.training.callbacks.stop_signal import StopSignal
 from keras_imnet64.training.callbacks.validation import Validation
 from keras_imnet64.training.checkpoints import Checkpoints
 from keras_imnet64.training.clock import TrainingClock
+from keras_imnet64.training.data import make_stream
 from keras_imnet64.training.finite import NotFinite
 from keras_imnet64.training.last_epochs import LastEpochs
 from keras_imnet64.training.memory import out_of_memory_advice, report_out_of_memory
@@ -92,7 +93,7 @@ class Trainer:
         self.early_stopping = EarlyStopping(self.recipe.train.early_stopping)
         self.plateau = PlateauSchedule(self.recipe.schedule.name == "plateau", self.model.optimizer)
         self.recorder = Recorder(
-            run, self.recipe.train.epochs, self.model.optimizer, self.learning_rate, self.clock
+            run, self.recipe, self.model.optimizer, self.learning_rate, self.clock
         )
         self.checkpointing = Checkpointing(self.checkpoints, self.position, self.clock)
         self.hooks = Hooks(self)
@@ -295,7 +296,8 @@ class Trainer:
     def remeasure_copy(self) -> None:
         """Measures the statistics of the copy's batch normalisation anew, if the recipe says so.
 
-        The images are the first of the epoch that would follow the last, at the full size.
+        The images are the first of the epoch that would follow the last, at the size at which the
+        model is scored, whatever the last size of `train.sizes`.
 
         Raises:
             RunFailed: memory ran out.
@@ -310,9 +312,10 @@ class Trainer:
             "command measures them again where more memory is free, and a new run with --set "
             "train.remeasure_statistics=0 leaves them as they are"
         )
-        self.stream.begin(train.epochs)
-        batches = self.stream.dataset().take(num_batches).as_numpy_iterator()
-        with report_out_of_memory(advice), as_run_failed(self.stream.selection.store):
+        stream = make_stream(self.recipe, self.setup.data, full_size=True)
+        stream.begin(train.epochs)
+        batches = stream.dataset().take(num_batches).as_numpy_iterator()
+        with report_out_of_memory(advice), as_run_failed(stream.selection.store):
             remeasure(
                 self.float32_copy,
                 (pixels for pixels, _ in batches),

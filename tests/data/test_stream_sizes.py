@@ -93,3 +93,24 @@ def test_what_follows_a_crop_sees_the_full_size(encoded, first):
     full = stream(encoded, operations, view=View(16))
     (images, _), *_ = sized.dataset(8).as_numpy_iterator()
     np.testing.assert_array_equal(images, shrink_arrays(full.batch(0, 0)[0], 8))
+
+
+@pytest.mark.parametrize(
+    "operations", [[("pad_crop", {"padding": 2})], *OPERATIONS], ids=["crop", "boxes", "mixed"]
+)
+def test_what_follows_a_crop_may_have_a_size_of_its_own(encoded, operations):
+    """A run whose largest size is below that of the model draws, crops and mixes at that size."""
+    operations = [("random_resized_crop", {}), *operations]
+    own = stream(encoded, operations, view=View(16), image_size=12, size_of_epoch=lambda epoch: 12)
+    small = stream(encoded, operations, view=View(12))
+    batches = own.dataset()
+    assert batches.element_spec[0].shape == (8, 12, 12, 3)
+    (images, labels), *_ = batches.as_numpy_iterator()
+    np.testing.assert_array_equal(images, small.batch(0, 0)[0])
+    np.testing.assert_array_equal(labels, small.batch(0, 0)[1])
+
+
+def test_only_a_crop_gives_images_another_size(raw, encoded):
+    for selection, operations in ((raw, [("random_resized_crop", {})]), (encoded, [])):
+        with pytest.raises(TypeError, match="only where a crop reads images"):
+            stream(selection, operations, view=View(16), image_size=12)

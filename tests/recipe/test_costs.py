@@ -114,6 +114,9 @@ def test_macs_of_a_run_count_each_epoch_at_its_size():
     assert macs_of_run(recipe, costs) == 2 * 20 * 64 * (costs["smaller"]["32"] + full)
     plain = load_recipe("tiny20_wrn", changes)
     assert macs_of_run(plain, costs_of(plain)) == 4 * 20 * 64 * full
+    below = load_recipe("tiny20_wrn", ["train.sizes = [[0.0, 32]]", *changes])
+    assert costs_of(below) == costs
+    assert macs_of_run(below, costs) == 4 * 20 * 64 * costs["smaller"]["32"]
 
 
 @pytest.mark.parametrize(
@@ -137,3 +140,10 @@ def test_a_listing_tells_the_sizes():
     assert "sizes       epochs: 2 at 32 px (0.016 G), then 2 at 64 px (0.066 G)" in lines
     # 2 x 20 x 64 images of 16,435,712 and as many of 65,735,168 products
     assert "run         0.21 T multiply-accumulates in all forward passes of training" in lines
+
+
+def test_a_listing_tells_a_size_below_that_of_the_model():
+    recipe = load_recipe("tiny20_wrn", ["train.sizes = [[0.0, 32]]", "train.epochs = 4"])
+    lines = list(in_words(facts(recipe)))
+    assert "data        tiny_imagenet, 20 classes, 64 px" in lines
+    assert "sizes       epochs: 4 at 32 px (0.016 G)" in lines

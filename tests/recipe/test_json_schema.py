@@ -49,7 +49,7 @@ def within(value, schema):
     if isinstance(value, list):
         lengths = schema.get("minItems", 0), schema.get("maxItems", len(value))
         return lengths[0] <= len(value) <= lengths[1] and all(
-            fits(inner, schema["items"]) for inner in value
+            fits(inner, schema.get("items", True)) for inner in value
         )
     if isinstance(value, str):
         return re.search(schema.get("pattern", ""), value) is not None

@@ -60,6 +60,29 @@ def test_the_readmes_options_of_optimization_are_a_recipe():
     assert check_recipe(tomllib.loads(recipe.to_toml())) == recipe
 
 
+def test_two_procedures_of_resnet_strikes_back_differ_where_its_table_does():
+    """Table 2 of arXiv:2110.00476, and A1 leaves its smoothed targets as they are."""
+    a1, a3 = load_recipe("resnet50_a1"), load_recipe("resnet50_a3")
+    changes = {change.partition(":")[0] for change in difference(a1, a3)}
+    assert changes == {
+        "model.drop_path_rate",
+        "data.repeats",
+        "augment",
+        "loss.label_smoothing",
+        "loss.target_threshold",
+        "optimizer.learning_rate",
+        "optimizer.weight_decay",
+        "train.epochs",
+        "train.sizes",
+    }
+    for recipe, magnitude, alpha in ((a1, 7, 0.2), (a3, 6, 0.1)):
+        crop, policy, mix = recipe.augment
+        assert (policy.magnitude, mix.mixup_alpha, mix.cutmix_alpha) == (magnitude, alpha, 1.0)
+        assert (crop.interpolation, mix.per) == ("random", "batch")
+        assert (recipe.data.batch_size, recipe.image_size) == (2048, 224)
+        assert (recipe.view.resize, recipe.view.resize_filter) == (224 * 100 // 95, "bicubic")
+
+
 def test_published_errors():
     errors = {n: (r.top1_error, r.top5_error) for n in PAPER for r in [load_recipe(n).reference]}
     assert errors == {

@@ -44,7 +44,12 @@ def narrow(name):
     content["data"].pop("image_size", None)
     content["evaluation"] = {"ten_crop": recipe.evaluation.ten_crop}
     content["train"] |= {"epochs": 1}
-    content["schedule"]["warmup_epochs"] = 0.0
+    if recipe.train.sizes:
+        *_, (_, last) = recipe.train.sizes
+        content["train"]["sizes"] = [[0.0, size * last // recipe.image_size]]
+    content["schedule"]["warmup_epochs"] = 0.0  # so short a run has none
+    for option in ("warmup_learning_rate", "spans_warmup"):
+        content["schedule"].pop(option, None)
     return size, without_what_jax_leaves(content) if IS_JAX else content
 
 

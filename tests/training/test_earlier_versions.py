@@ -25,11 +25,12 @@ def test_a_run_of_an_earlier_version_resumes(data_dir, tmp_path, capsys):
     run = fit(load_recipe(STOPPED.recipe_file), tmp_path / "run", data_dir=data_dir)
     assert "resuming from" in capsys.readouterr().err
     for row, expected in zip(run.history, FINISHED.history, strict=True):
-        assert row.keys() == expected.keys() | {"training_seconds"}
+        assert row.keys() == expected.keys() | {"training_seconds", "size"}
         assert row["training_seconds"] == ""  # nobody counted those of the first process
         for name in ("epoch", "step", "learning_rate", "loss", "val_loss"):
             assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-3)
-    assert run.history[0] == STOPPED.history[0] | {"training_seconds": ""}
+    assert run.history[0] == STOPPED.history[0] | {"training_seconds": "", "size": ""}
+    assert [row["size"] for row in run.history[1:]] == ["16", "16"]
     first, second = run.environment["processes"]
     assert first == STOPPED.environment["processes"][0]
     assert (second["from_epoch"], second["from_step"]) == (1, 3)

@@ -22,6 +22,7 @@ from keras_imnet64.models.load import load_model
 from keras_imnet64.recipe.loading import check_recipe
 from keras_imnet64.training.data import load_data, make_stream
 from keras_imnet64.training.fit import fit
+from keras_imnet64.training.preview import preview
 
 RECIPE = {
     "name": "toy",
@@ -119,6 +120,40 @@ def test_a_image_that_was_replaced_ends_the_run_in_a_sentence(tmp_path):
         file.write_bytes(file.read_bytes().ljust(length, b"\0")[:length])
     with pytest.raises(RunFailed, match=r"bee/\d\.jpg is damaged, or has changed since"):
         fit(check_recipe(RECIPE), tmp_path / "run", data_dir=tmp_path / "data")
+
+
+@pytest.mark.backend
+def test_a_run_on_smaller_crops_is_scored_at_the_size_of_the_model(folder, tmp_path):
+    """As procedure A3 of arXiv:2110.00476: crops of 12 pixels train a model that is shown 16."""
+    content = RECIPE | {
+        "augment": [
+            {"op": "random_resized_crop", "interpolation": "random"},
+            {"op": "mixup_or_cutmix", "per": "batch"},
+        ],
+        "train": {"epochs": 2, "sizes": [[0.0, 12]], "remeasure_statistics": 2},
+        "evaluation": {"resize": 17, "interpolation": "bicubic"},
+    }
+    recipe = check_recipe(content)
+    data = load_data(recipe, folder / "data")
+    trained, measured = (make_stream(recipe, data, full_size=full) for full in (False, True))
+    assert [s.batch(0, 0)[0].shape[1] for s in (trained, measured)] == [12, 16]
+    assert trained.batch(2, 0)[0].shape[1] == 12  # past the end of the run too
+    shown = preview(recipe, tmp_path / "sheet.png", steps=True, data_dir=folder / "data")
+    assert shown["stages"] == ["random_resized_crop", "mixup_or_cutmix"]
+    assert shown["image_size"] == 12
+    run = fit(recipe, tmp_path / "run", data_dir=folder / "data")
+    assert [row["size"] for row in run.history] == ["12", "12"]
+    model, info = load_model(run.model), model_info(run.model)
+    assert model.input_shape == (None, 16, 16, 3)
+    assert (info["image_size"], info["resize"]) == (16, 17)
+    stem = keras.Model(model.inputs[0], model.get_layer("stem_conv").output)
+    maps = [keras.ops.convert_to_numpy(stem(measured.batch(2, step)[0])) for step in range(2)]
+    means = np.mean([each.mean((0, 1, 2)) for each in maps], axis=0)
+    np.testing.assert_allclose(model.get_layer("stem_bn").moving_mean, means, rtol=1e-4, atol=1e-5)
+    plain = check_recipe(content | {"train": {"epochs": 2, "sizes": [[0.0, 12]]}})
+    unmeasured = load_model(fit(plain, tmp_path / "plain", data_dir=folder / "data").model)
+    others = keras.ops.convert_to_numpy(unmeasured.get_layer("stem_bn").moving_mean)
+    assert np.abs(others - means).max() > 1e-3
 
 
 # -------------------------------------------------------------- an image that fails while training

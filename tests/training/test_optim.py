@@ -214,11 +214,18 @@ def test_lamb_does_not_adapt_a_variable_that_is_zero():
 E = 10  # steps per epoch in the schedules below; 4 epochs; peak 0.8
 HALF_COSINE = {q: (1 + math.cos(math.pi * q)) / 2 for q in (0.0, 0.25, 0.5, 0.75, 1.0)}
 SCHEDULE_POINTS = {
-    "constant": [({}, {0: 0.8, 39: 0.8, 10**6: 0.8})],
+    "constant": [
+        ({}, {0: 0.8, 39: 0.8, 10**6: 0.8}),
+        ({"warmup_epochs": 2, "by_epoch": True}, {0: 0.4, 9: 0.4, 10: 0.8, 39: 0.8}),
+    ],
     "plateau": [({}, {0: 0.8, 39: 0.8})],
     "step": [
         ({"epochs": [1, 2.5], "factor": 0.5}, {0: 0.8, 9: 0.8, 10: 0.4, 24: 0.4, 25: 0.2, 99: 0.2}),
         ({"epochs": [2], "warmup_epochs": 0.5}, {0: 0.16, 3: 0.64, 4: 0.8, 5: 0.8, 20: 0.08}),
+        (
+            {"epochs": [1, 3], "factor": 0.5, "by_epoch": True},
+            {0: 0.8, 9: 0.8, 10: 0.4, 29: 0.4, 30: 0.2, 99: 0.2},
+        ),
     ],
     "cosine": [
         ({}, {10 * i: 0.8 * HALF_COSINE[i / 4] for i in range(5)} | {99: 0.0}),
@@ -235,6 +242,28 @@ SCHEDULE_POINTS = {
                 40: 0.2,
             },
         ),
+        (
+            {"warmup_epochs": 1, "warmup_learning_rate": 0.4},
+            {0: 0.4, 5: 0.6, 9: 0.76, 10: 0.8, 25: 0.4, 40: 0.0},
+        ),
+        # the default warm-up counts epochs too: half of the peak, then all of it
+        (
+            {"warmup_epochs": 2, "by_epoch": True},
+            {0: 0.4, 9: 0.4, 10: 0.8, 20: 0.8, 29: 0.8, 30: 0.4, 39: 0.4, 40: 0.0},
+        ),
+        # as timm: a line from 0.1 to 0.8 in two epochs, then what is left of a cosine over four
+        (
+            {
+                "final_learning_rate": 0.2,
+                "warmup_epochs": 2,
+                "warmup_learning_rate": 0.1,
+                "spans_warmup": True,
+                "by_epoch": True,
+            },
+            {0: 0.1, 9: 0.1, 10: 0.45, 19: 0.45, 20: 0.5, 29: 0.5}
+            | {step: 0.2 + 0.6 * HALF_COSINE[0.75] for step in (30, 39)}
+            | {40: 0.2},
+        ),
     ],
     "one_cycle": [
         # w = 0.275 * 40 = 11: up over steps 0..10, down over 10..39
@@ -249,6 +278,7 @@ SCHEDULE_POINTS = {
             {"warmup_epochs": 2, "final_factor": 0.5},
             {0: 0.04, 9: 0.4, 19: 0.8, 20: 0.8, 25: 0.7, 30: 0.6, 40: 0.4, 99: 0.4},
         ),
+        ({"warmup_epochs": 2, "spans_warmup": True}, {0: 0.04, 19: 0.8, 20: 0.4, 30: 0.2, 40: 0}),
     ],
     "triangular": [
         # up over steps 0..10, down over 10..40
@@ -261,6 +291,10 @@ SCHEDULE_POINTS = {
             {"final_factor": 0.07},
             {0: 0.16, 3: 0.16 + 0.64 / 3, 9: 0.8, 40: 0.056, 60: 0.056}
             | {step: 0.8 * (1 - 0.93 * (step - 9) / 31) for step in (10, 20, 39)},
+        ),
+        (
+            {"peak_fraction": 0.25, "start_factor": 0.5, "by_epoch": True},
+            {0: 0.4, 9: 0.4, 10: 0.8, 19: 0.8, 20: 1.6 / 3, 39: 0.8 / 3, 40: 0.0},
         ),
     ],
 }
@@ -293,6 +327,32 @@ def test_one_cycle_is_torchs_formula():
         a, b, part = (0.032, 0.8, step / 11) if up else (0.8, 3.2e-6, (step - 11) / 28)
         expected = b + (a - b) * (1 + math.cos(math.pi * part)) / 2
         assert float(rate(step)) == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.backend
+def test_rates_by_epoch_are_timms(peer_torch):
+    """Of its CosineLRScheduler with the defaults of its train.py, called as after each epoch."""
+    from timm.scheduler import CosineLRScheduler
+
+    weight = peer_torch.nn.Parameter(peer_torch.zeros(1))
+    optimizer = peer_torch.optim.SGD([weight], lr=8e-3)
+    theirs = CosineLRScheduler(optimizer, 100, lr_min=1e-6, warmup_t=5, warmup_lr_init=1e-4)
+    ours = optim.make_schedule(
+        "cosine",
+        learning_rate=8e-3,
+        steps_per_epoch=625,
+        num_epochs=100,
+        warmup_epochs=5,
+        warmup_learning_rate=1e-4,
+        final_learning_rate=1e-6,
+        spans_warmup=True,
+        by_epoch=True,
+    )
+    for epoch in range(100):
+        expected = optimizer.param_groups[0]["lr"]
+        for step in (0, 1, 624):
+            assert float(ours(625 * epoch + step)) == pytest.approx(expected, rel=1e-5)
+        theirs.step(epoch + 1)
 
 
 @pytest.mark.backend
@@ -438,6 +498,11 @@ def test_paths_that_keras_would_confuse_are_refused():
         (lambda: schedule("one_cycle", warmup_epochs=1), "warmup_fraction"),
         (lambda: schedule("triangular", warmup_epochs=1), "peak_fraction in place of warmup_"),
         (lambda: schedule("linear", final_factor=2.0), "number from 0 to 1; received 2.0"),
+        (lambda: schedule("cosine", by_epoch=True, steps_per_epoch=2.5), "received 2.5 and 4"),
+        (
+            lambda: schedule("cosine", warmup_epochs=1, warmup_learning_rate=0.9),
+            "warmup_learning_rate must be at most the peak, 0.8; received 0.9",
+        ),
         (lambda: optim.make_optimizer("lamb", constant(), always_adapt=1), "true or false"),
         (
             lambda: optim.make_optimizer("sgd", constant(), lookahead={"steps": 0}),

@@ -1,4 +1,4 @@
-"""Progressive resolution: the same weights on smaller pictures, however a run trains."""
+"""Progressive resolution: the same weights on smaller images, however a run trains."""
 
 import keras
 import numpy as np
@@ -48,6 +48,8 @@ def four_blocks(monkeypatch):
         ([[0.0, 8], [0.6, 12], [0.8, 16]], 5, [8, 8, 8, 12, 16]),  # 3 / 5 is 0.6, to the bit
         ([[0.0, 8], [0.07, 16]], 100, [8] * 7 + [16] * 93),  # 0.07 * 100 is above 7
         ([[0.0, 8], [0.01, 16]], 3, [8, 16, 16]),  # the first epoch at whose start it is over
+        ([[0.0, 8]], 3, [8, 8, 8]),  # the model has 16 pixels all the same
+        ([[0.0, 8], [0.5, 12]], 4, [8, 8, 12, 12]),
     ],
 )
 def test_an_epoch_has_the_size_whose_share_is_over_when_it_begins(
@@ -55,7 +57,9 @@ def test_an_epoch_has_the_size_whose_share_is_over_when_it_begins(
 ):
     recipe = small_recipe(train={"epochs": epochs, "sizes": sizes})
     assert [recipe.size_of_epoch(epoch) for epoch in range(epochs)] == expected
-    assert recipe.size_of_epoch(epochs) == 16  # where statistics are measured anew
+    assert recipe.size_of_epoch(epochs) == expected[-1]
+    assert recipe.image_size == 16
+    assert recipe.smaller_sizes == tuple(sorted({size for size in expected if size < 16}))
     assert sum(stage.end_epoch - stage.first_epoch for stage in recipe.size_stages) == epochs
     assert "sizes" in recipe.to_toml() or not sizes
 
@@ -113,8 +117,8 @@ def test_a_stem_is_that_of_the_full_size(slim):
 
 
 @pytest.mark.backend
-def test_a_mean_image_is_shrunk_with_the_pictures(small_recipe):
-    """A picture whose pixels are in blocks of 2 x 2 less its mean image is the small one less
+def test_a_mean_image_is_shrunk_with_the_images(small_recipe):
+    """An image whose pixels are in blocks of 2 x 2 less its mean image is the small one less
     the small mean."""
     recipe = small_recipe(train={"epochs": 2, "sizes": HALF})
     mean = np.random.default_rng(0).random((16, 16, 3))
@@ -281,6 +285,20 @@ def test_a_stop_at_the_change_of_sizes_goes_on(small_recipe, data_dir, tmp_path)
     straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
     with pytest.raises(Stopped, match="after epoch 1"):
         fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[SignalAt(0, 5)])
+    same_end(straight, fit(recipe, tmp_path / "run", data_dir=data_dir))
+
+
+@pytest.mark.backend
+def test_a_run_that_ends_below_the_size_of_the_model_goes_on(small_recipe, data_dir, tmp_path):
+    """Stopped in the middle of its last epoch; its statistics are those of 16 pixels."""
+    train = {"epochs": 2, "sizes": [[0.0, 8], [0.5, 12]], "remeasure_statistics": 2}
+    recipe = small_recipe(train=train, augment=[{"op": "cutmix", "per": "batch"}])
+    straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
+    assert [row["size"] for row in straight.history] == ["8", "12"]
+    assert load_model(straight.model).input_shape == (None, 16, 16, 3)
+    assert straight.metrics["model.keras"]["count"] == 40
+    with pytest.raises(Stopped, match="in epoch 2 after"):
+        fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[SignalAt(1, 2)])
     same_end(straight, fit(recipe, tmp_path / "run", data_dir=data_dir))
 
 

@@ -1,5 +1,10 @@
 """Runs with a whitening first layer: it is measured once, and neither trained nor decayed."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -75,3 +80,23 @@ def test_runs_with_two_sizes_keep_the_filters(small_recipe, data_dir, tmp_path, 
     run = fit(small_recipe(**DECAYED | {"train": train}), tmp_path / "run", data_dir=data_dir)
     for path in (run.model, run.best):
         np.testing.assert_array_equal(kernel_of(path), measured)
+
+
+def test_two_devices_have_the_filters_of_one(small_recipe, data_dir, tmp_path):
+    """Both hold what one device measures, and neither training nor decay moves it."""
+    recipe = small_recipe(**DECAYED | {"train": {"epochs": 2}})
+    setup = training_setup(recipe, data_dir=data_dir)
+    measured = keras.ops.convert_to_numpy(setup.network.get_layer("whitening").kernel)
+    one = fit(recipe, tmp_path / "one", data_dir=data_dir)
+    (tmp_path / "small.toml").write_text(recipe.to_toml())
+    script = Path(__file__).with_name("whitening_on_two_devices.py")
+    command = [sys.executable, script, tmp_path / "small.toml", data_dir, tmp_path / "two"]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr[-5000:]
+    found = json.loads(child.stdout.splitlines()[-1])
+    assert len(found["copies"]) == 2
+    for copy in found["copies"]:
+        np.testing.assert_array_equal(np.array(copy, "float32"), measured)
+    np.testing.assert_array_equal(kernel_of(tmp_path / "two" / "model.keras"), measured)
+    expected = [float(row["loss"]) for row in one.history]
+    np.testing.assert_allclose(found["losses"], expected, rtol=1e-3)

@@ -7,9 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_imnet64.data.augment.draws import Draws, TensorDraws
-from keras_imnet64.data.images.filters import FILTERS
+from keras_imnet64.data.images.filters import FILTERS, RANDOM, RANDOM_FILTERS
 
 BOX = ("top", "left", "height", "width")
+IS_BICUBIC = "is_bicubic"  # a draw, with the interpolation "random"
 MAX_ATTEMPTS = 10  # to find a crop of the drawn shape that fits, as in torchvision
 
 
@@ -148,9 +149,13 @@ def draw_random_resized_crop(
         scale, ratio: see `draw_crops`.
 
     Returns:
-        {"top", "left", "height", "width"}: int32 [M] each.
+        {"top", "left", "height", "width"}: int32 [M] each; and with the interpolation "random"
+        {"is_bicubic": bool [M]}, whether the filter is bicubic, not bilinear.
     """
-    return draw_crops(rng, np.broadcast_to(image_size, (num_samples, 2)), scale, ratio)
+    draws = draw_crops(rng, np.broadcast_to(image_size, (num_samples, 2)), scale, ratio)
+    if interpolation == RANDOM:
+        draws[IS_BICUBIC] = rng.integers(2, size=num_samples, dtype=bool)
+    return draws
 
 
 def draw_crops(
@@ -236,8 +241,8 @@ def random_resized_crop(
 
     Args:
         images: uint8 [B, H, W, 3].
-        draws: {"top", "left", "height", "width": int32 [B]}, boxes within the image.
-        interpolation: a key of `filters.FILTERS`.
+        draws: see `draw_random_resized_crop`; the boxes lie within the image.
+        interpolation: a key of `filters.FILTERS`, or "random".
     """
     return resized_crop(images, draws, images.shape[1:3], interpolation)
 
@@ -251,8 +256,16 @@ def resized_crop(
     Weights are float32 and not Pillow's integers, so that a pixel may differ by a grey level.
     """
     height, width = images.shape[1:3]
-    rows = _resize_matrices(boxes["top"], boxes["height"], height, size[0], interpolation)
-    columns = _resize_matrices(boxes["left"], boxes["width"], width, size[1], interpolation)
+
+    def matrices(start: str, length: str, size_in: int, size_out: int) -> tf.Tensor:
+        intervals = boxes[start], boxes[length], size_in, size_out
+        if interpolation != RANDOM:
+            return _resize_matrices(*intervals, interpolation)
+        bilinear, bicubic = (_resize_matrices(*intervals, name) for name in RANDOM_FILTERS)
+        return tf.where(boxes[IS_BICUBIC][:, None, None], bicubic, bilinear)
+
+    rows = matrices("top", "height", height, size[0])
+    columns = matrices("left", "width", width, size[1])
     x = tf.transpose(tf.cast(images, "float32"), (0, 2, 1, 3))
     x = tf.matmul(columns, tf.reshape(x, (-1, width, height * 3)))
     x = tf.transpose(tf.reshape(_rounded(x), (-1, size[1], height, 3)), (0, 2, 1, 3))

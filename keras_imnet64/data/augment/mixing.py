@@ -3,6 +3,9 @@
 The draws are a partner for each image, which `partner_positions` turns into a position in the
 batch, and the share of the image that remains (lambda in the papers). Labels become a pair of
 labels and the share of the first, see `mixed_labels`.
+
+With `per = "batch"` there are draws for each sample too, since they are drawn for a whole epoch,
+but without partners: a batch takes those of its first image, see `_shared`.
 """
 
 import numpy as np
@@ -11,30 +14,47 @@ import tensorflow as tf
 from keras_imnet64.data.augment.crops import scatter, where_in_box
 from keras_imnet64.data.augment.draws import Draws, TensorDraws
 
+PARTNER = "partner"  # missing in draws that a batch shares
+
 
 def draw_mixup(
-    rng: np.random.Generator, num_samples: int, image_size: int, *, alpha: float, probability: float
+    rng: np.random.Generator,
+    num_samples: int,
+    image_size: int,
+    *,
+    alpha: float,
+    probability: float,
+    per: str,
 ) -> Draws:
     """Draws partners, and shares from Beta(alpha, alpha) (arXiv:1710.09412)."""
     mixes = rng.random(num_samples) < probability
-    return _draw_partner(rng, num_samples) | {
+    return _draw_partner(rng, num_samples, per) | {
         "share": np.where(mixes, rng.beta(alpha, alpha, num_samples), 1).astype("float32")
     }
 
 
-def mixup(images: tf.Tensor, draws: TensorDraws, mean_image: np.ndarray, **_: float) -> tf.Tensor:
+def mixup(
+    images: tf.Tensor, draws: TensorDraws, mean_image: np.ndarray, **_: float | str
+) -> tf.Tensor:
     """Returns share * image + (1 - share) * partner, rounded.
 
     Args:
         images: uint8 [B, H, W, 3].
         draws: {"partner": float64 [B] in 0..1, see `partner_positions`; "share": float32 [B]}.
     """
+    draws = _shared(draws)
     own, other = (tf.cast(x, "float32") for x in (images, _partner_images(images, draws)))
     return tf.cast(tf.round(other + draws["share"][:, None, None, None] * (own - other)), "uint8")
 
 
 def draw_cutmix(
-    rng: np.random.Generator, num_samples: int, image_size: int, *, alpha: float, probability: float
+    rng: np.random.Generator,
+    num_samples: int,
+    image_size: int,
+    *,
+    alpha: float,
+    probability: float,
+    per: str,
 ) -> Draws:
     """Draws partners, and boxes around uniformly drawn points (arXiv:1905.04899).
 
@@ -51,13 +71,15 @@ def draw_cutmix(
     boxes = {"top": top, "left": left, "height": bottom - top, "width": right - left}
     share = 1 - boxes["height"] * boxes["width"] / image_size**2
     return (
-        _draw_partner(rng, num_samples)
+        _draw_partner(rng, num_samples, per)
         | {name: array.astype("int32") for name, array in boxes.items()}
         | {"share": share.astype("float32")}
     )
 
 
-def cutmix(images: tf.Tensor, draws: TensorDraws, mean_image: np.ndarray, **_: float) -> tf.Tensor:
+def cutmix(
+    images: tf.Tensor, draws: TensorDraws, mean_image: np.ndarray, **_: float | str
+) -> tf.Tensor:
     """Replaces the drawn box with that of the partner.
 
     Args:
@@ -65,6 +87,7 @@ def cutmix(images: tf.Tensor, draws: TensorDraws, mean_image: np.ndarray, **_: f
         draws: {"partner": float64 [B] in 0..1, see `partner_positions`; "top", "left", "height",
             "width": int32 [B]; "share": float32 [B]}.
     """
+    draws = _shared(draws)
     return where_in_box(images, draws, _partner_images(images, draws), images)
 
 
@@ -77,18 +100,24 @@ def draw_mixup_or_cutmix(
     cutmix_alpha: float,
     probability: float,
     cutmix_share: float,
+    per: str,
 ) -> Draws:
     """Draws MixUp or CutMix for each image; "cuts" marks CutMix, of probability `cutmix_share`."""
     cuts = rng.random(num_samples) < cutmix_share
-    blended = draw_mixup(rng, num_samples, image_size, alpha=mixup_alpha, probability=probability)
-    cut = draw_cutmix(rng, num_samples, image_size, alpha=cutmix_alpha, probability=probability)
+    blended = draw_mixup(
+        rng, num_samples, image_size, alpha=mixup_alpha, probability=probability, per=per
+    )
+    cut = draw_cutmix(
+        rng, num_samples, image_size, alpha=cutmix_alpha, probability=probability, per=per
+    )
     return cut | {"cuts": cuts, "share": np.where(cuts, cut["share"], blended["share"])}
 
 
 def mixup_or_cutmix(
-    images: tf.Tensor, draws: TensorDraws, mean_image: np.ndarray, **_: float
+    images: tf.Tensor, draws: TensorDraws, mean_image: np.ndarray, **_: float | str
 ) -> tf.Tensor:
     """Applies CutMix where "cuts", bool [B], is true, else MixUp; see both for the other draws."""
+    draws = _shared(draws)
     cuts = tf.cast(tf.where(draws["cuts"])[:, 0], "int32")
     cut = tf.gather(cutmix(images, draws, mean_image), cuts)
     return scatter(mixup(images, draws, mean_image), [cuts], [cut])
@@ -97,24 +126,34 @@ def mixup_or_cutmix(
 # ----------------------------------------------------------------------------------------- partners
 
 
-def _draw_partner(rng: np.random.Generator, num_samples: int) -> Draws:
-    return {"partner": rng.random(num_samples)}
+def _draw_partner(rng: np.random.Generator, num_samples: int, per: str) -> Draws:
+    return {PARTNER: rng.random(num_samples)} if per == "image" else {}
+
+
+def _shared(draws: TensorDraws) -> TensorDraws:
+    """Returns the draws of each image of a batch: without partners those of the first image."""
+    if PARTNER in draws:
+        return draws
+    return {name: tf.broadcast_to(drawn[:1], tf.shape(drawn)) for name, drawn in draws.items()}
 
 
 def partner_positions(draws: TensorDraws) -> tf.Tensor:
     """Returns the position in the batch of each image's partner, int32 [B].
 
-    "partner" is uniform in 0..1, so all other images of the batch are equally likely.
+    "partner" is uniform in 0..1, so all other images of the batch are equally likely. Without it
+    the batch is mixed with its reverse, as in timm.
     """
-    drawn = draws["partner"]
-    size = tf.shape(drawn)[0]
+    size = tf.shape(next(iter(draws.values())))[0]
+    if PARTNER not in draws:
+        return tf.range(size)[::-1]
+    drawn = draws[PARTNER]
     step = 1 + tf.cast(drawn * tf.cast(size - 1, drawn.dtype), "int32")
     return (tf.range(size) + step) % size
 
 
 def mixed_labels(labels: tf.Tensor, draws: TensorDraws) -> tf.Tensor:
     """Returns float32 [B, 3]: an image's label, its partner's, and the share of the first."""
-    labels = tf.cast(labels, "float32")
+    labels, draws = tf.cast(labels, "float32"), _shared(draws)
     return tf.stack([labels, tf.gather(labels, partner_positions(draws)), draws["share"]], axis=-1)
 
 

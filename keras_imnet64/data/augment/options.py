@@ -79,7 +79,8 @@ class RandomResizedCropOptions(OperationOptions):
     """The crop's share of the image's area."""
     ratio: Ratio = [3 / 4, 4 / 3]
     """Width divided by height."""
-    interpolation: CropFilter = "bilinear"
+    interpolation: Literal[CropFilter, "random"] = "bilinear"
+    """random: bilinear or bicubic, drawn for each image."""
 
 
 class RandomRotationOptions(OperationOptions):
@@ -163,36 +164,39 @@ class RandomErasingOptions(OperationOptions):
     fill: Grey | Literal["mean"] = 0
 
 
-class MixUpOptions(OperationOptions):
+class MixingOptions(OperationOptions):
     module, mixes = "mixing", True
 
+    per: Literal["image", "batch"] = "image"
+    """batch: as in timm, one share, box and choice of operation is drawn for a batch, or for each
+    part of it with train.accumulate_steps, and each image is mixed with the one as far from the
+    other end, so that the middle one of an odd number stays."""
+
+
+class MixUpOptions(MixingOptions):
     op: Literal["mixup"]
     alpha: Alpha = 1.0
     """Parameter of the beta distribution of the images' shares."""
     probability: Fraction = 1.0
-    """Probability that an image is mixed."""
+    """Probability that an image, or a batch, is mixed."""
 
 
-class CutMixOptions(OperationOptions):
-    module, mixes = "mixing", True
-
+class CutMixOptions(MixingOptions):
     op: Literal["cutmix"]
     alpha: Alpha = 1.0
     """Parameter of the beta distribution of the images' shares."""
     probability: Fraction = 1.0
-    """Probability that an image is mixed."""
+    """Probability that an image, or a batch, is mixed."""
 
 
-class MixUpOrCutMixOptions(OperationOptions):
-    module, mixes = "mixing", True
-
+class MixUpOrCutMixOptions(MixingOptions):
     op: Literal["mixup_or_cutmix"]
     mixup_alpha: Alpha = 1.0
     cutmix_alpha: Alpha = 1.0
     probability: Fraction = 1.0
-    """Probability that an image is mixed."""
+    """Probability that an image, or a batch, is mixed."""
     cutmix_share: Fraction = 0.5
-    """Share of the images that CutMix mixes instead of MixUp."""
+    """Share of the images, or batches, that CutMix mixes instead of MixUp."""
 
 
 AnyOperation = Annotated[

@@ -13,6 +13,8 @@ from keras_imnet64.core.types import Tensor
 
 CropFilter = Literal["bilinear", "bicubic", "box", "lanczos"]  # whose weights are in FILTERS
 ResizeFilter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]  # Pillow's
+RANDOM = "random"  # of a crop: one of RANDOM_FILTERS is drawn for each image
+RANDOM_FILTERS = ("bilinear", "bicubic")
 WeightFunction: TypeAlias = Callable[[Tensor, ModuleType], Tensor]
 
 

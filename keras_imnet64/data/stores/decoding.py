@@ -15,6 +15,7 @@ from PIL import Image
 
 from keras_imnet64.core.types import Tensor
 from keras_imnet64.data.augment.crops import BOX
+from keras_imnet64.data.images.filters import RANDOM, RANDOM_FILTERS
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.stores.encoded import FIRST_TRANSPOSED, EncodedStore, ImageFailed
 from keras_imnet64.data.stores.opening import Store
@@ -26,7 +27,7 @@ REGION = 9  # numbers for each image, see `regions`
 BACKWARD_ROWS, BACKWARD_COLUMNS = (3, 4, 6, 7), (2, 3, 7, 8)  # EXIF orientations
 
 Boxes: TypeAlias = Mapping[str, np.ndarray]  # "top", "left", "height", "width": integers [M]
-Show: TypeAlias = Callable[[np.ndarray, bool], np.ndarray]  # (pixels, is_mirrored) -> shown pixels
+Show: TypeAlias = Callable[..., np.ndarray]  # (pixels, is_mirrored, *drawn) -> shown pixels
 
 
 def regions_of(
@@ -81,11 +82,17 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def crop_resizer(image_size: int, interpolation: str) -> Show:
-    """Returns a function for `decode` that resizes a box to a square, uint8 [S, S, 3]."""
+    """Returns a function for `decode` that resizes a box to a square, uint8 [S, S, 3].
+
+    Args:
+        interpolation: an option of `random_resized_crop`; with "random" the function takes the draw
+            "is_bicubic" too.
+    """
     from keras_imnet64.data.images.resizing import resize
 
-    def show(pixels: np.ndarray, is_mirrored: bool) -> np.ndarray:
-        return resize(pixels, (image_size, image_size), interpolation, is_mirrored)
+    def show(pixels: np.ndarray, is_mirrored: bool, is_bicubic: bool = False) -> np.ndarray:
+        name = interpolation if interpolation != RANDOM else RANDOM_FILTERS[int(is_bicubic)]
+        return resize(pixels, (image_size, image_size), name, is_mirrored)
 
     return show
 
@@ -101,7 +108,12 @@ def viewer(view: View) -> Show:
 
 
 def decode(
-    content: Tensor, region: Tensor, mirrored: Tensor | bool, show: Show, shape: tuple[int, ...]
+    content: Tensor,
+    region: Tensor,
+    mirrored: Tensor | bool,
+    show: Show,
+    shape: tuple[int, ...],
+    *drawn: Tensor,
 ) -> Tensor:
     """Decodes one image in a pipeline, and shows a box of it.
 
@@ -109,12 +121,15 @@ def decode(
         content: string [], a JPEG or a PNG.
         region: int32 [REGION], see `regions`.
         mirrored: bool [], whether to mirror what is shown.
-        show: takes the upright box, uint8 [h, w, 3], and `mirrored`; returns uint8 `shape`.
+        show: takes the upright box, uint8 [h, w, 3], `mirrored` and `drawn`; returns uint8 `shape`.
+        drawn: numbers of this image that `show` needs.
     """
 
-    def finish(pixels: np.ndarray, region: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+    def finish(
+        pixels: np.ndarray, region: np.ndarray, mirrored: np.ndarray, *drawn: np.ndarray
+    ) -> np.ndarray:
         *box, orientation = region[4:].tolist()
-        return show(upright(_cut(pixels, box), orientation), bool(mirrored))
+        return show(upright(_cut(pixels, box), orientation), bool(mirrored), *drawn)
 
     window = region[:4]
 
@@ -122,7 +137,8 @@ def decode(
         return _cut(tf.io.decode_png(content, channels=3), tf.unstack(window))
 
     pixels = tf.cond(tf.io.is_jpeg(content), lambda: _decode_jpeg(content, window), decode_png)
-    return tf.ensure_shape(tf.numpy_function(finish, [pixels, region, mirrored], tf.uint8), shape)
+    shown = tf.numpy_function(finish, [pixels, region, mirrored, *drawn], tf.uint8)
+    return tf.ensure_shape(shown, shape)
 
 
 def decode_eagerly(

@@ -13,6 +13,7 @@ import keras
 from keras_imnet64.core.console import say
 from keras_imnet64.core.files import write_csv
 from keras_imnet64.core.types import Logs
+from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import EpochRow, RunState, Scores
 from keras_imnet64.runs import Run
 from keras_imnet64.training.clock import TrainingClock, in_tenths
@@ -25,19 +26,19 @@ class Recorder:
     """Makes and writes the record of an epoch; call `write` within `open_logs`.
 
     Args:
-        num_epochs: of the whole run.
+        recipe: tells the length of the run and the size of each epoch.
         learning_rate: update, counted from 0 -> learning rate.
     """
 
     def __init__(
         self,
         run: Run,
-        num_epochs: int,
+        recipe: Recipe,
         optimizer: keras.optimizers.Optimizer,
         learning_rate: Callable[[int], float],
         clock: TrainingClock,
     ) -> None:
-        self.run, self.num_epochs = run, num_epochs
+        self.run, self.recipe = run, recipe
         self.optimizer, self.learning_rate, self.clock = optimizer, learning_rate, clock
 
     @contextmanager
@@ -78,6 +79,7 @@ class Recorder:
             images_per_second=round(images_per_second, 1),
             seconds=round(seconds, 1),
             training_seconds=in_tenths(self.clock.seconds),
+            size=self.recipe.size_of_epoch(epoch),
         )
 
     def write(self, state: RunState) -> None:
@@ -98,7 +100,7 @@ class Recorder:
                 f"  val_top5 {row.val_top5:.2f}"
             )
         say(
-            f"epoch {row.epoch}/{self.num_epochs}  loss {row.loss:.3f}"
+            f"epoch {row.epoch}/{self.recipe.train.epochs}  loss {row.loss:.3f}"
             f"  top1 {row.top1:.2f}  top5 {row.top5:.2f}{scores}"
             f"  lr {row.learning_rate:.3g}  {row.images_per_second:.0f} images/s"
             f"  {row.seconds:.0f} s"

@@ -220,6 +220,40 @@ def test_labels_of_mixed_images():
     assert labels.tolist() == [[7, 8, 0.25], [8, 7, 1], [9, 8, 0.5]]
 
 
+@BOTH
+@pytest.mark.parametrize("cuts", [False, True])
+def test_a_batch_is_mixed_with_its_reverse_by_the_draws_of_its_first_image(run, cuts):
+    """What timm does with a batch; the draws of the second and the third image have no effect."""
+    step = check_augment("mixup_or_cutmix", {"per": "batch"})
+    images = np.stack([grey(IMAGE), grey(IMAGE + 50), grey(IMAGE + 100)])
+    draws = {name: np.array([value, 0, 1], "int32") for name, value in BOX.items()}
+    draws |= {"share": np.array([0.75, 0.1, 1.0], "float32"), "cuts": np.array([cuts, True, False])}
+    out = run(lambda i, d: step.apply(i, d, None), images, draws)
+    if cuts:
+        assert out[0, ..., 0].tolist() == [[1, 102, 103], [4, 105, 106], [7, 8, 9]]
+        assert out[2, ..., 0].tolist() == [[101, 2, 3], [104, 5, 6], [107, 108, 109]]
+    else:
+        assert out[0].tolist() == (images[0] + 25).tolist()
+        assert out[2].tolist() == (images[2] - 25).tolist()
+    assert out[1].tolist() == images[1].tolist()  # the middle one meets itself
+    labels = mixed_labels(np.array([7, 8, 9]), draws).numpy()
+    assert labels.tolist() == [[7, 9, 0.75], [8, 8, 0.75], [9, 7, 0.75]]
+
+
+@pytest.mark.parametrize("op", ["mixup", "cutmix"])
+def test_one_operation_may_be_drawn_for_a_batch_too(op):
+    step = check_augment(op, {"per": "batch"})
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 8, 8, 3), "uint8")
+    draws = step.draw(rng, 6, 8)
+    assert "partner" not in draws and len(draws["share"]) == 6
+    first = {name: np.repeat(drawn[:1], 6, axis=0) for name, drawn in draws.items()}
+    reverse = {"partner": (np.array([5, 3, 1, 5, 3, 1]) - 0.5) / 5}  # image 5 - i for image i
+    assert partner_positions(reverse).numpy().tolist() == [5, 4, 3, 2, 1, 0]
+    alone = check_augment(op, {}).apply(images, first | reverse, None)
+    np.testing.assert_array_equal(step.apply(images, draws, None), alone)
+
+
 def test_all_other_images_are_equally_likely_partners():
     rng = np.random.default_rng(0)
     found = np.stack([partner_positions({"partner": rng.random(5)}).numpy() for _ in range(2000)])
@@ -252,6 +286,24 @@ def crop_by_the_definition(rng, height, width, scale, ratio):
         if 0 < w <= width and 0 < h <= height:
             return w * h / (height * width), w / h
     return None
+
+
+def test_a_drawn_filter_is_that_of_each_image():
+    """And it is drawn after the boxes, which are those of any other interpolation."""
+    step = check_augment("random_resized_crop", {"interpolation": "random"})
+    images = np.random.default_rng(1).integers(0, 256, (40, 16, 16, 3), "uint8")
+    draws = step.draw(np.random.default_rng(0), 40, 16)
+    is_bicubic = draws["is_bicubic"]
+    assert 8 < is_bicubic.sum() < 32
+    out = step.apply(images, draws, None).numpy()
+    for number, name in enumerate(("bilinear", "bicubic")):
+        plain = check_augment("random_resized_crop", {"interpolation": name})
+        boxes = plain.draw(np.random.default_rng(0), 40, 16)
+        assert all(np.array_equal(boxes[key], draws[key]) for key in boxes)
+        mine = is_bicubic == bool(number)
+        expected = plain.apply(images, boxes, None).numpy()
+        np.testing.assert_array_equal(out[mine], expected[mine])
+        assert (out[~mine] != expected[~mine]).any(axis=(1, 2, 3)).mean() > 0.9
 
 
 def test_random_resized_crop_draws_as_defined():
@@ -418,6 +470,8 @@ def test_mixup_or_cutmix_draws_both():
         ("rand_augment", {"magnitude": 31}, "from 0 to 30"),
         ("auto_augment", {"policy": "imagenette"}, '"imagenet", "cifar10", "svhn"'),
         ("mixup", {"alpha": 0}, "from 0.001"),
+        ("mixup", {"per": "epoch"}, '"image" or "batch"; received "epoch"'),
+        ("random_resized_crop", {"interpolation": "any"}, '"lanczos", "random"; received "any"'),
         ("color_jitter", {}, "a value above 0 for one of brightness, contrast"),
         ("random_erasing", {"fill": "noise"}, 'from 0 to 255 or "mean"'),
     ],

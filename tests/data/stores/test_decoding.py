@@ -157,6 +157,24 @@ def test_a_crop_is_drawn_in_the_full_size_of_each_image(stores):
     assert max(boxes["width"]) > 46 * 0.9  # boxes of full-size images, not of 16 pixels
 
 
+def test_a_filter_is_drawn_for_each_crop(stores):
+    """In a pipeline as eagerly; the boxes are those of a filter that is not drawn."""
+    store = stores["train"]
+    streams = {
+        name: stream_of(store, ("random_resized_crop", {"interpolation": name}), mirror="random")
+        for name in ("random", "bilinear", "bicubic")
+    }
+    counts = {"bilinear": 0, "bicubic": 0}
+    for step, (images, _) in enumerate(streams["random"].dataset().as_numpy_iterator()):
+        np.testing.assert_array_equal(images, streams["random"].batch(0, step)[0])
+        for image, *others in zip(
+            images, *(streams[name].batch(0, step)[0] for name in counts), strict=True
+        ):
+            (name,) = [n for n, o in zip(counts, others, strict=True) if np.array_equal(image, o)]
+            counts[name] += 1
+    assert sum(counts.values()) == 9 and min(counts.values()) > 1
+
+
 def test_without_a_crop_images_are_shown_as_in_evaluation(stores):
     store = stores["train"]
     images, _ = stream_of(store).batch(epoch=0, step=0)
