@@ -37,7 +37,9 @@ class ChannelNormalization(Table):
     """Mean and standard deviation per channel on the 0..1 pixel scale."""
 
     mean: Annotated[list[float], ThreeNumbers]
+    """Subtracted from red, green and blue."""
     std: Annotated[list[Annotated[float, Field(gt=0)]], ThreeNumbers]
+    """What the difference is divided by."""
 
 
 class NetworkOptions(TaggedTable):

@@ -77,6 +77,7 @@ class LayerSection(TaggedTable):
             '"keras_cv.layers.RandomCutout"',
         ),
     ]
+    """The layer; its arguments are further keys of this table."""
 
 
 def _op_or_layer(step: Json) -> str | None:
