@@ -16,7 +16,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "images" / "demo.png"
 MAX_BYTES = 150_000
-HEIGHT = 420  # pixels
+HEIGHT = 560  # pixels
 GAP = 24  # pixels between the two halves
 NUM_COLOURS = 128  # of the palette, which halves the file
 
@@ -29,17 +29,17 @@ def command(*words: str, folder: Path) -> None:
 def scaled(path: Path) -> Image.Image:
     """Returns a picture at the height of the result."""
     image = Image.open(path).convert("RGB")
-    return image.resize((round(image.width * HEIGHT / image.height), HEIGHT), Image.Resampling.BOX)
+    return image.resize((round(image.width * HEIGHT / image.height), HEIGHT), Image.Resampling.LANCZOS)
 
 
 def draw() -> Image.Image:
-    """Returns the picture: images of an epoch on the left, curves of two runs on the right."""
+    """Returns the picture: images step by step on the left, curves of two runs on the right."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for backend in ("tensorflow", "jax"):
             command("fit", "--recipe", "demo", "--backend", backend, folder=folder)
         runs = [f"saved_models/demo-{backend}" for backend in ("tensorflow", "jax")]
-        sheet = ["--recipe", "demo", "--pictures", "24", "--out", "sheet.png"]
+        sheet = ["--recipe", "demo", "--steps", "--pictures", "4", "--out", "sheet.png"]
         command("data", "preview", *sheet, folder=folder)
         command("curves", *runs, "--against", "epochs", "--out", "curves.png", folder=folder)
         left, right = scaled(folder / "sheet.png"), scaled(folder / "curves.png")

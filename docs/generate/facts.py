@@ -94,6 +94,9 @@ def run_folder_page() -> str:
         "`--name NAME`, or into any folder with `--out`. A finished run is never overwritten.",
         heading(2, "Files", "files"),
         table(["file", "what it holds"], files_of_a_run()),
+        "The folder of a spectral ensemble holds a run folder for each band, `branch-00`, "
+        "`branch-01` and so on, and `ensemble.csv` and `ensemble.png`, the report of `ensemble`. "
+        "`export` writes into the folder too, unless `--out` says otherwise.",
         record_section("history.csv", "history", EpochRow),
         record_section("metrics.json", "metrics", Metrics),
         record_section("metrics.json, of each model file", "metrics-file", FileScore),
@@ -128,6 +131,9 @@ def getattr_path(run: Run, name: str) -> object:
 def record_section(title: str, anchor: str, kind: type) -> str:
     """Returns the keys of a record in a file; a field that no docstring describes is an error."""
     texts = descriptions(kind)
+    missing = [field.name for field in fields(kind) if field.name not in texts]
+    if missing:
+        raise ValueError(f"{kind.__name__} needs a description of {missing} in its docstring")
     rows = [[code(key_of(kind, field)), prose(texts[field.name])] for field in fields(kind)]
     keys = table(["key", "what it holds"], rows)
     return "\n\n".join([heading(2, code(title), anchor), paragraphs(kind.__doc__ or ""), keys])

@@ -1,13 +1,15 @@
 """The reference of the shipped recipes: a table for each data set, and each recipe with its file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from generate.markdown import bullets, code, fence, folded, heading, page, prose, table
 
+from keras_imnet64.core.types import JsonObject
 from keras_imnet64.data.datasets import DATASETS
 from keras_imnet64.recipe.listing import Facts, facts, in_giga, in_words
 from keras_imnet64.recipe.loading import recipes_dir, shipped_recipes
 
+RESULTS = ("published", "measured")  # lines of `in_words` that are written in full here
 HEADINGS = ("recipe", "network", "epochs", "parameters", "MACs", "published", "measured")
 
 
@@ -24,8 +26,8 @@ def recipes_page() -> str:
     return page(
         "Recipes",
         f"The {len(known)} recipes that come with the package, by data set. Accuracies are top-1 "
-        "in percent on the whole validation split, without test-time augmentation unless the "
-        'recipe says so. "Published" is what the source of a recipe reports, "measured" what this '
+        "and top-5 in percent on the whole validation split, without test-time augmentation unless "
+        'the recipe says so. "Published" is what the source of a recipe reports, "measured" what this '
         "package reached. MACs are multiply-accumulates for one image. `python cli.py recipes` "
         "prints the same list, and [Recipe keys](recipe-keys.md) explains the files.",
         *tables,
@@ -36,17 +38,37 @@ def recipes_page() -> str:
 
 def row(known: Facts) -> list[str]:
     """Returns the cells of a recipe in the table of its data set."""
-    published = known["published_top1"]
-    measured = [f"{top1:g} {backend}" for backend, top1 in known["measured_top1"].items()]
+    measured = [f"{accuracies(r)} {backend}" for backend, r in known["measured"].items()]
     return [
         f"[{code(known['recipe'])}](#{known['recipe']})",
         code(known["model"]),
         str(known["epochs"]),
         f"{known['parameters']:,}" if known["parameters"] else "by classes",
         in_giga(known["macs"]) or "by classes",
-        "none" if published is None else f"{published:g}",
+        accuracies(known["published"]) if known["published"] else "none",
         ", ".join(measured) or "not yet run",
     ]
+
+
+def accuracies(result: JsonObject) -> str:
+    """Returns "71.92 / 90.1" for a result that states accuracies or errors; "-" for no value."""
+    found = []
+    for key in ("top1", "top5"):
+        error = result.get(f"{key}_error")
+        accuracy = result.get(key, None if error is None else round(100 - error, 2))
+        found.append("-" if accuracy is None else f"{accuracy:g}")
+    return " / ".join(found)
+
+
+def results(known: Facts) -> Iterator[str]:
+    """Yields the published and the measured results of a recipe, with what they rest on."""
+    named = {"published": known["published"]} if known["published"] else {}
+    named |= {f"measured under {backend}": r for backend, r in known["measured"].items()}
+    for label, result in named.items():
+        notes = [prose(result[key]) for key in ("note", "source") if key in result]
+        yield "; ".join([f"{label}: {accuracies(result)} %", *notes])
+    if not known["measured"]:
+        yield "measured: not yet run"
 
 
 def section(known: Facts) -> str:
@@ -54,11 +76,12 @@ def section(known: Facts) -> str:
     name = known["recipe"]
     text = (recipes_dir() / f"{name}.toml").read_text("utf-8")
     lines = [line.partition("  ") for line in list(in_words(known))[1:]]
+    costs = [(label, words) for label, _, words in lines if label not in RESULTS]
     return "\n\n".join(
         [
             heading(3, code(name), name),
             first_comment(text.splitlines()),
-            bullets(f"{label}: {prose(words)}" for label, _, words in lines),
+            bullets([*(f"{label}: {prose(words)}" for label, words in costs), *results(known)]),
             folded(f"recipes/{name}.toml", fence(text, "toml")),
         ]
     )
