@@ -29,7 +29,8 @@ def command(*words: str, folder: Path) -> None:
 def scaled(path: Path) -> Image.Image:
     """Returns a picture at the height of the result."""
     image = Image.open(path).convert("RGB")
-    return image.resize((round(image.width * HEIGHT / image.height), HEIGHT), Image.Resampling.LANCZOS)
+    size = (round(image.width * HEIGHT / image.height), HEIGHT)
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def draw() -> Image.Image:

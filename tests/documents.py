@@ -1,4 +1,4 @@
-"""The pages that people read, and the code in them: README.md, docs/, and the generated reference."""
+"""The pages that people write, README.md and those of docs/, and the code in them."""
 
 import re
 import shlex

@@ -274,7 +274,7 @@ def test_anchors_are_unique():
 
 def test_prose_keeps_code_and_escapes_the_rest():
     assert prose("a_b *c* `d_e` [f]") == r"a\_b \*c\* `d_e` \[f\]"
-    assert prose("times optimizer.weight_decay, see <x>") == "times `optimizer.weight_decay`, see &lt;x>"
+    assert prose("with loss.l2, see <x>") == "with `loss.l2`, see &lt;x>"
     assert prose("as arXiv:1707.08819") == "as [arXiv:1707.08819](https://arxiv.org/abs/1707.08819)"
 
 

@@ -1,4 +1,4 @@
-"""The reference of the shipped recipes: a table for each data set, and each recipe with its file."""
+"""The reference of the shipped recipes: a table for each data set, and each recipe's own file."""
 
 from collections.abc import Iterator, Sequence
 
@@ -27,9 +27,9 @@ def recipes_page() -> str:
         "Recipes",
         f"The {len(known)} recipes that come with the package, by data set. Accuracies are top-1 "
         "and top-5 in percent on the whole validation split, without test-time augmentation unless "
-        'the recipe says so. "Published" is what the source of a recipe reports, "measured" what this '
-        "package reached. MACs are multiply-accumulates for one image. `python cli.py recipes` "
-        "prints the same list, and [Recipe keys](recipe-keys.md) explains the files.",
+        'the recipe says so. "Published" is what the source of a recipe reports, "measured" what '
+        "this package reached. MACs are multiply-accumulates for one image. "
+        "`python cli.py recipes` prints the same list, and [Recipe keys](recipe-keys.md) explains the files.",
         *tables,
         heading(2, "The recipes one by one", "one-by-one"),
         *map(section, known),
