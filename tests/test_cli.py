@@ -1,6 +1,5 @@
 """The command line as users meet it: help, output, exit statuses, and the README's two commands."""
 
-import ast
 import csv
 import io
 import json
@@ -20,10 +19,8 @@ from click.testing import CliRunner
 from conftest import WNIDS
 from PIL import Image
 
-import keras_imnet64
 from keras_imnet64.cli import cli
 from keras_imnet64.core.errors import EXIT_STATUSES, RunFailed, Stopped
-from keras_imnet64.data.datasets import DATASETS
 from keras_imnet64.models import build_model
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.ship import ship

@@ -1,8 +1,7 @@
 """The reference of the Python API: which names are public; mkdocstrings reads their docstrings."""
 
-from generate.markdown import page
-
 import keras_imnet64
+from generate.markdown import page
 
 SUBPACKAGES = {  # public names that are not of `keras_imnet64` itself, with the module of each
     "keras_imnet64.export.export": "keras_imnet64.export.export",

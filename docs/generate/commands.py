@@ -3,19 +3,18 @@
 from collections.abc import Iterator
 
 import click
-from generate.markdown import code, fence, heading, page, paragraphs, prose, table
 
+from generate.markdown import code, fence, heading, page, paragraphs, prose, table
 from keras_imnet64.cli import cli
 
 PROGRAM = "python cli.py"
-EVERYWHERE = ("verbose", "help")  # options that every command has
 
 
 def commands_page() -> str:
     """Returns the page of all commands."""
-    context = click.Context(cli, info_name=PROGRAM)
-    shared = [p for p in cli.get_params(context) if p.name in EVERYWHERE]
-    sections = [section(command) for command in walk(context)]
+    context = click.Context(cli, info_name=PROGRAM, **cli.context_settings)
+    every = list(walk(context))
+    shared = [p for p in cli.get_params(every[0]) if is_shared(p) and p.name != "version"]
     return page(
         "Commands",
         "`keras-imnet64` is the same as `python cli.py`. Every command also has these options:",
@@ -23,8 +22,8 @@ def commands_page() -> str:
         "Commands that print a result take `--json`: the result is then one JSON object on one "
         "line of standard output, and everything else goes to standard error. "
         "[Exit statuses](exit-codes.md) tell programs what happened.",
-        table(["command", "what it does"], map(summary, walk(context))),
-        *sections,
+        table(["command", "what it does"], map(summary, every)),
+        *map(section, every),
     )
 
 
@@ -39,6 +38,11 @@ def walk(context: click.Context) -> Iterator[click.Context]:
             child = click.Context(command, info_name=name, parent=context)
             yield child
             yield from walk(child)
+
+
+def is_shared(parameter: click.Parameter) -> bool:
+    """Returns whether every command has an option: those that act at once, such as --help."""
+    return not parameter.expose_value
 
 
 def words(context: click.Context) -> str:
@@ -61,7 +65,7 @@ def section(context: click.Context) -> str:
     command = context.command
     text, example = help_and_example(context)
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
-    own = [p for p in command.get_params(context) if p.name not in EVERYWHERE]
+    own = [p for p in command.get_params(context) if not is_shared(p)]
     parts = [
         heading(2, code(words(context)), anchor(context)),
         paragraphs(text),

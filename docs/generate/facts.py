@@ -5,9 +5,9 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Annotated, get_args, get_origin, get_type_hints
 
-from generate.markdown import code, entries, fence, heading, page, paragraphs, prose, table
 from pydantic.fields import FieldInfo
 
+from generate.markdown import code, entries, fence, heading, page, paragraphs, prose, table
 from keras_imnet64.core.errors import EXIT_STATUSES
 from keras_imnet64.data.datasets import DATASETS, find_dataset
 from keras_imnet64.data.locations import Dataset

@@ -52,9 +52,7 @@ FIGURES = {
     "vgg16_bn": Figures(224, 1000, 138_365_992, "15.47"),
     "tiny_cnn1": Figures(64, 200, 4_790_728, "0.59"),
     "tiny_cnn2": Figures(64, 200, 1_725_528, "0.37"),
-    "spectral": Figures(
-        224, 1000, 87_190_688, "3.86", {"factor": 2, "base": {"name": "resnet34"}}
-    ),
+    "spectral": Figures(224, 1000, 87_190_688, "3.86", {"factor": 2, "base": {"name": "resnet34"}}),
 }
 
 

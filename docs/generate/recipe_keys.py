@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping
 from functools import cache
 
 from generate.markdown import code, fence, heading, page, paragraphs, prose, table
-
 from keras_imnet64.core.table_errors import Schema
 from keras_imnet64.core.tables import Table, TaggedTable
 from keras_imnet64.core.types import Json, JsonObject
@@ -107,17 +106,12 @@ def augmentations_page() -> str:
         "sheet.png` shows each step on the same images.",
         table(
             ["op", "what it does"],
-            [
-                [f"[{code(op)}](#{op})", paragraphs(kind.__doc__ or "")]
-                for op, kind in OPS.items()
-            ],
+            [[f"[{code(op)}](#{op})", paragraphs(kind.__doc__ or "")] for op, kind in OPS.items()],
         ),
         '"As torchvision" is tested against torchvision 0.28 on drawn images: the same values '
         "where values change, within a grey level where pixels move.",
         section("Mirroring", "mirror", "A key of `[data]`, before the steps:", mirror),
-        *(
-            tagged(op, kind, "augment") for op, kind in OPS.items()
-        ),
+        *(tagged(op, kind, "augment") for op, kind in OPS.items()),
         section(
             "Layers of Keras or KerasCV",
             "layer",

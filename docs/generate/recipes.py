@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 
 from generate.markdown import bullets, code, fence, folded, heading, page, prose, table
-
 from keras_imnet64.core.types import JsonObject
 from keras_imnet64.data.datasets import DATASETS
 from keras_imnet64.recipe.listing import Facts, facts, in_giga, in_words
@@ -29,7 +28,8 @@ def recipes_page() -> str:
         "and top-5 in percent on the whole validation split, without test-time augmentation unless "
         'the recipe says so. "Published" is what the source of a recipe reports, "measured" what '
         "this package reached. MACs are multiply-accumulates for one image. "
-        "`python cli.py recipes` prints the same list, and [Recipe keys](recipe-keys.md) explains the files.",
+        "`python cli.py recipes` prints the same list, and [Recipe keys](recipe-keys.md) explains "
+        "the files.",
         *tables,
         heading(2, "The recipes one by one", "one-by-one"),
         *map(section, known),

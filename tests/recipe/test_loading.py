@@ -1,8 +1,6 @@
 """Recipes: loading, overriding, saving, and one sentence for each mistake."""
 
-import re
 import tomllib
-from pathlib import Path
 
 import pytest
 

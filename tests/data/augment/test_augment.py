@@ -2,9 +2,6 @@
 
 import itertools
 import math
-import re
-import tomllib
-from pathlib import Path
 
 import numpy as np
 import pytest
