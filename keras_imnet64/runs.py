@@ -109,6 +109,7 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
+        """Whether the run has its final scores."""
         return self.metrics_file.is_file()
 
     @property

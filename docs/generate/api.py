@@ -14,7 +14,7 @@ RESULTS = {  # what the functions return and take
     "Devices": "keras_imnet64.backend.devices.Devices",
 }
 MEMBERS = {  # of the classes above, those that programs use
-    "Run": ["metrics", "history", "environment", "is_finished", "path"],
+    "Run": ["metrics", "history", "environment", "is_finished"],
     "Recipe": ["num_classes", "image_size", "check", "to_toml"],
     "TrainingSetup": [],
     "Devices": ["count", "scope"],

@@ -97,12 +97,12 @@ def run_folder_page() -> str:
         "The folder of a spectral ensemble holds a run folder for each band, `branch-00`, "
         "`branch-01` and so on, and `ensemble.csv` and `ensemble.png`, the report of `ensemble`. "
         "`export` writes into the folder too, unless `--out` says otherwise.",
-        record_section("history.csv", "history", EpochRow),
-        record_section("metrics.json", "metrics", Metrics),
-        record_section("metrics.json, of each model file", "metrics-file", FileScore),
-        record_section("environment.json", "environment", Environment),
-        record_section("environment.json, of each process", "environment-process", ProcessEntry),
-        record_section("not_finite.json", "not_finite", NotFiniteSteps),
+        record_section("`history.csv`", "history", EpochRow),
+        record_section("`metrics.json`", "metrics", Metrics),
+        record_section("Scores in `metrics.json`", "scores", FileScore),
+        record_section("`environment.json`", "environment", Environment),
+        record_section("Processes in `environment.json`", "processes", ProcessEntry),
+        record_section("`not_finite.json`", "not_finite", NotFiniteSteps),
     )
 
 
@@ -134,9 +134,16 @@ def record_section(title: str, anchor: str, kind: type) -> str:
     missing = [field.name for field in fields(kind) if field.name not in texts]
     if missing:
         raise ValueError(f"{kind.__name__} needs a description of {missing} in its docstring")
-    rows = [[code(key_of(kind, field)), prose(texts[field.name])] for field in fields(kind)]
+    rows = [
+        [code(key_of(kind, field)), prose(capitalized(texts[field.name]))]
+        for field in fields(kind)
+    ]
     keys = table(["key", "what it holds"], rows)
-    return "\n\n".join([heading(2, code(title), anchor), paragraphs(kind.__doc__ or ""), keys])
+    return "\n\n".join([heading(2, title, anchor), paragraphs(kind.__doc__ or ""), keys])
+
+
+def capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def descriptions(kind: type) -> dict[str, str]:

@@ -197,7 +197,8 @@ def shared_table(
     """
     names = [name for sub in subclasses(kind) for name in sub.tags()]
     first = next(iter(subclasses(kind)))
-    words = {"name": f"one of {', '.join(map(code, names))}"}
+    quoted = ", ".join(f'"{name}"' for name in names)
+    words = {"name": prose(f"one of {quoted}")}
     only = [key for key in kind.model_fields if key not in skip]
     return option_table(first, prefix, only=only, words=words, anchors=anchors)
 
@@ -235,7 +236,7 @@ def option_table(
             [
                 code(key, f"{prefix}.{key}".lstrip(".") if anchors else ""),
                 (words or {}).get(key) or prose(Schema(json_schema()).in_words(value)),
-                "required" if key in node.get("required", ()) else default_of(value.get("default")),
+                default_in_words(key, node),
                 prose(value["description"]),
             ]
         )
@@ -249,8 +250,16 @@ def definitions() -> dict[str, JsonObject]:
     return {Recipe.__name__: schema, **schema["$defs"]}
 
 
+def default_in_words(key: str, table: JsonObject) -> str:
+    """Returns the default of a key; "-" where the description says it."""
+    if key in table.get("required", ()):
+        return "required"
+    value = table["properties"][key]
+    return default_of(value["default"]) if "default" in value else "-"
+
+
 def default_of(value: Json) -> str:
-    """Returns a default as TOML; "none" where the key can be left out and then has no value."""
+    """Returns a default as TOML; "none" where a key that is left out has no value."""
     if value is None:
         return "none"
     if isinstance(value, bool):
