@@ -14,7 +14,8 @@ def commands_page() -> str:
     """Returns the page of all commands."""
     context = click.Context(cli, info_name=PROGRAM, **cli.context_settings)
     every = list(walk(context))
-    shared = [p for p in cli.get_params(every[0]) if is_shared(p) and p.name != "version"]
+    first = every[0]
+    shared = [p for p in first.command.get_params(first) if is_shared(p)]
     return page(
         "Commands",
         "`keras-imnet64` is the same as `python cli.py`. Every command also has these options:",
