@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import click
 
 from generate.markdown import code, fence, heading, page, paragraphs, prose, table
-from keras_imnet64.cli import cli
+from keras_imnet64.cli.frame import cli
 
 PROGRAM = "python cli.py"
 

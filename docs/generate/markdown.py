@@ -85,7 +85,7 @@ def entries(docstring: str, section: str) -> dict[str, str]:
     """
     parts = SECTION.split(inspect.cleandoc(docstring))
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
-    found = {}
+    found: dict[str, str] = {}
     for names, text in ENTRY.findall(sections.get(section, "")):
         found |= dict.fromkeys(names.split(", "), " ".join(text.split()))
     return found
