@@ -84,12 +84,18 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a model on the images of a selection."""
+    """Scores of a model on the images of a selection.
 
-    top1: float  # percent
-    top5: float  # percent
-    loss: float  # cross-entropy in nats
-    count: int  # number of images
+    Attributes:
+        top1, top5: accuracies in percent.
+        loss: cross-entropy in nats.
+        count: number of images.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    count: int
 
 
 @dataclass(frozen=True)
@@ -235,21 +241,37 @@ class SizeStage:
 
 @dataclass(frozen=True)
 class EpochRow:
-    """A row of history.csv, whose columns are these fields. Accuracies are in percent."""
+    """A row of history.csv, whose columns are these fields. Accuracies are in percent.
 
-    epoch: int  # counted from 1
-    step: int  # updates of the weights since the run began
-    learning_rate: float  # of the epoch's last update
+    Attributes:
+        epoch: counted from 1.
+        step: updates of the weights since the run began.
+        learning_rate: that of the epoch's last update.
+        loss: what training minimises, with L2 and label smoothing; the mean over the epoch.
+        top1, top5: accuracies in training, on the augmented images.
+        val_loss: cross-entropy of the validation images; empty, as are the next two, in epochs that
+            `train.validate_every` does not score.
+        val_top1, val_top5: accuracies on the validation images.
+        images_per_second: speed of the epoch's steps without the first one, which compiles.
+        seconds: duration of the epoch's steps in the process that ended the epoch.
+        training_seconds: wall clock from the run's first step to the end of this epoch, its scores
+            included; empty if a version that did not count it trained a part of the run.
+        size: pixels per side of the epoch's images; empty in rows of earlier versions.
+    """
+
+    epoch: int
+    step: int
+    learning_rate: float
     loss: float
     top1: float
     top5: float
-    val_loss: float | None  # the three are None where `train.validate_every` leaves them out
+    val_loss: float | None
     val_top1: float | None
     val_top5: float | None
-    images_per_second: float  # without the first step, which compiles
-    seconds: float  # of its steps in the process that ended the epoch
-    training_seconds: float | None = None  # of the run so far, this epoch's scores included
-    size: int | None = None  # pixels per side of its images; None in rows of earlier versions
+    images_per_second: float
+    seconds: float
+    training_seconds: float | None = None
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -319,12 +341,19 @@ class NotFiniteSteps:
     """not_finite.json: the step after which the state was not finite, and its images.
 
     If only a range of steps is known, `first_step` is the first of them and `step` the last.
+
+    Attributes:
+        epoch: counted from 1.
+        step: the step of the epoch, counted from 1.
+        split: the split of the data set from which the images are.
+        positions: the places of the images in the store of that split.
+        first_step: the first step of the range; not stated if the step is known.
     """
 
-    epoch: int  # counted from 1
-    step: int  # of the epoch, counted from 1
+    epoch: int
+    step: int
     split: str
-    positions: tuple[int, ...]  # of the images in the store
+    positions: tuple[int, ...]
     first_step: int | None = None
 
 
@@ -343,7 +372,17 @@ class PerSplit(Generic[Value]):
 
 @dataclass(frozen=True)
 class ProcessEntry:
-    """A process that has trained a run: where it started, on which devices and versions."""
+    """A process that has trained a run: where it started, on which devices and versions.
+
+    Attributes:
+        from_epoch, from_step: the epoch, counted from 0, and the number of its steps that were done
+            when the process took over.
+        backend: "tensorflow", "jax" or "torch".
+        devices: as the backend spells them, such as "GPU:0".
+        python: the version of Python.
+        versions: those of the packages that decide the numbers, by name.
+        settings: environment variables that may change last bits, as they were set.
+    """
 
     from_epoch: int
     from_step: int
@@ -351,12 +390,22 @@ class ProcessEntry:
     devices: tuple[str, ...]
     python: str
     versions: dict[str, str]
-    settings: dict[str, str] = field(default_factory=dict)  # variables that may change last bits
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """environment.json: the data's identity, and the processes that trained, in their order."""
+    """environment.json: the data's identity, and the processes that trained, in their order.
+
+    Attributes:
+        dataset: the data set.
+        verified: for each split, whether the images are known to be those that the name promises.
+        digest: for each split, the SHA-256 of the store's images and labels.
+        own_model: whether the network was passed to `fit` and is not the recipe's.
+        exactly_resumable: whether an interrupted run ends with the same bits; false with layers
+            that draw their own random numbers.
+        processes: one entry for each process that trained.
+    """
 
     dataset: str
     verified: PerSplit[bool]
@@ -368,18 +417,35 @@ class Environment:
 
 @dataclass(frozen=True)
 class FileScore(Scores):
-    """Scores of a model file of a run."""
+    """Scores of a model file of a run.
 
-    epoch: int | None = None  # of best.keras
-    val_top1: float | None = None  # by which best.keras was chosen
-    top1_views: float | None = None  # see `ViewScores`, whose fields these are
+    Attributes:
+        epoch: the epoch of best.keras.
+        val_top1: the accuracy by which best.keras was chosen.
+        top1_views, top5_views, loss_views: scores of the average over `evaluation.views`, see
+            `ViewScores`.
+    """
+
+    epoch: int | None = None
+    val_top1: float | None = None
+    top1_views: float | None = None
     top5_views: float | None = None
     loss_views: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredImages:
-    """Which model was scored on which images, and how: the first keys of every metrics.json."""
+    """Which model was scored on which images, and how: the first keys of every metrics.json.
+
+    Attributes:
+        recipe: the name of the recipe.
+        backend: the backend that trained.
+        dataset, split: the images that are scored, all of them.
+        verified: whether these images are known to be those that the name promises.
+        selected_on: the images by which the epoch of best.keras was chosen.
+        crops: 1 or 10 of each image.
+        views: those of `top1_views`.
+    """
 
     recipe: str | None = None
     backend: str | None = None
@@ -388,17 +454,28 @@ class ScoredImages:
     verified: bool
     selected_on: Literal["holdout", "validation", "none"] | None = None
     crops: int = 1
-    views: ViewSet = "none"  # those of `top1_views`
+    views: ViewSet = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics(ScoredImages):
-    """metrics.json of a finished run. An ensemble has no epochs and no best.keras."""
+    """metrics.json of a finished run. An ensemble has no epochs and no best.keras.
+
+    Attributes:
+        epochs: the number of epochs that were trained.
+        seconds: duration of the steps of all epochs.
+        training_seconds: wall clock from the first step to the written model file, compilation,
+            checkpoints and the scores of epochs included; of an interrupted run the sum over its
+            processes, see `training.clock`; null if a version that did not count it trained a part.
+        peak_memory_mb: peak memory of the process that trained last.
+        model: scores of model.keras.
+        best: scores of best.keras.
+    """
 
     epochs: int | None = None
-    seconds: float | None = None  # of the epochs' steps
-    training_seconds: float | None = None  # see `training.clock`
-    peak_memory_mb: float | None = None  # of the process that trained last
+    seconds: float | None = None
+    training_seconds: float | None = None
+    peak_memory_mb: float | None = None
     model: Annotated[FileScore, Field(alias="model.keras")]
     best: Annotated[FileScore | None, Field(alias="best.keras")] = None
 

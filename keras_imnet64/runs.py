@@ -39,46 +39,68 @@ class Run:
 
     @property
     def recipe_file(self) -> Path:
+        """The recipe with every value filled in: `fit --recipe` with this file repeats the run."""
         return self.path / "recipe.toml"
 
     @property
     def environment_file(self) -> Path:
+        """Versions, backend and devices of each process that trained; the digest of the data."""
         return self.path / "environment.json"
 
     @property
     def history_file(self) -> Path:
+        """A row for each epoch."""
         return self.path / "history.csv"
 
     @property
     def metrics_file(self) -> Path:
+        """The scores of both model files on the whole validation split, loaded anew from disk.
+
+        It exists only if the run is finished.
+        """
         return self.path / "metrics.json"
 
     @property
     def not_finite_file(self) -> Path:
+        """Only if a loss or a weight became infinite or no number: the step, and its images."""
         return self.path / "not_finite.json"
 
     @property
     def classes_file(self) -> Path:
+        """The names of the classes, in the order of the logits."""
         return self.path / "classes.txt"
 
     @property
     def checkpoints(self) -> Path:
+        """The two newest states, from which an interrupted run resumes."""
         return self.path / "checkpoints"
 
     @property
     def lock_file(self) -> Path:
+        """Which process works in the folder."""
         return self.path / ".lock"
 
     @property
     def logs(self) -> Path:
+        """Curves for TensorBoard: `tensorboard --logdir saved_models`."""
         return self.path / "logs"
 
     @property
     def best(self) -> Path:
+        """The weights after the epoch that did best on the images held out (`data.holdout`).
+
+        Without such images it is a copy of `model.keras`.
+        """
         return self.path / "best.keras"
 
     @property
     def model(self) -> Path:
+        """The network with the last weights, in float32 and of Keras' own layers.
+
+        With `train.ema` or `train.average_last` it has the averaged weights, with
+        `optimizer.lookahead` the slow ones; `train.remeasure_statistics` measures the statistics of
+        batch normalisation anew.
+        """
         return self.path / "model.keras"
 
     def hashes_file(self, split: str) -> Path:
@@ -87,6 +109,7 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
+        """Whether the run has its final scores."""
         return self.metrics_file.is_file()
 
     @property

@@ -1,8 +1,9 @@
-"""The README's transcript of a newcomer's first steps: read, run as written, written anew.
+"""The transcript of a newcomer's first steps, in docs/first-steps.md: read, run, written anew.
 
     python tests/first_steps.py
 
-runs its commands in a new folder, as a newcomer would, and puts what they print into the README.
+runs its commands in a new folder, as a newcomer would, and puts what they print into the page's
+first ```console block. What stands around that block is written by hand.
 """
 
 import os
@@ -14,13 +15,40 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "first-steps.md"
 BLOCK = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
+NUMBER = re.compile(r"(?<![\w.])-?\d[\d.,]*(?:e[-+]?\d+)?(?!\w)")
+PATH = re.compile(r"(?<!\S)/\S+")
+PASSING = re.compile(r" \.\.\.")  # a line that is there only if something takes long
+
+
+def transcript(text):
+    """{command: what the page shows that it prints}, in their order."""
+    parts = re.split(r"^\$ ", BLOCK.search(text)[0], flags=re.MULTILINE)
+    return {part.partition("\n")[0]: part.partition("\n")[2] for part in parts[1:]}
 
 
 def commands(text):
     """The lines after `$ ` of the transcript."""
-    return [line[2:] for line in BLOCK.search(text)[0].splitlines() if line.startswith("$ ")]
+    return list(transcript(text))
+
+
+def keys(printed):
+    """What a command says, without the values: the names in the lines, each once, in their order.
+
+    A line is a key and its value, or a key and pairs of a name and a value, with two spaces or more
+    between them. Numbers and paths differ from machine to machine, and so do the lines that end in
+    dots, which show what takes long.
+    """
+    names = {}
+    for line in printed.splitlines():
+        if not line.strip() or PASSING.search(line):
+            continue
+        first, *others = re.split(r"\s{2,}", PATH.sub("PATH", NUMBER.sub("N", line)).strip())
+        names[first] = None
+        if len(others) > 1:
+            names |= {f"{first}: {other.split(' ')[0]}": None for other in others}
+    return list(names)
 
 
 def newcomer(home, data_dir=None):
@@ -57,7 +85,7 @@ def settle(folder):
 
 
 def write_anew():
-    text = README.read_text()
+    text = PAGE.read_text()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "keras_imnet64"
         folder.mkdir()
@@ -69,8 +97,8 @@ def write_anew():
             printed = run(command, folder, environment).replace(scratch, "/home/you")
             parts.append(f"$ {command}\n{printed}")
             print(printed, flush=True)
-    transcript = "\n".join("\n".join(s.rstrip() for s in p.splitlines()) + "\n" for p in parts)
-    README.write_text(BLOCK.sub(lambda _: transcript, text, count=1))
+    shown = "\n".join("\n".join(s.rstrip() for s in p.splitlines()) + "\n" for p in parts)
+    PAGE.write_text(BLOCK.sub(lambda _: shown, text, count=1))
 
 
 if __name__ == "__main__":

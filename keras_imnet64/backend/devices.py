@@ -101,6 +101,7 @@ class Devices:
 
     @property
     def count(self) -> int:
+        """Number of devices."""
         return len(self.names)
 
     def scope(self) -> AbstractContextManager[object]:

@@ -7,6 +7,21 @@ EXIT_RUN_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_STOPPED_STATE_SAVED = 75
 EXIT_STOPPED_AT_ONCE = 130
+EXIT_STATUSES = {  # what each tells whoever runs a command
+    EXIT_DONE: "Done.",
+    EXIT_RUN_FAILED: (
+        "The run failed after it had started: the loss or a weight is not finite, or memory or "
+        "disk space ran out. Of `doctor`: something is wrong with the machine."
+    ),
+    EXIT_USER_ERROR: (
+        "A mistake that you can correct: one sentence on standard error says what is wrong, what "
+        "was received and what would work."
+    ),
+    EXIT_STOPPED_STATE_SAVED: (
+        "A signal stopped the run after its state was saved: the same command resumes it."
+    ),
+    EXIT_STOPPED_AT_ONCE: "Stopped at once, by Ctrl-C or another signal.",
+}
 
 MAX_MESSAGE_CHARACTERS = 1500  # enough for the names and digests of three archives
 

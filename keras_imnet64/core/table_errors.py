@@ -44,7 +44,7 @@ def error_message(
         error: what pydantic raised when it validated `values` as a `kind`.
         where: the dotted key of the table; "" for a whole recipe.
     """
-    schema = _Schema(kind.model_json_schema(schema_generator=JsonSchema))
+    schema = Schema(kind.model_json_schema(schema_generator=JsonSchema))
     errors = error.errors()
     first = _first(errors)
     place = schema.locate(first["loc"], values)
@@ -124,7 +124,7 @@ def _as_toml(value: Json) -> str:
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
-class _Schema:
+class Schema:
     """A JSON Schema made by pydantic: locates errors in it, and describes its values in words."""
 
     def __init__(self, schema: JsonObject) -> None:

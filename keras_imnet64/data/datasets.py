@@ -52,6 +52,8 @@ def _imagenet_row(size: int) -> Dataset:
         num_classes=1000,
         splits={"train": 1_281_167, "validation": 50_000},
         description=f"ImageNet-1K at {size} x {size} pixels (arXiv:1707.08819), through TFDS.",
+        made_from="The archives of image-net.org, through the TensorFlow Datasets builder of that "
+        "name: downloaded where the site allows it, else from the folder of the archives.",
         make=through_tfds,
         labels=_imagenet_labels,
         builder="imagenet_resized",
@@ -69,6 +71,7 @@ DATASETS: Mapping[str, Dataset] = {
             num_classes=len(shapes.CLASSES),
             splits={"train": shapes.NUM_TRAIN, "validation": shapes.NUM_VALIDATION},
             description=shapes.DESCRIPTION,
+            made_from="Drawn on the spot when it is first used, the same bytes on every machine.",
             make=through_tfds,
             labels=lambda: (list(shapes.CLASSES), list(shapes.CLASSES)),
             builder="shapes",
@@ -80,6 +83,8 @@ DATASETS: Mapping[str, Dataset] = {
             num_classes=tiny_imagenet.NUM_CLASSES,
             splits={"train": tiny_imagenet.NUM_TRAIN, "validation": tiny_imagenet.NUM_VALIDATION},
             description="Tiny ImageNet: 200 classes of ImageNet at 64 x 64 pixels, as JPEG.",
+            made_from="tiny-imagenet-200.zip or its unpacked folder, whose validation images may "
+            "have been sorted into class folders.",
             make=from_image_files,
             has_file_per_image=True,
             resize_filter="box",  # our choice: its authors do not name theirs
@@ -94,6 +99,8 @@ DATASETS: Mapping[str, Dataset] = {
                 "validation": imagenet2012.NUM_VALIDATION,
             },
             description="ImageNet-1K of 2012 as JPEGs of any size, read in place.",
+            made_from="The two tars of image-net.org, which stay packed, folders train and val "
+            "with class folders, or what TensorFlow Datasets has built.",
             make=from_imagenet2012,
             has_file_per_image=True,
             resize_filter="bilinear",
@@ -104,6 +111,8 @@ DATASETS: Mapping[str, Dataset] = {
             num_classes=11_221,
             splits={"train": 11_797_632, "validation": 561_052},
             description="ImageNet-21K's published selections (arXiv:2104.10972), as JPEGs.",
+            made_from="The folder of class folders: those with more than 500 images, or those of "
+            "--class-list; the first 50 images of each class are for validation.",
             make=from_imagenet21k,
             has_file_per_image=True,
             resize_filter="bilinear",
@@ -114,6 +123,8 @@ DATASETS: Mapping[str, Dataset] = {
             num_classes=None,
             splits={"train": None, "validation": None},
             description="Your own images in class folders; several sets as image_folder/NAME.",
+            made_from="A folder whose folders are classes, or hold them as train, val or test; "
+            "images of any size and of any kind that Pillow reads.",
             make=from_image_folder,
             has_file_per_image=True,
             resize_filter="bilinear",
@@ -147,6 +158,7 @@ def _downsampled_row(name: str) -> Dataset:
         num_classes=None,
         splits={"train": None, "validation": None},
         description=f"The images of {match['name']}, downsampled to {size} x {size} pixels.",
+        made_from="A data set of larger images, by `data downsample`.",
         make=_made_by_downsampling,
         resize_filter=match["filter"] or "box",
         promises_images=False,

@@ -34,6 +34,7 @@ class Dataset:
         num_classes: K; None if it depends on the user's images.
         splits: images in "train" and "validation", as the name promises them, or None.
         description: one sentence.
+        made_from: where its images come from and which sources `prepare` takes, in a sentence.
         make: the function of `prepare` that makes its stores from a `prepare.Request`.
         labels: returns (class ids, class names), in label order; None if the source lists them.
         builder: the name of TFDS' builder; empty if the images do not come through TFDS.
@@ -52,6 +53,7 @@ class Dataset:
     num_classes: int | None
     splits: dict[str, int | None]
     description: str
+    made_from: str
     make: Callable[..., dict[str, Store]]
     labels: Callable[[], tuple[list[str], list[str]]] | None = None
     builder: str = ""

@@ -50,7 +50,10 @@ def evaluate(
         run_or_model: a run folder or a model file.
         dataset: default: the one that the model was trained on.
         split: "train" or "validation".
+        data_dir: the folder of data sets; None: `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+        cache_dir: the folder whose `packed` holds the packed stores; None: the data dir.
         devices: what `take_devices` returned; None takes all.
+        pack_progress: called as (description, done, total) while a data set is packed.
         ten_crop: whether the model sees each image as its centre, its corners and the mirror image
             of each, and the ten softmax outputs are averaged (Krizhevsky et al., 2012); None
             follows the model's recipe.

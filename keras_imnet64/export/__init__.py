@@ -55,7 +55,8 @@ def export(
         out: the file or folder to write; by default in the run's folder, or beside the file.
         images: files and folders of images to compare logits on; by default validation images
             of the model's data set, or drawn images where it is not prepared.
-        data_dir, cache_dir: folders of data sets, see `data.datasets.prepare`.
+        data_dir: the folder of data sets; None: `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+        cache_dir: the folder whose `packed` holds the packed stores; None: the data dir.
 
     Returns:
         dict, fit for JSON: model, format, path, bytes, classes (number of class names in the

@@ -37,7 +37,9 @@ class ChannelNormalization(Table):
     """Mean and standard deviation per channel on the 0..1 pixel scale."""
 
     mean: Annotated[list[float], ThreeNumbers]
+    """Subtracted from red, green and blue."""
     std: Annotated[list[Annotated[float, Field(gt=0)]], ThreeNumbers]
+    """What the difference is divided by."""
 
 
 class NetworkOptions(TaggedTable):
@@ -66,8 +68,8 @@ class ConvolutionalOptions(NetworkOptions):
     """The options that networks of convolutions share; `build_model` takes them itself."""
 
     init: Literal["default", "dirac"] = "default"
-    """dirac: the first filters of each convolution larger than 1x1 pass its input channels on
-    unchanged, and the others are as by default."""
+    """dirac (arXiv:2404.00498): the first filters of each convolution larger than 1x1 pass its
+    input channels on unchanged, and the others are as by default."""
 
 
 class Whitening(Table):
@@ -83,7 +85,9 @@ class WhitenedOptions(ConvolutionalOptions):
     """The options that networks with a 3x3 stem share."""
 
     whitening: Whitening | None = None
-    """A convolution in front of the stem, whose fixed filters are measured on training images."""
+    """A convolution in front of the stem whose fixed filters decorrelate patches of the pictures
+    (arXiv:2404.00498): measured on training images before the first step, not trained, and shipped
+    as an ordinary convolution. For stems of 3x3."""
 
 
 class WideResNetOptions(WhitenedOptions):
@@ -125,7 +129,7 @@ class ResNetOptions(ResidualOptions):
     """imagenet: 7x7 at stride 2 and a pool; small: 3x3 at stride 1; small_pool: 3x3 at stride 1
     and the pool; auto: small up to 64 pixels, above that imagenet."""
     anti_aliasing: bool = False
-    """Blur before subsampling."""
+    """Blur before subsampling (arXiv:1904.11486)."""
 
     def at_size(self, image_size: int) -> Self:
         if self.stem != "auto":

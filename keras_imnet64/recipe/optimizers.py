@@ -91,16 +91,25 @@ class OptimizerOptions(TaggedTable):
 
 
 class SGDOptions(OptimizerOptions):
+    """Stochastic gradient descent with momentum."""
+
     name: Literal["sgd"]
     momentum: Momentum = 0.9  # Keras: 0
+    """Share of the last update in the next one."""
     nesterov: bool = False
+    """Whether the gradient is taken as if the momentum had been applied (Nesterov)."""
 
 
 class AdamWOptions(OptimizerOptions):
+    """AdamW (arXiv:1711.05101)."""
+
     name: Literal["adamw"]
     beta_1: Momentum = 0.9
+    """Decay of the mean of the gradients."""
     beta_2: Momentum = 0.999
+    """Decay of the mean of their squares."""
     epsilon: Positive = 1e-7
+    """Added to the root by which an update is divided."""
 
 
 class MuonOptions(OptimizerOptions):
@@ -108,7 +117,9 @@ class MuonOptions(OptimizerOptions):
 
     name: Literal["muon"]
     momentum: Momentum = 0.95
+    """Share of the last update in the next one."""
     nesterov: bool = True
+    """Whether the gradient is taken as if the momentum had been applied (Nesterov)."""
     ns_steps: Annotated[int, Field(ge=1, le=100)] = 5
     """Newton-Schulz iterations that orthogonalise an update."""
     rms_rate: Positive = 0.2
@@ -117,10 +128,15 @@ class MuonOptions(OptimizerOptions):
     """Regular expressions of the paths of layers that Adam updates; every published account
     includes the head."""
     exclude_embeddings: bool = True
+    """Whether Adam updates embeddings too."""
     adam_lr_ratio: Positive = 1.0
+    """Adam's learning rate as a multiple of Muon's."""
     adam_beta_1: Momentum = 0.9
+    """Adam's decay of the mean of the gradients."""
     adam_beta_2: Momentum = 0.999
+    """Adam's decay of the mean of their squares."""
     epsilon: Positive = 1e-7
+    """Added to the root by which an update is divided."""
 
 
 class LambOptions(OptimizerOptions):
@@ -133,8 +149,11 @@ class LambOptions(OptimizerOptions):
     clip_norm: Positive | None = 1.0  # of the other optimizers: none
     """Largest global norm of the gradients, after their reduction over devices."""
     beta_1: Momentum = 0.9
+    """Decay of the mean of the gradients."""
     beta_2: Momentum = 0.999
+    """Decay of the mean of their squares."""
     epsilon: Positive = 1e-6  # Keras: 1e-7
+    """Added to the root by which an update is divided."""
     always_adapt: bool = False
     """Whether updates of variables without decay, such as biases, are adapted to their size too."""
 
@@ -202,14 +221,19 @@ class _SteadyOptions(ScheduleOptions):
 
 
 class ConstantOptions(_SteadyOptions):
+    """The peak from the warm-up to the end; the schedule of a recipe that states none."""
+
     name: Literal["constant"] = "constant"
 
 
 class StepOptions(ScheduleOptions):
+    """The rate falls by a factor at some epochs."""
+
     name: Literal["step"]
     epochs: Epochs
     """Epochs at whose start the rate is multiplied by the factor."""
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """What the rate is multiplied by."""
 
     @model_validator(mode="after")
     def _drops_between_epochs(self) -> Self:
@@ -297,6 +321,7 @@ class PlateauOptions(_SteadyOptions):
 
     name: Literal["plateau"]
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """What the rate is multiplied by."""
     patience: Annotated[int, Field(ge=1, le=10**9)] = 10
     """Epochs without a fall of the loss until the rate is lowered."""
     min_delta: NonNegative = 0.0

@@ -40,6 +40,8 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataSection(Table):
+    """The images, and the batches in which training sees them."""
+
     dataset: str
     """A data set of `data info`, such as "imagenet_resized/64x64"."""
     batch_size: Positive
@@ -75,6 +77,7 @@ class LayerSection(TaggedTable):
             '"keras_cv.layers.RandomCutout"',
         ),
     ]
+    """The layer; its arguments are further keys of this table."""
 
 
 def _op_or_layer(step: Json) -> str | None:
@@ -95,9 +98,13 @@ AnyStep = Annotated[
 
 
 class LossSection(Table):
+    """What training minimises. Validation and final scores report the cross-entropy, whatever the
+    loss."""
+
     name: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     """binary_cross_entropy: each class is a question of its own, as in "ResNet strikes back"."""
     label_smoothing: Rate = 0.0
+    """Share of a target that is spread over all classes."""
     target_threshold: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Targets of binary_cross_entropy above this value, smoothed and mixed, become 1, all others
     0; default: they stay as they are."""
@@ -111,9 +118,15 @@ class LossSection(Table):
 
 
 class TrainSection(Table):
+    """How long training takes, which weights ship, and what it costs."""
+
     epochs: Positive
+    """Epochs of the run."""
     dtype: Literal["float32", "mixed_bfloat16"] = "float32"
+    """Numbers in which the network computes; mixed_bfloat16: layers in bfloat16, with weights,
+    normalisation of pixels, logits and loss in float32."""
     seed: Count = 0
+    """Decides the initial weights, the order of the images and every random draw."""
     batch_norm: Literal["global", "per_device"] = "global"
     """The images over which batch normalisation takes mean and variance."""
     ema: Rate = 0.0
@@ -144,6 +157,7 @@ class TrainSection(Table):
     """Whether the backward pass recomputes activations of blocks instead of keeping them, which
     saves memory and costs time."""
     xla: Literal["auto", "on", "off"] = "auto"
+    """Whether TensorFlow compiles the training step with XLA; auto: on one GPU. JAX always does."""
     early_stopping: Count = 0
     """Epochs without a better val_top1 after which the run ends; 0: never."""
     validate_every: Count = 1
@@ -167,7 +181,9 @@ class TrainSection(Table):
     """If the loss or a weight is not finite: stop, or go back to a checkpoint and multiply the
     learning rate by rollback_factor, at most max_rollbacks times."""
     rollback_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """See on_nan."""
     max_rollbacks: Annotated[int, Field(ge=1, le=100)] = 3
+    """See on_nan."""
 
 
 class EvaluationSection(Table):
@@ -177,6 +193,7 @@ class EvaluationSection(Table):
     resize: Annotated[int, Field(ge=8, le=2048)] | None = None
     """Pixels of the shorter side before the centre is cropped; default: 256 / 224 of image_size."""
     interpolation: ResizeFilter = "bilinear"
+    """How images are resampled."""
     ten_crop: bool = False
     """Whether scores of the finished model average its predictions for the centre, the corners and
     their mirror images."""
@@ -190,12 +207,19 @@ class ResultSection(Table):
     """A published or measured result, with errors and accuracies in percent."""
 
     top1: float | None = None
+    """Top-1 accuracy."""
     top5: float | None = None
+    """Top-5 accuracy."""
     top1_error: float | None = None
+    """Top-1 error, where the source states errors."""
     top5_error: float | None = None
+    """Top-5 error."""
     seconds: float | None = None
+    """Duration of the run."""
     note: str | None = None
+    """What a reader must know to compare it."""
     source: str | None = None
+    """The paper or page, or the command that measured it."""
 
     @property
     def accuracy(self) -> float | None:

@@ -66,7 +66,8 @@ def fit(
             [B, H, W, 3] -> logits [B, K], of Keras' own layers. Training starts from its weights.
             On several devices build it within `devices.scope()`.
         callbacks: your Keras callbacks, called after ours; validation scores are in `history`.
-        data_dir, cache_dir: folders of data sets and of stores, see `datasets.open_dataset`.
+        data_dir: the folder of data sets; None: `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+        cache_dir: the folder whose `packed` holds the packed stores; None: the data dir.
         devices: the result of `take_devices`; None takes all.
         fresh: start over; a run in the folder is renamed and kept.
         pack_progress: called as (description, done, total) while a data set is packed.

@@ -2,7 +2,7 @@
 
 Each function of `KERNELS` takes a layer of Keras and returns what the training model calls instead,
 or None where the layer's settings need Keras' own code. The layer keeps its variables. What each
-function is worth is in the README ("How fast a training step is").
+function is worth is in docs/results/speed.md.
 """
 
 import math

@@ -5,18 +5,15 @@ the wide residual networks of arXiv:1707.08819 are in `test_wide_resnet` and bel
 """
 
 import json
-import re
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
+from generate.networks import FIGURES
 
 from keras_imnet64.models import MODELS, build_model
 from keras_imnet64.models.keras_private import without_weights
 from keras_imnet64.models.macs import count_macs, count_parameters
-
-README = (Path(__file__).parents[2] / "README.md").read_text()
 
 VGG = {"base": {"name": "vgg16_bn"}}
 # name, image size, classes, options, parameters, billions of MACs as printed (None: not published)
@@ -172,16 +169,8 @@ def test_variables_of_a_model_without_weights_are_not_created_later():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_readme_states_the_counts(name):
-    (row,) = [line for line in README.splitlines() if re.match(rf"\| `{name}`.* G \|", line)]
-    options = {
-        "wide_resnet": {"depth": 36, "width": 5},
-        "spectral": {"factor": 2, "base": {"name": "resnet34"}},
-    }.get(name, {})
-    tiny = ("small_resnet", "tiny_cnn1", "tiny_cnn2")
-    sizes = {"wide_resnet": (64, 1000)} | dict.fromkeys(tiny, (64, 200))
-    sizes = sizes.get(name, (224, 1000))
-    model = without_numbers(name, *sizes, **options)
-    assert f"| {count_parameters(model):,} | {billions(model):.2f} G |" in row
-    own = [option for option in MODELS[name].options.option_fields() if option not in options]
-    assert "the same" in row or all(f"`{option}`" in row for option in own)
+def test_the_reference_states_the_counts(name):
+    shown = FIGURES[name]
+    model = without_numbers(name, shown.image_size, shown.num_classes, **shown.options)
+    assert count_parameters(model) == shown.parameters
+    assert f"{count_macs(model) / 1e9:.2f}" == shown.giga_macs

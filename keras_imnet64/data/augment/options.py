@@ -52,12 +52,15 @@ class OperationOptions(TaggedTable):
 
 
 class PadCropOptions(OperationOptions):
+    """Pads the image and crops it back to its size, at a random place."""
+
     module = "crops"
 
     op: Literal["pad_crop"]
     padding: Annotated[int, Field(ge=0, le=128)] = 4
     """Pixels on each side."""
     fill: Literal["zero", "reflect", "mean"] = "zero"
+    """What the padding shows: black, the mirrored border, or the mean of all training images."""
 
     def check_image_size(self, image_size: int) -> None:
         if self.padding >= image_size:
@@ -68,6 +71,8 @@ class PadCropOptions(OperationOptions):
 
 
 class RandomResizedCropOptions(OperationOptions):
+    """Shows a random box of the image, resized as torchvision does it with images of Pillow."""
+
     module = "crops"
 
     op: Literal["random_resized_crop"]
@@ -80,27 +85,38 @@ class RandomResizedCropOptions(OperationOptions):
     ratio: Ratio = [3 / 4, 4 / 3]
     """Width divided by height."""
     interpolation: Literal[CropFilter, "random"] = "bilinear"
-    """random: bilinear or bicubic, drawn for each image."""
+    """How pixels are resampled; as Pillow does. random: bilinear or bicubic, drawn for each
+    image."""
 
 
 class RandomRotationOptions(OperationOptions):
+    """Turns the image by a random angle, as torchvision does."""
+
     module = "geometry"
 
     op: Literal["random_rotation"]
     degrees: Annotated[float, Field(ge=0, le=180), AS_WRITTEN]
     """The largest angle in either direction."""
     interpolation: Interpolation = "nearest"
+    """How pixels between pixels are read; bilinear blends the border with the fill."""
     fill: Grey = 0
+    """Grey level of what comes from beyond the border."""
 
 
 class ColorJitterOptions(OperationOptions):
+    """Changes brightness, contrast, saturation and hue in random order, as torchvision does."""
+
     module = "colour"
 
     op: Literal["color_jitter"]
     brightness: Strength = 0.0
+    """The factor is drawn from 1 - brightness to 1 + brightness, and not below 0."""
     contrast: Strength = 0.0
+    """The factor is drawn from 1 - contrast to 1 + contrast, and not below 0."""
     saturation: Strength = 0.0
+    """The factor is drawn from 1 - saturation to 1 + saturation, and not below 0."""
     hue: Annotated[float, Field(ge=0, le=0.5), AS_WRITTEN] = 0.0
+    """The hue turns by up to this part of the colour circle, in either direction."""
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
@@ -110,48 +126,74 @@ class ColorJitterOptions(OperationOptions):
 
 
 class TrivialAugmentOptions(OperationOptions):
+    """TrivialAugmentWide (arXiv:2103.10158), as in torchvision: one of 14 transforms at one of 31
+    strengths."""
+
     module = "policies"
 
     op: Literal["trivial_augment"]
     interpolation: Interpolation = "nearest"
+    """How pixels between pixels are read."""
     fill: Grey = 0
+    """Grey level of what comes from beyond the border."""
 
 
 class RandAugmentOptions(OperationOptions):
+    """RandAugment (arXiv:1909.13719), as in torchvision: some transforms of the same strength."""
+
     module = "policies"
 
     op: Literal["rand_augment"]
     num_ops: Annotated[int, Field(ge=1, le=20)] = 2
+    """Transforms of an image, one after the other."""
     magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """Strength of the transforms."""
     interpolation: Interpolation = "nearest"
+    """How pixels between pixels are read."""
     fill: Grey = 0
+    """Grey level of what comes from beyond the border."""
 
 
 class RandAugmentIncreasingOptions(OperationOptions):
-    """timm's RandAugment, in which each operation becomes stronger with the magnitude."""
+    """timm's `rand-m9-mstd0.5-inc1`: RandAugment whose transforms all grow stronger with the
+    magnitude, which is drawn anew for each. The transforms are those of the other policies here,
+    where timm calls Pillow's."""
 
     module = "policies"
 
     op: Literal["rand_augment_increasing"]
     num_ops: Annotated[int, Field(ge=1, le=20)] = 2
+    """Transforms of an image, one after the other."""
     magnitude: Annotated[float, Field(ge=0, le=10), AS_WRITTEN] = 9
+    """Mean strength of the transforms."""
     magnitude_std: Annotated[float, Field(ge=0, le=10), AS_WRITTEN] = 0.5
+    """Standard deviation of the strength, which is drawn for each transform."""
     probability: Fraction = 0.5
     """Probability of each operation."""
     interpolation: Interpolation = "bilinear"
+    """How pixels between pixels are read."""
     fill: Grey = 128
+    """Grey level of what comes from beyond the border."""
 
 
 class AutoAugmentOptions(OperationOptions):
+    """AutoAugment (arXiv:1805.09501), as in torchvision: one of the pairs of transforms that were
+    found for a data set."""
+
     module = "policies"
 
     op: Literal["auto_augment"]
     policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
+    """The data set for which the pairs were found."""
     interpolation: Interpolation = "nearest"
+    """How pixels between pixels are read."""
     fill: Grey = 0
+    """Grey level of what comes from beyond the border."""
 
 
 class RandomErasingOptions(OperationOptions):
+    """Fills a random box (arXiv:1708.04896), as torchvision does."""
+
     module = "erasing"
 
     op: Literal["random_erasing"]
@@ -162,6 +204,8 @@ class RandomErasingOptions(OperationOptions):
     ratio: Ratio = [0.3, 3.3]
     """Height divided by width."""
     fill: Grey | Literal["mean"] = 0
+    """Grey level of the box; mean: the mean of all training images, which is 0 once an image is
+    normalised."""
 
 
 class MixingOptions(OperationOptions):
@@ -174,6 +218,8 @@ class MixingOptions(OperationOptions):
 
 
 class MixUpOptions(MixingOptions):
+    """Blends each image and its label with those of another (arXiv:1710.09412); the last step."""
+
     op: Literal["mixup"]
     alpha: Alpha = 1.0
     """Parameter of the beta distribution of the images' shares."""
@@ -182,6 +228,8 @@ class MixUpOptions(MixingOptions):
 
 
 class CutMixOptions(MixingOptions):
+    """Pastes a box of another image, labels mixed by area (arXiv:1905.04899); the last step."""
+
     op: Literal["cutmix"]
     alpha: Alpha = 1.0
     """Parameter of the beta distribution of the images' shares."""
@@ -190,9 +238,13 @@ class CutMixOptions(MixingOptions):
 
 
 class MixUpOrCutMixOptions(MixingOptions):
+    """Mixes each image, or batch, by MixUp or by CutMix, drawn for each; the last step."""
+
     op: Literal["mixup_or_cutmix"]
     mixup_alpha: Alpha = 1.0
+    """Parameter of MixUp's beta distribution."""
     cutmix_alpha: Alpha = 1.0
+    """Parameter of CutMix's beta distribution."""
     probability: Fraction = 1.0
     """Probability that an image, or a batch, is mixed."""
     cutmix_share: Fraction = 0.5

@@ -1,0 +1,64 @@
+"""Draws the picture of the front page: what the model is fed, and how training goes.
+
+    python docs/picture.py
+
+trains the recipe `demo` under TensorFlow and JAX, which takes some minutes, and writes
+docs/images/demo.png. The images are those of `shapes`, which this package draws.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "docs" / "images" / "demo.png"
+MAX_BYTES = 150_000
+HEIGHT = 560  # pixels
+GAP = 24  # pixels between the two halves
+NUM_COLOURS = 128  # of the palette, which halves the file
+
+
+def command(*words: str, folder: Path) -> None:
+    """Runs a command of ours in a folder."""
+    subprocess.run([sys.executable, ROOT / "cli.py", *words], cwd=folder, check=True)
+
+
+def scaled(path: Path) -> Image.Image:
+    """Returns a picture at the height of the result."""
+    image = Image.open(path).convert("RGB")
+    size = (round(image.width * HEIGHT / image.height), HEIGHT)
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def draw() -> Image.Image:
+    """Returns the picture: images step by step on the left, curves of two runs on the right."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for backend in ("tensorflow", "jax"):
+            command("fit", "--recipe", "demo", "--backend", backend, folder=folder)
+        runs = [f"saved_models/demo-{backend}" for backend in ("tensorflow", "jax")]
+        sheet = ["--recipe", "demo", "--steps", "--pictures", "4", "--out", "sheet.png"]
+        command("data", "preview", *sheet, folder=folder)
+        command("curves", *runs, "--against", "epochs", "--out", "curves.png", folder=folder)
+        left, right = scaled(folder / "sheet.png"), scaled(folder / "curves.png")
+    picture = Image.new("RGB", (left.width + GAP + right.width, HEIGHT), "white")
+    picture.paste(left, (0, 0))
+    picture.paste(right, (left.width + GAP, 0))
+    return picture.quantize(NUM_COLOURS, dither=Image.Dither.NONE)
+
+
+def main() -> None:
+    picture = draw()
+    TARGET.parent.mkdir(exist_ok=True)
+    picture.save(TARGET, optimize=True)
+    size = TARGET.stat().st_size
+    print(f"{TARGET.relative_to(ROOT)}: {picture.width} x {picture.height} pixels, {size:,} bytes")
+    if size > MAX_BYTES:
+        raise SystemExit(f"it is to have at most {MAX_BYTES:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
