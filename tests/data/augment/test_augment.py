@@ -257,7 +257,7 @@ def test_a_batch_is_mixed_as_by_timm(peer_torch, monkeypatch):
         monkeypatch.setattr(peer, "cutmix_bbox_and_lam", lambda *_, **__: box)  # noqa: B023
         mix = peer.FastCollateMixup(0.2, 1.0, label_smoothing=0.0, num_classes=8)
         monkeypatch.setattr(mix, "_params_per_batch", lambda: (share, cuts))  # noqa: B023
-        batch = [(image.transpose(2, 0, 1).copy(), label) for image, label in zip(images, labels)]
+        batch = [(images[label].transpose(2, 0, 1).copy(), label) for label in labels]
         theirs, targets = mix(batch)
         found = step.apply(images, draws, None).numpy()
         np.testing.assert_array_equal(found, theirs.numpy().transpose(0, 2, 3, 1))
