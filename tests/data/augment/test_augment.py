@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.augment import OPS, check_augment
+from keras_imnet64.data.augment.crops import BOX as CORNERS
 from keras_imnet64.data.augment.crops import draw_crops, mirror
 from keras_imnet64.data.augment.mixing import mixed_labels, partner_positions
 from keras_imnet64.data.augment.policies import COMMON, TRANSFORMS
@@ -235,6 +236,33 @@ def test_a_batch_is_mixed_with_its_reverse_by_the_draws_of_its_first_image(run, 
     assert out[1].tolist() == images[1].tolist()  # the middle one meets itself
     labels = mixed_labels(np.array([7, 8, 9]), draws).numpy()
     assert labels.tolist() == [[7, 9, 0.75], [8, 8, 0.75], [9, 7, 0.75]]
+
+
+def test_a_batch_is_mixed_as_by_timm(peer_torch, monkeypatch):
+    """By its FastCollateMixup in the mode "batch", which is given our share and box."""
+    from timm.data import mixup as peer
+
+    step = check_augment("mixup_or_cutmix", {"per": "batch", "mixup_alpha": 0.2})
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (8, 16, 16, 3), "uint8"), np.arange(8)
+    seen = set()
+    for _ in range(8):
+        draws = step.draw(rng, 8, 16)
+        cuts, share = bool(draws["cuts"][0]), float(draws["share"][0])
+        top, left, height, width = (int(draws[name][0]) for name in CORNERS)
+        box = (top, top + height, left, left + width), share
+        monkeypatch.setattr(peer, "cutmix_bbox_and_lam", lambda *_, **__: box)  # noqa: B023
+        mix = peer.FastCollateMixup(0.2, 1.0, label_smoothing=0.0, num_classes=8)
+        monkeypatch.setattr(mix, "_params_per_batch", lambda: (share, cuts))  # noqa: B023
+        batch = [(images[label].transpose(2, 0, 1).copy(), label) for label in labels]
+        theirs, targets = mix(batch)
+        found = step.apply(images, draws, None).numpy()
+        np.testing.assert_array_equal(found, theirs.numpy().transpose(0, 2, 3, 1))
+        first, second, shares = mixed_labels(labels, draws).numpy().T[..., None]
+        own = shares * (first == labels) + (1 - shares) * (second == labels)
+        np.testing.assert_allclose(own, targets.numpy(), atol=1e-6)
+        seen.add(cuts)
+    assert seen == {False, True}
 
 
 @pytest.mark.parametrize("op", ["mixup", "cutmix"])
