@@ -135,8 +135,7 @@ def record_section(title: str, anchor: str, kind: type) -> str:
     if missing:
         raise ValueError(f"{kind.__name__} needs a description of {missing} in its docstring")
     rows = [
-        [code(key_of(kind, field)), prose(capitalized(texts[field.name]))]
-        for field in fields(kind)
+        [code(key_of(kind, field)), prose(capitalized(texts[field.name]))] for field in fields(kind)
     ]
     keys = table(["key", "what it holds"], rows)
     return "\n\n".join([heading(2, title, anchor), paragraphs(kind.__doc__ or ""), keys])
