@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "first-steps.md"
 BLOCK = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d.,]*(?:e[-+]?\d+)?(?!\w)")
 PATH = re.compile(r"(?<!\S)/\S+")
-PASSING = re.compile(r" \.\.\.|  the first step took ")  # lines that are there only if something takes long
+PASSING = re.compile(r" \.\.\.|  the first step took ")  # only if something takes long
 
 
 def transcript(text):
