@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "first-steps.md"
 BLOCK = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d.,]*(?:e[-+]?\d+)?(?!\w)")
 PATH = re.compile(r"(?<!\S)/\S+")
-PASSING = re.compile(r" \.\.\.")  # a line that is there only if something takes long
+PASSING = re.compile(r" \.\.\.|  the first step took ")  # only if something takes long
 
 
 def transcript(text):
@@ -37,8 +37,8 @@ def keys(printed):
     """What a command says, without the values: the names in the lines, each once, in their order.
 
     A line is a key and its value, or a key and pairs of a name and a value, with two spaces or more
-    between them. Numbers and paths differ from machine to machine, and so do the lines that end in
-    dots, which show what takes long.
+    between them. Numbers and paths differ from machine to machine, and so do the lines about what
+    takes long.
     """
     names = {}
     for line in printed.splitlines():
