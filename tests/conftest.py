@@ -99,14 +99,15 @@ FIRST = (
     "test_backends.py",
     "test_readme.py",
     "test_interruption.py",
+    "test_shipped_recipes.py",
+    "test_branches.py",
+    "test_parallel.py",
     "test_ensemble.py",
     "test_fit.py",
-    "test_branches.py",
-    "test_shipped_recipes.py",
-    "test_gpu_benchmark.py",
+    "test_sizes.py",
     "test_golden.py",
-    "test_export.py",
-    "test_parallel.py",
+    "test_gpu_benchmark.py",
+    "test_networks.py",
 )
 
 

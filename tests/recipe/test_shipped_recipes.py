@@ -1,6 +1,7 @@
-"""Every shipped recipe: two real steps of a narrow one on stand-ins, on every backend.
+"""Every shipped recipe: two real steps of a narrow one on stand-ins.
 
-Built at full size they are in test_costs. Recipes that differ in numbers alone are run once.
+Built at full size they are in test_costs. Recipes that differ in numbers alone are run once; under
+JAX each network and each way of training are, and not all that are combined.
 """
 
 import json
@@ -91,12 +92,26 @@ def kinds():
         if IS_JAX:
             content["model"]["normalization"] = "any"
         found.setdefault(json.dumps(kind(content), sort_keys=True), []).append(name)
-    return list(found.values())
+    return with_something_new(found) if IS_JAX else list(found.values())
+
+
+def with_something_new(found):
+    """Those whose network, or whose way of training it, none before has."""
+    seen, chosen = set(), []
+    for content, names in found.items():
+        training = json.loads(content)
+        del training["data"]
+        parts = {json.dumps(training.pop("model")), json.dumps(training)}
+        if parts - seen:
+            chosen.append(names)
+        seen |= parts
+    return chosen
 
 
 KINDS = kinds()
 
 
+@pytest.mark.skipif(IS_JAX, reason="combinations are left out there")
 def test_no_recipe_is_left_out_and_those_of_one_kind_differ_in_numbers_alone():
     assert sorted(name for names in KINDS for name in names) == sorted(list_recipes())
     one = {"name": "sgd", "nesterov": True, "l2": 0.0, "scale": [0.08, 1.0], "parts": 1}

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,11 +152,24 @@ PREFLIGHT_ERRORS = {
 }
 
 
+@pytest.fixture
+def check_here(monkeypatch):
+    """check_here() makes the check before training run in this process."""
+
+    def run_child(_, *, request, **options):
+        reply = asdict(preflight.reply_to(PreflightRequest(**request)))
+        return SimpleNamespace(reply=lambda what: reply)
+
+    return lambda: monkeypatch.setattr(preflight, "run_child", run_child)
+
+
 @pytest.mark.parametrize("case", PREFLIGHT_ERRORS)
 def test_an_error_before_training_leaves_the_folder_as_it_is(
-    case, small_recipe, tmp_path, data_dir
+    case, small_recipe, tmp_path, data_dir, check_here
 ):
     sections, options, sentence = PREFLIGHT_ERRORS[case]
+    if case != "network":  # one is checked in a child process, as a user's is
+        check_here()
     earlier = branch_folder(tmp_path / "run", 0)
     earlier.mkdir(parents=True)
     with pytest.raises(UserError, match=sentence):
@@ -174,7 +189,8 @@ def test_a_folder_of_something_else_is_left_alone(fresh, small_recipe, tmp_path)
     assert file.exists()
 
 
-def test_one_process_at_a_time_trains_branches(small_recipe, tmp_path, data_dir):
+def test_one_process_at_a_time_trains_branches(small_recipe, tmp_path, data_dir, check_here):
+    check_here()
     branch_folder(tmp_path, 0).mkdir()
     for fresh in (False, True):
         with lock(Run(tmp_path)), pytest.raises(UserError, match="another process is working in"):
