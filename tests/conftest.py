@@ -97,7 +97,7 @@ def child_under(backend, *arguments, workers=0):
 # Files in which the tests take longest begin first, so that none is left for a worker at the end.
 FIRST = (
     "test_backends.py",
-    "test_readme.py",
+    "test_first_steps.py",
     "test_interruption.py",
     "test_shipped_recipes.py",
     "test_branches.py",

@@ -115,13 +115,35 @@ def test_recipes_as_json_is_one_line_with_all_of_them(run):
     assert listed["wrn36_5"]["published_top1"] == pytest.approx(67.66)
 
 
-def test_recipes_lists_one_line_each(run):
+def test_recipes_lists_one_line_each_below_its_data_set(run):
     status, out, _ = run("recipes")
     assert status == 0
     for name in list_recipes():
-        (line,) = re.findall(rf"^{name} .*", out, re.MULTILINE)
-        assert re.search(r" [\d,]{7,} +\d+\.\d{3} G ", line)
-    assert re.search(r"^wrn36_5 .* 67\.66 %", out, re.MULTILINE)
+        assert len(re.findall(rf"^{name} .*", out, re.MULTILINE)) == 1
+    for line in out.splitlines():
+        assert len(line) <= 80 and line == line.rstrip()
+    shown = r"^wrn36_5 +40 +37\.6 M +7\.05 G +67\.66 % +-$"
+    assert re.search(shown, out, re.MULTILINE)
+    shown = r"^demo +5 +0\.309 M +0\.0663 G +- +100\.00 %$"  # the best of what was measured
+    assert re.search(shown, out, re.MULTILINE)
+    below = re.split(r"^(?=\S+$)", out, flags=re.MULTILINE)
+    (larger,) = [part for part in below if part.startswith("imagenet_resized/64x64\n")]
+    assert "\nwrn36_5 " in larger and "\nresnet50_64 " in larger
+    assert "\nwrn28_10 " not in larger and "\ntiny_cnn1 " not in larger
+    assert out.count("imagenet_resized/64x64\n") == 1
+
+
+def test_recipes_are_filtered(run):
+    _, out, _ = run("recipes", "--json", "--dataset", "tiny_imagenet", "--model", "wide_resnet")
+    assert list(json.loads(out)) == ["spectral_tiny20_sub4", "tiny20_wrn", "tiny20_wrn_cutout"]
+    _, out, _ = run("recipes", "--model", "resnet50")
+    assert re.findall(r"^(\w+) +\d", out, re.MULTILINE) == sorted(
+        [name for name in list_recipes() if re.search("(^|spectral_|tiny_)resnet50", name)],
+        key=lambda name: (load_recipe(name).data.dataset, name),
+    )
+    status, _, err = run("recipes", "--dataset", "tiny_imagnet")
+    assert (status, "no shipped recipe has --dataset tiny_imagnet" in err) == (2, True)
+    assert 'did you mean "tiny_imagenet"?' in err
 
 
 def test_the_listing_builds_no_network_and_loads_nothing_heavy():

@@ -17,27 +17,46 @@ from keras_imnet64.cli.frame import (
     recipe_option,
 )
 from keras_imnet64.core.console import show, show_table, write_text
-from keras_imnet64.core.errors import EXIT_DONE, EXIT_RUN_FAILED, UserError, printable
+from keras_imnet64.core.errors import EXIT_DONE, EXIT_RUN_FAILED, UserError, nearest, printable
 
 
 @cli.group(invoke_without_command=True)
+@click.option("--dataset", help="Only those that train on this data set.")
+@click.option("--model", help="Only those that train this network, or ensembles of it.")
 @json_option
 @click.pass_context
-def recipes(context: click.Context, as_json: bool) -> None:
-    """List the shipped recipes.
+def recipes(context: click.Context, dataset: str | None, model: str | None, as_json: bool) -> None:
+    """List the shipped recipes: their size, published top-1, and the best measured here.
 
-    Example: python cli.py recipes show wrn36_5
+    Parameters are in millions, multiply-accumulates (MACs) of one image in billions.
+
+    Example: python cli.py recipes --dataset tiny_imagenet
     """
     if context.invoked_subcommand is not None:
         context.obj = as_json  # `show` reads it, for `recipes --json show NAME`
         return
-    from keras_imnet64.recipe.listing import COLUMNS, facts, row
+    from keras_imnet64.recipe.listing import COLUMNS, GROUP, facts, networks_of, rows
     from keras_imnet64.recipe.loading import shipped_recipes
 
+    listed = shipped_recipes().values()
+    datasets = {recipe.data.dataset for recipe in listed}
+    networks = {name for recipe in listed for name in networks_of(recipe)}
+    _check_filter("--dataset", dataset, datasets)
+    _check_filter("--model", model, networks)
+    found = [
+        recipe
+        for recipe in listed
+        if dataset in (None, recipe.data.dataset) and (not model or model in networks_of(recipe))
+    ]
     if as_json:
-        show({name: facts(recipe) for name, recipe in shipped_recipes().items()}, as_json)
+        show({recipe.name: facts(recipe) for recipe in found}, as_json)
     else:
-        show_table([row(recipe) for recipe in shipped_recipes().values()], COLUMNS)
+        show_table(rows(found), COLUMNS, GROUP)
+
+
+def _check_filter(option: str, value: str | None, known: set[str]) -> None:
+    if value is not None and value not in known:
+        raise UserError(f"no shipped recipe has {option} {value}; {nearest(value, known)}")
 
 
 @recipes.command("show")

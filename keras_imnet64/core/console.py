@@ -22,6 +22,8 @@ from keras_imnet64.core.types import Json
 if TYPE_CHECKING:
     from rich.console import Console
 
+NOTHING = "-"  # stands for no value
+
 
 @cache
 def console() -> Console:
@@ -55,12 +57,17 @@ def write_text(text: str) -> None:
     sys.stdout.write(text)
 
 
-def show_table(rows: Sequence[Mapping[str, Json]], columns: Mapping[str, str]) -> None:
+def show_table(
+    rows: Sequence[Mapping[str, Json]], columns: Mapping[str, str], group: str | None = None
+) -> None:
     """Prints rows as a table, or as blocks of lines where the terminal is too narrow for one.
 
     Args:
         rows: plain values by column key.
-        columns: {column key: heading}. Columns of numbers are aligned to the right.
+        columns: {column key: heading}. Columns whose values begin with digits are aligned to the
+            right.
+        group: a key whose value stands on a line of its own above the rows that follow each other
+            with it.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -68,17 +75,28 @@ def show_table(rows: Sequence[Mapping[str, Json]], columns: Mapping[str, str]) -
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table.header_style = "bold"
     for key, heading in columns.items():
-        numbers = all(isinstance(row[key], int | float | None) for row in rows)
+        texts = [text_of(row[key]) for row in rows]
+        numbers = all(text == NOTHING or text[:1].isdigit() for text in texts)
         table.add_column(heading, justify="right" if numbers else "left", overflow="fold")
+    above = None
     for row in rows:
+        if group and row[group] != above:
+            if above is not None:
+                table.add_row()
+            above = row[group]
+            table.add_row(Text(text_of(above), style="bold"))
         table.add_row(*(Text(text_of(row[key])) for key in columns))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 1000  # a pipe does not wrap lines
     if Measurement.get(console, console.options.update(width=1000), table).maximum <= console.width:
-        console.print(table)
+        with console.capture() as printed:
+            console.print(table)
+        for line in printed.get().splitlines():
+            click.echo(line.rstrip())
         return
     for row in rows:
         for key, heading in columns.items():
@@ -98,7 +116,7 @@ def _finite(value: Json) -> Json:
 def text_of(value: Json) -> str:
     """Formats a value for people: short floats, thousands separators, "-" for none."""
     if value is None or value == []:
-        return "-"
+        return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

@@ -1,24 +1,23 @@
 """Describes recipes for listings: network, data, size, published and measured results."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypedDict
 
 from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.data.datasets import find_dataset
+from keras_imnet64.models.options import SpectralOptions
 from keras_imnet64.recipe.costs import Costs, costs_of, macs_of_run
 from keras_imnet64.recipe.schema import Recipe
 
 COLUMNS = {
     "recipe": "recipe",
-    "model": "model",
-    "dataset": "data set",
-    "classes": "classes",
     "epochs": "epochs",
-    "parameters": "parameters",
+    "parameters": "params",
     "macs": "MACs",
     "published": "published",
     "measured": "measured",
 }
+GROUP = "group"  # of rows: the data set
 NOT_RUN = "not yet run"
 
 
@@ -83,15 +82,33 @@ def _sizes(recipe: Recipe, costs: Costs) -> list[SizeFacts]:
     ]
 
 
-def row(recipe: Recipe) -> dict[str, Json]:
-    """Returns the facts as a line of a table, see COLUMNS."""
-    known = facts(recipe)
-    published = known["published_top1"]
-    return known | {
-        "macs": in_giga(known["macs"]),
-        "published": f"{published:g} %" if published is not None else None,
-        "measured": [f"{top1:g} % {backend}" for backend, top1 in known["measured_top1"].items()],
+def rows(recipes: Iterable[Recipe]) -> list[dict[str, Json]]:
+    """Returns the facts as lines of a table, see COLUMNS; those of a data set follow each other."""
+    found = [_row(facts(recipe)) for recipe in recipes]
+    return sorted(found, key=lambda row: str(row[GROUP]))
+
+
+def _row(known: Facts) -> dict[str, Json]:
+    """The results are top-1 accuracies; of those measured the best."""
+    published, measured = known["published_top1"], known["measured_top1"].values()
+    best = max((top1 for top1 in measured if top1 is not None), default=None)
+    all_classes = find_dataset(known["dataset"]).num_classes
+    some = known["classes"] if known["classes"] != all_classes else None
+    return {
+        "recipe": known["recipe"],
+        "epochs": known["epochs"],
+        "parameters": _in_three_digits(known["parameters"], 1e6, "M"),
+        "macs": _in_three_digits(known["macs"], 1e9, "G"),
+        "published": f"{published:.2f} %" if published is not None else None,
+        "measured": f"{best:.2f} %" if best is not None else None,
+        GROUP: known["dataset"] + (f", {some} classes" if some else ""),
     }
+
+
+def networks_of(recipe: Recipe) -> tuple[str, ...]:
+    """Returns the names of a recipe's network, and of the one behind its spectral bands."""
+    model = recipe.model
+    return (model.name, model.base.name) if isinstance(model, SpectralOptions) else (model.name,)
 
 
 def in_words(known: Facts) -> Iterator[str]:
@@ -117,6 +134,13 @@ def in_words(known: Facts) -> Iterator[str]:
         yield f"measured    {backend}: {_result(result, known['measured_top1'][backend])}"
     if not known["measured"]:
         yield f"measured    {NOT_RUN}"
+
+
+def _in_three_digits(number: int | None, unit: float, letter: str) -> str | None:
+    if not number:
+        return None
+    value = number / unit
+    return f"{value:,.0f} {letter}" if value >= 100 else f"{value:#.3g} {letter}"
 
 
 def in_giga(macs: int | None) -> str | None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -14,7 +15,9 @@ from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.models import build_model
 from keras_imnet64.models.info import model_info
 from keras_imnet64.models.load import load_model
+from keras_imnet64.records import EpochRow
 from keras_imnet64.runs import create_run, lock
+from keras_imnet64.training.callbacks.recording import line_of
 from keras_imnet64.training.data import load_data
 from keras_imnet64.training.fit import fit
 from keras_imnet64.training.state import list_checkpoints, load_checkpoint, save_checkpoint
@@ -322,6 +325,16 @@ def test_epochs_without_scores(small_recipe, data_dir, tmp_path, capsys, every, 
     assert sum("val_top1" in line for line in lines) == len(scored)
     assert run.metrics["best.keras"]["epoch"] in (scored if holdout else [3])
     assert run.metrics["model.keras"]["count"] > 0
+
+
+def test_an_epoch_is_told_in_100_characters():
+    row = EpochRow(300, 10**6, 3.894e-07, 2.1874, 71.257, 93.1, None, None, None, 345.4, 12345.1)
+    told = "epoch 300/600  loss 2.19  top1 71.3  lr 3.9e-07  345 images/s  12345 s"
+    assert line_of(row, 600) == told
+    scored = line_of(replace(row, val_loss=0.010234, val_top1=99.96), 600)
+    scores = "  val_loss 0.0102  val_top1 100.0"
+    assert scored == told.replace("  lr", f"{scores}  lr")
+    assert len(scored) <= 100
 
 
 @pytest.mark.backend

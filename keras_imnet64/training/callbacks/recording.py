@@ -93,18 +93,22 @@ class Recorder:
                 if (value := getattr(row, name)) is not None:
                     tf.summary.scalar(name, value)
         self.writer.flush()
-        scores = ""
-        if row.val_loss is not None:
-            scores = (
-                f"  val_loss {row.val_loss:.3f}  val_top1 {row.val_top1:.2f}"
-                f"  val_top5 {row.val_top5:.2f}"
-            )
-        say(
-            f"epoch {row.epoch}/{self.recipe.train.epochs}  loss {row.loss:.3f}"
-            f"  top1 {row.top1:.2f}  top5 {row.top5:.2f}{scores}"
-            f"  lr {row.learning_rate:.3g}  {row.images_per_second:.0f} images/s"
-            f"  {row.seconds:.0f} s"
-        )
+        say(line_of(row, self.recipe.train.epochs))
+
+
+def line_of(row: EpochRow, num_epochs: int) -> str:
+    """Returns what is told of an epoch, in a line of at most 100 characters."""
+    parts = [
+        f"epoch {row.epoch}/{num_epochs}",
+        f"loss {row.loss:.3g}",
+        f"top1 {row.top1:.1f}",
+        *([] if row.val_loss is None else [f"val_loss {row.val_loss:.3g}"]),
+        *([] if row.val_top1 is None else [f"val_top1 {row.val_top1:.1f}"]),
+        f"lr {row.learning_rate:.2g}",
+        f"{row.images_per_second:.0f} images/s",
+        f"{row.seconds:.0f} s",
+    ]
+    return "  ".join(parts)
 
 
 def write_history(path: Path, state: RunState) -> None:
