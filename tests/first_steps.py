@@ -19,7 +19,8 @@ PAGE = ROOT / "docs" / "first-steps.md"
 BLOCK = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d.,]*(?:e[-+]?\d+)?(?!\w)")
 PATH = re.compile(r"(?<!\S)/\S+")
-PASSING = re.compile(r" \.\.\.|  the first step took ")  # only if something takes long
+# What a terminal shows while something takes long, and takes away again.
+PASSING = re.compile(r" \.\.\.|^epoch \d+/\d+ \d+/\d+ ")
 
 
 def transcript(text):
@@ -95,9 +96,10 @@ def write_anew():
         for command in commands(text):
             print(f"$ {command}", flush=True)
             printed = run(command, folder, environment).replace(scratch, "/home/you")
-            parts.append(f"$ {command}\n{printed}")
             print(printed, flush=True)
-    shown = "\n".join("\n".join(s.rstrip() for s in p.splitlines()) + "\n" for p in parts)
+            lines = [line.rstrip() for line in printed.splitlines() if not PASSING.search(line)]
+            parts.append("\n".join([f"$ {command}", *lines, ""]))
+    shown = "\n".join(parts)
     PAGE.write_text(BLOCK.sub(lambda _: shown, text, count=1))
 
 
