@@ -26,13 +26,16 @@ from keras_imnet64.core.errors import EXIT_DONE, EXIT_RUN_FAILED, UserError, nea
 @json_option
 @click.pass_context
 def recipes(context: click.Context, dataset: str | None, model: str | None, as_json: bool) -> None:
-    """List the shipped recipes: their size, published top-1, and the best measured here.
+    """List the shipped recipes.
 
-    Parameters are in millions, multiply-accumulates (MACs) of one image in billions.
+    With their parameters, the multiply-accumulates (MACs) of one image, and top-1 accuracies: the
+    published one, and the best that was measured here.
 
     Example: python cli.py recipes --dataset tiny_imagenet
     """
     if context.invoked_subcommand is not None:
+        if dataset or model:
+            raise UserError("--dataset and --model filter the listing; give them without a command")
         context.obj = as_json  # `show` reads it, for `recipes --json show NAME`
         return
     from keras_imnet64.recipe.listing import COLUMNS, GROUP, facts, networks_of, rows

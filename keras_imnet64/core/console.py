@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 NOTHING = "-"  # stands for no value
+NUMBER = re.compile(r"(-?\d[\d.,]*(e[-+]\d+)?|-?inf|nan)( \S+)?$")
 
 
 @cache
@@ -64,8 +66,8 @@ def show_table(
 
     Args:
         rows: plain values by column key.
-        columns: {column key: heading}. Columns whose values begin with digits are aligned to the
-            right.
+        columns: {column key: heading}. Columns of numbers, with units or without, are aligned to
+            the right.
         group: a key whose value stands on a line of its own above the rows that follow each other
             with it.
     """
@@ -79,7 +81,7 @@ def show_table(
     table.header_style = "bold"
     for key, heading in columns.items():
         texts = [text_of(row[key]) for row in rows]
-        numbers = all(text == NOTHING or text[:1].isdigit() for text in texts)
+        numbers = all(text == NOTHING or NUMBER.match(text) for text in texts)
         table.add_column(heading, justify="right" if numbers else "left", overflow="fold")
     above = None
     for row in rows:
@@ -98,7 +100,11 @@ def show_table(
         for line in printed.get().splitlines():
             click.echo(line.rstrip())
         return
+    above = None
     for row in rows:
+        if group and row[group] != above:
+            above = row[group]
+            click.echo(f"{text_of(above)}\n")
         for key, heading in columns.items():
             click.echo(f"{heading:<14} {text_of(row[key])}")
         click.echo()

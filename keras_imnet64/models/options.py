@@ -85,7 +85,7 @@ class WhitenedOptions(ConvolutionalOptions):
     """The options that networks with a 3x3 stem share."""
 
     whitening: Whitening | None = None
-    """A convolution in front of the stem whose fixed filters decorrelate patches of the pictures
+    """A convolution in front of the stem whose fixed filters decorrelate patches of the images
     (arXiv:2404.00498): measured on training images before the first step, not trained, and shipped
     as an ordinary convolution. For stems of 3x3."""
 

@@ -46,9 +46,8 @@ def preview(
         data_dir, cache_dir, pack_progress: as for `fit`.
 
     Returns:
-        The keys out, pictures (their number), stages (their names), image_size (in this epoch,
-        see `train.sizes`), dataset, verified, width and
-        height (in pixels).
+        The keys out, pictures (their number), stages (their names), image_size (in this epoch, see
+        `train.sizes`), dataset, verified, width and height (in pixels).
 
     Raises:
         UserError: the recipe or its data does not work, or the file cannot be written.

@@ -111,10 +111,30 @@ def test_what_is_no_plain_file_is_not_replaced(tmp_path):
 
 
 def test_a_table_that_is_too_wide_for_a_terminal_becomes_blocks():
-    """At 80 columns no name and no number is split."""
-    shown = on_a_terminal("from keras_imnet64.cli import cli; cli(['recipes'])", NO_COLOR="1")
-    assert "recipe         tiny20_wrn_cutout\r\n" in shown
-    assert "parameters     37,638,264\r\n" in shown
+    """No name and no number is split, and what stands above a group is told."""
+    code = "from keras_imnet64.cli import cli; cli(['recipes'])"
+    blocks = on_a_terminal(code, NO_COLOR="1", COLUMNS="60")
+    assert "\r\nrecipe         tiny20_wrn_cutout\r\n" in blocks
+    assert "\r\nparams         37.6 M\r\n" in blocks
+    assert "\r\ntiny_imagenet, 20 classes\r\n\r\nrecipe         spectral_tiny20_sub4" in blocks
+    assert "\r\nrecipe         tiny20_wrn_cutout\r\n" not in on_a_terminal(code, NO_COLOR="1")
+
+
+def test_columns_of_numbers_are_aligned_to_the_right(capsys):
+    rows = [
+        {"name": "a", "count": 7, "share": -0.25, "size": "61.1 M", "date": "7 of 9", "set": "x"},
+        {"name": "bc", "count": 1234, "share": None, "size": None, "date": "10 of 12", "set": "y"},
+    ]
+    show_table(rows, {key: key for key in rows[0] if key != "set"}, group="set")
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    assert head == "name  count  share    size  date"
+    assert lines == [
+        "x",
+        "a         7  -0.25  61.1 M  7 of 9",
+        "",
+        "y",
+        "bc    1,234      -       -  10 of 12",
+    ]
 
 
 def test_numbers_that_json_lacks_are_null(capsys):

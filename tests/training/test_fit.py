@@ -329,12 +329,13 @@ def test_epochs_without_scores(small_recipe, data_dir, tmp_path, capsys, every, 
 
 def test_an_epoch_is_told_in_100_characters():
     row = EpochRow(300, 10**6, 3.894e-07, 2.1874, 71.257, 93.1, None, None, None, 345.4, 12345.1)
-    told = "epoch 300/600  loss 2.19  top1 71.3  lr 3.9e-07  345 images/s  12345 s"
+    told = "epoch 300/600  loss 2.187  top1 71.3  lr 3.9e-07  345 images/s"
     assert line_of(row, 600) == told
-    scored = line_of(replace(row, val_loss=0.010234, val_top1=99.96), 600)
-    scores = "  val_loss 0.0102  val_top1 100.0"
-    assert scored == told.replace("  lr", f"{scores}  lr")
-    assert len(scored) <= 100
+    scored = replace(row, val_loss=0.010234, val_top1=99.96)
+    scores = "  val_loss 0.010  val_top1 100.0"
+    assert line_of(scored, 600) == told.replace("  lr", f"{scores}  lr")
+    longest = replace(scored, loss=13.509, top1=99.96, val_loss=12.345, images_per_second=123456.7)
+    assert len(line_of(longest, 600)) <= 100
 
 
 @pytest.mark.backend

@@ -100,13 +100,12 @@ def line_of(row: EpochRow, num_epochs: int) -> str:
     """Returns what is told of an epoch, in a line of at most 100 characters."""
     parts = [
         f"epoch {row.epoch}/{num_epochs}",
-        f"loss {row.loss:.3g}",
+        f"loss {row.loss:.3f}",
         f"top1 {row.top1:.1f}",
-        *([] if row.val_loss is None else [f"val_loss {row.val_loss:.3g}"]),
+        *([] if row.val_loss is None else [f"val_loss {row.val_loss:.3f}"]),
         *([] if row.val_top1 is None else [f"val_top1 {row.val_top1:.1f}"]),
         f"lr {row.learning_rate:.2g}",
         f"{row.images_per_second:.0f} images/s",
-        f"{row.seconds:.0f} s",
     ]
     return "  ".join(parts)
 
