@@ -50,7 +50,7 @@ def data() -> None:
 @click.option(
     "--splits",
     metavar="TRAIN,VALIDATION",
-    help='image_folder: two folders of the source; "none": every folder is a class.',
+    help='image_folder: two folders in the source; "none": every folder is a class.',
 )
 @data_options
 @json_option
@@ -67,7 +67,7 @@ def prepare(
 ) -> None:
     """Pack a data set, or index its JPEG files, for training.
 
-    Without --source TFDS downloads the data set; `shapes` is drawn. In an image_folder, folders
+    Without --source, TFDS downloads the data set; `shapes` is drawn. In an image_folder, folders
     named like train, val or test, in any spelling, are splits; other folders are classes.
 
     \b
