@@ -174,8 +174,8 @@ def ensemble(
 ) -> None:
     """Join the trained branches of a spectral recipe into one model.
 
-    Writes model.keras, metrics.json, ensemble.csv and ensemble.png into the folder RUN, which
-    has the branches; `evaluate`, `predict` and `export` take it like any run. The report shows the
+    Writes model.keras, metrics.json, ensemble.csv and ensemble.png into RUN, the folder of the
+    branches; `evaluate`, `predict` and `export` take it like any run. The report shows the
     accuracy and cost of each branch, and the accuracy of the best one, two, three, ... together.
 
     \b
