@@ -101,7 +101,7 @@ def show_schema() -> None:
 def programs() -> None:
     """Remove compiled programs that are kept on disk.
 
-    JAX finds them there at its next start, and does not compile them again.
+    JAX keeps them so that it need not compile them again at its next start.
 
     Example: python cli.py programs clean --dry-run
     """

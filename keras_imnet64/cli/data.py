@@ -41,7 +41,7 @@ def data() -> None:
 )
 @click.option("--allow-unverified", is_flag=True, help="Accept other archives in the same layout.")
 @click.option("--skip-corrupt", is_flag=True, help="List and skip files that cannot be used.")
-@click.option("--class-list", type=FILE, help="imagenet21k: file of the class ids to use.")
+@click.option("--class-list", type=FILE, help="imagenet21k: file with the class ids to use.")
 @click.option(
     "--validation-share",
     type=float,
@@ -202,7 +202,7 @@ def clean(
 @recipe_option
 @click.option("--out", type=FILE, required=True, help="PNG file to write.")
 @click.option("--steps", is_flag=True, help="Show the result of each operation side by side.")
-@click.option("--pictures", type=int, help="Number of images; default: 32, with --steps 8.")
+@click.option("--pictures", type=int, help="Number of images; default: 32, or 8 with --steps.")
 @click.option("--epoch", default=1, show_default=True, help="Epoch to draw, from 1.")
 @data_options
 @json_option
