@@ -104,7 +104,7 @@ def show_schema() -> None:
 def programs() -> None:
     """Remove compiled programs that are kept on disk.
 
-    JAX finds them there at its next start, and does not compile them again.
+    JAX keeps them so that it need not compile them again at its next start.
 
     Example: python cli.py programs clean --dry-run
     """
@@ -116,7 +116,7 @@ def programs() -> None:
 def clean_programs(dry_run: bool, as_json: bool) -> None:
     """Remove the compiled programs.
 
-    `doctor` names their folder. Removes nothing else, and nothing of JAX_COMPILATION_CACHE_DIR; the
+    `doctor` names their folder. Removes nothing else, and nothing in JAX_COMPILATION_CACHE_DIR; the
     next run compiles again.
 
     Example: python cli.py programs clean --dry-run
@@ -149,7 +149,7 @@ def doctor(as_json: bool, **folders: Unpack[DataFolders]) -> int:
 
 @cli.command()
 @recipe_option
-@click.option("--batch-size", type=click.IntRange(1), help="Images of a step; default: its own.")
+@click.option("--batch-size", type=click.IntRange(1), help="Batch size; default: the recipe's.")
 @click.option(
     "--backend", "backends", multiple=True, help="tensorflow, jax or both: tensorflow,jax."
 )
@@ -159,14 +159,14 @@ def doctor(as_json: bool, **folders: Unpack[DataFolders]) -> int:
     type=click.IntRange(1),
     default=9,
     show_default=True,
-    help="Each has one block of every figure.",
+    help="Number of rounds; each has one block for every figure.",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(0.001, 3600),
     default=1.0,
     show_default=True,
-    help="That a block takes, about; it has three batches or more.",
+    help="Approximate seconds of a block, which has at least three batches.",
 )
 @click.option("--peer", is_flag=True, help="Measure PyTorch's step too, where it is installed.")
 @click.option("--against", type=FILE, help="Show the change since the result in this JSON file.")
@@ -191,9 +191,9 @@ def bench(
 ) -> None:
     """Measure how fast a recipe trains, and in how much memory.
 
-    Forward passes, training steps, the input pipeline, and steps with input, in rounds that
-    alternate among backends, dtypes and PyTorch. Without the data set steps are measured on random
-    images.
+    Measures forward passes, training steps, the input pipeline, and steps with input, in rounds
+    that alternate among backends, dtypes and PyTorch. Without the data set, steps are measured on
+    random images.
 
     \b
     Example: python cli.py bench --recipe wrn36_2 --backend tensorflow,jax --batch-size 32

@@ -41,7 +41,7 @@ def data() -> None:
 )
 @click.option("--allow-unverified", is_flag=True, help="Accept other archives in the same layout.")
 @click.option("--skip-corrupt", is_flag=True, help="List and skip files that cannot be used.")
-@click.option("--class-list", type=FILE, help="imagenet21k: file of the class ids to use.")
+@click.option("--class-list", type=FILE, help="imagenet21k: file with the class ids to use.")
 @click.option(
     "--validation-share",
     type=float,
@@ -50,7 +50,7 @@ def data() -> None:
 @click.option(
     "--splits",
     metavar="TRAIN,VALIDATION",
-    help='image_folder: two folders of the source; "none": every folder is a class.',
+    help='image_folder: two folders in the source; "none": every folder is a class.',
 )
 @data_options
 @json_option
@@ -67,7 +67,7 @@ def prepare(
 ) -> None:
     """Pack a data set, or index its JPEG files, for training.
 
-    Without --source TFDS downloads the data set; `shapes` is drawn. In an image_folder, folders
+    Without --source, TFDS downloads the data set; `shapes` is drawn. In an image_folder, folders
     named like train, val or test, in any spelling, are splits; other folders are classes.
 
     \b
@@ -202,7 +202,7 @@ def clean(
 @recipe_option
 @click.option("--out", type=FILE, required=True, help="PNG file to write.")
 @click.option("--steps", is_flag=True, help="Show the result of each operation side by side.")
-@click.option("--pictures", type=int, help="Number of images; default: 32, with --steps 8.")
+@click.option("--pictures", type=int, help="Number of images; default: 32, or 8 with --steps.")
 @click.option("--epoch", default=1, show_default=True, help="Epoch to draw, from 1.")
 @data_options
 @json_option

@@ -147,7 +147,7 @@ def data_options(command: Decorated) -> Decorated:
     return click.option(
         "--cache-dir",
         type=FILE,
-        help="Folder that holds the packed stores, in packed/; default: the data dir.",
+        help="Folder for the packed stores, in packed/; default: the folder of data sets.",
     )(command)
 
 

@@ -72,7 +72,7 @@ def class_orders() -> list[str]:
     "--jobs",
     type=click.IntRange(1),
     default=1,
-    help="Spectral recipes: branches at a time.",
+    help="Spectral recipes: number of branches to train at a time.",
 )
 @click.option(
     "--ends-with-parent", is_flag=True, hidden=True, help="End when standard input closes."
@@ -99,8 +99,8 @@ def fit(
 
     The same command resumes from the newest checkpoint; a finished run is never overwritten.
 
-    With a spectral recipe, trains all branches, each in its own process and run folder, or only the
-    one of --branch; `ensemble` then joins them.
+    With a spectral recipe, trains all branches, each in its own process and run folder, or only
+    that of --branch; `ensemble` then joins them.
 
     \b
     Example: python cli.py fit --recipe wrn36_5 --set train.seed=1 --name second
@@ -174,8 +174,8 @@ def ensemble(
 ) -> None:
     """Join the trained branches of a spectral recipe into one model.
 
-    Writes model.keras, metrics.json, ensemble.csv and ensemble.png into the folder RUN that holds
-    the branches; `evaluate`, `predict` and `export` take it like any run. The report shows the
+    Writes model.keras, metrics.json, ensemble.csv and ensemble.png into RUN, the folder of the
+    branches; `evaluate`, `predict` and `export` take it like any run. The report shows the
     accuracy and cost of each branch, and the accuracy of the best one, two, three, ... together.
 
     \b
@@ -213,7 +213,7 @@ def band_numbers(text: str | None) -> list[int] | None:
 @click.option(
     "--dataset",
     shell_complete=completing(dataset_names),
-    help="Default: the data set of its training.",
+    help="Data set to score on; default: the one that the model was trained on.",
 )
 @click.option("--split", default="validation", show_default=True, help="train or validation.")
 @click.option(
@@ -225,12 +225,12 @@ def band_numbers(text: str | None) -> list[int] | None:
 @click.option(
     "--ten-crop/--one-crop",
     default=None,
-    help="Average over ten crops of each image, or not; default: as in its recipe.",
+    help="Average over ten crops of each image, or not; default: as in the model's recipe.",
 )
 @click.option(
     "--views",
     type=click.Choice(["none", "mirror", "shift"]),
-    help="Also score the average over mirrored and shifted views; default: as in its recipe.",
+    help="Also score the average over mirrored and shifted views; default: as in the recipe.",
 )
 @device_options
 @data_options
@@ -284,7 +284,7 @@ def evaluate(
     type=click.Choice(["minutes", "epochs"]),
     default="minutes",
     show_default=True,
-    help="Minutes of wall clock from the first step on, or epochs.",
+    help="Wall-clock minutes from the first step on, or epochs.",
 )
 @click.option(
     "--metric",
@@ -424,7 +424,7 @@ def export(
     """Export a model for servers or plain Keras, and verify the copy.
 
     saved_model: a TensorFlow SavedModel whose endpoint `serve` takes uint8 images. keras: a plain
-    float32 file without compile state. Another process loads either and compares it with the model.
+    float32 file without compile state. Another process loads it and compares it with the model.
 
     \b
     Example: python cli.py export saved_models/demo-jax --format saved_model
@@ -454,7 +454,7 @@ def export(
     "--weights",
     type=FILE,
     required=True,
-    help="File of safetensors, or of torch.save (.pth, .ckpt, ...) if torch is installed.",
+    help="A safetensors file, or one from torch.save (.pth, .ckpt, ...) if torch is installed.",
 )
 @click.option("--image-size", type=int, required=True, help="Pixels per side.")
 @click.option("--out", type=FILE, required=True, help=".keras file to write.")
@@ -491,7 +491,7 @@ def convert(
     Also reads checkpoints of training programs, without running any code in them. If a file has a
     network and its average (EMA), the average is taken unless --prefix selects the other.
 
-    `predict`, `evaluate` and `export` take the file, and recipes as train.initial_weights.
+    `predict`, `evaluate` and `export` take the file, and recipes take it as train.initial_weights.
 
     \b
     Example: python cli.py convert --model resnet50 --weights resnet50.safetensors

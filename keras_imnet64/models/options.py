@@ -69,7 +69,7 @@ class ConvolutionalOptions(NetworkOptions):
 
     init: Literal["default", "dirac"] = "default"
     """dirac (arXiv:2404.00498): the first filters of each convolution larger than 1x1 pass its
-    input channels on unchanged, and the others are as by default."""
+    input channels on unchanged, and the others are initialised as by default."""
 
 
 class Whitening(Table):
@@ -99,10 +99,10 @@ class WideResNetOptions(WhitenedOptions):
     width: Number
     """k of WRN-N-k, the multiplier of the 16, 32, 64, ... filters."""
     stages: Annotated[int, Field(ge=1, le=8)] | Literal["auto"] = "auto"
-    """Parts between which the map is halved; auto: so many that the last map is 8x8, 4 for 64
-    pixels; 3 at any size in the wide ResNets of arXiv:1605.07146."""
+    """Parts between which the map is halved; auto: as many as make the last map 8x8, which is 4 for
+    64 pixels. The wide ResNets of arXiv:1605.07146 have 3 at any size."""
     dropout: Rate = 0.0
-    """Between the two convolutions of a block."""
+    """Rate of dropout between the two convolutions of a block."""
 
 
 def resnet_stem(stem: str, image_size: int) -> str:
@@ -116,9 +116,9 @@ class ResidualOptions(WhitenedOptions):
     """The options that networks of residual blocks with a norm at their end share."""
 
     zero_init: bool = False
-    """Initialise the last gamma of every block to 0, so that each block begins as its shortcut."""
+    """Initialise the last gamma of every block to 0, so that each block starts as its shortcut."""
     drop_path_rate: Rate = 0.0
-    """Of the last block; the rate grows with depth from 0."""
+    """Rate of the last block; the rates grow with depth from 0."""
 
 
 class ResNetOptions(ResidualOptions):
@@ -147,12 +147,12 @@ class SmallResNetOptions(ResidualOptions):
         256,
         512,
     )
-    """Channels of each stage; the first stage keeps the size of the stem's map, each other one
-    halves it."""
+    """Channels of each stage; the first stage keeps the size of the stem's map, the others
+    halve it."""
     blocks: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], ForEachStage] = (1, 1, 1, 1)
-    """Blocks of each stage, as many numbers as widths."""
+    """Blocks of each stage; as many numbers as in widths."""
     stem_stride: Annotated[int, Field(ge=1, le=2)] = 2
-    """Of the first convolution, 3x3; 1 for 32 pixels and fewer."""
+    """Stride of the first convolution, which is 3x3; use 1 for 32 pixels and fewer."""
 
     @model_validator(mode="after")
     def _has_blocks_in_each_stage(self) -> Self:
@@ -172,12 +172,12 @@ class DaViTOptions(NetworkOptions):
     ]
     stem: Literal["auto", "imagenet", "small", "small_3x3", "full_3x3", "full_15x15"] = "auto"
     """imagenet: 7x7 at stride 4; small: 7x7 at stride 2; small_3x3: 3x3 at stride 2; full_3x3 and
-    full_15x15: stride 1, 64 pixels to 64 and 56; auto: small up to 64 pixels, above that
+    full_15x15: stride 1, 64 pixels become 64 and 56; auto: small up to 64 pixels, above that
     imagenet."""
     window: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = "auto"
     """Tokens per side of a window; auto: 7 or 8, at most the size of the map."""
     drop_path_rate: Rate = 0.0
-    """Of the last block; the rate grows with depth from 0."""
+    """Rate of the last block; the rates grow with depth from 0."""
 
 
 class AlexNetOptions(NetworkOptions):
@@ -188,7 +188,7 @@ class AlexNetOptions(NetworkOptions):
     """imagenet: 11x11 at stride 4; small: 5x5 at stride 2; auto: imagenet where the last map
     is then 2x2 or larger."""
     dropout: Rate = 0.5
-    """Before each of the first two dense layers."""
+    """Rate of dropout before each of the first two dense layers."""
 
 
 class VGGOptions(ConvolutionalOptions):
@@ -196,7 +196,7 @@ class VGGOptions(ConvolutionalOptions):
 
     name: Literal["vgg16", "vgg16_bn"]
     dropout: Rate = 0.5
-    """After each of the first two dense layers."""
+    """Rate of dropout after each of the first two dense layers."""
 
 
 class TinyCNNOptions(NetworkOptions):
@@ -204,7 +204,7 @@ class TinyCNNOptions(NetworkOptions):
 
     name: Literal["tiny_cnn1", "tiny_cnn2"]
     dropout: Rate = 0.5
-    """Before the last dense layer."""
+    """Rate of dropout before the last dense layer."""
 
 
 OrdinaryNetwork = (
@@ -227,7 +227,7 @@ class SpectralOptions(NetworkOptions):
     factor: Annotated[int, Field(ge=2, le=16)]
     """S: the image is split into S x S sub-images, which have S^2 bands."""
     band: Annotated[int, Field(ge=0, le=255)] | Literal["all"] = "all"
-    """The number of a band, by rising frequency; all: a network for each band."""
+    """The number of a band, in order of rising frequency; all: a network for each band."""
     base: OrdinaryNetwork = Field(
         discriminator="name",
         title='a table such as {name = "resnet34"}',

@@ -51,17 +51,17 @@ Epochs = Annotated[
 
 
 class GroupOptions(Table):
-    """Factors for some of the variables. The first group that matches a variable applies to it; all
-    that a group with both factors 1 does is to keep its variables from the groups below it."""
+    """Factors for some of the variables. The first group that matches a variable applies to it. A
+    group whose factors are both 1 only keeps its variables from the groups below it."""
 
     variables: Pattern
     """A regular expression that is searched in the path of each trainable variable, such as
     "stage1_block1_bn1/beta"."""
     learning_rate_factor: NonNegative = 1.0
-    """Times the scheduled learning rate."""
+    """Multiplies the scheduled learning rate."""
     weight_decay_factor: NonNegative = 1.0
-    """Times optimizer.weight_decay and times loss.l2, where these apply to the variable; refused
-    where neither applies to any variable of the group."""
+    """Multiplies optimizer.weight_decay and loss.l2, where these apply to the variable; refused if
+    neither applies to any variable of the group."""
 
 
 class LookaheadOptions(Table):
@@ -74,7 +74,7 @@ class LookaheadOptions(Table):
 
 
 class OptimizerOptions(TaggedTable):
-    """What the tables of all optimizers share."""
+    """The options that all optimizers share."""
 
     name: str
     """One of the optimizers; its options stand beside it."""
@@ -123,10 +123,10 @@ class MuonOptions(OptimizerOptions):
     ns_steps: Annotated[int, Field(ge=1, le=100)] = 5
     """Newton-Schulz iterations that orthogonalise an update."""
     rms_rate: Positive = 0.2
-    """With 0.2 updates are as large as Adam's, so Adam's learning rate and weight decay fit."""
+    """With 0.2, updates are as large as Adam's, so Adam's learning rate and weight decay fit."""
     exclude_layers: list[Pattern] = ["(^|/)logits/"]  # Keras: none
-    """Regular expressions of the paths of layers that Adam updates; every published account
-    includes the head."""
+    """Regular expressions for the paths of layers that Adam updates; in every published account
+    the head is one of them."""
     exclude_embeddings: bool = True
     """Whether Adam updates embeddings too."""
     adam_lr_ratio: Positive = 1.0
@@ -140,9 +140,9 @@ class MuonOptions(OptimizerOptions):
 
 
 class LambOptions(OptimizerOptions):
-    """LAMB (arXiv:1904.00962) as timm's, with which "ResNet strikes back" trained.
+    """LAMB (arXiv:1904.00962) as in timm, with which "ResNet strikes back" trained.
 
-    The decay is a part of the update whose size is adapted to the variable's.
+    The decay is part of the update, whose size is adapted to that of the variable.
     """
 
     name: Literal["lamb"]
@@ -165,15 +165,15 @@ OPTIMIZER_TABLES: dict[str, type[OptimizerOptions]] = by_tag(AnyOptimizer)
 
 
 class ScheduleOptions(TaggedTable):
-    """What the tables of all schedules share."""
+    """The options that all schedules share."""
 
     name: str
     """One of the schedules; its options stand beside it."""
     warmup_epochs: NonNegative = 0.0
-    """Epochs in which the rate rises to the peak."""
+    """Epochs over which the rate rises to the peak."""
     warmup_learning_rate: NonNegative | Literal["auto"] = "auto"
-    """The rate of the first step, from which the warm-up rises in a line, as timm's warmup_lr;
-    auto: the peak divided by the steps of the warm-up."""
+    """The rate of the first step, from which the warm-up rises in a straight line, like timm's
+    warmup_lr; auto: the peak divided by the steps of the warm-up."""
     by_epoch: bool = False
     """Whether the rate stays the same within an epoch, as in timm: the schedule then counts epochs
     as it counts steps by default."""
@@ -221,7 +221,7 @@ class _SteadyOptions(ScheduleOptions):
 
 
 class ConstantOptions(_SteadyOptions):
-    """The peak from the warm-up to the end; the schedule of a recipe that states none."""
+    """The peak from the end of the warm-up on; the schedule of a recipe that states none."""
 
     name: Literal["constant"] = "constant"
 
@@ -277,7 +277,7 @@ class CosineOptions(_FallingOptions):
 
 
 class OneCycleOptions(ScheduleOptions):
-    """Half a cosine up to the peak, half a cosine down, as torch's OneCycleLR."""
+    """Half a cosine up to the peak, half a cosine down, as in torch's OneCycleLR."""
 
     name: Literal["one_cycle"]
     div_factor: DivideBy = 25.0
@@ -285,7 +285,7 @@ class OneCycleOptions(ScheduleOptions):
     final_div_factor: DivideBy = 1e4
     """The first rate divided by the last."""
     warmup_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """The fraction of all steps in which the rate rises."""
+    """The fraction of all steps over which the rate rises."""
 
     @model_validator(mode="after")
     def _has_its_own_warmup(self) -> Self:
@@ -305,7 +305,7 @@ class TriangularOptions(ScheduleOptions):
 
     name: Literal["triangular"]
     peak_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.23
-    """The fraction of all steps in which the rate rises; airbench94's, as is start_factor."""
+    """The fraction of all steps over which the rate rises; airbench94's, as is start_factor."""
     start_factor: Fraction = 0.2
     """The first rate as a fraction of the peak."""
     final_factor: Fraction = 0.0
@@ -323,7 +323,7 @@ class PlateauOptions(_SteadyOptions):
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """What the rate is multiplied by."""
     patience: Annotated[int, Field(ge=1, le=10**9)] = 10
-    """Epochs without a fall of the loss until the rate is lowered."""
+    """Epochs without a fall of the loss after which the rate is lowered."""
     min_delta: NonNegative = 0.0
     """Smallest fall of the loss that counts."""
 

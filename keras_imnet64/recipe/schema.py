@@ -1,7 +1,7 @@
 """The schema of recipes: their tables, and the rules that concern several tables.
 
 The options of networks, augmentations, optimizers and schedules are declared in `models.options`,
-`data.augment.options` and `recipe.optimizers`. Editors show the string below a field, see
+`data.augment.options` and `recipe.optimizers`. Editors show the string below a field; see
 `recipe.json_schema`.
 """
 
@@ -43,14 +43,14 @@ class DataSection(Table):
     """The images, and the batches in which training sees them."""
 
     dataset: str
-    """A data set of `data info`, such as "imagenet_resized/64x64"."""
+    """A data set that `data info` knows, such as "imagenet_resized/64x64"."""
     batch_size: Positive
-    """Images of a step, over all devices."""
+    """Images per step, over all devices."""
     mirror: Literal["none", "random", "alternating", "both"] = "random"
-    """alternating: mirrored in every other epoch; both: each image and its mirror image, in each
+    """alternating: mirrored in every other epoch; both: each image and its mirror image in each
     epoch."""
     classes: Positive | None = None
-    """Number of classes to use, the first in the sorted order of their ids; default: all."""
+    """Number of classes to use, the first ones in the sorted order of their ids; default: all."""
     holdout: Count = 0
     """Training images that are held out for model selection."""
     repeats: Annotated[int, Field(ge=1, le=100)] = 1
@@ -123,17 +123,17 @@ class TrainSection(Table):
     epochs: Positive
     """Epochs of the run."""
     dtype: Literal["float32", "mixed_bfloat16"] = "float32"
-    """Numbers in which the network computes; mixed_bfloat16: layers in bfloat16, with weights,
+    """Dtype in which the network computes; mixed_bfloat16: layers in bfloat16, with weights,
     normalisation of pixels, logits and loss in float32."""
     seed: Count = 0
     """Decides the initial weights, the order of the images and every random draw."""
     batch_norm: Literal["global", "per_device"] = "global"
-    """The images over which batch normalisation takes mean and variance."""
+    """The images over which batch normalisation takes its mean and variance."""
     ema: Rate = 0.0
     """Momentum of the weights' moving average; 0: no average."""
     average_last: Count = 0
-    """Last epochs over whose ends the weights that ship are averaged, with the statistics of batch
-    normalisation; with train.sizes, epochs of its last size. 0: none."""
+    """Number of last epochs; the weights that ship are the average over their ends, with the
+    statistics of batch normalisation. With train.sizes: epochs of its last size. 0: no average."""
     accumulate_steps: Positive = 1
     """Parts into which a batch is split to save memory."""
     sizes: (
@@ -146,13 +146,13 @@ class TrainSection(Table):
         | None
     ) = None
     """Training on smaller images first: [share of the run, pixels per side], such as
-    [[0.0, 32], [0.6, 64]]; a size holds from the first epoch at whose start that share is over. The
-    last size may be below that of the model, which is scored and shipped at its own. Default: the
-    size of the model throughout."""
+    [[0.0, 32], [0.6, 64]]; a size applies from the first epoch at whose start that share is over.
+    The last size may be below that of the model, which is scored and shipped at its own. Default:
+    the size of the model throughout."""
     remeasure_statistics: Count = 0
     """Batches of training images on which the statistics of batch normalisation are measured anew
-    at the end, at the size of the model, at which it is scored, and with the weights that ship in
-    model.keras; 0: they stay."""
+    at the end, at the size at which the model is scored, and with the weights that ship in
+    model.keras; 0: they stay as they are."""
     remat: bool = False
     """Whether the backward pass recomputes activations of blocks instead of keeping them, which
     saves memory and costs time."""
@@ -161,11 +161,11 @@ class TrainSection(Table):
     early_stopping: Count = 0
     """Epochs without a better val_top1 after which the run ends; 0: never."""
     validate_every: Count = 1
-    """Epochs from one score of the validation images to the next; the last epoch has one too. 0:
-    only the finished model is scored."""
+    """The validation images are scored every so many epochs, and in the last one too; 0: only the
+    finished model is scored."""
     select_on: Literal["auto", "validation"] = "auto"
     """Images by which best.keras, the plateau schedule and early stopping choose; auto: those of
-    data.holdout, if any; validation: for papers that state that they selected on it."""
+    data.holdout, if any; validation: the validation split, for papers that say they chose on it."""
     initial_weights: str | None = None
     """A .keras file to start from."""
     checkpoint_every: Annotated[
@@ -176,7 +176,7 @@ class TrainSection(Table):
         ),
     ] = "10 min"
     """Interval of checkpoints within an epoch; epoch: only at each epoch's end. An interval in
-    minutes grows where writing would take over 1 % of the time."""
+    minutes grows if writing would take over 1 % of the time."""
     on_nan: Literal["stop", "rollback"] = "stop"
     """If the loss or a weight is not finite: stop, or go back to a checkpoint and multiply the
     learning rate by rollback_factor, at most max_rollbacks times."""
@@ -199,8 +199,8 @@ class EvaluationSection(Table):
     their mirror images."""
     views: ViewSet = "none"
     """Views at the images' own size whose predictions are averaged for scores beside those of the
-    image itself. mirror: the image and its mirror image; shift: this pair, and with half the weight
-    the pairs of the image shifted by one pixel down and right, and up and left."""
+    image itself. mirror: the image and its mirror image; shift: this pair and, with half the
+    weight, the pairs of the image shifted by one pixel down and right, and up and left."""
 
 
 class ResultSection(Table):
@@ -251,7 +251,7 @@ class Recipe(Table):
     model: AnyNetwork
     data: DataSection
     augment: list[AnyStep] = []
-    """Augmentation steps in their order, after data.mirror."""
+    """Augmentation steps in the order in which they are applied, after data.mirror."""
     loss: LossSection = LossSection()
     optimizer: AnyOptimizer
     schedule: AnySchedule = ConstantOptions()

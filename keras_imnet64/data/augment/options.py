@@ -71,7 +71,7 @@ class PadCropOptions(OperationOptions):
 
 
 class RandomResizedCropOptions(OperationOptions):
-    """Shows a random box of the image, resized as torchvision does it with images of Pillow."""
+    """Shows a random box of the image, resized as torchvision does with Pillow images."""
 
     module = "crops"
 
@@ -85,7 +85,7 @@ class RandomResizedCropOptions(OperationOptions):
     ratio: Ratio = [3 / 4, 4 / 3]
     """Width divided by height."""
     interpolation: Literal[CropFilter, "random"] = "bilinear"
-    """How pixels are resampled; as Pillow does. random: bilinear or bicubic, drawn for each
+    """How pixels are resampled, as in Pillow. random: bilinear or bicubic, drawn for each
     image."""
 
 
@@ -98,7 +98,7 @@ class RandomRotationOptions(OperationOptions):
     degrees: Annotated[float, Field(ge=0, le=180), AS_WRITTEN]
     """The largest angle in either direction."""
     interpolation: Interpolation = "nearest"
-    """How pixels between pixels are read; bilinear blends the border with the fill."""
+    """How values between pixels are read; bilinear blends the border with the fill."""
     fill: Grey = 0
     """Grey level of what comes from beyond the border."""
 
@@ -133,23 +133,23 @@ class TrivialAugmentOptions(OperationOptions):
 
     op: Literal["trivial_augment"]
     interpolation: Interpolation = "nearest"
-    """How pixels between pixels are read."""
+    """How values between pixels are read."""
     fill: Grey = 0
     """Grey level of what comes from beyond the border."""
 
 
 class RandAugmentOptions(OperationOptions):
-    """RandAugment (arXiv:1909.13719), as in torchvision: some transforms of the same strength."""
+    """RandAugment (arXiv:1909.13719), as in torchvision: several transforms of one strength."""
 
     module = "policies"
 
     op: Literal["rand_augment"]
     num_ops: Annotated[int, Field(ge=1, le=20)] = 2
-    """Transforms of an image, one after the other."""
+    """Number of transforms of an image, one after the other."""
     magnitude: Annotated[int, Field(ge=0, le=30)] = 9
     """Strength of the transforms."""
     interpolation: Interpolation = "nearest"
-    """How pixels between pixels are read."""
+    """How values between pixels are read."""
     fill: Grey = 0
     """Grey level of what comes from beyond the border."""
 
@@ -157,28 +157,28 @@ class RandAugmentOptions(OperationOptions):
 class RandAugmentIncreasingOptions(OperationOptions):
     """timm's `rand-m9-mstd0.5-inc1`: RandAugment whose transforms all grow stronger with the
     magnitude, which is drawn anew for each. The transforms are those of the other policies here,
-    where timm calls Pillow's."""
+    whereas timm calls Pillow's."""
 
     module = "policies"
 
     op: Literal["rand_augment_increasing"]
     num_ops: Annotated[int, Field(ge=1, le=20)] = 2
-    """Transforms of an image, one after the other."""
+    """Number of transforms of an image, one after the other."""
     magnitude: Annotated[float, Field(ge=0, le=10), AS_WRITTEN] = 9
     """Mean strength of the transforms."""
     magnitude_std: Annotated[float, Field(ge=0, le=10), AS_WRITTEN] = 0.5
     """Standard deviation of the strength, which is drawn for each transform."""
     probability: Fraction = 0.5
-    """Probability of each operation."""
+    """Probability of each transform."""
     interpolation: Interpolation = "bilinear"
-    """How pixels between pixels are read."""
+    """How values between pixels are read."""
     fill: Grey = 128
     """Grey level of what comes from beyond the border."""
 
 
 class AutoAugmentOptions(OperationOptions):
-    """AutoAugment (arXiv:1805.09501), as in torchvision: one of the pairs of transforms that were
-    found for a data set."""
+    """AutoAugment (arXiv:1805.09501), as in torchvision: one of the pairs of transforms that
+    were found for a data set."""
 
     module = "policies"
 
@@ -186,7 +186,7 @@ class AutoAugmentOptions(OperationOptions):
     policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
     """The data set for which the pairs were found."""
     interpolation: Interpolation = "nearest"
-    """How pixels between pixels are read."""
+    """How values between pixels are read."""
     fill: Grey = 0
     """Grey level of what comes from beyond the border."""
 
@@ -198,9 +198,9 @@ class RandomErasingOptions(OperationOptions):
 
     op: Literal["random_erasing"]
     probability: Fraction = 0.5
-    """Probability that a rectangle of an image is erased."""
+    """Probability that a box of an image is erased."""
     scale: Annotated[list[Fraction], TwoEnds, AfterValidator(_low_end_first)] = [0.02, 0.33]
-    """The rectangle's share of the image's area."""
+    """The box's share of the image's area."""
     ratio: Ratio = [0.3, 3.3]
     """Height divided by width."""
     fill: Grey | Literal["mean"] = 0
@@ -213,8 +213,8 @@ class MixingOptions(OperationOptions):
 
     per: Literal["image", "batch"] = "image"
     """batch: as in timm, one share, box and choice of operation is drawn for a batch, or for each
-    part of it with train.accumulate_steps, and each image is mixed with the one as far from the
-    other end, so that the middle one of an odd number stays."""
+    part of it with train.accumulate_steps, and each image is mixed with the one that is as far
+    from the other end, so that the middle one of an odd number stays."""
 
 
 class MixUpOptions(MixingOptions):
@@ -228,7 +228,7 @@ class MixUpOptions(MixingOptions):
 
 
 class CutMixOptions(MixingOptions):
-    """Pastes a box of another image, labels mixed by area (arXiv:1905.04899); the last step."""
+    """Pastes a box of another image, mixing labels by area (arXiv:1905.04899); the last step."""
 
     op: Literal["cutmix"]
     alpha: Alpha = 1.0
