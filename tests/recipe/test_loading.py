@@ -86,6 +86,27 @@ def test_two_procedures_of_resnet_strikes_back_differ_where_its_table_does():
         "train.epochs",
         "train.sizes",
     }
+    # learning rate, decay, epochs, repeats, smoothing, stochastic depth, pixels in training, top-1
+    table = (
+        (a1, (5e-3, 0.01, 600, 3, 0.1, 0.05, 224, 80.4)),
+        (a3, (8e-3, 0.02, 100, 1, 0.0, 0.0, 160, 78.1)),
+    )
+    for recipe, values in table:
+        optimizer, depth = recipe.optimizer, recipe.model.drop_path_rate
+        assert values == (
+            optimizer.learning_rate,
+            optimizer.weight_decay,
+            recipe.train.epochs,
+            recipe.data.repeats,
+            recipe.loss.label_smoothing,
+            depth,
+            recipe.size_of_epoch(0),
+            recipe.reference.top1,
+        )
+        schedule = recipe.schedule
+        assert (optimizer.name, schedule.name, schedule.warmup_epochs) == ("lamb", "cosine", 5)
+        assert (schedule.warmup_learning_rate, schedule.final_learning_rate) == (1e-4, 1e-6)
+        assert recipe.loss.name == "binary_cross_entropy"
     for recipe, magnitude, alpha in ((a1, 7, 0.2), (a3, 6, 0.1)):
         crop, policy, mix = recipe.augment
         assert (policy.magnitude, mix.mixup_alpha, mix.cutmix_alpha) == (magnitude, alpha, 1.0)

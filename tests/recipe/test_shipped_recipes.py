@@ -14,6 +14,7 @@ from conftest import WNIDS, write_images
 from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.models import resnet
 from keras_imnet64.recipe.loading import check_recipe, list_recipes, load_recipe
+from keras_imnet64.training.build import optimizer_for
 from keras_imnet64.training.fit import fit
 
 IS_JAX = keras.backend.backend() == "jax"
@@ -121,6 +122,14 @@ def test_no_recipe_is_left_out_and_those_of_one_kind_differ_in_numbers_alone():
     assert "wrn36_5" not in of_demo  # another optimizer
     (of_vgg,) = [names for names in KINDS if "vgg16" in names]
     assert "alexnet" not in of_vgg
+
+
+def test_the_optimizer_and_the_rates_of_every_recipe_can_be_made():
+    """With the numbers that the recipes state; below they train with other ones."""
+    for name in list_recipes():
+        recipe = load_recipe(name)
+        first = float(optimizer_for(recipe, updates_per_epoch=10).learning_rate)
+        assert 0 < first <= recipe.optimizer.learning_rate * 1.001, name
 
 
 @pytest.mark.backend
