@@ -59,8 +59,8 @@ CASES = {  # case: model, its options, naming
     "vgg16_bn": ("vgg16_bn", {}, foreign.torchvision_vgg_bn),
 }
 CHEAP = ("wrn28_2_32", "resnet18_anti_aliasing_64", "davit_tiny_64", "alexnet")
-# Of other numbers of blocks and channels, which their tensors' names and shapes show, than those
-# that are compared in each run of the tests.
+# They differ from those that each run of the tests compares in numbers of blocks and channels, and
+# `vgg16` in having no normalisation; the names and shapes of their tensors show it.
 LIKE_OTHERS = (
     *("resnet34", "resnet101_64", "resnet152_64", "wide_resnet50_2", "wide_resnet50_2_64"),
     *("davit_small", "vgg16"),
