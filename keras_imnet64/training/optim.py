@@ -485,7 +485,30 @@ class Muon(_Corrected, keras.optimizers.Muon):
         return any(re.search(layer, variable.path) for layer in self.exclude_layers)
 
     def zeropower_via_newtonschulz5(self, x: Tensor, steps: int) -> Tensor:
-        return ops.reshape(super().zeropower_via_newtonschulz5(_as_matrix(x), steps), x.shape)
+        matrix = _as_matrix(x)
+        if max(matrix.shape) >= 2 * min(matrix.shape):
+            update = self._newton_schulz_of_long_matrix(matrix, steps)
+        else:
+            update = super().zeropower_via_newtonschulz5(matrix, steps)
+        return ops.reshape(update, x.shape)
+
+    def _newton_schulz_of_long_matrix(self, x: Tensor, steps: int) -> Tensor:
+        """Returns what Keras' iteration returns, for a third of its products.
+
+        Each iteration multiplies a wide x by a polynomial of the Gram matrix x x^T. Here the Gram
+        matrix is iterated instead of x, and x is multiplied by all polynomials at once.
+        """
+        tall = x.shape[0] > x.shape[1]
+        x = x / (ops.norm(x) + 1e-7)  # so that no singular value is above 1
+        gram = ops.matmul(ops.transpose(x), x) if tall else ops.matmul(x, ops.transpose(x))
+        product = identity = ops.eye(gram.shape[0], dtype=gram.dtype)
+        for step in range(steps):
+            square = ops.matmul(gram, gram)
+            polynomial = self.muon_a * identity + self.muon_b * gram + self.muon_c * square
+            product = polynomial if step == 0 else ops.matmul(polynomial, product)
+            if step < steps - 1:
+                gram = ops.matmul(polynomial, ops.matmul(polynomial, gram))
+        return ops.matmul(x, product) if tall else ops.matmul(product, x)
 
     def lr_adjust(self, x: Tensor) -> Tensor:
         return ops.reshape(super().lr_adjust(_as_matrix(x)), x.shape)

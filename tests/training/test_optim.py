@@ -180,6 +180,18 @@ def test_muon_takes_a_convolution_as_a_matrix_and_a_depthwise_kernel_not():
 
 
 @pytest.mark.backend
+@pytest.mark.parametrize("shape", [(72, 8), (8, 72), (9, 8)])
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_muon_orthogonalises_matrices_of_any_shape_and_rank(shape, rank):
+    """Long ones through their Gram matrix, where singular values of 0 are squared rounding."""
+    matrix = RNG.normal(size=(shape[0], rank)) @ RNG.normal(size=(rank, shape[1]))
+    optimizer = optim.make_optimizer("muon", constant())
+    got = optimizer.zeropower_via_newtonschulz5(ops.convert_to_tensor(matrix, "float32"), 5)
+    expected = muon_update(matrix) / (0.2 * math.sqrt(max(shape)))
+    np.testing.assert_allclose(ops.convert_to_numpy(got), expected, atol=2e-4)
+
+
+@pytest.mark.backend
 @pytest.mark.parametrize("adapts", [False, True])
 def test_lamb_steps_as_timms(adapts, peer_torch):
     """Ten steps of gradients that are clipped in some, with timm's groups of decay."""
