@@ -11,7 +11,7 @@ from itertools import pairwise
 import click
 import documents
 import pytest
-from generate import PAGES
+from generate import PAGES, recipes
 from generate.commands import walk
 from generate.facts import files_of_a_run
 from generate.markdown import entries, paragraphs, prose
@@ -270,6 +270,14 @@ def test_options_of_every_command_are_in_the_reference():
 def test_a_run_folder_is_described_file_by_file():
     files = [row[0].strip("`") for row in files_of_a_run()]
     assert {"model.keras", "best.keras", "history.csv", "metrics.json", "checkpoints/"} < {*files}
+
+
+def test_a_recipe_of_an_unknown_data_set_is_named(monkeypatch):
+    demo = load_recipe("demo", ['name="lost"', 'data.dataset="image_folder/lost"'])
+    shipped = {**recipes.shipped_recipes(), "lost": demo}
+    monkeypatch.setattr(recipes, "shipped_recipes", lambda: shipped)
+    with pytest.raises(ValueError, match=r"no row in DATASETS: \['lost'\]"):
+        recipes.recipes_page()
 
 
 def test_anchors_are_unique():

@@ -15,6 +15,9 @@ HEADINGS = ("recipe", "network", "epochs", "parameters", "MACs", "published", "m
 def recipes_page() -> str:
     """Returns the page of all recipes."""
     known = [facts(recipe) for recipe in shipped_recipes().values()]
+    left_out = [each["recipe"] for each in known if each["dataset"] not in DATASETS]
+    if left_out:
+        raise ValueError(f"recipes of data sets that have no row in DATASETS: {left_out}")
     tables = []
     for dataset in DATASETS:
         of_set = [each for each in known if each["dataset"] == dataset]
