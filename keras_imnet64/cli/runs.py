@@ -386,7 +386,7 @@ def predict(
 
 def show_predictions(result: JsonObject) -> None:
     """Prints a line for each image and one for each of its classes."""
-    for image in result["pictures"]:
+    for image in result["images"]:
         click.echo(printable(image["file"]))
         for guess in image["top"]:
             name, wnid = guess["class_name"], guess["class_id"]

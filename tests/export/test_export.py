@@ -204,14 +204,14 @@ def test_the_result(exported, folder):
     files = [file for file in Path(result["path"]).rglob("*") if file.is_file()]
     assert result["bytes"] == sum(len(file.read_bytes()) for file in files)
     compared = result["compared"]
-    assert compared["pictures"] == 40  # all that the data set has
+    assert compared["images"] == 40  # all that the data set has
     assert compared["source"] == "imagenet_resized/16x16 validation"
     assert 0 <= compared["largest_difference"] < 1e-5
     assert exported["bare", "keras"]["path"] == str(folder / "bare_exported.keras")
     compared = exported["bare", "saved_model"]["compared"]
-    assert (compared["pictures"], compared["source"]) == (1, "the images given")
+    assert (compared["images"], compared["source"]) == (1, "the images given")
     compared = exported["bare", "keras"]["compared"]
-    assert compared["pictures"] == 64
+    assert compared["images"] == 64
     assert compared["source"].startswith("drawn images: the model does not state")
 
 
