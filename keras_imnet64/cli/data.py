@@ -151,7 +151,7 @@ def downsample(
     as_json: bool,
     **folders: Unpack[DataFolders],
 ) -> None:
-    """Downsample large images, as ImageNet64 was made.
+    """Downsample large images, in the way ImageNet64 was made.
 
     Writes archives in the official layout and a packed store to train on. The same command resumes
     after an interruption.

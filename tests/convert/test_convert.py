@@ -180,7 +180,7 @@ def test_the_command_reports_which_network_it_took(run, slimmer, tmp_path):
         [
             'The network is the one under "model_ema.", the averaged weights.',
             'The file also holds "model."; --prefix selects another network.',
-            "Left out, because they are no part of the network: criterion.weight.",
+            "Left out, because they are not part of the network: criterion.weight.",
         ],
     )
     out = tmp_path / "plain.keras"
