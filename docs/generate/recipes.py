@@ -9,7 +9,7 @@ from keras_imnet64.recipe.listing import Facts, facts, in_giga, in_words
 from keras_imnet64.recipe.loading import recipes_dir, shipped_recipes
 
 RESULTS = ("published", "measured")  # lines of `in_words` that are written in full here
-HEADINGS = ("recipe", "network", "epochs", "parameters", "MACs", "published", "measured")
+HEADINGS = ("recipe", "epochs", "parameters", "MACs", "published", "measured")
 
 
 def recipes_page() -> str:
@@ -44,7 +44,6 @@ def row(known: Facts) -> list[str]:
     measured = [f"{accuracies(r)} {backend}" for backend, r in known["measured"].items()]
     return [
         f"[{code(known['recipe'])}](#{known['recipe']})",
-        code(known["model"]),
         str(known["epochs"]),
         f"{known['parameters']:,}" if known["parameters"] else "by classes",
         in_giga(known["macs"]) or "by classes",
@@ -84,7 +83,13 @@ def section(known: Facts) -> str:
         [
             heading(3, code(name), name),
             first_comment(text.splitlines()),
-            bullets([*(f"{label}: {prose(words)}" for label, words in costs), *results(known)]),
+            bullets(
+                [
+                    f"network: {code(known['model'])}",
+                    *(f"{label}: {prose(words)}" for label, words in costs),
+                    *results(known),
+                ]
+            ),
             folded(f"recipes/{name}.toml", fence(text, "toml")),
         ]
     )
