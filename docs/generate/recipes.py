@@ -41,13 +41,14 @@ def recipes_page() -> str:
 
 def row(known: Facts) -> list[str]:
     """Returns the cells of a recipe in the table of its data set."""
-    measured = [f"{accuracies(r)} {backend}" for backend, r in known["measured"].items()]
+    published = known["published"]
+    measured = [f"{in_one_line(r)} {backend}" for backend, r in known["measured"].items()]
     return [
         f"[{code(known['recipe'])}](#{known['recipe']})",
         str(known["epochs"]),
         f"{known['parameters']:,}" if known["parameters"] else "by classes",
         in_giga(known["macs"]) or "by classes",
-        accuracies(known["published"]) if known["published"] else "none",
+        in_one_line(published) if published else "none",
         ", ".join(measured) or "not yet run",
     ]
 
@@ -60,6 +61,11 @@ def accuracies(result: JsonObject) -> str:
         accuracy = result.get(key, None if error is None else round(100 - error, 2))
         found.append("-" if accuracy is None else f"{accuracy:g}")
     return " / ".join(found)
+
+
+def in_one_line(result: JsonObject) -> str:
+    """Returns the accuracies for a narrow column, which does not break them."""
+    return accuracies(result).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def results(known: Facts) -> Iterator[str]:
