@@ -68,10 +68,30 @@ def test_keys_are_compared_and_values_are_not():
     keys = ["run", "epoch N/N", "epoch N/N: loss", "epoch N/N: lr", "epoch N/N: N", "seconds N"]
     assert steps.keys(said) == keys
     assert steps.keys(said.replace("2.1", "0.016").replace("1/5", "5/5")) == keys
+    assert steps.keys(said.replace("1/5 ", "1/5 ..... ")) == keys  # as in a log
+    assert steps.keys("epoch 1/5 ..\n" + said) == keys
     for line in said.splitlines()[1:]:
         assert steps.keys(said.replace(line, "")) != keys
     assert steps.keys(said.replace("lr 3e-07  ", "")) != keys
     assert steps.keys(said + "new  1\n") != keys
+
+
+def test_a_session_may_leave_out_lines_where_it_says_so():
+    printed = "run  first\nresumes  in epoch 2\nnote: 3 of 4\ntop1  3.5\ncount  7\n"
+    for shown in (
+        printed,
+        "run  second\n...\nnote: 1 of 9\ntop1  0.1\ncount  1\n",
+        "...\nnote: 1 of 9\n...\n",
+    ):
+        assert steps.shows(shown, printed)
+    for shown in (
+        printed.replace("count", "number"),
+        "run  second\nnote: 1 of 9\ntop1  0.1\ncount  1\n",
+        "...\nnote: 1 of 9\n",
+        "...\nnote: 1 of\n...\n",
+        "...\ntop1  3.5\n...\nnote: 1 of 9\n...\n",
+    ):
+        assert not steps.shows(shown, printed)
 
 
 def test_the_recipes_are_listed(place):

@@ -167,7 +167,7 @@ def test_an_ensemble_that_was_exported_is_not_replaced(branches, data_dir):
     Image.new("RGB", (16, 16), "red").save(branches / "red.png")
     pixels = np.zeros((1, 16, 16, 3), "uint8") + np.uint8([255, 0, 0])
     logits = load_model(branches / "model.keras").predict(pixels, verbose=0)
-    (image,) = predict(branches, [branches / "red.png"], top=10)["pictures"]
+    (image,) = predict(branches, [branches / "red.png"], top=10)["images"]
     probabilities = [guess["probability"] for guess in image["top"]]
     assert probabilities == pytest.approx(sorted(softmax(logits[0]), reverse=True), rel=1e-4)
     with pytest.raises(UserError, match="saved_model was exported from the ensemble"):
