@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import documents
 import first_steps as steps
 import pytest
+from conftest import ON_MACOS
 
 from keras_imnet64.recipe.loading import list_recipes
 
@@ -126,17 +127,45 @@ def test_predict_names_five_classes_with_probabilities(place):
     assert sum(percent) <= 100.03
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=PYTHON.values())
-def test_each_python_example_runs(place, code):
+# Runs each of some programs in a process of its own, in which Keras is imported and not used yet.
+IN_FORKS = """
+import json, os, sys, traceback
+import keras_imnet64.training.fit
+ends = []
+for code in json.load(sys.stdin):
+    child = os.fork()
+    if child == 0:
+        try:
+            exec(code, {"__name__": "__main__"})
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    ends.append(os.waitpid(child, 0)[1])
+print(json.dumps(ends))
+"""
+
+
+@pytest.fixture(scope="module")
+def python_examples(place):
+    """({code: how its process ended}, what they wrote to standard error), in the pages' order."""
     child = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", IN_FORKS],
+        input=json.dumps(list(PYTHON)),
         cwd=place.path,
         env=place.environment,
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
-    assert child.returncode == 0, child.stderr[-3000:]
+    return dict(zip(PYTHON, json.loads(child.stdout.splitlines()[-1]), strict=True)), child.stderr
+
+
+@pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
+@pytest.mark.parametrize("code", PYTHON, ids=PYTHON.values())
+def test_each_python_example_runs(python_examples, code):
+    ends, errors = python_examples
+    assert ends[code] == 0, errors[-3000:]
 
 
 @pytest.mark.slow
