@@ -1,16 +1,14 @@
 """The suite runs under TensorFlow; test_backends.py runs those marked `backend` under JAX too."""
 
 import importlib
-import json
 import os
 import struct
 import subprocess
 import sys
 import tempfile
 import zlib
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -153,22 +151,6 @@ def run(monkeypatch, capsys):
         return status, output.out, output.err
 
     return run
-
-
-@pytest.fixture
-def export_here(monkeypatch):
-    """Both steps of an export run in this process, where no package is hidden from the second."""
-    module = importlib.import_module("keras_imnet64.export")
-    from keras_imnet64.export import child
-    from keras_imnet64.export.messages import ExportRequest
-
-    def run_child(_, step, work, *, request, **options):
-        outcome = child.run_step(step, Path(work), ExportRequest(**json.loads(json.dumps(request))))
-        return SimpleNamespace(objects=lambda: [asdict(outcome)], failure=None)
-
-    monkeypatch.setattr(module, "run_child", run_child)
-    for name, row in module.FORMATS.items():
-        monkeypatch.setitem(module.FORMATS, name, replace(row, without=()))
 
 
 @pytest.fixture

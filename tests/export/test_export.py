@@ -6,14 +6,13 @@ import re
 import subprocess
 import sys
 import zipfile
-from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 from conftest import ON_MACOS
+from export_in_process import run_in_this_process
 from keras import layers
 from PIL import Image
 
@@ -81,18 +80,6 @@ def folder(tmp_path_factory):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), "uint8")
     np.savez(folder / "images.npz", pixels=pixels)
     return folder
-
-
-def run_in_this_process(patch):
-    """Makes both steps of an export run here, where no package can be hidden from the second."""
-
-    def run_child(_, step, work, *, request, **options):
-        outcome = child.run_step(step, Path(work), ExportRequest(**json.loads(json.dumps(request))))
-        return SimpleNamespace(objects=lambda: [asdict(outcome)], failure=None)
-
-    patch.setattr(module, "run_child", run_child)
-    for name, row in module.FORMATS.items():
-        patch.setitem(module.FORMATS, name, replace(row, without=()))
 
 
 @pytest.fixture(scope="module")

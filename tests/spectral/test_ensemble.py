@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import SPECTRAL
+from export_in_process import run_in_this_process
 from PIL import Image
 from scipy.special import log_softmax, softmax
 
@@ -177,8 +178,9 @@ def test_an_ensemble_is_a_model_like_any_other(join, data_dir):
     assert Run(branches).is_finished
 
 
-def test_an_ensemble_that_was_exported_is_not_replaced(joined, data_dir, export_here):
+def test_an_ensemble_that_was_exported_is_not_replaced(joined, data_dir, monkeypatch):
     """It is served and seen like any other; its file has Keras' own layers alone."""
+    run_in_this_process(monkeypatch)
     with zipfile.ZipFile(joined / "model.keras") as archive:
         assert b"keras_imnet64" not in archive.read("config.json")
     exported = export(joined, "saved_model", data_dir=data_dir)
