@@ -31,7 +31,7 @@ ROWS = (
     {"data.order"},
     {"data.augment"},
     {"data.images", "data"},
-    {"runs", "backend"},
+    {"charts", "runs", "backend"},
     {"records"},
     {"core", "__init__"},
 )
