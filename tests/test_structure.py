@@ -15,7 +15,7 @@ PACKAGE = "keras_imnet64"
 ROWS = (
     {"__main__"},
     {"cli"},
-    {"bench", "curves", "spectral"},
+    {"bench", "compare", "curves", "spectral"},
     {"convert", "doctor", "export"},
     {"training"},
     {"evaluation"},
