@@ -1,4 +1,4 @@
-"""The command `compare`: training on several backends, dtypes or devices, or runs that are there."""
+"""The command `compare`: training on several backends or devices, or runs that are there."""
 
 from pathlib import Path
 from typing import Unpack

@@ -3,8 +3,9 @@
 `compare` checks what is asked and makes the result. `folder` keeps what each side has finished and
 starts a process for each, one after the other; `worker` is such a process, which `probe` serves
 where it computes a step tensor by tensor; `records` and `request` are what the two pass on.
-`verdict` judges by numbers alone. `scores` trains whole runs, and `finished` compares runs and model
-files image by image. `result` is what comes out, `text` prints it and `page` shows it in a browser.
+`verdict` judges by numbers alone. `scores` trains whole runs, and `finished` compares runs and
+model files image by image. `result` is what comes out, `text` prints it and `page` shows it in a
+browser.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from keras_imnet64.compare.page import page
 from keras_imnet64.compare.result import Result, result_of
 from keras_imnet64.compare.scores import final_scores
 from keras_imnet64.compare.sides import check_exact, parse_sides
-from keras_imnet64.compare.verdict import compare_step, step_to_examine, tolerance_of
+from keras_imnet64.compare.verdict import step_to_examine, tolerance_of
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.paths import DEFAULT_RUNS
 from keras_imnet64.core.types import StrPath
@@ -86,9 +87,8 @@ def examine(comparison: Comparison, index: int) -> list[int]:
     dtypes = [side.recipe(comparison.recipe).train.dtype for side in (first, second)]
     tolerance = tolerance_of(dtypes)
     a, b = comparison.trajectory(0), comparison.trajectory(index)
-    records = comparison.step_record(0, 0), comparison.step_record(index, 0)
     step = step_to_examine(a, b, comparison.runs(), tolerance)
-    if not step or compare_step(*records, tolerance).first:
+    if not step or comparison.compare_step(index, 0, tolerance).first:
         return [0]
     comparison.train(0, steps=[step])
     comparison.train(index, steps=[step])

@@ -2,7 +2,8 @@
 
     comparison.json             what is compared; another comparison does not go on here
     start.npz                   all variables before the first step, of all sides
-    1-tensorflow/               of the first side: trajectory.json, yardstick.json, step-0001.npz
+    1-tensorflow/               of the first side: trajectory.json, yardstick.json, step-0001.npz,
+                                step-0001-near.npz
     2-jax/                      of the second one: trajectory.json, step-0001.npz
     state-0012.npz              all variables of the first side before step 12
     gradients-0012.npz          its gradients there, which all sides' optimizers are given
@@ -25,9 +26,11 @@ from keras_imnet64.compare.records import (
     Trajectory,
     Yardstick,
     read_step,
+    versions,
 )
 from keras_imnet64.compare.request import Outcome, Request, StepTask
 from keras_imnet64.compare.sides import Side
+from keras_imnet64.compare.verdict import StepComparison, Tolerance, compare_step
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.files import MAX_JSON_BYTES, parse_json, read_small, write_json
@@ -81,6 +84,10 @@ class Comparison:
     def step_file(self, index: int, step: int) -> Path:
         return self.side_folder(index) / f"step-{step + 1:04d}.npz"
 
+    def near_file(self, step: int) -> Path:
+        """The step of the first side from a state that is one last bit apart."""
+        return self.side_folder(0) / f"step-{step + 1:04d}-near.npz"
+
     @property
     def settings(self) -> JsonObject:
         """What must not change when a comparison goes on, by name."""
@@ -89,6 +96,7 @@ class Comparison:
             "sides": [side.label for side in self.sides],
             "steps": self.num_steps,
             "virtual_devices": self.virtual_devices,
+            "versions": versions(),
         }
 
     # -------------------------------------------------------------------------------------- doing
@@ -135,9 +143,10 @@ class Comparison:
 
         The first side measures the yardstick too.
         """
-        yardstick = self.yardstick_file if index == 0 else None
         wanted = [self.trajectory_file(index), *(self.step_file(index, step) for step in steps)]
-        if all(file.exists() for file in [*wanted, *([yardstick] if yardstick else [])]):
+        if index == 0:
+            wanted += [self.yardstick_file, *map(self.near_file, steps)]
+        if all(file.exists() for file in wanted):
             return
         side = self.sides[index]
         tasks = [
@@ -146,6 +155,7 @@ class Comparison:
                 state=str(self._state_file(step)),
                 gradients=str(self.folder / f"gradients-{step + 1:04d}.npz"),
                 record=str(self.step_file(index, step)),
+                near=str(self.near_file(step)) if index == 0 else None,
             )
             for step in steps
         ]
@@ -154,7 +164,7 @@ class Comparison:
             start=str(self._state_file(0)),
             num_steps=self.num_steps,
             trajectory=str(self.trajectory_file(index)),
-            yardstick=str(yardstick) if yardstick else None,
+            yardstick=str(self.yardstick_file) if index == 0 else None,
             steps=tuple(tasks),
             devices=side.devices,
             virtual_devices=self.virtual_devices,
@@ -190,12 +200,17 @@ class Comparison:
         others = read(Yardstick, self.yardstick_file).losses
         return np.array([self.trajectory(0).losses, *others])
 
-    def step_record(self, index: int, step: int) -> StepRecord:
-        file = self.step_file(index, step)
-        try:
-            return read_step(file)
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
-            raise damaged(file, error) from error
+    def compare_step(self, index: int, step: int, tolerance: Tolerance) -> StepComparison:
+        """Compares a step that a side and the first have computed from the same state."""
+        a, b = _read_step(self.step_file(0, step)), _read_step(self.step_file(index, step))
+        return compare_step(a, b, tolerance, _read_step(self.near_file(step)))
+
+
+def _read_step(file: Path) -> StepRecord:
+    try:
+        return read_step(file)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise damaged(file, error) from error
 
 
 def read(kind: type[Record], file: Path) -> Record:

@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,6 +20,7 @@ from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.validation import parse_record, to_json
 
 MAX_ELEMENTS = 2**16  # of a tensor that are kept: 256 KB
+PACKAGES = ("keras-imnet64", "keras", "tensorflow", "jax", "numpy")  # that decide the numbers
 
 Arrays: TypeAlias = dict[str, np.ndarray]  # by the path of a variable
 
@@ -108,6 +110,11 @@ class StepRecord:
     gradients: Arrays
     statistics: Arrays
     updates: Arrays
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of `PACKAGES` that are installed, by name."""
+    return {name: version(name) for name in PACKAGES}
 
 
 def sample(array: np.ndarray, name: str) -> np.ndarray:

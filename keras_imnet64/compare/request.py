@@ -17,12 +17,14 @@ class StepTask:
             and writes it.
         gradients: those that the optimizer is given; if there is no such file, the side's own.
         record: the file to write, see `records.StepRecord`.
+        near: likewise, for the same step from a state that is one last bit apart; None for none.
     """
 
     step: int
     state: str
     gradients: str
     record: str
+    near: str | None = None
 
 
 @dataclass(frozen=True)

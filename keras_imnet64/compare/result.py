@@ -16,7 +16,6 @@ from keras_imnet64.compare.verdict import (
     StepComparison,
     Tolerance,
     Verdict,
-    compare_step,
     conclude,
     distances,
     spread,
@@ -255,12 +254,7 @@ def _pair(
 ) -> PairResult:
     a, b = trajectories[0], trajectories[index]
     tolerance = tolerance_of([dtype_of(comparison, 0), dtype_of(comparison, index)])
-    compared = tuple(
-        compare_step(
-            comparison.step_record(0, step), comparison.step_record(index, step), tolerance
-        )
-        for step in steps
-    )
+    compared = tuple(comparison.compare_step(index, step, tolerance) for step in steps)
     verdict = conclude(a, b, runs, compared, tolerance)
     return PairResult(
         first=comparison.sides[0].label,

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import keras
@@ -33,6 +32,7 @@ from keras_imnet64.compare.records import (
     read_arrays,
     sample,
     scale_of,
+    versions,
     write_arrays,
     write_step,
 )
@@ -50,7 +50,6 @@ from keras_imnet64.training.model import make_smaller
 from keras_imnet64.training.setup import build_setup
 from keras_imnet64.training.state import assign_variables, read_variables, variables_by_path
 
-PACKAGES = ("keras-imnet64", "keras", "tensorflow", "jax", "numpy")
 NUM_RUNS = 5  # of the yardstick, the unchanged one included
 
 
@@ -108,16 +107,23 @@ class SideRun:
         return read_variables(self.model, self.variables)
 
     def assign(self, arrays: Arrays) -> None:
+        """Sets all variables."""
         with self.devices.scope():
             assign_variables(self.variables, arrays, "the start of the comparison")
 
     def start(self) -> tuple[Arrays, float, str | None]:
-        """Returns the shared start, and how far this side's own is from it, see `Trajectory`."""
+        """Sets all variables to the shared start, and returns it.
+
+        Call it before any step: what this side has is then its own start.
+
+        Returns:
+            (the start, how far this side's own is from it, where); see `Trajectory`.
+        """
         path, own = Path(self.request.start), self.read()
         if not path.exists():
             write_arrays(path, own)
         shared = read_arrays(path)
-        assign_variables(self.variables, shared, path)  # refuses those of another network
+        self.assign(shared)  # refuses those of another network
         size, where = 0.0, None
         for name in by_path(self.model):
             ours, theirs = own[f"model/{name}"], shared[f"model/{name}"]
@@ -166,8 +172,7 @@ class SideRun:
 
     def trajectory(self) -> Trajectory:
         """Trains the steps from the shared start."""
-        start, distance, where = self.start()
-        self.assign(start)
+        _, distance, where = self.start()
         watch = Watch()
         with PeakMemory(self.devices) as memory:
             self.train(self.request.num_steps, watch)
@@ -175,7 +180,7 @@ class SideRun:
         assert watch.first_end is not None
         return Trajectory(
             devices=self.devices.names,
-            versions={name: version(name) for name in PACKAGES},
+            versions=versions(),
             losses=tuple(watch.losses),
             rates=tuple(watch.rates),
             digests=tuple(digest(*self.stream.batch(*place)) for place in places),
@@ -201,14 +206,20 @@ class SideRun:
         """Returns all variables before a step: those of the first side that needed them."""
         path = Path(task.state)
         if not path.exists():
-            self.assign(self.start()[0])
+            self.start()
             self.train(task.step, Watch())
             write_arrays(path, self.read())
         return read_arrays(path)
 
-    def record(self, task: StepTask) -> StepRecord:
-        """Computes a step from a given state, tensor by tensor."""
+    def record(self, task: StepTask, *, is_near: bool = False) -> StepRecord:
+        """Computes a step from a given state, tensor by tensor.
+
+        Args:
+            is_near: whether from the state one last bit apart.
+        """
         state = self.state_before(task)
+        if is_near:
+            state = one_bit_apart(state, 1)
         epoch, first = self.place_of(task.step)
         batch, size = self.stream.batch(epoch, first), self._prepare_size(epoch)
         network = self.networks.get(size, self.setup.network)
@@ -301,6 +312,8 @@ def work(request: Request) -> None:
     for task in request.steps:
         if not Path(task.record).exists():
             write_step(Path(task.record), side.record(task))
+        if task.near and not Path(task.near).exists():
+            write_step(Path(task.near), side.record(task, is_near=True))
     if request.yardstick and not Path(request.yardstick).exists():
         write_json(request.yardstick, to_json(side.yardstick()))
 

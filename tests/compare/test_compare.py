@@ -34,7 +34,7 @@ class FakeSides:
     def __call__(self, module, *, request, environment):
         backend = environment["KERAS_BACKEND"]
         files = [request["trajectory"], request["yardstick"]]
-        files += [task["record"] for task in request["steps"]]
+        files += [task[kind] for task in request["steps"] for kind in ("record", "near")]
         missing = [Path(file) for file in files if file and not Path(file).exists()]
         self.asked.append((backend, [file.name for file in missing]))
         if backend in self.outcomes:
@@ -45,7 +45,7 @@ class FakeSides:
             elif file.name == "yardstick.json":
                 write_json(file, to_json(Yardstick(CHAOS)))
             else:
-                task = next(t for t in request["steps"] if t["record"] == str(file))
+                task = next(t for t in request["steps"] if str(file) in (t["record"], t["near"]))
                 write_step(file, self.make_step(task["step"]))
         return ChildResult('a library\'s chatter\n{"error": null}\n', None)
 
@@ -69,7 +69,7 @@ def compared(small_recipe, tmp_path):
     return compared
 
 
-ALL_OF_FIRST = ["trajectory.json", "yardstick.json", "step-0001.npz"]
+ALL_OF_FIRST = ["trajectory.json", "yardstick.json", "step-0001.npz", "step-0001-near.npz"]
 
 
 def test_each_side_is_asked_once_one_after_the_other(sides, compared):
@@ -94,7 +94,10 @@ def test_the_figures_of_a_side_are_those_of_its_steps(sides, compared):
 def test_a_step_at_which_the_sides_part_is_asked_of_both(sides, compared):
     sides.losses["jax"] = tuple(np.add(LOSSES, [0, 0, 0, 1e-3, 2e-3]))
     result = compared()
-    assert sides.asked[2:] == [("tensorflow", ["step-0004.npz"]), ("jax", ["step-0004.npz"])]
+    assert sides.asked[2:] == [
+        ("tensorflow", ["step-0004.npz", "step-0004-near.npz"]),
+        ("jax", ["step-0004.npz"]),
+    ]
     assert result.pairs[0].answer == "equal within chaos"
     assert [step.step for step in result.pairs[0].steps] == [0, 3]
 

@@ -28,7 +28,9 @@ def train(recipe, data_dir, folder, step=0):
     side = worker.SideRun(request)
     state = folder / f"state-{step}.npz" if step else folder / "start.npz"
     task = StepTask(step, str(state), str(folder / f"gradients-{step}.npz"), "not written")
-    return SimpleNamespace(side=side, trajectory=side.trajectory(), record=side.record(task))
+    return SimpleNamespace(
+        side=side, task=task, trajectory=side.trajectory(), record=side.record(task)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,8 @@ def reference(small_recipe, data_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison")
     first = train(small_recipe(), data_dir, folder)
     runs = [first.trajectory.losses, *first.side.yardstick().losses]
-    return SimpleNamespace(folder=folder, first=first, runs=np.array(runs))
+    near = first.side.record(first.task, is_near=True)
+    return SimpleNamespace(folder=folder, first=first, runs=np.array(runs), near=near)
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def judged(reference, small_recipe, data_dir):
 
     def judge():
         second = train(small_recipe(), data_dir, reference.folder)
-        step = compare_step(reference.first.record, second.record, TOLERANCE)
+        step = compare_step(reference.first.record, second.record, TOLERANCE, reference.near)
         return conclude(
             reference.first.trajectory, second.trajectory, reference.runs, [step], TOLERANCE
         )

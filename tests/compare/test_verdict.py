@@ -135,6 +135,22 @@ def test_numbers_that_are_not_finite_differ():
     assert compare_step(record, other, FLOAT32).first.where == "conv"
 
 
+def test_what_a_last_bit_changes_may_change_more_between_programs():
+    """Ten times as much; images are the same to the bit all the same."""
+    record = step_record()
+
+    def scaled(factor):
+        return changed(record, "gradients", "norm/gamma", record.gradients["norm/gamma"] * factor)
+
+    near = scaled(1.0002)
+    assert compare_step(record, scaled(1.001), FLOAT32).first.where == "norm/gamma"
+    assert compare_step(record, scaled(1.001), FLOAT32, near).first is None
+    assert compare_step(record, scaled(1.01), FLOAT32, near).first.where == "norm/gamma"
+    other = replace(record, images=record.images + 1)
+    near = replace(record, images=record.images + 2)
+    assert compare_step(record, other, FLOAT32, near).first.where == "images"
+
+
 def test_another_batch_is_named_as_the_input_of_its_step():
     digests = [*trajectory().digests]
     digests[2] = "another"
