@@ -21,7 +21,7 @@ from keras_imnet64.compare.verdict import PairedTest, paired_test
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.paths import check_output_file
-from keras_imnet64.core.types import PackProgress, StrPath
+from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.selection import Selection
 from keras_imnet64.evaluation.evaluate import (
@@ -37,7 +37,7 @@ from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.load import load_model
 from keras_imnet64.recipe.difference import decisions
 from keras_imnet64.recipe.loading import check_recipe
-from keras_imnet64.records import ModelInfo, Scores
+from keras_imnet64.records import Environment, ModelInfo, Scores
 from keras_imnet64.runs import Run, model_file
 
 
@@ -84,6 +84,8 @@ def compare_finished(
     infos = [read_model_info(file) for file in files]
     labels = unique_labels(runs_or_models)
     dataset = common_dataset(labels, infos)
+    environments = [environment_of(path) for path in runs_or_models]
+    check_same_images(labels, environments)
     devices = devices or take_devices()
     store = open_dataset(
         dataset, split, data_dir=data_dir, cache_dir=cache_dir, progress=pack_progress
@@ -102,7 +104,7 @@ def compare_finished(
             ScoredModel(label, str(file), each.scores)
             for label, file, each in zip(labels, files, found, strict=True)
         ),
-        settings=differing_settings(infos),
+        settings=differing_settings(infos, environments),
         pairs=tuple(
             Pair(labels[0], label, paired_predictions(found[0], each))
             for label, each in zip(labels[1:], found[1:], strict=True)
@@ -147,6 +149,24 @@ def common_dataset(labels: Sequence[str], infos: Sequence[ModelInfo]) -> str:
     return infos[0].dataset
 
 
+def environment_of(path: StrPath) -> Environment | None:
+    """Returns what a run folder states about its processes and images; None for a model file."""
+    run = Run(Path(path))
+    return run.read_environment() if run.environment_file.is_file() else None
+
+
+def check_same_images(labels: Sequence[str], environments: Sequence[Environment | None]) -> None:
+    """Refuses runs that were trained on other images of a data set of the same name."""
+    known = [(label, e.digest.train) for label, e in zip(labels, environments, strict=True) if e]
+    for label, digest in known:
+        if digest != known[0][1]:
+            raise UserError(
+                f"{known[0][0]} and {label} were trained on other images (the digests of their "
+                f"train splits begin with {known[0][1][:8]} and {digest[:8]}): compare runs on the "
+                "same images"
+            )
+
+
 def predict_file(
     file: Path, info: ModelInfo, selection: Selection, devices: Devices
 ) -> Predictions:
@@ -171,9 +191,14 @@ def paired_predictions(first: Predictions, second: Predictions) -> PairedTest:
     return paired_test(first.first_class, second.first_class, first.is_right, second.is_right)
 
 
-def differing_settings(infos: Sequence[ModelInfo]) -> tuple[Setting, ...]:
-    """Returns the settings of the recipes that are not the same in all models."""
-    tables = [decisions(check_recipe(dict(info.recipe))) if info.recipe else {} for info in infos]
+def differing_settings(
+    infos: Sequence[ModelInfo], environments: Sequence[Environment | None]
+) -> tuple[Setting, ...]:
+    """Returns what is not the same in all models: settings of recipes, backends, versions."""
+    tables = [
+        settings_of(info, environment)
+        for info, environment in zip(infos, environments, strict=True)
+    ]
     keys = dict.fromkeys(key for table in tables for key in table)
     rows = [(key, [table.get(key) for table in tables]) for key in keys]
     return tuple(
@@ -181,6 +206,16 @@ def differing_settings(infos: Sequence[ModelInfo]) -> tuple[Setting, ...]:
         for key, values in rows
         if any(value != values[0] for value in values)
     )
+
+
+def settings_of(info: ModelInfo, environment: Environment | None) -> JsonObject:
+    """Returns the settings of a model's recipe and of the process that ended its run, by key."""
+    found = decisions(check_recipe(dict(info.recipe))) if info.recipe else {}
+    if environment is not None:
+        last = environment.processes[-1]
+        found |= {"backend": last.backend, "devices": ", ".join(last.devices)}
+        found |= {f"version of {name}": version for name, version in last.versions.items()}
+    return found
 
 
 def curve_of(label: str, path: StrPath) -> FinishedCurve | None:

@@ -178,7 +178,7 @@ class FinishedResult:
     """Finished runs and model files, held against each other.
 
     Attributes:
-        settings: those in which the recipes differ.
+        settings: those in which the recipes, or what they were trained with, differ.
         pairs: each with the first.
         curves: of the runs among them that have scored epochs.
     """

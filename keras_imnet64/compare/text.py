@@ -54,15 +54,41 @@ def show_result(result: Result, as_json: bool) -> None:
         "from the same start and the same batches\n"
     )
     show_table([side_row(side) for side in result.sides], COLUMNS)
+    click.echo("")
+    show_table(*losses_table(result))
     for pair in result.pairs:
         click.echo("")
         for line in pair_lines(pair):
             click.echo(line)
-
     if result.scores is not None:
         click.echo("")
         show_scores(result.scores)
     click.echo(f"\n{result.out}/comparison.html shows all of it in a browser")
+
+
+def losses_table(result: Result) -> tuple[list[JsonObject], dict[str, str]]:
+    """Returns (rows, columns) of the losses at some steps, and of how far apart they are.
+
+    The steps are the first, second, fourth, eighth and so on, the last, and those that were
+    computed again from the same state.
+    """
+    columns = {"step": "step"}
+    columns |= {f"loss {i}": f"loss, {side.label}" for i, side in enumerate(result.sides)}
+    columns |= {f"pair {i}": f"{pair.second} apart" for i, pair in enumerate(result.pairs)}
+    columns["yardstick"] = "yardstick"
+    last = result.num_steps
+    steps = {1 << power for power in range(last.bit_length())} | {last}
+    steps |= {step.step + 1 for pair in result.pairs for step in pair.steps}
+    rows: list[JsonObject] = [
+        {
+            "step": number,
+            **{f"loss {i}": f"{s.losses[number - 1]:.6f}" for i, s in enumerate(result.sides)},
+            **{f"pair {i}": f"{p.distances[number - 1]:.1e}" for i, p in enumerate(result.pairs)},
+            "yardstick": f"{result.yardstick[number - 1]:.1e}",
+        }
+        for number in sorted(steps)
+    ]
+    return rows, columns
 
 
 def show_scores(scores: FinalScores) -> None:

@@ -67,6 +67,7 @@ class Difference:
 
     Attributes:
         where: the layer, variable or setting that the tensor belongs to.
+        kind: the class of a layer whose output it is.
         size: in units of its scale.
         scale: see `Tolerance`; for gradients that of the layer, for updates that of the update.
     """
@@ -76,6 +77,7 @@ class Difference:
     size: float
     scale: float
     allowed: float
+    kind: str = ""
 
     @property
     def is_real(self) -> bool:
@@ -156,7 +158,9 @@ def _forward(
 ) -> Difference:
     same = index < len(b.facts.calls) and b.facts.calls[index].name == call.name
     theirs = b.activations[index] if same else np.full(1, np.nan)
-    return _difference("forward", call.name, ours, theirs, scale_of([ours, theirs]), allowed)
+    scale = scale_of([ours, theirs])
+    found = _difference("forward", call.name, ours, theirs, scale, allowed)
+    return replace(found, kind=call.kind)
 
 
 def _statistics(a: StepRecord, b: StepRecord, allowed: float) -> Iterator[Difference]:
@@ -245,15 +249,16 @@ class Verdict:
 def describe(difference: Difference) -> str:
     """Returns a difference as a clause: where, forward or backward, and how much."""
     where, amount = difference.where, f"by {difference.size:.2g} of its scale"
+    own_draws = ", as each backend draws its own masks" if "Dropout" in difference.kind else ""
     return {
         "start": f"the start: the initial weights of {where} differ {amount}",
         "input": f"the input: the {where} of the batch differ, which another draw makes",
-        "forward": f"layer {where}: forward, its output differs {amount}",
+        "forward": f"layer {where}: forward, its output differs {amount}{own_draws}",
         "loss": f"the loss: it differs {amount}, and no layer's output does",
         "statistics": f"layer {layer_of(where)}: forward, its {where.rpartition('/')[2]} differs "
         f"{amount}",
         "backward": f"layer {layer_of(where)}: backward, the gradient of its "
-        f"{where.rpartition('/')[2]} differs {amount}, and no output of the forward pass does",
+        f"{where.rpartition('/')[2]} differs {amount}, no output and no gradient of a later layer does",
         "rate": f"the learning rate: it differs {amount}",
         "update": f"the optimizer: its update of {where} differs {amount}, given the same "
         "gradients and the same rate",

@@ -45,6 +45,7 @@ from keras_imnet64.core.validation import parse_record, to_json
 from keras_imnet64.models.keras_private import CallbacksBesideSteps
 from keras_imnet64.models.paths import by_path
 from keras_imnet64.recipe.loading import check_recipe, parse_toml
+from keras_imnet64.runs import Run, lock
 from keras_imnet64.training.memory import PeakMemory, is_out_of_memory
 from keras_imnet64.training.model import make_smaller
 from keras_imnet64.training.setup import build_setup
@@ -305,17 +306,26 @@ def one_bit_apart(start: Arrays, number: int) -> Arrays:
 
 
 def work(request: Request) -> None:
-    """Does what a request asks, as far as its files do not exist."""
+    """Does what a request asks, as far as its files do not exist.
+
+    Raises:
+        UserError: another process does it; that of a killed comparison may still be there.
+    """
+    with lock(Run(Path(request.start).parent)):
+        _work(request)
+
+
+def _work(request: Request) -> None:
     side = SideRun(request)
     if request.trajectory and not Path(request.trajectory).exists():
         write_json(request.trajectory, to_json(side.trajectory()))
+    if request.yardstick and not Path(request.yardstick).exists():
+        write_json(request.yardstick, to_json(side.yardstick()))
     for task in request.steps:
         if not Path(task.record).exists():
             write_step(Path(task.record), side.record(task))
         if task.near and not Path(task.near).exists():
             write_step(Path(task.near), side.record(task, is_near=True))
-    if request.yardstick and not Path(request.yardstick).exists():
-        write_json(request.yardstick, to_json(side.yardstick()))
 
 
 def main() -> Outcome:

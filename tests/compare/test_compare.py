@@ -125,9 +125,9 @@ def test_what_a_side_says_is_said(sides, compared, is_failure, kind):
 
 def test_another_comparison_does_not_go_on_in_the_folder(sides, compared):
     compared()
-    with pytest.raises(UserError, match="a comparison with another steps: choose another --out"):
+    with pytest.raises(UserError, match="a comparison that differs in its steps: choose another --out"):
         compared(num_steps=3)
-    with pytest.raises(UserError, match="another sides"):
+    with pytest.raises(UserError, match="differs in its sides"):
         compared(["jax", "tensorflow"])
 
 
@@ -198,6 +198,11 @@ def test_the_command_prints_a_table_and_the_verdict(sides, compared, run, tmp_pa
     status, text, _ = run(*command, "--steps", "5")
     assert status == 0
     assert "jax against tensorflow: equal" in text.splitlines()
+    losses = [line.split() for line in text.splitlines() if re.match(r" *[1245] ", line)]
+    assert losses == [
+        [str(step), *[f"{LOSSES[step - 1]:.6f}"] * 2, "0.0e+00", apart]
+        for step, apart in ((1, "0.0e+00"), (2, "0.0e+00"), (4, "4.0e-03"), (5, "2.0e-02"))
+    ]
     assert re.search(
         r"^tensorflow +float32 +CPU:0 +32 +12\.0 s +4\.5 s +321 MB", text, re.MULTILINE
     )

@@ -14,18 +14,19 @@ from keras_imnet64.compare.finished import compare_finished
 from keras_imnet64.compare.folder import Comparison
 from keras_imnet64.compare.scores import final_scores
 from keras_imnet64.compare.sides import Side
-from keras_imnet64.core.errors import RunFailed
-from keras_imnet64.core.files import write_csv
+from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.core.files import write_csv, write_json
 from keras_imnet64.core.processes import ChildResult
+from keras_imnet64.core.validation import to_json
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import ship
-from keras_imnet64.records import ModelInfo
+from keras_imnet64.records import Environment, ModelInfo, PerSplit, ProcessEntry
 from keras_imnet64.training.build import make_network
 
 
-def make_run(folder, recipe, seed):
+def make_run(folder, recipe, seed, backend="tensorflow", digest="a" * 64):
     """A finished run that nobody has trained: its weights are those of a seed."""
     folder.mkdir(parents=True)
     (folder / "recipe.toml").write_text(recipe.to_toml())
@@ -37,6 +38,13 @@ def make_run(folder, recipe, seed):
     ship(model, folder / "model.keras", info)
     rows = [{"epoch": epoch, "val_top1": 10.0 * epoch + seed} for epoch in (1, 2, 3)]
     write_csv(folder / "history.csv", ["epoch", "val_top1"], rows)
+    environment = Environment(
+        dataset="imagenet_resized/16x16",
+        verified=PerSplit(False, False),
+        digest=PerSplit(digest, "b" * 64),
+        processes=(ProcessEntry(0, 0, backend, ("CPU:0",), "3.12.1", {"keras": "3.15.1"}),),
+    )
+    write_json(folder / "environment.json", to_json(environment))
     (folder / "metrics.json").write_text("{}")
     return folder
 
@@ -51,7 +59,10 @@ def runs(plain_recipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     train = plain_recipe.train.model_copy(update={"seed": 1, "epochs": 5})
     other = plain_recipe.model_copy(update={"train": train})
-    return [make_run(folder / "<b>first", plain_recipe, 0), make_run(folder / "second", other, 1)]
+    return [
+        make_run(folder / "<b>first", plain_recipe, 0),
+        make_run(folder / "second", other, 1, backend="jax"),
+    ]
 
 
 def predicted(run, images):
@@ -76,6 +87,9 @@ def test_predictions_are_compared_image_by_image(runs, data_dir):
 def test_settings_and_curves_of_runs_stand_beside_each_other(runs, data_dir):
     result = compare_finished([*runs, runs[0] / "model.keras"], data_dir=data_dir)
     found = {setting.key: setting.values for setting in result.settings}
+    assert found.pop("backend") == ("tensorflow", "jax", None)
+    for key in ("devices", "version of keras"):  # which a model file alone does not state
+        assert found.pop(key)[2] is None
     assert found == {"train.epochs": ("3", "5", "3"), "train.seed": ("0", "1", "0")}
     assert [(c.label, c.val_top1) for c in result.curves] == [
         ("<b>first", (10.0, 20.0, 30.0)),
@@ -83,6 +97,12 @@ def test_settings_and_curves_of_runs_stand_beside_each_other(runs, data_dir):
     ]
     same = result.pairs[1].test
     assert (same.only_first, same.only_second, same.p_value, same.agreement) == (0, 0, 1.0, 1.0)
+
+
+def test_runs_on_other_images_are_refused(runs, plain_recipe, data_dir, tmp_path):
+    other = make_run(tmp_path / "other", plain_recipe, 0, digest="c" * 64)
+    with pytest.raises(UserError, match=r"first and other were trained on other images .*aaaaaaaa"):
+        compare_finished([runs[0], other], data_dir=data_dir)
 
 
 def test_the_command_prints_them_and_writes_a_page(runs, data_dir, run, tmp_path):

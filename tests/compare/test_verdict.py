@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic import LOSSES, RATES, step_record, trajectory
 
-from keras_imnet64.compare.records import read_step, sample, write_step
+from keras_imnet64.compare.records import LayerCall, read_step, sample, write_step
 from keras_imnet64.compare.verdict import (
     TOLERANCES,
     compare_step,
@@ -127,6 +127,15 @@ def test_a_network_of_other_layers_differs_in_the_first_of_them():
     calls = (record.facts.calls[0], replace(record.facts.calls[1], name="other_norm"))
     other = replace(record, facts=replace(record.facts, calls=calls))
     assert compare_step(record, other, FLOAT32).first.where == "norm"
+
+
+def test_dropout_is_said_to_draw_its_own_masks():
+    record = step_record()
+    calls = (*record.facts.calls[:2], LayerCall("drop", "Dropout"), record.facts.calls[3])
+    record = replace(record, facts=replace(record.facts, calls=calls))
+    other = changed(record, "activations", 2, record.activations[2] * 2)
+    words = judge(trajectory(), steps=[compare_step(record, other, FLOAT32)]).in_words
+    assert "layer drop: forward" in words and "each backend draws its own masks" in words
 
 
 def test_numbers_that_are_not_finite_differ():
