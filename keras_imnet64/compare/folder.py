@@ -125,8 +125,8 @@ class Comparison:
         changed = [key for key, value in self.settings.items() if found.get(key) != value]
         if changed:
             raise UserError(
-                f"{self.folder} holds a comparison that differs in its {', '.join(changed)}: choose "
-                "another --out"
+                f"{self.folder} holds a comparison that differs in its {', '.join(changed)}: "
+                "choose another --out"
             )
         for index in range(len(self.sides)):
             self.side_folder(index).mkdir(exist_ok=True)

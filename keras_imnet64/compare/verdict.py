@@ -258,7 +258,8 @@ def describe(difference: Difference) -> str:
         "statistics": f"layer {layer_of(where)}: forward, its {where.rpartition('/')[2]} differs "
         f"{amount}",
         "backward": f"layer {layer_of(where)}: backward, the gradient of its "
-        f"{where.rpartition('/')[2]} differs {amount}, no output and no gradient of a later layer does",
+        f"{where.rpartition('/')[2]} differs {amount}, no output and no gradient of a later layer "
+        "does",
         "rate": f"the learning rate: it differs {amount}",
         "update": f"the optimizer: its update of {where} differs {amount}, given the same "
         "gradients and the same rate",

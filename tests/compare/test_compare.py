@@ -125,7 +125,9 @@ def test_what_a_side_says_is_said(sides, compared, is_failure, kind):
 
 def test_another_comparison_does_not_go_on_in_the_folder(sides, compared):
     compared()
-    with pytest.raises(UserError, match="a comparison that differs in its steps: choose another --out"):
+    with pytest.raises(
+        UserError, match="a comparison that differs in its steps: choose another --out"
+    ):
         compared(num_steps=3)
     with pytest.raises(UserError, match="differs in its sides"):
         compared(["jax", "tensorflow"])
