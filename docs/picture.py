@@ -40,7 +40,7 @@ def draw() -> Image.Image:
         for backend in ("tensorflow", "jax"):
             command("fit", "--recipe", "demo", "--backend", backend, folder=folder)
         runs = [f"saved_models/demo-{backend}" for backend in ("tensorflow", "jax")]
-        sheet = ["--recipe", "demo", "--steps", "--pictures", "4", "--out", "sheet.png"]
+        sheet = ["--recipe", "demo", "--steps", "--images", "4", "--out", "sheet.png"]
         command("data", "preview", *sheet, folder=folder)
         command("curves", *runs, "--against", "epochs", "--out", "curves.png", folder=folder)
         left, right = scaled(folder / "sheet.png"), scaled(folder / "curves.png")

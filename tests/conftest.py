@@ -12,21 +12,26 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Small networks are compiled again and again; a cache of this run's own saves JAX most of it. The
-# workers and the child that runs under JAX share the one of the process that began the run.
+# What costs most under JAX is compiling, so XLA gives machine code less thought: the programs are
+# the same, and what a user's XLA makes of them is asked where programs are kept (test_programs).
+# Each program is kept in a folder of this run's own, as the product keeps them: the workers and
+# the children share the folder of the process that began the run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    CACHE = tempfile.TemporaryDirectory(prefix="jax-cache-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    PROGRAMS = tempfile.TemporaryDirectory(prefix="programs-")
+    os.environ["KERAS_IMNET64_PROGRAMS_DIR"] = PROGRAMS.name
 
 import numpy as np
 import pytest
 
+from keras_imnet64.backend.programs import keep_jax_programs
 from keras_imnet64.cli import main
 from keras_imnet64.data.datasets import prepare
 from keras_imnet64.data.stores.packing import write_store
 from keras_imnet64.recipe.loading import check_recipe
+
+if os.environ["KERAS_BACKEND"] == "jax":
+    keep_jax_programs()  # for tests that take no devices, as commands do
 
 ON_MACOS = sys.platform == "darwin"  # whose file system takes names in UTF-8 only
 WNIDS = [f"n{number:08}" for number in range(30, 20, -1)]  # as in ImageNet64, not in sorted order
@@ -79,10 +84,10 @@ def png_that_claims(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
-def child_under(backend, *arguments, workers=0):
+def child_under(backend, *arguments):
     """(exit status, the end of what it printed) of a child pytest under another backend."""
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", f"-n{workers}", "-q", "-p", "no:cacheprovider"]
+        [sys.executable, "-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider"]
         + [str(argument) for argument in arguments],
         env=os.environ | {"KERAS_BACKEND": backend},
         cwd=Path(__file__).parent.parent,

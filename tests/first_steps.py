@@ -20,18 +20,30 @@ BLOCK = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d.,]*(?:e[-+]?\d+)?(?!\w)")
 PATH = re.compile(r"(?<!\S)/\S+")
 # What a terminal shows while something takes long, and takes away again.
-PASSING = re.compile(r" \.\.\.|^epoch \d+/\d+ \d+/\d+ ")
+DOTS = re.compile(r"^(epoch \d+/\d+) \.* ")  # before the result of an epoch
+PASSING = re.compile(r" \.\.\.|^epoch \d+/\d+ \d+/\d+ |^epoch \d+/\d+ ?\.*$")
+
+
+def session(block):
+    """[(command, what the block shows that it prints)], in their order."""
+    parts = re.split(r"^\$ ", block, flags=re.MULTILINE)
+    return [(part.partition("\n")[0], part.partition("\n")[2]) for part in parts[1:]]
 
 
 def transcript(text):
     """{command: what the page shows that it prints}, in their order."""
-    parts = re.split(r"^\$ ", BLOCK.search(text)[0], flags=re.MULTILINE)
-    return {part.partition("\n")[0]: part.partition("\n")[2] for part in parts[1:]}
+    return dict(session(BLOCK.search(text)[0]))
 
 
 def commands(text):
     """The lines after `$ ` of the transcript."""
     return list(transcript(text))
+
+
+def lasting_lines(printed):
+    """What a terminal still shows of a command in the end."""
+    lines = [DOTS.sub(r"\1  ", line.rstrip()) for line in printed.splitlines()]
+    return [line for line in lines if not PASSING.search(line)]
 
 
 def keys(printed):
@@ -42,14 +54,21 @@ def keys(printed):
     takes long.
     """
     names = {}
-    for line in printed.splitlines():
-        if not line.strip() or PASSING.search(line):
+    for line in lasting_lines(printed):
+        if not line:
             continue
         first, *others = re.split(r"\s{2,}", PATH.sub("PATH", NUMBER.sub("N", line)).strip())
         names[first] = None
         if len(others) > 1:
             names |= {f"{first}: {other.split(' ')[0]}": None for other in others}
     return list(names)
+
+
+def shows(shown, printed):
+    """Whether what is shown has the keys that are printed; "..." stands for lines left out."""
+    parts = re.split(r"^\.\.\.\n", shown, flags=re.MULTILINE)
+    pattern = r"(?:.*\n)*".join("".join(f"{re.escape(k)}\n" for k in keys(p)) for p in parts)
+    return re.fullmatch(pattern, "".join(f"{key}\n" for key in keys(printed))) is not None
 
 
 def newcomer(home, data_dir=None):
@@ -97,8 +116,7 @@ def write_anew():
             print(f"$ {command}", flush=True)
             printed = run(command, folder, environment).replace(scratch, "/home/you")
             print(printed, flush=True)
-            lines = [line.rstrip() for line in printed.splitlines() if not PASSING.search(line)]
-            parts.append("\n".join([f"$ {command}", *lines, ""]))
+            parts.append("\n".join([f"$ {command}", *lasting_lines(printed), ""]))
     shown = "\n".join(parts)
     PAGE.write_text(BLOCK.sub(lambda _: shown, text, count=1))
 

@@ -268,7 +268,7 @@ def images(tmp_path_factory):
 def test_predict_in_its_three_forms(run, model, images):
     status, out, err = run("predict", model, images, "--json", "--top", 10)
     assert (status, err, out.count("\n")) == (0, "", 1)
-    first, second = json.loads(out)["pictures"]
+    first, second = json.loads(out)["images"]
     assert (first["file"], second["file"]) == (str(images / "a.png"), str(images / "b.jpg"))
     assert sum(guess["probability"] for guess in first["top"]) == pytest.approx(1, abs=1e-5)
     assert sorted(guess["class_id"] for guess in first["top"]) == sorted(WNIDS)
@@ -352,7 +352,7 @@ def test_other_libraries_speak_only_when_asked(model, images, options, quiet):
         text=True,
         check=True,
     )
-    assert json.loads(child.stdout)["pictures"]
+    assert json.loads(child.stdout)["images"]
     lines = child.stderr.splitlines()
     assert lines[0].startswith("loading tensorflow ...") or not quiet
     assert all(re.search(r" \.\.\.( \d+ s)?\.*$", line) for line in lines) == quiet  # ours

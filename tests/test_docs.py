@@ -11,7 +11,7 @@ from itertools import pairwise
 import click
 import documents
 import pytest
-from generate import PAGES
+from generate import PAGES, recipes
 from generate.commands import walk
 from generate.facts import files_of_a_run
 from generate.markdown import entries, paragraphs, prose
@@ -207,16 +207,21 @@ def test_pages_of_the_site_are_those_in_docs():
 # ----------------------------------------------------------------------------- claimed numbers
 
 
+SOURCES = ("published", "tensorflow", "jax")
+RECIPE = re.compile(r"\**`(?:fit --recipe )?(\w+)")  # of a first cell
+RESULT = re.compile(r"(?:about )?([\d.]+)(?: / ([\d.]+))?( %)?")
+
+
 def rows_of_recipes(text):
     """(recipe, headings, cells) of each row of a table whose first cell names a recipe."""
     headings = []
     for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if line.startswith("| ") and not headings:
             headings = cells
         elif not line.startswith("|"):
             headings = []
-        name = re.match(r"`(\w+)`", cells[0])
+        name = RECIPE.match(cells[0])
         if line.startswith("| ") and name and name[1] in list_recipes():
             yield name[1], headings, cells
 
@@ -226,29 +231,84 @@ def claims():
         (page, name, dict(zip(headings, cells, strict=True)))
         for page, text in documents.WRITTEN.items()
         for name, headings, cells in rows_of_recipes(text)
-        if headings and headings[0] == "recipe"
+        if headings and headings[0] in ("recipe", "command")
     ]
+
+
+def claimed_results(row):
+    """(source, [top1, top5]) of each cell that has a result; of "not yet run", (source, None).
+
+    "71.92 %" and "41.8 / 77.2 %" are accuracies, "40.1 / 10.6" are errors. The heading or the cell
+    names the source. A command without --set has the recipe's own result under "top-1".
+    """
+    command = row.get("command", "")
+    for heading, cell in row.items():
+        words = f"{heading} {cell}".lower().split()
+        sources = [source for source in SOURCES if source in words]
+        if heading.startswith("top-1") and command and "--set" not in command:
+            sources = ["jax" if "--backend jax" in command else "tensorflow"]
+        if len(sources) != 1:
+            continue
+        found = RESULT.match(cell)
+        if cell == "not yet run":
+            yield sources[0], None
+        elif found and (found[2] or found[3]):
+            numbers = [float(number) for number in found.groups()[:2] if number]
+            yield sources[0], numbers if found[3] else [100 - number for number in numbers]
+
+
+def stated_results(name):
+    """{source: [top1, top5]} of a recipe's [reference] and [measured], as accuracies in percent."""
+    known = facts(load_recipe(name))
+    stated = known["measured"] | ({"published": known["published"]} if known["published"] else {})
+    return {source: accuracies(result) for source, result in stated.items()}
+
+
+def accuracies(result):
+    errors = [result.get(f"{key}_error") for key in ("top1", "top5")]
+    known = [None if error is None else 100 - error for error in errors]
+    return [result.get(key, other) for key, other in zip(("top1", "top5"), known, strict=True)]
 
 
 @pytest.mark.parametrize(("page", "name", "row"), claims())
 def test_results_are_those_that_the_recipe_states(page, name, row):
-    """Cells of accuracies in percent: "71.92 %" under "published", "59.9 %" under a backend."""
-    known = facts(load_recipe(name))
-    expected = {"published": known["published_top1"]} | known["measured_top1"]
-    for heading, cell in row.items():
-        words = heading.lower().split() + cell.lower().split()
-        of = [key for key in expected if key in words]
-        number = re.match(r"([\d.]+) %", cell)
-        if number and len(of) == 1:
-            assert float(number[1]) == expected[of[0]], (page, heading, cell)
-        if cell == "not yet run" and len(of) == 1:
-            assert expected.get(of[0]) is None
+    stated = stated_results(name)
+    for source, found in claimed_results(row):
+        if found is None:
+            assert source not in stated
+        else:
+            assert source in stated, f"{page} claims what {name} does not state: {row}"
+            assert found == pytest.approx(stated[source][: len(found)], abs=1e-6), (page, row)
+    assert row.get("backend", "").lower() in ("", *(source for source, _ in claimed_results(row)))
 
 
-def test_readme_claims_results():
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("resnet50_64", {"recipe": "**`resnet50_64`**", "published top-1": "71.93 %"}),
+        ("wide_resnet50_2_64", {"recipe": "", "published top-1": "about 70 %"}),
+        ("tiny20_wrn", {"recipe": "", "TensorFlow": "40.1 / 10.7"}),
+        ("tiny20_wrn", {"recipe": "", "JAX": "40.3 / 10.0"}),
+        ("tiny20_wrn", {"recipe": "", "JAX": "not yet run"}),
+        ("tiny20_resnet18", {"recipe": "", "JAX": "50.2 %"}),
+        ("demo", {"command": "`fit --recipe demo --backend jax`", "top-1": "99.7 % of 1,000"}),
+        ("demo", {"command": "`fit --recipe demo`", "backend": "JAX", "top-1": "99.7 % of 1,000"}),
+        ("tiny_cnn1", {"command": "`fit --recipe tiny_cnn1 --set a=1`", "published": "43.9 %, 2"}),
+    ],
+)
+def test_a_wrong_result_is_seen(name, row):
+    with pytest.raises(AssertionError):
+        test_results_are_those_that_the_recipe_states("", name, row)
+
+
+def test_pages_claim_results():
     """The test above is not an empty one."""
-    rows = [row for page, _, row in claims() if page == "README.md"]
-    assert sum("%" in cell for row in rows for cell in row.values()) >= 8
+    counted = {page: 0 for page, _, _ in claims()}
+    for page, _, row in claims():
+        counted[page] += sum(found is not None for _, found in claimed_results(row))
+    assert counted["README.md"] >= 11
+    assert counted["docs/guides/imagenet64.md"] >= 8
+    assert counted["docs/results/accuracy.md"] >= 22
 
 
 # --------------------------------------------------------------------------- generated reference
@@ -270,6 +330,14 @@ def test_options_of_every_command_are_in_the_reference():
 def test_a_run_folder_is_described_file_by_file():
     files = [row[0].strip("`") for row in files_of_a_run()]
     assert {"model.keras", "best.keras", "history.csv", "metrics.json", "checkpoints/"} < {*files}
+
+
+def test_a_recipe_of_an_unknown_data_set_is_named(monkeypatch):
+    changed = ['name="lost"', 'data.dataset="image_folder/lost"', "data.image_size=64"]
+    shipped = recipes.shipped_recipes() | {"lost": load_recipe("demo", changed)}
+    monkeypatch.setattr(recipes, "shipped_recipes", lambda: shipped)
+    with pytest.raises(ValueError, match=r"no row in DATASETS: \['lost'\]"):
+        recipes.recipes_page()
 
 
 def test_anchors_are_unique():

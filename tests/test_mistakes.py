@@ -42,6 +42,7 @@ EVALUATE = "evaluate {} --dataset imagenet_resized/16x16"
 PROGRESS = re.compile(
     r"(packing|checking|looking at|indexing|loading|exporting) .*\.\.\."
     r"|\d+ classes .*: .*|(note|ignored): .*|starting .* \.\.\.+"
+    r"|.* \.\.\.( [\d,]+/[\d,]+)? \d+ s\.*"  # anything, on a machine where it takes long
 )
 MISTAKES = {}
 

@@ -118,7 +118,7 @@ def augmentations_page() -> str:
             about(LayerSection),
             "Its arguments are the keys beside `layer`, as in "
             "[`tiny20_wrn_cutout`](recipes.md#tiny20_wrn_cutout). Such a layer draws its own "
-            "random numbers, so the run can be neither repeated nor resumed to the bit: it says "
+            "random numbers, so the run can be neither repeated nor resumed bit for bit: it says "
             "so at its start, and in `environment.json`.",
             option_table(LayerSection, "augment", anchors=False),
         ),

@@ -9,12 +9,15 @@ from keras_imnet64.recipe.listing import Facts, facts, in_giga, in_words
 from keras_imnet64.recipe.loading import recipes_dir, shipped_recipes
 
 RESULTS = ("published", "measured")  # lines of `in_words` that are written in full here
-HEADINGS = ("recipe", "network", "epochs", "parameters", "MACs", "published", "measured")
+HEADINGS = ("recipe", "epochs", "parameters", "MACs", "published", "measured")
 
 
 def recipes_page() -> str:
     """Returns the page of all recipes."""
     known = [facts(recipe) for recipe in shipped_recipes().values()]
+    left_out = [each["recipe"] for each in known if each["dataset"] not in DATASETS]
+    if left_out:
+        raise ValueError(f"recipes of data sets that have no row in DATASETS: {left_out}")
     tables = []
     for dataset in DATASETS:
         of_set = [each for each in known if each["dataset"] == dataset]
@@ -38,14 +41,14 @@ def recipes_page() -> str:
 
 def row(known: Facts) -> list[str]:
     """Returns the cells of a recipe in the table of its data set."""
-    measured = [f"{accuracies(r)} {backend}" for backend, r in known["measured"].items()]
+    published = known["published"]
+    measured = [f"{in_one_line(r)} {backend}" for backend, r in known["measured"].items()]
     return [
         f"[{code(known['recipe'])}](#{known['recipe']})",
-        code(known["model"]),
         str(known["epochs"]),
         f"{known['parameters']:,}" if known["parameters"] else "by classes",
         in_giga(known["macs"]) or "by classes",
-        accuracies(known["published"]) if known["published"] else "none",
+        in_one_line(published) if published else "none",
         ", ".join(measured) or "not yet run",
     ]
 
@@ -58,6 +61,11 @@ def accuracies(result: JsonObject) -> str:
         accuracy = result.get(key, None if error is None else round(100 - error, 2))
         found.append("-" if accuracy is None else f"{accuracy:g}")
     return " / ".join(found)
+
+
+def in_one_line(result: JsonObject) -> str:
+    """Returns the accuracies for a narrow column, which does not break them."""
+    return accuracies(result).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def results(known: Facts) -> Iterator[str]:
@@ -81,7 +89,13 @@ def section(known: Facts) -> str:
         [
             heading(3, code(name), name),
             first_comment(text.splitlines()),
-            bullets([*(f"{label}: {prose(words)}" for label, words in costs), *results(known)]),
+            bullets(
+                [
+                    f"network: {code(known['model'])}",
+                    *(f"{label}: {prose(words)}" for label, words in costs),
+                    *results(known),
+                ]
+            ),
             folded(f"recipes/{name}.toml", fence(text, "toml")),
         ]
     )

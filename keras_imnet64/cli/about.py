@@ -28,8 +28,8 @@ from keras_imnet64.core.errors import EXIT_DONE, EXIT_RUN_FAILED, UserError, nea
 def recipes(context: click.Context, dataset: str | None, model: str | None, as_json: bool) -> None:
     """List the shipped recipes.
 
-    With their parameters, the multiply-accumulates (MACs) of one image, and top-1 accuracies: the
-    published one, and the best that was measured here.
+    Shows their parameters, the multiply-accumulates (MACs) of one image, and two top-1 accuracies:
+    the published one, and the best that was measured here.
 
     Example: python cli.py recipes --dataset tiny_imagenet
     """
@@ -91,7 +91,7 @@ def show_recipe(json_before: bool, recipe: str, as_json: bool) -> None:
 def show_schema() -> None:
     """Print the JSON Schema of recipes, for use in editors.
 
-    Save it beside your recipe, and begin the recipe with `#:schema ./recipe.schema.json`.
+    Save it next to your recipe, and begin the recipe with `#:schema ./recipe.schema.json`.
 
     Example: python cli.py recipes schema > recipe.schema.json
     """
@@ -189,9 +189,9 @@ def bench(
     as_json: bool,
     **folders: Unpack[DataFolders],
 ) -> None:
-    """Measure how fast a recipe trains, and in how much memory.
+    """Measure how fast a recipe trains, and how much memory it takes.
 
-    Measures forward passes, training steps, the input pipeline, and steps with input, in rounds
+    Measures forward passes, training steps, the input pipeline, and steps fed by it, in rounds
     that alternate among backends, dtypes and PyTorch. Without the data set, steps are measured on
     random images.
 

@@ -151,7 +151,7 @@ def downsample(
     as_json: bool,
     **folders: Unpack[DataFolders],
 ) -> None:
-    """Downsample large images, as ImageNet64 was made.
+    """Downsample large images, in the way ImageNet64 was made.
 
     Writes archives in the official layout and a packed store to train on. The same command resumes
     after an interruption.
@@ -202,7 +202,7 @@ def clean(
 @recipe_option
 @click.option("--out", type=FILE, required=True, help="PNG file to write.")
 @click.option("--steps", is_flag=True, help="Show the result of each operation side by side.")
-@click.option("--pictures", type=int, help="Number of images; default: 32, or 8 with --steps.")
+@click.option("--images", type=int, help="Number of images; default: 32, or 8 with --steps.")
 @click.option("--epoch", default=1, show_default=True, help="Epoch to draw, from 1.")
 @data_options
 @json_option
@@ -211,7 +211,7 @@ def preview(
     overrides: tuple[str, ...],
     out: Path,
     steps: bool,
-    pictures: int | None,
+    images: int | None,
     epoch: int,
     as_json: bool,
     **folders: Unpack[DataFolders],
@@ -235,7 +235,7 @@ def preview(
             loaded,
             out,
             steps=steps,
-            num_images=pictures,
+            num_images=images,
             epoch=epoch,
             **folders,
             pack_progress=progress,

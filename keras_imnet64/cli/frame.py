@@ -153,7 +153,7 @@ def data_options(command: Decorated) -> Decorated:
 
 def device_options(command: Decorated) -> Decorated:
     command = click.option(
-        "--virtual-devices", type=int, help="Split the CPU into this many devices, for trials."
+        "--virtual-devices", type=int, help="Split the CPU into this many devices, as a test."
     )(command)
     command = click.option("--devices", help="How many (2) or which (0,2); default: all.")(command)
     return click.option(

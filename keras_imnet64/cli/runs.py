@@ -278,7 +278,7 @@ def evaluate(
 
 @cli.command()
 @click.argument("runs", type=FILE, nargs=-1, required=True, metavar="RUN...")
-@click.option("--out", type=FILE, required=True, help="Picture to write, a .png file.")
+@click.option("--out", type=FILE, required=True, help="PNG file to write.")
 @click.option(
     "--against",
     type=click.Choice(["minutes", "epochs"]),
@@ -386,7 +386,7 @@ def predict(
 
 def show_predictions(result: JsonObject) -> None:
     """Prints a line for each image and one for each of its classes."""
-    for image in result["pictures"]:
+    for image in result["images"]:
         click.echo(printable(image["file"]))
         for guess in image["top"]:
             name, wnid = guess["class_name"], guess["class_id"]
@@ -532,6 +532,6 @@ def notes_on(result: JsonObject) -> Iterator[str]:
         listed = first_few([f'"{other}"' for other in others])
         yield f"The file also holds {listed}; --prefix selects another network."
     if left_out:
-        yield f"Left out, because they are no part of the network: {first_few(left_out)}."
+        yield f"Left out, because they are not part of the network: {first_few(left_out)}."
     if result["classes"] is None:
         yield "The file names no classes; if they are ImageNet's, --classes names them."

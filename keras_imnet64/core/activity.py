@@ -3,7 +3,8 @@
 On a terminal there is one line that shows the seconds and disappears at the end. Elsewhere, as in
 a log, a line begins when an activity has taken two seconds, then after 30, 60, 120, 240, ...
 seconds; in between it grows by a dot each second, so that a log shows what is going on, is never
-silent for long, and does not fill.
+silent for long, and does not fill. A kind of activity may have rarer lines and dots, and a line
+that its result ends (`complete`).
 """
 
 from __future__ import annotations
@@ -32,12 +33,20 @@ class Activity:
 
     Activities may be nested: the innermost is shown.
 
+    Attributes:
+        dot_seconds: between two dots in a log.
+        keeps_line: whether an activity within this one only adds dots to its line in a log, unless
+            it takes 30 seconds.
+
     Args:
         text: what is being done, such as "loading tensorflow".
         at_once: whether it is shown at once, and not only when it takes long.
         steady: whether a log has a line every 30 seconds to the end, as is right for progress whose
             `text` is changed meanwhile and has its own figures.
     """
+
+    dot_seconds = DOT_SECONDS
+    keeps_line = False
 
     def __init__(self, text: str, *, at_once: bool = False, steady: bool = False) -> None:
         self.text, self.at_once, self.steady = printable(text), at_once, steady
@@ -66,6 +75,14 @@ class Activity:
     def stop(self) -> None:
         """Ends the activity; does nothing if it has ended."""
         _screen.remove(self)
+
+    def complete(self, result: str) -> bool:
+        """Ends the activity; in a log, its line and its dots go on with the rest of `result`.
+
+        Returns:
+            Whether they do: the log ends with a line of the activity that `result` begins with.
+        """
+        return _screen.complete(self, result)
 
     def count(self, done: int, total: int) -> None:
         """Shows how much is done from now on."""
@@ -97,6 +114,7 @@ class _Screen:
         self.thread: threading.Thread | None = None
         self.stream: TextIO | None = None  # in place of standard error
         self.shown: Activity | None = None  # behind whose line the cursor is
+        self.shown_line = ""  # without its dots
         self.last_written = 0.0  # time.monotonic()
         self.num_suspended = 0
 
@@ -118,6 +136,17 @@ class _Screen:
                 if activity is self.shown:
                     self.clear()
 
+    def complete(self, activity: Activity, result: str) -> bool:
+        with self.lock:
+            stream = self.stream or sys.stderr
+            is_open = activity is self.shown and not is_terminal(stream)
+            goes_on = is_open and result.startswith(self.shown_line)
+            if goes_on:
+                with contextlib.suppress(OSError, ValueError):
+                    stream.write(result.removeprefix(self.shown_line))
+            self.remove(activity)  # which ends the line
+            return goes_on
+
     def _run(self) -> None:
         while True:
             time.sleep(REFRESH_SECONDS)
@@ -134,20 +163,27 @@ class _Screen:
         activity, stream = self.activities[-1], self.stream or sys.stderr
         silent = time.monotonic() - self.last_written
         was_silent = self.shown is None and silent >= FIRST_LINE_SECONDS
+        is_due = activity.seconds >= activity.next_line and self._has_room(activity)
         with contextlib.suppress(OSError, ValueError):  # closed meanwhile
             if is_terminal(stream):
                 line = activity.line()[: shutil.get_terminal_size().columns - 1]
                 stream.write(f"{CLEAR_LINE}{line}")
                 self.shown = activity
-            elif was_silent or activity.seconds >= activity.next_line:
+            elif was_silent or is_due:
                 self.clear()
-                stream.write(activity.line())
+                self.shown_line = activity.line()
+                stream.write(self.shown_line)
                 self.shown, self.last_written = activity, time.monotonic()
                 activity.plan_next_line()
-            elif self.shown and silent >= DOT_SECONDS:
+            elif self.shown and silent >= self.shown.dot_seconds:
                 stream.write(".")
                 self.last_written = time.monotonic()
             stream.flush()
+
+    def _has_room(self, activity: Activity) -> bool:
+        """Whether a log may have a line of an activity, and not only dots of the one around it."""
+        shown = self.shown or activity
+        return shown is activity or not shown.keeps_line or activity.seconds >= SECOND_LINE_SECONDS
 
     def clear(self) -> None:
         """Removes the line from the screen, or ends that of a log; called within the lock."""

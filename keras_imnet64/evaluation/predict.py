@@ -102,7 +102,7 @@ def predict(
 
     Returns:
         dict, fit for JSON: model; verified, as for `evaluate` (None if the file does not state it);
-        pictures, a list of {file, top}, where top is a list of {class_id, class_name, probability}
+        images, a list of {file, top}, where top is a list of {class_id, class_name, probability}
         (softmax in float32, in descending order, equal ones in label order); skipped, a list of
         {file, reason}. For a model file without class ids, class_id is None and class_name is such
         as "class 17".
@@ -143,7 +143,7 @@ def predict(
     return {
         "model": str(path),
         "verified": info.verified,
-        "pictures": [asdict(prediction) for prediction in predictions],
+        "images": [asdict(prediction) for prediction in predictions],
         "skipped": [asdict(file) for file in skipped],
     }
 
@@ -152,7 +152,7 @@ def as_rows(result: Mapping[str, Json]) -> list[JsonObject]:
     """Returns the result of `predict` as a row of COLUMNS for each image and class; rank from 1."""
     return [
         {"file": image["file"], "rank": rank, **entry}
-        for image in result["pictures"]
+        for image in result["images"]
         for rank, entry in enumerate(image["top"], start=1)
     ]
 

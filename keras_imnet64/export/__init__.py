@@ -60,7 +60,7 @@ def export(
 
     Returns:
         dict, fit for JSON: model, format, path, bytes, classes (number of class names in the
-        artefact, None if the model has none), compared: the fields of `Comparison`, and pictures
+        artefact, None if the model has none), compared: the fields of `Comparison`, and images
         (number of images), source (of the images, in words) and stand_in (whether they are drawn
         because those of the data set are missing).
 
@@ -99,7 +99,7 @@ def export(
         "bytes": size,
         "classes": report.num_class_names,
         "compared": {
-            "pictures": report.num_images,
+            "images": report.num_images,
             "source": report.image_source,
             "stand_in": report.is_stand_in,
             **asdict(comparison),

@@ -14,8 +14,9 @@ from keras_imnet64.core.types import JsonObject
 from keras_imnet64.recipe.schema import Recipe
 
 
+@cache
 def json_schema() -> JsonObject:
-    """Returns the schema of a recipe's file, in JSON Schema draft 2020-12.
+    """Returns the schema of a recipe's file, in JSON Schema draft 2020-12, always the same dict.
 
     The string below a field of a table becomes the description of its key.
     """

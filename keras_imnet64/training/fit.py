@@ -137,7 +137,7 @@ def log_start(setup: TrainingSetup, state: RunState) -> None:
     for step in stream.inexact_steps:
         say(
             f"augment  {step.op} draws its own random numbers: this run can be neither repeated "
-            "nor resumed to the bit"
+            "nor resumed bit for bit"
         )
     if state.has_trained:
         say(f"resumes  in epoch {state.epoch + 1} after {state.step} steps")

@@ -467,6 +467,9 @@ def _one_minus_power(base: float, step: Tensor) -> Tensor:
     return -ops.expm1(step * math.log(base)) if base else 1.0
 
 
+MAX_POLYNOMIALS = 3  # of Muon's iterations that are multiplied before the kernel is
+
+
 class Muon(_Corrected, keras.optimizers.Muon):
     """Muon (kellerjordan.github.io/posts/muon) for matrices and convolutions, Adam for all else.
 
@@ -485,7 +488,41 @@ class Muon(_Corrected, keras.optimizers.Muon):
         return any(re.search(layer, variable.path) for layer in self.exclude_layers)
 
     def zeropower_via_newtonschulz5(self, x: Tensor, steps: int) -> Tensor:
-        return ops.reshape(super().zeropower_via_newtonschulz5(_as_matrix(x), steps), x.shape)
+        matrix = _as_matrix(x)
+        if max(matrix.shape) >= 2 * min(matrix.shape):
+            update = self._newton_schulz_of_long_matrix(matrix, steps)
+        else:
+            update = super().zeropower_via_newtonschulz5(matrix, steps)
+        return ops.reshape(update, x.shape)
+
+    def _newton_schulz_of_long_matrix(self, x: Tensor, steps: int) -> Tensor:
+        """Returns what Keras' iteration returns, for half of its products.
+
+        Each iteration multiplies a wide x by a polynomial of the Gram matrix x x^T. Here the Gram
+        matrix is iterated instead of x, and x is multiplied by several polynomials at once
+        (dao-lab.ai/blog/2026/gram-newton-schulz). After MAX_POLYNOMIALS the Gram matrix is computed
+        anew: rounding makes eigenvalues of 0 negative, and each iteration multiplies those by 12,
+        which would ruin the products of GPUs, whose float32 has 11 bits (TF32).
+        """
+        tall = x.shape[0] > x.shape[1]
+        x = x / (ops.norm(x) + 1e-7)  # so that no singular value is above 1
+        while steps > 0:
+            gram = ops.matmul(ops.transpose(x), x) if tall else ops.matmul(x, ops.transpose(x))
+            product = self._product_of_polynomials(gram, min(steps, MAX_POLYNOMIALS))
+            x = ops.matmul(x, product) if tall else ops.matmul(product, x)
+            steps -= MAX_POLYNOMIALS
+        return x
+
+    def _product_of_polynomials(self, gram: Tensor, count: int) -> Tensor:
+        """Returns the product of the polynomials of so many iterations."""
+        product = identity = ops.eye(gram.shape[0], dtype=gram.dtype)
+        for number in range(count):
+            square = ops.matmul(gram, gram)
+            polynomial = self.muon_a * identity + self.muon_b * gram + self.muon_c * square
+            product = polynomial if number == 0 else ops.matmul(polynomial, product)
+            if number < count - 1:
+                gram = ops.matmul(polynomial, ops.matmul(polynomial, gram))
+        return product
 
     def lr_adjust(self, x: Tensor) -> Tensor:
         return ops.reshape(super().lr_adjust(_as_matrix(x)), x.shape)

@@ -46,7 +46,7 @@ def preview(
         data_dir, cache_dir, pack_progress: as for `fit`.
 
     Returns:
-        The keys out, pictures (their number), stages (their names), image_size (in this epoch, see
+        The keys out, images (their number), stages (their names), image_size (in this epoch, see
         `train.sizes`), dataset, verified, width and height (in pixels).
 
     Raises:
@@ -57,7 +57,7 @@ def preview(
     if epoch < 1:
         raise UserError(f"--epoch must be 1 or more; received {epoch}")
     if num_images is not None and not 1 <= num_images <= MAX_IMAGES:
-        raise UserError(f"--pictures must be 1 to {MAX_IMAGES}; received {num_images}")
+        raise UserError(f"--images must be 1 to {MAX_IMAGES}; received {num_images}")
     data = load_data(recipe, data_dir, cache_dir, pack_progress)
     stream = make_stream(recipe, data)
     count = num_images or (8 if steps else 32)
@@ -83,7 +83,7 @@ def preview(
     write_atomic(out, content.getvalue())
     return {
         "out": str(out),
-        "pictures": len(names),
+        "images": len(names),
         "stages": [name for name, _ in stages],
         "image_size": size,
         "dataset": store.dataset,

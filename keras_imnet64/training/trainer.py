@@ -24,7 +24,7 @@ from keras_imnet64.training.callbacks.finiteness import Finiteness
 from keras_imnet64.training.callbacks.plateau import PlateauSchedule
 from keras_imnet64.training.callbacks.position import Position
 from keras_imnet64.training.callbacks.progress_bar import ProgressBar
-from keras_imnet64.training.callbacks.recording import Recorder
+from keras_imnet64.training.callbacks.recording import Recorder, line_of
 from keras_imnet64.training.callbacks.replay import Replay
 from keras_imnet64.training.callbacks.stop_signal import StopSignal
 from keras_imnet64.training.callbacks.validation import Validation
@@ -386,6 +386,7 @@ class Hooks(keras.callbacks.Callback):
         state = trainer.early_stopping.decide(state)
         state = trainer.plateau.update(state)
         trainer.recorder.write(state)
+        trainer.bar.say_result(line_of(row, trainer.recipe.train.epochs))
         trainer.state = state
         if state.stopped_early:
             self.model.stop_training = True

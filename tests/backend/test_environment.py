@@ -248,7 +248,7 @@ def test_nor_do_predictions_and_training(model_file, data_dir, small_recipe, tmp
 
     def results(name):
         run = fit(recipe, tmp_path / name, data_dir=data_dir)
-        best = predict(model_file, tmp_path / "red.png")["pictures"]
+        best = predict(model_file, tmp_path / "red.png")["images"]
         return run.metrics["model.keras"], best, run.history[0]["loss"]
 
     plain = results("plain")

@@ -58,16 +58,24 @@ def test_as_many_steps_are_timed_as_are_not(small_recipe, data_dir):
 
 
 @pytest.mark.backend
-def test_steps_of_an_accumulated_batch_are_updates(small_recipe, data_dir):
-    worker = Worker(request_for(small_recipe(train={"accumulate_steps": 2}), data_dir))
+def test_steps_of_an_accumulated_batch_are_updates_at_the_full_size(small_recipe, data_dir):
+    train = {"accumulate_steps": 2, "sizes": [[0.0, 8], [0.5, 16]]}
+    worker = Worker(request_for(small_recipe(train=train), data_dir))
+    assert worker.resident.element_spec[0].shape == (8, 16, 16, 3)
     made = updates(worker)
     worker.reply("step 2")
     assert updates(worker) - made == 2 * 2  # as without parts
+    assert worker.reply("both 1")["seconds"] > 0
 
 
 @pytest.mark.backend
-def test_memory_is_counted_without_the_framework(small_recipe):
-    worker = Worker(request_for(small_recipe()))
+def test_few_random_images_are_enough_for_a_recipe_that_needs_a_long_run(small_recipe):
+    """And memory is counted without the framework."""
+    recipe = small_recipe(
+        optimizer={"lookahead": {"steps": 9}}, train={"remeasure_statistics": 2, "epochs": 2}
+    )
+    worker = Worker(request_for(recipe))
+    assert worker.facts()["compile_seconds"] > 0
     found = worker.reply("memory")["peak_mb"]
     if found is None:
         pytest.skip("memory is not counted here")
@@ -116,18 +124,3 @@ def test_a_batch_that_is_no_batch_of_the_images_is_refused(small_recipe, data_di
     recipe = small_recipe(data={"batch_size": 97})
     with pytest.raises(UserError, match=r"at most 96, the samples of an epoch; received 97"):
         Worker(request_for(recipe, data_dir))
-
-
-def test_few_random_images_are_enough_for_a_recipe_that_needs_a_long_run(small_recipe):
-    recipe = small_recipe(
-        optimizer={"lookahead": {"steps": 9}}, train={"remeasure_statistics": 2, "epochs": 2}
-    )
-    assert Worker(request_for(recipe)).facts()["compile_seconds"] > 0
-
-
-@pytest.mark.backend
-def test_steps_are_measured_at_the_full_size(small_recipe, data_dir):
-    recipe = small_recipe(train={"sizes": [[0.0, 8], [0.5, 16]]})
-    worker = Worker(request_for(recipe, data_dir))
-    assert worker.resident.element_spec[0].shape == (16, 16, 16, 3)
-    assert worker.reply("both 1")["seconds"] > 0

@@ -157,7 +157,7 @@ def test_the_command_reports_its_result_which_predict_accepts(run, bfloat16_file
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
     status, shown, _ = run("predict", out, tmp_path / "red.png", "--json")
     assert status == 0
-    (image,) = json.loads(shown)["pictures"]
+    (image,) = json.loads(shown)["images"]
     assert {guess["class_id"] for guess in image["top"]} < set(imagenet_wnids())
 
 
@@ -180,7 +180,7 @@ def test_the_command_reports_which_network_it_took(run, slimmer, tmp_path):
         [
             'The network is the one under "model_ema.", the averaged weights.',
             'The file also holds "model."; --prefix selects another network.',
-            "Left out, because they are no part of the network: criterion.weight.",
+            "Left out, because they are not part of the network: criterion.weight.",
         ],
     )
     out = tmp_path / "plain.keras"

@@ -1,14 +1,15 @@
 """What a command says while something takes long: on a terminal, in a log, in which order."""
 
 import contextlib
-import io
 import os
 import pty
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from log_stream import make_log
 
 from keras_imnet64.core import activity
 from keras_imnet64.core.activity import Activity, is_active
@@ -27,36 +28,10 @@ COMMANDS = (
 )
 
 
-class Log(io.StringIO):
-    """A stream in place of standard error, and a clock that only the test moves."""
-
-    now = 1000.0
-
-    def __init__(self, is_terminal=False):
-        super().__init__()
-        self.isatty = lambda: is_terminal
-
-    def wait(self, seconds, every=0.5):
-        for _ in range(round(seconds / every)):
-            self.now += every
-            with activity._screen.lock:
-                activity._screen.refresh()
-
-
 @pytest.fixture
 def log(monkeypatch):
     """log(is_terminal) -> the stream; the thread that refreshes the screen does nothing."""
-
-    def make(is_terminal=False):
-        stream = Log(is_terminal)
-        monkeypatch.setattr(activity._screen, "stream", stream)
-        monkeypatch.setattr(activity._screen, "_run", lambda: None)
-        monkeypatch.setattr(activity._screen, "thread", None)
-        monkeypatch.setattr(activity.time, "monotonic", lambda: stream.now)
-        monkeypatch.setenv("TERM", "xterm")
-        return stream
-
-    return make
+    return partial(make_log, monkeypatch)
 
 
 def test_a_log_has_a_line_after_two_seconds_and_then_fewer_and_fewer(log):
@@ -101,6 +76,28 @@ def test_a_log_is_never_silent_for_three_seconds(log):
                     stream.write("a message\n")
     lines = stream.getvalue().splitlines()
     assert lines.count("a message") == 12  # each on a line of its own
+
+
+def test_a_result_ends_the_line_that_it_begins_with(log):
+    for text, result, expected in (
+        ("scoring", "scoring ... 2 s: 59.9 %", "scoring ... 2 s...: 59.9 %\n"),
+        ("scoring", "top1 59.9", "scoring ... 2 s...\n"),
+    ):
+        stream, activity = log(), Activity(text)
+        activity.start()
+        stream.wait(5)
+        assert activity.complete(result) == (": 59.9" in expected)
+        assert stream.getvalue() == expected
+        assert not is_active()
+
+
+def test_a_result_follows_no_line_on_a_terminal_or_before_there_is_one(log):
+    for is_terminal, seconds in ((True, 5), (False, 1)):
+        stream, activity = log(is_terminal), Activity("scoring")
+        activity.start()
+        stream.wait(seconds)
+        assert not activity.complete("scoring ... 59.9 %")
+        assert "59.9" not in stream.getvalue()
 
 
 def test_what_is_short_is_not_in_a_log_unless_it_is_the_first_line(log):

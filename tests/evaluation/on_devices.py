@@ -16,9 +16,7 @@ def main(num_devices, model, data_dir, images, per_class):
 
     scores = evaluate(model, data_dir=data_dir, devices=devices, per_class=per_class)
     predicted = predict(model, images, devices=devices)
-    print(
-        json.dumps({"devices": devices.names, "scores": scores, "pictures": predicted["pictures"]})
-    )
+    print(json.dumps({"devices": devices.names, "scores": scores, "images": predicted["images"]}))
 
 
 if __name__ == "__main__":

@@ -220,7 +220,7 @@ def test_two_devices_count_and_predict_as_one(store, data_dir, tmp_path):
         assert scores.pop(loss) == pytest.approx(expected_scores.pop(loss), rel=1e-5)
     assert scores == json.loads(json.dumps(expected_scores))
     assert tables[1].read_text() == tables[0].read_text()
-    pictures_of_two, pictures_of_one = two["pictures"], predict(model, pictures)["pictures"]
+    pictures_of_two, pictures_of_one = two["images"], predict(model, pictures)["images"]
     assert len(pictures_of_two) == 3
     for found, expected in zip(pictures_of_two, pictures_of_one, strict=True):
         assert found["file"] == expected["file"]

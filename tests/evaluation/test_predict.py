@@ -33,13 +33,16 @@ INFO = {
 
 
 def write_model(path, info=INFO, shape=(SIZE, SIZE, 3), classes=CLASSES, weights=None):
-    """Writes a model from mean colour to logits; kernel and bias are given or random."""
+    """Writes a model from mean colour to logits; kernel and bias are given or random.
+
+    Random logits are small, as their absolute rounding is the relative one of probabilities.
+    """
     inputs = keras.Input(shape)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
     outputs = keras.layers.Dense(classes, name="logits")(x)
     model = keras.Model(inputs, outputs)
     rng = np.random.default_rng(0)
-    weights = weights or [rng.normal(0, 9, (shape[-1], classes)), np.zeros(classes)]
+    weights = weights or [rng.normal(0, 3, (shape[-1], classes)), np.zeros(classes)]
     model.get_layer("logits").set_weights([np.array(array) for array in weights])
     write_model_file(model, path, info)
     return path
@@ -76,14 +79,14 @@ def test_top5_is_the_softmax_of_keras_predictions(model, tmp_path):
     result = predict(model, tmp_path / "pictures")
     pixels = np.stack([read_image(file, View(SIZE)) for file in files])
     expected = softmax(load_model(model).predict(pixels, verbose=0))
-    assert [p["file"] for p in result["pictures"]] == [str(file) for file in files]
-    for found, row in zip(result["pictures"], expected, strict=True):
+    assert [p["file"] for p in result["images"]] == [str(file) for file in files]
+    for found, row in zip(result["images"], expected, strict=True):
         best = np.argsort(-row)[:5]
         assert ids(found) == [f"n{label}" for label in best]
         assert [entry["class_name"] for entry in found["top"]] == [f"name {b}" for b in best]
         probabilities = [entry["probability"] for entry in found["top"]]
         np.testing.assert_allclose(probabilities, row[best], rtol=1e-5)
-    assert len({tuple(ids(p)) for p in result["pictures"]}) > 1
+    assert len({tuple(ids(p)) for p in result["images"]}) > 1
     assert (result["model"], result["verified"], result["skipped"]) == (str(model), True, [])
     assert json.loads(json.dumps(result)) == result
 
@@ -94,7 +97,7 @@ def test_by_hand(tmp_path):
     weights = [np.eye(3) * np.log(2), np.zeros(3)]
     path = write_model(tmp_path / "model.keras", info={}, classes=3, weights=weights)
     Image.new("RGB", (5, 9), (255, 255, 0)).save(tmp_path / "yellow.png")
-    (found,) = predict(path, tmp_path / "yellow.png", top=9)["pictures"]
+    (found,) = predict(path, tmp_path / "yellow.png", top=9)["images"]
     assert [(e["class_id"], e["class_name"]) for e in found["top"]] == [
         (None, "class 0"),  # equal to class 1, and before it
         (None, "class 1"),
@@ -107,10 +110,10 @@ def test_by_hand(tmp_path):
 @pytest.mark.backend
 def test_300_images_in_batches_are_those_one_by_one(model, tmp_path):
     files = write_images(tmp_path / "pictures", 300)  # more than a batch of 256
-    together = predict(model, tmp_path / "pictures")["pictures"]
+    together = predict(model, tmp_path / "pictures")["images"]
     assert [p["file"] for p in together] == [str(file) for file in files]
     for number in (0, 1, 255, 256, 299):
-        (alone,) = predict(model, files[number])["pictures"]
+        (alone,) = predict(model, files[number])["images"]
         assert ids(alone) == ids(together[number])
         assert [e["probability"] for e in alone["top"]] == pytest.approx(
             [e["probability"] for e in together[number]["top"]], rel=1e-5
@@ -121,9 +124,9 @@ def test_files_and_folders_mixed(model, tmp_path):
     first, second = write_images(tmp_path / "a", 2)
     write_images(tmp_path / "b", 2, start=5)
     result = predict(model, [second, tmp_path / "b", str(first)], top=1)
-    names = [os.path.relpath(p["file"], tmp_path) for p in result["pictures"]]
+    names = [os.path.relpath(p["file"], tmp_path) for p in result["images"]]
     assert names == ["a/0001.png", "b/0005.png", "b/0006.png", "a/0000.png"]
-    assert all(len(p["top"]) == 1 for p in result["pictures"])
+    assert all(len(p["top"]) == 1 for p in result["images"])
 
 
 def test_files_that_cannot_be_read_are_refused_or_listed(model, tmp_path):
@@ -133,12 +136,12 @@ def test_files_that_cannot_be_read_are_refused_or_listed(model, tmp_path):
     with pytest.raises(UserError, match=r"0001\.png is not an image .*; --skip-corrupt"):
         predict(model, folder)
     result = predict(model, folder, skip_corrupt=True)
-    assert [p["file"][-8:] for p in result["pictures"]] == ["0000.png", "0002.png"]
+    assert [p["file"][-8:] for p in result["images"]] == ["0000.png", "0002.png"]
     (skipped,) = result["skipped"]
     assert skipped["file"] == str(folder / "0001.png")
     assert "is not an image" in skipped["reason"]
-    (alone,) = predict(model, folder / "0002.png")["pictures"]
-    assert ids(result["pictures"][1]) == ids(alone)  # what follows a gap keeps its numbers
+    (alone,) = predict(model, folder / "0002.png")["images"]
+    assert ids(result["images"][1]) == ids(alone)  # what follows a gap keeps its numbers
     with pytest.raises(UserError, match="none of 1 images could be read"):
         predict(model, folder / "0001.png", skip_corrupt=True)
 
@@ -149,7 +152,7 @@ def test_a_batch_of_damaged_files_alone(model, tmp_path, monkeypatch):
     for file in files[2:4]:
         file.write_bytes(b"")
     result = predict(model, files, skip_corrupt=True)
-    assert [p["file"] for p in result["pictures"]] == [str(files[n]) for n in (0, 1, 4)]
+    assert [p["file"] for p in result["images"]] == [str(files[n]) for n in (0, 1, 4)]
     assert [s["file"] for s in result["skipped"]] == [str(files[n]) for n in (2, 3)]
 
 
@@ -176,7 +179,7 @@ def test_images_are_resized_as_the_models_data_was(tmp_path):
     for name in ("box", "nearest"):
         info = {"resize_filter": name, "wnids": ["bright", "dark"]}
         path = write_model(tmp_path / f"{name}.keras", info, (2, 2, 3), 2, weights)
-        first[name] = ids(predict(path, tmp_path / "a.png")["pictures"][0])[0]
+        first[name] = ids(predict(path, tmp_path / "a.png")["images"][0])[0]
     assert first == {"box": "bright", "nearest": "dark"}
 
 
@@ -186,8 +189,8 @@ def test_a_model_for_any_size_says_in_its_file_which_it_was_trained_on(tmp_path)
     sized = write_model(tmp_path / "a.keras", shape=(None, None, 3))
     fixed = write_model(tmp_path / "b.keras")
     assert (
-        predict(sized, tmp_path / "pictures")["pictures"]
-        == predict(fixed, tmp_path / "pictures")["pictures"]
+        predict(sized, tmp_path / "pictures")["images"]
+        == predict(fixed, tmp_path / "pictures")["images"]
     )
     silent = write_model(tmp_path / "c.keras", info={}, shape=(None, None, 3))
     with pytest.raises(UserError, match="does not state the size that it was trained on"):
@@ -252,7 +255,7 @@ def test_csv_rows(model, tmp_path):
     read_back = [os.path.basename(row["file"]) for row in rows[::2]]
     assert read_back == [*names[:3], r"caf\udce9.png"][: len(names)]
     assert [row["rank"] for row in rows] == ["1", "2"] * len(names)
-    best = result["pictures"][0]["top"][0]
+    best = result["images"][0]["top"][0]
     assert rows[0]["class_id"] == best["class_id"]
     assert rows[0]["class_name"] == best["class_name"]
     assert float(rows[0]["probability"]) == best["probability"]
@@ -278,7 +281,7 @@ def test_a_model_may_end_in_a_softmax(tmp_path):
     for name, model in models.items():
         model.save(tmp_path / f"{name}.keras")
         result = predict(tmp_path / f"{name}.keras", files, top=4)
-        found[name] = [guess["probability"] for p in result["pictures"] for guess in p["top"]]
+        found[name] = [guess["probability"] for p in result["images"] for guess in p["top"]]
     for name in models:
         np.testing.assert_allclose(found[name], found["logits"], rtol=1e-5)
     assert max(found["logits"]) > 0.3

@@ -218,5 +218,5 @@ def test_predict_shows_the_image_itself_alone(data_dir, tmp_path):
         write_model(tmp_path / f"{views}.keras", ModelInfo(dataset=DATASET, views=views))
         for views in (None, "shift")
     ]
-    plain, other = (predict(path, image)["pictures"][0]["top"] for path in paths)
+    plain, other = (predict(path, image)["images"][0]["top"] for path in paths)
     assert plain == other

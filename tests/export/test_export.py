@@ -6,14 +6,13 @@ import re
 import subprocess
 import sys
 import zipfile
-from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 from conftest import ON_MACOS
+from export_in_process import run_in_this_process
 from keras import layers
 from PIL import Image
 
@@ -30,7 +29,8 @@ from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import write_model_file
 from keras_imnet64.records import ModelInfo
 
-LOAD_PLAINLY = Path(__file__).parents[1] / "models" / "load_plainly.py"
+ROOT = Path(__file__).parents[2]
+LOAD_PLAINLY = ROOT / "tests" / "models" / "load_plainly.py"
 NAMES = ["hen", "naïve", "two\nlines", "\x1b[31mred", *"efghij"]
 SERVE = """
 import sys
@@ -80,18 +80,6 @@ def folder(tmp_path_factory):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), "uint8")
     np.savez(folder / "images.npz", pixels=pixels)
     return folder
-
-
-def run_in_this_process(patch):
-    """Makes both steps of an export run here, where no package can be hidden from the second."""
-
-    def run_child(_, step, work, *, request, **options):
-        outcome = child.run_step(step, Path(work), ExportRequest(**json.loads(json.dumps(request))))
-        return SimpleNamespace(objects=lambda: [asdict(outcome)], failure=None)
-
-    patch.setattr(module, "run_child", run_child)
-    for name, row in module.FORMATS.items():
-        patch.setitem(module.FORMATS, name, replace(row, without=()))
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +142,28 @@ def test_a_program_with_only_keras_loads_the_keras_file(exported, folder):
             assert_same(output, predict_logits(folder / f"{stem}.keras", pixels), tolerance)
 
 
+def test_the_command_makes_and_checks_a_keras_file(folder, data_dir, tmp_path):
+    """As a user runs it: in processes of its own, the last without this package."""
+    small, out = folder / "small.keras", tmp_path / "plain.keras"
+    command = [sys.executable, ROOT / "cli.py", "export", small, "--format", "keras"]
+    child = subprocess.run(
+        [*command, "--out", out, "--data-dir", data_dir, "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr[-3000:]
+    result = json.loads(child.stdout)
+    assert (result["path"], result["bytes"]) == (str(out), out.stat().st_size)
+    assert result["compared"]["source"] == "imagenet_resized/16x16 validation"
+    assert result["compared"]["largest_difference"] < 1e-5
+    assert names_in(tmp_path) == ["plain.keras"]
+    assert model_info(out) == model_info(small)
+    pixels = np.load(folder / "images.npz")["pixels"]
+    assert_same(predict_logits(out, pixels), predict_logits(small, pixels))
+
+
 def test_the_keras_file_is_float32_without_compile_state(exported):
     path = exported["bare", "keras"]["path"]
     with zipfile.ZipFile(path) as archive:
@@ -181,14 +191,14 @@ def test_the_result(exported, folder):
     files = [file for file in Path(result["path"]).rglob("*") if file.is_file()]
     assert result["bytes"] == sum(len(file.read_bytes()) for file in files)
     compared = result["compared"]
-    assert compared["pictures"] == 40  # all that the data set has
+    assert compared["images"] == 40  # all that the data set has
     assert compared["source"] == "imagenet_resized/16x16 validation"
     assert 0 <= compared["largest_difference"] < 1e-5
     assert exported["bare", "keras"]["path"] == str(folder / "bare_exported.keras")
     compared = exported["bare", "saved_model"]["compared"]
-    assert (compared["pictures"], compared["source"]) == (1, "the images given")
+    assert (compared["images"], compared["source"]) == (1, "the images given")
     compared = exported["bare", "keras"]["compared"]
-    assert compared["pictures"] == 64
+    assert compared["images"] == 64
     assert compared["source"].startswith("drawn images: the model does not state")
 
 

@@ -175,7 +175,7 @@ def test_predict_names_the_same_five_classes(name, network, tmp_path):
     folded, unfolded = (
         [
             {entry["class_name"]: entry["probability"] for entry in image["top"]}
-            for image in predict(path, files, top=30, fold=fold)["pictures"]
+            for image in predict(path, files, top=30, fold=fold)["images"]
         ]
         for fold in (True, False)
     )

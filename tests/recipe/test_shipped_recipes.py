@@ -1,7 +1,8 @@
 """Every shipped recipe: two real steps of a narrow one on stand-ins.
 
-Built at full size they are in test_costs. Recipes that differ in numbers alone are run once; under
-JAX each network and each way of training are, and not all that are combined.
+Built at full size they are in test_costs. Recipes that differ in numbers alone are run once, and of
+the rest those with a part that no recipe before has: a network, a normalisation, a way of training,
+an augmentation. The others, whose parts all have been run in other recipes, are set up here.
 """
 
 import json
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import WNIDS, write_images
 
+from keras_imnet64 import training_setup
 from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.models import resnet
 from keras_imnet64.recipe.loading import check_recipe, list_recipes, load_recipe
@@ -80,7 +82,7 @@ def kind(value):
 
 
 def kinds():
-    """[names of recipes that are the same but for numbers, stems and a ResNet's depth]."""
+    """{content: names} of recipes that are the same but for numbers, stems and a ResNet's depth."""
     found = {}
     for name in list_recipes():
         _, content = narrow(name)
@@ -93,16 +95,28 @@ def kinds():
         if IS_JAX:
             content["model"]["normalization"] = "any"
         found.setdefault(json.dumps(kind(content), sort_keys=True), []).append(name)
-    return with_something_new(found) if IS_JAX else list(found.values())
+    return found
+
+
+def parts_of(content):
+    """What may be new in a recipe: each part as JSON."""
+    network, data = content["model"], content["data"]
+    parts = [
+        {key: value for key, value in network.items() if key != "normalization"},
+        {"normalization": network["normalization"]},
+        {key: content[key] for key in ("loss", "optimizer", "schedule", "train")},
+        {key: value for key, value in data.items() if key != "dataset"},
+        *content["augment"],
+        content["evaluation"],
+    ]
+    return {json.dumps(part, sort_keys=True) for part in parts}
 
 
 def with_something_new(found):
-    """Those whose network, or whose way of training it, none before has."""
+    """The names of those with a part that none before has."""
     seen, chosen = set(), []
     for content, names in found.items():
-        training = json.loads(content)
-        del training["data"]
-        parts = {json.dumps(training.pop("model")), json.dumps(training)}
+        parts = parts_of(json.loads(content))
         if parts - seen:
             chosen.append(names)
         seen |= parts
@@ -110,18 +124,31 @@ def with_something_new(found):
 
 
 KINDS = kinds()
+RUN = with_something_new(KINDS)
+SET_UP = [names for names in KINDS.values() if names not in RUN]
 
 
 @pytest.mark.skipif(IS_JAX, reason="combinations are left out there")
 def test_no_recipe_is_left_out_and_those_of_one_kind_differ_in_numbers_alone():
-    assert sorted(name for names in KINDS for name in names) == sorted(list_recipes())
+    assert sorted(name for names in KINDS.values() for name in names) == sorted(list_recipes())
     one = {"name": "sgd", "nesterov": True, "l2": 0.0, "scale": [0.08, 1.0], "parts": 1}
     assert kind(one) == one | {"scale": ["a number", 1.0]}
     assert kind(one | {"l2": 1e-4}) == kind(one | {"l2": 5e-4}) != kind(one)
-    (of_demo,) = [names for names in KINDS if "demo" in names]
+    (of_demo,) = [names for names in RUN if "demo" in names]
     assert "wrn36_5" not in of_demo  # another optimizer
-    (of_vgg,) = [names for names in KINDS if "vgg16" in names]
+    (of_vgg,) = [names for names in RUN if "vgg16" in names]
     assert "alexnet" not in of_vgg
+
+
+def test_what_is_run_has_every_part_of_every_recipe():
+    """And of the recipes of one kind, and of those without a new part, only one."""
+    one = dict.fromkeys(("train", "loss", "optimizer", "schedule", "evaluation"), 1)
+    one |= {"model": {"name": "a", "normalization": "x"}, "data": {}, "augment": [{"op": "b"}]}
+    other = one | {"model": {"name": "c", "normalization": "y"}, "train": 2}
+    mixed = one | {"model": {"name": "a", "normalization": "y"}, "train": 2}
+    cut = one | {"augment": [{"op": "b"}, {"op": "d"}]}
+    found = {json.dumps(content): [content] for content in (one, other, mixed, cut)}
+    assert with_something_new(found) == [[one], [other], [cut]]
 
 
 def test_the_optimizer_and_the_rates_of_every_recipe_can_be_made():
@@ -133,7 +160,7 @@ def test_the_optimizer_and_the_rates_of_every_recipe_can_be_made():
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("names", KINDS, ids=" ".join)
+@pytest.mark.parametrize("names", RUN, ids=" ".join)
 def test_two_real_steps(names, tmp_path, slimmer):
     size, content = narrow(names[0])
     data_dir = write_images(tmp_path / "data", size, train=24, validation=10)
@@ -141,3 +168,18 @@ def test_two_real_steps(names, tmp_path, slimmer):
     assert [row["step"] for row in run.history] == ["2"]
     assert np.isfinite(float(run.history[0]["loss"]))
     assert run.metrics["model.keras"]["count"] == 10
+
+
+@pytest.mark.skipif(IS_JAX, reason="combinations are left out there")
+@pytest.mark.parametrize("names", SET_UP, ids=" ".join)
+def test_model_and_first_batch_are_made(names, tmp_path, slimmer):
+    """Of recipes whose parts have all been run in others."""
+    size, content = narrow(names[0])
+    data_dir = write_images(tmp_path / "data", size, train=24, validation=10)
+    setup = training_setup(check_recipe(content | {"name": names[0]}), data_dir=data_dir)
+    images, labels = setup.stream.batch(0, 0)
+    side, num_classes = setup.recipe.size_of_epoch(0), content["data"]["classes"]
+    assert images.shape[1:] == (side, side, 3)
+    assert setup.network.input_shape == (None, size, size, 3)
+    assert setup.model.output_shape == (None, num_classes)
+    assert labels.shape[0] == images.shape[0] and np.max(labels) < num_classes

@@ -58,6 +58,7 @@ def test_all_branches_are_trained_and_a_failed_one_is_trained_again(
     (tmp_path / "run").mkdir()
     in_the_way = branch_folder(tmp_path / "run", 0)
     in_the_way.touch()
+    fit(branch_recipe(recipe, 3), branch_folder(tmp_path / "run", 3), data_dir=data_dir)
     child = begin(recipe, "--jobs", "2")
     while not branch_folder(tmp_path / "run", 1).exists():
         assert child.poll() is None, child.stderr.read()
@@ -66,9 +67,10 @@ def test_all_branches_are_trained_and_a_failed_one_is_trained_again(
     _, text = child.communicate()
     assert child.returncode == 2  # the user's mistake, and nothing else, is in the way
     assert "1 of 4 branches failed (branch-00), the first with: the run folder" in text
-    assert text.count(" started, process ") == 4 and text.count("  finished\n") == 3
-    assert "branch-03  epoch 1  loss " in text
-    files = [branch_folder(tmp_path / "run", band) / "recipe.toml" for band in (1, 2, 3)]
+    assert text.count("finished before") == 1
+    assert text.count(" started, process ") == 3 and text.count("  finished\n") == 2
+    assert "branch-02  epoch 1  loss " in text  # which waited until branch-00 had failed
+    files = [branch_folder(tmp_path / "run", band) / "recipe.toml" for band in (1, 2)]
     assert {load_recipe(file).train for file in files} == {recipe.train}
     alone = fit(branch_recipe(recipe, 1), tmp_path / "alone", data_dir=data_dir)
     for a, b in zip(  # on one core each there, so not to the bit

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import SPECTRAL
+from export_in_process import run_in_this_process
 from PIL import Image
 from scipy.special import log_softmax, softmax
 
@@ -120,9 +121,29 @@ def branches(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "run")
 
 
+@pytest.fixture(scope="module")
+def join(trained, data_dir, tmp_path_factory):
+    """join(fusion) -> (folder, result) of an ensemble that is made once, and stays as it is."""
+    made = {}
+
+    def join(fusion):
+        if fusion not in made:
+            folder = shutil.copytree(trained, tmp_path_factory.mktemp("joined") / fusion)
+            made[fusion] = folder, ensemble(folder, fusion=fusion, data_dir=data_dir)
+        return made[fusion]
+
+    return join
+
+
+@pytest.fixture
+def joined(join, tmp_path):
+    """The folder of an ensemble of the mean, to be changed."""
+    return shutil.copytree(join("avg")[0], tmp_path / "run")
+
+
 @pytest.mark.parametrize("fusion", ["avg", "geo", pytest.param("fit", marks=pytest.mark.backend)])
-def test_the_file_gives_the_weighted_sum_of_its_branches(fusion, branches, data_dir):
-    result = ensemble(branches, fusion=fusion, data_dir=data_dir)
+def test_the_file_gives_the_weighted_sum_of_its_branches(fusion, join):
+    branches, result = join(fusion)
     weights = [result["weights"][f"branch-{band:02}"] for band in range(4)]
     if fusion == "avg":
         assert weights == [0.25] * 4
@@ -147,8 +168,8 @@ def test_the_file_gives_the_weighted_sum_of_its_branches(fusion, branches, data_
 
 
 @pytest.mark.backend
-def test_an_ensemble_is_a_model_like_any_other(branches, data_dir, tmp_path):
-    result = ensemble(branches, data_dir=data_dir)
+def test_an_ensemble_is_a_model_like_any_other(join, data_dir):
+    branches, result = join("avg")
     again = evaluate(branches, data_dir=data_dir)
     assert {key: again[key] for key in ("top1", "top5", "count")} == {
         key: result["model.keras"][key] for key in ("top1", "top5", "count")
@@ -157,21 +178,21 @@ def test_an_ensemble_is_a_model_like_any_other(branches, data_dir, tmp_path):
     assert Run(branches).is_finished
 
 
-def test_an_ensemble_that_was_exported_is_not_replaced(branches, data_dir):
+def test_an_ensemble_that_was_exported_is_not_replaced(joined, data_dir, monkeypatch):
     """It is served and seen like any other; its file has Keras' own layers alone."""
-    ensemble(branches, data_dir=data_dir)
-    with zipfile.ZipFile(branches / "model.keras") as archive:
+    run_in_this_process(monkeypatch)
+    with zipfile.ZipFile(joined / "model.keras") as archive:
         assert b"keras_imnet64" not in archive.read("config.json")
-    exported = export(branches, "saved_model", data_dir=data_dir)
+    exported = export(joined, "saved_model", data_dir=data_dir)
     assert exported["compared"]["largest_difference"] < 1e-5
-    Image.new("RGB", (16, 16), "red").save(branches / "red.png")
+    Image.new("RGB", (16, 16), "red").save(joined / "red.png")
     pixels = np.zeros((1, 16, 16, 3), "uint8") + np.uint8([255, 0, 0])
-    logits = load_model(branches / "model.keras").predict(pixels, verbose=0)
-    (image,) = predict(branches, [branches / "red.png"], top=10)["pictures"]
+    logits = load_model(joined / "model.keras").predict(pixels, verbose=0)
+    (image,) = predict(joined, [joined / "red.png"], top=10)["images"]
     probabilities = [guess["probability"] for guess in image["top"]]
     assert probabilities == pytest.approx(sorted(softmax(logits[0]), reverse=True), rel=1e-4)
     with pytest.raises(UserError, match="saved_model was exported from the ensemble"):
-        ensemble(branches, fusion="geo", data_dir=data_dir)
+        ensemble(joined, fusion="geo", data_dir=data_dir)
 
 
 def test_a_file_under_another_bands_name_is_refused(branches, data_dir):
@@ -182,14 +203,13 @@ def test_a_file_under_another_bands_name_is_refused(branches, data_dir):
         ensemble(branches, data_dir=data_dir)
 
 
-def test_an_interrupted_ensemble_is_not_finished(branches, data_dir, monkeypatch):
-    ensemble(branches, data_dir=data_dir)
+def test_an_interrupted_ensemble_is_not_finished(joined, data_dir, monkeypatch):
     monkeypatch.setattr("keras_imnet64.spectral.ensemble.score_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        ensemble(branches, branches=[0, 1], data_dir=data_dir)
-    assert not Run(branches).is_finished
-    with lock(Run(branches)), pytest.raises(UserError, match="another process"):
-        ensemble(branches, data_dir=data_dir)
+        ensemble(joined, branches=[0, 1], data_dir=data_dir)
+    assert not Run(joined).is_finished
+    with lock(Run(joined)), pytest.raises(UserError, match="another process"):
+        ensemble(joined, data_dir=data_dir)
 
 
 def interrupted(*_):
@@ -206,8 +226,8 @@ def test_shipped_spectral_recipes_can_be_joined_by_rank(branches, data_dir):
         ensemble(branches, fusion="gio", data_dir=data_dir)
 
 
-def test_the_report_has_a_row_for_each_branch_mixture_and_pair(branches, data_dir):
-    result = ensemble(branches, fusion="geo", data_dir=data_dir)
+def test_the_report_has_a_row_for_each_branch_mixture_and_pair(join, data_dir):
+    branches, result = join("geo")
     rows = list(csv.DictReader((branches / "ensemble.csv").open()))
     kinds = [row["kind"] for row in rows]
     assert [kinds.count(kind) for kind in ("branch", "mixture", "pair")] == [4, 9, 6]

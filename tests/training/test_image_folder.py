@@ -76,7 +76,7 @@ def test_one_crop_is_what_predict_shows(run, folder):
     assert single["crops"] == 1
     index = np.load(folder / "data/packed/image_folder_toy/validation/files.npy")
     files = [folder / "pictures" / name.decode() for name in index]
-    images = predict(run.path, files, top=3)["pictures"]
+    images = predict(run.path, files, top=3)["images"]
     losses = []
     for image in images:
         chance = {entry["class_id"]: entry["probability"] for entry in image["top"]}

@@ -34,7 +34,7 @@ def has_ink(sheet, y, x):
 
 def test_the_sheet_shows_what_the_model_is_fed(recipe, data_dir, tmp_path):
     result = preview(recipe, tmp_path / "sheet.png", num_images=20, epoch=2, data_dir=data_dir)
-    assert result["pictures"] == 20  # of two batches
+    assert result["images"] == 20  # of two batches
     assert result["verified"] is False
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape[:2] == (result["height"], result["width"])
@@ -84,8 +84,8 @@ def test_stages_are_the_results_of_the_operations(recipe, data_dir):
             "cannot be written: No such file or directory; choose a folder that exists",
         ),
         ({"epoch": 0}, "--epoch must be 1 or more"),
-        ({"num_images": 0}, "--pictures must be 1 to 1024; received 0"),
-        ({"num_images": 1025}, "--pictures must be 1 to 1024; received 1025"),
+        ({"num_images": 0}, "--images must be 1 to 1024; received 0"),
+        ({"num_images": 1025}, "--images must be 1 to 1024; received 1025"),
     ],
 )
 def test_wrong_arguments_are_refused(recipe, data_dir, tmp_path, options, sentence):

@@ -1,9 +1,15 @@
 """What training says of its first step, which compiles, and of the steps after it."""
 
+import contextlib
+import re
+
 import numpy as np
 import pytest
+from log_stream import make_log
 
 from keras_imnet64.core import activity
+from keras_imnet64.core.activity import Activity
+from keras_imnet64.core.console import say
 from keras_imnet64.training.callbacks.progress_bar import ProgressBar
 
 LOGS = {"loss": 2.5, "top1": 0.25, "top5": 0.5}
@@ -53,10 +59,12 @@ def test_later_epochs_compile_nothing(bar, clock, capsys):
     bar.begin(0, 0)
     bar.on_train_batch_end(0, LOGS)
     bar.end()
+    bar.say_result("epoch 1/2  loss 2.500")
     bar.begin(1, 0)
     (training,) = activity._screen.activities
     assert training.text == "epoch 2/2 0/4"
     bar.end()
+    bar.say_result("epoch 2/2  loss 2.500")
     assert not activity.is_active()
 
 
@@ -86,8 +94,94 @@ def test_each_size_compiles_and_what_is_left_counts_by_area(clock, capsys):
     (training,) = activity._screen.activities
     assert training.text.endswith("left 0:20, run 6:20")  # 2 steps, and 36 more
     bar.end()
+    bar.say_result("epoch 1/4  loss 2.500")
     bar.prepare()
     bar.begin(2, 0)
     (compiling,) = activity._screen.activities
     assert compiling.text == "epoch 3/4 0/4  compiling the training step at 64 px"
     bar.close()
+
+
+# ------------------------------------------------------------------------------- an epoch in a log
+
+
+@pytest.fixture
+def stream(monkeypatch):
+    return make_log(monkeypatch)
+
+
+def train(bar, stream, seconds):
+    """Does an epoch of four steps that takes so long; the first step takes no time."""
+    bar.prepare()
+    bar.begin(0, 0)
+    bar.on_train_batch_end(0, LOGS)
+    for step in (1, 2, 3):
+        stream.wait(seconds / 3)
+        bar.on_train_batch_end(step, LOGS)
+    bar.end()
+
+
+def say_result(bar, stream):
+    with contextlib.redirect_stderr(stream):
+        bar.say_result(RESULT)
+
+
+RESULT = "epoch 1/2  loss 2.500  top1 25.0"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "line"),
+    [
+        (1.5, RESULT),
+        (6, RESULT),  # without a dot
+        (24, "epoch 1/2 .... loss 2.500  top1 25.0"),
+        (54, "epoch 1/2 .......... loss 2.500  top1 25.0"),
+    ],
+)
+def test_an_epoch_is_one_line(bar, stream, seconds, line):
+    train(bar, stream, seconds)
+    say_result(bar, stream)
+    assert stream.getvalue() == f"{line}\n"
+
+
+def test_scoring_adds_to_the_dots_unless_it_takes_long(bar, stream):
+    train(bar, stream, 24)
+    with Activity("scoring shapes"):
+        stream.wait(20)
+        assert stream.getvalue() == "epoch 1/2 ........"
+        stream.wait(20)
+    say_result(bar, stream)
+    first, *others = stream.getvalue().splitlines()
+    assert first.startswith("epoch 1/2 .........")
+    assert others[0].startswith("scoring shapes ... 30 s")
+    assert others[1:] == [RESULT]
+
+
+def test_a_message_ends_the_dots(bar, stream):
+    train(bar, stream, 24)
+    with contextlib.redirect_stderr(stream):
+        say("the disk is full")
+    say_result(bar, stream)
+    assert stream.getvalue().splitlines() == ["epoch 1/2 ....", "the disk is full", RESULT]
+
+
+def test_a_long_epoch_has_figures_meanwhile_and_is_never_silent_for_ten_seconds(bar, stream):
+    bar.prepare()
+    bar.begin(0, 0)
+    bar.on_train_batch_end(0, LOGS)
+    written, silent, begun = "", 0.0, {}
+    for second in range(3000):
+        if second == 30:
+            bar.on_train_batch_end(1, LOGS)
+        stream.wait(1)
+        silent = 0.0 if stream.getvalue() != written else silent + 1
+        assert silent < 10
+        written = stream.getvalue()
+        begun.setdefault(written.count("\n"), second + 1)
+    assert list(begun.values()) == [1, 60, 120, 240, 480, 960, 1560, 2160, 2760]
+    bar.end()
+    say_result(bar, stream)
+    first, *figures, last = stream.getvalue().splitlines()
+    assert (first, last) == ("epoch 1/2 ...........", RESULT)
+    shown = r"epoch 1/2 2/4  loss 2\.500 top1 25\.0 .* left 1:00, run 3:00 \.+"
+    assert all(re.fullmatch(shown, line) for line in figures)

@@ -1,18 +1,20 @@
-"""Child of test_parallel.py: ten steps of a WRN on N virtual devices, as JSON on standard output.
+"""Child of test_parallel.py: ten steps on one or both of two virtual devices, in each of some runs.
 
-Usage: python two_devices.py NUM_DEVICES DATA_DIR RUN_DIR [remat] [davit]
+Usage: python two_devices.py DATA_DIR OUT RUN... ; a RUN is the number of devices and options, such
+as 2, 2-remat or 1-davit, and lies in OUT/RUN. Prints {run: what it found} as JSON.
 """
 
 import json
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 
-from keras_imnet64.backend.devices import choose_backend, take_devices
+from keras_imnet64.backend.devices import Devices, choose_backend, take_devices
 
 choose_backend()
-devices = take_devices(virtual=int(sys.argv[1]))
+BOTH = take_devices(virtual=2)
 
 import keras
 from killed import FOUR_BLOCKS
@@ -50,6 +52,16 @@ RECIPE = {
 }
 
 
+def recipe_with(options):
+    content = deepcopy(RECIPE)
+    if "davit" in options:
+        content["model"] = {"name": "davit_tiny", "stem": "small"}
+        content["optimizer"] |= {"name": "lamb", "learning_rate": 0.002, "weight_decay": 0.02}
+        content["train"] = {"epochs": 2, "average_last": 2}
+    content["train"]["remat"] = "remat" in options
+    return check_recipe(content)
+
+
 class Losses(keras.callbacks.Callback):
     """The loss of each step, from Keras' running mean over the epoch."""
 
@@ -66,9 +78,9 @@ class Losses(keras.callbacks.Callback):
         self.total = total
 
 
-def images_on_each_device(stream):
+def images_on_each_device(stream, devices, size):
     """What each device receives of the first batch, as sums of pixels of each image."""
-    batches = stream.dataset(recipe.size_of_epoch(0))
+    batches = stream.dataset(size)
     if devices.backend == "tensorflow":
         if devices.strategy is None:
             parts = [next(iter(batches))[0]]
@@ -83,7 +95,7 @@ def images_on_each_device(stream):
     return [np.asarray(part).astype(int).sum((1, 2, 3)).tolist() for part in parts]
 
 
-def count_measured(distribute):
+def count_measured(distribute, measured):
     """Notes how many images of each batch each device measures."""
 
     def counting(pixels, devices):
@@ -98,31 +110,33 @@ def count_measured(distribute):
     return counting
 
 
-measured = []
-statistics.distribute = count_measured(statistics.distribute)
-RECIPE["train"]["remat"] = "remat" in sys.argv[4:]
-if "davit" in sys.argv[4:]:
+def found_in(name, data_dir, out):
+    """What a run receives, computes and measures."""
+    count, *options = name.split("-")
+    devices = BOTH if count == "2" else Devices(BOTH.backend, BOTH.kind, BOTH.names[:1])
+    recipe, losses, measured = recipe_with(options), Losses(), []
+    distribute = statistics.distribute
+    statistics.distribute = count_measured(distribute, measured)
+    with devices.scope():
+        stream = feed.make_stream(recipe, feed.load_data(recipe, data_dir))
+        received = images_on_each_device(stream, devices, recipe.size_of_epoch(0))
+    run = fit(recipe, out / name, data_dir=data_dir, devices=devices, callbacks=[losses])
+    scored = evaluate(run.path, data_dir=data_dir, devices=devices)
+    statistics.distribute = distribute
+    return {
+        "devices": list(devices.names),
+        "losses": losses.losses,
+        "received": received,
+        "measured": measured,
+        "metrics": run.metrics["model.keras"],
+        "evaluated": {key: scored[key] for key in run.metrics["model.keras"]},
+    }
+
+
+def main(data_dir, out, *names):
     VARIANTS["davit_tiny"] = FOUR_BLOCKS
-    RECIPE["model"] = {"name": "davit_tiny", "stem": "small"}
-    RECIPE["optimizer"] |= {"name": "lamb", "learning_rate": 0.002, "weight_decay": 0.02}
-    RECIPE["train"] = {"epochs": 2, "average_last": 2}
-recipe = check_recipe(RECIPE)
-data_dir, run_dir = Path(sys.argv[2]), Path(sys.argv[3])
-losses = Losses()
-with devices.scope():
-    stream = feed.make_stream(recipe, feed.load_data(recipe, data_dir))
-    received = images_on_each_device(stream)
-run = fit(recipe, run_dir, data_dir=data_dir, devices=devices, callbacks=[losses])
-scored = evaluate(run.path, data_dir=data_dir, devices=devices)
-print(
-    json.dumps(
-        {
-            "devices": list(devices.names),
-            "losses": losses.losses,
-            "received": received,
-            "measured": measured,
-            "metrics": run.metrics["model.keras"],
-            "evaluated": {key: scored[key] for key in run.metrics["model.keras"]},
-        }
-    )
-)
+    print(json.dumps({name: found_in(name, Path(data_dir), Path(out)) for name in names}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

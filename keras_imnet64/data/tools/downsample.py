@@ -103,7 +103,7 @@ def downsample(
         "dataset": output.location.dataset.name,
         "size": size,
         "filter": resize_filter,
-        "pictures": {split: len(labels) for split, (_, labels) in splits.items()},
+        "images": {split: len(labels) for split, (_, labels) in splits.items()},
         "archives": [str(path) for path in paths],
         "location": str(output.location.packed_dir),
         "bytes": sum(path.stat().st_size for path in paths) + output.location.packed_bytes(),

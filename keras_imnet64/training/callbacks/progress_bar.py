@@ -1,4 +1,4 @@
-"""Shows the progress of an epoch: a bar on a terminal, an activity's lines elsewhere."""
+"""Shows the progress of an epoch: a bar on a terminal, elsewhere dots that its result follows."""
 
 import math
 import threading
@@ -15,6 +15,31 @@ from keras_imnet64.core.console import console, say
 from keras_imnet64.core.types import Logs
 
 SECONDS_BETWEEN_TEXTS = 1.0  # where there is no terminal; making one takes about a millisecond
+FIGURES_SECONDS = 60.0  # of an epoch, after which a log has a line with figures
+MAX_SECONDS_BETWEEN_FIGURES = 600.0
+
+
+class EpochInLog(Activity):
+    """An epoch in a log: its number, a dot every five seconds, and its result behind them.
+
+    Only an epoch of more than a minute has other lines: after 1, 2, 4, 8 minutes and so on, and
+    then every ten minutes, `text` with its figures.
+    """
+
+    dot_seconds = 5.0
+    keeps_line = True
+
+    def __init__(self, title: str, text: str) -> None:
+        super().__init__(text)
+        self.title = title
+
+    def line(self) -> str:
+        return f"{self.title if self.seconds < FIGURES_SECONDS else self.text} "
+
+    def plan_next_line(self) -> None:
+        while self.next_line <= self.seconds:
+            later = self.next_line + min(self.next_line, MAX_SECONDS_BETWEEN_FIGURES)
+            self.next_line = max(FIGURES_SECONDS, later)
 
 
 class ProgressBar(keras.callbacks.Callback):
@@ -55,7 +80,7 @@ class ProgressBar(keras.callbacks.Callback):
         self.bad_step: int | None = None
         self._lock = threading.Lock()
         self._bar: Progress | None = None
-        self._in_log: Activity | None = None  # in place of the bar where there is no terminal
+        self._in_log: EpochInLog | None = None  # in place of the bar where there is no terminal
         # Until the end of the first step of the process, or of a size, which compiles.
         self._compiling: Activity | None = Activity("preparing the training step")
 
@@ -90,7 +115,7 @@ class ProgressBar(keras.callbacks.Callback):
                 self._position(), total=self.steps_per_epoch, completed=self.done
             )
         else:
-            self._in_log = Activity(self._position(), steady=True)
+            self._in_log = EpochInLog(self._title(), self._position())
             self._in_log.start()
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
@@ -125,8 +150,11 @@ class ProgressBar(keras.callbacks.Callback):
             self.last_text = now
             self._in_log.text = f"{self._position()}  {self._line(logs)}"
 
+    def _title(self) -> str:
+        return f"epoch {self.epoch + 1}/{self.epochs}"
+
     def _position(self) -> str:
-        return f"epoch {self.epoch + 1}/{self.epochs} {self.done}/{self.steps_per_epoch}"
+        return f"{self._title()} {self.done}/{self.steps_per_epoch}"
 
     def _line(self, logs: Logs) -> str:
         steps = self.done - self.first - 1
@@ -155,24 +183,39 @@ class ProgressBar(keras.callbacks.Callback):
     def close(self) -> None:
         """Removes the bar from the screen; a report that comes later does not bring it back."""
         with self._lock:
-            if self._compiling:
-                self._compiling.stop()
-                self._compiling = None
-            if self._bar is not None:
-                self._bar.stop()
-                resume()
-                self._bar = None
+            self._close_bar()
             if self._in_log is not None:
                 self._in_log.stop()
                 self._in_log = None
 
+    def _close_bar(self) -> None:
+        if self._compiling:
+            self._compiling.stop()
+            self._compiling = None
+        if self._bar is not None:
+            self._bar.stop()
+            resume()
+            self._bar = None
+
     def end(self) -> tuple[float, float]:
-        """Ends the epoch; returns its seconds, and images per second without the first step."""
+        """Ends the steps of an epoch; the line of a log stays open until `say_result`.
+
+        Returns:
+            The epoch's seconds, and images per second without the first step.
+        """
         now = time.monotonic()
-        self.close()
+        with self._lock:
+            self._close_bar()
         steps = self.done - self.first - 1
         measured = now - self.first_done
         return now - self.started, self.batch_size * steps / measured if steps > 0 else 0.0
+
+    def say_result(self, line: str) -> None:
+        """Says the line of the epoch, which begins with its number as in `_title`."""
+        with self._lock:
+            in_log, self._in_log = self._in_log, None
+        if in_log is None or not in_log.complete(line):
+            say(line)
 
 
 def duration(seconds: float) -> str:

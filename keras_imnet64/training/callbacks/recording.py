@@ -1,4 +1,4 @@
-"""Records each epoch: a row of history.csv, TensorBoard curves, and a line on the screen.
+"""Records each epoch: a row of history.csv, TensorBoard curves, and the line that tells of it.
 
 `records.EpochRow` declares what is recorded.
 """
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import keras
 
-from keras_imnet64.core.console import say
 from keras_imnet64.core.files import write_csv
 from keras_imnet64.core.types import Logs
 from keras_imnet64.recipe.schema import Recipe
@@ -93,7 +92,6 @@ class Recorder:
                 if (value := getattr(row, name)) is not None:
                     tf.summary.scalar(name, value)
         self.writer.flush()
-        say(line_of(row, self.recipe.train.epochs))
 
 
 def line_of(row: EpochRow, num_epochs: int) -> str:

@@ -96,8 +96,14 @@ def test_servers_that_do_not_offer_the_file(server, path, why):
     assert unavailable_reason({f"{server}/200/zip/5": 5, server + path: 70}) == why
 
 
-def test_a_silent_server_is_not_waited_for(silent):
+def test_a_silent_server_is_not_waited_for(silent, listener):
+    """The request itself gives up too: it closes its connection, which otherwise stayed open."""
     assert unavailable_reason({silent: 1}) == "127.0.0.1 did not answer within 0.5 seconds"
+    connection, _ = listener.accept()
+    with connection:
+        connection.settimeout(20)
+        received = b"".join(iter(lambda: connection.recv(65536), b""))  # until it is closed
+    assert received.startswith(b"GET / ")
 
 
 def test_a_silent_proxy_and_one_that_refuses(silent, monkeypatch):

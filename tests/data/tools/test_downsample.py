@@ -128,7 +128,7 @@ def test_the_archives_have_the_official_layout(toy, tmp_path):
 def test_the_store_can_be_named_in_recipes(toy, tmp_path):
     result = small(tmp_path)
     assert result["dataset"] == "downsampled/toy_8x8"
-    assert result["pictures"] == {split: len(store) for split, store in toy.items()}
+    assert result["images"] == {split: len(store) for split, store in toy.items()}
     store = datasets.open_dataset(result["dataset"], "train", data_dir=tmp_path / "data")
     assert store.source == "downsampled from image_folder/toy with box"
     assert store.image_size == 8 and store.wnids == list(CLASSES)
