@@ -141,15 +141,37 @@ def one_step(model: keras.Model, batch: Batch) -> Logs:
 
 
 def apply_gradients(model: keras.Model, arrays: Arrays, devices: Devices) -> None:
-    """Gives gradients to the model's own optimizer, which changes the weights."""
-    variables: list[Variable] = model.trainable_variables
+    """Gives gradients to the model's own optimizer, which changes the weights.
+
+    Under JAX and on several devices this is compiled, as a step is.
+    """
+    optimizer, variables = model.optimizer, model.trainable_variables
     share = devices.count if devices.backend == "tensorflow" else 1  # which its strategy sums
+    gradients = [arrays[variable.path] / share for variable in variables]
 
     def apply() -> None:
-        tensors = [ops.convert_to_tensor(arrays[v.path] / share, v.dtype) for v in variables]
-        model.optimizer.apply(tensors, variables)
+        tensors = [
+            ops.convert_to_tensor(gradient, variable.dtype)
+            for gradient, variable in zip(gradients, variables, strict=True)
+        ]
+        optimizer.apply(tensors, variables)
 
-    if devices.backend == "tensorflow" and devices.strategy is not None:
+    if devices.backend == "jax":
+        _apply_under_jax(optimizer, gradients, variables)
+    elif devices.strategy is not None:
         devices.strategy.run(tf.function(apply, autograph=False))
     else:
         apply()
+
+
+def _apply_under_jax(
+    optimizer: keras.optimizers.Optimizer, gradients: list[np.ndarray], variables: list[Variable]
+) -> None:
+    """One operation after the other, it would not end on several devices."""
+    import jax
+
+    changed = [*variables, *optimizer.variables]
+    state, weights = ([v.value for v in each] for each in (optimizer.variables, variables))
+    new_weights, new_state = jax.jit(optimizer.stateless_apply)(state, gradients, weights)
+    for variable, value in zip(changed, [*new_weights, *new_state], strict=True):
+        variable.assign(value)

@@ -218,14 +218,15 @@ def test_the_command_prints_a_table_and_the_verdict(sides, compared, run, tmp_pa
 
 
 def test_two_backends_train_a_small_network_alike(small_recipe, data_dir, tmp_path):
-    """Float32 on the CPU, from the first step to the last; the yardstick is a real one."""
+    """Float32 on two devices of the CPU, from the first step to the last; with a real yardstick."""
     path = tmp_path / "small.toml"
     path.write_text(small_recipe().to_toml())
-    result = package.compare(
-        path, ["tensorflow", "jax"], num_steps=4, out=tmp_path / "out", data_dir=data_dir
-    )
+    options = {"num_steps": 4, "out": tmp_path / "out", "virtual_devices": 2}
+    result = package.compare(path, ["tensorflow@2", "jax"], data_dir=data_dir, **options)
     (pair,) = result.pairs
     assert pair.answer in ("equal", "equal within chaos"), pair.answer
     assert pair.distances[0] < 1e-5 and pair.steps[0].largest("backward").size < 1e-4
+    assert pair.steps[0].largest("update").size < 1e-4
     assert [side.backend for side in result.sides] == ["tensorflow", "jax"]
+    assert [len(side.devices) for side in result.sides] == [2, 2]
     assert result.sides[0].losses != result.sides[1].losses  # to the bit: they are two programs
