@@ -322,7 +322,7 @@ def picture(rows: list[Row], recipe: Recipe) -> bytes:
     """Returns a PNG of both cross-entropies against steps."""
     import keras
 
-    from keras_imnet64.curves import Curve, draw
+    from keras_imnet64.charts import Curve, draw
 
     names = {"tensorflow": "TensorFlow", "jax": "JAX"}
     backend = keras.backend.backend()

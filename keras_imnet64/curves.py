@@ -2,17 +2,17 @@
 
 Minutes are those of `training_seconds`: the wall clock from a run's first step on, with
 compilation and the scores of epochs. Runs of versions that did not record it have the seconds of
-their epochs' steps instead, and their label says so.
+their epochs' steps instead, and their label says so. `charts` draws.
 """
 
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import accumulate, compress
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from keras_imnet64.charts import Curve, draw
 from keras_imnet64.core.errors import UserError, nearest
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.paths import check_output_file
@@ -33,16 +33,6 @@ TITLES = {  # of what can be drawn, a column of history.csv
 }
 assert set(TITLES) < {field.name for field in fields(EpochRow)}
 MAX_CURVES = 10  # as many colours as can be told apart
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A line of the picture."""
-
-    label: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    dashed: bool = False  # so that a curve that it covers can be seen
 
 
 def draw_runs(
@@ -131,46 +121,3 @@ def _numbers(run: Run, rows: Sequence[Mapping[str, str]], column: str) -> tuple[
             "epoch; restore the file"
         )
     return numbers
-
-
-def draw(
-    curves: Sequence[Curve],
-    x_title: str,
-    y_title: str,
-    *,
-    marks: Mapping[str, float] | None = None,
-    markers: bool = True,
-) -> bytes:
-    """Returns a PNG of curves in one plot.
-
-    Args:
-        marks: values of the vertical axis to mark with a dashed line, by label.
-        markers: whether each point has a dot.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
-    axes = figure.subplots()
-    for number, curve in enumerate(curves):
-        style = ("o" if markers else "") + ("--" if curve.dashed else "-")
-        colour = f"C{number}"  # of matplotlib's own ten
-        axes.plot(curve.x, curve.y, style, markersize=3, linewidth=1.4, color=colour)
-        axes.lines[-1].set_label(_literal(curve.label))
-    for label, value in (marks or {}).items():
-        axes.axhline(value, linestyle="--", linewidth=1, color="0.35")
-        axes.lines[-1].set_label(_literal(f"{label}: {value:g}"))
-    axes.set(xlabel=x_title, ylabel=y_title)
-    axes.set_xlim(left=min(0, *(min(curve.x) for curve in curves)))
-    axes.grid(visible=True, color="0.88")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    return file.getvalue()
-
-
-def _literal(label: str) -> str:
-    """Returns a label that matplotlib shows as it is: no formula, and not hidden."""
-    label = label.replace("$", r"\$")
-    return f" {label}" if label.startswith("_") else label

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from keras_imnet64 import curves
+from keras_imnet64.charts import Curve, draw
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.files import write_csv
-from keras_imnet64.curves import Curve, draw, draw_runs, read_curve
+from keras_imnet64.curves import draw_runs, read_curve
 
 TOP1 = (10.0, 25.0, 40.0)
 

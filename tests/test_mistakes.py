@@ -1174,3 +1174,48 @@ def bench_other_machine(place):
     }
     (place.path / "result.json").write_text(json.dumps(record))
     return f"{BENCH} --against result.json"
+
+
+# -------------------------------------------------------------------------------------- comparisons
+
+COMPARE = "compare --recipe small.toml"
+LAYERS = '--set augment=[{layer="keras_cv.layers.RandomCutout",height_factor=0.2,width_factor=0.2}]'
+
+simply("compare_nothing", "compare", "takes a recipe to train, such as --recipe demo, or two runs")
+simply("compare_both", f"{COMPARE} model.keras", "--recipe trains a recipe, and model.keras is")
+simply("compare_one", "compare model.keras", "needs two runs or model files, or more; received 1")
+simply("compare_backend", f"{COMPARE} --backends jax,tensorflw", r'did you mean "tensorflow"\?')
+simply("compare_side", f"{COMPARE} --backends jax,", 'a side is a backend .*; received ""')
+simply("compare_one_side", f"{COMPARE} --backends jax", '2 to 10 sides.*; received "jax"')
+simply("compare_twice", f"{COMPARE} --backends jax,jax", "each side .* must be another one")
+simply("compare_dtype", f"{COMPARE} --backends jax,jax:bf16", 'dtype "bf16" is not known; known: f')
+simply("compare_torch", f"{COMPARE} --backends tensorflow,torch", "torch is not")
+simply("compare_seeds", f"{COMPARE} --seeds 2", "say with --epochs how long they are")
+simply("compare_steps", f"{COMPARE} --steps 0", "0 is not in the range")
+simply("compare_layers", f"{COMPARE} {LAYERS}", "RandomCutout draws its own random numbers, so no")
+simply("compare_folder", f"{COMPARE} --out data", "data is not empty and holds no comparison")
+simply("compare_page", "compare model.keras model.keras --out page.png", "whose name ends in .html")
+simply("compare_missing", "compare model.keras nowhere", "nowhere does not exist")
+
+
+@mistake("model.keras was trained on imagenet_resized/16x16 and other.keras on shapes")
+def compare_other_images(place):
+    return compare_with(place, ModelInfo(dataset="shapes"))
+
+
+@mistake("model.keras and other.keras have other classes")
+def compare_other_classes(place):
+    wnids = tuple(f"n{number:08}" for number in range(10))
+    return compare_with(place, ModelInfo(dataset="imagenet_resized/16x16", wnids=wnids))
+
+
+@mistake("other.keras does not state its data set")
+def compare_foreign_model(place):
+    return compare_with(place, ModelInfo())
+
+
+def compare_with(place, info):
+    """The command for the material's model and another one, which states this."""
+    model = build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=0.5)
+    ship(model, place.path / "other.keras", info)
+    return "compare model.keras other.keras"

@@ -15,7 +15,7 @@ PACKAGE = "keras_imnet64"
 ROWS = (
     {"__main__"},
     {"cli"},
-    {"bench", "curves", "spectral"},
+    {"bench", "compare", "curves", "spectral"},
     {"convert", "doctor", "export"},
     {"training"},
     {"evaluation"},
@@ -31,7 +31,7 @@ ROWS = (
     {"data.order"},
     {"data.augment"},
     {"data.images", "data"},
-    {"runs", "backend"},
+    {"charts", "runs", "backend"},
     {"records"},
     {"core", "__init__"},
 )

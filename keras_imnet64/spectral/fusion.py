@@ -15,9 +15,9 @@ import numpy as np
 from keras_imnet64.core.errors import UserError, nearest
 from keras_imnet64.data.selection import Selection
 from keras_imnet64.evaluation.evaluate import BATCH_SIZE
+from keras_imnet64.evaluation.predictions import BranchPredictions, predict_branches, predict_logits
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.spectral.members import Member
-from keras_imnet64.spectral.predictions import BranchPredictions, predict_branches, predict_logits
 from keras_imnet64.spectral.report import Mixture, ReportRow, ensemble_rows
 from keras_imnet64.training.data import Data
 

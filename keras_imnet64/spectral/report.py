@@ -19,12 +19,12 @@ import numpy as np
 
 from keras_imnet64.core.files import write_atomic, write_csv
 from keras_imnet64.core.types import Json, JsonObject
+from keras_imnet64.evaluation.predictions import BranchPredictions
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.macs import count_macs, count_parameters
 from keras_imnet64.records import Scores
 from keras_imnet64.runs import Run
 from keras_imnet64.spectral.members import Member
-from keras_imnet64.spectral.predictions import BranchPredictions
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.evaluation.predict import predict
+from keras_imnet64.evaluation.predictions import outcomes
 from keras_imnet64.export import export
 from keras_imnet64.models.info import model_info, read_model_info
 from keras_imnet64.models.load import load_model
@@ -38,7 +39,6 @@ from keras_imnet64.spectral.fusion import (
     mixtures_of_best,
     rank,
 )
-from keras_imnet64.spectral.predictions import outcomes
 from keras_imnet64.spectral.report import correlation
 from keras_imnet64.training.fit import fit
 

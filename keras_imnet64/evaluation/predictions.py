@@ -1,4 +1,4 @@
-"""Computes what branches, and mixtures of their logits, predict for the images of a split."""
+"""Computes what networks, and mixtures of their logits, predict for the images of a split."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,0 +1,231 @@
+"""Compares finished runs and model files: settings, curves, and predictions image by image."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from keras_imnet64.backend.devices import Devices, take_devices
+from keras_imnet64.backend.keras_settings import keras_defaults
+from keras_imnet64.compare.page import finished_page
+from keras_imnet64.compare.result import (
+    FinishedCurve,
+    FinishedResult,
+    Pair,
+    ScoredModel,
+    Setting,
+)
+from keras_imnet64.compare.verdict import PairedTest, paired_test
+from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.core.files import write_atomic
+from keras_imnet64.core.paths import check_output_file
+from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
+from keras_imnet64.data.datasets import open_dataset
+from keras_imnet64.data.selection import Selection
+from keras_imnet64.evaluation.evaluate import (
+    check_model_fits,
+    choose_view,
+    scoring_batch_size,
+    select_known_classes,
+)
+from keras_imnet64.evaluation.predictions import predict_branches
+from keras_imnet64.evaluation.views import NUM_CROPS, with_ten_crops
+from keras_imnet64.models.contract import check_stated_classes, classifier_shape, with_logits
+from keras_imnet64.models.info import read_model_info
+from keras_imnet64.models.load import load_model
+from keras_imnet64.recipe.difference import decisions
+from keras_imnet64.recipe.loading import check_recipe
+from keras_imnet64.records import Environment, ModelInfo, Scores
+from keras_imnet64.runs import Run, model_file
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model predicts for the images of a split."""
+
+    scores: Scores
+    first_class: np.ndarray  # int32 [N]
+    is_right: np.ndarray  # bool [N]
+
+
+@keras_defaults()
+def compare_finished(
+    runs_or_models: Sequence[StrPath],
+    *,
+    split: str = "validation",
+    data_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    devices: Devices | None = None,
+    page_file: StrPath | None = None,
+    pack_progress: PackProgress | None = None,
+) -> FinishedResult:
+    """Compares finished runs and model files on the images of a split.
+
+    Args:
+        runs_or_models: two or more run folders or `.keras` files; the others are held against the
+            first.
+        split: of the data set that all of them state.
+        page_file: an HTML file to write, which shows the result.
+        data_dir, cache_dir, devices, pack_progress: as for `evaluate`.
+
+    Raises:
+        UserError: one is no model, is not finished, or is of another data set or other classes.
+        RunFailed: the logits of a model are not finite.
+    """
+    if len(runs_or_models) < 2:
+        raise UserError(
+            f"a comparison needs two runs or model files, or more; received {len(runs_or_models)}"
+        )
+    if page_file is not None:
+        check_output_file(page_file, ".html")
+    files = [model_file(path) for path in runs_or_models]
+    infos = [read_model_info(file) for file in files]
+    labels = unique_labels(runs_or_models)
+    dataset = common_dataset(labels, infos)
+    environments = [environment_of(path) for path in runs_or_models]
+    check_same_images(labels, environments)
+    devices = devices or take_devices()
+    store = open_dataset(
+        dataset, split, data_dir=data_dir, cache_dir=cache_dir, progress=pack_progress
+    )
+    found = []
+    with devices.scope():
+        for file, info in zip(files, infos, strict=True):
+            selection = select_known_classes(info, store, file)
+            found.append(predict_file(file, info, selection, devices))
+    result = FinishedResult(
+        dataset=dataset,
+        split=split,
+        count=found[0].scores.count,
+        verified=bool(store.verified),
+        models=tuple(
+            ScoredModel(label, str(file), each.scores)
+            for label, file, each in zip(labels, files, found, strict=True)
+        ),
+        settings=differing_settings(infos, environments),
+        pairs=tuple(
+            Pair(labels[0], label, paired_predictions(found[0], each))
+            for label, each in zip(labels[1:], found[1:], strict=True)
+        ),
+        curves=tuple(
+            curve
+            for label, path in zip(labels, runs_or_models, strict=True)
+            if (curve := curve_of(label, path)) is not None
+        ),
+    )
+    if page_file is not None:
+        write_atomic(page_file, finished_page(result))
+    return result
+
+
+def unique_labels(paths: Sequence[StrPath]) -> list[str]:
+    """Returns the names of runs and files, or their paths where the names are not distinct."""
+    names = [Path(path).resolve().name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def common_dataset(labels: Sequence[str], infos: Sequence[ModelInfo]) -> str:
+    """Returns the data set that all models state; refuses models of other images or classes."""
+    for label, info in zip(labels, infos, strict=True):
+        if info.dataset is None:
+            raise UserError(
+                f"{label} does not state its data set, so it cannot be compared image by image: "
+                "compare models that this program has trained"
+            )
+        if info.dataset != infos[0].dataset:
+            raise UserError(
+                f"{labels[0]} was trained on {infos[0].dataset} and {label} on {info.dataset}: "
+                "compare models of one data set"
+            )
+        if info.wnids != infos[0].wnids:
+            classes = [len(each.wnids or ()) for each in (infos[0], info)]
+            raise UserError(
+                f"{labels[0]} and {label} have other classes ({classes[0]} and {classes[1]} ids, "
+                "or another order): compare models of the same classes"
+            )
+    assert infos[0].dataset is not None
+    return infos[0].dataset
+
+
+def environment_of(path: StrPath) -> Environment | None:
+    """Returns what a run folder states about its processes and images; None for a model file."""
+    run = Run(Path(path))
+    return run.read_environment() if run.environment_file.is_file() else None
+
+
+def check_same_images(labels: Sequence[str], environments: Sequence[Environment | None]) -> None:
+    """Refuses runs that were trained on other images of a data set of the same name."""
+    known = [(label, e.digest.train) for label, e in zip(labels, environments, strict=True) if e]
+    for label, digest in known:
+        if digest != known[0][1]:
+            raise UserError(
+                f"{known[0][0]} and {label} were trained on other images (the digests of their "
+                f"train splits begin with {known[0][1][:8]} and {digest[:8]}): compare runs on the "
+                "same images"
+            )
+
+
+def predict_file(
+    file: Path, info: ModelInfo, selection: Selection, devices: Devices
+) -> Predictions:
+    """Returns what a model file predicts for the images of a selection, in its recipe's view."""
+    model = load_model(file)
+    shape = classifier_shape(model, file)
+    check_stated_classes(info, shape.num_classes, file)
+    view = choose_view(info, selection.store, shape.height, None, file)
+    check_model_fits(model, selection, file, view)
+    model, num_views = with_logits(model), 1
+    if view and view.ten_crop:
+        model, num_views = with_ten_crops(model, view.image_size), NUM_CROPS
+    batch_size = scoring_batch_size(devices, num_views)
+    found = predict_branches([model], selection, batch_size, view)
+    if not math.isfinite(found.scores[0].loss):
+        raise RunFailed(f"{file} gives logits that are not finite")
+    return Predictions(found.scores[0], found.first_class[0], found.is_right[0])
+
+
+def paired_predictions(first: Predictions, second: Predictions) -> PairedTest:
+    """Compares the predictions of two models for the same images."""
+    return paired_test(first.first_class, second.first_class, first.is_right, second.is_right)
+
+
+def differing_settings(
+    infos: Sequence[ModelInfo], environments: Sequence[Environment | None]
+) -> tuple[Setting, ...]:
+    """Returns what is not the same in all models: settings of recipes, backends, versions."""
+    tables = [
+        settings_of(info, environment)
+        for info, environment in zip(infos, environments, strict=True)
+    ]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    rows = [(key, [table.get(key) for table in tables]) for key in keys]
+    return tuple(
+        Setting(key, tuple(None if value is None else str(value) for value in values))
+        for key, values in rows
+        if any(value != values[0] for value in values)
+    )
+
+
+def settings_of(info: ModelInfo, environment: Environment | None) -> JsonObject:
+    """Returns the settings of a model's recipe and of the process that ended its run, by key."""
+    found = decisions(check_recipe(dict(info.recipe))) if info.recipe else {}
+    if environment is not None:
+        last = environment.processes[-1]
+        found |= {"backend": last.backend, "devices": ", ".join(last.devices)}
+        found |= {f"version of {name}": version for name, version in last.versions.items()}
+    return found
+
+
+def curve_of(label: str, path: StrPath) -> FinishedCurve | None:
+    """Returns the curve of a run folder with scored epochs; None for anything else."""
+    run = Run(Path(path))
+    if not run.history_file.is_file():
+        return None
+    rows = [row for row in run.history if row.get("val_top1")]
+    points = [(float(row["epoch"]), float(row["val_top1"])) for row in rows]
+    if not points:
+        return None
+    epochs, top1 = zip(*points, strict=True)
+    return FinishedCurve(label, epochs, top1)

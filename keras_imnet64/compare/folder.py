@@ -1,0 +1,227 @@
+"""The folder of a comparison: what each side has finished, and the processes that do the rest.
+
+    comparison.json             what is compared; another comparison does not go on here
+    start.npz                   all variables before the first step, of all sides
+    1-tensorflow/               of the first side: trajectory.json, yardstick.json, step-0001.npz,
+                                step-0001-near.npz
+    2-jax/                      of the second one: trajectory.json, step-0001.npz
+    state-0012.npz              all variables of the first side before step 12
+    gradients-0012.npz          its gradients there, which all sides' optimizers are given
+    comparison.html             the result, for a browser
+
+`scores` puts the folders of whole runs into those of the sides.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from keras_imnet64.compare.records import (
+    StepRecord,
+    Trajectory,
+    Yardstick,
+    read_step,
+    versions,
+)
+from keras_imnet64.compare.request import Outcome, Request, StepTask
+from keras_imnet64.compare.sides import Side
+from keras_imnet64.compare.verdict import StepComparison, Tolerance, compare_step
+from keras_imnet64.core.activity import Activity
+from keras_imnet64.core.errors import RunFailed, UserError, reason
+from keras_imnet64.core.files import MAX_JSON_BYTES, parse_json, read_small, write_json
+from keras_imnet64.core.paths import check_writable, os_error_text
+from keras_imnet64.core.processes import run_child
+from keras_imnet64.core.types import JsonObject
+from keras_imnet64.core.validation import Record, parse_record, read_record
+from keras_imnet64.recipe.schema import Recipe
+
+WORKER = "keras_imnet64.compare.worker"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison in a folder.
+
+    Attributes:
+        num_steps: of the trajectories.
+        virtual_devices, data_dir, cache_dir: see `request.Request`.
+    """
+
+    folder: Path
+    recipe: Recipe
+    sides: tuple[Side, ...]
+    num_steps: int
+    virtual_devices: int | None = None
+    data_dir: str | None = None
+    cache_dir: str | None = None
+
+    # -------------------------------------------------------------------------------------- files
+
+    @property
+    def settings_file(self) -> Path:
+        return self.folder / "comparison.json"
+
+    @property
+    def page_file(self) -> Path:
+        return self.folder / "comparison.html"
+
+    def side_folder(self, index: int) -> Path:
+        label = self.sides[index].label.replace(":", "-")
+        return self.folder / f"{index + 1}-{label}"
+
+    def trajectory_file(self, index: int) -> Path:
+        return self.side_folder(index) / "trajectory.json"
+
+    @property
+    def yardstick_file(self) -> Path:
+        return self.side_folder(0) / "yardstick.json"
+
+    def step_file(self, index: int, step: int) -> Path:
+        return self.side_folder(index) / f"step-{step + 1:04d}.npz"
+
+    def near_file(self, step: int) -> Path:
+        """The step of the first side from a state that is one last bit apart."""
+        return self.side_folder(0) / f"step-{step + 1:04d}-near.npz"
+
+    @property
+    def settings(self) -> JsonObject:
+        """What must not change when a comparison goes on, by name."""
+        return {
+            "recipe": self.recipe.to_toml(),
+            "sides": [side.label for side in self.sides],
+            "steps": self.num_steps,
+            "virtual_devices": self.virtual_devices,
+            "versions": versions(),
+        }
+
+    # -------------------------------------------------------------------------------------- doing
+
+    def prepare(self) -> None:
+        """Makes the folder, or checks that this comparison goes on there.
+
+        Raises:
+            UserError: it holds something else, or cannot be written to.
+        """
+        try:
+            check_writable(self.folder)
+            if not self.settings_file.exists():
+                if self.folder.is_dir() and any(self.folder.iterdir()):
+                    raise UserError(
+                        f"{self.folder} is not empty and holds no comparison; choose another --out"
+                    )
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_json(self.settings_file, self.settings)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} cannot be used ({os_error_text(error, self.folder)}); choose "
+                "another --out"
+            ) from error
+        found = self._read_settings()
+        changed = [key for key, value in self.settings.items() if found.get(key) != value]
+        if changed:
+            raise UserError(
+                f"{self.folder} holds a comparison that differs in its {', '.join(changed)}: "
+                "choose another --out"
+            )
+        for index in range(len(self.sides)):
+            self.side_folder(index).mkdir(exist_ok=True)
+
+    def _read_settings(self) -> JsonObject:
+        try:
+            found = parse_json(read_small(self.settings_file, MAX_JSON_BYTES))
+        except (OSError, ValueError) as error:
+            raise damaged(self.settings_file, error) from error
+        return found if isinstance(found, dict) else {}
+
+    def train(self, index: int, steps: Sequence[int]) -> None:
+        """Makes a side's process do what is not done yet: its trajectory and these steps.
+
+        The first side measures the yardstick too.
+        """
+        wanted = [self.trajectory_file(index), *(self.step_file(index, step) for step in steps)]
+        if index == 0:
+            wanted += [self.yardstick_file, *map(self.near_file, steps)]
+        if all(file.exists() for file in wanted):
+            return
+        side = self.sides[index]
+        tasks = [
+            StepTask(
+                step=step,
+                state=str(self._state_file(step)),
+                gradients=str(self.folder / f"gradients-{step + 1:04d}.npz"),
+                record=str(self.step_file(index, step)),
+                near=str(self.near_file(step)) if index == 0 else None,
+            )
+            for step in steps
+        ]
+        request = Request(
+            recipe=side.recipe(self.recipe).to_toml(),
+            start=str(self._state_file(0)),
+            num_steps=self.num_steps,
+            trajectory=str(self.trajectory_file(index)),
+            yardstick=str(self.yardstick_file) if index == 0 else None,
+            steps=tuple(tasks),
+            devices=side.devices,
+            virtual_devices=self.virtual_devices,
+            data_dir=self.data_dir,
+            cache_dir=self.cache_dir,
+        )
+        with Activity(f"training {side.label}", at_once=True):
+            self._run(side, request)
+
+    def _state_file(self, step: int) -> Path:
+        return self.folder / (f"state-{step + 1:04d}.npz" if step else "start.npz")
+
+    def _run(self, side: Side, request: Request) -> None:
+        child = run_child(
+            WORKER, request=asdict(request), environment=os.environ | side.environment
+        )
+        kept = f"; what is finished is kept in {self.folder}, and the same command goes on"
+        if child.failure:
+            raise RunFailed(f"side {side.label} failed: {child.failure}{kept}")
+        outcome = parse_record(Outcome, json.dumps(child.reply(f"side {side.label}")))
+        if outcome.error and outcome.is_run_failure:
+            raise RunFailed(f"side {side.label} failed: {outcome.error}{kept}")
+        if outcome.error:
+            raise UserError(f"side {side.label}: {outcome.error}")
+
+    # ------------------------------------------------------------------------------------ reading
+
+    def trajectory(self, index: int) -> Trajectory:
+        return read(Trajectory, self.trajectory_file(index))
+
+    def runs(self) -> np.ndarray:
+        """Returns the losses of the yardstick's runs, that of the first side included: [R, S]."""
+        others = read(Yardstick, self.yardstick_file).losses
+        return np.array([self.trajectory(0).losses, *others])
+
+    def compare_step(self, index: int, step: int, tolerance: Tolerance) -> StepComparison:
+        """Compares a step that a side and the first have computed from the same state."""
+        a, b = _read_step(self.step_file(0, step)), _read_step(self.step_file(index, step))
+        return compare_step(a, b, tolerance, _read_step(self.near_file(step)))
+
+
+def _read_step(file: Path) -> StepRecord:
+    try:
+        return read_step(file)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise damaged(file, error) from error
+
+
+def read(kind: type[Record], file: Path) -> Record:
+    """Returns the record in a file of the comparison."""
+    try:
+        return read_record(kind, file)
+    except (OSError, ValueError) as error:
+        raise damaged(file, error) from error
+
+
+def damaged(file: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{file} is damaged ({reason(error)}): remove it, and the same command computes it again"
+    )

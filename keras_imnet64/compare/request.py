@@ -1,0 +1,67 @@
+"""What a side's process is asked to do, and how it answers. Needs no Keras, for the parent's sake.
+
+All values are paths of files or plain settings. A side writes the files that do not exist, and
+reads those that do: the start, the states and the gradients are thus those of the first side.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StepTask:
+    """A step that a side computes from a given state, tensor by tensor.
+
+    Attributes:
+        step: counted from 0, over all epochs.
+        state: all variables before the step; if there is no such file, the side trains to the step
+            and writes it.
+        gradients: those that the optimizer is given; if there is no such file, the side's own.
+        record: the file to write, see `records.StepRecord`.
+        near: likewise, for the same step from a state that is one last bit apart; None for none.
+    """
+
+    step: int
+    state: str
+    gradients: str
+    record: str
+    near: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a side's process does.
+
+    Attributes:
+        recipe: TOML text, with the side's dtype.
+        start: all variables before the first step.
+        num_steps: of the trajectory.
+        trajectory: the file to write, see `records.Trajectory`; None for none.
+        yardstick: likewise, see `records.Yardstick`.
+        steps: those to compute tensor by tensor.
+        devices, virtual_devices: as for `take_devices`.
+        data_dir, cache_dir: as for `load_data`.
+    """
+
+    recipe: str
+    start: str
+    num_steps: int
+    trajectory: str | None = None
+    yardstick: str | None = None
+    steps: tuple[StepTask, ...] = ()
+    devices: str | None = None
+    virtual_devices: int | None = None
+    data_dir: str | None = None
+    cache_dir: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The line that the process prints at its end.
+
+    Attributes:
+        error: the sentence of a mistake or a failure; None if all is done.
+        is_run_failure: whether it is a failure, and not a mistake of the user.
+    """
+
+    error: str | None = None
+    is_run_failure: bool = False

@@ -1,0 +1,267 @@
+"""What comes out of a comparison: figures of each side, and a verdict on each against the first.
+
+`Result` is that of sides that were trained for it, `FinishedResult` that of runs and model files
+that were there. Needs no Keras.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_imnet64.compare.folder import Comparison
+from keras_imnet64.compare.records import Trajectory
+from keras_imnet64.compare.verdict import (
+    PairedTest,
+    StepComparison,
+    Tolerance,
+    Verdict,
+    conclude,
+    distances,
+    spread,
+    tolerance_of,
+)
+from keras_imnet64.records import Scores
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class SideResult:
+    """The figures of a side.
+
+    Attributes:
+        label: as the user typed it.
+        losses, rates: of each step.
+        images_per_second: of the steps after the first, the median; with input, and with the wait
+            for each step's result, which `fit` spares; None for a single step.
+        compile_seconds: of the first step, beyond those of the others.
+        seconds_to_first_step: from the start of the process to the end of the first step.
+        peak_memory_mb: see `records.Trajectory`.
+    """
+
+    label: str
+    backend: str
+    dtype: str
+    devices: tuple[str, ...]
+    versions: dict[str, str]
+    losses: tuple[float, ...]
+    rates: tuple[float, ...]
+    images_per_second: float | None
+    compile_seconds: float | None
+    seconds_to_first_step: float
+    peak_memory_mb: float | None
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """A side against the first one.
+
+    Attributes:
+        answer: the verdict in words.
+        distances: of the losses, at each step.
+        steps: those that both have computed from the same state.
+    """
+
+    first: str
+    second: str
+    answer: str
+    verdict: Verdict
+    tolerance: Tolerance
+    distances: tuple[float, ...]
+    steps: tuple[StepComparison, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models on the same images."""
+
+    first: str
+    second: str
+    test: PairedTest
+
+    @property
+    def in_words(self) -> str:
+        test = self.test
+        what = "different" if test.p_value < SIGNIFICANT else "no difference that can be told"
+        return (
+            f"{self.second} against {self.first}: {what} (McNemar's p = {test.p_value:.3g}: "
+            f"{test.only_first:,} images are right in {self.first} alone, {test.only_second:,} in "
+            f"{self.second} alone; both predict the same class for {100 * test.agreement:.2f} %)"
+        )
+
+
+@dataclass(frozen=True)
+class SeedScores:
+    """The final scores of a side, in percent, with each seed."""
+
+    label: str
+    seeds: tuple[int, ...]
+    top1: tuple[float, ...]
+    top5: tuple[float, ...]
+
+    @property
+    def spread(self) -> float:
+        """The distance of the best top-1 from the worst."""
+        return max(self.top1) - min(self.top1)
+
+
+@dataclass(frozen=True)
+class FinalScores:
+    """The scores of whole runs of all sides on the images of a split.
+
+    Attributes:
+        pairs: each side with the first, seed by seed.
+    """
+
+    epochs: int
+    dataset: str
+    split: str
+    count: int
+    verified: bool
+    sides: tuple[SeedScores, ...]
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a comparison.
+
+    Attributes:
+        images_per_step: on all devices together.
+        yardstick: the largest distance, at each step, of the losses of runs of the first side that
+            start one last bit apart.
+        scores: of whole runs; None if none were asked for.
+    """
+
+    recipe: str
+    out: str
+    num_steps: int
+    images_per_step: int
+    sides: tuple[SideResult, ...]
+    pairs: tuple[PairResult, ...]
+    yardstick: tuple[float, ...]
+    scores: FinalScores | None = None
+
+
+# ----------------------------------------------------------------- finished runs and model files
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting in which models differ; one that does not state it has None."""
+
+    key: str
+    values: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class FinishedCurve:
+    """Top-1 of the validation images after each epoch of a run, in percent."""
+
+    label: str
+    epochs: tuple[float, ...]
+    val_top1: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A run or a model file, scored."""
+
+    label: str
+    model: str
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class FinishedResult:
+    """Finished runs and model files, held against each other.
+
+    Attributes:
+        settings: those in which the recipes, or what they were trained with, differ.
+        pairs: each with the first.
+        curves: of the runs among them that have scored epochs.
+    """
+
+    dataset: str
+    split: str
+    count: int
+    verified: bool
+    models: tuple[ScoredModel, ...]
+    settings: tuple[Setting, ...]
+    pairs: tuple[Pair, ...]
+    curves: tuple[FinishedCurve, ...]
+
+
+# -------------------------------------------------------------------------------------- the result
+
+
+def result_of(comparison: Comparison, examined: Sequence[Sequence[int]]) -> Result:
+    """Reads the result from the folder of a comparison whose sides have finished.
+
+    Args:
+        examined: for each side but the first, the steps that both have computed from one state.
+    """
+    recipe = comparison.recipe
+    images = recipe.data.batch_size // recipe.train.accumulate_steps
+    trajectories = [comparison.trajectory(index) for index in range(len(comparison.sides))]
+    runs = comparison.runs()
+    return Result(
+        recipe=recipe.name,
+        out=str(comparison.folder),
+        num_steps=comparison.num_steps,
+        images_per_step=images,
+        sides=tuple(
+            _side(comparison, index, trajectory, images)
+            for index, trajectory in enumerate(trajectories)
+        ),
+        pairs=tuple(
+            _pair(comparison, index, trajectories, runs, steps)
+            for index, steps in enumerate(examined, start=1)
+        ),
+        yardstick=tuple(spread(runs).tolist()),
+    )
+
+
+def dtype_of(comparison: Comparison, index: int) -> str:
+    """Returns the dtype of a side, which is its own or that of the recipe."""
+    return comparison.sides[index].dtype or comparison.recipe.train.dtype
+
+
+def _side(comparison: Comparison, index: int, found: Trajectory, images: int) -> SideResult:
+    typical = float(np.median(found.seconds[1:])) if len(found.seconds) > 1 else None
+    return SideResult(
+        label=comparison.sides[index].label,
+        backend=comparison.sides[index].backend,
+        dtype=dtype_of(comparison, index),
+        devices=found.devices,
+        versions=found.versions,
+        losses=found.losses,
+        rates=found.rates,
+        images_per_second=images / typical if typical else None,
+        compile_seconds=max(0.0, found.seconds[0] - typical) if typical else None,
+        seconds_to_first_step=found.seconds_to_first_step,
+        peak_memory_mb=found.peak_memory_mb,
+    )
+
+
+def _pair(
+    comparison: Comparison,
+    index: int,
+    trajectories: Sequence[Trajectory],
+    runs: np.ndarray,
+    steps: Sequence[int],
+) -> PairResult:
+    a, b = trajectories[0], trajectories[index]
+    tolerance = tolerance_of([dtype_of(comparison, 0), dtype_of(comparison, index)])
+    compared = tuple(comparison.compare_step(index, step, tolerance) for step in steps)
+    verdict = conclude(a, b, runs, compared, tolerance)
+    return PairResult(
+        first=comparison.sides[0].label,
+        second=comparison.sides[index].label,
+        answer=verdict.in_words,
+        verdict=verdict,
+        tolerance=tolerance,
+        distances=tuple(distances(a, b).tolist()),
+        steps=compared,
+    )

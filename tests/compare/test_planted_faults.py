@@ -1,0 +1,182 @@
+"""Faults that are planted in one side are named with their layer or cause, and nothing else is.
+
+Both sides are trained in this process: they are what a side's own process runs.
+"""
+
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_imnet64.compare import worker
+from keras_imnet64.compare.request import Request, StepTask
+from keras_imnet64.compare.verdict import TOLERANCES, compare_step, conclude
+from keras_imnet64.training import kernels, optim
+from keras_imnet64.training.setup import build_setup
+
+NUM_STEPS = 4
+TOLERANCE = TOLERANCES["float32"]
+
+
+def train(recipe, data_dir, folder, step=0):
+    """A side's trajectory and its record of a step; the first side in a folder makes the start."""
+    request = Request(
+        recipe.to_toml(), str(folder / "start.npz"), NUM_STEPS, data_dir=str(data_dir)
+    )
+    side = worker.SideRun(request)
+    state = folder / f"state-{step}.npz" if step else folder / "start.npz"
+    task = StepTask(step, str(state), str(folder / f"gradients-{step}.npz"), "not written")
+    return SimpleNamespace(
+        side=side, task=task, trajectory=side.trajectory(), record=side.record(task)
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(small_recipe, data_dir, tmp_path_factory):
+    """The first side, and the yardstick."""
+    folder = tmp_path_factory.mktemp("comparison")
+    first = train(small_recipe(), data_dir, folder)
+    runs = [first.trajectory.losses, *first.side.yardstick().losses]
+    near = first.side.record(first.task, is_near=True)
+    return SimpleNamespace(folder=folder, first=first, runs=np.array(runs), near=near)
+
+
+@pytest.fixture
+def judged(reference, small_recipe, data_dir):
+    """The verdict on a second side, which is made now."""
+
+    def judge():
+        second = train(small_recipe(), data_dir, reference.folder)
+        step = compare_step(reference.first.record, second.record, TOLERANCE, reference.near)
+        return conclude(
+            reference.first.trajectory, second.trajectory, reference.runs, [step], TOLERANCE
+        )
+
+    return judge
+
+
+@pytest.fixture
+def alter(monkeypatch):
+    """Changes the network that the next side builds."""
+
+    def alter(change):
+        def build(*arguments, **options):
+            setup = build_setup(*arguments, **options)
+            change(setup)
+            return setup
+
+        monkeypatch.setattr(worker, "build_setup", build)
+        # A faster function in place of a layer would not call what is planted in it.
+        monkeypatch.delitem(kernels.KERNELS, keras.layers.Conv2D)
+
+    return alter
+
+
+@pytest.mark.backend
+def test_the_same_side_twice_is_equal_to_the_bit(reference, judged):
+    verdict = judged()
+    assert verdict.in_words == "equal" and verdict.distance == 0
+    assert 0 < verdict.yardstick < 1e-2  # a last bit does something, and not much in four steps
+
+
+def test_a_wrong_epsilon_is_named_with_its_layer(judged, alter):
+    def change(setup):
+        setup.network.get_layer("stage1_block1_2_bn").epsilon = 0.01
+
+    alter(change)
+    words = judged().in_words
+    assert words.startswith("different from step 1 in layer stage1_block1_2_bn: forward"), words
+
+
+def test_another_padding_is_named_with_its_layer(judged, alter):
+    def change(setup):
+        layer = setup.network.get_layer("stage1_block1_conv1")
+
+        def reflecting(x):
+            x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+            return ops.conv(x, layer.kernel, strides=layer.strides, padding="valid")
+
+        layer.call = reflecting
+
+    alter(change)
+    words = judged().in_words
+    assert words.startswith("different from step 1 in layer stage1_block1_conv1: forward"), words
+
+
+@pytest.mark.backend
+def test_a_swapped_gradient_is_named_with_its_layer(judged, alter):
+    @ops.custom_gradient
+    def swap(x):
+        def gradient(*arguments, upstream=None):
+            upstream = arguments[0] if upstream is None else upstream
+            return ops.flip(upstream, axis=-1)
+
+        return x, gradient
+
+    def change(setup):
+        layer = setup.network.get_layer("stage1_block1_conv1")
+        plain = layer.call
+        layer.call = lambda x: swap(plain(x))
+
+    alter(change)
+    words = judged().in_words
+    assert words.startswith("different from step 1 in layer stage1_block1_conv1: backward"), words
+
+
+def test_another_draw_is_named_as_the_input(judged, alter):
+    def change(setup):
+        setup.stream.seed += 1
+
+    alter(change)
+    assert judged().in_words.startswith("different from step 1 in the input")
+
+
+def test_a_rate_that_is_off_by_one_step_is_named(judged, monkeypatch):
+    plain = optim.Schedule.__call__
+    monkeypatch.setattr(optim.Schedule, "__call__", lambda self, step: plain(self, step + 1))
+    words = judged().in_words
+    assert words.startswith("different from step 1 in the learning rate"), words
+    assert "each rate one step early" in words
+
+
+def test_a_fault_of_the_optimizer_is_none_of_a_layer(judged, monkeypatch):
+    plain = optim.SGD.apply_rule
+
+    def apply_rule(self, gradient, variable, learning_rate):
+        plain(self, gradient * 1.01, variable, learning_rate)
+
+    monkeypatch.setattr(optim.SGD, "apply_rule", apply_rule)
+    assert "different from step 1 in the optimizer: its update" in judged().in_words
+
+
+@pytest.mark.backend
+def test_a_later_step_is_computed_from_the_state_before_it(reference, small_recipe, data_dir):
+    """Its loss is that of the trajectory there, and so are its rate and its batch."""
+    later = train(small_recipe(), data_dir, reference.folder, step=2)
+    expected = reference.first.trajectory
+    assert later.record.facts.loss == pytest.approx(expected.losses[2], rel=1e-6)
+    assert later.record.facts.rate == pytest.approx(expected.rates[2])
+    assert worker.digest(later.record.images, later.record.labels) == expected.digests[2]
+
+
+@pytest.mark.backend
+def test_gradients_and_updates_are_those_of_the_step(reference, small_recipe, data_dir, tmp_path):
+    """SGD without momentum adds minus the rate times the gradient, as after a step of `fit`."""
+    recipe = small_recipe(optimizer={"momentum": 0.0})
+    made = train(recipe, data_dir, tmp_path)
+    rate = made.record.facts.rate
+    for path, gradient in made.record.gradients.items():
+        np.testing.assert_allclose(
+            made.record.updates[path], -rate * gradient, rtol=1e-3, atol=2e-7, err_msg=path
+        )
+    start = worker.read_arrays(tmp_path / "start.npz")
+    made.side.assign(start)
+    made.side.train(1, worker.Watch())
+    after = made.side.read()
+    for path, update in made.record.updates.items():
+        change = after[f"model/{path}"] - start[f"model/{path}"]
+        np.testing.assert_allclose(
+            change.reshape(-1), update.reshape(-1), rtol=1e-3, atol=2e-7, err_msg=path
+        )
