@@ -117,6 +117,8 @@ def build_model(
             raise UserError(
                 f"dtype must be the name of a Keras policy; received {dtype!r}"
             ) from None
+        if name != "spectral":  # whose bands have means of any size
+            parts.check_scale(normalization)
         model = MODELS[name].build(
             image_size=image_size, num_classes=num_classes, normalization=normalization, **options
         )

@@ -25,6 +25,7 @@ Initializer: TypeAlias = str | keras.Initializer
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MIN_STD = 1e-6  # on the 0..1 scale; float32 is too coarse below
+MAX_MEAN = 2.0  # a mean on the 0..255 scale would leave no image in bfloat16
 _input_size: ContextVar[int | None] = ContextVar("input_size", default=None)
 
 
@@ -90,6 +91,21 @@ def mean_and_std(
             f"{normalization!r}"
         )
     return mean, std
+
+
+def check_scale(normalization: Normalization) -> None:
+    """Refuses a mean of pixels from 0 to 255, where it is one of pixels from 0 to 1."""
+    if isinstance(normalization, str):
+        return
+    try:
+        largest = np.abs(np.asarray(normalization["mean"], "float64")).max()
+    except (KeyError, TypeError, ValueError):
+        return  # `mean_and_std` says what is wrong
+    if largest > MAX_MEAN:
+        raise UserError(
+            "normalization has the mean and std of pixels from 0 to 1, so divide both by 255; "
+            f"received a mean of up to {largest:g}"
+        )
 
 
 def classifier(

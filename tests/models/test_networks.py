@@ -321,6 +321,7 @@ def test_wrong_options_are_refused(name, size, options, sentence):
         ({"normalization": {"mean": [0.5, 0.5], "std": 1}}, "normalization must be"),
         ({"normalization": {"mean": 0.5, "std": 0}}, "std at least 1e-06"),
         ({"normalization": {"mean": float("nan"), "std": 1}}, "normalization must be"),
+        ({"normalization": {"mean": [123.7, 116.3, 103.5], "std": 58}}, "divide both by 255"),
         ({"normalization": {"mean": np.zeros((8, 8, 3)), "std": 1}}, r"an array \[32, 32, 3\]"),
         ({"dtype": "float33"}, "dtype must be the name of a Keras policy; received 'float33'"),
     ],
