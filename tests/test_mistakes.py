@@ -228,6 +228,11 @@ simply(
     'views "mirror" and ten crops exclude each other',
 )
 simply("views_of_a_model", "evaluate model.keras --views miror", "'miror' is not one of")
+simply(
+    "normalization_of_255",
+    f"{FIT} --set model.normalization={{mean=[124,116,104],std=[58,57,57]}}",
+    "pixels from 0 to 1, so divide both by 255; received a mean of up to 124",
+)
 SIZES = f"{FIT} --set train.sizes="
 simply("sizes_form", f"{SIZES}[8,16]", r"train.sizes.0 must be .*share, pixels.*; received 8")
 simply("sizes_none", f"{SIZES}[]", r"a list such as \[\[0.0, 32\]")
