@@ -54,6 +54,14 @@ def test_the_step_to_examine_is_the_one_that_chaos_does_not_explain():
     assert step_to_examine(b=moved(0, 0, 1.9e-4, 1.9e-3, 1e-2), **allowed) == 4
 
 
+def test_chaos_of_earlier_steps_explains_later_ones_too():
+    """Runs that part in the third step and come together again might as well have stayed apart."""
+    runs = np.array([LOSSES, np.add(LOSSES, (0, 0, 1e-3, 0, 0))])
+    found = step_to_examine(trajectory(), moved(0, 0, 0, 1.9e-3, 1e-2), runs, FLOAT32)
+    assert found == 4
+    assert step_to_examine(trajectory(), moved(0, 1e-3, 0, 0, 1e-2), runs, FLOAT32) == 1
+
+
 def test_a_difference_from_the_same_state_is_no_chaos():
     record = step_record(step=3)
     other = changed(record, "activations", 1, record.activations[1] * 1.01)

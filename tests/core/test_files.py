@@ -1,8 +1,12 @@
-"""Text files as people save them: in the encodings of editors, with any line ends."""
+"""Text files as people save them: in any encoding and with any line ends; and atomic writing."""
+
+import os
+import stat
+from pathlib import Path
 
 import pytest
 
-from keras_imnet64.core.files import byte_order_mark, decode_text
+from keras_imnet64.core.files import byte_order_mark, decode_text, write_atomic
 
 TEXT = "naïve = 1\r\n"
 
@@ -38,3 +42,37 @@ def test_the_other_order_of_bytes():
 def test_text_in_no_such_encoding(content, message):
     with pytest.raises(ValueError, match=message):
         decode_text(content)
+
+
+def test_content_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Else a power cut could leave the name with nothing behind it. The name comes to disk last."""
+    calls, fsync, replace = [], os.fsync, os.replace
+
+    def note_sync(descriptor):
+        state = os.fstat(descriptor)
+        calls.append("folder" if stat.S_ISDIR(state.st_mode) else f"{state.st_size} bytes")
+        fsync(descriptor)
+
+    def note_replace(source, target):
+        calls.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    (tmp_path / "file").write_text("old")
+    write_atomic(tmp_path / "file", "naïve")
+    assert calls == ["6 bytes", "file", "folder"]
+    assert (tmp_path / "file").read_text("utf-8") == "naïve"
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_content_alone(name, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "file").write_text("old")
+    monkeypatch.setattr(os, name, fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(tmp_path / "file", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "old"

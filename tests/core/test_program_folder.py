@@ -7,7 +7,12 @@ import time
 
 import pytest
 
-from keras_imnet64.core.program_folder import ABANDONED_SECONDS, ProgramFolder, program_files
+from keras_imnet64.core.program_folder import (
+    ABANDONED_SECONDS,
+    DIGEST_BYTES,
+    ProgramFolder,
+    program_files,
+)
 
 WRITER = """
 import sys
@@ -58,6 +63,16 @@ def test_what_was_used_longest_ago_makes_room_for_new_programs(tmp_path):
     programs.put("3", b"0" * 3000)
     assert [name for name in "0123" if programs.get(name) is None] == ["1"]
     assert total(tmp_path) <= 10_000
+
+
+def test_a_process_stays_within_the_bound_after_each_program(tmp_path):
+    """Files are counted again after every hundredth of the bound, which is kept free until then."""
+    programs = made(tmp_path, max_bytes=100_000)
+    sizes = [10_000] * 10 + [100] * 30  # with the digest in front
+    for number, size in enumerate(sizes):
+        programs.put(f"{number}", b"0" * (size - DIGEST_BYTES))
+        assert total(tmp_path) <= 100_000
+    assert total(tmp_path) > 90_000
 
 
 def test_a_program_beyond_the_bound_is_not_kept_and_nothing_makes_room_for_it(tmp_path):

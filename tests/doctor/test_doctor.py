@@ -486,6 +486,14 @@ def test_little_room_is_said_once_per_disk(problems, tmp_path, monkeypatch):
     assert found[0].what.startswith("0.0 GB are free on the disk of /")
 
 
+@pytest.mark.parametrize(("free", "is_enough"), [(10**9, True), (10**9 - 1, False)])
+def test_a_gigabyte_is_room_enough(free, is_enough, problems, tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": free})
+    monkeypatch.setattr(facts.shutil, "disk_usage", lambda folder: usage)
+    found = problems(disk=facts.disk(tmp_path / "data"))
+    assert (found == []) == is_enough
+
+
 def test_a_truncated_store_is_a_problem_and_the_other_sets_are_examined(problems, tmp_path):
     write_images(tmp_path, 16)
     write_images(tmp_path, 8)

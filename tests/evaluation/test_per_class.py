@@ -62,6 +62,7 @@ def test_padding_rows_of_a_batch_are_not_counted():
     logits = np.eye(3, dtype="float32")[[0, 2, 2]]
     metric.update_state(np.array([0, 1, 1]), logits, sample_weight=np.array([1.0, 1.0, 0.0]))
     np.testing.assert_array_equal(metric.counts()[0], [[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(metric.counts()[1], [1, 1, 0])  # all three are among five
 
 
 def test_top5_counts_the_sixth_as_a_miss():

@@ -323,6 +323,24 @@ def test_given_images_are_resized_to_the_model(tmp_path):
         assert (chosen.source, chosen.is_stand_in) == ("the images given", False)
 
 
+def test_one_image_is_compared_alone_and_in_a_batch(folder, tmp_path):
+    """An artefact that takes one image at a time, or several only, would be found out."""
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    files = [str(tmp_path / "red.png")]
+    source = str(folder / "small.keras")
+    request = ExportRequest(source, "keras", files, data_dir=None, cache_dir=None)
+    assert child.make(tmp_path, request).num_images == 1
+    sizes = []
+
+    def serve(pixels):
+        sizes.append(len(pixels))
+        return np.zeros((len(pixels), 10), "float32")
+
+    logits = child.logits_of(serve, np.load(tmp_path / "images.npy"))
+    assert sizes == [1, 2]
+    assert logits.shape == np.load(tmp_path / "reference.npy").shape == (3, 10)
+
+
 def test_the_default_target_in_a_run_folder(tmp_path):
     (tmp_path / "recipe.toml").touch()
     (tmp_path / "model.keras").touch()

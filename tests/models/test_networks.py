@@ -212,6 +212,16 @@ def test_drop_path_drops_whole_images_and_grows_with_depth(undrawn):
     assert (kept.min(1) == kept.max(1)).all()
 
 
+@pytest.mark.parametrize("name", ["vgg16", "vgg16_bn", "alexnet"])
+@pytest.mark.parametrize(("options", "rate"), [({}, 0.5), ({"dropout": 0.2}, 0.2)])
+def test_dropout_of_dense_layers_has_its_rate_or_is_left_out(name, options, rate):
+    with without_weights():
+        model, plain = network(name, 64, **options), network(name, 64, dropout=0.0)
+    dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    assert {layer.name: layer.rate for layer in dropouts} == {"dropout1": rate, "dropout2": rate}
+    assert not any(isinstance(layer, keras.layers.Dropout) for layer in plain.layers)
+
+
 def test_the_blur_is_one_two_one():
     inputs = keras.Input((4, 4, 1))
     model = keras.Model(inputs, resnet.blur(inputs, "b"))

@@ -125,6 +125,10 @@ def test_macs_of_a_run_count_each_epoch_at_its_size():
         (["data.classes = 200"], 100_000 // 64 * 64),
         (["data.classes = 200", 'data.mirror = "both"'], 200_000 // 64 * 64),
         (["data.classes = 200", "data.holdout = 40"], 99_960 // 64 * 64),
+        (
+            ["data.classes = 200", "data.holdout = 40", 'data.mirror = "both"'],
+            199_920 // 64 * 64,
+        ),
         (["data.classes = 20"], None),  # whose number no table tells
         (["data.classes = 20", "data.steps_per_epoch = 3"], 3 * 64),
     ],

@@ -144,6 +144,15 @@ def test_another_optimizer_drops_the_old_ones_options():
     assert same.optimizer.options == {"momentum": 0.5, "nesterov": True}
 
 
+def test_the_shorter_side_may_have_the_size_that_is_shown():
+    """Nothing of a square image is cropped then."""
+    data = {"dataset": "imagenet2012", "image_size": 64}
+    recipe = check_recipe(minimal(data=data, evaluation={"resize": 64}))
+    assert (recipe.view.resize, recipe.view.image_size) == (64, 64)
+    with pytest.raises(UserError, match="must be at least the 64 pixels that are cropped"):
+        check_recipe(minimal(data=data, evaluation={"resize": 63}))
+
+
 def test_difference_names_what_changed():
     old, new = load_recipe("demo"), load_recipe("demo", ["train.epochs=1", "data.classes=3"])
     assert difference(old, new) == [

@@ -94,3 +94,23 @@ def test_the_model_file_has_lookaheads_slow_weights(small_recipe, data_dir, tmp_
         slow = newest.arrays.get(f"optimizer/{path.replace('/', '_')}_slow")
         np.testing.assert_array_equal(value, weights[path] if slow is None else slow)
     assert not np.array_equal(found["logits/kernel"], weights["logits/kernel"])
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    ("train", "shipping"),
+    [
+        ({"ema": 0.5}, "optimizer/logits_kernel_average"),
+        ({"average_last": 2}, "last_epochs/logits/kernel"),
+    ],
+    ids=["ema", "average_last"],
+)
+def test_an_average_ships_before_the_slow_weights(
+    train, shipping, small_recipe, data_dir, tmp_path
+):
+    recipe = small_recipe(optimizer={"lookahead": {"steps": 5}}, train=train)
+    run = fit(recipe, tmp_path / "run", data_dir=data_dir)
+    found = shipped(run)["logits/kernel"]
+    state = load_checkpoint(list_checkpoints(run.checkpoints)[-1]).arrays
+    np.testing.assert_array_equal(found, state[shipping])
+    assert not np.array_equal(found, state["optimizer/logits_kernel_slow"])

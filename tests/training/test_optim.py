@@ -122,6 +122,9 @@ def lamb_numbers():
     optimizer = optim.make_optimizer("lamb", constant(), always_adapt=True, **options)
     got = fit(optimizer, 2, steps=2)
     assert_weights(got, lamb_by_hand(batches(2, 2), 0.0, True, **options), 1e-5)
+    optimizer = optim.make_optimizer("lamb", constant(), **options)  # nothing decays or adapts
+    got = fit(optimizer, 2, steps=2)
+    assert_weights(got, lamb_by_hand(batches(2, 2), 0.0, False, **options), 1e-5)
 
 
 def lamb_by_hand(rows_of_steps, decay, adapts, *, beta_1, beta_2, epsilon, clip_norm):
@@ -436,6 +439,18 @@ def test_accumulating_two_batches_is_one_big_batch():
     whole = optim.make_optimizer("sgd", constant(), clip_norm=0.3)
     assert_weights(fit(optimizer, 2), fit(whole, 4))
     assert int(optimizer.iterations) == int(whole.iterations) == 2
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_every_optimizer_counts_updates_and_not_batches(name):
+    """Two updates of two batches each; Adam and LAMB correct their means by the number of updates.
+
+    The mean of two halves is rounded otherwise than that of the whole.
+    """
+    halves = fit(optim.make_optimizer(name, constant(), accumulate_steps=2), 2)
+    whole = fit(optim.make_optimizer(name, constant()), 4)
+    assert_weights(halves, whole, 1e-5)
 
 
 @pytest.mark.backend

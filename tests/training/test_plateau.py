@@ -42,6 +42,13 @@ def test_two_epochs_without_a_gain_of_a_tenth_halve_the_rate():
     assert [state.scale for state, _ in found] == [scale for _, scale in found]
 
 
+def test_a_loss_that_stands_still_is_no_gain():
+    plateau = scheduled(patience=2, factor=0.5)
+    found = list(after_each([2.0, 2.0, 2.0, 2.0], plateau, RunState(0, 0)))
+    assert [state.wait for state, _ in found] == [0, 1, 0, 1]
+    assert [scale for _, scale in found] == [1, 1, 0.5, 0.5]
+
+
 def test_a_rate_that_a_rollback_lowered_is_lowered_further():
     plateau = scheduled(patience=1, factor=0.5)
     state = RunState(0, 0, plateau=Plateau(best=1.0, wait=0, scale=0.25))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_imnet64
+from keras_imnet64.models.keras_private import learning_rates_at
 from keras_imnet64.training.fit import fit
 from keras_imnet64.training.state import (
     list_checkpoints,
@@ -33,6 +34,15 @@ def test_a_loop_of_ones_own_gives_the_weights_that_fit_gives(small_recipe, data_
     assert by_hand.keys() == {path for path in trained if not path.startswith("metrics/")}
     for path, array in by_hand.items():
         np.testing.assert_allclose(array, trained[path], rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+def test_a_schedule_falls_with_the_updates_of_a_run(small_recipe, data_dir):
+    """Of 3 epochs of 6 batches, each in two parts, which are 12 steps of the stream."""
+    recipe = small_recipe(train={"accumulate_steps": 2})
+    setup = keras_imnet64.training_setup(recipe, data_dir=data_dir)
+    assert setup.stream.steps_per_epoch == 12
+    rates = learning_rates_at(setup.model.optimizer, np.array([0, 9, 18]))
+    np.testing.assert_allclose(rates, [0.05, 0.025, 0.0], rtol=1e-6, atol=1e-9)  # half a cosine
 
 
 def test_the_setup_is_that_of_the_recipe(small_recipe, data_dir):

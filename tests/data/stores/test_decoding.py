@@ -218,3 +218,16 @@ def test_means_count_each_image_alike(stores):
     np.testing.assert_allclose(found.channel_mean, mean, rtol=1e-12)
     np.testing.assert_allclose(found.channel_std, np.sqrt(square - mean**2), rtol=1e-9)
     assert found.mean_image is None
+
+
+def test_means_of_a_class_are_of_its_images_alone(stores):
+    store = stores["train"]
+    part = select(store, [store.wnids[1]])
+    pictures = [np.asarray(image_of(store, p), "float64") for p in part.positions]
+    assert 0 < len(pictures) < len(store)
+    mean = np.mean([picture.mean(axis=(0, 1)) for picture in pictures], axis=0)
+    square = np.mean([(picture**2).mean(axis=(0, 1)) for picture in pictures], axis=0)
+    found = part.moments()
+    assert found.count == len(pictures)
+    np.testing.assert_allclose(found.channel_mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(found.channel_std, np.sqrt(square - mean**2), rtol=1e-9)
