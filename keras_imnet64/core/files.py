@@ -139,9 +139,9 @@ def parse_json(text: str | bytes) -> Json:
 
 
 def depth(content: Json) -> int:
-    """Returns how many levels of lists and dicts are nested."""
+    """Returns how many levels of lists, tuples and dicts are nested."""
     levels, holders = 0, [content]
-    while holders := [h for h in holders if isinstance(h, dict | list)]:
+    while holders := [h for h in holders if isinstance(h, dict | list | tuple)]:
         levels += 1
         holders = [i for h in holders for i in (h.values() if isinstance(h, dict) else h)]
     return levels

@@ -161,7 +161,7 @@ def _keys_and_values(content: Json, where: str = "") -> Iterator[tuple[str, Json
         for key, value in content.items():
             yield where, str(key)
             yield from _keys_and_values(value, f"{where}.{key}".lstrip("."))
-    elif isinstance(content, list):
+    elif isinstance(content, list | tuple):
         for value in content:
             yield from _keys_and_values(value, where)
     else:

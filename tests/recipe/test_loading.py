@@ -144,6 +144,13 @@ def test_another_optimizer_drops_the_old_ones_options():
     assert same.optimizer.options == {"momentum": 0.5, "nesterov": True}
 
 
+def test_a_tuple_of_python_is_a_list():
+    model = {"name": "small_resnet", "blocks": (2, 2, 2, 2)}
+    recipe = check_recipe(minimal() | {"model": model})
+    assert check_recipe(recipe.model_dump(exclude_none=True)) == recipe
+    assert "blocks = [" in recipe.to_toml()
+
+
 def test_the_shorter_side_may_have_the_size_that_is_shown():
     """Nothing of a square image is cropped then."""
     data = {"dataset": "imagenet2012", "image_size": 64}
