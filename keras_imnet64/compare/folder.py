@@ -7,6 +7,7 @@
     2-jax/                      of the second one: trajectory.json, step-0001.npz
     state-0012.npz              all variables of the first side before step 12
     gradients-0012.npz          its gradients there, which all sides' optimizers are given
+    kinks-0012.npz              its inputs of ReLUs and max pools there, which all sides are given
     comparison.html             the result, for a browser
 
 `scores` puts the folders of whole runs into those of the sides.
@@ -154,6 +155,7 @@ class Comparison:
                 step=step,
                 state=str(self._state_file(step)),
                 gradients=str(self.folder / f"gradients-{step + 1:04d}.npz"),
+                kinks=str(self.folder / f"kinks-{step + 1:04d}.npz"),
                 record=str(self.step_file(index, step)),
                 near=str(self.near_file(step)) if index == 0 else None,
             )

@@ -3,10 +3,14 @@
 Each part is what the training step computes, reached without a loop of our own: activations are
 outputs of a model on the same layers and kernels; gradients are those that Keras' own step hands to
 an optimizer, here one that stores them; updates are those of the recipe's optimizer.
+
+A ReLU passes a gradient on where its input is above zero, a max pool to the largest of its inputs.
+At such a kink, outputs that agree to rounding can have gradients that do not. `Reader` therefore
+computes gradients with given inputs of these calls, too: the same on all sides.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -17,9 +21,53 @@ from keras import ops
 from keras_imnet64.backend.devices import Devices
 from keras_imnet64.compare.records import MAX_ELEMENTS, Arrays, LayerCall, positions
 from keras_imnet64.core.types import Logs, Tensor, Variable
-from keras_imnet64.models.keras_private import CallbacksBesideSteps, calls_of, graph_of
+from keras_imnet64.models.keras_private import (
+    CallbacksBesideSteps,
+    Graph,
+    LeakyRelu,
+    MaxPool,
+    Relu,
+    Relu6,
+    calls_of,
+    graph_inputs,
+    graph_of,
+    graph_outputs,
+    run_graph,
+)
+from keras_imnet64.training.remat import function_of
 
 Batch = tuple[np.ndarray, np.ndarray]  # images uint8 [B, H, W, 3], labels
+
+# Their derivative jumps. Layers with an activation of their own hide the place where it does.
+KINKED = (
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.LeakyReLU,
+    keras.layers.MaxPooling2D,
+    keras.layers.PReLU,
+    keras.layers.ReLU,
+    LeakyRelu,
+    MaxPool,
+    Relu,
+    Relu6,
+)
+KINKED_FUNCTIONS = (
+    keras.activations.leaky_relu,
+    keras.activations.relu,
+    keras.activations.relu6,
+)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """The calls of a network's graph, in topological order.
+
+    Attributes:
+        outputs: numbers of the output of each call, float32 [B, M] each.
+        kinked: the whole input of each call with a kink, float32 [B, ...] each.
+    """
+
+    outputs: tuple[np.ndarray, ...]
+    kinked: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
@@ -44,8 +92,8 @@ def network_calls(network: keras.Model) -> list[LayerCall]:
 
 def activations(
     trained: keras.Model, network: keras.Model, images: np.ndarray, devices: Devices
-) -> list[np.ndarray]:
-    """Returns numbers of the output of each call of a network in training, float32 [B, M] each.
+) -> Activations:
+    """Returns what the calls of a network put out in training.
 
     The statistics of batch normalisation and the seeds of dropout move on, as in a step.
 
@@ -54,7 +102,9 @@ def activations(
         network: its graph for images of this size.
         images: uint8 [B, H, W, 3].
     """
-    outputs = [tensor for call in calls_of(_graph(network)) for tensor in call.outputs[:1]]
+    graph_calls = calls_of(_graph(network))
+    outputs = [tensor for call in graph_calls for tensor in call.outputs[:1]]
+    kinked = [call.inputs[0] for call in graph_calls if has_kink(call.operation)]
     calls = network_calls(network)
     shapes = [tuple(spec.shape) for spec in _shapes(network, outputs, images.shape)]
     kept = [
@@ -68,14 +118,16 @@ def activations(
         ) -> list[Tensor]:
             found = super().call(inputs, training=True)
             found = found if isinstance(found, list | tuple) else [found]
-            return [_take(tensor, where) for tensor, where in zip(found, kept, strict=True)]
+            taken = [_take(tensor, where) for tensor, where in zip(found, kept, strict=False)]
+            return taken + [ops.cast(tensor, "float32") for tensor in found[len(kept) :]]
 
     with devices.scope():
-        model = InTraining(network.inputs[0], outputs, name="activations")
+        model = InTraining(network.inputs[0], outputs + kinked, name="activations")
         model.compile(jit_compile=trained.jit_compile)
         batches = tf.data.Dataset.from_tensors(images)
         found = model.predict(batches, steps=1, verbose=0)
-    return [np.asarray(array).astype("float32") for array in found]
+    arrays = tuple(np.asarray(array).astype("float32") for array in found)
+    return Activations(arrays[: len(kept)], arrays[len(kept) :])
 
 
 def kept_positions(name: str, shape: Sequence[int]) -> np.ndarray:
@@ -106,27 +158,86 @@ def _graph(network: keras.Model) -> keras.Model:
     return graph
 
 
-def gradients(model: keras.Model, batch: Batch, devices: Devices) -> Gradients:
-    """Returns the gradients of one training step of a model, whose weights then have moved.
+class Reader(keras.Model):
+    """Computes the gradients of training steps of a model, whose weights then have moved.
 
-    The step is the model's own, on all devices, but for its optimizer: the velocity of SGD, after
-    one step from zero at the rate 1, is minus the gradient to the bit.
+    A step is Keras' own, of the same calls and the same loss, on all devices, but for its
+    optimizer: the velocity of SGD, after one step from zero at the rate 1, is minus the gradient to
+    the bit.
+
+    It is a model of its own. If the optimizer of the trained model were exchanged, JAX could take
+    the step that is compiled for the other optimizer, because it finds compiled steps by their
+    model and the shapes of their arguments.
     """
-    with devices.scope():
-        keeper = keras.optimizers.SGD(learning_rate=1.0, momentum=0.5, name="gradients")
-        keeper.build(model.trainable_variables)
-    optimizer, model.optimizer = model.optimizer, keeper
-    model.train_function = None  # that of the other optimizer
-    try:
-        logs = one_step(model, batch)
-        velocities = [-np.array(ops.convert_to_numpy(v), "float32") for v in keeper.momentums]
-    finally:
-        model.optimizer, model.train_function = optimizer, None
-    paths = [variable.path for variable in model.trainable_variables]
-    return Gradients(float(logs["loss"]), dict(zip(paths, velocities, strict=True)))
+
+    def __init__(self, trained: keras.Model, network: keras.Model) -> None:
+        """Compiles the model; call this within the scope of the devices.
+
+        Args:
+            trained: the compiled model.
+            network: its graph for the images that are to come.
+        """
+        super().__init__(name="reader", dtype="float32")  # the layers cast, each to its own dtype
+        self.trained, self.network = trained, network
+        self.built = True
+        optimizer = keras.optimizers.SGD(learning_rate=1.0, momentum=0.5)
+        self.compile(optimizer, trained.loss, jit_compile=trained.jit_compile)
+        optimizer.build(self.trainable_variables)
+
+    def call(self, inputs: Sequence[Tensor], training: bool | None = None) -> Tensor:
+        """Returns the logits of images.
+
+        Args:
+            inputs: images [B, H, W, 3], then the inputs of all calls with a kink, or none.
+        """
+        images, *held = inputs
+        if held:
+            return run_held(_graph(self.network), images, held)
+        return self.trained(images, training=True)
+
+    def gradients(self, batch: Batch, held: Sequence[np.ndarray] = ()) -> Gradients:
+        """Returns the gradients of a step.
+
+        Args:
+            held: what the calls with a kink are to take as their inputs, float32 [B, ...] each, see
+                `activations`; if none are given, they take what the layers before them compute.
+        """
+        images, labels = batch
+        for velocity in self.optimizer.momentums:
+            velocity.assign(np.zeros(velocity.shape, "float32"))
+        logs = one_step(self, ((images, *held), labels))
+        velocities = [np.array(ops.convert_to_numpy(v)) for v in self.optimizer.momentums]
+        paths = [variable.path for variable in self.trainable_variables]
+        found = {path: -v for path, v in zip(paths, velocities, strict=True)}
+        return Gradients(float(logs["loss"]), found)
 
 
-def one_step(model: keras.Model, batch: Batch) -> Logs:
+def run_held(graph: Graph, images: Tensor, held: Sequence[Tensor]) -> Tensor:
+    """Runs a graph as in a training step; each call with a kink takes a given input."""
+    remaining = iter(held)
+
+    def replace(operation: keras.Operation) -> Callable[..., Tensor]:
+        function = function_of(operation)
+        if not has_kink(operation):
+            return function
+        return lambda x, **options: function(hold(x, next(remaining)), **options)
+
+    return graph_outputs(graph, run_graph(graph, graph_inputs(graph, images), replace))
+
+
+def hold(x: Tensor, value: Tensor) -> Tensor:
+    """Returns the value, to the bit, with the gradient of x."""
+    return ops.stop_gradient(ops.cast(value, x.dtype)) + (x - ops.stop_gradient(x))
+
+
+def has_kink(operation: keras.Operation) -> bool:
+    """Returns whether the derivative of a call jumps."""
+    if isinstance(operation, keras.layers.Activation):
+        return operation.activation in KINKED_FUNCTIONS
+    return isinstance(operation, KINKED)
+
+
+def one_step(model: keras.Model, batch: tuple[Tensor, np.ndarray]) -> Logs:
     """Makes one step of Keras' loop on a batch, and returns its logs."""
     found: list[Logs] = []
     reader = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: found.append(logs))
@@ -160,6 +271,8 @@ def apply_gradients(model: keras.Model, arrays: Arrays, devices: Devices) -> Non
         _apply_under_jax(optimizer, gradients, variables)
     elif devices.strategy is not None:
         devices.strategy.run(tf.function(apply, autograph=False))
+    elif devices.backend == "torch":
+        _apply_under_torch(apply)
     else:
         apply()
 
@@ -175,3 +288,11 @@ def _apply_under_jax(
     new_weights, new_state = jax.jit(optimizer.stateless_apply)(state, gradients, weights)
     for variable, value in zip(changed, [*new_weights, *new_state], strict=True):
         variable.assign(value)
+
+
+def _apply_under_torch(apply: Callable[[], None]) -> None:
+    """As in a step: what changes the weights is not itself differentiated."""
+    import torch
+
+    with torch.no_grad():
+        apply()

@@ -6,17 +6,16 @@ shape alone, so that two sides keep the same ones.
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
-from keras_imnet64.core.files import write_atomic
+from keras_imnet64.core.files import atomic_file
 from keras_imnet64.core.validation import parse_record, to_json
 
 MAX_ELEMENTS = 2**16  # of a tensor that are kept: 256 KB
@@ -98,6 +97,8 @@ class StepRecord:
         images: uint8 [B, H, W, 3]; `labels` integers [B] or floats [B, 3].
         activations: the output of each call, of the calls' order.
         gradients: of the loss, by trainable variable, before the optimizer changes them.
+        held: those gradients if each call with a kink, such as a ReLU, takes the input that it has
+            on the first side; empty if no call has one.
         statistics: the variables that are not trained, after the step: moving averages.
         updates: what the optimizer adds to each trainable variable, given the same gradients on all
             sides: those of the first side.
@@ -110,6 +111,7 @@ class StepRecord:
     gradients: Arrays
     statistics: Arrays
     updates: Arrays
+    held: Arrays = field(default_factory=dict)
 
 
 def versions() -> dict[str, str]:
@@ -156,7 +158,7 @@ def write_step(path: Path, record: StepRecord) -> None:
     """Writes the record of a step as an .npz file, whole or not at all."""
     arrays = {"images": record.images, "labels": record.labels}
     arrays |= {f"activations/{i:05d}": array for i, array in enumerate(record.activations)}
-    for kind in ("gradients", "statistics", "updates"):
+    for kind in ("gradients", "held", "statistics", "updates"):
         arrays |= {f"{kind}/{name}": array for name, array in getattr(record, kind).items()}
     facts = np.frombuffer(json.dumps(to_json(record.facts)).encode(), "uint8")
     write_arrays(path, {"facts": facts} | arrays)
@@ -178,15 +180,15 @@ def read_step(path: Path) -> StepRecord:
         gradients=of("gradients"),
         statistics=of("statistics"),
         updates=of("updates"),
+        held=of("held"),
     )
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
     """Writes arrays by name as an .npz file, whole or not at all."""
-    content = io.BytesIO()
-    # One by one: np.savez would take names such as "file" for its own arguments.
-    np.savez(content, **{f"={name}": array for name, array in arrays.items()})  # type: ignore[arg-type]  # its allow_pickle
-    write_atomic(path, content.getvalue())
+    with atomic_file(path) as file:
+        # A sign before each name: np.savez would take one such as "file" for its own argument.
+        np.savez(file, **{f"={name}": array for name, array in arrays.items()})  # type: ignore[arg-type]  # its allow_pickle
 
 
 def read_arrays(path: Path) -> Arrays:

@@ -16,6 +16,7 @@ class StepTask:
         state: all variables before the step; if there is no such file, the side trains to the step
             and writes it.
         gradients: those that the optimizer is given; if there is no such file, the side's own.
+        kinks: the inputs of calls with a kink that gradients are computed with; likewise.
         record: the file to write, see `records.StepRecord`.
         near: likewise, for the same step from a state that is one last bit apart; None for none.
     """
@@ -23,6 +24,7 @@ class StepTask:
     step: int
     state: str
     gradients: str
+    kinks: str
     record: str
     near: str | None = None
 

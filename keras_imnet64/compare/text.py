@@ -40,6 +40,7 @@ STAGES: dict[Stage, str] = {
     "forward": "outputs",
     "statistics": "statistics",
     "backward": "gradients",
+    "kinks": "gradients at each side's own kinks",
     "update": "updates",
 }
 

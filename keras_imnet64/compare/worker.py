@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -100,6 +100,7 @@ class SideRun:
             recipe, self.setup.data, self.setup.network, own_model=False
         )
         self._size: int | None = None  # of the images of the last step
+        self._readers: dict[int, probe.Reader] = {}  # by the size of the images
 
     # ------------------------------------------------------------------------------------- states
 
@@ -227,10 +228,13 @@ class SideRun:
         self.assign(state)
         found = probe.activations(self.model, network, batch[0], self.devices)
         self.assign(state)
-        with self.devices.scope():
-            own = probe.gradients(self.model, batch, self.devices)
+        own = self._gradients(network, size, batch)
         after = self.read()
-        shared = self._shared_gradients(task, own.arrays)
+        kinked = {f"{index:05d}": array for index, array in enumerate(found.kinked)}
+        held = _shared(task.kinks, kinked)
+        self.assign(state)
+        at_kinks = self._gradients(network, size, batch, list(held.values())) if held else None
+        shared = _shared(task.gradients, own.arrays)
         self.assign(state)
         rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         with self.devices.scope():
@@ -249,24 +253,46 @@ class SideRun:
             ),
             images=batch[0],
             labels=batch[1],
-            activations=tuple(found),
-            gradients={path: sample(array, path) for path, array in own.arrays.items()},
-            statistics={
-                name: sample(after[f"model/{name}"], name)
-                for name in others
-                if np.issubdtype(after[f"model/{name}"].dtype, np.floating)
-            },
-            updates={
-                path: sample(updated[f"model/{path}"] - state[f"model/{path}"], path)
-                for path in trained
-            },
+            activations=found.outputs,
+            gradients=samples(own.arrays),
+            held=samples(at_kinks.arrays) if at_kinks else {},
+            statistics=samples(
+                {
+                    name: after[f"model/{name}"]
+                    for name in others
+                    if np.issubdtype(after[f"model/{name}"].dtype, np.floating)
+                }
+            ),
+            updates=samples(
+                {path: updated[f"model/{path}"] - state[f"model/{path}"] for path in trained}
+            ),
         )
 
-    def _shared_gradients(self, task: StepTask, own: Arrays) -> Arrays:
-        path = Path(task.gradients)
-        if not path.exists():
-            write_arrays(path, own)
-        return read_arrays(path)
+    def _gradients(
+        self,
+        network: keras.Model,
+        size: int,
+        batch: probe.Batch,
+        held: Sequence[np.ndarray] = (),
+    ) -> probe.Gradients:
+        """Computes the gradients of a step, compiled once for images of each size."""
+        with self.devices.scope():
+            if size not in self._readers:
+                self._readers[size] = probe.Reader(self.model, network)
+            return self._readers[size].gradients(batch, held)
+
+
+def _shared(file: str, own: Arrays) -> Arrays:
+    """Returns the arrays of the first side, which are in a file once that side has written it."""
+    path = Path(file)
+    if not path.exists():
+        write_arrays(path, own)
+    return read_arrays(path)
+
+
+def samples(arrays: Arrays) -> Arrays:
+    """Returns numbers of each array, see `sample`."""
+    return {name: sample(array, name) for name, array in arrays.items()}
 
 
 def _once(calls: list[LayerCall]) -> list[LayerCall]:

@@ -5,12 +5,13 @@ writes several files at once.
 """
 
 import codecs
+import contextlib
 import csv
 import io
 import json
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -29,12 +30,18 @@ BYTE_ORDER_MARKS = {  # UTF-32 first: its little-endian mark begins with that of
 
 def write_atomic(path: StrPath, content: bytes | str) -> None:
     """Writes a file so that it holds either the old content or the new one, never a part."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def atomic_file(path: StrPath) -> Iterator[IO[bytes]]:
+    """Opens a file for writing, which has its old content until the block ends without an error."""
     path = Path(path)
-    content = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.writing")
     try:
         with open(temporary, "wb", opener=_no_link) as file:
-            file.write(content)
+            yield file
             sync_file(file)
         os.replace(temporary, path)
     finally:

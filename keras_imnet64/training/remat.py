@@ -209,7 +209,7 @@ def _recompute(graph: Graph, xla: bool, is_last: bool) -> int:
         if segment.nested is not None:
             num_again += _recompute(segment.nested, xla, ends)
         if segment.nested is not None or ends:
-            runs.append(partial(run_graph, function, replace=_function_of))
+            runs.append(partial(run_graph, function, replace=function_of))
         else:
             runs.append(partial(_run_again_later, function, xla=xla))
             num_again += 1
@@ -227,7 +227,7 @@ def _recompute(graph: Graph, xla: bool, is_last: bool) -> int:
     return num_again
 
 
-def _function_of(operation: keras.Operation) -> Callable[..., Tensor]:
+def function_of(operation: keras.Operation) -> Callable[..., Tensor]:
     """Returns what a step calls in place of an operation; a nested model calls its own parts."""
     if graph_of(operation) is not None or keras.config.backend() != "tensorflow":
         return with_training(operation, True)
@@ -264,7 +264,7 @@ def _run_with_values(
     mapping = list(zip(variables, values, strict=True))
     with without_autocast(), keras.StatelessScope(mapping) as scope:
         before = [scope.get_current_value(variable) for variable in variables]
-        outputs = run_graph(segment, inputs, _function_of)
+        outputs = run_graph(segment, inputs, function_of)
         after = [scope.get_current_value(variable) for variable in variables]
     pairs = enumerate(zip(before, after, strict=True))
     return outputs, {place: new for place, (old, new) in pairs if new is not old}

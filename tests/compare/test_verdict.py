@@ -130,6 +130,32 @@ def test_forward_comes_before_backward_and_the_last_gradient_before_the_first():
     assert compare_step(record, other, FLOAT32).first.where == "logits"
 
 
+def with_kinks():
+    record = step_record()
+    return replace(record, held=dict(record.gradients))
+
+
+def test_gradients_may_differ_where_outputs_lie_on_both_sides_of_a_kink():
+    """Those with the same inputs there may not."""
+    record = with_kinks()
+    gradient = record.gradients["norm/gamma"]
+    other = changed(record, "gradients", "norm/gamma", gradient * 1.005)
+    assert compare_step(record, other, FLOAT32).first is None
+    other = changed(record, "held", "norm/gamma", gradient * 1.005)
+    found = compare_step(record, other, FLOAT32)
+    assert (found.first.stage, found.first.where) == ("backward", "norm/gamma")
+
+
+def test_kinks_do_not_explain_every_gradient():
+    """One that only the whole step gets wrong."""
+    record = with_kinks()
+    swapped = record.gradients["norm/gamma"][::-1]
+    found = compare_step(record, changed(record, "gradients", "norm/gamma", swapped), FLOAT32)
+    words = judge(trajectory(), steps=[found]).in_words
+    assert words.startswith("different from step 1 in layer norm: backward, the gradient of its ga")
+    assert "more than kinks explain" in words
+
+
 def test_a_network_of_other_layers_differs_in_the_first_of_them():
     record = step_record()
     calls = (record.facts.calls[0], replace(record.facts.calls[1], name="other_norm"))
