@@ -87,6 +87,8 @@ def examine(comparison: Comparison, index: int) -> list[int]:
     dtypes = [side.recipe(comparison.recipe).train.dtype for side in (first, second)]
     tolerance = tolerance_of(dtypes)
     a, b = comparison.trajectory(0), comparison.trajectory(index)
+    if b.untrained is not None:
+        return [0]
     step = step_to_examine(a, b, comparison.runs(), tolerance)
     if not step or comparison.compare_step(index, 0, tolerance).first:
         return [0]

@@ -97,7 +97,7 @@ class Comparison:
             "sides": [side.label for side in self.sides],
             "steps": self.num_steps,
             "virtual_devices": self.virtual_devices,
-            "versions": versions(),
+            "versions": versions({side.backend for side in self.sides}),
         }
 
     # -------------------------------------------------------------------------------------- doing
@@ -175,6 +175,12 @@ class Comparison:
         )
         with Activity(f"training {side.label}", at_once=True):
             self._run(side, request)
+        untrained = self.trajectory(0).untrained
+        if untrained:
+            raise RunFailed(
+                f"side {self.sides[0].label}, with which the others are compared, does not train "
+                f"this recipe ({untrained}): name another side first"
+            )
 
     def _state_file(self, step: int) -> Path:
         return self.folder / (f"state-{step + 1:04d}.npz" if step else "start.npz")

@@ -66,10 +66,11 @@ def _body(result: Result) -> Iterator[str]:
         curves = [
             Curve(side.label, steps, side.losses, dashed=number > 0)
             for number, side in enumerate(result.sides)
+            if side.losses
         ]
         yield draw_svg(curves, "step", "loss")
         yield "<h2>Distance of the losses from those of the first side</h2>"
-        apart = [Curve(pair.second, steps, pair.distances) for pair in result.pairs]
+        apart = [Curve(p.second, steps, p.distances) for p in result.pairs if p.distances]
         stick = Curve("yardstick: starts one last bit apart", steps, result.yardstick, dashed=True)
         if any(value > 0 for curve in [*apart, stick] for value in curve.y):
             yield draw_svg([*apart, stick], "step", "distance", is_log=True)

@@ -7,7 +7,7 @@ shape alone, so that two sides keep the same ones.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from keras_imnet64.core.validation import parse_record, to_json
 
 MAX_ELEMENTS = 2**16  # of a tensor that are kept: 256 KB
 PACKAGES = ("keras-imnet64", "keras", "tensorflow", "jax", "numpy")  # that decide the numbers
+OPTIONAL_PACKAGES = ("torch",)  # if a side is of this backend
 
 Arrays: TypeAlias = dict[str, np.ndarray]  # by the path of a variable
 
@@ -40,6 +41,8 @@ class Trajectory:
         start_difference: the largest distance of a weight that this side drew itself from the
             shared start, in units of the largest weight of its variable.
         start_variable: the path of that variable.
+        untrained: why the backend does not train the recipe, in words; there are then no losses,
+            and the side is compared forward only. None for a side that trains.
     """
 
     devices: tuple[str, ...]
@@ -52,6 +55,7 @@ class Trajectory:
     peak_memory_mb: float | None = None
     start_difference: float = 0.0
     start_variable: str | None = None
+    untrained: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,9 +118,10 @@ class StepRecord:
     held: Arrays = field(default_factory=dict)
 
 
-def versions() -> dict[str, str]:
-    """Returns the versions of `PACKAGES` that are installed, by name."""
-    return {name: version(name) for name in PACKAGES}
+def versions(backends: Collection[str]) -> dict[str, str]:
+    """Returns the versions of the packages that decide the numbers of some backends, by name."""
+    optional = [name for name in OPTIONAL_PACKAGES if name in backends]
+    return {name: version(name) for name in (*PACKAGES, *optional)}
 
 
 def sample(array: np.ndarray, name: str) -> np.ndarray:

@@ -37,8 +37,8 @@ class Request:
         recipe: TOML text, with the side's dtype.
         start: all variables before the first step.
         num_steps: of the trajectory.
-        trajectory: the file to write, see `records.Trajectory`; None for none.
-        yardstick: likewise, see `records.Yardstick`.
+        trajectory: the file to write, see `records.Trajectory`.
+        yardstick: likewise, see `records.Yardstick`; None for all sides but the first.
         steps: those to compute tensor by tensor.
         devices, virtual_devices: as for `take_devices`.
         data_dir, cache_dir: as for `load_data`.
@@ -47,7 +47,7 @@ class Request:
     recipe: str
     start: str
     num_steps: int
-    trajectory: str | None = None
+    trajectory: str
     yardstick: str | None = None
     steps: tuple[StepTask, ...] = ()
     devices: str | None = None

@@ -36,7 +36,8 @@ class SideResult:
         images_per_second: of the steps after the first, the median; with input, and with the wait
             for each step's result, which `fit` spares; None for a single step.
         compile_seconds: of the first step, beyond those of the others.
-        seconds_to_first_step: from the start of the process to the end of the first step.
+        seconds_to_first_step: from the start of the process to the end of the first step; None for
+            a side that does not train, which has no losses either.
         peak_memory_mb: see `records.Trajectory`.
     """
 
@@ -49,7 +50,7 @@ class SideResult:
     rates: tuple[float, ...]
     images_per_second: float | None
     compile_seconds: float | None
-    seconds_to_first_step: float
+    seconds_to_first_step: float | None
     peak_memory_mb: float | None
 
 
@@ -59,7 +60,7 @@ class PairResult:
 
     Attributes:
         answer: the verdict in words.
-        distances: of the losses, at each step.
+        distances: of the losses, at each step; empty if a side does not train.
         steps: those that both have computed from the same state.
     """
 
@@ -240,7 +241,7 @@ def _side(comparison: Comparison, index: int, found: Trajectory, images: int) ->
         rates=found.rates,
         images_per_second=images / typical if typical else None,
         compile_seconds=max(0.0, found.seconds[0] - typical) if typical else None,
-        seconds_to_first_step=found.seconds_to_first_step,
+        seconds_to_first_step=found.seconds_to_first_step if found.losses else None,
         peak_memory_mb=found.peak_memory_mb,
     )
 
@@ -262,6 +263,6 @@ def _pair(
         answer=verdict.in_words,
         verdict=verdict,
         tolerance=tolerance,
-        distances=tuple(distances(a, b).tolist()),
+        distances=() if b.untrained is not None else tuple(distances(a, b).tolist()),
         steps=compared,
     )

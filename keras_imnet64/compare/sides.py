@@ -65,10 +65,9 @@ def parse_sides(texts: Sequence[str]) -> list[Side]:
     for side in sides:
         check_installed(side.backend)
         check_environment(side.backend)
-        if side.backend == "torch":
+        if side.backend == "torch" and side.devices is not None:
             raise UserError(
-                "compare trains, which torch is not for here; use tensorflow and jax, such as "
-                "--backends tensorflow,jax"
+                f'side "{side.label}": torch trains on one device here; leave out @{side.devices}'
             )
     return sides
 

@@ -1,6 +1,6 @@
 """Prints the result of a comparison in the terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -80,11 +80,15 @@ def losses_table(result: Result) -> tuple[list[JsonObject], dict[str, str]]:
     last = result.num_steps
     steps = {1 << power for power in range(last.bit_length())} | {last}
     steps |= {step.step + 1 for pair in result.pairs for step in pair.steps}
+
+    def at(numbers: Sequence[float], number: int, style: str) -> str | None:
+        return f"{numbers[number - 1]:{style}}" if numbers else None
+
     rows: list[JsonObject] = [
         {
             "step": number,
-            **{f"loss {i}": f"{s.losses[number - 1]:.6f}" for i, s in enumerate(result.sides)},
-            **{f"pair {i}": f"{p.distances[number - 1]:.1e}" for i, p in enumerate(result.pairs)},
+            **{f"loss {i}": at(s.losses, number, ".6f") for i, s in enumerate(result.sides)},
+            **{f"pair {i}": at(p.distances, number, ".1e") for i, p in enumerate(result.pairs)},
             "yardstick": f"{result.yardstick[number - 1]:.1e}",
         }
         for number in sorted(steps)
@@ -162,15 +166,16 @@ def model_row(model: ScoredModel) -> JsonObject:
 def side_row(side: SideResult) -> JsonObject:
     """Returns the figures of a side as texts, by the keys of `COLUMNS`."""
     rate, compiling, memory = side.images_per_second, side.compile_seconds, side.peak_memory_mb
+    first = side.seconds_to_first_step
     return {
         "label": side.label,
         "dtype": side.dtype,
         "devices": ", ".join(side.devices),
         "rate": None if rate is None else f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}",
-        "first": f"{side.seconds_to_first_step:.1f} s",
+        "first": None if first is None else f"{first:.1f} s",
         "compile": None if compiling is None else f"{compiling:.1f} s",
         "memory": None if memory is None else f"{memory:,.0f} MB",
-        "last": f"{side.losses[-1]:.5f}",
+        "last": f"{side.losses[-1]:.5f}" if side.losses else None,
     }
 
 
@@ -178,7 +183,9 @@ def pair_lines(pair: PairResult) -> Iterator[str]:
     """Yields what is said of two sides: the verdict first."""
     verdict = pair.verdict
     yield f"{pair.second} against {pair.first}: {pair.answer}"
-    if verdict.parting_step is None:
+    if verdict.is_forward_only:
+        pass  # there are no losses
+    elif verdict.parting_step is None:
         yield f"  losses: never more than {pair.tolerance.loss:g} apart"
     else:
         yield (

@@ -239,6 +239,7 @@ class Verdict:
         distance: the largest distance of their losses.
         yardstick: the largest distance of the losses of runs that start one last bit apart; None if
             it was not measured.
+        is_forward_only: whether a side does not train, so that only outputs were compared.
     """
 
     answer: Answer
@@ -248,15 +249,16 @@ class Verdict:
     distance: float
     yardstick: float | None
     note: str = ""
+    is_forward_only: bool = False
 
     @property
     def in_words(self) -> str:
         """The answer as a clause, such as "different from step 1 in layer stem: forward, ..."."""
+        note = f" ({self.note})" if self.note else ""
         if self.answer != "different":
-            return self.answer
+            return f"{self.answer}{note}"
         if self.cause is None or self.step is None:
             return f"different: {self.note}"
-        note = f" ({self.note})" if self.note else ""
         return f"different from step {self.step + 1} in {describe(self.cause)}{note}"
 
 
@@ -340,6 +342,8 @@ def conclude(
             if they were not made, for sides that are not to part at all.
         steps: the steps that both sides have computed from the same state.
     """
+    if b.untrained is not None:
+        return _conclude_forward(a, b, steps)
     distance = float(distances(a, b).max())
     stick = None if runs is None else float(spread(runs).max())
     parting = parting_step(a, b, tolerance)
@@ -366,6 +370,15 @@ def conclude(
     )
 
 
+def _conclude_forward(a: Trajectory, b: Trajectory, steps: Sequence[StepComparison]) -> Verdict:
+    """Judges a side whose backend does not train the recipe, by its outputs alone."""
+    found = next(_real_differences(a, b, steps), None)
+    step, cause = found or (None, None)
+    note = f"forward only, because its training fails: {b.untrained}"
+    answer: Answer = "different" if found else "equal"
+    return Verdict(answer, step, cause, None, 0.0, None, note, is_forward_only=True)
+
+
 def _real_differences(
     a: Trajectory, b: Trajectory, steps: Sequence[StepComparison]
 ) -> Iterator[tuple[int, Difference]]:
@@ -376,12 +389,15 @@ def _real_differences(
     if b.start_difference > START_TOLERANCE:
         where = b.start_variable or "a variable"
         yield 0, Difference("start", where, b.start_difference, 1.0, START_TOLERANCE)
-    other = _first(np.array([x != y for x, y in zip(a.digests, b.digests, strict=True)]))
+    pairs = zip(a.digests, b.digests, strict=False)  # none of a side that does not train
+    other = _first(np.array([x != y for x, y in pairs]))
     if other is not None:
         yield other, Difference("input", "images or labels", np.inf, 1.0, 0.0)
     for step in steps:
         if step.first:
             yield step.step, step.first
+    if b.untrained is not None:
+        return
     rates = np.abs(np.subtract(a.rates, b.rates)) / np.maximum(np.abs(a.rates), 1e-30)
     moved = _first(~(rates <= RATE_TOLERANCE))
     if moved is not None:

@@ -41,7 +41,7 @@ from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.files import write_json
 from keras_imnet64.core.library_logs import silence_libraries
 from keras_imnet64.core.types import Logs
-from keras_imnet64.core.validation import parse_record, to_json
+from keras_imnet64.core.validation import parse_record, read_record, to_json
 from keras_imnet64.models.keras_private import CallbacksBesideSteps
 from keras_imnet64.models.paths import by_path
 from keras_imnet64.recipe.loading import check_recipe, parse_toml
@@ -177,12 +177,17 @@ class SideRun:
         _, distance, where = self.start()
         watch = Watch()
         with PeakMemory(self.devices) as memory:
-            self.train(self.request.num_steps, watch)
+            try:
+                self.train(self.request.num_steps, watch)
+            except Exception as error:  # Keras and PyTorch raise what they like
+                if self.devices.backend != "torch" or not is_unsupported(error):
+                    raise
+                return self._untrained(error)
         places = map(self.place_of, range(self.request.num_steps))
         assert watch.first_end is not None
         return Trajectory(
             devices=self.devices.names,
-            versions=versions(),
+            versions=versions({self.devices.backend}),
             losses=tuple(watch.losses),
             rates=tuple(watch.rates),
             digests=tuple(digest(*self.stream.batch(*place)) for place in places),
@@ -191,6 +196,19 @@ class SideRun:
             peak_memory_mb=memory.megabytes,
             start_difference=distance,
             start_variable=where,
+        )
+
+    def _untrained(self, error: Exception) -> Trajectory:
+        """Returns the trajectory of a side whose backend does not train the recipe."""
+        return Trajectory(
+            devices=self.devices.names,
+            versions=versions({self.devices.backend}),
+            losses=(),
+            rates=(),
+            digests=(),
+            seconds=(),
+            seconds_to_first_step=0.0,
+            untrained=reason(error),
         )
 
     def yardstick(self) -> Yardstick:
@@ -213,11 +231,14 @@ class SideRun:
             write_arrays(path, self.read())
         return read_arrays(path)
 
-    def record(self, task: StepTask, *, is_near: bool = False) -> StepRecord:
+    def record(
+        self, task: StepTask, *, is_near: bool = False, is_forward_only: bool = False
+    ) -> StepRecord:
         """Computes a step from a given state, tensor by tensor.
 
         Args:
             is_near: whether from the state one last bit apart.
+            is_forward_only: whether only the outputs of layers are computed.
         """
         state = self.state_before(task)
         if is_near:
@@ -227,6 +248,10 @@ class SideRun:
         network = self.networks.get(size, self.setup.network)
         self.assign(state)
         found = probe.activations(self.model, network, batch[0], self.devices)
+        if is_forward_only:
+            calls = tuple(_once(probe.network_calls(network)))
+            facts = StepFacts(task.step, None, None, calls, {})
+            return StepRecord(facts, *batch, found.outputs, {}, {}, {})
         self.assign(state)
         own = self._gradients(network, size, batch)
         after = self.read()
@@ -307,6 +332,11 @@ def _once(calls: list[LayerCall]) -> list[LayerCall]:
     return named
 
 
+def is_unsupported(error: Exception) -> bool:
+    """Returns whether an error in training may say that a backend does not train the recipe."""
+    return not isinstance(error, UserError | OSError) and not is_out_of_memory(error)
+
+
 def one_bit_apart(start: Arrays, number: int) -> Arrays:
     """Returns a start whose float weights are each moved to a neighbouring float, up or down.
 
@@ -343,13 +373,17 @@ def work(request: Request) -> None:
 
 def _work(request: Request) -> None:
     side = SideRun(request)
-    if request.trajectory and not Path(request.trajectory).exists():
+    if not Path(request.trajectory).exists():
         write_json(request.trajectory, to_json(side.trajectory()))
+    is_forward_only = read_record(Trajectory, request.trajectory).untrained is not None
+    if request.yardstick and is_forward_only:
+        return  # the parent refuses it
     if request.yardstick and not Path(request.yardstick).exists():
         write_json(request.yardstick, to_json(side.yardstick()))
     for task in request.steps:
         if not Path(task.record).exists():
-            write_step(Path(task.record), side.record(task))
+            record = side.record(task, is_forward_only=is_forward_only)
+            write_step(Path(task.record), record)
         if task.near and not Path(task.near).exists():
             write_step(Path(task.near), side.record(task, is_near=True))
 

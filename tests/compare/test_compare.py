@@ -14,6 +14,7 @@ from keras_imnet64 import compare as package
 from keras_imnet64.compare import folder
 from keras_imnet64.compare.records import Yardstick, write_step
 from keras_imnet64.compare.sides import Side, parse_sides
+from keras_imnet64.compare.text import show_result
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.files import write_json
 from keras_imnet64.core.processes import ChildResult
@@ -29,6 +30,7 @@ class FakeSides:
         self.asked = []
         self.losses = {"tensorflow": LOSSES, "jax": LOSSES}
         self.outcomes = {}  # of a backend whose side fails
+        self.untrained = {}  # why a backend does not train
         self.make_step = step_record
 
     def __call__(self, module, *, request, environment):
@@ -41,13 +43,21 @@ class FakeSides:
             return self.outcomes[backend]
         for file in missing:
             if file.name == "trajectory.json":
-                write_json(file, to_json(trajectory(self.losses[backend])))
+                untrained = self.untrained.get(backend)
+                facts = trajectory(() if untrained else self.losses[backend], untrained=untrained)
+                write_json(file, to_json(facts))
             elif file.name == "yardstick.json":
                 write_json(file, to_json(Yardstick(CHAOS)))
             else:
                 task = next(t for t in request["steps"] if str(file) in (t["record"], t["near"]))
-                write_step(file, self.make_step(task["step"]))
+                record = self.make_step(task["step"])
+                write_step(file, forward_only(record) if self.untrained.get(backend) else record)
         return ChildResult('a library\'s chatter\n{"error": null}\n', None)
+
+
+def forward_only(record):
+    facts = replace(record.facts, loss=None, rate=None, magnitudes={})
+    return replace(record, facts=facts, gradients={}, statistics={}, updates={})
 
 
 @pytest.fixture
@@ -121,6 +131,37 @@ def test_what_a_side_says_is_said(sides, compared, is_failure, kind):
     with pytest.raises(kind, match=r"side tensorflow.*the loss is not finite") as caught:
         compared()
     assert type(caught.value) is kind
+
+
+def test_a_backend_that_does_not_train_is_compared_forward_only(sides, compared, capsys, tmp_path):
+    sides.untrained["jax"] = "no gradient of this"
+    result = compared()
+    (pair,) = result.pairs
+    assert pair.answer == "equal (forward only, because its training fails: no gradient of this)"
+    assert {each.stage for each in pair.steps[0].differences} == {"input", "forward"}
+    assert (pair.distances, result.sides[1].losses) == ((), ())
+    show_result(result, as_json=False)
+    assert "no gradient of this" in capsys.readouterr().out
+    assert "no gradient of this" in (tmp_path / "out" / "comparison.html").read_text()
+
+
+def test_the_outputs_of_a_backend_that_does_not_train_may_differ(sides, compared):
+    sides.untrained["jax"] = "no gradient of this"
+    plain = sides.make_step
+
+    def make_step(step):
+        record = plain(step)
+        return replace(record, activations=tuple(array * 2 for array in record.activations))
+
+    compared_sides = iter([plain, plain, make_step])
+    sides.make_step = lambda step: next(compared_sides)(step)
+    assert compared().pairs[0].answer.startswith("different from step 1 in layer conv: forward")
+
+
+def test_the_first_side_must_train(sides, compared):
+    sides.untrained["tensorflow"] = "no gradient of this"
+    with pytest.raises(RunFailed, match=r"no gradient of this\): name another side first"):
+        compared()
 
 
 def test_another_comparison_does_not_go_on_in_the_folder(sides, compared):
