@@ -31,7 +31,6 @@ from keras_imnet64.models.keras_private import (
     calls_of,
     graph_inputs,
     graph_of,
-    graph_outputs,
     run_graph,
 )
 from keras_imnet64.training.remat import function_of
@@ -191,9 +190,9 @@ class Reader(keras.Model):
             inputs: images [B, H, W, 3], then the inputs of all calls with a kink, or none.
         """
         images, *held = inputs
-        if held:
+        if held and training:
             return run_held(_graph(self.network), images, held)
-        return self.trained(images, training=True)
+        return self.trained(images, training=training)
 
     def gradients(self, batch: Batch, held: Sequence[np.ndarray] = ()) -> Gradients:
         """Returns the gradients of a step.
@@ -222,7 +221,8 @@ def run_held(graph: Graph, images: Tensor, held: Sequence[Tensor]) -> Tensor:
             return function
         return lambda x, **options: function(hold(x, next(remaining)), **options)
 
-    return graph_outputs(graph, run_graph(graph, graph_inputs(graph, images), replace))
+    logits = run_graph(graph, graph_inputs(graph, images), replace)
+    return logits[0] if isinstance(logits, list | tuple) else logits
 
 
 def hold(x: Tensor, value: Tensor) -> Tensor:

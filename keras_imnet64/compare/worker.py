@@ -248,8 +248,8 @@ class SideRun:
         network = self.networks.get(size, self.setup.network)
         self.assign(state)
         found = probe.activations(self.model, network, batch[0], self.devices)
+        calls = tuple(_once(probe.network_calls(network)))
         if is_forward_only:
-            calls = tuple(_once(probe.network_calls(network)))
             facts = StepFacts(task.step, None, None, calls, {})
             return StepRecord(facts, *batch, found.outputs, {}, {}, {})
         self.assign(state)
@@ -267,13 +267,12 @@ class SideRun:
         updated = self.read()
         trained = [variable.path for variable in self.model.trainable_variables]
         others = [name for name in by_path(self.model) if name not in set(trained)]
-        calls = probe.network_calls(network)
         return StepRecord(
             StepFacts(
                 step=task.step,
                 loss=own.loss,
                 rate=rate,
-                calls=tuple(_once(calls)),
+                calls=calls,
                 magnitudes={path: scale_of([state[f"model/{path}"]]) for path in trained},
             ),
             images=batch[0],
