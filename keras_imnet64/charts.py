@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
 import numpy as np
@@ -110,7 +110,9 @@ def draw_svg(
                 curve.x,
                 curve.y,
                 ("o" if markers else "") + ("--" if curve.dashed else "-"),
-                **{"markersize": 3.5, "linewidth": 1.5, "markevery": every},
+                markersize=3.5,
+                linewidth=1.5,
+                markevery=every,
                 color=SERIES[number % len(SERIES)],
                 label=label,
                 gid=f"curve{number}",
@@ -163,6 +165,8 @@ def histogram_svg(values: Sequence[float], edges: Sequence[float], x: str, y: st
         edges: of the bins, one more than there are.
         x, y: titles of the axes.
     """
+    from matplotlib.ticker import MaxNLocator
+
     counts, bounds = np.histogram(values, edges)
     with _page_figure() as figure:
         axes = figure.subplots()
@@ -172,7 +176,7 @@ def histogram_svg(values: Sequence[float], edges: Sequence[float], x: str, y: st
             bar.set_gid(f"bar{number}")
             tips[f"bar{number}"] = [f"{count:,} {y}: {bounds[number]:g} to {bounds[number + 1]:g}"]
         axes.set(xlabel=x, ylabel=y, xlim=(bounds[0], bounds[-1]))
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         _plain(axes, GRID, axis="y")
         return _svg(figure, tips, f"{y} by {x}")
 
@@ -277,14 +281,15 @@ def _page_figure(height: float = SIZE[1]) -> "Iterator[Figure]":
     from matplotlib.figure import Figure
 
     ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    style = dict.fromkeys(ink, INK) | {"svg.fonttype": "none", "font.size": 10}
+    style: dict[Any, Any] = {**dict.fromkeys(ink, INK)}  # Any: one of 300 literal names
+    style |= {"svg.fonttype": "none", "font.size": 10}
     with mpl.rc_context(style):
         figure = Figure(figsize=(SIZE[0], height), layout="constrained")
         figure.patch.set_visible(False)
         yield figure
 
 
-def _plain(axes: "Axes", grid: str, axis: str = "both") -> None:
+def _plain(axes: "Axes", grid: str, axis: Literal["both", "x", "y"] = "both") -> None:
     """Leaves of the frame the two axes, and adds a grid behind the curves."""
     axes.patch.set_visible(False)
     axes.grid(visible=True, color=grid, axis=axis)

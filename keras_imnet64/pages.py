@@ -126,7 +126,7 @@ class Picture:
 def document(title: str, lead: Markup, sections: Sequence[Section]) -> str:
     """Returns a page: a heading, what stands below it, links to the sections, the sections."""
     links = joined(
-        Markup('<a href="#{}">{}</a>').format(each.anchor, each.title) for each in sections
+        Markup('<a href="#{}">{}</a>').format(each.anchor, text(each.title)) for each in sections
     )
     body = joined(
         Markup('<section id="{}"><h2>{}</h2>\n{}</section>\n').format(

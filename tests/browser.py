@@ -6,11 +6,11 @@ end with a zero byte. What a page logs, throws or requests is collected.
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
 import shutil
-import subprocess
 import tempfile
 import time
 
@@ -96,7 +96,7 @@ class Page:
         logged = [e["params"]["entry"]["text"] for e in self._events("Log.entryAdded")]
         thrown = [
             str(e["params"]["exceptionDetails"]) for e in self._events("Runtime.exceptionThrown")
-        ]  # noqa: E501
+        ]
         said = [str(e["params"]["args"]) for e in self._events("Runtime.consoleAPICalled")]
         return logged + thrown + said
 
@@ -118,20 +118,15 @@ class Page:
 @contextlib.contextmanager
 def chromium(program):
     """A page of a new browser with an empty profile."""
-    read_end, to_browser = os.pipe()
-    from_browser, write_end = os.pipe()
+    read_end, to_browser = map(above_nine, os.pipe())
+    from_browser, write_end = map(above_nine, os.pipe())
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
         command += ["--disable-dev-shm-usage", "--disable-background-networking"]
         command += ["--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
-        # The shell gives the pipes the numbers that the browser expects.
-        child = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{read_end} 4>&{write_end}', "sh", *command],
-            pass_fds=(read_end, write_end),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        actions = [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in (0, 1, 2)]
+        actions += [(os.POSIX_SPAWN_DUP2, read_end, 3), (os.POSIX_SPAWN_DUP2, write_end, 4)]
+        child = os.posix_spawn(program, command, os.environ, file_actions=actions)
         os.close(read_end)
         os.close(write_end)
         try:
@@ -140,10 +135,13 @@ def chromium(program):
             page.session = None
             page.send("Browser.close")
         finally:
-            os.close(to_browser)
+            os.close(to_browser)  # at the end of which it ends too
             os.close(from_browser)
-            try:
-                child.wait(10)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+            os.waitpid(child, 0)
+
+
+def above_nine(descriptor):
+    """The same file under a number that the browser's own cannot be."""
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+    os.close(descriptor)
+    return moved
