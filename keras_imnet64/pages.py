@@ -41,6 +41,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { text-align: left; vertical-align: top; padding: .25rem .9rem .25rem 0;
   border-bottom: 1px solid var(--line) }
 thead th { position: sticky; top: 0; background: var(--paper) }
+td:not(.number) { min-width: 7rem }
 .number { text-align: right }
 th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0;
   padding: 0; cursor: pointer; text-align: inherit }

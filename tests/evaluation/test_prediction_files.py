@@ -14,6 +14,7 @@ from keras_imnet64.data.selection import select
 from keras_imnet64.evaluation.prediction_files import read_predictions, write_predictions
 from keras_imnet64.evaluation.top_predictions import TopPredictions, top_of
 from keras_imnet64.models import build_model
+from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import ship
 from keras_imnet64.records import ModelInfo
 
