@@ -44,11 +44,7 @@ def top(selection, seed=0):
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
-def test_evaluate_writes_what_the_model_predicts(
-    suffix, model, data_dir, validation, run, tmp_path
-):
-    from keras_imnet64.models.load import load_model
-
+def test_evaluate_writes_what_is_predicted(suffix, model, data_dir, validation, run, tmp_path):
     file = tmp_path / f"found.{suffix}"
     where = ("--data-dir", data_dir, "--predictions", file, "--json")
     status, text, errors = run("evaluate", model, *where)
