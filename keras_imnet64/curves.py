@@ -1,4 +1,4 @@
-"""Draws curves of runs as a picture: accuracy against minutes or epochs, from their history.csv.
+"""Draws curves of runs as a picture: accuracy against minutes, epochs or steps, from history.csv.
 
 Minutes are those of `training_seconds`: the wall clock from a run's first step on, with
 compilation and the scores of epochs. Runs of versions that did not record it have the seconds of
@@ -20,7 +20,8 @@ from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.records import EpochRow
 from keras_imnet64.runs import Run, open_run
 
-Against: TypeAlias = Literal["minutes", "epochs"]
+Against: TypeAlias = Literal["minutes", "epochs", "steps"]
+COUNTED: dict[Against, str] = {"epochs": "epoch", "steps": "step"}  # columns of history.csv
 TITLES = {  # of what can be drawn, a column of history.csv
     "val_top1": "top-1 of the validation images (%)",
     "val_top5": "top-5 of the validation images (%)",
@@ -99,8 +100,8 @@ def read_curve(path: StrPath, against: Against, metric: str, label: str) -> Curv
         raise UserError(
             f"a curve needs two finished epochs with a {metric}; the run in {path} has {len(y)}"
         )
-    if against == "epochs":
-        x = _numbers(run, rows, "epoch")
+    if against in COUNTED:
+        x = _numbers(run, rows, COUNTED[against])
     elif all(row.get("training_seconds") for row in rows):
         x = tuple(s / 60 for s in _numbers(run, rows, "training_seconds"))
     else:

@@ -81,6 +81,11 @@ class Run:
         return self.path / ".lock"
 
     @property
+    def report_file(self) -> Path:
+        """The page about the run for a browser, which `fit` and `report` write."""
+        return self.path / "report.html"
+
+    @property
     def logs(self) -> Path:
         """Curves for TensorBoard: `tensorboard --logdir saved_models`."""
         return self.path / "logs"

@@ -792,6 +792,65 @@ def run_that_is_not_finished(place):
     shutil.copy("small.toml", "run/recipe.toml")
 
 
+@mistake("run in run is not finished: run `fit` again", command="report run")
+def report_of_half_a_run(place):
+    run_that_is_not_finished(place)
+    shutil.copy("model.keras", "run/model.keras")
+
+
+@mistake("metrics.json is missing or damaged", command="report run")
+def report_of_damaged_metrics(place):
+    report_of_half_a_run(place)
+    (place.path / "run" / "metrics.json").write_text("{}")
+
+
+def finished_run(place, name, dataset="imagenet_resized/16x16", wnids=("n1", "n2")):
+    """A run folder whose files say that it is finished."""
+    folder = place.path / name
+    folder.mkdir()
+    shutil.copy("small.toml", folder / "recipe.toml")
+    network = build_model("wide_resnet", image_size=16, num_classes=2, depth=6, stages=1)
+    ship(network, folder / "model.keras", ModelInfo(wnids=wnids, dataset=dataset))
+    scores = {"top1": 1.0, "top5": 2.0, "loss": 3.0, "count": 4}
+    metrics = {"dataset": dataset, "split": "validation", "verified": True, "model.keras": scores}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+@mistake("first is a run on imagenet_resized/16x16 and other one on shapes: a report shows runs on")
+def report_of_two_data_sets(place):
+    finished_run(place, "first")
+    finished_run(place, "other", dataset="shapes")
+    return "report first other --out page.html"
+
+
+@mistake(r"first and other have other classes \(2 and 2 ids, or another order\)")
+def report_of_other_classes(place):
+    finished_run(place, "first")
+    finished_run(place, "other", wnids=("n2", "n1"))
+    return "report first other --out page.html"
+
+
+@mistake("page.pdf must be a file whose name ends in .html")
+def report_in_another_format(place):
+    finished_run(place, "first")
+    return "report first --out page.pdf"
+
+
+@mistake("a report shows each run once; received first first")
+def report_of_a_run_twice(place):
+    finished_run(place, "first")
+    return "report first first"
+
+
+simply("report_of_nothing", "report nowhere", "nowhere is not a run folder: it has no recipe.toml")
+simply("report_of_a_model", "report model.keras", "model.keras is not a run folder")
+simply(
+    "predictions_suffix",
+    "evaluate model.keras --predictions found.txt",
+    "found.txt must be a file whose name ends in .parquet or .csv",
+)
+
+
 @mistake(
     "exists and is never overwritten", command="export model.keras --format keras --out old.keras"
 )

@@ -15,6 +15,7 @@ PACKAGE = "keras_imnet64"
 ROWS = (
     {"__main__"},
     {"cli"},
+    {"report"},
     {"bench", "compare", "curves", "spectral"},
     {"convert", "doctor", "export"},
     {"training"},
@@ -31,7 +32,7 @@ ROWS = (
     {"data.order"},
     {"data.augment"},
     {"data.images", "data"},
-    {"charts", "runs", "backend"},
+    {"charts", "pages", "runs", "backend"},
     {"records"},
     {"core", "__init__"},
 )

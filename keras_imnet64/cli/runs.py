@@ -20,6 +20,7 @@ from keras_imnet64.cli.frame import (
     recipe_option,
     start_backend,
 )
+from keras_imnet64.cli.report import report_option, reporter
 from keras_imnet64.core.console import show, show_table, write_text
 from keras_imnet64.core.errors import UserError, first_few, printable
 from keras_imnet64.core.types import JsonObject
@@ -74,6 +75,7 @@ def class_orders() -> list[str]:
     default=1,
     help="Spectral recipes: number of branches to train at a time.",
 )
+@report_option
 @click.option(
     "--ends-with-parent", is_flag=True, hidden=True, help="End when standard input closes."
 )
@@ -88,6 +90,7 @@ def fit(
     fresh: bool,
     branch: int | None,
     jobs: int,
+    has_report: bool,
     ends_with_parent: bool,
     backend: str | None,
     devices: str | None,
@@ -98,6 +101,8 @@ def fit(
     """Train a recipe, or resume an interrupted run.
 
     The same command resumes from the newest checkpoint; a finished run is never overwritten.
+
+    Ends with a page about the run, report.html in its folder, unless --no-report is given.
 
     With a spectral recipe, trains all branches, each in its own process and run folder, or only
     that of --branch; `ensemble` then joins them.
@@ -125,6 +130,7 @@ def fit(
             virtual_devices=virtual_devices,
             fresh=fresh,
             pack_progress=progress,
+            on_finished=reporter(folders) if has_report and not ends_with_parent else None,
             **folders,
         )
     show(result, as_json)
@@ -157,6 +163,7 @@ def run_folder(recipe: "Recipe", name: str | None, out: Path | None) -> Path:
     "--allow-missing", is_flag=True, help="Join the finished branches; the others may be missing."
 )
 @click.option("--single", type=FILE, help="Run of one network on whole images, for comparison.")
+@report_option
 @device_options
 @data_options
 @json_option
@@ -166,6 +173,7 @@ def ensemble(
     branches: str | None,
     allow_missing: bool,
     single: Path | None,
+    has_report: bool,
     backend: str | None,
     devices: str | None,
     virtual_devices: int | None,
@@ -174,14 +182,16 @@ def ensemble(
 ) -> None:
     """Join the trained branches of a spectral recipe into one model.
 
-    Writes model.keras, metrics.json, ensemble.csv and ensemble.png into RUN, the folder of the
-    branches; `evaluate`, `predict` and `export` take it like any run. The report shows the
-    accuracy and cost of each branch, and the accuracy of the best one, two, three, ... together.
+    Writes model.keras, metrics.json, ensemble.csv, ensemble.png and report.html into RUN, the
+    folder of the branches; `evaluate`, `predict` and `export` take it like any run. The report
+    shows the accuracy and cost of each branch, and the accuracy of the best one, two, three, ...
+    together.
 
     \b
     Example: python cli.py ensemble saved_models/spectral_tiny20_sub4-tensorflow --fusion geo
     """
     taken = start_backend(backend, devices, virtual_devices)
+    from keras_imnet64.runs import Run
     from keras_imnet64.spectral.ensemble import ensemble as join
 
     with packing_bar() as progress:
@@ -195,6 +205,8 @@ def ensemble(
             devices=taken,
             pack_progress=progress,
         )
+    if has_report:
+        reporter(folders)(Run(run), taken)
     show({"run": str(run), **result}, as_json)
 
 
@@ -223,6 +235,12 @@ def band_numbers(text: str | None) -> list[int] | None:
     help="Write a row per class to this file, and show which classes are confused.",
 )
 @click.option(
+    "--predictions",
+    type=FILE,
+    metavar="FILE",
+    help="Write each image's label and five most probable classes to this .parquet or .csv file.",
+)
+@click.option(
     "--ten-crop/--one-crop",
     default=None,
     help="Average over ten crops of each image, or not; default: as in the model's recipe.",
@@ -240,6 +258,7 @@ def evaluate(
     dataset: str | None,
     split: str,
     per_class: Path | None,
+    predictions: Path | None,
     ten_crop: bool | None,
     views: "ViewSet | None",
     backend: str | None,
@@ -264,6 +283,7 @@ def evaluate(
             dataset=dataset,
             split=split,
             per_class=per_class,
+            predictions=predictions,
             ten_crop=ten_crop,
             views=views,
             **folders,
@@ -281,10 +301,10 @@ def evaluate(
 @click.option("--out", type=FILE, required=True, help="PNG file to write.")
 @click.option(
     "--against",
-    type=click.Choice(["minutes", "epochs"]),
+    type=click.Choice(["minutes", "epochs", "steps"]),
     default="minutes",
     show_default=True,
-    help="Wall-clock minutes from the first step on, or epochs.",
+    help="Wall-clock minutes from the first step on, epochs, or updates of the weights.",
 )
 @click.option(
     "--metric",

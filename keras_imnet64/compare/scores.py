@@ -47,7 +47,7 @@ def train(comparison: Comparison, index: int, num_epochs: int, seed: int) -> Non
     child = run_child(
         "keras_imnet64",
         "fit",
-        *("--recipe", str(recipe), "--out", str(run.path), "--json"),
+        *("--recipe", str(recipe), "--out", str(run.path), "--json", "--no-report"),
         *("--set", f"train.epochs={num_epochs}", "--set", f"train.seed={seed}"),
         *_options(comparison, index),
         environment=os.environ | side.environment,

@@ -20,6 +20,8 @@ from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stream import evaluation_batches
 from keras_imnet64.evaluation.metrics import accuracy_metrics, cross_entropy
 from keras_imnet64.evaluation.per_class import ConfusionMatrix, report_classes
+from keras_imnet64.evaluation.prediction_files import check_predictions_file, write_predictions
+from keras_imnet64.evaluation.top_predictions import make_predictor, predict_top
 from keras_imnet64.evaluation.views import NUM_CROPS, WEIGHTS, with_ten_crops, with_views
 from keras_imnet64.models.contract import check_stated_classes, classifier_shape, with_logits
 from keras_imnet64.models.info import read_model_info
@@ -41,6 +43,7 @@ def evaluate(
     devices: Devices | None = None,
     pack_progress: PackProgress | None = None,
     per_class: StrPath | None = None,
+    predictions: StrPath | None = None,
     ten_crop: bool | None = None,
     views: ViewSet | None = None,
 ) -> JsonObject:
@@ -61,22 +64,27 @@ def evaluate(
             `evaluation.views`; "none" does not; None follows the model's recipe where its data
             and `ten_crop` allow it.
         per_class: a CSV file to write, with the scores of each class; see `per_class.ClassRow`.
+        predictions: a .parquet or .csv file to write, with the most probable classes of each image;
+            see `prediction_files`.
 
     Returns:
         dict: top1, top5 (percent), loss (nats), count, classes compared and whether they were
         matched by class id or, for a file without ids, by position; dataset, split, crops
         (1 or 10), views, verified. With views also top1_views, top5_views and loss_views; top1,
         top5 and loss are those of the image itself all the same. With `per_class` also
-        balanced_top1 (percent) and most_confused, see `per_class`.
+        balanced_top1 (percent) and most_confused, see `per_class`; with `predictions` also that
+        path.
 
     Raises:
-        UserError: the file is not a model or does not fit the data, or the CSV file cannot be
-            written; or `views` is for images of one size, and for one crop of them.
+        UserError: the file is not a model or does not fit the data, or a file cannot be written; or
+            `views` is for images of one size, and for one crop of them.
         RunFailed: the model's logits are not finite.
     """
     path = model_file(run_or_model)
     if per_class:
         check_output_file(per_class, ".csv")
+    if predictions:
+        check_predictions_file(predictions)
     info = read_model_info(path)
     dataset = dataset or info.dataset
     if not dataset:
@@ -103,6 +111,11 @@ def evaluate(
             result |= asdict(score_views(model, selection, devices, views))
         if per_class and confusion:
             result |= report_classes(confusion, selection, per_class)
+        if predictions:
+            network, batch_size = as_viewed(model, devices, view)
+            found = predict_top(make_predictor(network), selection, batch_size, view, path)
+            write_predictions(predictions, found, selection)
+            result["predictions"] = str(predictions)
     return {
         **result,
         "matched_by": "class id" if info.wnids else "position",
@@ -223,11 +236,16 @@ def score_model(
     extra_metrics: Sequence[keras.metrics.Metric] = (),
 ) -> Scores:
     """Scores a model, which may end in a softmax, as `score_selection` does."""
-    model, batch_size = with_logits(model), scoring_batch_size(devices)
+    network, batch_size = as_viewed(model, devices, view)
+    return score_selection(make_scorer(network, extra_metrics), selection, batch_size, view)
+
+
+def as_viewed(model: keras.Model, devices: Devices, view: View | None) -> tuple[keras.Model, int]:
+    """Returns a network from images as they are shown to logits, and the size of its batches."""
     if view and view.ten_crop:
-        model = with_ten_crops(model, view.image_size)
-        batch_size = scoring_batch_size(devices, NUM_CROPS)
-    return score_selection(make_scorer(model, extra_metrics), selection, batch_size, view)
+        crops = with_ten_crops(with_logits(model), view.image_size)
+        return crops, scoring_batch_size(devices, NUM_CROPS)
+    return with_logits(model), scoring_batch_size(devices)
 
 
 def score_views(

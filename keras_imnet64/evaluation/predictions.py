@@ -54,7 +54,7 @@ def predict_branches(
     scorer = keras.Model([pixels, labels], outcomes(logits, labels))
     batches = [
         {key: values[is_real] for key, values in scorer.predict_on_batch([images, truth]).items()}
-        for images, truth, is_real in _batches(selection, min(batch_size, largest), view)
+        for images, truth, is_real in labelled_batches(selection, min(batch_size, largest), view)
     ]
     found = {key: np.concatenate([batch[key] for batch in batches]).T for key in batches[0]}
     scores = [
@@ -84,7 +84,7 @@ def predict_logits(
     network = keras.Model(*_stacked(models))
     batches = [
         (network.predict_on_batch(images)[is_real], labels[is_real])
-        for images, labels, is_real in _batches(selection, batch_size, view)
+        for images, labels, is_real in labelled_batches(selection, batch_size, view)
     ]
     logits, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     return np.moveaxis(logits, 1, 0), labels
@@ -115,7 +115,7 @@ def _stacked(models: Sequence[keras.Model]) -> tuple[Tensor, Tensor]:
     return pixels, ops.stack([model(pixels) for model in named], axis=1)
 
 
-def _batches(
+def labelled_batches(
     selection: Selection, batch_size: int, view: View | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields (pixels, labels, bool [B]: which rows are images, not padding) of each batch."""

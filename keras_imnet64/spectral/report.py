@@ -7,17 +7,19 @@ two branches predict the same first class, and the correlation of their errors, 
 err independently. "single" is the network for the whole image, if the user names one.
 """
 
+import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 import keras
 import numpy as np
 
-from keras_imnet64.core.files import write_atomic, write_csv
+from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.core.files import read_small, write_atomic, write_csv
 from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.evaluation.predictions import BranchPredictions
 from keras_imnet64.models.load import load_model
@@ -25,6 +27,8 @@ from keras_imnet64.models.macs import count_macs, count_parameters
 from keras_imnet64.records import Scores
 from keras_imnet64.runs import Run
 from keras_imnet64.spectral.members import Member
+
+MAX_REPORT_BYTES = 2**24  # a row takes 100 bytes
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,30 @@ def write_report(folder: Path, rows: Sequence[ReportRow]) -> None:
     """Writes the table and its plot into a run folder."""
     write_csv(folder / "ensemble.csv", COLUMNS, [row.cells() for row in rows])
     write_atomic(folder / "ensemble.png", plot(rows))
+
+
+def read_rows(path: Path) -> list[ReportRow]:
+    """Returns the rows of an ensemble.csv; raises a UserError if it is damaged."""
+    kinds = get_type_hints(ReportRow)
+    try:
+        text = read_small(path, MAX_REPORT_BYTES).decode()
+        lines = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        return [
+            ReportRow(**{column: _value(line[column], kinds[column]) for column in COLUMNS})
+            for line in lines
+        ]
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise UserError(f"{path} is damaged ({reason(error)}): run `ensemble` again") from error
+
+
+def _value(cell: str, kind: object) -> Json:
+    """Returns a cell as the value that a field of `ReportRow` holds."""
+    types = get_args(kind)
+    if cell == "" and type(None) in types:
+        return None
+    if kind is int or int in types:
+        return int(cell)
+    return float(cell) if float in types else cell
 
 
 def plot(rows: Sequence[ReportRow]) -> bytes:

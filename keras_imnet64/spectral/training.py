@@ -3,7 +3,9 @@
 For all branches, child processes train (see `jobs`), and this process loads no backend.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.console import say
@@ -25,6 +27,9 @@ from keras_imnet64.spectral.jobs import BranchJob, FailedJob, run_jobs
 from keras_imnet64.spectral.preflight import PreflightRequest, run_preflight
 from keras_imnet64.spectral.shares import share_machine
 
+if TYPE_CHECKING:
+    from keras_imnet64.backend.devices import Devices
+
 
 def fit_recipe(
     recipe: Recipe,
@@ -38,6 +43,7 @@ def fit_recipe(
     virtual_devices: int | None = None,
     fresh: bool = False,
     pack_progress: PackProgress | None = None,
+    on_finished: Callable[[Run, "Devices"], None] | None = None,
 ) -> JsonObject:
     """Trains a recipe into a folder: all its branches if it has branches, otherwise one run.
 
@@ -45,6 +51,8 @@ def fit_recipe(
         branch: the number of the only branch to train.
         jobs, data_dir, cache_dir, devices, virtual_devices, fresh: see `fit_branches`.
         pack_progress: see `training.fit`.
+        on_finished: called with an ordinary run, or that of one branch, and the devices on which it
+            was trained.
 
     Returns:
         dict: run (the folder) and its final scores: the content of metrics.json for an ordinary run
@@ -89,6 +97,8 @@ def fit_recipe(
         fresh=fresh,
         pack_progress=pack_progress,
     )
+    if on_finished is not None:
+        on_finished(run, taken)
     return {"run": str(run.path), **run.metrics}
 
 

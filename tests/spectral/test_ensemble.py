@@ -262,8 +262,18 @@ def test_branches_of_two_backends_are_joined(branches, recipe, data_dir, tmp_pat
     file.write_text(recipe.to_toml())
     where = ["--data-dir", str(data_dir), "--backend", "jax", "--json"]
     lines = [
-        ["fit", "--recipe", str(file), "--branch", "1", "--out", str(branches), *where],
-        ["ensemble", str(branches), *where],
+        [
+            "fit",
+            "--recipe",
+            str(file),
+            "--branch",
+            "1",
+            "--out",
+            str(branches),
+            "--no-report",
+            *where,
+        ],
+        ["ensemble", str(branches), "--no-report", *where],
     ]
     command = [sys.executable, "-c", COMMANDS, json.dumps(lines)]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)

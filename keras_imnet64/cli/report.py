@@ -1,0 +1,90 @@
+"""The command `report`: a page about finished runs, which `fit` and `ensemble` make too."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+import click
+
+from keras_imnet64.cli.frame import (
+    FILE,
+    DataFolders,
+    Decorated,
+    cli,
+    data_options,
+    device_options,
+    json_option,
+    packing_bar,
+    start_backend,
+)
+from keras_imnet64.core.console import say, show
+from keras_imnet64.core.errors import reason
+
+if TYPE_CHECKING:
+    from keras_imnet64.backend.devices import Devices
+    from keras_imnet64.runs import Run
+
+
+@cli.command()
+@click.argument("runs", type=FILE, nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "--out",
+    type=FILE,
+    help="HTML file to write; default: report.html in the folder of a single run, else here.",
+)
+@device_options
+@data_options
+@json_option
+def report(
+    runs: tuple[Path, ...],
+    out: Path | None,
+    backend: str | None,
+    devices: str | None,
+    virtual_devices: int | None,
+    as_json: bool,
+    **folders: Unpack[DataFolders],
+) -> None:
+    """Write a page about finished runs: curves, classes, mistakes, calibration.
+
+    RUN is a run folder. The page is one HTML file that loads nothing, for a browser on any device.
+    Several runs must be of one data set and of the same classes; their predictions are compared
+    image by image.
+
+    \b
+    Example: python cli.py report saved_models/demo-tensorflow saved_models/demo-jax
+        --out demo.html
+    """
+    taken = start_backend(backend, devices, virtual_devices)
+    from keras_imnet64.report import report as write
+
+    with packing_bar() as progress:
+        result = write(runs, out, devices=taken, pack_progress=progress, **folders)
+    show(result, as_json)
+
+
+def report_option(command: Decorated) -> Decorated:
+    return click.option(
+        "--report/--no-report",
+        "has_report",
+        default=True,
+        help="Write report.html, a page about the run, at the end; default: yes.",
+    )(command)
+
+
+def reporter(folders: DataFolders) -> "Callable[[Run, Devices], None]":
+    """Returns a function that writes the page of a run that has just ended.
+
+    The run is finished whatever becomes of its page, so what fails there is one sentence.
+    """
+
+    def write(run: "Run", devices: "Devices") -> None:
+        try:
+            from keras_imnet64.report import report
+
+            result = report([run.path], devices=devices, **folders)
+        except Exception as error:  # of any library: none may fail a run that is finished
+            say(f"report   not written ({reason(error)}): try `report {run.path}`")
+        else:
+            say(f"report   {result['out']}")
+
+    return write

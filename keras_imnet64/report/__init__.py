@@ -1,0 +1,181 @@
+"""One HTML page about one or several finished runs, for whoever looks at them the day after.
+
+    run folders -> subjects -> examination: each network sees its validation images once
+                -> sections -> report.html
+
+`SECTIONS` is the page: a further part, such as that of a sweep, is a row there.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from markupsafe import Markup
+
+from keras_imnet64.backend.devices import Devices, take_devices
+from keras_imnet64.backend.keras_settings import keras_defaults
+from keras_imnet64.core.console import say
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.files import write_atomic
+from keras_imnet64.core.paths import check_output_file
+from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
+from keras_imnet64.data.datasets import open_dataset
+from keras_imnet64.pages import Section, document, paragraph, table, tiles
+from keras_imnet64.report.calibration import reliability
+from keras_imnet64.report.examination import OpenSplit, examine
+from keras_imnet64.report.image_sections import (
+    calibration_section,
+    classes_section,
+    comparison_section,
+    confusion_section,
+    network_section,
+    pictures_section,
+)
+from keras_imnet64.report.reported import ReportedRun
+from keras_imnet64.report.run_sections import (
+    about_section,
+    curves_section,
+    ensemble_section,
+    results_section,
+    speed_section,
+    trained_section,
+)
+from keras_imnet64.report.subjects import Subject, open_subjects
+from keras_imnet64.runs import Run
+
+SectionBody: TypeAlias = Callable[[Sequence[ReportedRun]], Markup | None]
+SECTIONS: tuple[tuple[str, str, SectionBody], ...] = (  # (anchor, title, body) in their order
+    ("trained", "What was trained", trained_section),
+    ("curves", "Curves", curves_section),
+    ("speed", "Rate, speed and memory", speed_section),
+    ("results", "Published and measured", results_section),
+    ("comparison", "Compared image by image", comparison_section),
+    ("ensemble", "The ensemble", ensemble_section),
+    ("classes", "Each class", classes_section),
+    ("confusion", "What is taken for what", confusion_section),
+    ("pictures", "Images to look at", pictures_section),
+    ("calibration", "Calibration", calibration_section),
+    ("network", "What the network sees", network_section),
+    ("about", "About this page", about_section),
+)
+MAX_PICTURES = 12  # in each list of a page about one run
+DEFAULT_OUT = Path("report.html")  # of several runs; that of one run lies in its folder
+
+
+@keras_defaults()
+def report(
+    runs: Sequence[StrPath],
+    out: StrPath | None = None,
+    *,
+    data_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    devices: Devices | None = None,
+    pack_progress: PackProgress | None = None,
+) -> JsonObject:
+    """Writes a page about finished runs: one HTML file that loads nothing.
+
+    Runs whose images are not on this machine are shown without what needs images.
+
+    Args:
+        runs: run folders, of one data set and of the same classes.
+        out: the page, whose name ends in .html; default: `report.html` in the folder of a single
+            run, else in the current folder.
+        data_dir, cache_dir, devices, pack_progress: as for `evaluate`.
+
+    Returns:
+        dict: out; bytes; runs, and those of them whose images were not found (without_images).
+
+    Raises:
+        UserError: there is no such run, it is not finished, runs do not belong together, or the
+            page cannot be written.
+        RunFailed: the logits of a network are not finite, or an image cannot be read.
+    """
+    subjects = open_subjects(runs)
+    page_file = Path(out or (Run(Path(runs[0])).report_file if len(runs) == 1 else DEFAULT_OUT))
+    check_output_file(page_file, ".html")
+    open_split = partial(
+        open_dataset,
+        subjects[0].metrics.dataset,
+        in_memory="never",
+        data_dir=data_dir,
+        cache_dir=cache_dir,
+        progress=pack_progress,
+    )
+    taken = devices or take_devices()
+    num_pictures = max(2, MAX_PICTURES // len(subjects))
+    reported = [_examined(each, open_split, taken, num_pictures) for each in subjects]
+    content = page_of(reported)
+    write_atomic(page_file, content)
+    return {
+        "out": str(page_file),
+        "bytes": len(content.encode()),
+        "runs": [each.label for each in reported],
+        "without_images": [each.label for each in reported if each.examined is None],
+    }
+
+
+def _examined(
+    subject: Subject, open_split: OpenSplit, devices: Devices, num_pictures: int
+) -> ReportedRun:
+    """Returns a run with what its network does, or with the reason why that is not known."""
+    try:
+        for split in ("validation", "train"):
+            open_split(split)
+    except UserError as error:
+        say(f"{subject.label} is shown without its images: {error}")
+        return ReportedRun(subject, None, str(error))
+    return ReportedRun(subject, examine(subject, open_split, devices, num_pictures))
+
+
+def page_of(runs: Sequence[ReportedRun]) -> str:
+    """Returns the page of runs, with those sections that have something to say."""
+    bodies = [(anchor, title, body(runs)) for anchor, title, body in SECTIONS]
+    sections = [Section(anchor, title, body) for anchor, title, body in bodies if body]
+    title = runs[0].label if len(runs) == 1 else f"{len(runs)} runs of {runs[0].metrics.dataset}"
+    return document(title, lead(runs), sections)
+
+
+def lead(runs: Sequence[ReportedRun]) -> Markup:
+    """Returns what stands first: the scores, and what is missing."""
+    first = runs[0].metrics
+    unverified = "" if first.verified else " (NOT VERIFIED data)"
+    text = paragraph(
+        f"model.keras on all {first.model.count:,} images of {first.dataset} {first.split}"
+        f"{unverified}, scored from the file."
+    )
+    missing = [
+        paragraph(f"{run.label} is shown without its images: {run.unseen}")
+        for run in runs
+        if run.unseen
+    ]
+    figures = [_figures(run) for run in runs]
+    if len(runs) == 1:
+        shown = tiles(figures[0])
+    else:
+        columns = dict.fromkeys(key for each in figures for key in each)
+        rows = [
+            {"run": run.label, **{key: each.get(key, "-") for key in columns}}
+            for run, each in zip(runs, figures, strict=True)
+        ]
+        shown = table(rows, {"run": "run"} | {key: key for key in columns})
+    return text + Markup("").join(missing) + shown
+
+
+def _figures(run: ReportedRun) -> dict[str, str]:
+    """Returns the figures of a run that matter most, as texts by their names."""
+    scores, metrics = run.metrics.model, run.metrics
+    figures = {
+        "top-1": f"{scores.top1:.2f} %",
+        "top-5": f"{scores.top5:.2f} %",
+        "cross-entropy": f"{scores.loss:.4f}",
+    }
+    if run.examined is not None:
+        top = run.examined.top
+        figures["calibration error"] = f"{reliability(top.confidence, top.is_right).error:.2f} %"
+        figures["parameters"] = f"{run.examined.parameters:,}"
+    if metrics.training_seconds is not None:
+        figures["training"] = f"{metrics.training_seconds / 60:,.1f} min"
+    if metrics.peak_memory_mb is not None:
+        figures["peak memory"] = f"{metrics.peak_memory_mb:,.0f} MB"
+    return figures

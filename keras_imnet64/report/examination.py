@@ -1,0 +1,244 @@
+"""Shows the images of a run to its network once, and keeps what a page says of it."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import keras
+import numpy as np
+
+from keras_imnet64.backend.devices import Devices
+from keras_imnet64.core.activity import Activity
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.data.images.views import View
+from keras_imnet64.data.selection import Selection, split_holdout
+from keras_imnet64.data.stores.opening import Store
+from keras_imnet64.evaluation.evaluate import (
+    as_viewed,
+    check_model_fits,
+    choose_view,
+    select_known_classes,
+)
+from keras_imnet64.evaluation.top_predictions import (
+    TopPredictions,
+    collected,
+    logits_of,
+    make_predictor,
+    top_of,
+)
+from keras_imnet64.models.contract import check_stated_classes, classifier_shape
+from keras_imnet64.models.load import load_model
+from keras_imnet64.models.macs import count_macs, count_parameters
+from keras_imnet64.report.calibration import cross_entropy, fit_temperature, largest_share
+from keras_imnet64.report.network_views import first_filters, grad_cam
+from keras_imnet64.report.pictures import (
+    caption,
+    least_sure,
+    pixels_of,
+    png_of,
+    surest,
+    surest_mistakes,
+    suspected_labels,
+    with_heat,
+)
+from keras_imnet64.report.subjects import Subject
+
+MAX_FITTED_BYTES = 2**28  # of the logits on which a temperature is fitted
+OpenSplit = Callable[[str], Store]  # the name of a split -> its images
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Images that a page shows, with the lines below each."""
+
+    pngs: tuple[bytes, ...]
+    captions: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """What the logits are divided by so that probabilities are those of being right.
+
+    Attributes:
+        value: fitted on `count` held-out images.
+        loss_before, loss_after: cross-entropy of these images, in nats.
+    """
+
+    value: float
+    count: int
+    loss_before: float
+    loss_after: float
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a run's model.keras does with the validation images.
+
+    Attributes:
+        images: N of them, of K classes.
+        num_train: training images, without those held out.
+        num_held_out: images of train held out of training, on which the temperature is fitted.
+        top: the predictions.
+        macs: None for layers whose multiply-accumulates are not known.
+        temperature: None without held-out images.
+        tempered: the probability of the predicted class at that temperature, floats [N].
+        mistakes, unsure, suspects: pictures of these lists, see `pictures`.
+        num_suspects: images whose label may be wrong.
+        filters: of the first layer, floats [F, h, w, 3].
+        attention: images and their Grad-CAM, beside each other.
+    """
+
+    images: Selection
+    num_train: int
+    num_held_out: int
+    top: TopPredictions
+    parameters: int
+    macs: int | None
+    temperature: Temperature | None
+    tempered: np.ndarray | None
+    mistakes: Shown
+    unsure: Shown
+    suspects: Shown
+    num_suspects: int
+    filters: np.ndarray | None
+    attention: Shown | None
+
+
+def examine(
+    subject: Subject, open_split: OpenSplit, devices: Devices, num_pictures: int
+) -> Examination:
+    """Returns what a run's model does with its validation images.
+
+    Args:
+        num_pictures: the maximum in each list.
+
+    Raises:
+        UserError: the images are not prepared, are others than those of the run, or do not fit.
+        RunFailed: the logits are not finite, or an image cannot be read.
+    """
+    path, info = subject.run.model, subject.info
+    validation, train = open_split("validation"), open_split("train")
+    check_same_images(subject, validation, train)
+    images = select_known_classes(info, validation, path)
+    training, held_out = images_of_training(subject, train)
+    with devices.scope():
+        model = load_model(path)
+        shape = classifier_shape(model, path)
+        check_stated_classes(info, shape.num_classes, path)
+        view = choose_view(info, validation, shape.height, None, path)
+        check_model_fits(model, images, path, view)
+        network, batch_size = as_viewed(model, devices, view)
+        predictor = make_predictor(network)
+        logits = partial(logits_of, predictor, batch_size=batch_size, view=view, name=path)
+        temperature = None if held_out is None else temperature_of(logits(held_out))
+        top, tempered = predictions_at(temperature, images, logits(images))
+        mistakes = surest_mistakes(top, num_pictures)
+        suspects = suspected_labels(top, images.num_classes)
+        album = Album(images, top, view and view.one_crop)
+        explained = np.concatenate([surest(top, num_pictures // 2), mistakes[: num_pictures // 2]])
+        return Examination(
+            images=images,
+            num_train=len(training),
+            num_held_out=len(held_out or ()),
+            top=top,
+            parameters=count_parameters(model),
+            macs=known_macs(model, images.image_size or info.image_size),
+            temperature=temperature,
+            tempered=tempered,
+            mistakes=album.show(mistakes),
+            unsure=album.show(least_sure(top, num_pictures)),
+            suspects=album.show(suspects[:num_pictures]),
+            num_suspects=len(suspects),
+            filters=first_filters(model),
+            attention=album.attend(model, explained),
+        )
+
+
+def check_same_images(subject: Subject, validation: Store, train: Store) -> None:
+    """Refuses images that are not those that the run was trained and scored on."""
+    if subject.environment is None:
+        return
+    digests = subject.environment.digest
+    for store, digest in ((train, digests.train), (validation, digests.validation)):
+        if store.digest != digest:
+            raise UserError(
+                f"the {store.split} images of {store.dataset} are not those of {subject.label} "
+                f"(their digests begin with {store.digest[:8]} and {digest[:8]}): name the "
+                "folder of its data with --data-dir"
+            )
+
+
+def images_of_training(subject: Subject, train: Store) -> tuple[Selection, Selection | None]:
+    """Returns the images that a run was trained on, and those that it held out, if any."""
+    chosen = select_known_classes(subject.info, train, subject.run.model)
+    if not subject.recipe.data.holdout:
+        return chosen, None
+    training, held_out = split_holdout(chosen, subject.recipe.data.holdout)
+    return training, held_out.evenly_spaced(MAX_FITTED_BYTES // (4 * chosen.num_classes))
+
+
+def temperature_of(held_out: Iterable[tuple[np.ndarray, np.ndarray]]) -> Temperature:
+    """Fits a temperature on (logits [B, K], labels [B]) of images held out of training."""
+    logits, labels = (np.concatenate(parts) for parts in zip(*held_out, strict=True))
+    with Activity("fitting the temperature"):
+        value = fit_temperature(logits, labels)
+    return Temperature(
+        value, len(labels), cross_entropy(logits, labels), cross_entropy(logits / value, labels)
+    )
+
+
+def predictions_at(
+    temperature: Temperature | None,
+    images: Selection,
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> tuple[TopPredictions, np.ndarray | None]:
+    """Returns the predictions, and the probability of the first class at a temperature."""
+    parts, tempered = [], []
+    for logits, labels in batches:
+        parts.append(top_of(logits, labels))
+        if temperature is not None:
+            tempered.append(largest_share(logits, temperature.value))
+    return collected(images, parts), np.concatenate(tempered) if tempered else None
+
+
+def known_macs(model: keras.Model, image_size: int | None) -> int | None:
+    """Returns the multiply-accumulates of one image, None if those of a layer are not known."""
+    try:
+        return count_macs(model, image_size)
+    except UserError:
+        return None
+
+
+@dataclass(frozen=True)
+class Album:
+    """Makes pictures of images with their predictions.
+
+    Attributes:
+        view: how the images are shown, one crop of each.
+    """
+
+    images: Selection
+    top: TopPredictions
+    view: View | None
+
+    def show(self, numbers: np.ndarray) -> Shown:
+        """Returns some images, by their numbers in the selection."""
+        if not len(numbers):
+            return Shown((), ())
+        pixels = pixels_of(self.images, numbers, self.view)
+        return Shown(tuple(map(png_of, pixels)), self._captions(numbers))
+
+    def attend(self, model: keras.Model, numbers: np.ndarray) -> Shown | None:
+        """Returns some images beside their Grad-CAM; None where a network has none."""
+        pixels = pixels_of(self.images, numbers, self.view)
+        heat = grad_cam(model, pixels, self.top.first_class[numbers])
+        if heat is None:
+            return None
+        pairs = [
+            np.concatenate([image, with_heat(image, each)], axis=1)
+            for image, each in zip(pixels, heat, strict=True)
+        ]
+        return Shown(tuple(map(png_of, pairs)), self._captions(numbers))
+
+    def _captions(self, numbers: np.ndarray) -> tuple[tuple[str, ...], ...]:
+        return tuple(caption(self.top, number, self.images.class_names) for number in numbers)

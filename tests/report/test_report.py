@@ -1,0 +1,358 @@
+"""The page of finished runs: its figures, its pictures, and how it looks in a browser."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import browser
+import keras
+import numpy as np
+import pytest
+from conftest import WNIDS, learnable_images
+
+from keras_imnet64.backend.devices import take_devices
+from keras_imnet64.charts import MAX_CELLS
+from keras_imnet64.cli.report import reporter
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.data.datasets import open_dataset
+from keras_imnet64.data.stores.packing import write_store
+from keras_imnet64.evaluation.top_predictions import TopPredictions, top_of
+from keras_imnet64.models.info import read_model_info
+from keras_imnet64.models.init import initialize
+from keras_imnet64.models.load import load_model
+from keras_imnet64.models.ship import ship
+from keras_imnet64.report import page_of, report
+from keras_imnet64.report.examination import examine
+from keras_imnet64.report.network_views import feature_layer, first_filters, grad_cam
+from keras_imnet64.report.reported import ReportedRun
+from keras_imnet64.report.subjects import open_subjects
+from keras_imnet64.runs import Run
+from keras_imnet64.training.fit import fit
+
+EVIL = '<script>throw "x"</script><img src=x onerror=alert(1)>'
+NAMES = [EVIL, "", "a" * 80, "$x_1$", "_b", "\u202eright to left", "c\nd", "e", "f", "f"]
+MAX_BYTES = 5_000_000
+SCHEMES = ("light", "dark")
+WIDTHS = (390, 1280)
+
+
+@pytest.fixture(scope="module")
+def evil_dir(tmp_path_factory):
+    """Images as in `data_dir`, of classes with names that no page should take as they are."""
+    folder = tmp_path_factory.mktemp("evil")
+    for seed, (split, count) in enumerate({"train": 96, "validation": 40}.items(), start=5):
+        write_store(
+            folder / "packed" / "imagenet_resized_16x16-unverified" / split,
+            [learnable_images(count, 16, seed)],
+            dataset="imagenet_resized/16x16",
+            split=split,
+            count=count,
+            image_size=16,
+            wnids=WNIDS,
+            class_names=NAMES,
+            source="drawn by the tests",
+            verified=False,
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(small_recipe, evil_dir, tmp_path_factory):
+    """A run of two epochs with 24 images held out."""
+    recipe = small_recipe(data={"holdout": 24}, train={"epochs": 2})
+    run = fit(recipe, tmp_path_factory.mktemp("runs") / "<b>first", data_dir=evil_dir)
+    return run.path
+
+
+@pytest.fixture(scope="module")
+def other(trained):
+    """A second run: a copy with the weights of another seed."""
+    folder = trained.parent / "second"
+    shutil.copytree(trained, folder)
+    model = load_model(folder / "model.keras")
+    initialize(model, 7)
+    ship(model, folder / "model.keras", read_model_info(trained / "model.keras"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(trained, evil_dir):
+    report([trained], data_dir=evil_dir)
+    return (trained / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def examined(trained, evil_dir):
+    (subject,) = open_subjects([trained])
+    return examine(subject, lambda split: store_of(evil_dir, split), take_devices(), 6)
+
+
+def store_of(data_dir, split="validation"):
+    return open_dataset("imagenet_resized/16x16", split, data_dir=data_dir)
+
+
+def words(page):
+    """The text of a page, and its tags."""
+    reader = HTMLParser()
+    found, tags = [], []
+    reader.handle_data = found.append
+    reader.handle_starttag = lambda tag, attributes: tags.append(tag)
+    reader.feed(page)
+    return " ".join(found), tags
+
+
+# ------------------------------------------------------------------------------------ what it says
+
+
+def test_predictions_are_those_of_the_model(trained, evil_dir, examined):
+    """As Keras alone predicts them, image by image."""
+    store, top = store_of(evil_dir), examined.top
+    logits = load_model(trained / "model.keras").predict(store.images, verbose=0)
+    shares = np.asarray(keras.ops.softmax(logits))
+    assert top.labels.tolist() == store.labels.tolist()
+    assert top.first_class.tolist() == logits.argmax(axis=1).tolist()
+    assert top.confidence == pytest.approx(shares.max(axis=1), rel=1e-4)
+    assert top.label_probability == pytest.approx(shares[np.arange(40), store.labels], rel=1e-3)
+    scores = Run(trained).read_metrics().model
+    assert 100 * top.is_right.mean() == pytest.approx(scores.top1)
+    assert 100 * top.is_in_top5.mean() == pytest.approx(scores.top5)
+
+
+def test_the_temperature_is_fitted_on_the_images_held_out(trained, evil_dir, examined):
+    train = store_of(evil_dir, "train")
+    assert (examined.num_train, examined.num_held_out) == (72, 24)
+    found = examined.temperature
+    assert found.count == 24 and found.loss_after <= found.loss_before
+    logits = load_model(trained / "model.keras").predict(store_of(evil_dir).images, verbose=0)
+    tempered = np.asarray(keras.ops.softmax(logits / found.value)).max(axis=1)
+    assert examined.tempered == pytest.approx(tempered, rel=1e-3)
+    assert len(train) == 96
+
+
+def test_the_page_has_every_section_and_the_figures_of_the_run(trained, page):
+    text, tags = words(page)
+    scores = Run(trained).read_metrics().model
+    for said in (f"{scores.top1:.2f} %", "NOT VERIFIED", "Most confident mistakes", "72", "24"):
+        assert said in text
+    for title in ("Curves", "Calibration", "Each class", "What the network sees"):
+        assert title in text
+    assert f"version of {keras.config.backend()}" in text
+    assert tags.count("script") == 1 and EVIL in text
+    assert "wide_resnet" in text and "digest of the training images" in text
+    assert len(page.encode()) < MAX_BYTES
+
+
+def test_a_run_without_images_held_out_gets_no_temperature(trained, examined):
+    (subject,) = open_subjects([trained])
+    without = replace(examined, temperature=None, tempered=None, num_held_out=0)
+    text, _ = words(page_of([ReportedRun(subject, without)]))
+    assert "No temperature is fitted" in text and "Logits divided by" not in text
+
+
+def test_runs_stand_beside_each_other(trained, other, evil_dir, tmp_path):
+    out = tmp_path / "two.html"
+    result = report([trained, other], out, data_dir=evil_dir)
+    assert result["runs"] == ["<b>first", "second"] and result["without_images"] == []
+    text, _ = words(out.read_text())
+    images = store_of(evil_dir).images
+    first, second = (
+        load_model(run / "model.keras").predict(images, verbose=0).argmax(axis=1)
+        for run in (trained, other)
+    )
+    agreement = 100 * (first == second).mean()
+    assert f"both predict the same class for {agreement:.2f} %" in text
+    assert "top-1 (%), second" in text
+    assert agreement < 100  # else the figure says little
+
+
+def test_a_run_is_shown_where_its_images_are_not(trained, tmp_path, run):
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "page.html"
+    where = ("--data-dir", tmp_path / "empty")
+    status, text, errors = run("report", trained, "--out", out, *where, "--json")
+    assert status == 0 and json.loads(text)["without_images"] == ["<b>first"]
+    assert "is shown without its images: imagenet_resized/16x16 is not prepared" in errors
+    said, _ = words(out.read_text())
+    assert "is not prepared" in said and "Curves" in said and "Calibration" not in said
+
+
+def test_other_images_under_the_same_name_are_refused(trained, data_dir, tmp_path):
+    with pytest.raises(UserError, match=r"are not those of <b>first .*--data-dir"):
+        report([trained], tmp_path / "page.html", data_dir=data_dir)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_page_that_fails_does_not_fail_its_run(trained, evil_dir, monkeypatch, capsys):
+    from keras_imnet64 import report as module
+
+    def fail(*arguments, **options):
+        raise MemoryError("no room\nfor it")
+
+    monkeypatch.setattr(module, "report", fail)
+    reporter({"data_dir": evil_dir, "cache_dir": None})(Run(trained), take_devices())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("report   not written (no room for it): ")
+
+
+@pytest.mark.parametrize("option", ["--report", "--no-report"])
+def test_fit_ends_with_its_page_unless_it_is_told_not_to(
+    option, trained, evil_dir, tmp_path, run, monkeypatch
+):
+    """The training is that of `trained`."""
+    from keras_imnet64.training import fit as module
+
+    folder = tmp_path / "run"
+    monkeypatch.setattr(module, "fit", lambda *_, **__: Run(shutil.copytree(trained, folder)))
+    where = ("--out", folder, "--data-dir", evil_dir)
+    (tmp_path / "small.toml").write_text((trained / "recipe.toml").read_text())
+    status, _, errors = run("fit", "--recipe", tmp_path / "small.toml", *where, option)
+    assert status == 0
+    has_line = f"report   {folder}/report.html" in errors
+    assert has_line == (option == "--report")
+
+
+# ---------------------------------------------------------------------------- what a network sees
+
+
+@pytest.mark.backend
+def test_grad_cam_is_the_gradient_of_the_logit():
+    """Behind a global pool and a dense layer it is known: the weights of the class."""
+    pixels = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same", name="features")(pixels)
+    pooled = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(pixels, keras.layers.Dense(3, name="logits")(pooled))
+    initialize(model, 3)
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype("uint8")
+    classes = np.array([2, 0])
+    features = keras.Model(pixels, x).predict(images, verbose=0)
+    weights = keras.ops.convert_to_numpy(model.get_layer("logits").kernel)[:, classes].T  # [B, C]
+    expected = np.maximum((features * weights[:, None, None]).sum(axis=3), 0)
+    expected /= expected.max(axis=(1, 2), keepdims=True)
+    assert expected.any()
+    assert grad_cam(model, images, classes) == pytest.approx(expected, abs=1e-4)
+    filters = keras.ops.convert_to_numpy(model.get_layer("features").kernel)
+    assert first_filters(model)[1] == pytest.approx(filters[..., 1])
+
+
+def test_networks_without_a_last_map_have_no_grad_cam():
+    pixels = keras.Input((4, 4, 3))
+    flat = keras.layers.Dense(2)(keras.layers.Flatten()(pixels))
+    assert feature_layer(keras.Model(pixels, flat)) is None
+    mapped = keras.layers.Conv2D(4, 3)(pixels)
+    tokens = keras.layers.Reshape((4, 4))(mapped)
+    mixed = keras.layers.MultiHeadAttention(1, 2)(tokens, tokens)
+    attentive = keras.Model(pixels, keras.layers.Dense(2)(keras.layers.Flatten()(mixed)))
+    assert feature_layer(attentive) is None
+    bands = keras.layers.Conv2D(4, 1)(keras.layers.Conv2D(6, 1)(keras.Input((4, 4, 6))))
+    assert bands is not None and first_filters(keras.Model(pixels, flat)) is None
+
+
+# ---------------------------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def tab():
+    """A page of headless Chromium."""
+    program = browser.find_chromium()
+    if program is None:
+        pytest.skip("no Chromium is installed: `apt-get install chromium` lets this test look")
+    with browser.chromium(program) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def thousand(trained, examined, tmp_path_factory):
+    """The page of a run as it would be with 1,000 classes and 5,000 images."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(1000, dtype="int32"), 5)
+    logits = rng.normal(size=(5000, 1000)).astype("float32")
+    logits[np.arange(5000), labels] += 4
+    ids = [f"n{number:08}" for number in range(1000)]
+    images = replace(examined.images, wnids=ids, class_names=[f"class {i}, also x" for i in ids])
+    top = TopPredictions(np.arange(5000), *top_of(logits, labels))
+    (subject,) = open_subjects([trained])
+    many = replace(examined, images=images, top=top, tempered=top.confidence)
+    file = tmp_path_factory.mktemp("thousand") / "page.html"
+    file.write_text(page_of([ReportedRun(subject, many)]))
+    return file
+
+
+@pytest.fixture(scope="module")
+def pages(page, trained, other, thousand, evil_dir, tmp_path_factory):
+    two = tmp_path_factory.mktemp("two") / "two.html"
+    report([trained, other], two, data_dir=evil_dir)
+    return {"one": trained / "report.html", "two": two, "thousand": thousand}
+
+
+CLICK = """
+(() => {
+  const clicked = document.querySelectorAll("summary, th button, .tabs label, nav a");
+  for (const each of clicked) each.click();
+  return clicked.length;
+})()
+"""
+OVERFLOW = """
+document.documentElement.scrollWidth > document.documentElement.clientWidth
+  ? [...document.querySelectorAll("body *")]
+      .filter(e => e.getBoundingClientRect().right > innerWidth && !e.closest(".scroll, pre"))
+      .map(e => e.outerHTML.slice(0, 80))
+  : []
+"""
+
+
+def test_the_browser_sees_what_is_wrong_with_a_page(tab, tmp_path):
+    file = tmp_path / "bad.html"
+    file.write_text(
+        '<img src="http://127.0.0.1:9/x.png"><p style="width: 3000px">wide</p>'
+        "<script>throw Error('thrown')</script><script>console.error('said')</script>"
+    )
+    tab.show(file, 390, "light")
+    assert any("<p" in each for each in tab.run(OVERFLOW))
+    assert {"thrown", "said"} <= {w for m in tab.messages for w in re.findall(r"\w+", m)}
+    assert "http://127.0.0.1:9/x.png" in tab.requests
+
+
+@pytest.mark.parametrize("name", ["one", "two", "thousand"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_page_fits_and_asks_for_nothing(name, width, scheme, tab, pages):
+    file = pages[name]
+    assert file.stat().st_size < MAX_BYTES
+    tab.show(file, width, scheme)
+    assert tab.run(OVERFLOW) == []
+    assert tab.run(CLICK) > 15
+    assert tab.run(OVERFLOW) == []
+    assert tab.messages == []
+    assert [r for r in tab.requests if not r.startswith("data:")] == [file.resolve().as_uri()]
+    paper = tab.run("getComputedStyle(document.body).backgroundColor")
+    dark = [int(number) < 128 for number in re.findall(r"\d+", paper)]
+    assert all(dark) == (scheme == "dark") and len(set(dark)) == 1
+    assert tab.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+
+
+def test_a_click_sorts_and_a_switch_changes_the_axis(tab, pages):
+    tab.show(pages["thousand"], 1280, "light")
+    column = """
+    [...document.querySelectorAll("#classes tbody tr")].map(r => parseFloat(r.cells[3].innerText))
+    """
+    click = 'document.querySelectorAll("#classes th button")[3].click()'
+    before = tab.run(column)
+    assert before == sorted(before) and before[0] < before[-1]
+    for order in (1, -1):
+        tab.run(click)
+        after = tab.run(column)
+        assert after == sorted(before)[::order]
+    visible = 'getComputedStyle(document.querySelectorAll(".tabs .panel")[1]).display'
+    assert tab.run(visible) == "none"
+    tab.run('document.querySelectorAll(".tabs label")[1].click()')
+    assert tab.run(visible) == "block"
+
+
+def test_a_thousand_classes_are_a_map_and_groups(thousand):
+    text, tags = words(thousand.read_text())
+    assert "A cell stands for 4 classes in each direction." in text
+    assert "Groups that are taken for each other" in text
+    assert len(re.findall(r"<tr", thousand.read_text())) > 1000 > MAX_CELLS
+    assert tags.count("image") == 1  # the map, in its chart
