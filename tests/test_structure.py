@@ -23,6 +23,7 @@ ROWS = (
     {"models"},
     {"data.tools"},
     {"data.datasets"},
+    {"data.forms"},
     {"data.prepare"},
     {"data.stream"},
     {"data.locations", "data.selection"},

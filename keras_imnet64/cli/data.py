@@ -104,7 +104,13 @@ def report_files(skipped: list[tuple[str, str]], stores: Mapping[str, "Store"]) 
     for name, reason in skipped:
         click.echo(printable(f"skipped: {name} {reason}"), err=True)
     for split, store in stores.items():
-        if store.image_size is None and store.num_converted:
+        if store.image_size is None and store.meta.copied:
+            click.echo(
+                f"{split}: {len(store):,} images copied into the store, {store.converted_bytes:,} "
+                "bytes; training does not read the source again",
+                err=True,
+            )
+        elif store.image_size is None and store.num_converted:
             click.echo(
                 f"{split}: {store.num_converted:,} of {len(store):,} images kept as PNG in the "
                 f"store, {store.converted_bytes:,} bytes, for training cannot decode their files",

@@ -15,6 +15,7 @@ from keras_imnet64.core.errors import UserError, nearest
 from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.core.validation import to_json
+from keras_imnet64.data.forms import make_stores
 from keras_imnet64.data.images.views import FILTERS
 from keras_imnet64.data.locations import Dataset, DatasetLocation
 from keras_imnet64.data.prepare import (
@@ -258,7 +259,7 @@ def prepare(
         splits=splits,
         say=say,
     )
-    return dataset.make(request)
+    return make_stores(request)
 
 
 def _check_request(
@@ -386,6 +387,7 @@ def info(
         tfds_bytes=location.tfds_bytes(),
         location=None if state == "not prepared" else str(location.packed_dir),
         source=store.source if store else None,
+        form=store.meta.form if store else None,
     )
     return to_json(facts)
 
