@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.paths import expand, portable
+from keras_imnet64.core.paths import expand, is_remote, portable
 from keras_imnet64.core.types import PackProgress
 from keras_imnet64.data.images.exact import decode_exactly
 from keras_imnet64.data.images.reading import readable_suffixes
@@ -44,6 +44,7 @@ from keras_imnet64.data.sources import (
     imagenet2012,
     layout,
     parquet,
+    remote,
     tiny_imagenet,
     webdataset,
 )
@@ -127,9 +128,16 @@ def make_stores(request: Request) -> dict[str, Store]:
     """Makes the stores of a request in the way of its source's form. Returns them by split.
 
     A source of no known form is left to the data set's own function, whose message says what it
-    needs.
+    needs. A remote source is fetched first.
     """
     dataset = request.verified.dataset
+    if request.source is not None and is_remote(request.source):
+        url = str(request.source)
+        with packing.store_work_folder(request.verified.packed_dir):  # so that others wait
+            request.verified.refuse_if_being_packed()
+            fetch_dir = request.verified.fetch_dir
+            with remote.local_copy(url, fetch_dir, request.progress) as copy:
+                return make_stores(replace(request, source=copy, origin=url))
     form = None
     if request.source is not None and not dataset.embedded:
         form = find_form(dataset, expand(request.source))

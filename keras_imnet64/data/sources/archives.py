@@ -144,9 +144,14 @@ def verify(
             if actual != archive.sha256:
                 problems.append(_wrong_content(archive, actual))
     if problems:
+        remedy = (
+            "download them again, or pass --allow-unverified to use other images in that layout"
+            if present
+            else "their unpacked npz files, the older pickles, Parquet and WebDataset are read too"
+        )
         raise UserError(
             f"these archives in {folder} are not the published ones: {'; '.join(problems)} "
-            "(download them again, or pass --allow-unverified to use other images in that layout)"
+            f"({remedy})"
         )
     return paths
 

@@ -63,7 +63,7 @@ def list_parquet(source: Path, progress: PackProgress | None = None) -> Listed:
         for table in each:
             entries[split] += table.list_rows(split, labels, root)
             if progress:
-                progress("listing", sum(map(len, entries.values())), sum(map(len, all_tables)))
+                progress("listing rows", sum(map(len, entries.values())), sum(map(len, all_tables)))
     return Listed(
         form="Parquet",
         root=root,

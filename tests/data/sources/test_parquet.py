@@ -1,95 +1,68 @@
 """Parquet as the Hugging Face Hub stores it: order, classes, splits, shards, damage."""
 
-import io
 import json
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from three_classes import (
+    TRAIN,
+    TRAIN_LABELS,
+    VALIDATION,
+    VALIDATION_LABELS,
+    WNIDS,
+    check_tiny,
+    expect_three_classes,
+    jpeg,
+    write_tiny,
+)
 from write_forms import hub_schema, write_parquet
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data import datasets
-from keras_imnet64.data.sources import tiny_imagenet
 from keras_imnet64.data.sources.archives import imagenet_wnids
 from keras_imnet64.data.sources.class_lists import names_of
-
-WNIDS = ["n01443537", "n02124075", "n04067472"]
-TRAIN_LABELS, VALIDATION_LABELS = [2, 0, 1, 0, 2, 1], [1, 2, 0]
-
-
-def jpeg(seed, size=(64, 64), kind="JPEG"):
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
-    content = io.BytesIO()
-    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(content, kind)
-    return content.getvalue()
-
-
-def pixels(content):
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-
-
-TRAIN = [jpeg(seed) for seed in range(6)]
-VALIDATION = [jpeg(seed) for seed in range(10, 13)]
 
 
 @pytest.fixture(autouse=True)
 def three_classes(monkeypatch):
-    for name, value in {"NUM_CLASSES": 3, "NUM_TRAIN": 6, "NUM_VALIDATION": 3}.items():
-        monkeypatch.setattr(tiny_imagenet, name, value)
-
-
-def write(folder, names=WNIDS, validation="valid", **options):
-    write_parquet(folder, "train", TRAIN, TRAIN_LABELS, names, **({"shards": 3} | options))
-    write_parquet(folder, validation, VALIDATION, VALIDATION_LABELS, names)
-    return folder
+    expect_three_classes(monkeypatch)
 
 
 def prepare(source, tmp_path, name="tiny_imagenet", **options):
     return datasets.prepare(name, source=source, data_dir=tmp_path / "store", **options)
 
 
-def check(stores, train_labels=TRAIN_LABELS, validation_labels=VALIDATION_LABELS):
-    """The pixels are those of the files, in their order."""
-    for split, contents, labels in (
-        ("train", TRAIN, train_labels),
-        ("validation", VALIDATION, validation_labels),
-    ):
-        np.testing.assert_array_equal(stores[split].images, [pixels(each) for each in contents])
-        assert stores[split].labels.tolist() == labels
-
-
 @pytest.mark.parametrize("folder", [".", "data", "default/train"])
 @pytest.mark.parametrize("validation", ["valid", "validation", "val", "test"])
 def test_rows_keep_their_order_whatever_the_splits_are_called(folder, validation, tmp_path):
-    stores = prepare(write(tmp_path / "source" / folder, validation=validation), tmp_path)
-    check(stores)
+    stores = prepare(write_tiny(tmp_path / "source" / folder, validation=validation), tmp_path)
+    check_tiny(stores)
     assert stores["train"].verified and stores["train"].wnids == WNIDS
     assert datasets.info("tiny_imagenet", data_dir=tmp_path / "store")["form"] == "Parquet"
 
 
 def test_shards_with_a_digest_in_their_name_and_folders_of_splits(tmp_path):
     """Both are names that the hub gives: those of earlier uploads, and of its own conversion."""
-    write(tmp_path / "a")
+    write_tiny(tmp_path / "a")
     for file in (tmp_path / "a").iterdir():
         file.rename(file.with_name(f"{file.stem}-1359597a978bc4fa.parquet"))
-    check(prepare(tmp_path / "a", tmp_path / "1"))
-    write(tmp_path / "b")
+    check_tiny(prepare(tmp_path / "a", tmp_path / "1"))
+    write_tiny(tmp_path / "b")
     for split in ("train", "valid"):
         (tmp_path / "b" / "default" / split).mkdir(parents=True)
         for number, file in enumerate(sorted((tmp_path / "b").glob(f"{split}*.parquet"))):
             file.rename(tmp_path / "b" / "default" / split / f"{number:04}.parquet")
-    check(prepare(tmp_path / "b", tmp_path / "2"))
+    check_tiny(prepare(tmp_path / "b", tmp_path / "2"))
 
 
 def test_labels_are_mapped_by_class_id(tmp_path):
     """The source numbers its classes in another order than the data set."""
     names = [WNIDS[1], WNIDS[2], WNIDS[0]]
-    stores = prepare(write(tmp_path / "a", names), tmp_path)
+    stores = prepare(write_tiny(tmp_path / "a", names), tmp_path)
     order = [1, 2, 0]
-    check(stores, [order[x] for x in TRAIN_LABELS], [order[x] for x in VALIDATION_LABELS])
+    check_tiny(stores, [order[x] for x in TRAIN_LABELS], [order[x] for x in VALIDATION_LABELS])
     assert stores["train"].wnids == WNIDS
 
 
@@ -113,7 +86,7 @@ def test_the_whole_list_of_imagenets_names_proves_the_order(order, tmp_path):
 
 
 def test_names_that_are_not_a_known_list_are_refused(tmp_path):
-    source = write(tmp_path / "a", ["goldfish", "Egyptian cat", "reel"])
+    source = write_tiny(tmp_path / "a", ["goldfish", "Egyptian cat", "reel"])
     with pytest.raises(
         UserError, match=r'class ids such as n0.*received "goldfish", "Egyptian cat"'
     ):
@@ -133,20 +106,20 @@ def test_two_of_imagenets_names_in_each_others_place_are_refused(tmp_path):
 
 
 def test_numbers_without_names_need_a_list_of_classes(tmp_path):
-    source = write(tmp_path / "a", None)
+    source = write_tiny(tmp_path / "a", None)
     with pytest.raises(
         UserError, match=r'received "0", "1", "2"; add classes\.txt, with the class'
     ):
         prepare(source, tmp_path)
     (source / "classes.txt").write_text("\n".join(WNIDS) + "\n")
-    check(prepare(source, tmp_path))
+    check_tiny(prepare(source, tmp_path))
 
 
 def test_texts_as_labels_are_class_ids(tmp_path):
     for split, content, labels in (("train", TRAIN, TRAIN_LABELS), ("val", VALIDATION, [1, 2, 0])):
         texts = [WNIDS[label] for label in labels]
         write_parquet(tmp_path / "a", split, content, texts, None, label_type=pa.string())
-    check(prepare(tmp_path / "a", tmp_path))
+    check_tiny(prepare(tmp_path / "a", tmp_path))
 
 
 # ------------------------------------------------------------------------------- images of any size
@@ -184,7 +157,7 @@ def test_images_without_splits_are_split_by_the_share(tmp_path):
 
 
 def test_imagenet2012_takes_sorted_ids(tmp_path):
-    write(tmp_path / "a", [WNIDS[1], WNIDS[0], WNIDS[2]])
+    write_tiny(tmp_path / "a", [WNIDS[1], WNIDS[0], WNIDS[2]])
     with pytest.raises(UserError, match="3 classes are not ImageNet's 1,000"):
         prepare(tmp_path / "a", tmp_path, "imagenet2012")
     stores = prepare(tmp_path / "a", tmp_path, "imagenet2012", allow_unverified=True)
@@ -205,7 +178,7 @@ def edited_table(file, change):
 
 
 def test_shards_that_are_missing_are_named(tmp_path):
-    source = write(tmp_path / "a")
+    source = write_tiny(tmp_path / "a")
     shard(source).unlink()
     with pytest.raises(UserError, match="of the 3 shards for train, number 1 is missing"):
         prepare(source, tmp_path)
@@ -217,7 +190,7 @@ def test_shards_that_are_missing_are_named(tmp_path):
 
 
 def test_two_label_orders_are_never_mixed(tmp_path):
-    source = write(tmp_path / "a")
+    source = write_tiny(tmp_path / "a")
     write_parquet(tmp_path / "b", "train", TRAIN, TRAIN_LABELS, WNIDS[::-1], shards=3)
     shard(tmp_path / "b").rename(shard(source))
     with pytest.raises(UserError, match="list the classes in two label orders"):
@@ -227,15 +200,15 @@ def test_two_label_orders_are_never_mixed(tmp_path):
 def test_names_of_images_prove_a_lie_about_the_order(tmp_path):
     """By their file names, the images of label 0 are goldfish; the list of classes says cats."""
     paths = [f"{WNIDS[label]}_{i}.JPEG" for i, label in enumerate(TRAIN_LABELS)]
-    write(tmp_path / "a", paths=paths)
-    check(prepare(tmp_path / "a", tmp_path))
-    write(tmp_path / "b", [WNIDS[1], WNIDS[0], WNIDS[2]], paths=paths)
+    write_tiny(tmp_path / "a", paths=paths)
+    check_tiny(prepare(tmp_path / "a", tmp_path))
+    write_tiny(tmp_path / "b", [WNIDS[1], WNIDS[0], WNIDS[2]], paths=paths)
     with pytest.raises(
         UserError, match=r"mixes two label orders: its list of classes has n0\d+ at 0"
     ):
         prepare(tmp_path / "b", tmp_path)
     paths[3] = paths[0]
-    write(tmp_path / "c", None, paths=paths)
+    write_tiny(tmp_path / "c", None, paths=paths)
     with pytest.raises(UserError, match=r"the label 0 is n01443537 for .*row 1 and n04067472 for"):
         prepare(tmp_path / "c", tmp_path)
 
@@ -287,7 +260,7 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 def test_lies_are_refused_with_their_shard(lie, tmp_path):
     change, sentence = LIES[lie]
-    source = write(tmp_path / "a")
+    source = write_tiny(tmp_path / "a")
     edited_table(shard(source), lambda table: change(table))
     with pytest.raises(UserError, match=sentence) as refusal:
         prepare(source, tmp_path)
@@ -297,7 +270,7 @@ def test_lies_are_refused_with_their_shard(lie, tmp_path):
 
 
 def test_what_only_is_called_parquet_is_refused(tmp_path):
-    source = write(tmp_path / "a")
+    source = write_tiny(tmp_path / "a")
     shard(source).write_text("image,label\n1.jpg,0\n")
     with pytest.raises(UserError, match=r"00001-of.* is not a Parquet file, whatever its suffix"):
         prepare(source, tmp_path)
@@ -315,7 +288,7 @@ def test_a_table_that_grows_without_bounds_is_refused(tmp_path):
 
 
 def test_damaged_images_can_be_left_out(tmp_path):
-    source, skipped = write(tmp_path / "a"), []
+    source, skipped = write_tiny(tmp_path / "a"), []
     rows = [{"bytes": TRAIN[2], "path": "a"}, {"bytes": b"", "path": "b"}]
     edited_table(shard(source), with_images(rows))
     write_parquet(tmp_path / "a", "valid", VALIDATION, [0, 1, 2], WNIDS)
@@ -326,10 +299,10 @@ def test_damaged_images_can_be_left_out(tmp_path):
 
 
 def test_a_test_split_without_labels_is_left_out_even_where_it_is_alone(tmp_path):
-    write(tmp_path / "a")
+    write_tiny(tmp_path / "a")
     write_parquet(tmp_path / "a", "test", VALIDATION, [-1] * 3, WNIDS)
     said = []
-    check(prepare(tmp_path / "a", tmp_path, say=said.append))
+    check_tiny(prepare(tmp_path / "a", tmp_path, say=said.append))
     assert "note: test has no labels and is left out" in said
     for file in (tmp_path / "a").glob("valid*"):
         file.unlink()
@@ -338,7 +311,7 @@ def test_a_test_split_without_labels_is_left_out_even_where_it_is_alone(tmp_path
 
 
 def test_unknown_metadata_is_no_proof(tmp_path):
-    source = write(tmp_path / "a")
+    source = write_tiny(tmp_path / "a")
     for text in ("{", json.dumps({"info": {"features": {"label": {"names": [1, 2]}}}}), "[]"):
         for file in source.glob("*.parquet"):
             edited_table(

@@ -1,44 +1,33 @@
 """WebDataset's shards: read where they lie, in their order; classes proved; damage and lies."""
 
-import io
 import tarfile
 
 import numpy as np
 import pytest
-from PIL import Image
+from three_classes import (
+    TRAIN,
+    TRAIN_LABELS,
+    VALIDATION,
+    VALIDATION_LABELS,
+    WNIDS,
+    check_tiny,
+    expect_three_classes,
+    jpeg,
+)
 from write_forms import add, write_webdataset
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data import datasets
-from keras_imnet64.data.sources import tiny_imagenet
 
-WNIDS = ["n01443537", "n02124075", "n04067472"]
-LABELS, VALIDATION_LABELS = [2, 0, 1, 0, 2, 1], [1, 2, 0]
-KEYS = [f"{WNIDS[label]}_{i}" for i, label in enumerate(LABELS)]
-
-
-def jpeg(seed, size=(64, 64)):
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
-    content = io.BytesIO()
-    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(content, "JPEG")
-    return content.getvalue()
-
-
-def pixels(content):
-    return np.asarray(Image.open(io.BytesIO(content)))
-
-
-TRAIN = [jpeg(seed) for seed in range(6)]
-VALIDATION = [jpeg(seed) for seed in range(10, 13)]
+KEYS = [f"{WNIDS[label]}_{i}" for i, label in enumerate(TRAIN_LABELS)]
 
 
 @pytest.fixture(autouse=True)
 def three_classes(monkeypatch):
-    for name, value in {"NUM_CLASSES": 3, "NUM_TRAIN": 6, "NUM_VALIDATION": 3}.items():
-        monkeypatch.setattr(tiny_imagenet, name, value)
+    expect_three_classes(monkeypatch)
 
 
-def write(folder, train=TRAIN, labels=LABELS, **options):
+def write(folder, train=TRAIN, labels=TRAIN_LABELS, **options):
     options = {"shards": 3, "keys": KEYS} | options
     write_webdataset(folder, "imagenet-train", train, labels, **options)
     write_webdataset(folder, "imagenet-val", VALIDATION, VALIDATION_LABELS)
@@ -50,9 +39,7 @@ def prepare(source, tmp_path, name="tiny_imagenet", **options):
 
 
 def check(stores):
-    np.testing.assert_array_equal(stores["train"].images, [pixels(each) for each in TRAIN])
-    assert stores["train"].labels.tolist() == LABELS
-    assert stores["validation"].labels.tolist() == VALIDATION_LABELS
+    check_tiny(stores)
     assert stores["train"].wnids == WNIDS and stores["train"].meta.form == "WebDataset"
 
 
@@ -69,8 +56,10 @@ def test_names_of_images_prove_the_classes_of_numbers(tmp_path):
     ],
 )
 def test_objects_beside_the_images_name_the_classes(object_of, tmp_path):
-    objects = [object_of(label, f"{key}.JPEG") for label, key in zip(LABELS, KEYS, strict=True)]
-    write_webdataset(tmp_path / "a", "train", TRAIN, LABELS, objects=objects)
+    objects = [
+        object_of(label, f"{key}.JPEG") for label, key in zip(TRAIN_LABELS, KEYS, strict=True)
+    ]
+    write_webdataset(tmp_path / "a", "train", TRAIN, TRAIN_LABELS, objects=objects)
     names = [f"{WNIDS[label]}_9.JPEG" for label in VALIDATION_LABELS]
     objects = [object_of(*pair) for pair in zip(VALIDATION_LABELS, names, strict=True)]
     write_webdataset(tmp_path / "a", "validation", VALIDATION, VALIDATION_LABELS, objects=objects)
@@ -78,11 +67,11 @@ def test_objects_beside_the_images_name_the_classes(object_of, tmp_path):
 
 
 def test_class_ids_as_labels_and_a_list_of_classes(tmp_path):
-    write_webdataset(tmp_path / "a", "train", TRAIN, [WNIDS[label] for label in LABELS])
+    write_webdataset(tmp_path / "a", "train", TRAIN, [WNIDS[label] for label in TRAIN_LABELS])
     write_webdataset(tmp_path / "a", "val", VALIDATION, [WNIDS[x] for x in VALIDATION_LABELS])
     check(prepare(tmp_path / "a", tmp_path))
 
-    write_webdataset(tmp_path / "b", "train", TRAIN, LABELS)
+    write_webdataset(tmp_path / "b", "train", TRAIN, TRAIN_LABELS)
     write_webdataset(tmp_path / "b", "val", VALIDATION, VALIDATION_LABELS)
     with pytest.raises(UserError, match=r'received "0", "1", "2"; add classes\.txt'):
         prepare(tmp_path / "b", tmp_path)
@@ -158,7 +147,7 @@ LIES = {
     ),
     "another order": (
         [(f"{WNIDS[0]}_9.jpg", TRAIN[2]), (f"{WNIDS[0]}_9.cls", b"1")],
-        rf"two label orders: .*the label 1 is {WNIDS[0]} for .* and {WNIDS[1]} for|is {WNIDS[1]} for",
+        rf"two label orders: .*the label 1 is {WNIDS[0]} for .* and {WNIDS[1]} for",
     ),
 }
 
@@ -191,7 +180,7 @@ def test_a_list_of_classes_that_images_contradict_is_refused(tmp_path):
     source = write(tmp_path / "a")
     (source / "classes.txt").write_text("\n".join(WNIDS[::-1]))
     with pytest.raises(
-        UserError, match=r"its list of classes has n04067472 at 0, but .* n01443537"
+        UserError, match=r"its list of classes has n01443537 at 2, but .* n04067472"
     ):
         prepare(source, tmp_path)
     (source / "classes.txt").write_text("\n".join(WNIDS[:2]))
@@ -201,7 +190,7 @@ def test_a_list_of_classes_that_images_contradict_is_refused(tmp_path):
 
 def test_two_series_of_shards_are_refused(tmp_path):
     write(tmp_path / "a")
-    write_webdataset(tmp_path / "a", "other-train", TRAIN, LABELS)
+    write_webdataset(tmp_path / "a", "other-train", TRAIN, TRAIN_LABELS)
     with pytest.raises(UserError, match="two series of shards for train, such as imagenet-train-0"):
         prepare(tmp_path / "a", tmp_path)
 
