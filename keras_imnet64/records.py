@@ -61,6 +61,8 @@ class ModelInfo:
         own_model: whether the network was passed to `fit`, and is not the one of `recipe`.
         recipe: the content of the recipe.
         epoch: the epoch after which the weights were saved, counted from 1.
+        needs: packages beside Keras that must be installed to load the file, such as keras_hub;
+            not stated for none.
     """
 
     wnids: Annotated[tuple[str, ...], AfterValidator(_distinct)] | None = None
@@ -77,6 +79,7 @@ class ModelInfo:
     epoch: int | None = None
     ensemble: EnsembleInfo | None = None
     converted_from: ConvertedFrom | None = None
+    needs: tuple[str, ...] | None = None
 
 
 # ------------------------------------------------------------------------------------------ scores

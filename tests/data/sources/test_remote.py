@@ -44,7 +44,8 @@ def memory():
 
 
 def put(system, folder, path="/bucket"):
-    system.put(str(folder) + "/", f"{path}/", recursive=True)
+    for file in sorted(folder.rglob("*.*")):
+        system.pipe(f"{path}/{file.relative_to(folder).as_posix()}", file.read_bytes())
 
 
 def prepare(url, tmp_path, name="tiny_imagenet", **options):
