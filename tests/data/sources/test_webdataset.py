@@ -200,5 +200,6 @@ def test_one_tar_without_splits_is_split_for_ones_own_images(tmp_path):
     source = tmp_path / "a" / "pictures-000000.tar"
     stores = prepare(source, tmp_path, "image_folder/own")
     assert [len(store) for store in stores.values()] == [4, 2]
+    write_webdataset(tmp_path / "a", "pictures", TRAIN, [WNIDS[number % 2] for number in range(6)])
     with pytest.raises(UserError, match="has no validation images, which imagenet2012 needs"):
         prepare(source, tmp_path, "imagenet2012")
