@@ -48,7 +48,7 @@ FIT = "fit --recipe small.toml --out run"
 EVALUATE = "evaluate {} --dataset imagenet_resized/16x16"
 PROGRESS = re.compile(
     r"(packing|checking|looking at|listing|indexing|loading|exporting) .*\.\.\."
-    r"|\d+ classes .*: .*|(note|ignored): .*|starting .* \.\.\.+"
+    r"|[\d,]+ classes .*: .*|(note|ignored): .*|starting .* \.\.\.+"
     r"|.* \.\.\.( [\d,]+/[\d,]+)? \d+ s\.*"  # anything, on a machine where it takes long
 )
 MISTAKES = {}

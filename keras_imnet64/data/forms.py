@@ -210,7 +210,7 @@ def from_listed(
         listed.root,
         classes.ids,
         entries,
-        notes=listed.notes + _lacking_classes(classes, entries),
+        notes=listed.notes + _lacking_classes(request.verified.dataset, classes, entries),
         form=listed.form,
         read=listed.read,
         source=expand(request.source),
@@ -286,8 +286,12 @@ def _held_out(
     }
 
 
-def _lacking_classes(classes: Classes, entries: dict[str, list[ImageEntry]]) -> list[str]:
-    """Returns notes about classes that have no images in a split."""
+def _lacking_classes(
+    dataset: Dataset, classes: Classes, entries: dict[str, list[ImageEntry]]
+) -> list[str]:
+    """Returns notes about listed classes of the user's own that have no images in a split."""
+    if dataset.promises_images:  # `_mismatch` says what is lacking
+        return []
     notes = []
     for split, images in entries.items():
         present = {image.label for image in images}
@@ -453,11 +457,13 @@ def _is_folder(files: SourceFiles) -> bool:
 
 
 def _has_split_folders(files: SourceFiles) -> bool:
-    """Returns whether there is a folder train, also within single folders."""
+    """Returns whether there is a folder train of folders, also within single folders."""
     if not files.path.is_dir():
         return False
     root = layout.enter_single_folders(files.path, layout.split_of)
-    return layout.TRAIN in layout.named_splits(finding.list_folder(root)[0]).values()
+    named = layout.named_splits(finding.list_folder(root)[0])
+    train = [name for name, split in named.items() if split == layout.TRAIN]
+    return any(finding.list_folder(root / name)[0] for name in train)
 
 
 FORMS = (  # the first that matches counts

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,8 +77,10 @@ def ship(plain: keras.Model, path: StrPath, info: ModelInfo) -> None:
     """
     from keras.saving import serialize_keras_object
 
-    needed = tuple(needed_packages(serialize_keras_object(plain)))
-    write_model_file(plain, path, to_json(replace(info, needs=needed or None), omit_none=True))
+    stated = to_json(info, omit_none=True)
+    if needed := needed_packages(serialize_keras_object(plain)):
+        stated["needs"] = list(needed)
+    write_model_file(plain, path, stated)
 
 
 def write_model_file(plain: keras.Model, path: StrPath, info: JsonObject) -> None:

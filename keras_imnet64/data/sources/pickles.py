@@ -20,7 +20,7 @@ DTYPE = re.compile(r"[|<>=]?[biuf][1248]", re.ASCII)
 LATIN_1 = ("latin1", "latin-1")
 
 
-def read_pickle(path: Path) -> dict[str, Any]:
+def read_pickle(path: Path) -> dict[str, Any]:  # values of any of these types
     """Returns the dict in a pickle: {text: array, list, text or number}.
 
     Raises:

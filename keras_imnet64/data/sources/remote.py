@@ -98,7 +98,8 @@ def _list(system: fsspec.AbstractFileSystem, root: str, url: str) -> dict[str, _
         UserError: the source cannot be listed, has no files, or a name points outside.
     """
     try:
-        found: Mapping[str, Mapping[str, Any]] = system.find(root, detail=True)
+        found: Mapping[str, Mapping[str, Any]]  # facts of any type
+        found = system.find(root, detail=True)
     except Exception as error:  # as above
         raise UserError(f"{url} cannot be listed: {reason(error)}") from None
     files: dict[str, _RemoteFile] = {}

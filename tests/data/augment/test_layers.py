@@ -159,7 +159,8 @@ def test_layers_that_cannot_augment_are_refused(name, options, sentence):
     [
         ("RandomCutout", ", or use Keras' own keras.layers.RandomErasing"),
         ("RandomHue", ", or use Keras' own keras.layers.RandomHue"),
-        ("Solarization", ""),
+        ("Solarization", ", or use Keras' own keras.layers.Solarization"),
+        ("GridMask", ""),
     ],
 )
 @pytest.mark.parametrize(
