@@ -61,6 +61,8 @@ class ModelInfo:
         own_model: whether the network was passed to `fit`, and is not the one of `recipe`.
         recipe: the content of the recipe.
         epoch: the epoch after which the weights were saved, counted from 1.
+        needs: packages beside Keras that must be installed to load the file, such as keras_hub;
+            not stated for none.
     """
 
     wnids: Annotated[tuple[str, ...], AfterValidator(_distinct)] | None = None
@@ -77,6 +79,7 @@ class ModelInfo:
     epoch: int | None = None
     ensemble: EnsembleInfo | None = None
     converted_from: ConvertedFrom | None = None
+    needs: tuple[str, ...] | None = None
 
 
 # ------------------------------------------------------------------------------------------ scores
@@ -109,6 +112,20 @@ class ViewScores:
 
 # ------------------------------------------------------------------------------ stores of images
 
+SourceForm: TypeAlias = Literal[  # see the table in `data.forms`
+    "zip archives",
+    "npz batches",
+    "pickle batches",
+    "TFRecords",
+    "tar archives",
+    "Tiny ImageNet's files",
+    "Parquet",
+    "WebDataset",
+    "CSV",
+    "class folders",
+    "drawn",
+    "downsampled",
+]
 FilesByVersion: TypeAlias = dict[int, set[str]]  # names of a store's files beside meta.json
 _ENCODED_1 = {"files.npy", "pictures.npy", "moments.npy", "labels.npy", "converted.bin"}
 
@@ -119,6 +136,7 @@ class StoreMeta:
 
     Attributes:
         source: where the images came from, for people.
+        form: the form in which the source had them; None in stores of earlier versions.
         verified: whether the images are known to be those that the name of the data set promises.
         class_counts: images of each class, in label order.
         wnids: class ids, in label order.
@@ -141,6 +159,7 @@ class StoreMeta:
     class_names: list[str]
     digest: str
     file_sizes: Annotated[dict[str, Count], Field(alias="bytes")]
+    form: SourceForm | None = None
 
     def __post_init__(self) -> None:
         num_classes = len(set(self.wnids))
@@ -166,7 +185,9 @@ class EncodedStoreMeta(StoreMeta):
     """`meta.json` of an encoded store. Stores of format 1 have no hashes of their images.
 
     Attributes:
-        root: the folder of the image files, as `paths.portable` writes it.
+        root: the folder of the image files, as `paths.portable` writes it; the address of a remote
+            source.
+        copied: whether the store holds copies of all images, and the source is not needed any more.
     """
 
     FILES: ClassVar[FilesByVersion] = {1: _ENCODED_1, 2: _ENCODED_1 | {"hashes.npy"}}
@@ -174,6 +195,7 @@ class EncodedStoreMeta(StoreMeta):
     kind: Literal["encoded"] = "encoded"
     format_version: Literal[1, 2] = 2
     root: str
+    copied: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -203,6 +225,7 @@ class DatasetInfo:
         digest: of the packed stores, by split.
         tfds_bytes: size of what TFDS has built.
         source: where the images came from, for people.
+        form: the form in which the source had them, such as "Parquet"; None if it is not known.
     """
 
     name: str
@@ -219,6 +242,7 @@ class DatasetInfo:
     tfds_bytes: int
     location: str | None
     source: str | None
+    form: SourceForm | None
 
 
 # ------------------------------------------------------------------------------- epochs of a recipe

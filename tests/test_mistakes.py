@@ -27,6 +27,13 @@ from conftest import png_that_claims, write_images
 from foreign_weights import shapes_of, write_zeros
 from PIL import Image
 from safetensors.numpy import save
+from write_forms import (
+    write_csv,
+    write_npz_batches,
+    write_parquet,
+    write_pickle_batches,
+    write_webdataset,
+)
 
 from keras_imnet64.backend.devices import Devices
 from keras_imnet64.convert.weight_formats import LEGACY_TORCH_MAGIC
@@ -40,8 +47,8 @@ FIRST_READ = codecs.lookup("utf-8-sig")  # a user that we become may not read it
 FIT = "fit --recipe small.toml --out run"
 EVALUATE = "evaluate {} --dataset imagenet_resized/16x16"
 PROGRESS = re.compile(
-    r"(packing|checking|looking at|indexing|loading|exporting) .*\.\.\."
-    r"|\d+ classes .*: .*|(note|ignored): .*|starting .* \.\.\.+"
+    r"(packing|checking|looking at|listing|indexing|loading|exporting) .*\.\.\."
+    r"|[\d,]+ classes .*: .*|(note|ignored): .*|starting .* \.\.\.+"
     r"|.* \.\.\.( [\d,]+/[\d,]+)? \d+ s\.*"  # anything, on a machine where it takes long
 )
 MISTAKES = {}
@@ -581,6 +588,144 @@ def bomb_in_an_archive(place):
 @mistake("are not the published ones", command=PREPARE_8.removesuffix(" --allow-unverified"))
 def archives_of_something_else(place):
     archives(place)
+
+
+FORMS = f"{PREPARE_8.replace('archives', 'forms')}"
+WNIDS = ["n02119789", "n02100735"]  # labels 0 and 1 of ImageNet64
+SMALL = np.zeros((2, 8, 8, 3), "uint8"), [0, 1]
+
+
+class Harm:
+    """Pickled, it makes a file when it is read."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("harm"),)
+
+
+@mistake("val_data is a pickle that asks for pathlib.*, which may run code", command=FORMS)
+def pickle_that_runs_code(place):
+    write_pickle_batches(place.path / "forms", SMALL, SMALL)
+    content = {"data": Harm(), "labels": [1, 2]}
+    (place.path / "forms/val_data").write_bytes(pickle.dumps(content))
+
+
+@mistake("val_data is not a whole pickle of arrays", command=FORMS)
+def pickle_cut_short(place):
+    write_pickle_batches(place.path / "forms", SMALL, SMALL)
+    file = place.path / "forms/val_data"
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+@mistake(r"train_data_batch_2.npz must hold labels 1\.\.1000; received 0\.\.1", command=FORMS)
+def two_numberings_of_labels(place):
+    write_npz_batches(place.path / "forms", SMALL, SMALL)
+    flat = np.zeros((2, 192), "uint8")
+    np.savez(place.path / "forms/train_data_batch_2.npz", data=flat, labels=np.array([0, 1]))
+
+
+@mistake("forms is not complete: train_data_batch_2.npz is missing", command=FORMS)
+def batch_missing(place):
+    images = np.zeros((3, 8, 8, 3), "uint8"), [0, 1, 2]
+    write_npz_batches(place.path / "forms", images, SMALL, batches=3)
+    (place.path / "forms/train_data_batch_2.npz").unlink()
+
+
+@mistake("is not imagenet_resized/8x8: train has 2 images, not 1,281,167; pass --allow-unv")
+def batches_of_something_else(place):
+    write_npz_batches(place.path / "forms", SMALL, SMALL)
+    return FORMS.removesuffix(" --allow-unverified")
+
+
+def small_jpegs(*sizes):
+    contents = []
+    for size in sizes:
+        buffer = io.BytesIO()
+        Image.new("RGB", size, "green").save(buffer, "JPEG")
+        contents.append(buffer.getvalue())
+    return contents
+
+
+def parquet(place, names=WNIDS, sizes=((8, 8), (8, 8)), labels=(0, 1), shards=2):
+    folder = place.path / "forms"
+    write_parquet(folder, "train", small_jpegs(*sizes), labels, names, shards)
+    write_parquet(folder, "validation", small_jpegs((8, 8)), [0], names)
+    return folder / "train-00001-of-00002.parquet"
+
+
+@mistake("00001-of-00002.parquet is not a Parquet file, whatever its suffix says", command=FORMS)
+def parquet_of_text(place):
+    parquet(place).write_text("image,label\n")
+
+
+@mistake("list the classes in two label orders: .* get all shards from one place", command=FORMS)
+def two_label_orders(place):
+    shard = parquet(place)
+    write_parquet(place.path / "other", "train", small_jpegs((8, 8)), [0], WNIDS[::-1])
+    (place.path / "other/train-00000-of-00001.parquet").rename(shard)
+    (place.path / "other").rmdir()
+
+
+@mistake(
+    'forms does not say which classes.*received "kit fox", "setter"; add classes', command=FORMS
+)
+def names_that_prove_nothing(place):
+    parquet(place, ["kit fox", "setter"])
+
+
+@mistake(r"00001-of-00002.parquet: row 0 has the label 2, where 0\.\.1 are possible", command=FORMS)
+def label_beyond_the_classes(place):
+    parquet(place, labels=(0, 2))
+
+
+@mistake("00001-of-00002.parquet: row 0 is 9 x 8 pixels, not 8 x 8", command=FORMS)
+def picture_of_another_size(place):
+    parquet(place, sizes=((8, 8), (9, 8)))
+
+
+@mistake("of the 3 shards for train, number 1 is missing", command=FORMS)
+def shard_missing_in_the_middle(place):
+    parquet(place, sizes=[(8, 8)] * 3, labels=[0, 1, 0], shards=3)
+    (place.path / "forms/train-00001-of-00003.parquet").unlink()
+
+
+def webdataset(place, keys):
+    contents = small_jpegs((8, 8), (8, 8))
+    write_webdataset(place.path / "forms", "train", contents, [0, 1], keys=keys)
+    write_webdataset(place.path / "forms", "val", contents, [0, 1])
+
+
+@mistake(r"train-000000.tar holds \.\./a.jpg, which is a link or points outside", command=FORMS)
+def tar_that_climbs(place):
+    webdataset(place, ["../a", "b"])
+
+
+@mistake(r'received "0", "1"; add classes.txt, with the class id of label 0', command=FORMS)
+def numbers_without_classes(place):
+    webdataset(place, ["a", "b"])
+
+
+@mistake("labels.csv: row 3 names ../b.jpg, which points outside the folder of the CSV")
+def csv_that_climbs(place):
+    write_csv(place.path / "labels.csv", [("red.jpg", "cat"), ("../b.jpg", "dog")])
+    return "data prepare image_folder/pets --source labels.csv"
+
+
+@mistake("--splits is for class folders, but labels.csv is CSV")
+def splits_of_a_csv(place):
+    write_csv(place.path / "labels.csv", [("red.jpg", "cat")])
+    return "data prepare image_folder/pets --source labels.csv --splits none"
+
+
+simply(
+    "remote_nowhere",
+    "data prepare image_folder/pets --source memory://nowhere",
+    "memory://nowhere has no files: check the address",
+)
+simply(
+    "remote_unknown",
+    "data prepare image_folder/pets --source carrier-pigeon://nowhere",
+    "carrier-pigeon://nowhere cannot be opened: .*carrier-pigeon",
+)
 
 
 def tiny(place, **files):

@@ -24,6 +24,7 @@ ROWS = (
     {"models"},
     {"data.tools"},
     {"data.datasets"},
+    {"data.forms"},
     {"data.prepare"},
     {"data.stream"},
     {"data.locations", "data.selection"},

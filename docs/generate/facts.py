@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from generate.markdown import code, entries, fence, heading, page, paragraphs, prose, table
 from keras_imnet64.core.errors import EXIT_STATUSES
 from keras_imnet64.data.datasets import DATASETS, find_dataset
+from keras_imnet64.data.forms import FORMS
 from keras_imnet64.data.locations import Dataset
 from keras_imnet64.records import (
     Environment,
@@ -48,14 +49,33 @@ def data_sets_page() -> str:
         f"What `data downsample` makes, such as {code(downsampled.name)}. "
         f"{paragraphs(downsampled.made_from)}",
         fence("python cli.py data downsample image_folder/pets --size 64 --out ARCHIVES", "sh"),
+        heading(2, "Forms of a source", "forms"),
+        "The files of `--source` decide in which form it is read; `data info` tells from which "
+        "form a store came. A form counts if there are not more image files beside its shards.",
+        table(["form", "files", "data sets"], forms()),
+        "Labels are proved and never guessed: by class ids (wnids), by the whole ordered list of "
+        "ImageNet's names, by `classes.txt` with the class id of each label in its lines, or by "
+        "the class ids in the names of ImageNet's images. Images keep the order of their rows, "
+        "shards or batches; those of class folders are sorted.",
         heading(2, "Verified or not", "verified"),
         "Under the name of a published data set, images count as verified only if they are known "
-        "to be the published ones: by the SHA-256 of the archives, or by the names and numbers of "
-        "classes and images. `--allow-unverified` takes other archives in the same layout; what "
+        "to be the published ones: by the SHA-256 of the zip archives, or, in other forms, by the "
+        "ids of classes and the numbers of images, for which no digests are published. "
+        "`--allow-unverified` takes other images in the same form; what "
         "is made of them is kept apart, and the first lines of `fit`, `metrics.json` and the model "
         "file say that it is not verified. A name that promises no certain images, such as "
         "`image_folder`, has nothing to verify, and counts as verified.",
     )
+
+
+def forms() -> list[list[str]]:
+    """Returns the cells of the forms, with rows of the same form and files together."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for form in FORMS:
+        rows.setdefault((form.name, form.looks_like), []).extend(form.datasets)
+    return [
+        [name, prose(files), ", ".join(map(code, sets))] for (name, files), sets in rows.items()
+    ]
 
 
 def cells(row: Dataset, family: str) -> list[str]:

@@ -8,6 +8,7 @@ import click
 
 from keras_imnet64.cli.frame import (
     FILE,
+    SOURCE,
     DataFolders,
     cli,
     completing,
@@ -36,8 +37,8 @@ def data() -> None:
 @click.argument("dataset", shell_complete=completing(dataset_names))
 @click.option(
     "--source",
-    type=FILE,
-    help="Folder of archives or of images, or tiny-imagenet-200.zip.",
+    type=SOURCE,
+    help="Archives, shards, a CSV or class folders; a path, or an address such as s3://...",
 )
 @click.option("--allow-unverified", is_flag=True, help="Accept other archives in the same layout.")
 @click.option("--skip-corrupt", is_flag=True, help="List and skip files that cannot be used.")
@@ -56,7 +57,7 @@ def data() -> None:
 @json_option
 def prepare(
     dataset: str,
-    source: Path | None,
+    source: Path | str | None,
     allow_unverified: bool,
     skip_corrupt: bool,
     class_list: Path | None,
@@ -67,8 +68,10 @@ def prepare(
 ) -> None:
     """Pack a data set, or index its JPEG files, for training.
 
-    Without --source, TFDS downloads the data set; `shapes` is drawn. In an image_folder, folders
-    named like train, val or test, in any spelling, are splits; other folders are classes.
+    Without --source, TFDS downloads the data set; `shapes` is drawn. The files of the source decide
+    in which form it is read: official archives, unpacked npz files or pickles, Parquet, WebDataset,
+    CSV, or class folders. In class folders, those named like train, val or test, in any spelling,
+    are splits.
 
     \b
     Example: python cli.py data prepare imagenet_resized/64x64 --source ARCHIVES
@@ -104,7 +107,13 @@ def report_files(skipped: list[tuple[str, str]], stores: Mapping[str, "Store"]) 
     for name, reason in skipped:
         click.echo(printable(f"skipped: {name} {reason}"), err=True)
     for split, store in stores.items():
-        if store.image_size is None and store.num_converted:
+        if store.image_size is None and store.meta.copied:
+            click.echo(
+                f"{split}: {len(store):,} images copied into the store, {store.converted_bytes:,} "
+                "bytes; training does not read the source again",
+                err=True,
+            )
+        elif store.image_size is None and store.num_converted:
             click.echo(
                 f"{split}: {store.num_converted:,} of {len(store):,} images kept as PNG in the "
                 f"store, {store.converted_bytes:,} bytes, for training cannot decode their files",

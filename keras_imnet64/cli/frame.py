@@ -10,7 +10,7 @@ import click
 
 from keras_imnet64 import __version__
 from keras_imnet64.core.library_logs import show_library_logs, silence_libraries
-from keras_imnet64.core.paths import expand
+from keras_imnet64.core.paths import expand, is_remote
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -113,6 +113,20 @@ class UserPath(click.Path):
 
 
 FILE = UserPath(path_type=Path)
+
+
+class Source(UserPath):
+    """A path, or the address of a remote source, which stays a text."""
+
+    name = "path or address"
+
+    def convert(  # type: ignore[override]  # a text too
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | str:  # click passes whatever it parsed
+        return value if is_remote(value) else super().convert(value, param, ctx)
+
+
+SOURCE = Source(path_type=Path)
 
 
 def recipe_option(command: Decorated) -> Decorated:

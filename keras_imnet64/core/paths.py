@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 from keras_imnet64.core.errors import UserError
@@ -14,6 +15,11 @@ MAX_NAME_BYTES = 200  # most file systems allow 255; temporary names add to them
 def expand(path: StrPath) -> Path:
     """Returns a path as typed, with "~" or "~user" replaced by the home of that user."""
     return Path(os.path.expanduser(path))
+
+
+def is_remote(source: StrPath) -> bool:
+    """Returns whether a source is an address such as s3://bucket/folder, and not a local path."""
+    return isinstance(source, str) and bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source))
 
 
 def portable(path: StrPath) -> str:

@@ -1,7 +1,7 @@
 """The table of data sets: prepares and opens the packed stores of a data set by its name.
 
-To add a data set, add its row to DATASETS; a new kind of source is a module in `sources` and a
-function in `prepare`. `locations` says where data sets lie, `stores` reads them.
+To add a data set, add its row to DATASETS; a new form of sources is a row of `forms.FORMS`.
+`locations` says where data sets lie, `stores` reads them.
 """
 
 import os
@@ -15,6 +15,7 @@ from keras_imnet64.core.errors import UserError, nearest
 from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.core.validation import to_json
+from keras_imnet64.data.forms import make_stores
 from keras_imnet64.data.images.views import FILTERS
 from keras_imnet64.data.locations import Dataset, DatasetLocation
 from keras_imnet64.data.prepare import (
@@ -53,7 +54,9 @@ def _imagenet_row(size: int) -> Dataset:
         splits={"train": 1_281_167, "validation": 50_000},
         description=f"ImageNet-1K at {size} x {size} pixels (arXiv:1707.08819), through TFDS.",
         made_from="The archives of image-net.org, through the TensorFlow Datasets builder of that "
-        "name: downloaded where the site allows it, else from the folder of the archives.",
+        "name: downloaded where the site allows it, else from the folder of the archives. Their "
+        "unpacked npz files, the older pickles, and images of that size in any other form are "
+        "packed without TensorFlow Datasets.",
         make=through_tfds,
         labels=_imagenet_labels,
         builder="imagenet_resized",
@@ -84,7 +87,7 @@ DATASETS: Mapping[str, Dataset] = {
             splits={"train": tiny_imagenet.NUM_TRAIN, "validation": tiny_imagenet.NUM_VALIDATION},
             description="Tiny ImageNet: 200 classes of ImageNet at 64 x 64 pixels, as JPEG.",
             made_from="tiny-imagenet-200.zip or its unpacked folder, whose validation images may "
-            "have been sorted into class folders.",
+            "have been sorted into class folders; Parquet, WebDataset, a CSV or class folders.",
             make=from_image_files,
             has_file_per_image=True,
             resize_filter="box",  # our choice: its authors do not name theirs
@@ -100,7 +103,7 @@ DATASETS: Mapping[str, Dataset] = {
             },
             description="ImageNet-1K of 2012 as JPEGs of any size, read in place.",
             made_from="The two tars of image-net.org, which stay packed, folders train and val "
-            "with class folders, or what TensorFlow Datasets has built.",
+            "with class folders, what TensorFlow Datasets has built, Parquet, WebDataset or a CSV.",
             make=from_imagenet2012,
             has_file_per_image=True,
             resize_filter="bilinear",
@@ -124,7 +127,7 @@ DATASETS: Mapping[str, Dataset] = {
             splits={"train": None, "validation": None},
             description="Your own images in class folders; several sets as image_folder/NAME.",
             made_from="A folder whose folders are classes, or hold them as train, val or test; "
-            "images of any size and of any kind that Pillow reads.",
+            "Parquet, WebDataset or a CSV; images of any size and of any kind that Pillow reads.",
             make=from_image_folder,
             has_file_per_image=True,
             resize_filter="bilinear",
@@ -216,9 +219,10 @@ def prepare(
         name: a key of DATASETS.
         data_dir: where TFDS keeps its data; by default `default_data_dir()`.
         cache_dir: where packed stores go, by default data_dir (in the folder `packed`).
-        source: folder of the published archives; for `tiny_imagenet` its zip or folder; for data
-            sets of JPEGs their folder, in which they stay. None downloads through TFDS, draws
-            `shapes`, or looks for `imagenet2012` where TFDS keeps it.
+        source: a file or folder in any form of the table `forms.FORMS`, or the address of one,
+            such as s3://bucket/folder. JPEGs of any size stay where they are, unless they are
+            remote or in Parquet. None downloads through TFDS, draws `shapes`, or looks for
+            `imagenet2012` where TFDS keeps it.
         allow_unverified: accept images other than the published ones, and pack them separately.
         skip_corrupt: leave out unusable files, of data sets with a file for each image. A
             published set without its damaged images counts as unverified; `image_folder` promises
@@ -258,7 +262,7 @@ def prepare(
         splits=splits,
         say=say,
     )
-    return dataset.make(request)
+    return make_stores(request)
 
 
 def _check_request(
@@ -386,6 +390,7 @@ def info(
         tfds_bytes=location.tfds_bytes(),
         location=None if state == "not prepared" else str(location.packed_dir),
         source=store.source if store else None,
+        form=store.meta.form if store else None,
     )
     return to_json(facts)
 

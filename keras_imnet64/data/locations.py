@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 SUFFIX = "-unverified"
+FETCHED = "fetched"  # in the names of folders with files of remote sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,11 @@ class DatasetLocation:
             return None
         size = self.dataset.image_size
         return self.data_dir / self.builder_name / f"{size}x{size}"
+
+    @property
+    def fetch_dir(self) -> Path:
+        """Where files of a remote source are kept until they are in the store."""
+        return self.packed_dir.with_name(f".{self.packed_dir.name}.{FETCHED}")
 
     def packed_bytes(self) -> int:
         return _folder_bytes(self.packed_dir)

@@ -7,6 +7,7 @@ Each row of `datasets.DATASETS` names its function of this module. `sources` rea
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from keras_imnet64.core.errors import UserError, first_few, printable
@@ -15,11 +16,14 @@ from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.data.locations import Dataset, DatasetLocation
 from keras_imnet64.data.sources import archives, finding, imagenet2012, shapes, tiny_imagenet
 from keras_imnet64.data.sources import image_folders as folders
+from keras_imnet64.data.sources.class_lists import names_of
 from keras_imnet64.data.stores import indexing, packing
 from keras_imnet64.data.stores.encoded import EncodedStore
 from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stores.raw import RawStore
+from keras_imnet64.records import SourceForm
 
+TFDS = "tfds:"  # before the name of a builder in the `source` of a store
 INDEX = "index:"  # before the folder of images in the `source` of a store
 MAX_NAMES = 5  # classes or files listed in a line
 VALIDATION_SHARE = 0.1  # of each class, if the source has no splits
@@ -33,6 +37,7 @@ class Request:
         verified, unverified: the two locations of the data set.
         skipped: receives (name, reason) of each image that is left out.
         class_list, validation_share, splits: None for sources that do not use them.
+        origin: the address of a remote source, from which `source` was copied for this time.
     """
 
     verified: DatasetLocation
@@ -46,6 +51,7 @@ class Request:
     validation_share: float | None = None
     splits: str | None = None
     say: Callable[[str], None] | None = None
+    origin: str = ""
 
 
 # ---------------------------------------------------------------------------------- through TFDS
@@ -55,11 +61,14 @@ def through_tfds(request: Request) -> dict[str, Store]:
     """Lets TFDS build the data, then packs its splits. Returns the stores by split."""
     location = request.unverified if request.allow_unverified else request.verified
     _build(location, request.source, request.progress)
-    if location.verified and location.is_packed():  # the checked archives hold the same images
-        return location.open()
+    form: SourceForm = "drawn" if location.dataset.embedded else "zip archives"
+    if location.verified and location.is_packed():
+        stores = location.open()
+        if stores["train"].source.startswith(TFDS):  # the checked archives hold the same images
+            return stores
     with location.replaced() as folder:
         for split in location.dataset.splits:
-            pack_tfds(location, split, request.progress, folder / split)
+            pack_tfds(location, split, request.progress, folder / split, form)
     return location.open()
 
 
@@ -118,9 +127,17 @@ def _require_space(location: DatasetLocation, counts: Mapping[str, int], downloa
 
 
 def pack_tfds(
-    location: DatasetLocation, split: str, progress: PackProgress | None, folder: Path
+    location: DatasetLocation,
+    split: str,
+    progress: PackProgress | None,
+    folder: Path,
+    form: SourceForm = "TFRecords",
 ) -> RawStore:
-    """Packs one split of what TFDS built into `folder`, in TFDS' reading order."""
+    """Packs one split of what TFDS built into `folder`, in TFDS' reading order.
+
+    Args:
+        form: that from which TFDS has just built it.
+    """
     from keras_imnet64.data.sources import imagenet_resized
 
     dataset, builder = location.dataset, location.builder()
@@ -142,7 +159,8 @@ def pack_tfds(
         image_size=size,
         wnids=wnids,
         class_names=names,
-        source=f"tfds:{builder.info.full_name}",
+        source=f"{TFDS}{builder.info.full_name}",
+        form=form,
         verified=location.verified,
         progress=progress,
     )
@@ -163,21 +181,23 @@ def from_image_files(request: Request) -> dict[str, Store]:
         )
     with tiny_imagenet.open_tree(request.source) as tree:
         listing = tiny_imagenet.read_listing(tree)
-        _refuse_or_skip(
+        refuse_or_skip(
             listing.unused, sum(map(len, listing.files.values())), request.source, request
         )
-        unexpected = listing.mismatch(archives.imagenet_wnids())
+        unexpected = tiny_imagenet.mismatch(
+            listing.wnids, listing.labels, archives.imagenet_wnids()
+        )
         if unexpected and not request.allow_unverified:
             raise UserError(
                 f"{request.source} is not Tiny ImageNet: {unexpected}; pass the usual "
                 "tiny-imagenet-200.zip, or --allow-unverified to use other images in its layout"
             )
-        _require_classes(listing.wnids, request.source)
+        require_classes(listing.wnids, request.source)
         damaged: list[finding.Faulty] = []
         if request.skip_corrupt:
             listing, damaged = tiny_imagenet.without_damaged(tree, listing, request.progress)
         location = request.unverified if unexpected or damaged else request.verified
-        source = f"file:{portable(Path(request.source).name)}"
+        source = f"file:{portable(Path(request.origin or request.source).name)}"
         with location.replaced() as folder:
             for split in location.dataset.splits:
                 _pack_files(
@@ -207,6 +227,7 @@ def _pack_files(
         wnids=listing.wnids,
         class_names=listing.class_names,
         source=source,
+        form="Tiny ImageNet's files",
         verified=location.verified,
         progress=progress,
     )
@@ -231,7 +252,7 @@ def from_imagenet2012(request: Request) -> dict[str, Store]:
             f"{imagenet2012.VALIDATION_TAR}, which need a login at image-net.org: put them "
             f"into {manual}, or pass their folder, or one with train/ and val/, with --source"
         )
-    return _index(request, listing, imagenet2012.mismatch(listing))
+    return index_listing(request, listing, imagenet2012.mismatch(listing))
 
 
 def from_imagenet21k(request: Request) -> dict[str, Store]:
@@ -245,7 +266,7 @@ def from_imagenet21k(request: Request) -> dict[str, Store]:
         f"it has {found[0]:,} classes with {found[1]:,} + {found[2]:,} images where the "
         f"published selection has {expected[0]:,} with {expected[1]:,} + {expected[2]:,}"
     )
-    return _index(request, listing, "" if found == expected else difference)
+    return index_listing(request, listing, "" if found == expected else difference)
 
 
 def from_image_folder(request: Request) -> dict[str, Store]:
@@ -260,7 +281,7 @@ def from_image_folder(request: Request) -> dict[str, Store]:
             f"--validation-share is for images without splits, but {listing.root} has "
             f"{listing.folders}: leave the option out, or pass the folder of one split as --source"
         )
-    return _index(request, listing, "")
+    return index_listing(request, listing, "")
 
 
 def _required_source(request: Request, source_kind: str) -> StrPath:
@@ -273,7 +294,7 @@ def _required_source(request: Request, source_kind: str) -> StrPath:
     return request.source
 
 
-def _index(request: Request, listing: folders.Listing, unexpected: str) -> dict[str, Store]:
+def index_listing(request: Request, listing: folders.Listing, unexpected: str) -> dict[str, Store]:
     """Indexes both splits into one of the two locations. Returns the stores by split.
 
     Args:
@@ -281,16 +302,16 @@ def _index(request: Request, listing: folders.Listing, unexpected: str) -> dict[
     """
     name = request.verified.dataset.name
     where = listing.source or listing.root
-    _refuse_or_skip(listing.faulty, sum(listing.counts().values()), where, request)
+    refuse_or_skip(listing.faulty, sum(listing.counts().values()), where, request)
     if unexpected and not request.allow_unverified:
         raise UserError(
             f"{listing.root} is not {name}: {unexpected}; pass --allow-unverified to use it anyway"
         )
-    _require_classes(listing.wnids, listing.root)
+    require_classes(listing.wnids, listing.root)
     location = request.unverified if unexpected else request.verified
     if request.say:
-        _describe(listing, request.say)
-        _warn_of_replaced_images(location, listing.root, request.say)
+        describe(listing, request.say)
+        _warn_of_replaced_images(location, _origin_of(request, listing), request.say)
     damaged: list[finding.Faulty] | None = [] if request.skip_corrupt else None
     with packing.store_work_folder(request.verified.packed_dir) as incoming:
         request.verified.refuse_if_being_packed()  # whichever location is used in the end
@@ -308,6 +329,11 @@ def _index(request: Request, listing: folders.Listing, unexpected: str) -> dict[
     return location.open()
 
 
+def _origin_of(request: Request, listing: folders.Listing) -> str:
+    """Returns where the images come from, as `StoreMeta.source` has it."""
+    return f"{INDEX}{request.origin or portable(listing.root)}"
+
+
 def _write_splits(
     request: Request,
     listing: folders.Listing,
@@ -315,7 +341,13 @@ def _write_splits(
     verified: bool,
     damaged: list[finding.Faulty] | None,
 ) -> list[EncodedStore]:
-    """Indexes both splits into folders of their names in `folder`, training first."""
+    """Indexes both splits into folders of their names in `folder`, training first.
+
+    Images of remote sources, and of forms that cannot be read in place, are copied.
+    """
+    read = listing.read
+    if read is None and request.origin:
+        read = partial(indexing.read_in_place, listing.root)
     return [
         indexing.write_index(
             folder / split,
@@ -324,8 +356,11 @@ def _write_splits(
             dataset=request.verified.dataset.name,
             split=split,
             wnids=listing.wnids,
-            class_names=_class_names(listing.wnids),
-            source=f"{INDEX}{portable(listing.root)}",
+            class_names=names_of(listing.wnids),
+            source=_origin_of(request, listing),
+            form=listing.form,
+            contents=read(listing.splits[split]) if read else None,
+            origin=request.origin,
             verified=verified,
             skipped=damaged,
             progress=request.progress,
@@ -335,14 +370,14 @@ def _write_splits(
 
 
 def _warn_of_replaced_images(
-    location: DatasetLocation, root: Path, say: Callable[[str], None]
+    location: DatasetLocation, source: str, say: Callable[[str], None]
 ) -> None:
-    """Warns if a data set of this name exists whose images come from another folder."""
+    """Warns if a data set of this name exists whose images come from elsewhere."""
     try:
         before = location.open()["train"].source if location.is_packed() else None
     except UserError:  # a damaged store is replaced as well
         return
-    if before and before != f"{INDEX}{portable(root)}":
+    if before and before != source:
         say(f"note: replaces the images of {printable(before.removeprefix(INDEX))}")
 
 
@@ -372,7 +407,7 @@ def _warn_of_shared_images(
         )
 
 
-def _require_classes(wnids: Sequence[str], source: StrPath) -> None:
+def require_classes(wnids: Sequence[str], source: StrPath) -> None:
     """Refuses a single class, from which a model cannot learn to distinguish anything."""
     if len(wnids) < 2:
         raise UserError(
@@ -380,7 +415,7 @@ def _require_classes(wnids: Sequence[str], source: StrPath) -> None:
         )
 
 
-def _refuse_or_skip(
+def refuse_or_skip(
     faulty: list[finding.Faulty], num_images: int, where: StrPath, request: Request
 ) -> None:
     """Refuses unusable files, or adds them to `request.skipped` with --skip-corrupt."""
@@ -393,7 +428,7 @@ def _refuse_or_skip(
     request.skipped.extend(faulty)
 
 
-def _describe(listing: folders.Listing, say: Callable[[str], None]) -> None:
+def describe(listing: folders.Listing, say: Callable[[str], None]) -> None:
     """Reports the classes and splits that were recognised, and the files that were ignored."""
     counts = " + ".join(f"{count:,}" for count in listing.counts().values())
     where = f" in {listing.folders}" if listing.folders else ""
@@ -403,9 +438,3 @@ def _describe(listing: folders.Listing, say: Callable[[str], None]) -> None:
         say(f"note: {note}")
     if listing.ignored:
         say(f"ignored: {printable(first_few(listing.ignored, MAX_NAMES))}")
-
-
-def _class_names(wnids: Sequence[str]) -> list[str]:
-    """Returns ImageNet's name for each class id, or the id itself if it is not ImageNet's."""
-    names = dict(zip(archives.imagenet_wnids(), archives.imagenet_class_names(), strict=True))
-    return [names.get(wnid, wnid) for wnid in wnids]

@@ -10,12 +10,13 @@ from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import parse_json
 from keras_imnet64.core.types import Json, StrPath
 from keras_imnet64.core.zips import MAX_TEXT_BYTES, open_zip, read_member
+from keras_imnet64.models.packages import KERAS_PACKAGES, OPTIONAL_PACKAGES, require_packages
 from keras_imnet64.models.ship import fill, float32_copy
 
 if TYPE_CHECKING:
     import keras
 
-TRUSTED_PACKAGES = ("keras", "builtins", "keras_cv", "keras_hub")  # Keras imports them by itself
+TRUSTED_PACKAGES = (*KERAS_PACKAGES, *OPTIONAL_PACKAGES)
 RUNS_CODE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper")
 
 
@@ -32,6 +33,7 @@ def load_model(path: StrPath) -> keras.Model:
         if isinstance(config, dict):
             config.pop("compile_config", None)  # it is not loaded, so it may hold anything
         _check_layers(config)
+        require_packages(config)
         with Activity(f"loading {path}"):
             model = keras.saving.load_model(path, compile=False)
         if not isinstance(model, keras.Model):

@@ -16,6 +16,7 @@ from keras_imnet64.core.types import Json, JsonObject, StrPath, Variable
 from keras_imnet64.core.validation import to_json
 from keras_imnet64.core.work_folders import publish, work_folder
 from keras_imnet64.models.info import INFO_MEMBER
+from keras_imnet64.models.packages import needed_packages
 from keras_imnet64.models.paths import SEED_STATE, by_path
 from keras_imnet64.records import ModelInfo
 
@@ -72,9 +73,14 @@ def ship(plain: keras.Model, path: StrPath, info: ModelInfo) -> None:
     Args:
         plain: a float32 model of Keras' own layers, see `float32_copy` and `fill`.
         path: ends in ".keras".
-        info: what the file states about itself.
+        info: what the file states about itself; the packages that it needs are added.
     """
-    write_model_file(plain, path, to_json(info, omit_none=True))
+    from keras.saving import serialize_keras_object
+
+    stated = to_json(info, omit_none=True)
+    if needed := needed_packages(serialize_keras_object(plain)):
+        stated["needs"] = list(needed)
+    write_model_file(plain, path, stated)
 
 
 def write_model_file(plain: keras.Model, path: StrPath, info: JsonObject) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import keras
 
 MIXING = ("CutMix", "FourierMix", "MixUp", "Mosaic")  # layers that change labels too
+OF_KERAS = {"RandomCutout": "RandomErasing"}  # layers of KerasCV that Keras has under other names
 PUBLIC_NAME = re.compile(r"(keras|keras_cv)\.layers\.[A-Za-z]\w*")
 BOLD = re.compile(r"\x1b\[1m(.+?)\x1b\[0m", re.DOTALL)  # the message in an error of Keras
 
@@ -119,10 +120,10 @@ def make_layer(name: str, options: Options, seed: int) -> keras.Layer:
     library, _, class_name = name.split(".")
     try:
         known = preprocessing_layers(library)
-    except ImportError as error:
+    except Exception as error:  # KerasCV is no longer developed, and may fail under new versions
         raise UserError(
             f"augment.layer {name} needs {library}, which cannot be imported ({reason(error)}); "
-            f"`pip install {library.replace('_', '-')}` provides it"
+            f"`pip install {library.replace('_', '-')}` provides it{_of_keras(library, class_name)}"
         ) from error
     if class_name in MIXING:
         raise UserError(
@@ -142,6 +143,14 @@ def make_layer(name: str, options: Options, seed: int) -> keras.Layer:
         return known[class_name](**defaults | {k: _as_tuple(v) for k, v in options.items()})
     except Exception as error:  # a layer may raise any exception
         raise _refusal(name, error) from error
+
+
+def _of_keras(library: str, class_name: str) -> str:
+    """Returns a clause that names Keras' own layer for one of KerasCV, if there is one."""
+    own = OF_KERAS.get(class_name, class_name)
+    if library == "keras" or own not in preprocessing_layers("keras"):
+        return ""
+    return f", or use Keras' own keras.layers.{own}"
 
 
 def _as_tuple(value: Any) -> Any:  # any value of TOML

@@ -7,12 +7,12 @@ the nearest grey level, halves upward.
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 
 from keras_imnet64.core.types import Tensor
-from keras_imnet64.data.images.compiled import compiled
 
 
 def shrink(images: Tensor, size: int) -> Tensor:
@@ -31,7 +31,7 @@ def shrink(images: Tensor, size: int) -> Tensor:
 
 def shrink_arrays(images: np.ndarray, size: int) -> np.ndarray:
     """Does the same with arrays; runs without Python's global lock."""
-    shrunk: np.ndarray = _shrink(
+    shrunk: np.ndarray = _machine_code()(
         np.ascontiguousarray(images), *parts_of_axis(images.shape[1], size)
     )
     return shrunk
@@ -71,7 +71,14 @@ def parts_of_axis(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray]:
     return first, np.diff(inside, axis=1).astype(np.uint32)
 
 
-@compiled
+@lru_cache
+def _machine_code() -> Callable[..., np.ndarray]:
+    """Returns `_shrink`, compiled; Numba is loaded only where images are shrunk."""
+    from keras_imnet64.data.images.compiled import compiled
+
+    return compiled(_shrink)
+
+
 def _shrink(images: np.ndarray, first: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """uint8 [B, S, S, 3] -> uint8 [B, s, s, 3]."""
     num_images, size_in = images.shape[:2]

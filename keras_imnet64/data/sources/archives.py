@@ -144,9 +144,14 @@ def verify(
             if actual != archive.sha256:
                 problems.append(_wrong_content(archive, actual))
     if problems:
+        remedy = (
+            "download them again, or pass --allow-unverified to use other images in that layout"
+            if present
+            else "their unpacked npz files, the older pickles, Parquet and WebDataset are read too"
+        )
         raise UserError(
             f"these archives in {folder} are not the published ones: {'; '.join(problems)} "
-            "(download them again, or pass --allow-unverified to use other images in that layout)"
+            f"({remedy})"
         )
     return paths
 
@@ -247,9 +252,23 @@ def _check_npz(where: str, content: bytes, image_size: int, num_classes: int) ->
         raise UserError(
             f"{where} is damaged or no npz file ({reason(error)}); it must hold data and labels"
         ) from None
+    check_arrays(where, data, labels, image_size, num_classes)
+    return len(labels)
+
+
+def check_arrays(
+    where: str, data: object, labels: np.ndarray, image_size: int, num_classes: int
+) -> None:
+    """Checks the arrays of a batch, named `where` in messages.
+
+    Raises:
+        UserError: states what was expected and what was received.
+    """
     if labels.ndim != 1:
         raise UserError(f"{where} must hold a list of labels; received {list(labels.shape)}")
     expected = (len(labels), 3 * image_size**2)
+    if not isinstance(data, np.ndarray):
+        raise UserError(f"{where} must hold data as an array; received {type(data).__name__}")
     if data.dtype != np.uint8 or data.shape != expected:
         raise UserError(
             f"{where} must hold data uint8 {list(expected)}, one row per label; "
@@ -261,7 +280,6 @@ def _check_npz(where: str, content: bytes, image_size: int, num_classes: int) ->
         raise UserError(
             f"{where} must hold labels 1..{num_classes}; received {labels.min()}..{labels.max()}"
         )
-    return len(labels)
 
 
 # ----------------------------------------------------------------------------------------- writing

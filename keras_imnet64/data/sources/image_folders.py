@@ -25,7 +25,8 @@ from keras_imnet64.data.sources.finding import (
     list_folder,
     sort_files,
 )
-from keras_imnet64.data.stores.indexing import ImageEntry
+from keras_imnet64.data.stores.indexing import ImageEntry, ReadImages
+from keras_imnet64.records import SourceForm
 
 MAX_LIST_BYTES = 2**22
 MAX_NAMED = 5  # folders in a note
@@ -44,7 +45,9 @@ class Listing:
 
     Attributes:
         root: the folder below which the files lie.
-        source: the folder that the user passed: root or a parent of it.
+        source: what the user passed: root, a parent of it, or a file in it.
+        form: see `records.StoreMeta`.
+        read: yields the bytes of images, if they cannot be read in place; see `listing.Listed`.
         wnids: class ids, in label order.
         splits: {split: its images}.
         faulty: (name below root, what is wrong with it) of unusable files, and of images that
@@ -66,6 +69,8 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     subfolders: dict[str, set[str]] = field(default_factory=dict)
     source: Path | None = None
+    form: SourceForm = "class folders"
+    read: ReadImages | None = None
 
     def counts(self) -> dict[str, int]:
         """Returns {split: number of images}."""
@@ -216,12 +221,22 @@ def _split(root: Path, share: float, source: Path) -> Listing:
         images = listing.list_class(folder, label)
         if len(images) < 2:
             raise UserError(f"{folder} holds one image: to be split, a class needs at least two")
-        names = sorted((image.name for image in images), key=_draw)
-        below_share = sum(_draw(name) < share for name in names)
-        validation = set(names[: min(max(1, below_share), len(images) - 1)])
+        validation = held_out((image.in_words for image in images), share)
         for image in images:
-            listing.splits["validation" if image.name in validation else "train"].append(image)
+            split = "validation" if image.in_words in validation else "train"
+            listing.splits[split].append(image)
     return listing
+
+
+def held_out(names: Iterable[str], share: float) -> set[str]:
+    """Returns which images of a class are kept for validation, by their names.
+
+    Args:
+        share: the probability with which an image is; at least one is, and one is not.
+    """
+    ordered = sorted(names, key=_draw)
+    below_share = sum(_draw(name) < share for name in ordered)
+    return set(ordered[: min(max(1, below_share), len(ordered) - 1)])
 
 
 def _draw(name: str) -> float:

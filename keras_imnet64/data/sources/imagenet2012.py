@@ -5,11 +5,9 @@ unpacked: `ILSVRC2012_img_train.tar` holds a tar for each class, `ILSVRC2012_img
 images, whose classes a file of TFDS lists.
 """
 
-import contextlib
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.library_logs import import_tensorflow
@@ -18,6 +16,7 @@ from keras_imnet64.data.sources import image_folders as folders
 from keras_imnet64.data.sources import layout
 from keras_imnet64.data.sources.archives import imagenet_wnids
 from keras_imnet64.data.sources.finding import FoundFiles, list_folder, sort_files
+from keras_imnet64.data.sources.tars import members, open_tar
 from keras_imnet64.data.sources.tfds_private import package_file
 from keras_imnet64.data.stores.indexing import ImageEntry
 
@@ -114,9 +113,9 @@ def validation_wnids() -> dict[str, str]:
 def _list_tars(root: Path, progress: PackProgress | None) -> folders.Listing:
     path = root / TRAIN_TAR
     train: list[ImageEntry] = []
-    with _open_tar(path) as outer:
+    with open_tar(path) as outer:
         tar_of: dict[str, tarfile.TarInfo] = {}  # by class id
-        for member in _members(outer, str(path)):
+        for member in members(outer, str(path)):
             wnid = PurePosixPath(member.name).stem
             if not member.name.endswith(".tar") or wnid in tar_of:
                 raise UserError(f"{path} must hold one tar for each class; it has {member.name}")
@@ -129,7 +128,8 @@ def _list_tars(root: Path, progress: PackProgress | None) -> folders.Listing:
             if progress:
                 progress(f"listing {TRAIN_TAR}", label + 1, NUM_CLASSES)
     validation = _list_validation_tar(root / VALIDATION_TAR, wnids)
-    return folders.Listing(root, wnids, {"train": train, "validation": validation})
+    splits = {"train": train, "validation": validation}
+    return folders.Listing(root, wnids, splits, form="tar archives")
 
 
 def _list_class_tar(
@@ -137,9 +137,9 @@ def _list_class_tar(
 ) -> list[ImageEntry]:
     """Lists the images of a class, in a tar that is a member of the training tar `outer`."""
     content = outer.extractfile(tar)
-    assert content is not None  # `_members` yields regular files only
+    assert content is not None  # `members` yields regular files only
     where = f"{path}: {tar.name}"
-    with content, _open_tar(path, content, where) as inner:
+    with content, open_tar(path, content, where) as inner:
         entries = [
             ImageEntry(
                 TRAIN_TAR,
@@ -148,7 +148,7 @@ def _list_class_tar(
                 length=image.size,
                 member=f"{tar.name}/{image.name}",
             )
-            for image in _members(inner, where)
+            for image in members(inner, where)
         ]
     if not entries:
         raise UserError(f"{where} holds no image")
@@ -156,51 +156,17 @@ def _list_class_tar(
 
 
 def _list_validation_tar(path: Path, wnids: Sequence[str]) -> list[ImageEntry]:
-    with _open_tar(path) as archive:
-        members: dict[str, tarfile.TarInfo] = {}
-        for member in _members(archive, str(path)):
+    with open_tar(path) as archive:
+        found: dict[str, tarfile.TarInfo] = {}
+        for member in members(archive, str(path)):
             name = PurePosixPath(member.name).name
-            if name in members:
+            if name in found:
                 raise UserError(f"{path} holds {name} twice")
-            members[name] = member
+            found[name] = member
     return [
-        ImageEntry(path.name, label, members[name].offset_data, members[name].size, name)
-        for name, label in _labelled(path, sorted(members), wnids)
+        ImageEntry(path.name, label, found[name].offset_data, found[name].size, name)
+        for name, label in _labelled(path, sorted(found), wnids)
     ]
-
-
-def _open_tar(path: Path, content: IO[bytes] | None = None, where: str = "") -> tarfile.TarFile:
-    """Opens a tar, or one of its members that is a tar: `content`, named `where` in messages."""
-    with _report_damaged_tar(where or str(path)):
-        return tarfile.open(path, "r:", fileobj=content, encoding="utf-8")
-
-
-def _members(archive: tarfile.TarFile, where: str) -> Iterator[tarfile.TarInfo]:
-    """Yields the files of a tar, named `where` in messages.
-
-    Links and names that point outside the tar are refused, although nothing is unpacked.
-    """
-    with _report_damaged_tar(where):
-        for member in archive:
-            parts = PurePosixPath(member.name).parts
-            if member.isdir():
-                continue
-            if not member.isreg() or ".." in parts or member.name.startswith("/"):
-                raise UserError(f"{where} holds {member.name}, which is a link or points outside")
-            yield member
-        file = archive.fileobj
-        assert file is not None  # it was opened to be read
-        file.seek(archive.offset)
-        if any(file.read(tarfile.BLOCKSIZE)):  # a whole tar ends with zeros
-            raise tarfile.ReadError("it ends within a member")
-
-
-@contextlib.contextmanager
-def _report_damaged_tar(where: str) -> Iterator[None]:
-    try:
-        yield
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{where} is not a whole tar archive ({reason(error)})") from None
 
 
 # ------------------------------------------------------------------------------ TFDS' TFRecords
@@ -225,7 +191,7 @@ def list_tfrecords(folder: StrPath, progress: PackProgress | None = None) -> fol
             splits[split] += _list_tfrecord(shard, len(wnids))
             if progress:
                 progress(f"listing {split}", done, len(shards))
-    return folders.Listing(Path(folder), wnids, splits)
+    return folders.Listing(Path(folder), wnids, splits, form="TFRecords")
 
 
 def _list_tfrecord(shard: Path, num_classes: int) -> list[ImageEntry]:

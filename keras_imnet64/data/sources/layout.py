@@ -128,6 +128,11 @@ def split_of(name: str) -> str | None:
     return None if other_words else split
 
 
+def split_in(name: str) -> str | None:
+    """Returns the split that a name contains, also beside other words, as in imagenet-train."""
+    return _parse_name(name)[0]
+
+
 def named_splits(names: Iterable[str]) -> dict[str, str]:
     """Returns {name: split} of the folders that are named like splits.
 

@@ -6,7 +6,6 @@ Scripts of tutorials move the validation images to `val/<wnid>/images/` or `val/
 remove `images/` below `train/<wnid>/` too. All of these give the same images in the same order.
 """
 
-import io
 import os
 import re
 import zipfile
@@ -17,15 +16,13 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import decode_text, read_small
 from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.core.zips import MAX_TEXT_BYTES, open_zip, read_member
-from keras_imnet64.data.images.contents import HEAD_BYTES, describe_content
-from keras_imnet64.data.images.damage import check_undamaged
+from keras_imnet64.data.images.exact import decode_exactly
 from keras_imnet64.data.images.reading import report_unreadable
 from keras_imnet64.data.sources.finding import (
     Faulty,
@@ -41,7 +38,6 @@ NUM_TRAIN = 100_000
 NUM_VALIDATION = 10_000
 READ_BATCH = 512  # images
 SKIP_REMEDY = "download it again, or pass --skip-corrupt to leave out damaged images"
-FORMATS = ("JPEG", "PNG")  # for some others Pillow starts programs, such as Ghostscript
 ANNOTATIONS = "val/val_annotations.txt"
 FOLDER, ZIP = "tiny-imagenet-200", "tiny-imagenet-200.zip"
 
@@ -178,24 +174,31 @@ class Listing:
     labels: dict[str, np.ndarray]
     unused: list[Faulty]
 
-    def mismatch(self, imagenet_wnids: Collection[str]) -> str:
-        """Returns how a listing differs from Tiny ImageNet, as a clause; empty if it does not.
 
-        There are several editions of the zip (one without test images), and not all have a
-        published digest. Therefore "verified" means: 200 class ids, all of ImageNet-1K, with 500
-        training and 50 validation images each.
-        """
-        unknown = [wnid for wnid in self.wnids if wnid not in set(imagenet_wnids)]
-        if unknown:
-            return f"its class {unknown[0]} is not one of ImageNet's"
-        if len(self.wnids) != NUM_CLASSES:
-            return f"it has {len(self.wnids)} classes where {NUM_CLASSES} are expected"
-        for split, total in (("train", NUM_TRAIN), ("validation", NUM_VALIDATION)):
-            counts = np.bincount(self.labels[split], minlength=NUM_CLASSES)
-            for wnid, count in zip(self.wnids, counts, strict=True):
-                if count != total // NUM_CLASSES:
-                    return f"{split} has {count} images of {wnid}, not {total // NUM_CLASSES}"
-        return ""
+def mismatch(
+    wnids: Sequence[str], labels: Mapping[str, np.ndarray], imagenet_wnids: Collection[str]
+) -> str:
+    """Returns how images differ from Tiny ImageNet, as a clause; empty if they do not.
+
+    There are several editions of the zip (one without test images), and not all have a published
+    digest. Therefore "verified" means: 200 class ids, all of ImageNet-1K, with 500 training and 50
+    validation images each.
+
+    Args:
+        wnids: class ids.
+        labels: {split: positions in `wnids`, int [N]}.
+    """
+    unknown = [wnid for wnid in wnids if wnid not in set(imagenet_wnids)]
+    if unknown:
+        return f"its class {unknown[0]} is not one of ImageNet's"
+    if len(wnids) != NUM_CLASSES:
+        return f"it has {len(wnids)} classes where {NUM_CLASSES} are expected"
+    for split, total in (("train", NUM_TRAIN), ("validation", NUM_VALIDATION)):
+        counts = np.bincount(labels[split], minlength=NUM_CLASSES)
+        for wnid, count in zip(wnids, counts, strict=True):
+            if count != total // NUM_CLASSES:
+                return f"{split} has {count} images of {wnid}, not {total // NUM_CLASSES}"
+    return ""
 
 
 def read_listing(tree: Tree) -> Listing:
@@ -382,27 +385,8 @@ def _decode(tree: Tree, name: str) -> np.ndarray:
         Damaged: names the image.
     """
     try:
-        return _pixels(tree.read(name))
+        return decode_exactly(tree.read(name), IMAGE_SIZE)
     except Damaged as error:
         raise Damaged(tree.full_name(name), error.fault, SKIP_REMEDY) from None
     except ValueError as error:
         raise Damaged(tree.full_name(name), str(error), SKIP_REMEDY) from None
-
-
-def _pixels(content: bytes) -> np.ndarray:
-    """Returns the content of an image file as uint8 [64, 64, 3].
-
-    Raises:
-        ValueError: states what is wrong with the image, as a clause.
-    """
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            size = image.size
-            if size == (IMAGE_SIZE, IMAGE_SIZE):  # before any pixels are decoded
-                check_undamaged(content, image.format)  # finds damage that Pillow overlooks
-                return np.asarray(image.convert("RGB"))  # some are greyscale
-    except UnidentifiedImageError:
-        raise ValueError(f"is {describe_content(content[:HEAD_BYTES]) or 'not an image'}") from None
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        raise ValueError(f"is not a whole image ({reason(error)})") from None
-    raise ValueError(f"is {size[0]} x {size[1]} pixels, not {IMAGE_SIZE} x {IMAGE_SIZE}")

@@ -4,7 +4,8 @@ An encoded store is a folder with `files.npy` (names of files below `root`), `pi
 (RECORD [N], where each image lies and how large it is), `hashes.npy` (uint8 [N, 32], SHA-256 of
 each image's bytes), `moments.npy` (float64 [N, 6]), `labels.npy`, `converted.bin` and `meta.json`.
 Images are not copied, except those that TensorFlow decodes differently from Pillow:
-`converted.bin` holds a PNG of each. `indexing` writes such a store, `opening` opens it.
+`converted.bin` holds a PNG of each. If the source cannot be read in place, such as Parquet,
+`converted.bin` holds all images. `indexing` writes such a store, `opening` opens it.
 """
 
 import hashlib
@@ -100,7 +101,7 @@ class EncodedStore(StoreBase):
 
     @property
     def num_converted(self) -> int:
-        """The number of images that the store keeps as PNG."""
+        """The number of images that the store keeps, as PNG or as copies."""
         return int(np.count_nonzero(self.records["file"] == IN_CONVERTED))
 
     @property

@@ -9,7 +9,7 @@ import hashlib
 import io
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,7 +53,7 @@ from keras_imnet64.data.stores.packing import (
     require_space,
     write_meta,
 )
-from keras_imnet64.records import EncodedStoreMeta
+from keras_imnet64.records import EncodedStoreMeta, SourceForm
 
 CHUNK = 256  # images that are examined at the same time, which bounds memory
 UNCONVERTED_KINDS = {(kind, mode) for kind in (*JPEG_FORMATS, "PNG") for mode in ("L", "RGB")}
@@ -82,6 +82,9 @@ class ImageEntry:
         return f"{self.name}: {self.member}" if self.member else self.name
 
 
+ReadImages = Callable[[Sequence[ImageEntry]], Iterator[bytes]]  # their bytes, in order
+
+
 def write_index(
     path: Path,
     entries: Sequence[ImageEntry],
@@ -93,6 +96,9 @@ def write_index(
     class_names: Sequence[str],
     source: str,
     verified: bool,
+    form: SourceForm | None = None,
+    contents: Iterable[bytes] | None = None,
+    origin: str = "",
     skipped: list[tuple[str, str]] | None = None,
     progress: PackProgress | None = None,
 ) -> EncodedStore:
@@ -102,6 +108,9 @@ def write_index(
         path: the store's folder; its parents are made.
         entries: the images, in the order of the store.
         root: the folder below which their files lie.
+        contents: the bytes of the images in the order of `entries`, which the store copies; None
+            reads the images from their files, where they stay.
+        origin: the address of a remote source, from which `root` is a copy.
         skipped: receives (name, reason) of damaged images, which are left out; None refuses them.
         others: as for `packing.write_store`.
 
@@ -114,19 +123,21 @@ def write_index(
     with new_store(path, task, len(entries) * BYTES_PER_IMAGE + SLACK_BYTES) as work:
         with open(work / CONVERTED, "wb") as converted:
             index = _Index(root, work, converted, len(entries), task)
-            index.add_images(entries, skipped, progress)
+            index.add_images(entries, contents, skipped, progress)
             if split == "train":  # `prepare` only warns of a class without validation images
                 index.refuse_lost_classes(entries, wnids, split)
             labels = index.write()
         meta = EncodedStoreMeta(
             dataset=dataset,
             source=source,
+            form=form,
             verified=verified,
             split=split,
             count=len(labels),
             wnids=list(wnids),
             class_names=list(class_names),
-            root=portable(root),
+            root=origin or portable(root),
+            copied=contents is not None,
             digest=digest_of(index.hashes[: len(labels)], labels),
             class_counts=class_counts(labels, len(wnids)),
             file_sizes=file_sizes(work),
@@ -170,17 +181,22 @@ class _Index:
     def add_images(
         self,
         entries: Sequence[ImageEntry],
+        contents: Iterable[bytes] | None,
         skipped: list[tuple[str, str]] | None,
         progress: PackProgress | None,
     ) -> None:
         """Examines the images in threads, and adds them in the order of `entries`."""
         done, total = 0, len(entries)
+        given: Iterator[bytes | None]
+        given = itertools.repeat(None) if contents is None else iter(contents)
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             waiting = iter(entries)
             while chunk := list(itertools.islice(waiting, CHUNK)):
-                for entry, found in zip(chunk, pool.map(self._examine, chunk), strict=True):
+                copies = list(itertools.islice(given, len(chunk)))
+                examined = pool.map(self._examine, chunk, copies)
+                for entry, copy, found in zip(chunk, copies, examined, strict=True):
                     if not isinstance(found, UserError):
-                        self._add(entry, found)
+                        self._add(entry, found, copy)
                     elif skipped is None:
                         raise UserError(f"{found}; pass --skip-corrupt to leave out such images")
                     else:
@@ -190,8 +206,11 @@ class _Index:
                 if progress:
                     progress(self.task, done, total)
 
-    def _examine(self, entry: ImageEntry) -> "ExaminedImage | UserError":
+    def _examine(self, entry: ImageEntry, copy: bytes | None) -> "ExaminedImage | UserError":
         """Returns what the index records about an image, or the error if it is damaged.
+
+        Args:
+            copy: its bytes; None reads them from its file.
 
         Raises:
             Unreadable: the system refuses access to the file, which may be undamaged.
@@ -199,10 +218,10 @@ class _Index:
         file, shown_path = self.root / entry.name, self._path_of(entry)
         try:
             with report_unreadable(file):
-                if not file.is_file():  # reading a pipe would never end
+                if copy is None and not file.is_file():  # reading a pipe would never end
                     raise UserError(f"{shown_path} is not a file")
             with report_image_errors(shown_path):
-                content = _read_entry(file, entry)
+                content = _read_entry(file, entry) if copy is None else copy
                 if not content:
                     raise UserError(f"{shown_path} is empty")
                 return examine_image(content, shown_path)
@@ -215,11 +234,11 @@ class _Index:
         """Returns the path of an image for messages."""
         return str(self.root / entry.in_words)
 
-    def _add(self, entry: ImageEntry, image: "ExaminedImage") -> None:
-        if image.converted:
-            number, offset, length = IN_CONVERTED, self.converted.tell(), len(image.converted)
+    def _add(self, entry: ImageEntry, image: "ExaminedImage", copy: bytes | None) -> None:
+        if kept := image.converted or copy:
+            number, offset, length = IN_CONVERTED, self.converted.tell(), len(kept)
             self._require_space(length)
-            self.converted.write(image.converted)
+            self.converted.write(kept)
         else:
             number = self.files.setdefault(entry.name, len(self.files))
             offset, length = entry.offset, image.length
@@ -234,7 +253,7 @@ class _Index:
 
     def _require_space(self, length: int) -> None:
         """Refuses a PNG that does not fit on the disk; the size of all is known only at the end."""
-        purpose = f"{self.task}, with {self.count:,} images done and more to keep as PNG,"
+        purpose = f"{self.task}, with {self.count:,} images done and more to keep in the store,"
         require_space(self.folder, length + SLACK_BYTES, purpose)
 
     def refuse_lost_classes(
@@ -264,6 +283,15 @@ class _Index:
         for name, array in arrays.items():
             save_array(self.folder / f"{name}.npy", array)
         return labels
+
+
+def read_in_place(root: Path, entries: Iterable[ImageEntry]) -> Iterator[bytes]:
+    """Yields the bytes of images that are files or pieces of files.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return (_read_entry(root / entry.name, entry) for entry in entries)
 
 
 def _read_entry(file: Path, entry: ImageEntry) -> bytes:

@@ -28,7 +28,7 @@ from keras_imnet64.data.stores.files import save_array, write_pixels_header
 from keras_imnet64.data.stores.moments import add_sums, save_sums
 from keras_imnet64.data.stores.opening import is_store, open_store
 from keras_imnet64.data.stores.raw import RawStore
-from keras_imnet64.records import RawStoreMeta, StoreMeta
+from keras_imnet64.records import RawStoreMeta, SourceForm, StoreMeta
 
 SLACK_BYTES = 16 * 2**20  # labels, sums, meta.json and file system blocks
 WORD = "writing"  # in the names of work folders, see `work_folders`
@@ -46,6 +46,7 @@ def write_store(
     class_names: Sequence[str],
     source: str,
     verified: bool,
+    form: SourceForm | None = None,
     progress: PackProgress | None = None,
 ) -> RawStore:
     """Packs a stream of images into the folder `path`, replacing what was there.
@@ -59,6 +60,7 @@ def write_store(
         wnids, class_names: class ids and names in label order.
         source: where the images came from, for messages.
         verified: whether they are known to be the images that the data set's name promises.
+        form: see `records.StoreMeta`.
 
     Returns:
         The new store, memory-mapped.
@@ -77,6 +79,7 @@ def write_store(
         meta = RawStoreMeta(
             dataset=dataset,
             source=source,
+            form=form,
             verified=verified,
             split=split,
             count=count,

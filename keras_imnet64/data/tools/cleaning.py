@@ -1,5 +1,8 @@
 """Removes data that are no longer needed: copies of packed images, downloads, abandoned folders.
 
+Abandoned are work folders of dead processes, and files of remote sources whose command has ended
+before they were in the store.
+
 Packed stores, sources and the work folders of running processes are never removed.
 """
 
@@ -16,7 +19,7 @@ from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.core.validation import read_record, to_json
 from keras_imnet64.core.work_folders import abandoned
 from keras_imnet64.data import datasets
-from keras_imnet64.data.locations import SUFFIX, Dataset, DatasetLocation
+from keras_imnet64.data.locations import FETCHED, SUFFIX, Dataset, DatasetLocation
 from keras_imnet64.data.stores import packing
 
 BUILD_SECONDS = 3600  # TFDS may still build in a folder if it has written there this recently
@@ -92,7 +95,7 @@ def _all_rows(data_dir: StrPath | None, cache_dir: StrPath | None) -> Collection
     packed = own.packed_dir.parent
     for folder in sorted(packed.glob("*")) + sorted(packed.glob(".*")):
         stem = folder.name.removeprefix(".").partition(f".{packing.WORD}@")[0]
-        stem = stem.removesuffix(SUFFIX)
+        stem = stem.removesuffix(f".{FETCHED}").removesuffix(SUFFIX)
         for kind in (datasets.IMAGE_FOLDER, datasets.DOWNSAMPLED):
             if stem.startswith(f"{kind}_"):
                 name = f"{kind}/{stem.removeprefix(f'{kind}_')}"
@@ -106,6 +109,8 @@ def _find_removable(location: DatasetLocation) -> Iterator[_Removable]:
     for path in (location.packed_dir, *map(location.folder, location.dataset.splits)):
         for folder in abandoned(path, packing.WORD):
             yield _removable(f"{name}, begun by a process that died", folder)
+    if location.fetch_dir.is_dir():  # `clean` has refused if a process is using it
+        yield _removable(f"{name}, fetched by a command that did not end", location.fetch_dir)
     if location.tfds_dir is None or not _is_packed(location) or _may_be_building(location.tfds_dir):
         return
     if location.tfds_dir.is_dir():

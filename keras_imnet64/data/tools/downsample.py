@@ -421,6 +421,7 @@ def _write_store(
                 wnids=output.wnids,
                 class_names=output.class_names,
                 source=source,
+                form="downsampled",
                 verified=location.verified,
                 progress=progress,
             )

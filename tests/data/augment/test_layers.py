@@ -1,6 +1,8 @@
 """Layers of Keras and KerasCV in an augmentation: which are accepted, and what they return."""
 
+import importlib
 import os
+import re
 import subprocess
 import sys
 
@@ -150,3 +152,35 @@ def test_layers_that_cannot_augment_are_refused(name, options, sentence):
     with pytest.raises(UserError, match=sentence) as refusal:
         checked(name, **options)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("RandomCutout", ", or use Keras' own keras.layers.RandomErasing"),
+        ("RandomHue", ", or use Keras' own keras.layers.RandomHue"),
+        ("Solarization", ", or use Keras' own keras.layers.Solarization"),
+        ("GridMask", ""),
+    ],
+)
+@pytest.mark.parametrize(
+    "fault", [ImportError("No module named x"), AttributeError("gone in 3.16")]
+)
+def test_kerascv_that_cannot_be_imported_is_named_with_what_keras_has(
+    name, remedy, fault, monkeypatch
+):
+    """KerasCV is no longer developed: under a newer Keras its import may raise anything."""
+    real = importlib.import_module
+
+    def fail(module, *rest):
+        if module.startswith("keras_cv"):
+            raise fault
+        return real(module, *rest)
+
+    monkeypatch.setattr("keras_imnet64.data.augment.layers.import_module", fail)
+    sentence = (
+        f"augment.layer keras_cv.layers.{name} needs keras_cv, which cannot be imported ({fault}); "
+        f"`pip install keras-cv` provides it{remedy}"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+        checked(f"keras_cv.layers.{name}")

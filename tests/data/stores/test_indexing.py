@@ -453,7 +453,7 @@ def test_a_disk_is_refused_before_converted_images_fill_it(tmp_path, monkeypatch
         return usage._replace(free=free - written)
 
     monkeypatch.setattr(packing.shutil, "disk_usage", shrinking)
-    sentence = r"with [\d,]+ images done and more to keep as PNG, needs .* are free"
+    sentence = r"with [\d,]+ images done and more to keep in the store, needs .* are free"
     with pytest.raises(UserError, match=sentence):
         prepare(root, tmp_path / "data")
     assert left_in(tmp_path / "data") == []

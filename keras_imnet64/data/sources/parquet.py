@@ -1,0 +1,262 @@
+"""Lists and reads images in Parquet files, as the Hugging Face Hub stores image data sets.
+
+A row has `image`, a struct of `bytes` and `path`, and `label`, a whole number whose class names
+stand in the metadata of the schema, or a text. The images lie in compressed columns, so they are
+copied into the store. Rows keep their order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keras_imnet64.core.errors import UserError, first_few, reason
+from keras_imnet64.core.files import parse_json
+from keras_imnet64.core.types import Json, PackProgress
+from keras_imnet64.core.zips import BOMB_BYTES, BOMB_RATIO
+from keras_imnet64.data.sources.class_lists import Labels, read_class_list
+from keras_imnet64.data.sources.layout import TEST
+from keras_imnet64.data.sources.listing import Listed, choose_splits
+from keras_imnet64.data.sources.shards import find_shards, shards_by_split
+from keras_imnet64.data.stores.indexing import ImageEntry
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+SUFFIX = ".parquet"
+MAGIC = b"PAR1"
+IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels")
+READ_ROWS = 256  # whose images are in memory at once
+
+
+def is_parquet(source: Path) -> bool:
+    """Returns whether a source is a Parquet file, or a folder that holds some."""
+    return bool(find_shards(source, SUFFIX))
+
+
+def list_parquet(source: Path, progress: PackProgress | None = None) -> Listed:
+    """Lists the images of all rows, without reading them.
+
+    Raises:
+        UserError: a shard is missing or damaged, holds no images, or names other classes.
+    """
+    root = source if source.is_dir() else source.parent
+    notes: list[str] = []
+    found = shards_by_split(find_shards(source, SUFFIX), root)
+    names = read_class_list(root)
+    if len(found) > 1 and TEST in found and _is_unlabelled(found[TEST]):
+        notes.append("test has no labels and is left out")
+        del found[TEST]
+    chosen = choose_splits(found, source, notes)
+    tables = {split: [_Table(path) for path in paths] for split, paths in chosen.items()}
+    all_tables = [table for each in tables.values() for table in each]
+    for table in all_tables:
+        table.require_labels()
+    listed_names = _common_names(all_tables)
+    labels = Labels(str(source), names if listed_names is None else listed_names)
+    entries: dict[str, list[ImageEntry]] = {}
+    for split, each in tables.items():
+        entries[split] = []
+        for table in each:
+            entries[split] += table.list_rows(split, labels, root)
+            if progress:
+                progress("listing rows", sum(map(len, entries.values())), sum(map(len, all_tables)))
+    return Listed(
+        form="Parquet",
+        root=root,
+        labels=labels,
+        entries=entries,
+        read=lambda entries: read_images(root, entries),
+        notes=notes,
+    )
+
+
+def read_images(root: Path, entries: Sequence[ImageEntry]) -> Iterator[bytes]:
+    """Yields the bytes of images in the order of `entries`, which must be that of their rows.
+
+    Raises:
+        UserError: a file is damaged, or an image is not in its row.
+    """
+    file: str | None = None
+    rows: Iterator[tuple[int, bytes]] = iter(())
+    for entry in entries:
+        if entry.name != file:
+            file, rows = entry.name, enumerate(_Table(root / entry.name).images())
+        content = next((content for row, content in rows if row == entry.offset), None)
+        if content is None:
+            raise UserError(f"{root / entry.name} has fewer rows than when it was listed")
+        yield content
+
+
+def _is_unlabelled(paths: Sequence[Path]) -> bool:
+    labels = Labels("test")
+    for path in paths:
+        table = _Table(path)
+        if table.label_column is None:
+            return True
+        table.list_rows(TEST, labels, path.parent)
+    return labels.is_unlabelled(TEST)
+
+
+def _common_names(tables: Sequence[_Table]) -> list[str] | None:
+    """Returns the class names of the tables' metadata, which must agree."""
+    for table in tables:
+        if table.names != tables[0].names:
+            raise UserError(
+                f"{tables[0].path} and {table.path} list the classes in two label orders: their "
+                "labels cannot be used together; get all shards from one place"
+            )
+    return tables[0].names
+
+
+class _Table:
+    """One Parquet file, whose schema has been checked.
+
+    Attributes:
+        image_column, label_column: their names; the latter is None if there are no labels.
+        has_paths: whether images have names.
+        names: class names in label order, or None.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.has_paths = path, False
+        with self._report(), self._open() as file:
+            schema = file.schema_arrow
+            self.num_rows = int(file.metadata.num_rows)
+            self._refuse_bomb(file)
+        self.image_column = self._image_column(schema)
+        label = [name for name in LABEL_COLUMNS if name in schema.names]
+        self.label_column = label[0] if label else None
+        self.names = _names_in(schema, self.label_column)
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def require_labels(self) -> None:
+        if self.label_column is None:
+            raise UserError(
+                f"{self.path} has no column {LABEL_COLUMNS[0]}: its images have no classes"
+            )
+
+    def list_rows(self, split: str, labels: Labels, root: Path) -> list[ImageEntry]:
+        """Returns an entry for each row, whose `offset` is its number; adds the labels."""
+        name = self.path.relative_to(root).as_posix()
+        entries: list[ImageEntry] = []
+        position = labels.numbers.setdefault(split, [])
+        for label, image_name in self._labels_and_names():
+            row = len(entries)
+            where = f"{self.path}: row {row}"
+            if label is None:
+                raise UserError(f"{where} has no label")
+            labels.add(split, label, where, image_name)
+            entries.append(ImageEntry(name, position[-1], offset=row, member=f"row {row}"))
+        return entries
+
+    def images(self) -> Iterator[bytes]:
+        """Yields the bytes of the image of each row.
+
+        Raises:
+            UserError: the file is damaged, or a row holds no image.
+        """
+        row = 0
+        for batch in self._batches([self.image_column]):
+            column = batch.column(0)
+            values = column.field("bytes") if _is_struct(column.type) else column
+            for value in values:
+                content = value.as_py()
+                if not isinstance(content, bytes):
+                    raise UserError(
+                        f"{self.path}: row {row} has no image: its bytes are missing, and only "
+                        "a path is there; get a copy that holds its images"
+                    )
+                yield content
+                row += 1
+
+    def _labels_and_names(self) -> Iterator[tuple[int | str | None, str]]:
+        """Yields the label and the name of the image of each row."""
+        columns = [str(self.label_column)]
+        if self.has_paths:
+            columns.append(f"{self.image_column}.path")
+        for batch in self._batches(columns):
+            by_name = dict(zip(batch.schema.names, batch.columns, strict=True))
+            names: list[str | None] = [None] * batch.num_rows
+            if self.has_paths:
+                names = by_name[self.image_column].field("path").to_pylist()
+            for label, name in zip(by_name[self.label_column].to_pylist(), names, strict=True):
+                yield label, name if isinstance(name, str) else ""
+
+    def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        with self._report(), self._open() as file:
+            rows = READ_ROWS if self.image_column in columns else READ_ROWS * 64
+            yield from file.iter_batches(batch_size=rows, columns=columns, use_threads=False)
+
+    def _open(self) -> pq.ParquetFile:
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(self.path, memory_map=True)
+
+    def _image_column(self, schema: pa.Schema) -> str:
+        """Returns the name of the column of images; refuses tables of anything else."""
+        import pyarrow as pa
+
+        for name in IMAGE_COLUMNS:
+            if name not in schema.names:
+                continue
+            kind = schema.field(name).type
+            if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+                return name
+            if _is_struct(kind) and kind.get_field_index("bytes") >= 0:
+                self.has_paths = kind.get_field_index("path") >= 0
+                return name
+        raise UserError(
+            f"{self.path} holds no images: a column {IMAGE_COLUMNS[0]} with bytes and path is "
+            f"needed; received the columns {first_few(schema.names, 6) or 'of nothing'}"
+        )
+
+    def _refuse_bomb(self, file: pq.ParquetFile) -> None:
+        """Refuses a file that grows far beyond its size when it is read, as images never do."""
+        size = self.path.stat().st_size
+        groups = range(file.metadata.num_row_groups)
+        grown = sum(file.metadata.row_group(number).total_byte_size for number in groups)
+        if grown > max(BOMB_BYTES, BOMB_RATIO * size):
+            raise UserError(f"{self.path} would grow from {size:,} to {grown:,} bytes")
+
+    @contextlib.contextmanager
+    def _report(self) -> Iterator[None]:
+        """Turns errors of pyarrow into a UserError that names the file."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # pyarrow raises many kinds for damaged files
+            with contextlib.suppress(OSError), open(self.path, "rb") as file:
+                if file.read(len(MAGIC)) != MAGIC:
+                    raise UserError(
+                        f"{self.path} is not a Parquet file, whatever its suffix says"
+                    ) from None
+            fault = f"{self.path} is not a whole Parquet file ({reason(error)})"
+            raise UserError(f"{fault}: download it again") from None
+
+
+def _is_struct(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_struct(kind))
+
+
+def _names_in(schema: pa.Schema, column: str | None) -> list[str] | None:
+    """Returns the class names that the hub has written beside the schema, or None."""
+    metadata = schema.metadata or {}
+    content = metadata.get(b"huggingface")
+    if content is None or column is None:
+        return None
+    with contextlib.suppress(ValueError, UnicodeDecodeError):
+        found: Json = parse_json(content)
+        for key in ("info", "features", column, "names"):
+            found = found.get(key) if isinstance(found, dict) else None
+        if isinstance(found, list) and all(isinstance(name, str) for name in found):
+            return found
+    return None

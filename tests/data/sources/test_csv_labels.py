@@ -1,0 +1,150 @@
+"""CSV files of paths and labels beside a folder of images."""
+
+import pytest
+from class_folders import drawn
+from write_forms import write_csv
+
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.data import datasets
+
+NAMES = ["a b.jpg", "sub/ü.png", "c,d.jpg", "e.jpg", "f.jpg", "g.jpg"]
+LABELS = ["Küche", "bad", "Küche", "bad", "bad", "Küche"]
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder `set` with the folder `images` of drawn images."""
+    for seed, name in enumerate(NAMES):
+        file = tmp_path / "set" / "images" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        drawn(20 + seed, 30, seed).save(file)
+    return tmp_path / "set"
+
+
+def prepare(source, tmp_path, name="image_folder/own", **options):
+    return datasets.prepare(name, source=source, data_dir=tmp_path / "store", **options)
+
+
+def shown(store):
+    """[(name, class)] of a store's images, in order."""
+    names = [store.files[record["file"]].decode() for record in store.records]
+    return [(n, store.wnids[label]) for n, label in zip(names, store.labels, strict=True)]
+
+
+PAIRS = list(zip(NAMES, LABELS, strict=True))
+SPLITS = ["train", "val", "train", "train", "Validation", "train"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("prefix", ["", "images/"])
+def test_a_column_of_splits(encoding, prefix, images, tmp_path):
+    rows = [(prefix + n, c, s) for (n, c), s in zip(PAIRS, SPLITS, strict=True)]
+    write_csv(images / "labels.csv", rows, ("Path", "Class", "split"), encoding=encoding)
+    stores = prepare(images, tmp_path)
+    of_train = [(prefix + n, c) for (n, c), s in zip(PAIRS, SPLITS, strict=True) if s == "train"]
+    assert shown(stores["train"]) == of_train
+    assert stores["train"].wnids == ["Küche", "bad"] and stores["train"].meta.form == "CSV"
+    assert len(stores["validation"]) == 2
+    assert stores["train"].file_of(0) == str(images / "images" / "a b.jpg")
+
+
+def test_a_file_for_each_split_with_tabs(images, tmp_path):
+    write_csv(images / "train.tsv", PAIRS[:4], ("file", "label"), delimiter="\t")
+    write_csv(images / "val.tsv", PAIRS[4:], ("file", "label"), delimiter="\t")
+    stores = prepare(images, tmp_path)
+    assert shown(stores["train"]) == PAIRS[:4] and shown(stores["validation"]) == PAIRS[4:]
+
+
+def test_without_splits_a_share_is_held_out(images, tmp_path):
+    write_csv(images / "labels.csv", PAIRS)
+    stores = prepare(images / "labels.csv", tmp_path, validation_share=0.4)
+    assert sorted(shown(stores["train"]) + shown(stores["validation"])) == sorted(PAIRS)
+    order = [NAMES.index(name) for name, _ in shown(stores["train"])]
+    assert order == sorted(order)
+
+
+def test_numbers_are_classes_of_the_list_beside_them(images, tmp_path):
+    rows = [(name, str(number % 2)) for number, name in enumerate(NAMES)]
+    write_csv(images / "labels.csv", rows)
+    stores = prepare(images, tmp_path)
+    assert stores["train"].wnids == ["0", "1"]
+    (images / "classes.txt").write_text("zebra\nant\n")
+    stores = prepare(images, tmp_path)
+    assert stores["train"].wnids == ["zebra", "ant"]  # in the order of the list
+    assert all(
+        wnid == ("zebra", "ant")[NAMES.index(name) % 2] for name, wnid in shown(stores["train"])
+    )
+
+
+def test_class_folders_that_a_csv_describes_stay_class_folders(tmp_path):
+    for number in range(6):
+        file = tmp_path / "set" / ("cat", "dog")[number % 2] / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        drawn(20, 20, number).save(file)
+    rows = [(f"{'cat' if n % 2 == 0 else 'dog'}/{n}.jpg", n % 2) for n in range(6)]
+    write_csv(tmp_path / "set" / "list.csv", rows)
+    write_csv(tmp_path / "set" / "sizes.csv", [(1, 2)], ("width", "height"))
+    train = prepare(tmp_path / "set", tmp_path)["train"]
+    assert train.wnids == ["cat", "dog"] and train.meta.form == "class folders"
+    train = prepare(tmp_path / "set" / "list.csv", tmp_path)["train"]
+    assert train.wnids == ["0", "1"] and train.meta.form == "CSV"
+
+
+MISTAKES = {
+    "outside": ([("../set/images/a b.jpg", "x")], r"row 2 names \.\./set.*points outside"),
+    "absolute": ([("/etc/passwd", "x")], "row 2 names /etc/passwd, which points outside"),
+    "backslashes": ([("..\\secret.jpg", "x")], "row 2 names ../secret.jpg, which points outside"),
+    "missing": ([("nowhere.jpg", "x")], "names nowhere.jpg, which is not below"),
+    "missing later": ([*PAIRS, ("nowhere.jpg", "bad")], "nowhere.jpg is not a file"),
+    "no label": ([*PAIRS, ("e.jpg", " ")], "row 8 has no label"),
+    "short row": ([*PAIRS, ("e.jpg",)], "row 8 has 1 cells, fewer than the first line"),
+    "twice": ([*PAIRS, PAIRS[0]], r"names a b\.jpg twice: keep one of its rows"),
+    "one class": ([(name, "cat") for name in NAMES], "images of one class, cat"),
+    "one image": ([*PAIRS[:5], ("g.jpg", "yak")], "has one image of yak: to be split"),
+    "nothing": ([], "names no images"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_named_by_their_row(mistake, images, tmp_path):
+    rows, sentence = MISTAKES[mistake]
+    write_csv(images / "labels.csv", rows)
+    with pytest.raises(UserError, match=sentence):
+        prepare(images / "labels.csv", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "width,height\n1,2\n",
+            r'needs a first line with the columns path and label; received "wi',
+        ),
+        ("", "received nothing"),
+        ('path,label\n"a.jpg', "is not a whole CSV file"),
+    ],
+)
+def test_what_is_no_list_of_labels_is_refused(text, sentence, images, tmp_path):
+    (images / "labels.csv").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        prepare(images / "labels.csv", tmp_path)
+
+
+def test_splits_that_are_none(images, tmp_path):
+    rows = [(n, c, "fold1") for n, c in PAIRS]
+    write_csv(images / "labels.csv", rows, ("path", "label", "split"))
+    with pytest.raises(UserError, match='row 2 is of the split "fold1"; train, validation or test'):
+        prepare(images, tmp_path)
+    rows[0] = (*PAIRS[0], "")
+    rows[1:] = [(n, c, "train") for n, c in PAIRS[1:]]
+    write_csv(images / "labels.csv", rows, ("path", "label", "split"))
+    with pytest.raises(UserError, match="row 2 has no split, and others have one"):
+        prepare(images, tmp_path)
+
+
+def test_options_of_class_folders_are_refused(images, tmp_path):
+    write_csv(images / "labels.csv", PAIRS)
+    with pytest.raises(UserError, match=r"--splits is for class folders, but .* is CSV"):
+        prepare(images, tmp_path, splits="none")
+    with pytest.raises(UserError, match="--validation-share must be between 0 and 1"):
+        prepare(images, tmp_path, validation_share=2.0)
