@@ -127,11 +127,15 @@ def _levels(value: Json) -> int:
     return 1 + min(map(_levels, value), default=0)
 
 
+def _origin(annotation: Annotation) -> Any:  # of a type, a class or a special form
+    return get_origin(annotation)
+
+
 def _list_levels(annotation: Annotation) -> int:
     """Returns how many levels of lists a type takes at most."""
     levels = 0
     for part in _alternatives(annotation):
-        if get_origin(part) in (list, tuple):
+        if _origin(part) in (list, tuple):
             items = [each for each in get_args(part) if each is not Ellipsis]
             levels = max(levels, 1 + max(map(_list_levels, items)))
     return levels
@@ -140,7 +144,7 @@ def _list_levels(annotation: Annotation) -> int:
 def _tables_in(annotation: Annotation) -> Iterator[type[Table]]:
     """Yields the tables that a type takes, alone or in a list."""
     for part in _alternatives(annotation):
-        if get_origin(part) is list:
+        if _origin(part) is list:
             yield from _tables_in(get_args(part)[0])
         elif isinstance(part, type) and issubclass(part, Table):
             yield part
@@ -148,7 +152,7 @@ def _tables_in(annotation: Annotation) -> Iterator[type[Table]]:
 
 def _alternatives(annotation: Annotation) -> Iterator[Annotation]:
     """Yields the types of a union, without what is annotated."""
-    origin = get_origin(annotation)
+    origin = _origin(annotation)
     if origin is Annotated:
         yield from _alternatives(get_args(annotation)[0])
     elif origin in (Union, UnionType):

@@ -150,10 +150,10 @@ def _is_done(run: Run) -> bool:
 
 def representatives(recipes: Sequence[Recipe]) -> list[Recipe]:
     """Returns one of the recipes that share a network and data, so that each is checked once."""
-    parts = {"model": True, "data": True, "augment": True, "train": {"accumulate_steps", "sizes"}}
     found: dict[str, Recipe] = {}
     for recipe in recipes:
-        found.setdefault(recipe.model_dump_json(include=parts), recipe)
+        parts = recipe.model_dump_json(include={"model", "data", "augment"})
+        found.setdefault(f"{parts} {recipe.train.accumulate_steps} {recipe.train.sizes}", recipe)
     return list(found.values())
 
 

@@ -153,20 +153,19 @@ def curve(record: SweepRecord, key: str) -> "Figure":
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     places = _places(record, key)
-    finished = [
-        (place, s) for place, s in zip(places, record.settings, strict=True) if s.num_finished
-    ]
-    finished.sort(key=lambda pair: pair[0])
+    means = {i: s.mean for i, s in enumerate(record.settings) if s.mean is not None}
+    order = sorted(means, key=lambda index: places[index])
     axes.errorbar(
-        [place for place, _ in finished],
-        [setting.mean for _, setting in finished],
-        yerr=[setting.spread or 0.0 for _, setting in finished],
+        [places[index] for index in order],
+        [means[index] for index in order],
+        yerr=[record.settings[index].spread or 0.0 for index in order],
         fmt="o-",
         capsize=3,
     )
-    for place, setting in finished:
-        scores = [record.cells[number].val_top1 for number in setting.cells]
-        axes.plot([place] * len(scores), scores, ".", color="0.4", markersize=4)
+    for index in order:
+        cells = [record.cells[number] for number in record.settings[index].cells]
+        scores = [c.val_top1 for c in cells if c.state == "finished" and c.val_top1 is not None]
+        axes.plot([places[index]] * len(scores), scores, ".", color="0.4", markersize=4)
     if _is_numeric(record, key):
         if _is_log(record, key):
             axes.set_xscale("log")

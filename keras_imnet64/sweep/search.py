@@ -360,9 +360,10 @@ def report_study_errors(
     from optuna.exceptions import OptunaError
     from sqlalchemy.exc import SQLAlchemyError
 
+    kinds: tuple[type[Exception], ...] = (OptunaError, SQLAlchemyError, sqlite3.Error, *also)
     try:
         yield
-    except (OptunaError, SQLAlchemyError, sqlite3.Error, *also) as error:
+    except kinds as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise kind(
             f"{file}, the study of the search, cannot be used ({reason(first_line)}): restore it, "

@@ -53,7 +53,7 @@ class Space:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return tuple(part.key for part in (*self.axes, *self.ranges))
+        return (*(axis.key for axis in self.axes), *(each.key for each in self.ranges))
 
     def recipe(self, content: JsonObject, values: Mapping[str, Json]) -> Recipe:
         """Returns the recipe with these values by key; UserError if it is wrong."""
@@ -75,12 +75,12 @@ def parse_space(line: str) -> Axis | Range:
     """Returns the range of "optimizer.learning_rate=0.001..0.3:log", or an axis of values."""
     key, _, text = line.partition("=")
     bounds, is_log = text.strip().removesuffix(LOG), text.strip().endswith(LOG)
-    low, dots, high = bounds.partition("..")
-    ends = [_number(low), _number(high)] if dots else []
-    if not ends or None in ends:
+    first, dots, last = bounds.partition("..")
+    low, high = _number(first), _number(last)
+    if not dots or low is None or high is None:
         return parse_axis(line, "--space", " or optimizer.learning_rate=0.001..0.3:log")
     path = parse_axis(f"{key}=0", "--space").path
-    return _checked(Range(path, *ends, is_log=is_log), text)  # type: ignore[arg-type]  # no None
+    return _checked(Range(path, low, high, is_log), text)
 
 
 def _number(text: str) -> Number | None:
@@ -120,9 +120,11 @@ def make_space(parts: Sequence[Axis | Range]) -> Space:
             "of values"
         )
     check_axes(axes)
-    for number, each in enumerate(ranges):
+    keys = [axis.key for axis in axes]
+    for each in ranges:
         check_may_vary(each.key)
-        check_overlap([part.key for part in (*axes, *ranges[:number])], each.key)
+        check_overlap(keys, each.key)
+        keys.append(each.key)
     if SEED in [part.path for part in parts]:
         raise UserError(
             "--search cannot choose train.seed, whose effect is chance: train the best recipe with "
