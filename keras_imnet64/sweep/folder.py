@@ -139,10 +139,8 @@ def begin(folder: SweepFolder, record: SweepRecord, fresh: bool) -> None:
     """Creates the folder with its record, unless the sweep has begun; call it once checked."""
     if fresh and folder.record_file.exists():
         lock(folder.as_run).close()  # raises while another process works there
-        for cell in folder.read().cells:
-            run = Run(folder.path / cell.folder)
-            if run.lock_file.exists():
-                lock(run).close()
+        for file in sorted(folder.path.glob("cell-*/.lock")):
+            lock(Run(file.parent)).close()
         say(f"the earlier sweep in {folder.path} is kept as {set_aside(folder.path)}")
     folder.path.mkdir(parents=True, exist_ok=True)
     if not folder.record_file.exists():

@@ -286,8 +286,10 @@ def test_a_folder_of_something_else_is_left_alone(plan, trained, tmp_path):
 def test_a_damaged_record_is_one_sentence(plan, trained, tmp_path):
     trained(plan(RATES))
     (tmp_path / "sweep" / "sweep.json").write_text('{"kind": "something else"}')
-    with pytest.raises(UserError, match=r"sweep.json is missing or damaged"):
+    with pytest.raises(UserError, match=r"sweep\.json is missing or damaged .* with --fresh"):
         trained(plan(RATES))
+    trained(plan(RATES), fresh=True)
+    assert len(trained.starts) == 3
 
 
 def test_a_cell_of_another_recipe_is_not_overwritten(plan, trained, tmp_path, small_recipe):
@@ -306,6 +308,11 @@ def test_one_process_at_a_time_works_on_a_sweep(plan, trained, tmp_path):
     for fresh in (False, True):
         with lock(Run(tmp_path / "sweep")), pytest.raises(UserError, match="another process is"):
             trained(made, fresh=fresh)
+    with (
+        lock(Run(tmp_path / "sweep" / "cell-001")),
+        pytest.raises(UserError, match=r"another process is working in .*cell-001"),
+    ):
+        trained(made, fresh=True)
 
 
 def test_networks_and_data_are_checked_once_each(plan):
