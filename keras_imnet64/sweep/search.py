@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,8 +154,8 @@ class Search:
         self.running: dict[str, tuple[Trial, int]] = {}  # trial and its epochs, by job
         with report_study_errors(folder.study_file, UserError, WHEN_OPENED):
             self.study = open_study(folder.study_file, _fewest_epochs(plan))
-            self._interrupted = [t for t in self.trials() if not t.state.is_finished()]
             self._check_trials()
+            self._interrupted = self._interrupted_trials()
 
     def _check_trials(self) -> None:
         """Refuses a study that does not know a cell which lies in the folder."""
@@ -165,6 +166,21 @@ class Search:
                 f"{self.folder.study_file} lacks the trial of {min(cells - known)}: restore it, or "
                 "start over with --fresh"
             )
+
+    def _interrupted_trials(self) -> "list[Trial]":
+        """Returns the trials that are running in the study, each with all of its values."""
+        from optuna import Trial
+
+        found = []
+        for frozen in self.trials():
+            if not frozen.state.is_finished():
+                self._use_sampler_of(frozen.number)
+                found.append(Trial(self.study, frozen._trial_id))  # it has no public name
+                suggest(found[-1], self.plan.space)
+        return found
+
+    def _use_sampler_of(self, trial_number: int) -> None:
+        self.study.sampler = make_sampler(self.plan.record.seeds[0], trial_number)
 
     def trials(self) -> "list[FrozenTrial]":
         """Returns all trials of the study; the number of each is its place."""
@@ -182,14 +198,12 @@ class Search:
         return None
 
     def _next_trial(self) -> "Trial | None":
-        from optuna import Trial
-
         if self._interrupted:
-            return Trial(self.study, self._interrupted.pop(0)._trial_id)  # it has no public name
+            return self._interrupted.pop(0)
         number = len(self.trials())
         if number >= self.plan.num_trials:
             return None
-        self.study.sampler = make_sampler(self.plan.record.seeds[0], number)
+        self._use_sampler_of(number)
         return self.study.ask()
 
     def _begin(self, trial: "Trial") -> Job | None:
@@ -291,8 +305,12 @@ def open_study(file: Path, num_epochs: int) -> "Study":
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # A URL would take characters of the path, such as % and ?, for its own.
+    connect = partial(sqlite3.connect, file, check_same_thread=False)
     return optuna.create_study(
-        storage=f"sqlite:///{file.absolute()}",
+        storage=optuna.storages.RDBStorage(
+            f"sqlite:///{file.name}", engine_kwargs={"creator": connect}
+        ),
         study_name=STUDY,
         direction="maximize",
         load_if_exists=True,
@@ -327,19 +345,14 @@ def suggest(trial: "Trial", space: Space) -> dict[str, Json]:
 
 
 def values_of(params: Mapping[str, Json], space: Space) -> dict[str, Json]:
-    """Returns the values of a recipe for the parameters of a trial, by key.
-
-    A trial that was killed while it was begun may lack some.
-    """
+    """Returns the values of a recipe for the parameters of a trial, by key."""
     values: dict[str, Json] = {}
     for axis in space.axes:
-        if axis.key in params:
-            choices = [choice_of(value) for value in axis.values]
-            values[axis.key] = axis.values[choices.index(params[axis.key])]
+        choices = [choice_of(value) for value in axis.values]
+        values[axis.key] = axis.values[choices.index(params[axis.key])]
     for each in space.ranges:
-        if each.key in params:
-            drawn = params[each.key]
-            values[each.key] = drawn if each.is_whole else rounded(drawn)
+        drawn = params[each.key]
+        values[each.key] = drawn if each.is_whole else rounded(drawn)
     return values
 
 

@@ -64,10 +64,11 @@ def searched(monkeypatch, tmp_path):
     def searched(plan, *, pause=0.0, fresh=False, **cells):
         changes.clear()
         changes.update({name.replace("_", "-"): change for name, change in cells.items()})
-        searched.starts = []
+        searched.starts.clear()
         searched.pause = pause
         return run_search(plan, tmp_path / "sweep", Machine(), fresh=fresh)
 
+    searched.starts, searched.pause = [], 0.0
     return searched
 
 
@@ -189,6 +190,25 @@ def test_trials_depend_on_the_seed_and_not_on_interruptions(plan, searched):
     assert [cell.values for cell in whole.cells] == [cell.values for cell in first.cells]
     seeded = plan(RATE, WIDTH, trials=1, train={"epochs": 9, "seed": 1})
     assert searched(seeded, fresh=True).record.cells[0].values != first.cells[0].values
+
+
+def test_a_trial_that_was_killed_while_it_was_begun_gets_its_other_values(
+    plan, searched, monkeypatch
+):
+    made = plan(RATE, WIDTH, trials=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "suggest", lambda trial, space: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            searched(made)
+    record = searched(made).record
+    assert searched.starts == ["cell-000"]
+    assert record.cells[0].values.keys() == {"model.width", "optimizer.learning_rate"}
+
+
+def test_the_path_of_the_study_may_have_any_character(plan, searched, tmp_path):
+    folder = tmp_path / "50% of it? #1"
+    run_search(plan(RATE, trials=1), folder, Machine())
+    assert (folder / "study.db").exists() and (folder / "cell-000").exists()
 
 
 def test_a_failed_trial_alone_is_trained_again(plan, searched):
