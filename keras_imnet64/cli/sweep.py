@@ -82,7 +82,7 @@ def sweep(
     as_json: bool,
     **folders: Unpack[DataFolders],
 ) -> None:
-    """Train a recipe with many values of some settings, and find the best.
+    """Try many values of a recipe's settings, and find the best.
 
     Values come from --grid, or are lists in the recipe. Each combination is trained with --seeds
     seeds, each time as an ordinary run in a folder of its own. The best combination is the one with
