@@ -11,7 +11,7 @@ from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.jobs.preflight import PreflightRequest, run_preflight
 from keras_imnet64.jobs.running import Job, JobList, JobsResult, raise_unfinished, run_jobs
-from keras_imnet64.jobs.shares import share_machine
+from keras_imnet64.jobs.shares import MachineShare, share_machine
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.runs import Run, lock
 from keras_imnet64.sweep.axes import short_names, value_text
@@ -46,14 +46,28 @@ class Machine:
     data_dir: StrPath | None = None
     cache_dir: StrPath | None = None
 
-    def request(self, recipes: Sequence[Recipe]) -> PreflightRequest:
-        return PreflightRequest(
-            [recipe.to_toml() for recipe in recipes],
+    def prepare(
+        self, recipes: Sequence[Recipe], num_cells: int
+    ) -> tuple[Sequence[MachineShare], list[str]]:
+        """Checks that recipes can be trained, unless there are none.
+
+        Returns:
+            (the shares of the machine, the options of `fit` for all cells).
+
+        Raises:
+            UserError, RunFailed: see `run_preflight` and `share_machine`.
+        """
+        if not recipes:
+            return [], []
+        request = PreflightRequest(
+            [recipe.to_toml() for recipe in representatives(recipes)],
             self.devices,
             self.virtual_devices,
             data_dir=None if self.data_dir is None else str(self.data_dir),
             cache_dir=None if self.cache_dir is None else str(self.cache_dir),
         )
+        gpus = run_preflight(request)
+        return share_machine(min(self.jobs, num_cells), self.devices, gpus), request.fit_options
 
     def check(self) -> None:
         """Raises a UserError if several jobs are to share virtual devices."""
@@ -126,18 +140,14 @@ def run_grid(plan: Plan, out_dir: StrPath, machine: Machine, *, fresh: bool = Fa
         f"{len(plan.cells) // len(plan.seeds)} settings x {len(plan.seeds)} seeds"
     )
     todo = [cell for cell in plan.cells if fresh or not _is_done(cell.run(folder.path))]
-    request = machine.request(representatives([cell.recipe for cell in todo]))
-    gpus = run_preflight(request) if todo else []
-    shares = (
-        share_machine(min(machine.jobs, len(plan.cells)), machine.devices, gpus) if todo else []
-    )
+    shares, options = machine.prepare([cell.recipe for cell in todo], len(plan.cells))
     begin(folder, record, fresh)
     with lock(folder.as_run):
         if len(todo) < len(plan.cells):
             say(f"{len(plan.cells) - len(todo)} cells were done before")
         for cell in todo:
             write_cell_recipe(cell.run(folder.path), cell.recipe)
-        jobs = [cell_job(folder, cell, plan.keys, request.fit_options) for cell in todo]
+        jobs = [cell_job(folder, cell, plan.keys, options) for cell in todo]
         result = run_jobs(JobList(jobs), shares)
         record = write_all(folder, record, cell_records(plan, folder))
     again = "the same command without --fresh" if fresh else "the same command"

@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.types import Json, JsonObject, StrPath
-from keras_imnet64.jobs.preflight import run_preflight
 from keras_imnet64.jobs.running import Ending, HistoryRow, Job, run_jobs
-from keras_imnet64.jobs.shares import share_machine
 from keras_imnet64.runs import Run, lock
 from keras_imnet64.sweep.axes import Axis, take_axes
 from keras_imnet64.sweep.folder import (
@@ -36,7 +34,6 @@ from keras_imnet64.sweep.grid import (
     Machine,
     Outcome,
     cell_job,
-    representatives,
     without_diverged,
     write_all,
 )
@@ -129,12 +126,10 @@ def run_search(
     folder = check_sweep_folder(out_dir, plan.record, fresh)
     say(f"recipe   {plan.record.name}: a search of {plan.num_trials} trials")
     recipes = [plan.space.recipe(plan.content, values) for values in plan.space.samples()]
-    request = machine.request(representatives(recipes))
-    gpus = run_preflight(request)
-    shares = share_machine(min(machine.jobs, plan.num_trials), machine.devices, gpus)
+    shares, options = machine.prepare(recipes, plan.num_trials)
     begin(folder, plan.record, fresh)
     with lock(folder.as_run):
-        search = Search(plan, folder, request.fit_options)
+        search = Search(plan, folder, options)
         result = run_jobs(search, shares)
         record = replace(plan.record, trials=max(plan.num_trials, len(search.trials())))
         record = write_all(folder, record, search.cell_records())
