@@ -28,7 +28,12 @@ from keras_imnet64.recipe.loading import (
     override,
     parse_override,
     parse_toml,
+    read_content,
 )
+from keras_imnet64.sweep.axes import parse_axis
+from keras_imnet64.sweep.plan import plan_grid
+from keras_imnet64.sweep.search import plan_search
+from keras_imnet64.sweep.space import parse_space
 
 GENERATED = {page: make() for page, make in PAGES.items()}
 PAGES_AND_README = documents.WRITTEN | GENERATED
@@ -97,6 +102,8 @@ def check_values(path, rest):
         others = [name for name in names if not documents.PLACEHOLDER.search(name)]
         assert [n for n in others if n not in shipped and not n.endswith(".toml")] == []
         load_recipe((shipped or ["demo"])[0], settings)
+    elif path == ["sweep"]:
+        check_sweep(rest)
     elif path == ["convert"]:
         for model in values(rest, "--model"):
             known = find_model(model).options.model_fields.keys()
@@ -104,6 +111,16 @@ def check_values(path, rest):
     for dataset in values(rest, "--dataset") + (rest[:1] if path[0] == "data" else []):
         if not dataset.startswith("-") and not documents.PLACEHOLDER.fullmatch(dataset):
             find_dataset(dataset)
+
+
+def check_sweep(rest):
+    """Its grid or space fits the recipe that is named."""
+    (name,) = values(rest, "--recipe")
+    content = read_content(name if name in list_recipes() else "demo", values(rest, "--set"))
+    if "--search" in rest:
+        plan_search(content, [parse_space(line) for line in values(rest, "--space")], 2)
+    else:
+        plan_grid(content, [parse_axis(line) for line in values(rest, "--grid")], 2)
 
 
 def ids(pairs):
@@ -141,6 +158,8 @@ def test_code_within_lines_is_understood(page, arguments):
         "python cli.py fit --recipe demo --set train.epoch=2",
         "python cli.py fit --recipe demo --set 'model.stem=\"small\"'",
         "python cli.py fit --recipe demo --jobs two",
+        "python cli.py sweep --recipe demo --grid optimizer.rate=1,2",
+        "python cli.py sweep --recipe demo --search 9 --space optimizer.learning_rate=2..1",
         "python cli.py data info shape",
         "(cd there && keras-imnet64 export RUN --formats keras) > log",
     ],

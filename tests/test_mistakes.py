@@ -40,7 +40,12 @@ from keras_imnet64.convert.weight_formats import LEGACY_TORCH_MAGIC
 from keras_imnet64.data.sources.archives import write_archives
 from keras_imnet64.models import build_model
 from keras_imnet64.models.ship import ship
+from keras_imnet64.recipe.loading import read_content
 from keras_imnet64.records import ModelInfo
+from keras_imnet64.sweep.axes import parse_axis
+from keras_imnet64.sweep.folder import SweepFolder, begin
+from keras_imnet64.sweep.grid import record_of
+from keras_imnet64.sweep.plan import plan_grid
 from keras_imnet64.training import preview  # noqa: F401 (as FIRST_READ)
 
 FIRST_READ = codecs.lookup("utf-8-sig")  # a user that we become may not read it later
@@ -1430,3 +1435,89 @@ def compare_with(place, info):
     model = build_model("wide_resnet", image_size=16, num_classes=10, depth=8, width=0.5)
     ship(model, place.path / "other.keras", info)
     return "compare model.keras other.keras"
+
+
+# ------------------------------------------------------------------------------------------- sweeps
+
+SWEEP = "sweep --recipe small.toml --out run --set data.holdout=16"
+RATES = "--grid optimizer.learning_rate=0.1,0.2"
+THOUSAND = ",".join(map(str, range(1000)))
+
+simply("sweep_nothing", SWEEP, "nothing to vary: give --grid, --seeds, or a recipe in which")
+simply("sweep_seeds", f"{SWEEP} --seeds 0", "0 is not in the range")
+simply("sweep_key", f"{SWEEP} --grid optimizer.rate=1,2", "optimizer.rate is not an option of")
+simply("sweep_key_near", f"{SWEEP} --grid train.epoch=1,2", r'did you mean "epochs"\?')
+simply("sweep_value", f"{SWEEP} --grid train.epochs=1,0", "whole number from 1 .* received 0")
+simply("sweep_not_toml", f"{SWEEP} --grid optimizer.name=sgd,muon", "--grid takes key=value,value")
+simply("sweep_no_value", f"{SWEEP} --grid train.epochs=", "train.epochs has no values to try")
+simply("sweep_twice", f"{SWEEP} --grid train.epochs=2,2", "train.epochs has the value 2 twice")
+simply("sweep_key_twice", f"{SWEEP} {RATES} {RATES}", "each sets the other's value")
+simply("sweep_both_seeds", f"{SWEEP} --seeds 2 --grid train.seed=1,2", "both set the seeds")
+simply(
+    "sweep_million",
+    f"{SWEEP} --grid loss.l2={THOUSAND} --grid train.epochs={THOUSAND}",
+    "at most 1,000 cells; received 1,000,000",
+)
+simply("sweep_holdouts", f"{SWEEP} --grid data.holdout=8,16", "cannot vary data.holdout, because")
+simply("sweep_names", f'{SWEEP} --set name=["a","b"]', "cannot vary name, the name of the recipe")
+simply("sweep_data", f'{SWEEP} --set data.dataset=["a","b"]', "cannot vary data.dataset, because")
+simply(
+    "sweep_list_of_nothing",
+    f"{SWEEP} --set optimizer.learning_rate=[]",
+    "optimizer.learning_rate has no values to try",
+)
+simply(
+    "sweep_no_holdout",
+    f"sweep --recipe small.toml {RATES}",
+    "set data.holdout to a number of them, such as 1000; received data.holdout = 0",
+)
+simply(
+    "sweep_branches",
+    "sweep --recipe spectral_tiny20_sub4 --seeds 2",
+    "trains an ensemble of branches, .*: set model.band to the number of one",
+)
+simply("sweep_cell", f"{SWEEP} {RATES} --cell 2", "--cell must be from 0 to 1; received 2")
+simply("sweep_cell_jobs", f"{SWEEP} {RATES} --cell 1 --jobs 2", "--cell trains one cell, and")
+simply("sweep_cell_slurm", f"{SWEEP} {RATES} --cell 1 --slurm", "writes the script that does")
+simply("sweep_cell_fresh", f"{SWEEP} {RATES} --cell 1 --fresh", "--cell goes on in the folder")
+simply("sweep_virtual", f"{SWEEP} {RATES} --jobs 2 --virtual-devices 2", "one job at a time")
+simply("sweep_folder", f"{SWEEP} {RATES} --out data", "data is not empty and holds no sweep")
+simply("sweep_name", f"{SWEEP} {RATES} --name a/b", "--name must be one folder below saved_models")
+
+SEARCH = f"{SWEEP} --search 3"
+simply("search_nothing", SEARCH, "--search has nothing to choose: give --space, such as")
+simply("search_grid", f"{SEARCH} {RATES}", "takes no --grid, which trains all combinations: give")
+simply("search_seeds", f"{SEARCH} --seeds 2", "takes no --seeds, which is for grids: train the")
+simply("search_cell", f"{SEARCH} --cell 0", "takes no --cell, which is for grids: its trials")
+simply("search_space", f"{SWEEP} --space train.epochs=1..3", "--space is what --search may choose")
+simply("search_many", f"{SWEEP} --search 1001 --space train.epochs=1..3", "1 to 1000 trials; rec")
+simply("search_range", f"{SEARCH} --space train.epochs=3..1", "the smaller one.*received 3..1")
+simply("search_log", f"{SEARCH} --space loss.l2=0..1:log", "must begin above 0")
+simply("search_key", f"{SEARCH} --space optimizer.rate=1..2", "optimizer.rate is not an option")
+simply("search_seed", f"{SEARCH} --space train.seed=1..9", "cannot choose train.seed")
+
+
+@mistake(r"run holds another sweep \(keys: optimizer.learning_rate=\[0.1, 0.3\] -> .*0.2\]\)")
+def sweep_of_other_values(place):
+    content = read_content(place.path / "small.toml", ["data.holdout=16"])
+    record = record_of(plan_grid(content, [parse_axis("optimizer.learning_rate=0.1,0.3")], None))
+    begin(SweepFolder(place.path / "run"), record, fresh=False)
+    return f"{SWEEP} {RATES}"
+
+
+@mistake("run holds a run and cannot hold a sweep too", command=f"{SWEEP} {RATES}")
+def sweep_in_a_run(place):
+    (place.path / "run").mkdir()
+    shutil.copy(place.path / "small.toml", place.path / "run" / "recipe.toml")
+
+
+@mistake("sweep.json is missing or damaged", command=f"{SWEEP} {RATES}")
+def sweep_with_a_damaged_record(place):
+    (place.path / "run").mkdir()
+    (place.path / "run" / "sweep.json").write_text("{}")
+
+
+@mistake("--search needs Optuna, which is not installed: `pip install")
+def search_without_optuna(place):
+    place.patch.setattr("keras_imnet64.sweep.search.find_spec", lambda name: None)
+    return f"{SEARCH} --space train.epochs=1..3"

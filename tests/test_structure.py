@@ -16,7 +16,8 @@ ROWS = (
     {"__main__"},
     {"cli"},
     {"report"},
-    {"bench", "compare", "curves", "spectral"},
+    {"bench", "compare", "curves", "spectral", "sweep"},
+    {"jobs"},
     {"convert", "doctor", "export"},
     {"training"},
     {"evaluation"},
@@ -144,7 +145,7 @@ def test_only_programs_draw_bars_for_packing():
         for module, file in modules().items()
         if any("progress_bars" in n for n in imports(module, file.read_text()))
     }
-    assert users == {f"{PACKAGE}.cli.frame", f"{PACKAGE}.spectral.preflight"}
+    assert users == {f"{PACKAGE}.cli.frame", f"{PACKAGE}.jobs.preflight"}
 
 
 @pytest.mark.parametrize(

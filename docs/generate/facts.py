@@ -116,6 +116,7 @@ def run_folder_page() -> str:
         table(["file", "what it holds"], files_of_a_run()),
         "The folder of a spectral ensemble holds a run folder for each band, `branch-00`, "
         "`branch-01` and so on, and `ensemble.csv` and `ensemble.png`, the report of `ensemble`. "
+        "That of a [sweep](../guides/sweep.md#what-you-get) holds a run folder for each cell. "
         "`export` writes into the folder too, unless `--out` says otherwise.",
         record_section("`history.csv`", "history", EpochRow),
         record_section("`metrics.json`", "metrics", Metrics),

@@ -2,8 +2,8 @@
 
 Results go to standard output (`--json`: one object on one line), everything else to standard error.
 `core.errors` lists the exit statuses. The commands are in `runs` (train and use models), `report`,
-`compare`, `data` and `about` (recipes, compiled programs, the machine); `frame` has what they
-share. Commands import late, so that `--help` is fast and the backend is chosen before Keras is
+`compare`, `sweep`, `data` and `about` (recipes, compiled programs, the machine); `frame` has what
+they share. Commands import late, so that `--help` is fast and the backend is chosen before Keras is
 imported.
 """
 
@@ -16,7 +16,14 @@ from typing import NoReturn
 
 import click
 
-from keras_imnet64.cli import about, compare, data, report, runs  # noqa: F401 (each adds its commands)
+from keras_imnet64.cli import (  # noqa: F401 (each adds its commands)
+    about,
+    compare,
+    data,
+    report,
+    runs,
+    sweep,
+)
 from keras_imnet64.cli.frame import cli
 from keras_imnet64.core.errors import EXIT_RUN_FAILED, EXIT_STOPPED_AT_ONCE, UserError, printable
 

@@ -27,7 +27,6 @@ from keras_imnet64.core.types import JsonObject
 
 if TYPE_CHECKING:
     from keras_imnet64.curves import Against
-    from keras_imnet64.recipe.schema import Recipe
     from keras_imnet64.records import ViewSet
     from keras_imnet64.spectral.fusion import Fusion
 
@@ -119,7 +118,7 @@ def fit(
         end_with_parent()
     choose_backend(backend)
     loaded = load_recipe(recipe, overrides)
-    folder = run_folder(loaded, name, out)
+    folder = run_folder(loaded.name, name, out)
     with packing_bar() as progress:
         result = fit_recipe(
             loaded,
@@ -136,8 +135,8 @@ def fit(
     show(result, as_json)
 
 
-def run_folder(recipe: "Recipe", name: str | None, out: Path | None) -> Path:
-    """Returns the folder of --out or --name; the default is <recipe>-<backend>."""
+def run_folder(recipe_name: str, name: str | None, out: Path | None, suffix: str = "") -> Path:
+    """Returns the folder of --out or --name; the default is <recipe>-<backend><suffix>."""
     from keras_imnet64.backend.devices import chosen_backend
     from keras_imnet64.core.paths import DEFAULT_RUNS
     from keras_imnet64.recipe.schema import is_folder_name
@@ -146,7 +145,7 @@ def run_folder(recipe: "Recipe", name: str | None, out: Path | None) -> Path:
         raise UserError(
             f'--name must be one folder below saved_models; received "{name}": use --out'
         )
-    return out or DEFAULT_RUNS / (name or f"{recipe.name}-{chosen_backend()}")
+    return out or DEFAULT_RUNS / (name or f"{recipe_name}-{chosen_backend()}{suffix}")
 
 
 @cli.command()

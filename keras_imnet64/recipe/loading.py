@@ -66,6 +66,15 @@ def load_recipe(name_or_path: StrPath, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         UserError: one sentence naming the recipe, the key, what was received and what would work.
     """
+    return check_recipe(read_content(name_or_path, overrides))
+
+
+def read_content(name_or_path: StrPath, overrides: Iterable[str] = ()) -> JsonObject:
+    """Returns the nested plain values of a recipe with its overrides, which are not checked.
+
+    Raises:
+        UserError: there is no such recipe, its file is no TOML, or an override is not key=value.
+    """
     path = find_recipe(name_or_path)
     try:
         content = parse_toml(decode_text(read_small(path, MAX_FILE_BYTES)))
@@ -78,7 +87,7 @@ def load_recipe(name_or_path: StrPath, overrides: Iterable[str] = ()) -> Recipe:
         merge(changes, parse_override(line))
     override(content, changes)
     content.setdefault("name", path.stem)
-    return check_recipe(content)
+    return content
 
 
 def parse_toml(text: str) -> JsonObject:
@@ -190,16 +199,21 @@ def find_recipe(name_or_path: StrPath) -> Path:
 
 def parse_override(line: str) -> JsonObject:
     """Returns {"optimizer": {"learning_rate": 0.05}} for "optimizer.learning_rate=0.05"."""
-    key, equals, value = line.partition("=")
     try:
-        if not equals or NOT_IN_A_KEY & set(key) or "\n" in line:
-            raise ValueError
-        return parse_toml(f"{key.strip()} = {value.strip()}")
+        return parse_assignment(line)
     except ValueError:
         raise UserError(
             f"--set takes key=value in TOML, such as optimizer.learning_rate=0.05 "
             f"or 'model.name=\"wide_resnet\"'; received {line!r}"
         ) from None
+
+
+def parse_assignment(line: str) -> JsonObject:
+    """Returns what `parse_override` does; ValueError if the line is not one key and one value."""
+    key, equals, value = line.partition("=")
+    if not equals or NOT_IN_A_KEY & set(key) or "\n" in line:
+        raise ValueError("it is not key=value")
+    return parse_toml(f"{key.strip()} = {value.strip()}")
 
 
 def override(content: JsonObject, changes: JsonObject) -> None:

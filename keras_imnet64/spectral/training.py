@@ -1,17 +1,20 @@
 """Trains a recipe of any kind: an ordinary run, all branches of a spectral recipe, or one branch.
 
-For all branches, child processes train (see `jobs`), and this process loads no backend.
+For all branches, child processes train (see the package `jobs`), and this process loads no backend.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.console import say
-from keras_imnet64.core.errors import EXIT_USER_ERROR, RunFailed, Stopped, UserError
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
+from keras_imnet64.jobs.preflight import PreflightRequest, run_preflight
+from keras_imnet64.jobs.running import Job, JobList, raise_unfinished, run_jobs
+from keras_imnet64.jobs.shares import share_machine
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.runs import Run, lock, set_aside
 from keras_imnet64.spectral.branches import (
@@ -23,9 +26,6 @@ from keras_imnet64.spectral.branches import (
     check_same_recipe,
     has_branches,
 )
-from keras_imnet64.spectral.jobs import BranchJob, FailedJob, run_jobs
-from keras_imnet64.spectral.preflight import PreflightRequest, run_preflight
-from keras_imnet64.spectral.shares import share_machine
 
 if TYPE_CHECKING:
     from keras_imnet64.backend.devices import Devices
@@ -134,32 +134,26 @@ def fit_branches(
         Stopped: a signal stopped training; the branches' states are saved.
     """
     folder, bands = Run(Path(out_dir)), bands_of(recipe)
-    directories = {"data_dir": data_dir, "cache_dir": cache_dir}
-    given = {name: str(path) for name, path in directories.items() if path is not None}
     check_branches_fit(out_dir, None if fresh else recipe)
     say(f"recipe   {recipe.name}: {len(bands)} branches")
-    gpus = run_preflight(
-        PreflightRequest(
-            recipe=recipe.to_toml(),
-            devices=devices,
-            virtual_devices=virtual_devices,
-            data_dir=given.get("data_dir"),
-            cache_dir=given.get("cache_dir"),
-        )
+    request = PreflightRequest(
+        [recipe.to_toml()],
+        devices,
+        virtual_devices,
+        data_dir=None if data_dir is None else str(data_dir),
+        cache_dir=None if cache_dir is None else str(cache_dir),
     )
+    gpus = run_preflight(request)
     shares = share_machine(min(jobs, len(bands)), devices, gpus)
     if fresh and has_branches(out_dir):
         _set_branches_aside(folder)
     folder.path.mkdir(parents=True, exist_ok=True)
     with lock(folder):
-        unfinished = _unfinished_jobs(recipe, folder)
+        unfinished = _unfinished_jobs(recipe, folder, request.fit_options)
         write_atomic(folder.recipe_file, recipe.to_toml())  # from which the children read it
-        arguments = ["fit", "--json", "--recipe", str(folder.recipe_file), "--out", str(out_dir)]
-        arguments += [f"--{name.replace('_', '-')}={path}" for name, path in given.items()]
-        if virtual_devices is not None:
-            arguments.append(f"--virtual-devices={virtual_devices}")
-        failed, stopped = run_jobs(unfinished, shares, arguments)
-    _raise_failure(failed, stopped, len(bands), fresh)
+        result = run_jobs(JobList(unfinished), shares)
+    again = "the same command without --fresh" if fresh else "the same command"
+    raise_unfinished(result, "branches", len(bands), again)
     runs = [Run(branch_folder(out_dir, band)) for band in bands]
     return {run.path.name: run.metrics["model.keras"] for run in runs}
 
@@ -172,31 +166,20 @@ def _set_branches_aside(folder: Run) -> None:
     say(f"what was in {folder.path} is kept as {set_aside(folder.path)}")
 
 
-def _unfinished_jobs(recipe: Recipe, folder: Run) -> list[BranchJob]:
-    """Returns the branches to train; UserError if a finished one is of another recipe."""
+def _unfinished_jobs(recipe: Recipe, folder: Run, options: Sequence[str]) -> list[Job]:
+    """Returns the branches to train; UserError if a finished one is of another recipe.
+
+    Args:
+        options: of `fit`, for all branches.
+    """
     unfinished = []
+    arguments = ("fit", "--json", "--recipe", str(folder.recipe_file), "--out", str(folder.path))
     for band in bands_of(recipe):
         run = Run(branch_folder(folder.path, band))
         if run.is_finished:
             check_same_recipe(run, branch_recipe(recipe, band))
             say(f"{run.path.name}  finished before")
         else:
-            unfinished.append(BranchJob(band, run, folder.path / f"{run.path.name}.log"))
+            log = folder.path / f"{run.path.name}.log"
+            unfinished.append(Job(run, (*arguments, *options, "--branch", str(band)), log))
     return unfinished
-
-
-def _raise_failure(failed: list[FailedJob], stopped: bool, num_branches: int, fresh: bool) -> None:
-    """Raises an error for all jobs if a signal stopped them or some of them failed."""
-    again = "the same command without --fresh" if fresh else "the same command"
-    names = ", ".join(job.name for job in failed)
-    if stopped:
-        raise Stopped(
-            f"stopped; the branches' states are saved, and {again} resumes them"
-            + (f"; failed: {names}" if failed else "")
-        )
-    if failed:
-        is_mistake = all(job.status == EXIT_USER_ERROR for job in failed)
-        raise (UserError if is_mistake else RunFailed)(
-            f"{len(failed)} of {num_branches} branches failed ({names}), the first with: "
-            f"{failed[0].reason}; fix this, then {again} trains the branches that are not finished"
-        )

@@ -15,16 +15,15 @@ import pytest
 from conftest import SPECTRAL
 from same_end import weights
 
-from keras_imnet64.backend.devices import Devices
 from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.jobs import preflight
+from keras_imnet64.jobs.preflight import PreflightRequest
+from keras_imnet64.jobs.running import FailedJob, JobsResult
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.runs import Run, lock
-from keras_imnet64.spectral import jobs, preflight, training
+from keras_imnet64.spectral import training
 from keras_imnet64.spectral.branches import branch_folder, branch_recipe
 from keras_imnet64.spectral.ensemble import ensemble
-from keras_imnet64.spectral.jobs import BranchJob, FailedJob
-from keras_imnet64.spectral.preflight import PreflightReply, PreflightRequest
-from keras_imnet64.spectral.shares import share_machine
 from keras_imnet64.spectral.training import fit_branches
 from keras_imnet64.training.fit import fit
 
@@ -199,67 +198,13 @@ def test_one_process_at_a_time_trains_branches(small_recipe, tmp_path, data_dir,
             fit_branches(small_recipe(model=SPECTRAL), tmp_path, data_dir=data_dir, fresh=fresh)
 
 
-def test_a_failure_is_explained_by_the_last_process_of_the_branch(tmp_path):
-    log = tmp_path / "log"
-    log.write_text("Error: stopped in epoch 3\n")
-    process = jobs._Process(
-        job=BranchJob(0, Run(tmp_path / "branch-00"), log),
-        child=None,
-        share=None,
-        log_start=log.stat().st_size,
-        num_epochs_logged=0,
-    )
-    with log.open("a") as file:
-        file.write("Traceback\nImportError: libcudnn\n")
-    assert process.failure(1) == FailedJob("branch-00", 1, f"ImportError: libcudnn ({log})")
-    assert "signal 9 (Killed)" in process.failure(-9).reason
-    assert process.failure(0) is None
-
-
-def test_the_gpus_to_share_are_those_asked_for(small_recipe, data_dir, monkeypatch):
-    """By their indices among all: a backend counts those that it has taken from 0."""
-    six = Devices("tensorflow", "gpu", tuple(f"GPU:{index}" for index in range(6)))
-    two = Devices("tensorflow", "gpu", ("GPU:0", "GPU:1"))  # what those two are called when taken
-    monkeypatch.setattr(preflight, "take_devices", lambda devices, _: two if devices else six)
-    request = PreflightRequest(
-        recipe=small_recipe(model=SPECTRAL).to_toml(),
-        devices="2,5",
-        virtual_devices=None,
-        data_dir=str(data_dir),
-        cache_dir=None,
-    )
-    assert preflight.reply_to(request) == PreflightReply([2, 5])
-
-
-def test_gpus_are_shared_out(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert share_machine(1, "0,3", [0, 3])[0].options == ("--devices", "0,3")
-
-    def shares(num_jobs, gpus):
-        found = share_machine(num_jobs, None, gpus)
-        return [share.environment["CUDA_VISIBLE_DEVICES"] for share in found]
-
-    assert shares(2, [0, 1, 2, 5]) == ["0,2", "1,5"]
-    assert shares(2, [0, 1, 2]) == ["0,2", "1"]
-    assert shares(3, range(6)) == ["0,3", "1,4", "2,5"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,6,5,4,3,2")
-    assert shares(2, [0, 1]) == ["7", "6"]
-    with pytest.raises(UserError, match="at most the 2 devices; received 3"):
-        share_machine(3, None, [0, 1])
-
-
-def test_cores_are_shared_out_where_there_are_no_gpus(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3, 4}, raising=False)
-    assert [share.cores for share in share_machine(2, None, [])] == [{0, 2, 4}, {1, 3}]
-    assert [share.cores for share in share_machine(6, None, [])] == [None] * 6
-
-
 def test_fresh_keeps_the_earlier_branches(small_recipe, data_dir, tmp_path, monkeypatch):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
     fit(branch_recipe(recipe, 0), branch_folder(tmp_path / "run", 0), data_dir=data_dir)
 
-    def fail_all(branch_jobs, shares, arguments):
-        return [FailedJob(job.name, -signal.SIGKILL, "killed") for job in branch_jobs], False
+    def fail_all(source, shares):
+        names = [job.name for job in iter(source.next_job, None)]
+        return JobsResult([FailedJob(n, -signal.SIGKILL, "killed") for n in names], stopped=False)
 
     monkeypatch.setattr(training, "run_jobs", fail_all)
     with pytest.raises(RunFailed, match="without --fresh trains the branches"):

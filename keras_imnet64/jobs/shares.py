@@ -1,4 +1,4 @@
-"""Splits the machine among branches that are trained at the same time, by GPUs or CPU cores."""
+"""Splits the machine among runs that are trained at the same time, by GPUs or CPU cores."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ def share_machine(
 ) -> Sequence[MachineShare]:
     """Splits the GPUs, or the CPU cores of a machine without GPUs, among jobs.
 
-    There are as many shares as jobs, even when fewer branches are left to train: another number of
+    There are as many shares as jobs, even when fewer runs are left to train: another number of
     cores would change the last bits of sums.
 
     Args:
-        num_jobs: number of branches that are trained at a time.
+        num_jobs: number of runs that are trained at a time.
         devices: as for `take_devices`.
         gpus: indices of the GPUs to share.
 

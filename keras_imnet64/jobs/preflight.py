@@ -1,7 +1,7 @@
-"""Checks before training that the network can be built and its data opened, and finds the GPUs.
+"""Checks before training that networks can be built and data opened, and finds the GPUs.
 
 The check runs in a child process, which releases the GPUs when it ends. The child also packs a data
-set that is not packed yet, for all branches.
+set that is not packed yet, for all runs.
 """
 
 import json
@@ -24,21 +24,31 @@ class PreflightRequest:
     """The request to the child process.
 
     Attributes:
-        recipe: TOML text of the recipe of all branches.
+        recipes: TOML texts of recipes, of which each is checked.
         devices, virtual_devices: as for `take_devices`.
         data_dir, cache_dir: as for `fit`.
     """
 
-    recipe: str
-    devices: str | None
-    virtual_devices: int | None
-    data_dir: str | None
-    cache_dir: str | None
+    recipes: list[str]
+    devices: str | None = None
+    virtual_devices: int | None = None
+    data_dir: str | None = None
+    cache_dir: str | None = None
+
+    @property
+    def fit_options(self) -> list[str]:
+        """The same as options of `fit`, but for the devices, which `shares` splits."""
+        values = {
+            "--data-dir": self.data_dir,
+            "--cache-dir": self.cache_dir,
+            "--virtual-devices": self.virtual_devices,
+        }
+        return [f"{option}={value}" for option, value in values.items() if value is not None]
 
 
 @dataclass(frozen=True)
 class PreflightReply:
-    """The reply of the child process: GPUs to share, or the reason why no branch can be trained."""
+    """The reply of the child process: GPUs to share, or the reason why nothing can be trained."""
 
     gpus: list[int]  # indices of the chosen GPUs among all; empty for the CPU
     error: str | None = None
@@ -46,18 +56,18 @@ class PreflightReply:
 
 
 def run_preflight(request: PreflightRequest) -> list[int]:
-    """Checks in a child process that branches can be trained.
+    """Checks in a child process that all recipes can be trained.
 
     Returns:
         The indices of the GPUs to share, empty for the CPU.
 
     Raises:
-        UserError: the network cannot be built, its data cannot be opened, or the devices do not
+        UserError: a network cannot be built, its data cannot be opened, or the devices do not
             exist.
         RunFailed: the data could not be packed, or the child process failed.
     """
     child = run_child(
-        "keras_imnet64.spectral.preflight",
+        "keras_imnet64.jobs.preflight",
         request=asdict(request),
         own_session=True,
         show_errors=True,
@@ -82,11 +92,12 @@ def _check(request: PreflightRequest) -> list[int]:
     chosen: list[int] = choose_indices(request.devices, present.count, present.kind)
     from keras_imnet64.training.data import check_length, load_data, make_stream
 
-    recipe: Recipe = check_recipe(parse_toml(request.recipe))
-    outline_of(recipe)
-    with keras_defaults(), PackingBar() as progress:
-        data = load_data(recipe, request.data_dir, request.cache_dir, progress)
-        check_length(recipe, make_stream(recipe, data))
+    for text in request.recipes:
+        recipe: Recipe = check_recipe(parse_toml(text))
+        outline_of(recipe)
+        with keras_defaults(), PackingBar() as progress:
+            data = load_data(recipe, request.data_dir, request.cache_dir, progress)
+            check_length(recipe, make_stream(recipe, data))
     return [] if present.kind == "cpu" else chosen
 
 

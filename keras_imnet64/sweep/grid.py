@@ -1,0 +1,255 @@
+"""Trains the cells of a grid: those that are not finished, several at a time, or a single one."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from keras_imnet64.core.activity import Activity
+from keras_imnet64.core.console import say
+from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
+from keras_imnet64.jobs.preflight import PreflightRequest, run_preflight
+from keras_imnet64.jobs.running import Job, JobList, JobsResult, raise_unfinished, run_jobs
+from keras_imnet64.jobs.shares import MachineShare, share_machine
+from keras_imnet64.recipe.schema import Recipe
+from keras_imnet64.runs import Run, lock
+from keras_imnet64.sweep.axes import short_names, value_text
+from keras_imnet64.sweep.folder import (
+    SweepFolder,
+    begin,
+    check_sweep_folder,
+    read_cell,
+    write_cell_recipe,
+)
+from keras_imnet64.sweep.pictures import write_pictures
+from keras_imnet64.sweep.plan import Cell, Plan
+from keras_imnet64.sweep.records import CellRecord, SweepRecord
+from keras_imnet64.sweep.results import with_results, write_results
+
+FIT = ("fit", "--json", "--no-report")  # the command that trains a cell
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where cells are trained, and on which data.
+
+    Attributes:
+        jobs: number of cells that are trained at a time, each on its share of the devices.
+        devices, virtual_devices: as for `take_devices`; virtual devices only for one job.
+        data_dir, cache_dir: as for `fit`.
+    """
+
+    jobs: int = 1
+    devices: str | None = None
+    virtual_devices: int | None = None
+    data_dir: StrPath | None = None
+    cache_dir: StrPath | None = None
+
+    def prepare(
+        self, recipes: Sequence[Recipe], num_cells: int
+    ) -> tuple[Sequence[MachineShare], list[str]]:
+        """Checks that recipes can be trained, unless there are none.
+
+        Returns:
+            (the shares of the machine, the options of `fit` for all cells).
+
+        Raises:
+            UserError, RunFailed: see `run_preflight` and `share_machine`.
+        """
+        if not recipes:
+            return [], []
+        request = PreflightRequest(
+            [recipe.to_toml() for recipe in representatives(recipes)],
+            self.devices,
+            self.virtual_devices,
+            data_dir=None if self.data_dir is None else str(self.data_dir),
+            cache_dir=None if self.cache_dir is None else str(self.cache_dir),
+        )
+        gpus = run_preflight(request)
+        return share_machine(min(self.jobs, num_cells), self.devices, gpus), request.fit_options
+
+    def check(self) -> None:
+        """Raises a UserError if several jobs are to share virtual devices."""
+        if self.jobs > 1 and self.virtual_devices:
+            raise UserError(
+                f"--virtual-devices is for one job at a time; received --jobs {self.jobs}"
+            )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The results of a sweep, and what has failed or was stopped meanwhile.
+
+    Attributes:
+        again: the command that goes on, for messages.
+    """
+
+    record: SweepRecord
+    jobs: JobsResult
+    again: str
+
+    def raise_unfinished(self) -> None:
+        """Raises an error if cells have failed, or a signal has stopped them."""
+        num_cells = len(self.record.cells)
+        raise_unfinished(self.jobs, "cells", num_cells, self.again)
+        if self.record.best is None:
+            states = Counter(cell.state for cell in self.record.cells)
+            counts = ", ".join(f"{count} {state}" for state, count in states.items())
+            raise RunFailed(
+                f"no cell has come to its end ({counts}), so there is no best one: vary other "
+                "values in a new sweep"
+            )
+
+
+def record_of(plan: Plan) -> SweepRecord:
+    """Returns the record of a grid of which nothing is trained."""
+    first = plan.cells[0].recipe
+    return SweepRecord(
+        name=plan.name,
+        recipe=first.to_toml(),
+        keys={axis.key: list(axis.values) for axis in plan.axes},
+        ranges={},
+        seeds=list(plan.seeds),
+        trials=None,
+        held_out=first.data.holdout,
+        cells=[],
+        settings=[],
+    )
+
+
+def run_grid(plan: Plan, out_dir: StrPath, machine: Machine, *, fresh: bool = False) -> Outcome:
+    """Trains the cells of a grid that are not finished, and writes the results.
+
+    A cell whose loss or weight was not finite counts as done: it would end so again.
+
+    Args:
+        out_dir: folder of the sweep; the same call resumes the cells in it.
+        fresh: start over; an earlier sweep is kept under another name.
+
+    Raises:
+        UserError: the folder holds something else; a network cannot be built, or its data not
+            opened; there are fewer devices than jobs.
+        RunFailed: the data could not be packed.
+    """
+    machine.check()
+    record = record_of(plan)
+    folder = check_sweep_folder(out_dir, record, fresh)
+    say(
+        f"recipe   {plan.name}: {len(plan.cells)} cells, "
+        f"{len(plan.cells) // len(plan.seeds)} settings x {len(plan.seeds)} seeds"
+    )
+    todo = [cell for cell in plan.cells if fresh or not _is_done(cell.run(folder.path))]
+    shares, options = machine.prepare([cell.recipe for cell in todo], len(plan.cells))
+    begin(folder, record, fresh)
+    with lock(folder.as_run):
+        if len(todo) < len(plan.cells):
+            say(f"{len(plan.cells) - len(todo)} cells were done before")
+        for cell in todo:
+            write_cell_recipe(cell.run(folder.path), cell.recipe)
+        jobs = [cell_job(folder, cell, plan.keys, options) for cell in todo]
+        result = run_jobs(JobList(jobs), shares)
+        record = write_all(folder, record, cell_records(plan, folder))
+    again = "the same command without --fresh" if fresh else "the same command"
+    return Outcome(record, without_diverged(result, folder), again)
+
+
+def _is_done(run: Run) -> bool:
+    return run.is_finished or run.not_finite_file.exists()
+
+
+def representatives(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """Returns one of the recipes that share a network and data, so that each is checked once."""
+    found: dict[str, Recipe] = {}
+    for recipe in recipes:
+        parts = recipe.model_dump_json(include={"model", "data", "augment"})
+        found.setdefault(f"{parts} {recipe.train.accumulate_steps} {recipe.train.sizes}", recipe)
+    return list(found.values())
+
+
+def cell_job(folder: SweepFolder, cell: Cell, keys: Sequence[str], options: Sequence[str]) -> Job:
+    """Returns the job that trains a cell whose recipe is written.
+
+    Args:
+        keys: of the cell's values.
+        options: of `fit`, for all cells.
+    """
+    run, names = cell.run(folder.path), short_names(keys)
+    arguments = (*FIT, "--recipe", str(run.recipe_file), "--out", str(run.path), *options)
+    values = [f"{names[k]}={value_text(v)}" for k, v in zip(keys, cell.values, strict=True)]
+    note = " ".join([*values, f"seed={cell.recipe.train.seed}"])
+    return Job(run, arguments, folder.path / f"{cell.folder}.log", note)
+
+
+def cell_records(plan: Plan, folder: SweepFolder) -> list[CellRecord]:
+    """Returns what the cells of a plan have reached."""
+    return [
+        read_cell(
+            folder,
+            cell.number,
+            cell.folder,
+            dict(zip(plan.keys, cell.values, strict=True)),
+            cell.recipe.train.seed,
+        )
+        for cell in plan.cells
+    ]
+
+
+def write_all(folder: SweepFolder, record: SweepRecord, cells: Sequence[CellRecord]) -> SweepRecord:
+    """Writes the results of a sweep and their pictures, and returns the record."""
+    record = with_results(record, folder, cells)
+    write_results(folder, record)
+    with Activity("drawing the pictures"):
+        write_pictures(folder, record)
+    return record
+
+
+def without_diverged(result: JobsResult, folder: SweepFolder) -> JobsResult:
+    """Returns the result without the cells that failed because a number was not finite."""
+    failed = [job for job in result.failed if not _is_done(Run(folder.path / job.name))]
+    return JobsResult(failed, result.stopped)
+
+
+def fit_cell(
+    plan: Plan,
+    number: int,
+    out_dir: StrPath,
+    machine: Machine,
+    pack_progress: PackProgress | None = None,
+) -> JsonObject:
+    """Trains a single cell in this process, as for a job array.
+
+    Returns:
+        dict: run (its folder) and the content of its metrics.json.
+
+    Raises:
+        UserError, RunFailed, Stopped: see `training.fit`; there is no such cell; the folder holds
+            something else.
+    """
+    if machine.jobs > 1:
+        raise UserError(f"--cell trains one cell, and --jobs is for all; received {machine.jobs}")
+    if not 0 <= number < len(plan.cells):
+        raise UserError(f"--cell must be from 0 to {len(plan.cells) - 1}; received {number}")
+    record = record_of(plan)
+    folder = check_sweep_folder(out_dir, record, fresh=False)
+    cell = plan.cells[number]
+    run = cell.run(Path(out_dir))
+    if run.is_finished:  # an array that is submitted again has finished cells too
+        say(f"{cell.folder}  finished before")
+        return {"run": str(run.path), **run.metrics}
+    from keras_imnet64.backend.devices import take_devices
+
+    taken = take_devices(machine.devices, machine.virtual_devices)
+    with Activity("loading keras"):
+        from keras_imnet64.training.fit import fit
+
+    begin(folder, record, fresh=False)
+    fit(
+        cell.recipe,
+        run.path,
+        data_dir=machine.data_dir,
+        cache_dir=machine.cache_dir,
+        devices=taken,
+        pack_progress=pack_progress,
+    )
+    return {"run": str(run.path), **run.metrics}
