@@ -1477,7 +1477,8 @@ simply(
     "trains an ensemble of branches, .*: set model.band to the number of one",
 )
 simply("sweep_cell", f"{SWEEP} {RATES} --cell 2", "--cell must be from 0 to 1; received 2")
-simply("sweep_cell_jobs", f"{SWEEP} {RATES} --cell 1 --jobs 2", "--cell trains one cell, and")
+simply("sweep_cell_jobs", f"{SWEEP} {RATES} --cell 1 --jobs 2", "with --cell each trains one")
+simply("sweep_slurm_jobs", f"{SWEEP} {RATES} --slurm --jobs 2", "with --slurm each trains one")
 simply("sweep_cell_slurm", f"{SWEEP} {RATES} --cell 1 --slurm", "writes the script that does")
 simply("sweep_cell_fresh", f"{SWEEP} {RATES} --cell 1 --fresh", "--cell goes on in the folder")
 simply("sweep_virtual", f"{SWEEP} {RATES} --jobs 2 --virtual-devices 2", "one job at a time")

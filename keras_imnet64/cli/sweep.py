@@ -107,8 +107,7 @@ def sweep(
     values = (grid, seeds, None if cell is None else True, slurm)
     given = [option for option, value in zip(FOR_GRIDS, values, strict=True) if value]
     check_kind(search, space, given)
-    if fresh and (slurm or cell is not None):
-        raise UserError(f"{given[-1]} goes on in the folder of a sweep and takes no --fresh")
+    check_cell(given, jobs, fresh)
     choose_backend(backend)
     content = read_content(recipe, overrides)
     machine = Machine(jobs, devices, virtual_devices, **folders)
@@ -132,14 +131,30 @@ def sweep(
     outcome.raise_unfinished()
 
 
-def check_kind(search: int | None, space: tuple[str, ...], for_grids: list[str]) -> None:
-    """Refuses options of a grid and of a search together, and those that exclude each other.
+def check_cell(for_grids: list[str], jobs: int, fresh: bool) -> None:
+    """Refuses what is of no use where a process trains a single cell.
 
     Args:
         for_grids: the options of FOR_GRIDS that are given.
     """
-    if {"--cell", "--slurm"} <= set(for_grids):
+    given = [option for option in ("--cell", "--slurm") if option in for_grids]
+    if len(given) == 2:
         raise UserError("--cell trains one cell, and --slurm writes the script that does: give one")
+    if given and fresh:
+        raise UserError(f"{given[0]} goes on in the folder of a sweep and takes no --fresh")
+    if given and jobs > 1:
+        raise UserError(
+            f"--jobs is for a process that trains all cells, and with {given[0]} each trains one; "
+            f"received --jobs {jobs}"
+        )
+
+
+def check_kind(search: int | None, space: tuple[str, ...], for_grids: list[str]) -> None:
+    """Refuses options of a grid and of a search together.
+
+    Args:
+        for_grids: the options of FOR_GRIDS that are given.
+    """
     if search and for_grids:
         remedies = {
             "--grid": "which trains all combinations: give --space",

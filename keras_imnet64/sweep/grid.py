@@ -226,8 +226,6 @@ def fit_cell(
         UserError, RunFailed, Stopped: see `training.fit`; there is no such cell; the folder holds
             something else.
     """
-    if machine.jobs > 1:
-        raise UserError(f"--cell trains one cell, and --jobs is for all; received {machine.jobs}")
     if not 0 <= number < len(plan.cells):
         raise UserError(f"--cell must be from 0 to {len(plan.cells) - 1}; received {number}")
     record = record_of(plan)

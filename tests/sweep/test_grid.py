@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -372,8 +371,6 @@ def test_a_single_cell_is_an_ordinary_run(plan, trained, data_dir, tmp_path):
     for number in (-1, 3):
         with pytest.raises(UserError, match=f"--cell must be from 0 to 2; received {number}"):
             fit_cell(made, number, tmp_path / "sweep", machine)
-    with pytest.raises(UserError, match="--cell trains one cell"):
-        fit_cell(made, 0, tmp_path / "sweep", replace(machine, jobs=2))
 
 
 # ---------------------------------------------------------------------------------- the command
