@@ -7,7 +7,8 @@
     2-jax/                      of the second one: trajectory.json, step-0001.npz
     state-0012.npz              all variables of the first side before step 12
     gradients-0012.npz          its gradients there, which all sides' optimizers are given
-    comparison.html             the result, for a browser
+    result.json                 the result, for `report`
+    comparison.html             the same, for a browser
 
 `scores` puts the folders of whole runs into those of the sides.
 """
@@ -41,6 +42,7 @@ from keras_imnet64.core.validation import Record, parse_record, read_record
 from keras_imnet64.recipe.schema import Recipe
 
 WORKER = "keras_imnet64.compare.worker"
+SETTINGS, RESULT = "comparison.json", "result.json"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,11 @@ class Comparison:
 
     @property
     def settings_file(self) -> Path:
-        return self.folder / "comparison.json"
+        return self.folder / SETTINGS
+
+    @property
+    def result_file(self) -> Path:
+        return self.folder / RESULT
 
     @property
     def page_file(self) -> Path:
