@@ -959,14 +959,15 @@ def finished_run(place, name, dataset="imagenet_resized/16x16", wnids=("n1", "n2
     folder = place.path / name
     folder.mkdir()
     shutil.copy("small.toml", folder / "recipe.toml")
-    network = build_model("wide_resnet", image_size=16, num_classes=2, depth=6, stages=1)
+    options = {"depth": 6, "width": 0.5, "stages": 1}
+    network = build_model("wide_resnet", image_size=16, num_classes=2, **options)
     ship(network, folder / "model.keras", ModelInfo(wnids=wnids, dataset=dataset))
     scores = {"top1": 1.0, "top5": 2.0, "loss": 3.0, "count": 4}
     metrics = {"dataset": dataset, "split": "validation", "verified": True, "model.keras": scores}
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
-@mistake("first is a run on imagenet_resized/16x16 and other one on shapes: a report shows runs on")
+@mistake("first is of imagenet_resized/16x16 and other of shapes: a report shows runs on")
 def report_of_two_data_sets(place):
     finished_run(place, "first")
     finished_run(place, "other", dataset="shapes")
@@ -992,6 +993,14 @@ def report_of_a_run_twice(place):
     return "report first first"
 
 
+@mistake("run/README.md exists and is never overwritten", command="report run --card")
+def card_over_a_file(place):
+    finished_run(place, "run")
+    (place.path / "run" / "README.md").write_text("mine")
+
+
+simply("card_of_two_runs", "report a b --card", "--card describes one run; received 2")
+simply("licence_without_card", "report a --license mit", "--license stands on a card; received mit")
 simply("report_of_nothing", "report nowhere", "nowhere is not a run folder: it has no recipe.toml")
 simply("report_of_a_model", "report model.keras", "model.keras is not a run folder")
 simply(
