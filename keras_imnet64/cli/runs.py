@@ -16,6 +16,7 @@ from keras_imnet64.cli.frame import (
     dataset_names,
     device_options,
     json_option,
+    machine_options,
     packing_bar,
     recipe_option,
     start_backend,
@@ -78,6 +79,7 @@ def class_orders() -> list[str]:
     "--ends-with-parent", is_flag=True, hidden=True, help="End when standard input closes."
 )
 @device_options
+@machine_options
 @data_options
 @json_option
 def fit(
@@ -92,6 +94,9 @@ def fit(
     backend: str | None,
     devices: str | None,
     virtual_devices: int | None,
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
     as_json: bool,
     **folders: Unpack[DataFolders],
 ) -> None:
@@ -102,10 +107,14 @@ def fit(
     With a spectral recipe, trains all branches, each in its own process and run folder, or only
     that of --branch; `ensemble` then joins them.
 
+    On several machines run the same command on each, with the JAX backend and --coordinator,
+    --num-processes and --process-id, or through srun or mpirun.
+
     \b
     Example: python cli.py fit --recipe wrn36_5 --set train.seed=1 --name second
     """
     from keras_imnet64.backend.devices import choose_backend
+    from keras_imnet64.backend.launchers import find_place
     from keras_imnet64.core.processes import end_with_parent
     from keras_imnet64.recipe.loading import load_recipe
     from keras_imnet64.spectral.training import fit_recipe
@@ -113,6 +122,7 @@ def fit(
     if ends_with_parent:
         end_with_parent()
     choose_backend(backend)
+    place = find_place(coordinator, num_processes, process_id)
     loaded = load_recipe(recipe, overrides)
     folder = run_folder(loaded, name, out)
     with packing_bar() as progress:
@@ -124,10 +134,12 @@ def fit(
             devices=devices,
             virtual_devices=virtual_devices,
             fresh=fresh,
+            place=place,
             pack_progress=progress,
             **folders,
         )
-    show(result, as_json)
+    if place is None or place.process_id == 0:
+        show(result, as_json)
 
 
 def run_folder(recipe: "Recipe", name: str | None, out: Path | None) -> Path:

@@ -5,6 +5,8 @@ For all branches, child processes train (see `jobs`), and this process loads no 
 
 from pathlib import Path
 
+from keras_imnet64.backend.devices import chosen_backend
+from keras_imnet64.backend.launchers import Place, check_backend
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import EXIT_USER_ERROR, RunFailed, Stopped, UserError
@@ -37,6 +39,7 @@ def fit_recipe(
     devices: str | None = None,
     virtual_devices: int | None = None,
     fresh: bool = False,
+    place: Place | None = None,
     pack_progress: PackProgress | None = None,
 ) -> JsonObject:
     """Trains a recipe into a folder: all its branches if it has branches, otherwise one run.
@@ -44,6 +47,7 @@ def fit_recipe(
     Args:
         branch: the number of the only branch to train.
         jobs, data_dir, cache_dir, devices, virtual_devices, fresh: see `fit_branches`.
+        place: where this process stands among those that train one run, see `take_devices`.
         pack_progress: see `training.fit`.
 
     Returns:
@@ -53,11 +57,17 @@ def fit_recipe(
     Raises:
         UserError, RunFailed, Stopped: see `fit_branches` and `training.fit`.
     """
+    check_backend(place, chosen_backend())
     trains_all = branch is None and bool(bands_of(recipe))
     if jobs > 1 and (not trains_all or virtual_devices):
         raise UserError(
             "--jobs is for training all branches of a spectral recipe, without --branch and "
             f"--virtual-devices; received {jobs}"
+        )
+    if trains_all and place is not None:
+        raise UserError(
+            f"the branches of {recipe.name} are runs of their own: train each on a machine with "
+            f"--branch and --num-processes 1; received {place.num_processes} processes"
         )
     if trains_all:
         scores = fit_branches(
@@ -76,20 +86,21 @@ def fit_recipe(
         recipe, out_dir = branch_recipe(recipe, branch), branch_folder(out_dir, branch)
     from keras_imnet64.backend.devices import take_devices
 
-    taken = take_devices(devices, virtual_devices)
-    with Activity("loading keras"):
-        from keras_imnet64.training.fit import fit
+    taken = take_devices(devices, virtual_devices, place=place)
+    with taken.cluster:
+        with Activity("loading keras"):
+            from keras_imnet64.training.fit import fit
 
-    run = fit(
-        recipe,
-        out_dir,
-        data_dir=data_dir,
-        cache_dir=cache_dir,
-        devices=taken,
-        fresh=fresh,
-        pack_progress=pack_progress,
-    )
-    return {"run": str(run.path), **run.metrics}
+        run = fit(
+            recipe,
+            out_dir,
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            devices=taken,
+            fresh=fresh,
+            pack_progress=pack_progress,
+        )
+        return {"run": str(run.path), **(run.metrics if taken.cluster.is_writer else {})}
 
 
 def fit_branches(
@@ -145,6 +156,7 @@ def fit_branches(
         unfinished = _unfinished_jobs(recipe, folder)
         write_atomic(folder.recipe_file, recipe.to_toml())  # from which the children read it
         arguments = ["fit", "--json", "--recipe", str(folder.recipe_file), "--out", str(out_dir)]
+        arguments.append("--num-processes=1")  # whatever launcher has started this process
         arguments += [f"--{name.replace('_', '-')}={path}" for name, path in given.items()]
         if virtual_devices is not None:
             arguments.append(f"--virtual-devices={virtual_devices}")
