@@ -37,13 +37,17 @@ class PreflightRequest:
 
     @property
     def fit_options(self) -> list[str]:
-        """The same as options of `fit`, but for the devices, which `shares` splits."""
+        """The same as options of `fit`, but for the devices, which `shares` splits.
+
+        Each `fit` is alone, whatever launcher has started this process.
+        """
         values = {
             "--data-dir": self.data_dir,
             "--cache-dir": self.cache_dir,
             "--virtual-devices": self.virtual_devices,
         }
-        return [f"{option}={value}" for option, value in values.items() if value is not None]
+        given = [f"{option}={value}" for option, value in values.items() if value is not None]
+        return ["--num-processes=1", *given]
 
 
 @dataclass(frozen=True)
