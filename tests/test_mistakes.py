@@ -966,7 +966,7 @@ def finished_run(place, name, dataset="imagenet_resized/16x16", wnids=("n1", "n2
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
-@mistake("first is a run on imagenet_resized/16x16 and other one on shapes: a report shows runs on")
+@mistake("first is of imagenet_resized/16x16 and other of shapes: a report shows runs on")
 def report_of_two_data_sets(place):
     finished_run(place, "first")
     finished_run(place, "other", dataset="shapes")

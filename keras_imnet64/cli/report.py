@@ -46,9 +46,9 @@ def report(
 ) -> None:
     """Write a page about finished runs: curves, classes, mistakes, calibration.
 
-    RUN is a run folder. The page is one HTML file that loads nothing, for a browser on any device.
-    Several runs must be of one data set and of the same classes; their predictions are compared
-    image by image.
+    RUN is a run folder, or a file that `evaluate --predictions` has written. The page is one HTML
+    file that loads nothing, for a browser on any device. Several runs must be of one data set and
+    of the same classes; their predictions are compared image by image.
 
     \b
     Example: python cli.py report saved_models/demo-tensorflow saved_models/demo-jax

@@ -30,6 +30,12 @@ from keras_imnet64.evaluation.evaluate import (
     scoring_batch_size,
     select_known_classes,
 )
+from keras_imnet64.evaluation.prediction_files import (
+    StoredPredictions,
+    check_predicted_images,
+    is_predictions_file,
+    read_predictions,
+)
 from keras_imnet64.evaluation.predictions import predict_branches
 from keras_imnet64.evaluation.views import NUM_CROPS, with_ten_crops
 from keras_imnet64.models.contract import check_stated_classes, classifier_shape, with_logits
@@ -64,8 +70,8 @@ def compare_finished(
     """Compares finished runs and model files on the images of a split.
 
     Args:
-        runs_or_models: two or more run folders or `.keras` files; the others are held against the
-            first.
+        runs_or_models: two or more run folders, `.keras` files, or files that `evaluate` has
+            written with `predictions`; the others are held against the first.
         split: of the data set that all of them state.
         page_file: an HTML file to write, which shows the result.
         data_dir, cache_dir, devices, pack_progress: as for `evaluate`.
@@ -80,9 +86,13 @@ def compare_finished(
         )
     if page_file is not None:
         check_output_file(page_file, ".html")
-    files = [model_file(path) for path in runs_or_models]
-    infos = [read_model_info(file) for file in files]
+    stored = [stored_predictions(path, split) for path in runs_or_models]
+    files = [
+        Path(path) if each else model_file(path)
+        for path, each in zip(runs_or_models, stored, strict=True)
+    ]
     labels = unique_labels(runs_or_models)
+    infos = infos_of(files, stored, labels)
     dataset = common_dataset(labels, infos)
     environments = [environment_of(path) for path in runs_or_models]
     check_same_images(labels, environments)
@@ -92,9 +102,12 @@ def compare_finished(
     )
     found = []
     with devices.scope():
-        for file, info in zip(files, infos, strict=True):
+        for file, info, read in zip(files, infos, stored, strict=True):
             selection = select_known_classes(info, store, file)
-            found.append(predict_file(file, info, selection, devices))
+            if read is None:
+                found.append(predict_file(file, info, selection, devices))
+            else:
+                found.append(predictions_in(read, selection, file))
     result = FinishedResult(
         dataset=dataset,
         split=split,
@@ -118,6 +131,45 @@ def compare_finished(
     if page_file is not None:
         write_atomic(page_file, finished_page(result))
     return result
+
+
+def stored_predictions(path: StrPath, split: str) -> StoredPredictions | None:
+    """Returns the content of a file of predictions, None for a run folder or a model file."""
+    if not is_predictions_file(path) or Path(path).is_dir():
+        return None
+    stored = read_predictions(path)
+    if stored.split != split:
+        raise UserError(
+            f"{path} has predictions for {stored.split} images, and those for {split} are compared"
+        )
+    return stored
+
+
+def infos_of(
+    files: Sequence[Path], stored: Sequence[StoredPredictions | None], labels: Sequence[str]
+) -> list[ModelInfo]:
+    """Returns what model files state; of a file of predictions its data set, in their classes."""
+    stated = [
+        None if read else read_model_info(file) for file, read in zip(files, stored, strict=True)
+    ]
+    known = [info.wnids for info in stated if info is not None and info.wnids]
+    known += [read.wnids for read in stored if read is not None]
+    wnids = known[0] if known else None
+    infos = []
+    for label, info, read in zip(labels, stated, stored, strict=True):
+        if read is not None:
+            read.in_order(wnids or (), label)
+            info = ModelInfo(dataset=read.dataset, wnids=wnids)
+        assert info is not None
+        infos.append(info)
+    return infos
+
+
+def predictions_in(stored: StoredPredictions, selection: Selection, name: StrPath) -> Predictions:
+    """Returns the predictions of a file for the images of a selection."""
+    top = stored.in_order(selection.wnids, name)
+    check_predicted_images(name, top, selection)
+    return Predictions(top.scores, top.first_class, top.is_right)
 
 
 def unique_labels(paths: Sequence[StrPath]) -> list[str]:

@@ -12,13 +12,13 @@ A row for each image of a split, with these columns:
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.core.errors import UserError, first_few, reason
 from keras_imnet64.core.files import csv_text, read_small, write_atomic
 from keras_imnet64.core.paths import check_output_file
 from keras_imnet64.core.types import StrPath
@@ -58,10 +58,41 @@ class StoredPredictions:
     class_names: tuple[str, ...]
     top: TopPredictions
 
+    def in_order(self, wnids: Sequence[str], name: StrPath) -> TopPredictions:
+        """Returns the predictions with classes as positions in `wnids`.
+
+        Raises:
+            UserError: the file has classes that are not among them; `name` is its name in messages.
+        """
+        unknown = sorted(set(self.wnids) - set(wnids))
+        if unknown:
+            raise UserError(
+                f"{name} has predictions for other classes: {first_few(unknown)} are not among the "
+                f"{len(wnids)} that are expected"
+            )
+        position_of = {wnid: position for position, wnid in enumerate(wnids)}
+        order = np.array([position_of[wnid] for wnid in self.wnids], "int32")
+        return replace(self.top, labels=order[self.top.labels], classes=order[self.top.classes])
+
 
 def is_predictions_file(path: StrPath) -> bool:
     """Whether the name of a path is that of a file of predictions."""
     return Path(path).suffix.lower() in SUFFIXES
+
+
+def check_predicted_images(name: StrPath, top: TopPredictions, selection: Selection) -> None:
+    """Refuses predictions that are not of all images of a selection, in its order.
+
+    Args:
+        name: of the file in messages.
+        top: with labels in the order of the selection's classes.
+    """
+    positions, labels = selection.look_up(np.arange(len(selection)))
+    if not (np.array_equal(top.images, positions) and np.array_equal(top.labels, labels)):
+        raise UserError(
+            f"{name} has predictions for other images than those of {selection.store.dataset} "
+            f"{selection.store.split} here ({len(top):,} and {len(selection):,}, or other labels)"
+        )
 
 
 def check_predictions_file(path: StrPath) -> None:

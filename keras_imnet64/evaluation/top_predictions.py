@@ -11,8 +11,10 @@ from keras_imnet64.core.types import StrPath
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.selection import Selection
 from keras_imnet64.evaluation.predictions import labelled_batches
+from keras_imnet64.records import Scores
 
 TOP = 5
+LEAST_PROBABILITY = 1e-12  # whose logarithm is finite
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,17 @@ class TopPredictions:
     def is_in_top5(self) -> np.ndarray:
         """Whether the label is among the five most probable classes, bool [N]."""
         return (self.classes == self.labels[:, None]).any(axis=1)
+
+    @property
+    def scores(self) -> Scores:
+        """Accuracies, and the cross-entropy as far as float32 probabilities tell it."""
+        losses = -np.log(np.maximum(self.label_probability, LEAST_PROBABILITY))
+        return Scores(
+            top1=100 * float(self.is_right.mean()),
+            top5=100 * float(self.is_in_top5.mean()),
+            loss=float(losses.mean(dtype="float64")),
+            count=len(self),
+        )
 
     def take(self, order: np.ndarray) -> "TopPredictions":
         """Returns those of some images, by number or as booleans [N]."""

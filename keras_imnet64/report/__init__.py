@@ -6,7 +6,7 @@
 `SECTIONS` is the page: a further part, such as that of a sweep, is a row there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -23,7 +23,7 @@ from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.pages import Section, document, paragraph, table, tiles
 from keras_imnet64.report.calibration import reliability
-from keras_imnet64.report.examination import OpenSplit, examine
+from keras_imnet64.report.examination import OpenSplit, examine, examine_predictions
 from keras_imnet64.report.image_sections import (
     calibration_section,
     classes_section,
@@ -42,7 +42,6 @@ from keras_imnet64.report.run_sections import (
     trained_section,
 )
 from keras_imnet64.report.subjects import Subject, open_subjects
-from keras_imnet64.runs import Run
 
 SectionBody: TypeAlias = Callable[[Sequence[ReportedRun]], Markup | None]
 SECTIONS: tuple[tuple[str, str, SectionBody], ...] = (  # (anchor, title, body) in their order
@@ -78,7 +77,8 @@ def report(
     Runs whose images are not on this machine are shown without what needs images.
 
     Args:
-        runs: run folders, of one data set and of the same classes.
+        runs: run folders, and files that `evaluate` has written with `predictions`, of one data
+            set and of the same classes.
         out: the page, whose name ends in .html; default: `report.html` in the folder of a single
             run, else in the current folder.
         data_dir, cache_dir, devices, pack_progress: as for `evaluate`.
@@ -92,7 +92,8 @@ def report(
         RunFailed: the logits of a network are not finite, or an image cannot be read.
     """
     subjects = open_subjects(runs)
-    page_file = Path(out or (Run(Path(runs[0])).report_file if len(runs) == 1 else DEFAULT_OUT))
+    is_run = len(subjects) == 1 and subjects[0].predictions is None
+    page_file = Path(out or (subjects[0].run.report_file if is_run else DEFAULT_OUT))
     check_output_file(page_file, ".html")
     open_split = partial(
         open_dataset,
@@ -104,28 +105,52 @@ def report(
     )
     taken = devices or take_devices()
     num_pictures = max(2, MAX_PICTURES // len(subjects))
-    reported = [_examined(each, open_split, taken, num_pictures) for each in subjects]
+    classes = classes_of(subjects)
+    reported = [_examined(each, open_split, taken, num_pictures, classes) for each in subjects]
     content = page_of(reported)
     write_atomic(page_file, content)
     return {
         "out": str(page_file),
         "bytes": len(content.encode()),
         "runs": [each.label for each in reported],
-        "without_images": [each.label for each in reported if each.examined is None],
+        "without_images": [each.label for each in reported if each.unseen],
     }
 
 
 def _examined(
-    subject: Subject, open_split: OpenSplit, devices: Devices, num_pictures: int
+    subject: Subject,
+    open_split: OpenSplit,
+    devices: Devices,
+    num_pictures: int,
+    classes: Mapping[str, str],
 ) -> ReportedRun:
-    """Returns a run with what its network does, or with the reason why that is not known."""
+    """Returns a run with what its network does, or with the reason why that is not known.
+
+    Args:
+        classes: names by class id, in the order that all runs share.
+    """
+    unseen, split = None, None
     try:
-        for split in ("validation", "train"):
-            open_split(split)
+        split = open_split(subject.metrics.split)
+        open_split("train")
     except UserError as error:
+        unseen = str(error)
         say(f"{subject.label} is shown without its images: {error}")
-        return ReportedRun(subject, None, str(error))
+    if subject.predictions is not None:
+        ids, names = list(classes), list(classes.values())
+        examined = examine_predictions(subject, ids, names, split, num_pictures)
+        return ReportedRun(subject, examined, unseen)
+    if unseen:
+        return ReportedRun(subject, None, unseen)
     return ReportedRun(subject, examine(subject, open_split, devices, num_pictures))
+
+
+def classes_of(subjects: Sequence[Subject]) -> dict[str, str]:
+    """Returns {class id: name} in the order of the first run's logits, or of the first file."""
+    runs = [each for each in subjects if each.predictions is None]
+    info = (runs or subjects)[0].info
+    ids = info.wnids or ()
+    return dict(zip(ids, info.class_names or ids, strict=True))
 
 
 def page_of(runs: Sequence[ReportedRun]) -> str:
@@ -139,10 +164,12 @@ def page_of(runs: Sequence[ReportedRun]) -> str:
 def lead(runs: Sequence[ReportedRun]) -> Markup:
     """Returns what stands first: the scores, and what is missing."""
     first = runs[0].metrics
+    images = f"all {first.model.count:,} images of {first.dataset} {first.split}"
     unverified = "" if first.verified else " (NOT VERIFIED data)"
     text = paragraph(
-        f"model.keras on all {first.model.count:,} images of {first.dataset} {first.split}"
-        f"{unverified}, scored from the file."
+        f"model.keras on {images}{unverified}, scored from the file."
+        if runs[0].recipe is not None
+        else f"Predictions for {images}, read from a file."
     )
     missing = [
         paragraph(f"{run.label} is shown without its images: {run.unseen}")
@@ -173,7 +200,8 @@ def _figures(run: ReportedRun) -> dict[str, str]:
     if run.examined is not None:
         top = run.examined.top
         figures["calibration error"] = f"{reliability(top.confidence, top.is_right).error:.2f} %"
-        figures["parameters"] = f"{run.examined.parameters:,}"
+        if run.examined.network is not None:
+            figures["parameters"] = f"{run.examined.network.parameters:,}"
     if metrics.training_seconds is not None:
         figures["training"] = f"{metrics.training_seconds / 60:,.1f} min"
     if metrics.peak_memory_mb is not None:

@@ -1,7 +1,7 @@
 """Shows the images of a run to its network once, and keeps what a page says of it."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import keras
@@ -11,7 +11,7 @@ from keras_imnet64.backend.devices import Devices
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.images.views import View
-from keras_imnet64.data.selection import Selection, split_holdout
+from keras_imnet64.data.selection import Selection, select, split_holdout
 from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.evaluation.evaluate import (
     as_viewed,
@@ -19,6 +19,7 @@ from keras_imnet64.evaluation.evaluate import (
     choose_view,
     select_known_classes,
 )
+from keras_imnet64.evaluation.prediction_files import check_predicted_images
 from keras_imnet64.evaluation.top_predictions import (
     TopPredictions,
     collected,
@@ -32,6 +33,7 @@ from keras_imnet64.models.macs import count_macs, count_parameters
 from keras_imnet64.report.calibration import cross_entropy, fit_temperature, largest_share
 from keras_imnet64.report.network_views import first_filters, grad_cam
 from keras_imnet64.report.pictures import (
+    MAX_SIDE,
     caption,
     least_sure,
     pixels_of,
@@ -71,37 +73,53 @@ class Temperature:
 
 
 @dataclass(frozen=True)
-class Examination:
-    """What a run's model.keras does with the validation images.
+class NetworkFacts:
+    """A network, and the images that it was trained on.
 
     Attributes:
-        images: N of them, of K classes.
         num_train: training images, without those held out.
         num_held_out: images of train held out of training, on which the temperature is fitted.
-        top: the predictions.
         macs: None for layers whose multiply-accumulates are not known.
-        temperature: None without held-out images.
-        tempered: the probability of the predicted class at that temperature, floats [N].
-        mistakes, unsure, suspects: pictures of these lists, see `pictures`.
-        num_suspects: images whose label may be wrong.
         filters: of the first layer, floats [F, h, w, 3].
         attention: images and their Grad-CAM, beside each other.
     """
 
-    images: Selection
     num_train: int
     num_held_out: int
-    top: TopPredictions
     parameters: int
     macs: int | None
-    temperature: Temperature | None
-    tempered: np.ndarray | None
+    filters: np.ndarray | None
+    attention: Shown | None
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a network does with N images of K classes; of predictions from a file, less is known.
+
+    Attributes:
+        wnids, class_names: the classes, K of each.
+        top: the predictions.
+        network: None for predictions from a file.
+        temperature: None without held-out images.
+        tempered: the probability of the predicted class at that temperature, floats [N].
+        mistakes, unsure, suspects: pictures of these lists, see `pictures`.
+        num_suspects: images whose label may be wrong.
+    """
+
+    wnids: tuple[str, ...]
+    class_names: tuple[str, ...]
+    top: TopPredictions
     mistakes: Shown
     unsure: Shown
     suspects: Shown
     num_suspects: int
-    filters: np.ndarray | None
-    attention: Shown | None
+    network: NetworkFacts | None = None
+    temperature: Temperature | None = None
+    tempered: np.ndarray | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.wnids)
 
 
 def examine(
@@ -132,26 +150,53 @@ def examine(
         logits = partial(logits_of, predictor, batch_size=batch_size, view=view, name=path)
         temperature = None if held_out is None else temperature_of(logits(held_out))
         top, tempered = predictions_at(temperature, images, logits(images))
-        mistakes = surest_mistakes(top, num_pictures)
-        suspects = suspected_labels(top, images.num_classes)
         album = Album(images, top, view and view.one_crop)
-        explained = np.concatenate([surest(top, num_pictures // 2), mistakes[: num_pictures // 2]])
-        return Examination(
-            images=images,
+        half = num_pictures // 2
+        explained = np.concatenate([surest(top, half), surest_mistakes(top, half)])
+        network_facts = NetworkFacts(
             num_train=len(training),
             num_held_out=len(held_out or ()),
-            top=top,
             parameters=count_parameters(model),
             macs=known_macs(model, images.image_size or info.image_size),
-            temperature=temperature,
-            tempered=tempered,
-            mistakes=album.show(mistakes),
-            unsure=album.show(least_sure(top, num_pictures)),
-            suspects=album.show(suspects[:num_pictures]),
-            num_suspects=len(suspects),
             filters=first_filters(model),
             attention=album.attend(model, explained),
         )
+    return replace(
+        album.examination(num_pictures),
+        network=network_facts,
+        temperature=temperature,
+        tempered=tempered,
+    )
+
+
+def examine_predictions(
+    subject: Subject,
+    wnids: Sequence[str],
+    class_names: Sequence[str],
+    split: Store | None,
+    num_pictures: int,
+) -> Examination:
+    """Returns what a file of predictions holds.
+
+    Args:
+        wnids, class_names: the classes, of which the file may name a part.
+        split: its images, None where they are not on this machine.
+
+    Raises:
+        UserError: the predictions are of other images.
+    """
+    assert subject.predictions is not None
+    top = subject.predictions.in_order(wnids, subject.label)
+    if split is None:
+        none = Shown((), ())
+        count = len(suspected_labels(top, len(wnids)))
+        return Examination(tuple(wnids), tuple(class_names), top, none, none, none, count)
+    images = select(split, wnids)
+    check_predicted_images(subject.label, top, images)
+    view = None
+    if images.image_size is None:
+        view = View.of(subject.info, MAX_SIDE)
+    return Album(images, top, view).examination(num_pictures)
 
 
 def check_same_images(subject: Subject, validation: Store, train: Store) -> None:
@@ -171,7 +216,7 @@ def check_same_images(subject: Subject, validation: Store, train: Store) -> None
 def images_of_training(subject: Subject, train: Store) -> tuple[Selection, Selection | None]:
     """Returns the images that a run was trained on, and those that it held out, if any."""
     chosen = select_known_classes(subject.info, train, subject.run.model)
-    if not subject.recipe.data.holdout:
+    if subject.recipe is None or not subject.recipe.data.holdout:
         return chosen, None
     training, held_out = split_holdout(chosen, subject.recipe.data.holdout)
     return training, held_out.evenly_spaced(MAX_FITTED_BYTES // (4 * chosen.num_classes))
@@ -239,6 +284,19 @@ class Album:
             for image, each in zip(pixels, heat, strict=True)
         ]
         return Shown(tuple(map(png_of, pairs)), self._captions(numbers))
+
+    def examination(self, num_pictures: int) -> Examination:
+        """Returns the predictions with the images that a page shows of them."""
+        suspects = suspected_labels(self.top, self.images.num_classes)
+        return Examination(
+            wnids=tuple(self.images.wnids),
+            class_names=tuple(self.images.class_names),
+            top=self.top,
+            mistakes=self.show(surest_mistakes(self.top, num_pictures)),
+            unsure=self.show(least_sure(self.top, num_pictures)),
+            suspects=self.show(suspects[:num_pictures]),
+            num_suspects=len(suspects),
+        )
 
     def _captions(self, numbers: np.ndarray) -> tuple[tuple[str, ...], ...]:
         return tuple(caption(self.top, number, self.images.class_names) for number in numbers)

@@ -62,11 +62,11 @@ def classes_section(runs: Sequence[ReportedRun]) -> Markup | None:
     if not seen:
         return None
     first = seen[0][1]
-    counts = np.bincount(first.top.labels, minlength=first.images.num_classes)
+    counts = np.bincount(first.top.labels, minlength=first.num_classes)
     accuracies = [_by_class(each.top.is_right, each) for _, each in seen]
     charts = [
         (
-            _accuracy_chart(accuracy, counts, first.images.class_names),
+            _accuracy_chart(accuracy, counts, first.class_names),
             label if len(seen) > 1 else "",
         )
         for (label, _), accuracy in zip(seen, accuracies, strict=True)
@@ -77,8 +77,8 @@ def classes_section(runs: Sequence[ReportedRun]) -> Markup | None:
     rows: list[JsonObject] = []
     for label in order:
         row: JsonObject = {
-            "class": first.images.class_names[label],
-            "id": first.images.wnids[label],
+            "class": first.class_names[label],
+            "id": first.wnids[label],
             "count": int(counts[label]),
         }
         for number, accuracy in enumerate(accuracies):
@@ -99,7 +99,7 @@ def classes_section(runs: Sequence[ReportedRun]) -> Markup | None:
 
 def _by_class(values: np.ndarray, examined: Examination) -> np.ndarray:
     """Returns the mean of values [N] in 0..1 over the images of each class, in percent [K]."""
-    num_classes, labels = examined.images.num_classes, examined.top.labels
+    num_classes, labels = examined.num_classes, examined.top.labels
     counts = np.maximum(np.bincount(labels, minlength=num_classes), 1)
     return 100 * np.bincount(labels, values, num_classes) / counts
 
@@ -136,8 +136,8 @@ def confusion_section(runs: Sequence[ReportedRun]) -> Markup | None:
 
 
 def _confusion(examined: Examination) -> Markup:
-    top, names = examined.top, examined.images.class_names
-    num_classes = examined.images.num_classes
+    top, names = examined.top, examined.class_names
+    num_classes = examined.num_classes
     pairs = confused_pairs(top.labels, top.first_class, num_classes)
     totals = np.bincount(top.labels, minlength=num_classes)
     rows: list[JsonObject] = [
@@ -214,12 +214,14 @@ def pictures_section(runs: Sequence[ReportedRun]) -> Markup | None:
     return each_run(runs, _pictures)
 
 
-def _pictures(examined: Examination) -> Markup:
+def _pictures(examined: Examination) -> Markup | None:
     suspects = examined.num_suspects
+    if not examined.unsure.pngs:
+        return None
     return joined(
         [
             heading("Most confident mistakes"),
-            _album(examined.mistakes) or paragraph("There are none: every image is recognised."),
+            _album(examined.mistakes),
             heading("Least sure"),
             _album(examined.unsure),
             heading("Labels that may be wrong"),
@@ -261,8 +263,9 @@ def _calibration(examined: Examination) -> Markup:
     ]
     if temperature is None or examined.tempered is None:
         return figures(charts) + paragraph(
-            "No temperature is fitted: the recipe holds no training images out (data.holdout), and "
-            "to fit it on the images that are scored would flatter the result."
+            "No temperature is fitted: that needs a network and training images that its recipe "
+            "holds out (data.holdout). To fit it on the images that are scored would flatter the "
+            "result."
         )
     after = reliability(examined.tempered, top.is_right)
     charts.append(
@@ -288,15 +291,15 @@ def network_section(runs: Sequence[ReportedRun]) -> Markup | None:
 
 
 def _network(examined: Examination) -> Markup | None:
-    parts = []
-    if examined.filters is not None:
-        sheet = image(filters_png(examined.filters), "filters of the first layer")
+    parts, network = [], examined.network
+    if network is not None and network.filters is not None:
+        sheet = image(filters_png(network.filters), "filters of the first layer")
         text = (
-            f"The {len(examined.filters)} filters of the first convolution as colours, each "
+            f"The {len(network.filters)} filters of the first convolution as colours, each "
             "stretched to the range of a pixel."
         )
         parts += [heading("First layer"), figures([(sheet, text)])]
-    if examined.attention is not None:
+    if network is not None and network.attention is not None:
         parts += [
             heading("Where it looks"),
             paragraph(
@@ -304,7 +307,7 @@ def _network(examined: Examination) -> Markup | None:
                 "feature map speaks for the predicted class. The surest right answers come first, "
                 "then the surest mistakes."
             ),
-            _album(examined.attention, wide=True),
+            _album(network.attention, wide=True),
         ]
     return joined(parts) if parts else None
 

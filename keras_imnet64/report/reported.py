@@ -14,7 +14,7 @@ class ReportedRun:
     """A run of a page.
 
     Attributes:
-        examined: None where its images are not on this machine.
+        examined: None for a run whose images are not on this machine.
         unseen: why, as a sentence.
     """
 
@@ -31,7 +31,7 @@ class ReportedRun:
         return self.subject.run
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> Recipe | None:
         return self.subject.recipe
 
     @property

@@ -47,7 +47,9 @@ def trained_section(runs: Sequence[ReportedRun]) -> Markup:
     ]
     differs = [len({row[str(number)] for number in range(len(runs))}) > 1 for row in rows]
     recipes = joined(
-        details(f"the recipe of {each.label}", preformatted(each.recipe.to_toml())) for each in runs
+        details(f"the recipe of {each.label}", preformatted(each.recipe.to_toml()))
+        for each in runs
+        if each.recipe is not None
     )
     note = paragraph("Rows in which the runs differ stand out.", note=True)
     return table(rows, columns, marked=differs) + (note if len(runs) > 1 else Markup()) + recipes
@@ -57,12 +59,16 @@ def facts_of(reported: ReportedRun) -> dict[str, str]:
     """Returns what a run's folder states, as texts by their names."""
     recipe, metrics, environment = reported.recipe, reported.metrics, reported.subject.environment
     facts = {
-        "recipe": recipe.name,
-        "network": recipe.model.in_words,
         "data set": metrics.dataset,
         "scored images": f"all {metrics.model.count:,} of {metrics.split}",
-        "images are verified": "yes" if metrics.verified else "NO: not known to be the published",
         "classes": f"{len(reported.subject.info.wnids or ()):,}",
+    }
+    if recipe is None:
+        return facts | {"predictions": "from a file"}
+    facts |= {
+        "images are verified": "yes" if metrics.verified else "NO: not known to be the published",
+        "recipe": recipe.name,
+        "network": recipe.model.in_words,
         "batch size": f"{recipe.data.batch_size:,}",
         "epochs": f"{metrics.epochs or recipe.train.epochs:,} of {recipe.train.epochs:,}",
         "optimizer": f"{recipe.optimizer.name}, learning rate {recipe.optimizer.learning_rate:g}",
@@ -71,12 +77,12 @@ def facts_of(reported: ReportedRun) -> dict[str, str]:
         "dtype": recipe.train.dtype,
         "seed": str(recipe.train.seed),
     }
-    if reported.examined is not None:
-        held_out = reported.examined.num_held_out
-        facts["training images"] = f"{reported.examined.num_train:,}"
+    network = reported.examined and reported.examined.network
+    if network is not None:
+        held_out, macs = network.num_held_out, network.macs
+        facts["training images"] = f"{network.num_train:,}"
         facts["held out of training"] = f"{held_out:,}" if held_out else "none"
-        facts["parameters"] = f"{reported.examined.parameters:,}"
-        macs = reported.examined.macs
+        facts["parameters"] = f"{network.parameters:,}"
         facts["multiply-accumulates"] = "not known" if macs is None else f"{macs:,}"
     if environment is not None:
         last = environment.processes[-1]
@@ -130,7 +136,8 @@ def curves_of(
     if not curves:
         return None
     title = {"loss": "loss", "top1": "top-1 (%)"}[metric]
-    published = runs[0].recipe.reference if metric == "top1" and len(runs) == 1 else None
+    recipe = runs[0].recipe if metric == "top1" and len(runs) == 1 else None
+    published = recipe and recipe.reference
     marks = {"published": published.accuracy} if published and published.accuracy else {}
     return draw_svg(curves, against, title, markers=True, marks=marks), ""
 
@@ -172,10 +179,12 @@ def _number(text: str | None) -> float | int | None:
 # ------------------------------------------------------------------------------- speed and results
 
 
-def speed_section(runs: Sequence[ReportedRun]) -> Markup:
+def speed_section(runs: Sequence[ReportedRun]) -> Markup | None:
     """Shows learning rate, throughput, duration and memory of training."""
     rows: list[JsonObject] = []
     for each in runs:
+        if each.recipe is None:
+            continue
         rates = [_number(row.get("images_per_second")) for row in each.subject.history]
         known = [rate for rate in rates if rate]
         rows.append(
@@ -187,6 +196,8 @@ def speed_section(runs: Sequence[ReportedRun]) -> Markup:
                 "memory": each.metrics.peak_memory_mb,
             }
         )
+    if not rows:
+        return None
     columns = {
         "run": "run",
         "rate": "images/s, median epoch",
@@ -207,15 +218,15 @@ def results_section(runs: Sequence[ReportedRun]) -> Markup:
     """Holds the published results, and those that this package has measured, against the runs'."""
     rows: list[JsonObject] = []
     for each in runs:
-        scores, reference = each.metrics.model, each.recipe.reference
-        if reference is not None:
-            rows.append(_result(f"published ({each.recipe.name})", reference))
-        for backend, result in each.recipe.measured.items():
-            rows.append(_result(f"measured before under {backend} ({each.recipe.name})", result))
+        scores, recipe = each.metrics.model, each.recipe
+        if recipe is not None and recipe.reference is not None:
+            rows.append(_result(f"published ({recipe.name})", recipe.reference))
+        for backend, result in recipe.measured.items() if recipe is not None else ():
+            rows.append(_result(f"measured before under {backend} ({recipe.name})", result))
         views = f", {each.metrics.views} views" if scores.top1_views is not None else ""
         rows.append(
             {
-                "result": f"{each.label}, model.keras",
+                "result": f"{each.label}, model.keras" if recipe is not None else each.label,
                 "top1": scores.top1,
                 "top5": scores.top5,
                 "seconds": each.metrics.training_seconds,
@@ -270,13 +281,14 @@ def _uncertainty(percent: float, count: int) -> str:
 
 def _changes(reported: ReportedRun) -> Markup:
     """Says in which settings a run differs from the shipped recipe of its name."""
-    shipped = shipped_recipes().get(reported.recipe.name)
-    changes = difference(shipped, reported.recipe) if shipped else []
-    if not changes:
+    recipe = reported.recipe
+    shipped = shipped_recipes().get(recipe.name) if recipe is not None else None
+    changes = difference(shipped, recipe) if recipe is not None and shipped is not None else []
+    if recipe is None or not changes:
         return Markup()
     return paragraph(
         f"{reported.label} was trained with other settings than the shipped recipe "
-        f"{reported.recipe.name}, to which earlier results belong:"
+        f"{recipe.name}, to which earlier results belong:"
     ) + bullets(changes)
 
 
@@ -344,9 +356,9 @@ def ensemble_charts(rows: Sequence[ReportRow]) -> list[tuple[Markup, str]]:
 
 def about_section(runs: Sequence[ReportedRun]) -> Markup:
     """Says what made the page, and from which files."""
-    lines = [f"{each.label}: {each.run.path}" for each in runs]
+    lines = [f"{each.label}: {each.subject.path}" for each in runs]
     return paragraph(
-        f"Made by keras_imnet64 {__version__} from the folders below. The page is one file and "
+        f"Made by keras_imnet64 {__version__} from what is listed below. The page is one file and "
         "loads nothing; its pictures are validation images of the data set, whose licence holds "
         "for them."
     ) + bullets(lines)

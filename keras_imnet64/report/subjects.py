@@ -6,10 +6,15 @@ from pathlib import Path
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import StrPath
+from keras_imnet64.evaluation.prediction_files import (
+    StoredPredictions,
+    is_predictions_file,
+    read_predictions,
+)
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe
-from keras_imnet64.records import Environment, Metrics, ModelInfo
+from keras_imnet64.records import Environment, FileScore, Metrics, ModelInfo
 from keras_imnet64.runs import Run, not_finished, open_run
 from keras_imnet64.spectral.branches import branch_runs
 
@@ -18,21 +23,31 @@ MAX_RUNS = 10  # as many colours as can be told apart
 
 @dataclass(frozen=True)
 class Subject:
-    """A finished run.
+    """A finished run, or predictions of a model that need not be here.
 
     Attributes:
-        label: the name of its folder, or its path where the names are not distinct.
-        environment: None for an ensemble, which no process has trained as a whole.
+        label: the name of its folder or file, or its path where the names are not distinct.
+        path: the run folder, or the file of predictions.
+        recipe: None for predictions.
+        environment: None for predictions, and for an ensemble, which no process has trained as a
+            whole.
         branches: the runs of an ensemble's branches.
+        predictions: None for a run.
     """
 
     label: str
-    run: Run
-    recipe: Recipe
+    path: Path
     metrics: Metrics
     info: ModelInfo
-    environment: Environment | None
-    branches: tuple[Run, ...]
+    recipe: Recipe | None = None
+    environment: Environment | None = None
+    branches: tuple[Run, ...] = ()
+    predictions: StoredPredictions | None = None
+
+    @property
+    def run(self) -> Run:
+        """The run, if it is one."""
+        return Run(self.path)
 
     @property
     def history(self) -> list[dict[str, str]]:
@@ -45,10 +60,10 @@ class Subject:
 
 
 def open_subjects(paths: Sequence[StrPath]) -> list[Subject]:
-    """Opens finished runs of one data set and of the same classes.
+    """Opens finished runs and files of predictions, of one data set and of the same classes.
 
     Raises:
-        UserError: there is no such run, it is not finished, or runs do not belong together.
+        UserError: there is no such run, it is not finished, or they do not belong together.
     """
     if len(paths) > MAX_RUNS:
         raise UserError(f"a report shows at most {MAX_RUNS} runs; received {len(paths)}")
@@ -56,35 +71,54 @@ def open_subjects(paths: Sequence[StrPath]) -> list[Subject]:
     labels = names if len(set(names)) == len(names) else [str(path) for path in paths]
     if len(set(labels)) < len(labels):
         raise UserError(f"a report shows each run once; received {' '.join(labels)}")
-    subjects = [_open(path, label) for path, label in zip(paths, labels, strict=True)]
-    for other in subjects[1:]:
-        _check_comparable(subjects[0], other)
+    subjects = [_open(Path(path), label) for path, label in zip(paths, labels, strict=True)]
+    runs = [each for each in subjects if each.predictions is None]
+    first = (runs or subjects)[0]
+    for other in subjects:
+        _check_comparable(first, other)
     return subjects
 
 
-def _open(path: StrPath, label: str) -> Subject:
+def _open(path: Path, label: str) -> Subject:
+    if is_predictions_file(path) and not path.is_dir():
+        return _open_predictions(path, label)
     run = open_run(path)
     if not run.is_finished or not run.model.is_file():
         raise not_finished(run)
     has_environment = run.environment_file.is_file()
     return Subject(
         label,
-        run,
-        load_recipe(run.recipe_file),
+        path,
         run.read_metrics(),
         read_model_info(run.model),
+        load_recipe(run.recipe_file),
         run.read_environment() if has_environment else None,
         () if has_environment else tuple(branch_runs(run.path)),
     )
 
 
+def _open_predictions(path: Path, label: str) -> Subject:
+    found = read_predictions(path)
+    scores = FileScore(**vars(found.top.scores))
+    metrics = Metrics(dataset=found.dataset, split=found.split, verified=False, model=scores)
+    info = ModelInfo(wnids=found.wnids, class_names=found.class_names, dataset=found.dataset)
+    return Subject(label, path, metrics, info, predictions=found)
+
+
 def _check_comparable(first: Subject, other: Subject) -> None:
     if other.metrics.dataset != first.metrics.dataset:
         raise UserError(
-            f"{first.label} is a run on {first.metrics.dataset} and {other.label} one on "
+            f"{first.label} is of {first.metrics.dataset} and {other.label} of "
             f"{other.metrics.dataset}: a report shows runs on one data set"
         )
-    if other.info.wnids != first.info.wnids:
+    if other.metrics.split != first.metrics.split:
+        raise UserError(
+            f"{first.label} has scores of {first.metrics.split} and {other.label} of "
+            f"{other.metrics.split}: a report shows one split"
+        )
+    if other.predictions is not None:
+        other.predictions.in_order(first.info.wnids or (), other.label)
+    elif other.info.wnids != first.info.wnids:
         counts = [len(each.info.wnids or ()) for each in (first, other)]
         raise UserError(
             f"{first.label} and {other.label} have other classes ({counts[0]} and {counts[1]} "

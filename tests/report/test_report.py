@@ -121,14 +121,12 @@ def test_predictions_are_those_of_the_model(trained, evil_dir, examined):
 
 
 def test_the_temperature_is_fitted_on_the_images_held_out(trained, evil_dir, examined):
-    train = store_of(evil_dir, "train")
-    assert (examined.num_train, examined.num_held_out) == (72, 24)
+    assert (examined.network.num_train, examined.network.num_held_out) == (72, 24)
     found = examined.temperature
     assert found.count == 24 and found.loss_after <= found.loss_before
     logits = load_model(trained / "model.keras").predict(store_of(evil_dir).images, verbose=0)
     tempered = np.asarray(keras.ops.softmax(logits / found.value)).max(axis=1)
     assert examined.tempered == pytest.approx(tempered, rel=1e-3)
-    assert len(train) == 96
 
 
 def test_the_page_has_every_section_and_the_figures_of_the_run(trained, page):
@@ -146,7 +144,7 @@ def test_the_page_has_every_section_and_the_figures_of_the_run(trained, page):
 
 def test_a_run_without_images_held_out_gets_no_temperature(trained, examined):
     (subject,) = open_subjects([trained])
-    without = replace(examined, temperature=None, tempered=None, num_held_out=0)
+    without = replace(examined, temperature=None, tempered=None)
     text, _ = words(page_of([ReportedRun(subject, without)]))
     assert "No temperature is fitted" in text and "Logits divided by" not in text
 
@@ -213,6 +211,44 @@ def test_fit_ends_with_its_page_unless_it_is_told_not_to(
     assert has_line == (option == "--report")
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_predictions_stand_in_for_a_run(suffix, trained, other, evil_dir, tmp_path, run):
+    """In `report` and in `compare`, with the same figures as the runs themselves."""
+    file, page = tmp_path / f"second.{suffix}", tmp_path / "page.html"
+    data = ("--data-dir", evil_dir)
+    assert run("evaluate", other, "--predictions", file, *data)[0] == 0
+    status, text, errors = run("compare", trained, file, *data)
+    assert status == 0, errors
+    (line,) = [line for line in text.splitlines() if "McNemar" in line]
+    status, text, _ = run("compare", trained, other, *data)
+    (expected,) = [line for line in text.splitlines() if "McNemar" in line]
+    assert line.replace(file.name, "second") == expected
+    assert run("report", file, trained, "--out", page, *data)[0] == 0
+    text, _ = words(page.read_text())
+    assert file.name in text and "McNemar" in text
+    (tmp_path / "empty").mkdir()
+    assert run("report", file, "--out", page, "--data-dir", tmp_path / "empty")[0] == 0
+    text, tags = words(page.read_text())
+    assert "Predictions for all 40 images" in text and "Calibration" in text
+    assert "img" not in tags and "Images to look at" not in text
+
+
+def test_predictions_for_other_images_are_refused(other, evil_dir, data_dir, tmp_path, run):
+    file = tmp_path / "second.csv"
+    assert run("evaluate", other, "--predictions", file, "--data-dir", evil_dir)[0] == 0
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:-1]))
+    for command in ("report", "compare"):
+        runs = (other, file, "--data-dir", evil_dir, "--out", tmp_path / "page.html")
+        status, _, error = run(command, *runs)
+        assert status == 2
+        assert "has predictions for other images than those of imagenet_resized/16x16" in error
+    file.write_text(lines[0] + lines[1].replace(WNIDS[0], "n99999999"))
+    status, _, error = run("report", other, file, "--data-dir", evil_dir)
+    assert status == 2 and "has predictions for other classes: n99999999" in error
+    assert not (tmp_path / "page.html").exists()
+
+
 # ---------------------------------------------------------------------------- what a network sees
 
 
@@ -269,11 +305,11 @@ def thousand(trained, examined, tmp_path_factory):
     labels = np.repeat(np.arange(1000, dtype="int32"), 5)
     logits = rng.normal(size=(5000, 1000)).astype("float32")
     logits[np.arange(5000), labels] += 4
-    ids = [f"n{number:08}" for number in range(1000)]
-    images = replace(examined.images, wnids=ids, class_names=[f"class {i}, also x" for i in ids])
+    ids = tuple(f"n{number:08}" for number in range(1000))
+    names = tuple(f"class {name}, also x" for name in ids)
     top = TopPredictions(np.arange(5000), *top_of(logits, labels))
     (subject,) = open_subjects([trained])
-    many = replace(examined, images=images, top=top, tempered=top.confidence)
+    many = replace(examined, wnids=ids, class_names=names, top=top, tempered=top.confidence)
     file = tmp_path_factory.mktemp("thousand") / "page.html"
     file.write_text(page_of([ReportedRun(subject, many)]))
     return file
