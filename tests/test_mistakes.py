@@ -959,7 +959,8 @@ def finished_run(place, name, dataset="imagenet_resized/16x16", wnids=("n1", "n2
     folder = place.path / name
     folder.mkdir()
     shutil.copy("small.toml", folder / "recipe.toml")
-    network = build_model("wide_resnet", image_size=16, num_classes=2, depth=6, stages=1)
+    options = {"depth": 6, "width": 0.5, "stages": 1}
+    network = build_model("wide_resnet", image_size=16, num_classes=2, **options)
     ship(network, folder / "model.keras", ModelInfo(wnids=wnids, dataset=dataset))
     scores = {"top1": 1.0, "top5": 2.0, "loss": 3.0, "count": 4}
     metrics = {"dataset": dataset, "split": "validation", "verified": True, "model.keras": scores}

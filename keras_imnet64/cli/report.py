@@ -44,7 +44,7 @@ def report(
     as_json: bool,
     **folders: Unpack[DataFolders],
 ) -> None:
-    """Write a page about finished runs: curves, classes, mistakes, calibration.
+    """Write a page about finished runs for a browser.
 
     RUN is a run folder, or a file that `evaluate --predictions` has written. The page is one HTML
     file that loads nothing, for a browser on any device. Several runs must be of one data set and

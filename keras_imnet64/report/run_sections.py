@@ -24,7 +24,7 @@ from keras_imnet64.pages import (
 )
 from keras_imnet64.recipe.difference import difference
 from keras_imnet64.recipe.loading import shipped_recipes
-from keras_imnet64.recipe.schema import ResultSection
+from keras_imnet64.recipe.schema import Recipe, ResultSection
 from keras_imnet64.records import EpochRow
 from keras_imnet64.report.reported import ReportedRun
 from keras_imnet64.runs import Run
@@ -77,7 +77,7 @@ def facts_of(reported: ReportedRun) -> dict[str, str]:
         "dtype": recipe.train.dtype,
         "seed": str(recipe.train.seed),
     }
-    network = reported.examined and reported.examined.network
+    network = reported.examined.network if reported.examined is not None else None
     if network is not None:
         held_out, macs = network.num_held_out, network.macs
         facts["training images"] = f"{network.num_train:,}"
@@ -219,10 +219,7 @@ def results_section(runs: Sequence[ReportedRun]) -> Markup:
     rows: list[JsonObject] = []
     for each in runs:
         scores, recipe = each.metrics.model, each.recipe
-        if recipe is not None and recipe.reference is not None:
-            rows.append(_result(f"published ({recipe.name})", recipe.reference))
-        for backend, result in recipe.measured.items() if recipe is not None else ():
-            rows.append(_result(f"measured before under {backend} ({recipe.name})", result))
+        rows += _earlier_results(recipe) if recipe is not None else []
         views = f", {each.metrics.views} views" if scores.top1_views is not None else ""
         rows.append(
             {
@@ -256,6 +253,16 @@ def results_section(runs: Sequence[ReportedRun]) -> Markup:
     columns = {"result": "result", "top1": "top-1 (%)", "top5": "top-5 (%)", "seconds": "seconds"}
     columns |= {"note": "note", "source": "source"}
     return table(unique, columns) + joined(map(_changes, runs))
+
+
+def _earlier_results(recipe: Recipe) -> list[JsonObject]:
+    """Returns the rows of the results that a recipe states."""
+    rows = [
+        _result(f"measured before under {backend} ({recipe.name})", result)
+        for backend, result in recipe.measured.items()
+    ]
+    published = recipe.reference
+    return ([_result(f"published ({recipe.name})", published)] if published else []) + rows
 
 
 def _result(name: str, result: ResultSection) -> JsonObject:
