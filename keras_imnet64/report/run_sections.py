@@ -355,7 +355,7 @@ def ensemble_charts(rows: Sequence[ReportRow]) -> list[tuple[Markup, str]]:
         charts.append(
             (
                 heat_map_svg(matrix, names, names, ("branch", "branch")),
-                "Correlation of the branches' errors; 0 for branches that err independently.",
+                "Branches with errors that agree: their correlation, 0 where they are independent.",
             )
         )
     return charts

@@ -29,6 +29,7 @@ from keras_imnet64.models.macs import count_macs
 from keras_imnet64.models.ship import ship
 from keras_imnet64.models.spectral import kernel
 from keras_imnet64.recipe.loading import check_recipe, list_recipes, load_recipe
+from keras_imnet64.report import report
 from keras_imnet64.runs import Run, lock
 from keras_imnet64.spectral.branches import bands_of, branch_folder, branch_recipe
 from keras_imnet64.spectral.ensemble import ensemble
@@ -39,7 +40,7 @@ from keras_imnet64.spectral.fusion import (
     mixtures_of_best,
     rank,
 )
-from keras_imnet64.spectral.report import correlation
+from keras_imnet64.spectral.report import correlation, read_rows
 from keras_imnet64.training.fit import fit
 
 ROOT = Path(__file__).parents[2]
@@ -253,6 +254,21 @@ def test_the_report_has_a_row_for_each_branch_mixture_and_pair(join, data_dir):
             assert float(row["error_correlation"]) == pytest.approx(correlation(*right), abs=1e-5)
     assert {row["ranked_on"] for row in rows if row["kind"] == "mixture"} == {"holdout"}
     assert (branches / "ensemble.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_page_of_an_ensemble_shows_its_plots(join, data_dir, tmp_path):
+    branches, result = join("geo")
+    rows = read_rows(branches / "ensemble.csv")
+    joined = next(row for row in rows if row.name == "joined")
+    assert joined.top1 == pytest.approx(result["model.keras"]["top1"]) and joined.weight is None
+    report([branches], tmp_path / "page.html", data_dir=data_dir)
+    text = (tmp_path / "page.html").read_text()
+    for said in ("Mixtures of the best branches.", "branch-03", "errors that agree", "Calibration"):
+        assert said in text
+    assert f"branch-00: {rows[0].top1:.4g} %</title>" in text
+    (tmp_path / "ensemble.csv").write_text("kind,name\nbranch,one\n")
+    with pytest.raises(UserError, match=r"ensemble.csv is damaged .*run `ensemble` again"):
+        read_rows(tmp_path / "ensemble.csv")
 
 
 def test_branches_of_two_backends_are_joined(branches, recipe, data_dir, tmp_path):
