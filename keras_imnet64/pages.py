@@ -124,7 +124,7 @@ class Picture:
     caption: tuple[str, ...]
 
 
-def document(title: str, lead: Markup, sections: Sequence[Section]) -> str:
+def document(title: str, lead: Markup, sections: Sequence[Section] = ()) -> str:
     """Returns a page: a heading, what stands below it, links to the sections, the sections."""
     links = joined(
         Markup('<a href="#{}">{}</a>').format(each.anchor, text(each.title)) for each in sections
@@ -141,14 +141,14 @@ def document(title: str, lead: Markup, sections: Sequence[Section]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
         "<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n"
-        "<h1>{title}</h1>\n{lead}\n<nav>{links}</nav>\n{body}"
+        "<h1>{title}</h1>\n{lead}\n{links}{body}"
         "<script>{script}</script>\n</body>\n</html>\n"
     ).format(
         policy=POLICY,
         title=text(title),
         style=Markup(STYLE),
         lead=lead,
-        links=links,
+        links=Markup("<nav>{}</nav>\n").format(links) if sections else "",
         body=body,
         script=Markup(SCRIPT),
     )
