@@ -993,6 +993,14 @@ def report_of_a_run_twice(place):
     return "report first first"
 
 
+@mistake("run/README.md exists and is never overwritten", command="report run --card")
+def card_over_a_file(place):
+    finished_run(place, "run")
+    (place.path / "run" / "README.md").write_text("mine")
+
+
+simply("card_of_two_runs", "report a b --card", "--card describes one run; received 2")
+simply("licence_without_card", "report a --license mit", "--license stands on a card; received mit")
 simply("report_of_nothing", "report nowhere", "nowhere is not a run folder: it has no recipe.toml")
 simply("report_of_a_model", "report model.keras", "model.keras is not a run folder")
 simply(

@@ -18,7 +18,7 @@ from keras_imnet64.cli.frame import (
     start_backend,
 )
 from keras_imnet64.core.console import say, show
-from keras_imnet64.core.errors import reason
+from keras_imnet64.core.errors import UserError, reason
 
 if TYPE_CHECKING:
     from keras_imnet64.backend.devices import Devices
@@ -30,14 +30,22 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=FILE,
-    help="HTML file to write; default: report.html in the folder of a single run, else here.",
+    help="File to write; default: report.html (README.md) in the folder of one run, else here.",
 )
+@click.option(
+    "--card",
+    is_flag=True,
+    help="Write the README.md that model hubs expect instead, into the folder of the run.",
+)
+@click.option("--license", "license_id", help="Licence of the weights on the card, such as mit.")
 @device_options
 @data_options
 @json_option
 def report(
     runs: tuple[Path, ...],
     out: Path | None,
+    card: bool,
+    license_id: str | None,
     backend: str | None,
     devices: str | None,
     virtual_devices: int | None,
@@ -54,7 +62,16 @@ def report(
     Example: python cli.py report saved_models/demo-tensorflow saved_models/demo-jax
         --out demo.html
     """
+    if license_id and not card:
+        raise UserError(f"--license stands on a card; received {license_id} without --card")
+    if card and len(runs) > 1:
+        raise UserError(f"--card describes one run; received {len(runs)}")
     taken = start_backend(backend, devices, virtual_devices)
+    if card:
+        from keras_imnet64.report.card import write_card
+
+        show(write_card(runs[0], out, license_id), as_json)
+        return
     from keras_imnet64.report import report as write
 
     with packing_bar() as progress:

@@ -12,15 +12,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from keras_imnet64.compare.folder import Comparison
+from keras_imnet64.compare.folder import RESULT, SETTINGS, Comparison
 from keras_imnet64.compare.page import page
 from keras_imnet64.compare.result import Result, result_of
 from keras_imnet64.compare.scores import final_scores
 from keras_imnet64.compare.sides import check_exact, parse_sides
 from keras_imnet64.compare.verdict import step_to_examine, tolerance_of
-from keras_imnet64.core.files import write_atomic
+from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.core.files import write_atomic, write_json
 from keras_imnet64.core.paths import DEFAULT_RUNS
 from keras_imnet64.core.types import StrPath
+from keras_imnet64.core.validation import read_record, to_json
 from keras_imnet64.recipe.loading import load_recipe
 
 
@@ -73,8 +75,34 @@ def compare(
     result = result_of(comparison, examined)
     if num_epochs is not None:
         result = replace(result, scores=final_scores(comparison, num_epochs, num_seeds))
+    write_json(comparison.result_file, to_json(result))
     write_atomic(comparison.page_file, page(result))
     return result
+
+
+def is_comparison(path: StrPath) -> bool:
+    """Whether a folder is one of a comparison."""
+    return (Path(path) / SETTINGS).is_file()
+
+
+def read_result(folder: StrPath) -> Result:
+    """Returns the result in the folder of a comparison.
+
+    Raises:
+        UserError: the comparison is not finished, or its result is damaged.
+    """
+    file = Path(folder) / RESULT
+    try:
+        return read_record(Result, file)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file} is missing or damaged ({reason(error)}): run `compare` again, which goes on"
+        ) from error
+
+
+def whole_runs(folder: StrPath) -> list[Path]:
+    """Returns the folders of the finished whole runs of a comparison."""
+    return [file.parent for file in sorted(Path(folder).glob("*/*-epochs-seed-*/metrics.json"))]
 
 
 def examine(comparison: Comparison, index: int) -> list[int]:

@@ -8,7 +8,8 @@
     state-0012.npz              all variables of the first side before step 12
     gradients-0012.npz          its gradients there, which all sides' optimizers are given
     kinks-0012.npz              its inputs of ReLUs and max pools there, which all sides are given
-    comparison.html             the result, for a browser
+    result.json                 the result, for `report`
+    comparison.html             the same, for a browser
 
 `scores` puts the folders of whole runs into those of the sides.
 """
@@ -42,6 +43,7 @@ from keras_imnet64.core.validation import Record, parse_record, read_record
 from keras_imnet64.recipe.schema import Recipe
 
 WORKER = "keras_imnet64.compare.worker"
+SETTINGS, RESULT = "comparison.json", "result.json"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,11 @@ class Comparison:
 
     @property
     def settings_file(self) -> Path:
-        return self.folder / "comparison.json"
+        return self.folder / SETTINGS
+
+    @property
+    def result_file(self) -> Path:
+        return self.folder / RESULT
 
     @property
     def page_file(self) -> Path:

@@ -36,7 +36,12 @@ STEP_COLUMNS = {
 
 def page(result: Result) -> str:
     """Returns the page of a comparison."""
-    return document(f"{result.recipe}, compared", joined(_body(result)))
+    return document(f"{result.recipe}, compared", verdicts(result))
+
+
+def verdicts(result: Result) -> Markup:
+    """Returns what a page says of a comparison."""
+    return joined(_body(result))
 
 
 def finished_page(result: FinishedResult) -> str:

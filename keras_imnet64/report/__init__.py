@@ -6,7 +6,7 @@
 `SECTIONS` is the page: a further part, such as that of a sweep, is a row there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -15,6 +15,9 @@ from markupsafe import Markup
 
 from keras_imnet64.backend.devices import Devices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
+from keras_imnet64.compare import is_comparison, read_result, whole_runs
+from keras_imnet64.compare.page import verdicts
+from keras_imnet64.compare.result import Result
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.files import write_atomic
@@ -78,7 +81,8 @@ def report(
 
     Args:
         runs: run folders, and files that `evaluate` has written with `predictions`, of one data
-            set and of the same classes.
+            set and of the same classes; folders of comparisons, which stand for their verdicts and
+            for the whole runs in them.
         out: the page, whose name ends in .html; default: `report.html` in the folder of a single
             run, else in the current folder.
         data_dir, cache_dir, devices, pack_progress: as for `evaluate`.
@@ -91,23 +95,25 @@ def report(
             page cannot be written.
         RunFailed: the logits of a network are not finite, or an image cannot be read.
     """
-    subjects = open_subjects(runs)
-    is_run = len(subjects) == 1 and subjects[0].predictions is None
+    comparisons = [path for path in runs if is_comparison(path)]
+    results = [read_result(path) for path in comparisons]
+    paths = [path for path in runs if path not in comparisons]
+    subjects = open_subjects([*paths, *(run for path in comparisons for run in whole_runs(path))])
+    is_run = len(runs) == len(subjects) == 1 and subjects[0].predictions is None
     page_file = Path(out or (subjects[0].run.report_file if is_run else DEFAULT_OUT))
     check_output_file(page_file, ".html")
-    open_split = partial(
-        open_dataset,
-        subjects[0].metrics.dataset,
-        in_memory="never",
-        data_dir=data_dir,
-        cache_dir=cache_dir,
-        progress=pack_progress,
-    )
-    taken = devices or take_devices()
-    num_pictures = max(2, MAX_PICTURES // len(subjects))
-    classes = classes_of(subjects)
-    reported = [_examined(each, open_split, taken, num_pictures, classes) for each in subjects]
-    content = page_of(reported)
+    reported = []
+    if subjects:
+        open_split = partial(
+            open_dataset,
+            subjects[0].metrics.dataset,
+            in_memory="never",
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            progress=pack_progress,
+        )
+        reported = _examined(subjects, open_split, devices or take_devices())
+    content = page_of(reported, results)
     write_atomic(page_file, content)
     return {
         "out": str(page_file),
@@ -118,31 +124,27 @@ def report(
 
 
 def _examined(
-    subject: Subject,
-    open_split: OpenSplit,
-    devices: Devices,
-    num_pictures: int,
-    classes: Mapping[str, str],
-) -> ReportedRun:
-    """Returns a run with what its network does, or with the reason why that is not known.
-
-    Args:
-        classes: names by class id, in the order that all runs share.
-    """
+    subjects: Sequence[Subject], open_split: OpenSplit, devices: Devices
+) -> list[ReportedRun]:
+    """Returns each run with what its network does, or with the reason why that is not known."""
+    num_pictures = max(2, MAX_PICTURES // len(subjects))
+    classes = classes_of(subjects)
     unseen, split = None, None
     try:
-        split = open_split(subject.metrics.split)
+        split = open_split(subjects[0].metrics.split)
         open_split("train")
     except UserError as error:
         unseen = str(error)
-        say(f"{subject.label} is shown without its images: {error}")
-    if subject.predictions is not None:
-        ids, names = list(classes), list(classes.values())
-        examined = examine_predictions(subject, ids, names, split, num_pictures)
-        return ReportedRun(subject, examined, unseen)
-    if unseen:
-        return ReportedRun(subject, None, unseen)
-    return ReportedRun(subject, examine(subject, open_split, devices, num_pictures))
+        say(f"the page has no images: {error}")
+    found = []
+    for subject in subjects:
+        examined = None
+        if subject.predictions is not None:
+            examined = examine_predictions(subject, classes, split, num_pictures)
+        elif unseen is None:
+            examined = examine(subject, open_split, devices, num_pictures)
+        found.append(ReportedRun(subject, examined, unseen))
+    return found
 
 
 def classes_of(subjects: Sequence[Subject]) -> dict[str, str]:
@@ -153,10 +155,16 @@ def classes_of(subjects: Sequence[Subject]) -> dict[str, str]:
     return dict(zip(ids, info.class_names or ids, strict=True))
 
 
-def page_of(runs: Sequence[ReportedRun]) -> str:
-    """Returns the page of runs, with those sections that have something to say."""
+def page_of(runs: Sequence[ReportedRun], comparisons: Sequence[Result] = ()) -> str:
+    """Returns the page of runs and comparisons, with the sections that have something to say."""
+    sections = [
+        Section(f"verdict-{number}", f"{each.recipe}, compared", verdicts(each))
+        for number, each in enumerate(comparisons)
+    ]
+    if not runs:
+        return document("Comparison", Markup(), sections)
     bodies = [(anchor, title, body(runs)) for anchor, title, body in SECTIONS]
-    sections = [Section(anchor, title, body) for anchor, title, body in bodies if body]
+    sections += [Section(anchor, title, body) for anchor, title, body in bodies if body]
     title = runs[0].label if len(runs) == 1 else f"{len(runs)} runs of {runs[0].metrics.dataset}"
     return document(title, lead(runs), sections)
 
@@ -171,11 +179,8 @@ def lead(runs: Sequence[ReportedRun]) -> Markup:
         if runs[0].recipe is not None
         else f"Predictions for {images}, read from a file."
     )
-    missing = [
-        paragraph(f"{run.label} is shown without its images: {run.unseen}")
-        for run in runs
-        if run.unseen
-    ]
+    unseen = runs[0].unseen
+    missing = paragraph(f"The page has no images: {unseen}") if unseen else Markup()
     figures = [_figures(run) for run in runs]
     if len(runs) == 1:
         shown = tiles(figures[0])
@@ -186,7 +191,7 @@ def lead(runs: Sequence[ReportedRun]) -> Markup:
             for run, each in zip(runs, figures, strict=True)
         ]
         shown = table(rows, {"run": "run"} | {key: key for key in columns})
-    return text + Markup("").join(missing) + shown
+    return text + missing + shown
 
 
 def _figures(run: ReportedRun) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Shows the images of a run to its network once, and keeps what a page says of it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -170,22 +170,19 @@ def examine(
 
 
 def examine_predictions(
-    subject: Subject,
-    wnids: Sequence[str],
-    class_names: Sequence[str],
-    split: Store | None,
-    num_pictures: int,
+    subject: Subject, classes: Mapping[str, str], split: Store | None, num_pictures: int
 ) -> Examination:
     """Returns what a file of predictions holds.
 
     Args:
-        wnids, class_names: the classes, of which the file may name a part.
+        classes: names by class id, in the order of the page; the file may name a part of them.
         split: its images, None where they are not on this machine.
 
     Raises:
         UserError: the predictions are of other images.
     """
     assert subject.predictions is not None
+    wnids, class_names = list(classes), list(classes.values())
     top = subject.predictions.in_order(wnids, subject.label)
     if split is None:
         none = Shown((), ())

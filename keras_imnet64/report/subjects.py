@@ -71,6 +71,8 @@ def open_subjects(paths: Sequence[StrPath]) -> list[Subject]:
     labels = names if len(set(names)) == len(names) else [str(path) for path in paths]
     if len(set(labels)) < len(labels):
         raise UserError(f"a report shows each run once; received {' '.join(labels)}")
+    if not paths:
+        return []
     subjects = [_open(Path(path), label) for path, label in zip(paths, labels, strict=True)]
     runs = [each for each in subjects if each.predictions is None]
     first = (runs or subjects)[0]

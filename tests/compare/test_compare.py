@@ -19,6 +19,7 @@ from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.files import write_json
 from keras_imnet64.core.processes import ChildResult
 from keras_imnet64.core.validation import to_json
+from keras_imnet64.report import report
 
 CHAOS = tuple(tuple(np.add(LOSSES, k * np.array([0, 0, 1e-3, 2e-3, 1e-2]))) for k in (1, -1))
 
@@ -230,10 +231,17 @@ def test_the_page_shows_all_of_it_and_loads_nothing(sides, compared, tmp_path):
     text = (tmp_path / "out" / "comparison.html").read_text()
     page = Links(text)
     assert result.pairs[0].answer in page.text
-    assert all(link.startswith("#") for link in page.refers_to)  # within its pictures
-    assert page.tags.count("svg") == 2 and "script" not in page.tags
+    assert all(link.startswith(("#", "data:,")) for link in page.refers_to)  # within its pictures
+    assert page.tags.count("svg") == 2 and page.tags.count("script") == 1  # the one that sorts
     assert not re.search(r"@import|url\((?!#)", text)
     assert "b" not in page.tags and "<b>conv</b>" in page.text
+    assert package.read_result(tmp_path / "out") == result
+    report([tmp_path / "out"], tmp_path / "report.html")
+    page = Links((tmp_path / "report.html").read_text())
+    assert result.pairs[0].answer in page.text and "b" not in page.tags
+    (tmp_path / "out" / "result.json").write_text("{}")
+    with pytest.raises(UserError, match=r"result.json is missing or damaged .*`compare` again"):
+        report([tmp_path / "out"], tmp_path / "report.html")
 
 
 def test_the_command_prints_a_table_and_the_verdict(sides, compared, run, tmp_path):

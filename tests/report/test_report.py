@@ -171,7 +171,7 @@ def test_a_run_is_shown_where_its_images_are_not(trained, tmp_path, run):
     where = ("--data-dir", tmp_path / "empty")
     status, text, errors = run("report", trained, "--out", out, *where, "--json")
     assert status == 0 and json.loads(text)["without_images"] == ["<b>first"]
-    assert "is shown without its images: imagenet_resized/16x16 is not prepared" in errors
+    assert "the page has no images: imagenet_resized/16x16 is not prepared" in errors
     said, _ = words(out.read_text())
     assert "is not prepared" in said and "Curves" in said and "Calibration" not in said
 
@@ -247,6 +247,32 @@ def test_predictions_for_other_images_are_refused(other, evil_dir, data_dir, tmp
     status, _, error = run("report", other, file, "--data-dir", evil_dir)
     assert status == 2 and "has predictions for other classes: n99999999" in error
     assert not (tmp_path / "page.html").exists()
+
+
+def test_the_card_has_a_head_that_hubs_read(trained, tmp_path, run):
+    yaml = pytest.importorskip("yaml")
+    file = tmp_path / "README.md"
+    options = ("--card", "--out", file, "--license", "cc-by-nc-4.0")
+    assert run("report", trained, *options)[0] == 0
+    _, head, body = file.read_text().split("---\n", 2)
+    found = yaml.safe_load(head)
+    scores = Run(trained).read_metrics().model
+    (model,) = found.pop("model-index")
+    assert found == {
+        "library_name": "keras",
+        "pipeline_tag": "image-classification",
+        "license": "cc-by-nc-4.0",
+        "tags": ["image-classification", "keras", "keras_imnet64"],
+        "metrics": ["accuracy"],
+    }
+    (result,) = model["results"]
+    assert model["name"] == "<b>first"
+    assert result["dataset"]["name"] == "imagenet_resized/16x16 (not verified)"
+    assert [m["value"] for m in result["metrics"]] == pytest.approx([scores.top1, scores.top5])
+    for said in ("# `<b>first`", "NOT VERIFIED", f"| {scores.top1:.2f} |", "Intended use"):
+        assert said in body
+    status, _, error = run("report", trained, *options)
+    assert status == 2 and "README.md exists and is never overwritten" in error
 
 
 # ---------------------------------------------------------------------------- what a network sees
