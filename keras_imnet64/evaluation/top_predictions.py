@@ -1,7 +1,7 @@
 """The most probable classes of every image of a selection, and how probable they are."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -69,10 +69,6 @@ class TopPredictions:
             loss=float(losses.mean(dtype="float64")),
             count=len(self),
         )
-
-    def take(self, order: np.ndarray) -> "TopPredictions":
-        """Returns those of some images, by number or as booleans [N]."""
-        return TopPredictions(*(getattr(self, field.name)[order] for field in fields(self)))
 
 
 def make_predictor(model: keras.Model) -> keras.Model:
