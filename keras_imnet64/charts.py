@@ -297,6 +297,18 @@ def _plain(axes: "Axes", grid: str, axis: Literal["both", "x", "y"] = "both") ->
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def svg_of(figure: "Figure", name: str) -> Markup:
+    """Returns a figure that was drawn for a file as an <svg>, in its own colours.
+
+    Args:
+        name: for readers who hear the page.
+    """
+    import matplotlib as mpl
+
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        return _svg(figure, {}, name)
+
+
 def _svg(figure: "Figure", tips: Mapping[str, Sequence[str]], name: str) -> Markup:
     """Returns a figure as an <svg> of a page.
 

@@ -18,10 +18,11 @@ from keras_imnet64.data.selection import Selection, select
 from keras_imnet64.data.stores.decoding import as_run_failed
 from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stream import evaluation_batches
+from keras_imnet64.evaluation.forward import keras_forward
 from keras_imnet64.evaluation.metrics import accuracy_metrics, cross_entropy
 from keras_imnet64.evaluation.per_class import ConfusionMatrix, report_classes
 from keras_imnet64.evaluation.prediction_files import check_predictions_file, write_predictions
-from keras_imnet64.evaluation.top_predictions import make_predictor, predict_top
+from keras_imnet64.evaluation.top_predictions import predict_top
 from keras_imnet64.evaluation.views import NUM_CROPS, WEIGHTS, with_ten_crops, with_views
 from keras_imnet64.models.contract import check_stated_classes, classifier_shape, with_logits
 from keras_imnet64.models.info import read_model_info
@@ -113,7 +114,8 @@ def evaluate(
             result |= report_classes(confusion, selection, per_class)
         if predictions:
             network, batch_size = as_viewed(model, devices, view)
-            found = predict_top(make_predictor(network), selection, batch_size, view, path)
+            forward = keras_forward(network)
+            found = predict_top(forward, selection, batch_size, view, path)
             write_predictions(predictions, found, selection)
             result["predictions"] = str(predictions)
     return {

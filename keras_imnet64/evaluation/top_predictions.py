@@ -1,15 +1,15 @@
 """The most probable classes of every image of a selection, and how probable they are."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-import keras
 import numpy as np
 
 from keras_imnet64.core.errors import RunFailed
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.selection import Selection
+from keras_imnet64.evaluation.forward import Forward
 from keras_imnet64.evaluation.predictions import labelled_batches
 from keras_imnet64.records import Scores
 
@@ -70,25 +70,14 @@ class TopPredictions:
             count=len(self),
         )
 
-    def take(self, order: np.ndarray) -> "TopPredictions":
-        """Returns those of some images, by number or as booleans [N]."""
-        return TopPredictions(*(getattr(self, field.name)[order] for field in fields(self)))
-
-
-def make_predictor(model: keras.Model) -> keras.Model:
-    """Returns a compiled model that shares the layers of `model`, which stays uncompiled."""
-    predictor = keras.Model(model.inputs, model.outputs)
-    predictor.compile(jit_compile=keras.config.backend() == "jax")
-    return predictor
-
 
 def predict_top(
-    predictor: keras.Model, selection: Selection, batch_size: int, view: View | None, name: StrPath
+    forward: Forward, selection: Selection, batch_size: int, view: View | None, name: StrPath
 ) -> TopPredictions:
     """Returns the predictions of a model for all images of a selection, in their order.
 
     Args:
-        predictor: what `make_predictor` returned for a model of images -> logits [B, K].
+        forward: from images to logits [B, K], see `forward.keras_forward`.
         batch_size: total over all devices, whose number divides it.
         view: how images are shown, see `stream.evaluation_batches`; for ten crops, the model is one
             `with_ten_crops`.
@@ -97,16 +86,16 @@ def predict_top(
     Raises:
         RunFailed: the logits are not finite.
     """
-    batches = logits_of(predictor, selection, batch_size, view, name)
+    batches = logits_of(forward, selection, batch_size, view, name)
     return collected(selection, [top_of(logits, labels) for logits, labels in batches])
 
 
 def logits_of(
-    predictor: keras.Model, selection: Selection, batch_size: int, view: View | None, name: StrPath
+    forward: Forward, selection: Selection, batch_size: int, view: View | None, name: StrPath
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (logits float32 [B, K], labels int32 [B]) of a selection; see `predict_top`."""
     for images, labels, is_real in labelled_batches(selection, batch_size, view):
-        logits = np.asarray(predictor.predict_on_batch(images), "float32")[is_real]
+        logits = np.asarray(forward(images), "float32")[is_real]
         if not np.isfinite(logits).all():
             raise RunFailed(f"{name} gives logits that are not finite")
         yield logits, labels[is_real]

@@ -3,7 +3,8 @@
     run folders -> subjects -> examination: each network sees its validation images once
                 -> sections -> report.html
 
-`SECTIONS` is the page: a further part, such as that of a sweep, is a row there.
+`SECTIONS` is the page of runs: a further part is a row there. `families` has what comparisons and
+sweeps say of themselves.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,9 +16,6 @@ from markupsafe import Markup
 
 from keras_imnet64.backend.devices import Devices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
-from keras_imnet64.compare import is_comparison, read_result, whole_runs
-from keras_imnet64.compare.page import verdicts
-from keras_imnet64.compare.result import Result
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.files import write_atomic
@@ -27,6 +25,7 @@ from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.pages import Section, document, paragraph, table, tiles
 from keras_imnet64.report.calibration import reliability
 from keras_imnet64.report.examination import OpenSplit, examine, examine_predictions
+from keras_imnet64.report.families import unfold
 from keras_imnet64.report.image_sections import (
     calibration_section,
     classes_section,
@@ -81,8 +80,8 @@ def report(
 
     Args:
         runs: run folders, and files that `evaluate` has written with `predictions`, of one data
-            set and of the same classes; folders of comparisons, which stand for their verdicts and
-            for the whole runs in them.
+            set and of the same classes; folders of comparisons and of sweeps, which stand for
+            what they found and for the whole runs, or the runs of the best setting, in them.
         out: the page, whose name ends in .html; default: `report.html` in the folder of a single
             run, else in the current folder.
         data_dir, cache_dir, devices, pack_progress: as for `evaluate`.
@@ -95,10 +94,8 @@ def report(
             page cannot be written.
         RunFailed: the logits of a network are not finite, or an image cannot be read.
     """
-    comparisons = [path for path in runs if is_comparison(path)]
-    results = [read_result(path) for path in comparisons]
-    paths = [path for path in runs if path not in comparisons]
-    subjects = open_subjects([*paths, *(run for path in comparisons for run in whole_runs(path))])
+    sections, run_folders = unfold(runs)
+    subjects = open_subjects(run_folders)
     is_run = len(runs) == len(subjects) == 1 and subjects[0].predictions is None
     page_file = Path(out or (subjects[0].run.report_file if is_run else DEFAULT_OUT))
     check_output_file(page_file, ".html")
@@ -113,7 +110,7 @@ def report(
             progress=pack_progress,
         )
         reported = _examined(subjects, open_split, devices or take_devices())
-    content = page_of(reported, results)
+    content = page_of(reported, sections)
     write_atomic(page_file, content)
     return {
         "out": str(page_file),
@@ -155,18 +152,18 @@ def classes_of(subjects: Sequence[Subject]) -> dict[str, str]:
     return dict(zip(ids, info.class_names or ids, strict=True))
 
 
-def page_of(runs: Sequence[ReportedRun], comparisons: Sequence[Result] = ()) -> str:
-    """Returns the page of runs and comparisons, with the sections that have something to say."""
-    sections = [
-        Section(f"verdict-{number}", f"{each.recipe}, compared", verdicts(each))
-        for number, each in enumerate(comparisons)
-    ]
+def page_of(runs: Sequence[ReportedRun], before: Sequence[Section] = ()) -> str:
+    """Returns the page of runs, with those sections that have something to say.
+
+    Args:
+        before: sections that stand before those of the runs, of which there may be none then.
+    """
     if not runs:
-        return document("Comparison", Markup(), sections)
+        return document(before[0].title, Markup(), before)
     bodies = [(anchor, title, body(runs)) for anchor, title, body in SECTIONS]
-    sections += [Section(anchor, title, body) for anchor, title, body in bodies if body]
+    sections = [Section(anchor, title, body) for anchor, title, body in bodies if body]
     title = runs[0].label if len(runs) == 1 else f"{len(runs)} runs of {runs[0].metrics.dataset}"
-    return document(title, lead(runs), sections)
+    return document(before[0].title if before else title, lead(runs), [*before, *sections])
 
 
 def lead(runs: Sequence[ReportedRun]) -> Markup:

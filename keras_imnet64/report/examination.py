@@ -19,12 +19,12 @@ from keras_imnet64.evaluation.evaluate import (
     choose_view,
     select_known_classes,
 )
+from keras_imnet64.evaluation.forward import keras_forward
 from keras_imnet64.evaluation.prediction_files import check_predicted_images
 from keras_imnet64.evaluation.top_predictions import (
     TopPredictions,
     collected,
     logits_of,
-    make_predictor,
     top_of,
 )
 from keras_imnet64.models.contract import check_stated_classes, classifier_shape
@@ -146,8 +146,8 @@ def examine(
         view = choose_view(info, validation, shape.height, None, path)
         check_model_fits(model, images, path, view)
         network, batch_size = as_viewed(model, devices, view)
-        predictor = make_predictor(network)
-        logits = partial(logits_of, predictor, batch_size=batch_size, view=view, name=path)
+        forward = keras_forward(network)
+        logits = partial(logits_of, forward, batch_size=batch_size, view=view, name=path)
         temperature = None if held_out is None else temperature_of(logits(held_out))
         top, tempered = predictions_at(temperature, images, logits(images))
         album = Album(images, top, view and view.one_crop)

@@ -65,13 +65,21 @@ def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.
     layer = feature_layer(network)
     if layer is None:
         return None
-    body = keras.Model(network.inputs, layer.output)
-    body.compile(jit_compile=keras.config.backend() == "jax")
     head = keras.Model(layer.output, network.outputs)
-    features = np.asarray(body.predict_on_batch(images), "float32")  # [B, h, w, C]
+    features = _apply(keras.Model(network.inputs, layer.output), images)  # [B, h, w, C]
     weights = _gradient(head, features, classes).mean(axis=(1, 2), keepdims=True)  # [B, 1, 1, C]
     maps = np.maximum((weights * features).sum(axis=3), 0)  # [B, h, w]
     return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
+
+
+def _apply(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Returns the outputs for few images, which `Model.predict` would share out over devices."""
+    pixels = images.astype("float32")
+    if keras.config.backend() == "jax":
+        import jax
+
+        return np.asarray(jax.jit(lambda x: model(x, training=False))(pixels))
+    return np.asarray(ops.convert_to_numpy(model(pixels, training=False)))
 
 
 def _gradient(head: keras.Model, features: np.ndarray, classes: np.ndarray) -> np.ndarray:

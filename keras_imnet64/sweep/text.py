@@ -23,19 +23,23 @@ def show_result(path: StrPath, record: SweepRecord, as_json: bool) -> None:
         show({"sweep": str(path), **to_json(record)}, as_json=True)
         return
     folder = SweepFolder(Path(path))
-    order = ranking(record.settings)
-    names = short_names([*record.keys, *record.ranges])
+    rows, columns = settings_table(record)
+    show_table(rows[:MAX_ROWS], columns)
+    if len(rows) > MAX_ROWS:
+        say(f"{len(rows) - MAX_ROWS} more settings are in {folder.table_file}")
+    show(best_in_words(folder, record), as_json=False)
+
+
+def settings_table(record: SweepRecord) -> tuple[list[JsonObject], dict[str, str]]:
+    """Returns (rows, columns) of all settings, the best one first."""
     columns = {
-        **names,
+        **short_names([*record.keys, *record.ranges]),
         "score": "held-out top-1",
         "finished": "finished",
         "epochs": "epochs",
         "cells": "cells",
     }
-    show_table([_row(record, record.settings[index]) for index in order[:MAX_ROWS]], columns)
-    if len(order) > MAX_ROWS:
-        say(f"{len(order) - MAX_ROWS} more settings are in {folder.table_file}")
-    show(best_in_words(folder, record), as_json=False)
+    return [_row(record, record.settings[index]) for index in ranking(record.settings)], columns
 
 
 def _row(record: SweepRecord, setting: SettingRecord) -> JsonObject:

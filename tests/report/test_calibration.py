@@ -56,7 +56,6 @@ def test_the_most_probable_classes_come_first_and_equal_ones_by_their_number():
     assert found.probabilities[0].tolist() == pytest.approx([0.6, 0.2, 0.2])
     assert found.label_probability.tolist() == pytest.approx([0.2, 0.4])
     assert found.is_right.tolist() == [False, False] and found.is_in_top5.all()
-    assert found.take(np.array([1])).labels.tolist() == [1]
 
 
 def test_a_label_is_suspected_where_another_class_is_surer_than_usual():

@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import product
 
 import browser
 import keras
@@ -16,6 +17,8 @@ from keras_imnet64.backend.devices import take_devices
 from keras_imnet64.charts import MAX_CELLS
 from keras_imnet64.cli.report import reporter
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.files import write_json
+from keras_imnet64.core.validation import to_json
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.stores.packing import write_store
 from keras_imnet64.evaluation.top_predictions import TopPredictions, top_of
@@ -29,6 +32,8 @@ from keras_imnet64.report.network_views import feature_layer, first_filters, gra
 from keras_imnet64.report.reported import ReportedRun
 from keras_imnet64.report.subjects import open_subjects
 from keras_imnet64.runs import Run
+from keras_imnet64.sweep.records import CellRecord, SweepRecord
+from keras_imnet64.sweep.results import best_setting, summarize
 from keras_imnet64.training.fit import fit
 
 EVIL = '<script>throw "x"</script><img src=x onerror=alert(1)>'
@@ -247,6 +252,31 @@ def test_predictions_for_other_images_are_refused(other, evil_dir, data_dir, tmp
     status, _, error = run("report", other, file, "--data-dir", evil_dir)
     assert status == 2 and "has predictions for other classes: n99999999" in error
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_sweep_shows_its_settings_and_the_runs_of_the_best(trained, evil_dir, tmp_path):
+    folder = tmp_path / "sweep"
+    shutil.copytree(trained, folder / "cell-001")
+    keys = {"optimizer.learning_rate": [0.01, 0.05], "loss.l2": [0.0, 1e-4]}
+    settings = [dict(zip(keys, each, strict=True)) for each in product(*keys.values())]
+    cells = [
+        CellRecord(n, f"cell-{n:03}", values, 0, "finished", val_top1=top1, epochs=2)
+        for n, (values, top1) in enumerate(zip(settings, (10.0, 40.0, 30.0, 20.0), strict=True))
+    ]
+    summary = summarize(cells, 1)
+    record = SweepRecord(
+        name=EVIL, recipe="", keys=keys, ranges={}, seeds=[0], trials=None, held_out=24,
+        cells=cells, settings=summary, best=best_setting(summary),
+    )  # fmt: skip
+    write_json(folder / "sweep.json", to_json(record))
+    result = report([folder], tmp_path / "page.html", data_dir=evil_dir)
+    assert result["runs"] == ["cell-001"]
+    text, tags = words((tmp_path / "page.html").read_text())
+    assert "4 of 4 cells are finished" in text and "40.00" in text and "Calibration" in text
+    assert (tags.count("script") == 1 and "1e-4" in text) or "0.0001" in text
+    (folder / "sweep.json").write_text("{}")
+    with pytest.raises(UserError, match=r"sweep\.json"):
+        report([folder], tmp_path / "page.html", data_dir=evil_dir)
 
 
 def test_the_card_has_a_head_that_hubs_read(trained, tmp_path, run):
