@@ -5,8 +5,9 @@
 The zip is prepared first. Every other form has the same files, or pixels, in the order of the zip,
 unless its own order is stated, and must end in the same pixels with the same classes. Each row is a
 new process of `data prepare`: its seconds from start to end, the processor time of all cores in
-them, and the most memory that no file backs (Linux only). Writing is not timed. WORK_DIR needs 8 GB; what is written there is removed again. `--form NAME` measures one
-form, and `--repeat 3` prints medians.
+them, and the most memory that no file backs (Linux only). Writing is not timed. WORK_DIR needs 8
+GB, and what is written there is removed again. `--form NAME` measures one form, and `--repeat 3`
+prints medians.
 """
 
 import itertools
