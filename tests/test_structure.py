@@ -158,7 +158,8 @@ def test_only_programs_draw_bars_for_packing():
     ],
 )
 def test_nothing_heavy_is_loaded_before_it_is_needed(statement):
-    heavy = {"keras", "tensorflow", "jax", "torch", "tensorflow_datasets", "sklearn"}
+    heavy = {"keras", "tensorflow", "jax", "torch", "tensorflow_datasets", "sklearn", "numba"}
+    heavy |= {"matplotlib", "scipy", "pyarrow", "fsspec", "keras_cv", "keras_hub"}
     if "cli" in statement:  # --help answers at once
         heavy |= {"pydantic", "numpy", "rich", "PIL"}
     code = f"{statement}\nimport sys\nprint(sorted({heavy!r} & set(sys.modules)))"
