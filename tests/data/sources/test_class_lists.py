@@ -94,10 +94,17 @@ def test_ones_own_classes_are_sorted_unless_they_are_listed():
         own_classes(["a", ""], "set", None)
 
 
+def test_texts_have_the_order_of_the_list_of_classes():
+    found = labels_of("bee", "ant", "bee", names=["cat", "bee", "ant"])
+    assert found.numbers["train"] == [1, 2, 1] and found.class_ids() == ["cat", "bee", "ant"]
+    with pytest.raises(UserError, match='image 0 is labelled "dog", which the list of classes lac'):
+        labels_of("dog", names=["cat", "bee"])
+
+
 def test_labels_that_contradict_each_other():
     with pytest.raises(UserError, match="mixes two kinds of labels: image 1 is labelled 'cat'"):
         labels_of(3, "cat")
-    with pytest.raises(UserError, match=r"two kinds of labels: image 1 is labelled 3, and .* texts"):
+    with pytest.raises(UserError, match=r"kinds of labels: image 1 is labelled 3, and .* texts"):
         labels_of("cat", 3)
     with pytest.raises(UserError, match=r"image 0 has the label 2, where 0\.\.1 are possible"):
         labels_of(2, names=["a", "b"])
