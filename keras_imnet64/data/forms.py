@@ -127,7 +127,7 @@ def find_form(dataset: Dataset, source: Path) -> Form | None:
     """Returns the form of a source, or None if it has none that the data set may have."""
     family = dataset.name.partition("/")[0]
     rows = [form for form in FORMS if family in form.datasets]
-    files = SourceFiles(source) if len(rows) == 1 else SourceFiles.of(source)
+    files = SourceFiles.of(source) if len(rows) > 1 else SourceFiles(source)
     return next((form for form in rows if form.matches(files)), None)
 
 
@@ -210,7 +210,7 @@ def from_listed(
     """Packs images of one size, or indexes images of any size, as their source lists them."""
     assert request.source is not None
     listed = list_images(Path(os.path.abspath(expand(request.source))), request.progress)
-    _refuse_unlabelled(listed)
+    _refuse_what_is_missing(listed)
     classes = _classes_of(listed, request.verified.dataset)
     entries = _with_labels(listed, classes, request)
     listing = folders.Listing(
@@ -229,7 +229,11 @@ def from_listed(
     return _pack_listing(request, listing, classes, unexpected)
 
 
-def _refuse_unlabelled(listed: Listed) -> None:
+def _refuse_what_is_missing(listed: Listed) -> None:
+    """Refuses splits without images, and images without labels."""
+    for split, images in listed.entries.items():
+        if not images:
+            raise UserError(f"{listed.labels.where} has no images of {split}: get the whole set")
     for split, numbers in listed.labels.numbers.items():
         if split in listed.entries and (count := numbers.count(UNLABELLED)):
             raise UserError(

@@ -57,13 +57,14 @@ def list_parquet(source: Path, progress: PackProgress | None = None) -> Listed:
         table.require_labels()
     listed_names = _common_names(all_tables)
     labels = Labels(str(source), names if listed_names is None else listed_names)
+    total = sum(map(len, all_tables))
     entries: dict[str, list[ImageEntry]] = {}
     for split, each in tables.items():
         entries[split] = []
         for table in each:
             entries[split] += table.list_rows(split, labels, root)
-            if progress:
-                progress("listing rows", sum(map(len, entries.values())), sum(map(len, all_tables)))
+            if progress and total:
+                progress("listing rows", sum(map(len, entries.values())), total)
     return Listed(
         form="Parquet",
         root=root,
