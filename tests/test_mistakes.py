@@ -52,7 +52,7 @@ FIRST_READ = codecs.lookup("utf-8-sig")  # a user that we become may not read it
 FIT = "fit --recipe small.toml --out run"
 EVALUATE = "evaluate {} --dataset imagenet_resized/16x16"
 PROGRESS = re.compile(
-    r"(packing|checking|looking at|listing|indexing|loading|exporting) .*\.\.\."
+    r"(packing|checking|looking at|listing|reading|indexing|loading|exporting) .*\.\.\."
     r"|[\d,]+ classes .*: .*|(note|ignored): .*|starting .* \.\.\.+"
     r"|.* \.\.\.( [\d,]+/[\d,]+)? \d+ s\.*"  # anything, on a machine where it takes long
 )

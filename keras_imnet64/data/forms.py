@@ -5,6 +5,7 @@ A form is recognised by the files of a source, not by an option. To add one, wri
 for the forms that belong to one data set; those for forms that any data set may have are here.
 """
 
+import contextlib
 import itertools
 import os
 import re
@@ -70,31 +71,37 @@ class SourceFiles:
 
     Attributes:
         path: the file or folder.
-        names: names of the files in it, without their folders; of a file its own.
-        suffixes: how many files have each suffix, in lower case.
+        names: names of the files in it that have no suffix of an image, without their folders;
+            of a file its own.
+        suffixes: how many of these have each suffix, in lower case.
+        num_images: how many files have the suffix of an image.
     """
 
     path: Path
-    names: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
     suffixes: Counter[str] = field(default_factory=Counter)
+    num_images: int = 0
 
     @classmethod
     def of(cls, path: Path) -> "SourceFiles":
         """Looks through a source; what cannot be read is left to the one who reads it."""
         found = cls(path)
-        try:
-            files = [path] if path.is_file() else list(finding.files_below(path))
-        except OSError:
-            files = []
-        for file in files:
-            found.suffixes[file.suffix.lower()] += 1
-            found.names.append(file.name)
+        with contextlib.suppress(OSError):
+            for file in [path] if path.is_file() else finding.files_below(path):
+                found.add(file)
         return found
+
+    def add(self, file: Path) -> None:
+        suffix = file.suffix.lower()
+        if suffix in readable_suffixes():  # of which there may be millions
+            self.num_images += 1
+        else:
+            self.suffixes[suffix] += 1
+            self.names.add(file.name)
 
     def mostly(self, suffix: str) -> bool:
         """Returns whether there are files with this suffix, and not more image files."""
-        num_images = sum(self.suffixes[each] for each in readable_suffixes())
-        return self.suffixes[suffix] > 0 and self.suffixes[suffix] >= num_images
+        return self.suffixes[suffix] > 0 and self.suffixes[suffix] >= self.num_images
 
 
 @dataclass(frozen=True)
@@ -119,8 +126,8 @@ class Form:
 def find_form(dataset: Dataset, source: Path) -> Form | None:
     """Returns the form of a source, or None if it has none that the data set may have."""
     family = dataset.name.partition("/")[0]
-    files = SourceFiles.of(source)
-    rows = (form for form in FORMS if family in form.datasets)
+    rows = [form for form in FORMS if family in form.datasets]
+    files = SourceFiles.of(source) if len(rows) > 1 else SourceFiles(source)
     return next((form for form in rows if form.matches(files)), None)
 
 
@@ -203,7 +210,7 @@ def from_listed(
     """Packs images of one size, or indexes images of any size, as their source lists them."""
     assert request.source is not None
     listed = list_images(Path(os.path.abspath(expand(request.source))), request.progress)
-    _refuse_unlabelled(listed)
+    _refuse_what_is_missing(listed)
     classes = _classes_of(listed, request.verified.dataset)
     entries = _with_labels(listed, classes, request)
     listing = folders.Listing(
@@ -222,7 +229,11 @@ def from_listed(
     return _pack_listing(request, listing, classes, unexpected)
 
 
-def _refuse_unlabelled(listed: Listed) -> None:
+def _refuse_what_is_missing(listed: Listed) -> None:
+    """Refuses splits without images, and images without labels."""
+    for split, images in listed.entries.items():
+        if not images:
+            raise UserError(f"{listed.labels.where} has no images of {split}: get the whole set")
     for split, numbers in listed.labels.numbers.items():
         if split in listed.entries and (count := numbers.count(UNLABELLED)):
             raise UserError(
@@ -449,7 +460,7 @@ def from_tfrecords(request: Request) -> dict[str, Store]:
 
 
 def _named(*names: str) -> Callable[[SourceFiles], bool]:
-    return lambda files: not set(names).isdisjoint(files.names)
+    return lambda files: not files.names.isdisjoint(names)
 
 
 def _is_folder(files: SourceFiles) -> bool:

@@ -264,8 +264,7 @@ def check_arrays(
     Raises:
         UserError: states what was expected and what was received.
     """
-    if labels.ndim != 1:
-        raise UserError(f"{where} must hold a list of labels; received {list(labels.shape)}")
+    check_labels(where, labels, num_classes)
     expected = (len(labels), 3 * image_size**2)
     if not isinstance(data, np.ndarray):
         raise UserError(f"{where} must hold data as an array; received {type(data).__name__}")
@@ -274,6 +273,12 @@ def check_arrays(
             f"{where} must hold data uint8 {list(expected)}, one row per label; "
             f"received {data.dtype} {list(data.shape)}"
         )
+
+
+def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
+    """Checks the labels of a batch, as `check_arrays` does."""
+    if labels.ndim != 1:
+        raise UserError(f"{where} must hold a list of labels; received {list(labels.shape)}")
     if labels.dtype.kind not in "iu" or not len(labels):
         raise UserError(f"{where} must hold whole-number labels; received {labels.dtype}")
     if labels.min() < 1 or labels.max() > num_classes:

@@ -8,7 +8,7 @@ may lie in any sub-folders. Images keep their order: batch by batch.
 
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class Batches:
                 yield _images(data[part], image_size), labels[part]
 
 
-def holds_batches(names: Sequence[str], is_npz: bool) -> bool:
+def holds_batches(names: Collection[str], is_npz: bool) -> bool:
     """Returns whether there are batches among the names of files."""
     matches = filter(None, map(BATCH.fullmatch, names))
     return any(bool(match["suffix"]) == is_npz for match in matches)
@@ -69,10 +69,10 @@ def list_batches(
     num_classes: int,
     progress: PackProgress | None = None,
 ) -> Batches:
-    """Finds the batches below a folder, and reads and checks all of them once.
+    """Finds the batches below a folder, and reads their labels; `read` checks their images.
 
     Raises:
-        UserError: a batch is missing, twice there, damaged, or holds other arrays.
+        UserError: a batch is missing, twice there or damaged, or holds other labels.
     """
     files = _find(source, is_npz)
     total, done = sum(map(len, files.values())), 0
@@ -80,10 +80,10 @@ def list_batches(
     for split, paths in files.items():
         parts = []
         for path in paths:
-            parts.append(read_batch(path, image_size, num_classes)[1])
+            parts.append(_read_labels(path, image_size, num_classes))
             done += 1
             if progress:
-                progress("checking batches", done, total)
+                progress("reading labels", done, total)
         labels[split] = np.concatenate(parts)
     refuse_sorted_order(source, labels["validation"])
     return Batches(is_npz, files, labels)
@@ -114,6 +114,24 @@ def _missing(numbers: list[int]) -> list[int]:
     return sorted(set(range(1, last + 1)) - set(numbers))
 
 
+def _read_labels(path: Path, image_size: int, num_classes: int) -> np.ndarray:
+    """Returns the labels of one file, int64 [n] from 0; of an npz file nothing else is read."""
+    if path.suffix != ".npz":
+        return read_batch(path, image_size, num_classes)[1]
+    [labels] = _read_npz(path, ("labels",))
+    archives.check_labels(str(path), labels, num_classes)
+    return labels.astype(np.int64) - 1
+
+
+def _read_npz(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
+    try:
+        return list(read_npz(path, names).values())
+    except zipfile.BadZipFile as error:
+        raise UserError(
+            f"{path} is damaged or no npz file ({reason(error)}); it must hold data and labels"
+        ) from None
+
+
 def read_batch(path: Path, image_size: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (data uint8 [n, 3*s*s], labels int64 [n] from 0) of one file.
 
@@ -121,12 +139,7 @@ def read_batch(path: Path, image_size: int, num_classes: int) -> tuple[np.ndarra
         UserError: the file is damaged, or holds other arrays.
     """
     if path.suffix == ".npz":
-        try:
-            data, labels = read_npz(path, ("data", "labels")).values()
-        except zipfile.BadZipFile as error:
-            raise UserError(
-                f"{path} is damaged or no npz file ({reason(error)}); it must hold data and labels"
-            ) from None
+        data, labels = _read_npz(path, ("data", "labels"))
     else:
         content = read_pickle(path)
         if missing := {"data", "labels"} - content.keys():

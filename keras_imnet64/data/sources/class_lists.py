@@ -36,7 +36,7 @@ class Labels:
         names: names of the classes in label order, as the source lists them; None if it does not.
         numbers: labels of each split, as the source has them: whole numbers, or positions in
             `texts` if the source labels with texts.
-        texts: {text: its number, in the order in which they came}.
+        texts: {text: its number, which is its place in `names`, or else the order of coming}.
         ids_of_numbers: {number: (class id, the image whose name contains it)}.
     """
 
@@ -64,12 +64,21 @@ class Labels:
                 f"images before it with {'texts' if self.texts else 'numbers'}"
             )
         if isinstance(label, str):
-            label = self.texts.setdefault(label, len(self.texts))
+            label = self._number_of(label, image)
         elif label != UNLABELLED:
             self._check_number(label, image)
         numbers.append(label)
         if label != UNLABELLED and (wnid := wnid_in(name)):
             self._check_id(label, text, wnid, image)
+
+    def _number_of(self, text: str, image: str) -> int:
+        """Returns the number of a text: its place in the list of classes, or the next one."""
+        if text not in self.texts:
+            if self.names is not None and text not in self.names:
+                raise UserError(f'{image} is labelled "{text}", which the list of classes lacks')
+            number = len(self.texts) if self.names is None else self.names.index(text)
+            self.texts[text] = number
+        return self.texts[text]
 
     def _check_number(self, label: int, image: str) -> None:
         count = len(self.names) if self.names is not None else MAX_CLASSES
@@ -109,10 +118,10 @@ class Labels:
         return ids
 
     def _listed_ids(self) -> list[str]:
-        if self.texts:
-            return list(self.texts)
         if self.names is not None:
             return proved_ids(self.names) or list(self.names)
+        if self.texts:
+            return list(self.texts)
         count = 1 + max((max(numbers, default=-1) for numbers in self.numbers.values()), default=-1)
         by_images = [self.ids_of_numbers.get(number, ("", ""))[0] for number in range(count)]
         if all(by_images) and len(set(by_images)) == count:

@@ -57,13 +57,14 @@ def list_parquet(source: Path, progress: PackProgress | None = None) -> Listed:
         table.require_labels()
     listed_names = _common_names(all_tables)
     labels = Labels(str(source), names if listed_names is None else listed_names)
+    total = sum(map(len, all_tables))
     entries: dict[str, list[ImageEntry]] = {}
     for split, each in tables.items():
         entries[split] = []
         for table in each:
             entries[split] += table.list_rows(split, labels, root)
-            if progress:
-                progress("listing rows", sum(map(len, entries.values())), sum(map(len, all_tables)))
+            if progress and total:
+                progress("listing rows", sum(map(len, entries.values())), total)
     return Listed(
         form="Parquet",
         root=root,
@@ -116,6 +117,7 @@ class _Table:
     """One Parquet file, whose schema has been checked.
 
     Attributes:
+        columns: names of all columns, for messages.
         image_column, label_column: their names; the latter is None if there are no labels.
         has_paths: whether images have names.
         names: class names in label order, or None.
@@ -127,6 +129,7 @@ class _Table:
             schema = file.schema_arrow
             self.num_rows = int(file.metadata.num_rows)
             self._refuse_bomb(file)
+        self.columns = first_few(schema.names, 6)
         self.image_column = self._image_column(schema)
         label = [name for name in LABEL_COLUMNS if name in schema.names]
         self.label_column = label[0] if label else None
@@ -138,7 +141,8 @@ class _Table:
     def require_labels(self) -> None:
         if self.label_column is None:
             raise UserError(
-                f"{self.path} has no column {LABEL_COLUMNS[0]}: its images have no classes"
+                f"{self.path} has no column {LABEL_COLUMNS[0]}, which its images need; received "
+                f"the columns {self.columns}: call the one with the classes so"
             )
 
     def list_rows(self, split: str, labels: Labels, root: Path) -> list[ImageEntry]:
@@ -213,7 +217,7 @@ class _Table:
                 return name
         raise UserError(
             f"{self.path} holds no images: a column {IMAGE_COLUMNS[0]} with bytes and path is "
-            f"needed; received the columns {first_few(schema.names, 6) or 'of nothing'}"
+            f"needed; received the columns {self.columns or 'of nothing'}"
         )
 
     def _refuse_bomb(self, file: pq.ParquetFile) -> None:

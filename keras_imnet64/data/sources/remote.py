@@ -69,7 +69,7 @@ def local_copy(url: str, folder: Path, progress: PackProgress | None = None) -> 
     for name, file in files.items():
 
         def report(arrived: int, done: int = done) -> None:
-            if progress:
+            if progress and total:
                 progress(f"fetching {url}", done + arrived, total)
 
         _fetch(system, _join(root, name, files), folder / name, file, url, report)

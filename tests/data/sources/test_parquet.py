@@ -269,6 +269,13 @@ def test_lies_are_refused_with_their_shard(lie, tmp_path):
     assert not packed.exists() or list(packed.iterdir()) == []
 
 
+def test_a_split_without_rows_is_refused(tmp_path):
+    write_tiny(tmp_path / "a")
+    write_parquet(tmp_path / "a", "valid", [], [], WNIDS)
+    with pytest.raises(UserError, match="a has no images of validation: get the whole set"):
+        prepare(tmp_path / "a", tmp_path, progress=lambda *step: None)
+
+
 def test_what_only_is_called_parquet_is_refused(tmp_path):
     source = write_tiny(tmp_path / "a")
     shard(source).write_text("image,label\n1.jpg,0\n")
