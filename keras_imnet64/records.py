@@ -15,6 +15,28 @@ from keras_imnet64.core.types import JsonObject
 Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveCount: TypeAlias = Annotated[int, Field(gt=0, lt=2**63)]
 
+# --------------------------------------------------------------------------------------- batches
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of `count` equal parts of each batch, of which each process of a run reads its own.
+
+    Attributes:
+        index: counted from 0.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def rows(self, batch_size: int) -> slice:
+        """Returns the rows of this part in a batch, whose size `count` divides."""
+        size = batch_size // self.count
+        return slice(self.index * size, (self.index + 1) * size)
+
+
+WHOLE = Part()
+
 # ------------------------------------------------------------------------------------- model files
 
 MAX_IMAGE_SIZE = 4096  # pixels per side
@@ -402,10 +424,12 @@ class ProcessEntry:
         from_epoch, from_step: the epoch, counted from 0, and the number of its steps that were done
             when the process took over.
         backend: "tensorflow", "jax" or "torch".
-        devices: as the backend spells them, such as "GPU:0".
+        devices: as the backend spells them, such as "GPU:0"; those of all processes that trained
+            together.
         python: the version of Python.
         versions: those of the packages that decide the numbers, by name.
         settings: environment variables that may change last bits, as they were set.
+        num_processes: how many processes trained together, of which this one wrote the files.
     """
 
     from_epoch: int
@@ -415,6 +439,7 @@ class ProcessEntry:
     python: str
     versions: dict[str, str]
     settings: dict[str, str] = field(default_factory=dict)
+    num_processes: PositiveCount = 1
 
 
 @dataclass(frozen=True, kw_only=True)

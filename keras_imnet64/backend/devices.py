@@ -1,7 +1,8 @@
 """Chooses the backend before Keras is imported, and takes the devices before any computation.
 
 Every command calls `choose_backend` first. `take_devices` is the first call that imports TensorFlow
-or JAX. TensorFlow spans the devices of one machine with MirroredStrategy, JAX with DataParallel.
+or JAX. TensorFlow spans the devices of one machine with MirroredStrategy, JAX those of one machine
+or of several with DataParallel.
 """
 
 import contextlib
@@ -10,11 +11,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
+from keras_imnet64.backend.cluster import ALONE, Cluster, join
 from keras_imnet64.backend.environment import check_environment
 from keras_imnet64.backend.keras_settings import BACKENDS, check_keras_json, keras_settings
+from keras_imnet64.backend.launchers import Place, check_backend
 from keras_imnet64.backend.programs import keep_jax_programs, program_settings
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import UserError, nearest, reason
@@ -84,7 +88,7 @@ DEVICE_KINDS: dict[str, tuple[str, ...]] = {  # environment variables that choos
 
 @dataclass(frozen=True)
 class Devices:
-    """The devices that a process has taken.
+    """The devices that a process, or several processes that train one run, have taken.
 
     Attributes:
         backend: "tensorflow", "jax" or "torch".
@@ -92,20 +96,33 @@ class Devices:
         names: as the backend spells them, such as "GPU:0".
         strategy: spans several devices, a tf.distribute.MirroredStrategy or a
             keras.distribution.DataParallel; None for one device.
+        cluster: the processes whose devices these are; use it as a context around what they do.
     """
 
     backend: str
     kind: str
     names: tuple[str, ...]
     strategy: Any = None  # of one backend or the other; neither has types
+    cluster: Cluster = ALONE
 
     @property
     def count(self) -> int:
-        """Number of devices."""
+        """Number of devices, those of all processes."""
         return len(self.names)
+
+    def __str__(self) -> str:
+        """Names the devices, or how many there are on several machines."""
+        num_processes = self.cluster.num_processes
+        if num_processes == 1:
+            return ", ".join(self.names)
+        return f"{self.count} {self.kind}s of {num_processes} processes"
 
     def scope(self) -> AbstractContextManager[object]:
         """Returns a context in which models and optimizers are built on all the devices."""
+        if self.cluster is not ALONE:
+            import keras
+
+            keras.utils.set_random_seed(0)  # JAX checks that processes create the same variables
         if self.strategy is not None:
             scope: AbstractContextManager[object] = self.strategy.scope()
             return scope
@@ -126,7 +143,11 @@ class Devices:
 
 
 def take_devices(
-    devices: str | int | None = None, virtual: int | None = None, *, reads_data: bool = True
+    devices: str | int | None = None,
+    virtual: int | None = None,
+    *,
+    reads_data: bool = True,
+    place: Place | None = None,
 ) -> Devices:
     """Takes the GPUs of this machine, or its CPU where there are none.
 
@@ -136,15 +157,23 @@ def take_devices(
         virtual: number of devices into which the CPU is split, to try training on several.
         reads_data: whether this process reads a data set, for which JAX needs TensorFlow beside it.
             False leaves TensorFlow out of a JAX process that has its batches from elsewhere.
+        place: where this process stands among those that train one run, see
+            `launchers.find_place`; the devices are then those of all of them. None: it is alone.
 
     Raises:
         UserError: the devices do not exist, the backend cannot be loaded, or it cannot span several
-            devices.
+            devices or machines; or the processes do not come together.
     """
     if virtual is not None and not 1 <= virtual <= 64:
         raise UserError(f"--virtual-devices must be 1 to 64; received {virtual}")
+    if place is not None:
+        check_backend(place, chosen_backend())
     take: dict[str, Callable[[str | int | None, int | None], Devices]]
-    take = {"tensorflow": _take_tensorflow, "jax": _take_jax, "torch": _take_torch}
+    take = {
+        "tensorflow": _take_tensorflow,
+        "jax": partial(_take_jax, place=place),
+        "torch": _take_torch,
+    }
     with Activity(f"loading {chosen_backend()}", at_once="keras" not in sys.modules):
         backend = _import_backend(reads_data)
         if backend not in take:
@@ -226,27 +255,54 @@ def hide_gpus_from_tensorflow() -> None:
         tf.config.set_visible_devices([], "GPU")
 
 
-def _take_jax(devices: str | int | None, virtual: int | None) -> Devices:
+def _take_jax(
+    devices: str | int | None, virtual: int | None, place: Place | None = None
+) -> Devices:
     import jax
-    import keras
 
     keep_jax_programs()
     if virtual:
         with _before_initialisation("JAX"):
             jax.config.update("jax_platforms", "cpu")
             jax.config.update("jax_num_cpu_devices", virtual)
+    if place is None:
+        return _span_jax_devices(devices, ALONE)
+    with _before_initialisation("JAX"):
+        cluster = join(place)
+    try:
+        return _span_jax_devices(devices, cluster)
+    except BaseException as error:
+        cluster.__exit__(type(error), error, None)  # tells the others
+        raise
+
+
+def _span_jax_devices(devices: str | int | None, cluster: Cluster) -> Devices:
+    """Takes devices of this process, and those that the others take at the same time."""
+    import jax
+    import keras
+
     with _looking_for_devices("jax"):
         present = jax.local_devices()
     kind = present[0].platform
     chosen = [present[index] for index in choose_indices(devices, len(present), kind)]
     names = tuple(f"{kind}:{device.id}" for device in chosen)
-    if len(chosen) == 1:
+    cluster.agree(
+        {
+            "number of processes": str(cluster.num_processes),
+            "kind of devices": kind,
+            "number of devices": f"{len(names)} of {len(present)}",
+        },
+        "start the same command everywhere, with --devices, --virtual-devices or "
+        "CUDA_VISIBLE_DEVICES where machines have more devices than others",
+    )
+    if cluster.num_processes == 1 and len(chosen) == 1:
         jax.config.update("jax_default_device", chosen[0])
         return Devices("jax", kind, names)
     if kind == "gpu":
         _overlap_reductions()
+    names = tuple(name for of_process in cluster.gather(list(names)) for name in of_process)
     strategy = keras.distribution.DataParallel(devices=list(names), auto_shard_dataset=False)
-    return Devices("jax", kind, names, strategy)
+    return Devices("jax", kind, names, strategy, cluster)
 
 
 def _overlap_reductions() -> None:

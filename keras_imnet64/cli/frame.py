@@ -177,6 +177,21 @@ def device_options(command: Decorated) -> Decorated:
     )(command)
 
 
+def machine_options(command: Decorated) -> Decorated:
+    command = click.option(
+        "--process-id", type=int, help="Several machines: the number of this one, from 0."
+    )(command)
+    command = click.option(
+        "--num-processes", type=int, help="Several machines: how many; 1: alone, as by default."
+    )(command)
+    return click.option(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="Several machines under JAX: address and free port of machine 0. srun and mpirun tell "
+        "all three.",
+    )(command)
+
+
 def start_backend(
     name: str | None = None, devices: str | None = None, virtual_devices: int | None = None
 ) -> Devices:

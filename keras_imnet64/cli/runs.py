@@ -16,6 +16,7 @@ from keras_imnet64.cli.frame import (
     dataset_names,
     device_options,
     json_option,
+    machine_options,
     packing_bar,
     recipe_option,
     start_backend,
@@ -79,6 +80,7 @@ def class_orders() -> list[str]:
     "--ends-with-parent", is_flag=True, hidden=True, help="End when standard input closes."
 )
 @device_options
+@machine_options
 @data_options
 @json_option
 def fit(
@@ -94,6 +96,9 @@ def fit(
     backend: str | None,
     devices: str | None,
     virtual_devices: int | None,
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
     as_json: bool,
     **folders: Unpack[DataFolders],
 ) -> None:
@@ -106,10 +111,14 @@ def fit(
     With a spectral recipe, trains all branches, each in its own process and run folder, or only
     that of --branch; `ensemble` then joins them.
 
+    On several machines run the same command on each, with the JAX backend and --coordinator,
+    --num-processes and --process-id, or through srun or mpirun.
+
     \b
     Example: python cli.py fit --recipe wrn36_5 --set train.seed=1 --name second
     """
     from keras_imnet64.backend.devices import choose_backend
+    from keras_imnet64.backend.launchers import find_place
     from keras_imnet64.core.processes import end_with_parent
     from keras_imnet64.recipe.loading import load_recipe
     from keras_imnet64.spectral.training import fit_recipe
@@ -117,6 +126,7 @@ def fit(
     if ends_with_parent:
         end_with_parent()
     choose_backend(backend)
+    place = find_place(coordinator, num_processes, process_id)
     loaded = load_recipe(recipe, overrides)
     folder = run_folder(loaded.name, name, out)
     with packing_bar() as progress:
@@ -128,11 +138,13 @@ def fit(
             devices=devices,
             virtual_devices=virtual_devices,
             fresh=fresh,
+            place=place,
             pack_progress=progress,
             on_finished=reporter(folders) if has_report and not ends_with_parent else None,
             **folders,
         )
-    show(result, as_json)
+    if place is None or place.process_id == 0:
+        show(result, as_json)
 
 
 def run_folder(recipe_name: str, name: str | None, out: Path | None, suffix: str = "") -> Path:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keras_imnet64.core.activity import printing
+from keras_imnet64.core.activity import printing, suspend
 from keras_imnet64.core.errors import printable
 from keras_imnet64.core.types import Json
 
@@ -32,13 +32,35 @@ def console() -> Console:
     """Returns the rich console on standard error, for messages and progress."""
     from rich.console import Console
 
+    if _is_silent:
+        return Console(quiet=True, force_terminal=False)
     return Console(stderr=True, highlight=False)
+
+
+_is_silent = False
+
+
+def say_nothing() -> None:
+    """Shows no messages, activities and bars from now on, but for those of `announce`.
+
+    For a process beside another one that tells the same.
+    """
+    global _is_silent
+    _is_silent = True
+    console.cache_clear()
+    suspend()
 
 
 def say(text: str) -> None:
     """Prints one line on standard error, as a message for the user."""
     with printing():
         console().print(text, markup=False, soft_wrap=True)
+
+
+def announce(text: str) -> None:
+    """Prints one line on standard error, even after `say_nothing`."""
+    with printing():
+        click.echo(printable(text), err=True)
 
 
 def show(result: Mapping[str, Json], as_json: bool) -> None:

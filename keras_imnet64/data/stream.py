@@ -20,7 +20,7 @@ from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import Tensor
 from keras_imnet64.data.augment.crops import IS_BICUBIC, mirror
 from keras_imnet64.data.augment.draws import AugmentationStep, TensorDraws
-from keras_imnet64.data.augment.mixing import mixed_labels
+from keras_imnet64.data.augment.mixing import draws_of_part, mixed_labels
 from keras_imnet64.data.augment.shrink import shrink
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.order import Mirror, epoch_draws, epoch_order
@@ -36,6 +36,7 @@ from keras_imnet64.data.stores.decoding import (
 from keras_imnet64.data.stores.encoded import EncodedStore
 from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stores.raw import ALIGNMENT, RawStore, aligned_copy
+from keras_imnet64.records import WHOLE, Part
 
 PREFETCHED_BATCHES = 4
 PARALLEL_READS = 4  # batches whose files are read at the same time
@@ -82,6 +83,9 @@ class TrainingStream:
         image_size: S, the pixels per side that images have while they are augmented; default: those
             of the store or the view. Only an encoded store whose augmentation begins with
             random_resized_crop can have others.
+        part: the rows of each batch that this stream reads and yields, b of the B; of a batch that
+            mixes images also the partners of these rows are read. Order and draws are those of the
+            whole batch.
         size_of_epoch: epoch -> pixels per side of its batches' images, at most S, the default.
             Order, draws and augmentation are those of S pixels; their result is shrunk
             (`augment.shrink`). But where a crop of an encoded store is the whole augmentation, the
@@ -102,9 +106,11 @@ class TrainingStream:
         mean_image: np.ndarray | None = None,
         image_size: int | None = None,
         size_of_epoch: Callable[[int], int] | None = None,
+        part: Part = WHOLE,
     ) -> None:
         self.selection = selection
         self.batch_size = batch_size
+        self.part = part
         self.seed = seed
         self.mirror, self.repeats = mirror, repeats
         self.augmentation = list(augmentation)
@@ -130,7 +136,7 @@ class TrainingStream:
         self._start = (epoch, step)
 
     def dataset(self, image_size: int | None = None) -> tf.data.Dataset:
-        """Returns a data set of (images uint8 [B, H, W, 3], labels).
+        """Returns a data set of (images uint8 [B, H, W, 3], labels); of a part, of its b rows.
 
         Args:
             image_size: pixels per side, since a data set has images of one size; default: those in
@@ -145,13 +151,13 @@ class TrainingStream:
         steps = tf.data.Dataset.range(1).flat_map(lambda _: self._remaining_steps(size))
         if self._encoded_store is None:
             load = partial(self._load, size)
-            batches = map_in_parallel(steps, load, self.batch_size, self.image_size)
+            batches = map_in_parallel(steps, load, self._num_read, self.image_size)
         else:
             read = partial(_read_samples, self._encoded_store)
             decode_sample = partial(self._decode_sample, size)
-            steps = map_one_by_one(steps, read, decode_sample, self.batch_size)
+            steps = map_one_by_one(steps, read, decode_sample, self._num_read)
             finish = partial(self._finish, size)
-            batches = map_in_parallel(steps, finish, self.batch_size, self.image_size)
+            batches = map_in_parallel(steps, finish, self._num_read, self.image_size)
         batches = with_pipeline_options(batches.prefetch(PREFETCHED_BATCHES))
         # Keras reads the length of an epoch from the cardinality. If it were unknown, Keras would
         # request one batch too many, and give all epochs the length of a resumed one.
@@ -187,8 +193,8 @@ class TrainingStream:
         return images.numpy(), np.asarray(labels)
 
     def positions(self, epoch: int, step: int) -> np.ndarray:
-        """Returns the positions in the store of the images of one step: int64 [B]."""
-        return np.asarray(self._samples(epoch, step).positions)
+        """Returns the positions in the store of all images of one step: int64 [B]."""
+        return np.asarray(self._samples(epoch, step, WHOLE).positions)
 
     def stages(
         self, epoch: int, step: int, image_size: int | None = None
@@ -221,8 +227,11 @@ class TrainingStream:
         """Returns augmented images and labels, from the images as they are read."""
         labels = samples.labels
         *_, (_, images) = self._augment(size, images, samples)
-        if self.augmentation and self.augmentation[-1].mixes:
+        if self._mixes:
             labels = mixed_labels(labels, samples.draws[-1])
+        if self._reads_partners:
+            num_own = self._num_read // 2
+            return images[:num_own], labels[:num_own]
         return images, labels
 
     def _augment(self, size: int, images: tf.Tensor, samples: Samples) -> Iterator[Stage]:
@@ -243,6 +252,20 @@ class TrainingStream:
             yield Stage(f"{size} px", shrink(images, size))
 
     # ------------------------------------------------------------------- images as they are read
+
+    @property
+    def _mixes(self) -> bool:
+        return bool(self.augmentation) and self.augmentation[-1].mixes
+
+    @property
+    def _reads_partners(self) -> bool:
+        """Whether the images with which those of the part are mixed are read beside them."""
+        return self._mixes and self.part.count > 1
+
+    @property
+    def _num_read(self) -> int:
+        """The number of images that are read for a step."""
+        return self.batch_size // self.part.count * (2 if self._reads_partners else 1)
 
     @cached_property
     def _encoded_store(self) -> EncodedStore | None:
@@ -336,15 +359,21 @@ class TrainingStream:
             tensor.set_shape((None, *array.shape))
         return tf.data.Dataset.from_tensor_slices(tf.nest.pack_sequence_as(example, tensors))
 
-    def _samples(self, epoch: int, step: int) -> Samples:
-        """Returns the samples of one step, arrays [B, ...]."""
+    def _samples(self, epoch: int, step: int, part: Part | None = None) -> Samples:
+        """Returns the samples of one step, arrays [B, ...], or those read for a part of it."""
         if not 0 <= step < self.steps_per_epoch:
             raise UserError(f"step must be 0 to {self.steps_per_epoch - 1}; received {step}")
-        by_step = self._samples_by_step(epoch, step, step + 1)
+        by_step = self._samples_by_step(epoch, step, step + 1, part)
         return tf.nest.map_structure(lambda array: array[0], by_step)
 
-    def _samples_by_step(self, epoch: int, first: int, end: int | None = None) -> Samples:
-        """Returns the samples of steps from `first` to before `end`, arrays [S, B, ...]."""
+    def _samples_by_step(
+        self, epoch: int, first: int, end: int | None = None, part: Part | None = None
+    ) -> Samples:
+        """Returns the samples of steps from `first` to before `end`, arrays [S, B, ...].
+
+        Args:
+            part: what is read of each step; default: that of the stream.
+        """
         with self._lock:
             arrays = self._epoch_samples(epoch)
         steps = slice(first * self.batch_size, (end or self.steps_per_epoch) * self.batch_size)
@@ -352,7 +381,23 @@ class TrainingStream:
         def by_step(array: np.ndarray) -> np.ndarray:
             return array[steps].reshape(-1, self.batch_size, *array.shape[1:])
 
-        return tf.nest.map_structure(by_step, arrays)
+        return self._read_for(part or self.part, tf.nest.map_structure(by_step, arrays))
+
+    def _read_for(self, part: Part, samples: Samples) -> Samples:
+        """Returns what is read of whole batches [S, B, ...] for a part: its rows, and partners."""
+        if part.count == 1:
+            return samples
+        rows = part.rows(self.batch_size)
+        if not self._mixes:
+            return tf.nest.map_structure(lambda array: array[:, rows], samples)
+        partners, mixing = draws_of_part(samples.draws[-1], rows)
+
+        def with_partners(array: np.ndarray) -> np.ndarray:
+            steps = np.arange(len(array))[:, None]
+            return np.concatenate([array[:, rows], array[steps, partners]], axis=1)
+
+        read = tf.nest.map_structure(with_partners, samples._replace(draws=samples.draws[:-1]))
+        return read._replace(draws=(*read.draws, mixing))
 
     def _draw_epoch(self, epoch: int) -> Samples:
         """Returns all samples of an epoch in its order, arrays [M, ...]."""
@@ -386,11 +431,12 @@ def _image_size(selection: Selection, view: View | None) -> int:
 
 
 def evaluation_batches(
-    selection: Selection, batch_size: int, view: View | None = None
+    selection: Selection, batch_size: int, view: View | None = None, part: Part = WHOLE
 ) -> tf.data.Dataset:
     """Returns a data set of every image of a selection once, in order.
 
     Args:
+        part: the rows of each batch to read.
         view: for an encoded store, and for ten crops; None shows the images of a raw store as
             they are stored.
 
@@ -400,6 +446,7 @@ def evaluation_batches(
         that any number of devices divides it.
     """
     indices = np.arange(-(-len(selection) // batch_size) * batch_size).reshape(-1, batch_size)
+    indices = indices[:, part.rows(batch_size)]
     weights = (indices < len(selection)).astype("float32")
     positions, labels = selection.look_up(np.minimum(indices, len(selection) - 1))
     batches = tf.data.Dataset.from_tensor_slices((positions, labels, weights))
@@ -413,7 +460,7 @@ def evaluation_batches(
         batches = map_in_parallel(batches, load, batch_size, store.image_size)
     else:
         assert view is not None  # images of an encoded store have no size without a view
-        batches = _show_one_by_one(batches, store, view, batch_size)
+        batches = _show_one_by_one(batches, store, view, indices.shape[1])
     return with_pipeline_options(batches.prefetch(PREFETCHED_BATCHES))
 
 

@@ -26,7 +26,7 @@ from keras_imnet64.evaluation.views import NUM_CROPS, WEIGHTS, with_ten_crops, w
 from keras_imnet64.models.contract import check_stated_classes, classifier_shape, with_logits
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.load import load_model
-from keras_imnet64.records import ModelInfo, Scores, ViewScores, ViewSet
+from keras_imnet64.records import WHOLE, ModelInfo, Part, Scores, ViewScores, ViewSet
 from keras_imnet64.runs import model_file
 
 BATCH_SIZE = 256
@@ -237,7 +237,8 @@ def score_model(
 ) -> Scores:
     """Scores a model, which may end in a softmax, as `score_selection` does."""
     network, batch_size = as_viewed(model, devices, view)
-    return score_selection(make_scorer(network, extra_metrics), selection, batch_size, view)
+    scorer = make_scorer(network, extra_metrics)
+    return score_selection(scorer, selection, batch_size, view, devices.cluster.part)
 
 
 def as_viewed(model: keras.Model, devices: Devices, view: View | None) -> tuple[keras.Model, int]:
@@ -255,7 +256,8 @@ def score_views(
     assert selection.image_size is not None  # recipes and `choose_views` refuse images of any size
     averaged = with_views(with_logits(model), selection.image_size, views)
     batch_size = scoring_batch_size(devices, len(WEIGHTS[views]))
-    scores = score_selection(make_scorer(averaged), selection, batch_size)
+    scorer, part = make_scorer(averaged), devices.cluster.part
+    scores = score_selection(scorer, selection, batch_size, part=part)
     return ViewScores(scores.top1, scores.top5, scores.loss)
 
 
@@ -284,6 +286,7 @@ def score_selection(
     selection: Selection,
     batch_size: int = BATCH_SIZE,
     view: View | None = None,
+    part: Part = WHOLE,
 ) -> Scores:
     """Returns top-1, top-5 and cross-entropy over all images of a selection.
 
@@ -293,11 +296,13 @@ def score_selection(
         batch_size: total over all devices, whose number divides it.
         view: how images are shown, see `stream.evaluation_batches`; for ten crops, `scorer` belongs
             to a model `with_ten_crops`.
+        part: the rows of each batch that this process reads, as one of several that score together
+            on the devices of all of them.
 
     Raises:
         RuntimeError: the sum of the images' weights is not the number of images.
     """
-    batches = evaluation_batches(selection, batch_size, view)
+    batches = evaluation_batches(selection, batch_size, view, part)
     total, store = len(selection), selection.store
     with as_run_failed(store), Activity(f"scoring {store.dataset} {store.split}") as scoring:
         counter = keras.callbacks.LambdaCallback(

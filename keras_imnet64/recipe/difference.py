@@ -42,13 +42,17 @@ def decisions(recipe: Recipe) -> JsonObject:
     Results, the recipe's name and the settings of MAY_CHANGE are left out. Checkpoints hold the
     rest, so its form must not change.
     """
+    return {key: value for key, value in all_settings(recipe).items() if key not in MAY_CHANGE}
+
+
+def all_settings(recipe: Recipe) -> JsonObject:
+    """Returns the `decisions` and the settings of MAY_CHANGE: {dotted key: JSON value}."""
     content = recipe.model_dump(exclude={"reference", "measured", "name"})
     content["augment"] = [{"op": None, "layer": None} | step for step in content["augment"]]
     flat = _flatten(content)
     if flat["train.initial_weights"]:  # the run has its weights, so its path may change
         flat["train.initial_weights"] = "a file"
-    decided = {key: value for key, value in flat.items() if key not in MAY_CHANGE}
-    settings: JsonObject = json.loads(json.dumps(decided, default=str))
+    settings: JsonObject = json.loads(json.dumps(flat, default=str))
     return settings
 
 

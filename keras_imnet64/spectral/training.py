@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keras_imnet64.backend.devices import chosen_backend
+from keras_imnet64.backend.launchers import Place, check_backend
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
@@ -42,6 +44,7 @@ def fit_recipe(
     devices: str | None = None,
     virtual_devices: int | None = None,
     fresh: bool = False,
+    place: Place | None = None,
     pack_progress: PackProgress | None = None,
     on_finished: Callable[[Run, "Devices"], None] | None = None,
 ) -> JsonObject:
@@ -50,9 +53,10 @@ def fit_recipe(
     Args:
         branch: the number of the only branch to train.
         jobs, data_dir, cache_dir, devices, virtual_devices, fresh: see `fit_branches`.
+        place: where this process stands among those that train one run, see `take_devices`.
         pack_progress: see `training.fit`.
         on_finished: called with an ordinary run, or that of one branch, and the devices on which it
-            was trained.
+            was trained; not for a run of several processes.
 
     Returns:
         dict: run (the folder) and its final scores: the content of metrics.json for an ordinary run
@@ -61,11 +65,17 @@ def fit_recipe(
     Raises:
         UserError, RunFailed, Stopped: see `fit_branches` and `training.fit`.
     """
+    check_backend(place, chosen_backend())
     trains_all = branch is None and bool(bands_of(recipe))
     if jobs > 1 and (not trains_all or virtual_devices):
         raise UserError(
             "--jobs is for training all branches of a spectral recipe, without --branch and "
             f"--virtual-devices; received {jobs}"
+        )
+    if trains_all and place is not None:
+        raise UserError(
+            f"the branches of {recipe.name} are runs of their own: train each on a machine with "
+            f"--branch and --num-processes 1; received {place.num_processes} processes"
         )
     if trains_all:
         scores = fit_branches(
@@ -84,22 +94,23 @@ def fit_recipe(
         recipe, out_dir = branch_recipe(recipe, branch), branch_folder(out_dir, branch)
     from keras_imnet64.backend.devices import take_devices
 
-    taken = take_devices(devices, virtual_devices)
-    with Activity("loading keras"):
-        from keras_imnet64.training.fit import fit
+    taken = take_devices(devices, virtual_devices, place=place)
+    with taken.cluster:
+        with Activity("loading keras"):
+            from keras_imnet64.training.fit import fit
 
-    run = fit(
-        recipe,
-        out_dir,
-        data_dir=data_dir,
-        cache_dir=cache_dir,
-        devices=taken,
-        fresh=fresh,
-        pack_progress=pack_progress,
-    )
-    if on_finished is not None:
-        on_finished(run, taken)
-    return {"run": str(run.path), **run.metrics}
+        run = fit(
+            recipe,
+            out_dir,
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            devices=taken,
+            fresh=fresh,
+            pack_progress=pack_progress,
+        )
+        if on_finished is not None and place is None:
+            on_finished(run, taken)
+        return {"run": str(run.path), **(run.metrics if taken.cluster.is_writer else {})}
 
 
 def fit_branches(

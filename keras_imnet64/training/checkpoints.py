@@ -28,10 +28,18 @@ class Checkpoints:
         model: the model that is trained.
         variables: all of the run's variables.
         every: the interval: "10 min", "500 steps" or "epoch".
+        writes: whether this process writes; of several that train one run, one does.
     """
 
-    def __init__(self, folder: Path, model: keras.Model, variables: Variables, every: str) -> None:
-        self.folder, self.model, self.variables = folder, model, variables
+    def __init__(
+        self,
+        folder: Path,
+        model: keras.Model,
+        variables: Variables,
+        every: str,
+        writes: bool = True,
+    ) -> None:
+        self.folder, self.model, self.variables, self.writes = folder, model, variables, writes
         number, _, self.unit = every.rpartition(" ")
         self.interval = int(number or 0)
         self.write_seconds = 0.0  # to read and write the last checkpoint within an epoch
@@ -45,7 +53,7 @@ class Checkpoints:
 
     def is_due(self, step: int) -> bool:
         """Returns whether the interval is over at this step, counted over all epochs."""
-        if self._writing is not None and not self._writing.done():
+        if not self.writes or (self._writing is not None and not self._writing.done()):
             return False
         if self.unit == "steps":
             return step - self.last_step >= self.interval
@@ -71,7 +79,8 @@ class Checkpoints:
     def save_arrays(self, arrays: Arrays, run_state: RunState) -> None:
         """Writes a finite state that `read` returned; raises an OSError as `save` does."""
         self.wait()
-        save_checkpoint(self.folder, arrays, run_state)
+        if self.writes:
+            save_checkpoint(self.folder, arrays, run_state)
 
     def save_in_background(self, run_state: RunState, step: int) -> None:
         """Writes the current state while training continues; a failure is only reported.

@@ -16,6 +16,7 @@ from keras_imnet64.data.selection import Selection, first_classes, select, split
 from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stream import TrainingStream
 from keras_imnet64.recipe.schema import LayerSection, Recipe
+from keras_imnet64.records import WHOLE, Part
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,13 @@ def load_data(
     )
 
 
-def make_stream(recipe: Recipe, data: Data, *, full_size: bool = False) -> TrainingStream:
+def make_stream(
+    recipe: Recipe, data: Data, *, full_size: bool = False, part: Part = WHOLE
+) -> TrainingStream:
     """Returns the stream of training batches. Each part of an accumulated batch is a step of it.
 
     Args:
+        part: the rows of each step that this process reads.
         full_size: whether its images have the size of the model in each epoch, whatever
             `train.sizes` says.
 
@@ -123,11 +127,12 @@ def make_stream(recipe: Recipe, data: Data, *, full_size: bool = False) -> Train
         seed=recipe.train.seed,
         mirror=recipe.data.mirror,
         repeats=recipe.data.repeats,
-        augmentation=make_augmentation(recipe, size),
+        augmentation=make_augmentation(recipe, size, part),
         steps_per_epoch=num_batches * num_parts,
         mean_image=data.fill(size),
         image_size=size,
         size_of_epoch=None if full_size else recipe.size_of_epoch,
+        part=part,
     )
 
 
@@ -165,12 +170,15 @@ def check_length(recipe: Recipe, stream: TrainingStream) -> None:
         )
 
 
-def make_augmentation(recipe: Recipe, image_size: int) -> list[AugmentationStep]:
+def make_augmentation(
+    recipe: Recipe, image_size: int, part: Part = WHOLE
+) -> list[AugmentationStep]:
     """Returns the checked steps of a recipe's [[augment]] tables."""
     steps: list[AugmentationStep] = []
     for index, section in enumerate(recipe.augment):
         if isinstance(section, LayerSection):
-            seed = recipe.train.seed + index  # so that equal layers draw different numbers
+            # Equal layers draw different numbers, and so do the processes of a run.
+            seed = recipe.train.seed + index + len(recipe.augment) * part.index
             layer = LayerStep(section.layer, section.options, image_size, seed)
             layer.check()
             steps.append(layer)

@@ -16,6 +16,7 @@ from importlib.metadata import version
 
 import keras
 
+from keras_imnet64.backend.cluster import ALONE
 from keras_imnet64.backend.devices import Devices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.console import say
@@ -32,8 +33,9 @@ from keras_imnet64.training.clock import in_tenths
 from keras_imnet64.training.memory import PeakMemory
 from keras_imnet64.training.nan_recovery import train_with_recovery
 from keras_imnet64.training.run_folder import (
-    acquire_run,
+    acquire_together,
     check_run,
+    check_together,
     has_checkpoint,
     report_os_errors,
     write_environment,
@@ -68,7 +70,8 @@ def fit(
         callbacks: your Keras callbacks, called after ours; validation scores are in `history`.
         data_dir: the folder of data sets; None: `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
         cache_dir: the folder whose `packed` holds the packed stores; None: the data dir.
-        devices: the result of `take_devices`; None takes all.
+        devices: the result of `take_devices`; None takes all. Those of several processes, each of
+            which makes the same call, train one run; process 0 writes its files.
         fresh: start over; a run in the folder is renamed and kept.
         pack_progress: called as (description, done, total) while a data set is packed.
 
@@ -81,28 +84,30 @@ def fit(
         Stopped: a signal stopped the run; its state is saved and the same call resumes it.
     """
     recipe = as_recipe(recipe)
-    check_run(recipe, out_dir, fresh)
+    cluster = devices.cluster if devices else ALONE
+    check_together(recipe, fresh, cluster)
+    cluster.from_writer(partial(check_run, recipe, out_dir, fresh))
     devices = devices or take_devices()
     with report_os_errors(out_dir):
         setup = build_setup(
             recipe,
             devices,
             model=model,
-            load_initial_weights=fresh or not has_checkpoint(out_dir),
+            load_initial_weights=fresh or not cluster.from_writer(partial(has_checkpoint, out_dir)),
             data_dir=data_dir,
             cache_dir=cache_dir,
             pack_progress=pack_progress,
         )
         with (
             devices.scope(),
-            acquire_run(recipe, out_dir, fresh) as run,
+            acquire_together(recipe, out_dir, fresh, cluster) as run,
             Trainer(run, setup, callbacks) as trainer,
             advise_on_failed_images(trainer),
         ):
             trainer.restore()
-            check_same_images(run, setup, trainer.state)
+            cluster.from_writer(partial(check_same_images, run, setup, trainer.state))
             log_start(setup, trainer.state)
-            write_environment(run, setup, trainer.state)
+            cluster.from_writer(partial(write_environment, run, setup, trainer.state))
             with PeakMemory(devices) as memory:
                 train_with_recovery(trainer)
                 trainer.fill_copy(len(trainer.state.history))
@@ -125,7 +130,7 @@ def log_start(setup: TrainingSetup, state: RunState) -> None:
         f"validation, {data.num_classes} classes of {data.image_size} px, {verified}"
     )
     say(
-        f"devices  {devices.backend} {version(devices.backend)} on {', '.join(devices.names)}, "
+        f"devices  {devices.backend} {version(devices.backend)} on {devices}, "
         f"{recipe.train.dtype}, Keras {keras.__version__}"
     )
     say(
@@ -156,15 +161,15 @@ def stages_in_words(stages: Sequence[SizeStage]) -> str:
 def finish(trainer: Trainer, peak_memory_mb: float | None) -> None:
     """Ships the last weights, loads and scores the model files, and writes metrics.json."""
     run, setup, state = trainer.run, trainer.setup, trainer.state
-    num_epochs = len(state.history)
-    trainer.ship_copy(run.model, num_epochs)
+    num_epochs, cluster = len(state.history), trainer.cluster
+    cluster.from_writer(partial(trainer.ship_copy, run.model, num_epochs))
+    cluster.wait_for_file(run.model)
     training_seconds = in_tenths(trainer.clock.seconds)
     score = partial(
         score_file, data=setup.data, devices=setup.devices, views=setup.recipe.evaluation.views
     )
     model_score = score(run.model)
     if state.best is None:
-        write_atomic(run.best, run.model.read_bytes())
         best_score = replace(model_score, epoch=num_epochs)
     else:
         best_score = replace(score(run.best), **vars(state.best))
@@ -177,13 +182,20 @@ def finish(trainer: Trainer, peak_memory_mb: float | None) -> None:
         model=model_score,
         best=best_score,
     )
-    write_history(run.history_file, state)
-    write_atomic(run.classes_file, classes_text(setup.data.final.class_names))
-    # A score omits fields that are None; at the top they are null, which means "not measured".
-    content = to_json(metrics) | to_json(metrics, omit_none=True)
-    write_json(run.metrics_file, content)
+    cluster.from_writer(partial(write_results, run, setup, state, metrics))
     say(
         f"{run.model}: top1 {model_score.top1:.2f} %, top5 {model_score.top5:.2f} %, loss "
         f"{model_score.loss:.4f} on all {model_score.count} images of {metrics.dataset} "
         f"{metrics.split}{'' if metrics.verified else ' (NOT VERIFIED data)'}, from the file"
     )
+
+
+def write_results(run: Run, setup: TrainingSetup, state: RunState, metrics: Metrics) -> None:
+    """Writes what a finished run has beside its model file; metrics.json comes last."""
+    if state.best is None:
+        write_atomic(run.best, run.model.read_bytes())
+    write_history(run.history_file, state)
+    write_atomic(run.classes_file, classes_text(setup.data.final.class_names))
+    # A score omits fields that are None; at the top they are null, which means "not measured".
+    content = to_json(metrics) | to_json(metrics, omit_none=True)
+    write_json(run.metrics_file, content)

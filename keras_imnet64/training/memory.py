@@ -71,7 +71,8 @@ def peak_gpu_bytes(devices: Devices) -> int:
         import jax
 
         by_name = {f"{device.platform}:{device.id}": device for device in jax.local_devices()}
-        stats = [by_name[name].memory_stats() or {} for name in devices.names]
+        own = [name for name in devices.names if name in by_name]  # others are of other processes
+        stats = [by_name[name].memory_stats() or {} for name in own]
         return max(each.get("peak_bytes_in_use", 0) for each in stats)
     return 0
 

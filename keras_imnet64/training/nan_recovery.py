@@ -6,6 +6,7 @@ checkpoint, which is finite, and the state is checked after each. This works bec
 run give the same result each time.
 """
 
+from functools import partial
 from pathlib import Path
 
 from keras_imnet64.core.console import say
@@ -50,7 +51,7 @@ def recover_from_nan(trainer: Trainer, failure: NotFinite) -> None:
             roll back to.
     """
     run, settings, stream = trainer.run, trainer.recipe.train, trainer.stream
-    if not list_checkpoints(run.checkpoints):
+    if not trainer.has_checkpoint():
         raise RunFailed(f"{failure}, and no checkpoint is left: start over with --fresh")
     trainer.restore()
     num_rollbacks = len(trainer.state.rollbacks)
@@ -63,8 +64,8 @@ def recover_from_nan(trainer: Trainer, failure: NotFinite) -> None:
         found = trainer.find_first_step(failure)
         if found is None and trainer.stop.requested:
             return
-    write_images(found or failure, run, stream)
-    newest = list_checkpoints(run.checkpoints)[-1]
+    trainer.cluster.from_writer(partial(write_images, found or failure, run, stream))
+    newest = Path(trainer.cluster.from_writer(lambda: str(list_checkpoints(run.checkpoints)[-1])))
     times = f" (rollbacks so far: {num_rollbacks})" if num_rollbacks else ""
     if found is None:
         raise RunFailed(f"{failure}{times}; {reason_not_repeated(stream, newest, run)}")

@@ -5,10 +5,11 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from keras_imnet64.backend.cluster import Cluster
 from keras_imnet64.backend.environment import changed_settings, recorded_settings
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, UserError
@@ -16,7 +17,7 @@ from keras_imnet64.core.files import write_atomic, write_json
 from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.core.validation import to_json
-from keras_imnet64.recipe.difference import refuse_other_recipe
+from keras_imnet64.recipe.difference import all_settings, refuse_other_recipe
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import Environment, PerSplit, ProcessEntry, RunState
@@ -54,6 +55,31 @@ def check_run(recipe: Recipe, out_dir: StrPath, fresh: bool) -> None:
         )
 
 
+def check_together(recipe: Recipe, fresh: bool, cluster: Cluster) -> None:
+    """Refuses processes of a run that differ in their recipe, its start or their versions."""
+    versions = {f"version of {name}": version(name) for name in RECORDED_PACKAGES}
+    settings = {f"setting {key}": str(value) for key, value in all_settings(recipe).items()}
+    del settings["setting data.in_memory"]  # machines may have more or less of it
+    cluster.agree(
+        versions | settings | {"--fresh": str(fresh)},
+        "install the same versions and start the same command on each machine",
+    )
+
+
+@contextmanager
+def acquire_together(
+    recipe: Recipe, out_dir: StrPath, fresh: bool, cluster: Cluster
+) -> Iterator[Run]:
+    """Does what `acquire_run` does, on the writer; the other processes must see the folder."""
+    with ExitStack() as held:
+        cluster.from_writer(
+            lambda: str(held.enter_context(acquire_run(recipe, out_dir, fresh)).path)
+        )
+        run = Run(Path(out_dir))
+        cluster.check_shared(run.path)
+        yield run
+
+
 @contextmanager
 def acquire_run(recipe: Recipe, out_dir: StrPath, fresh: bool) -> Iterator[Run]:
     """Locks the run folder within the context, and writes the recipe into it."""
@@ -78,6 +104,7 @@ def write_environment(run: Run, setup: TrainingSetup, state: RunState) -> None:
         python=sys.version.split()[0],
         versions={name: version(name) for name in RECORDED_PACKAGES},
         settings=recorded_settings(),
+        num_processes=setup.devices.cluster.num_processes,
     )
     earlier: tuple[ProcessEntry, ...] = ()
     if run.environment_file.exists():

@@ -6,9 +6,11 @@ selects the images, `model` makes the model for them, and `build` compiles it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import keras
 
+from keras_imnet64.backend.cluster import Cluster
 from keras_imnet64.backend.devices import Devices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.activity import Activity
@@ -99,11 +101,26 @@ def build_setup(
             weights from a checkpoint.
     """
     check_setup(recipe, devices, model)
+    cluster = devices.cluster
     with Activity(f"opening {recipe.data.dataset}"):
-        data = load_data(recipe, data_dir, cache_dir, pack_progress)
-        stream = make_stream(recipe, data)
+        data = cluster.in_turns(
+            f"opening {recipe.data.dataset}",
+            partial(load_data, recipe, data_dir, cache_dir, pack_progress),
+        )
+        check_same_stores(data, cluster)
+        stream = make_stream(recipe, data, part=cluster.part)
         check_length(recipe, stream)
     return setup_on(data, stream, recipe, devices, model, load_initial_weights)
+
+
+def check_same_stores(data: Data, cluster: Cluster) -> None:
+    """Refuses stores that differ between the machines of a run."""
+    digests = {
+        f"{split} images of {store.dataset} (their digest)": store.digest
+        for split, store in data.stores.items()
+    }
+    remedy = "prepare the data set from the same source on each machine, or on a shared file system"
+    cluster.agree(digests, remedy)
 
 
 def check_setup(recipe: Recipe, devices: Devices, model: keras.Model | None = None) -> None:

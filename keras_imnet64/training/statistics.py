@@ -127,12 +127,18 @@ def _statistics_of(norms: Sequence[layers.BatchNormalization]) -> list[Variable]
 
 
 def distribute(pixels: np.ndarray, devices: Devices) -> Tensor:
-    """Returns a batch of which each device has an equal part; on one device the batch itself."""
+    """Returns a batch of which each device has an equal part; on one device the batch itself.
+
+    Args:
+        pixels: [B, H, W, 3]; of several processes, each gives its own rows.
+    """
     if devices.strategy is None:
         return pixels
     if devices.backend == "jax":
-        layout = devices.strategy.get_data_layout(pixels.shape)
-        return keras.distribution.distribute_tensor(pixels, layout)
+        import jax
+
+        layout = devices.strategy.get_data_layout(pixels.shape).backend_layout
+        return jax.make_array_from_process_local_data(layout, pixels)
     parts = np.split(pixels, devices.count)
     return devices.strategy.experimental_distribute_values_from_function(
         lambda context: ops.convert_to_tensor(parts[context.replica_id_in_sync_group])

@@ -51,6 +51,7 @@ class Trainer:
         callbacks: the user's callbacks, which Keras calls after ours.
 
     Attributes:
+        cluster: the processes that train the run; each has a trainer, and one writes.
         state: the run's current state, which is replaced and never changed.
         float32_copy: the model that ships, with the weights of the last `fill_copy` and, at the
             run's end, the statistics of `remeasure_copy`.
@@ -63,6 +64,7 @@ class Trainer:
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> None:
         self.run, self.setup, self.callbacks = run, setup, list(callbacks or ())
+        self.cluster = setup.devices.cluster
         self.recipe, self.model, self.stream = setup.recipe, setup.model, setup.stream
         self.state = RunState(0, 0)
         with Activity("building the model that ships"):
@@ -75,10 +77,14 @@ class Trainer:
         self.position = Position(self.stream, metrics)
         self.clock = TrainingClock()
         self.checkpoints = Checkpoints(
-            run.checkpoints, self.model, self.variables, self.recipe.train.checkpoint_every
+            run.checkpoints,
+            self.model,
+            self.variables,
+            self.recipe.train.checkpoint_every,
+            writes=self.cluster.is_writer,
         )
         self.finiteness = Finiteness(self.model, self.variables, self.position)
-        self.stop = StopSignal(self.model)
+        self.stop = StopSignal(self.model, self.cluster.stop_agreement())
         self.bar = ProgressBar(
             epochs=self.recipe.train.epochs,
             steps_per_epoch=self.stream.steps_per_epoch,
@@ -93,7 +99,12 @@ class Trainer:
         self.early_stopping = EarlyStopping(self.recipe.train.early_stopping)
         self.plateau = PlateauSchedule(self.recipe.schedule.name == "plateau", self.model.optimizer)
         self.recorder = Recorder(
-            run, self.recipe, self.model.optimizer, self.learning_rate, self.clock
+            run,
+            self.recipe,
+            self.model.optimizer,
+            self.learning_rate,
+            self.clock,
+            writes=self.cluster.is_writer,
         )
         self.checkpointing = Checkpointing(self.checkpoints, self.position, self.clock)
         self.hooks = Hooks(self)
@@ -121,7 +132,9 @@ class Trainer:
         """
         self.checkpoints.wait()
         with Activity("restoring the state"):
-            self.state, metrics = restore_checkpoint(self.run, self.recipe, self.variables, before)
+            self.state, metrics = restore_checkpoint(
+                self.run, self.recipe, self.variables, self.cluster, before
+            )
         self.position.resume_at(self.state.epoch, self.state.step, metrics)
         self._restart_interval()
 
@@ -138,6 +151,18 @@ class Trainer:
         if not saved:
             raise self.finiteness.error("a weight")
         self._restart_interval()
+
+    def has_checkpoint(self, before: tuple[int, int] | None = None) -> bool:
+        """Returns whether there is a checkpoint, of a step before (epoch, step) if that is given.
+
+        All processes of a run call it together.
+        """
+
+        def find() -> bool:
+            places = map(epoch_and_step, list_checkpoints(self.run.checkpoints))
+            return any(before is None or place < before for place in places)
+
+        return bool(self.cluster.from_writer(find))
 
     def _restart_interval(self) -> None:
         num_steps = self.position.count_steps(self.state.epoch, self.state.step)
@@ -157,7 +182,7 @@ class Trainer:
             UserError: the initial weights are not finite.
         """
         with Activity("saving the initial state"):
-            if not list_checkpoints(self.run.checkpoints) and not self.checkpoints.save(self.state):
+            if not self.has_checkpoint() and not self.checkpoints.save(self.state):
                 raise UserError("the initial weights are not finite: start from other weights")
         self.clock.start(self.state)
         if self.state.epoch >= self.recipe.train.epochs or self.state.stopped_early:
@@ -221,7 +246,7 @@ class Trainer:
         num_parts, factor = self.recipe.train.accumulate_steps, self.recipe.train.rollback_factor
         last_update = (failure.step - 1) // num_parts * num_parts  # whose weights the step used
         before = (failure.epoch, last_update)
-        if not any(epoch_and_step(p) < before for p in list_checkpoints(self.run.checkpoints)):
+        if not self.has_checkpoint(before):
             return False
         self.restore(before)
         say(f"{failure}: rolling back; the learning rate is multiplied by {factor}")
@@ -312,7 +337,8 @@ class Trainer:
             "command measures them again where more memory is free, and a new run with --set "
             "train.remeasure_statistics=0 leaves them as they are"
         )
-        stream = make_stream(self.recipe, self.setup.data, full_size=True)
+        part = self.cluster.part
+        stream = make_stream(self.recipe, self.setup.data, full_size=True, part=part)
         stream.begin(train.epochs)
         batches = stream.dataset().take(num_batches).as_numpy_iterator()
         with report_out_of_memory(advice), as_run_failed(stream.selection.store):
@@ -326,6 +352,8 @@ class Trainer:
 
     def ship_copy(self, path: StrPath, epoch: int) -> None:
         """Writes the float32 copy as the model file of an epoch, counted from 1."""
+        if not self.cluster.is_writer:
+            return
         info = model_info_of(self.recipe, self.setup.data, self.setup.own_model, epoch)
         with Activity(f"writing {path}"):
             ship(self.float32_copy, path, info)
@@ -351,7 +379,11 @@ class Hooks(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         trainer = self.trainer
         trainer.position.begin_step()
-        if trainer.stop.requested or trainer.position.is_at_end or trainer.bar.bad_step:
+        trainer.stop.begin_step()
+        # The bar of each process notices a bad loss at another time, so that they look at it
+        # together when the epoch is over.
+        bad_step = trainer.bar.bad_step if trainer.cluster.num_processes == 1 else None
+        if trainer.stop.requested or trainer.position.is_at_end or bad_step:
             self.model.stop_training = True  # Keras leaves the epoch after this step
         trainer.finiteness.before_step()
         trainer.checkpointing.before_step(trainer.state)

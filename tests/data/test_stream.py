@@ -9,6 +9,7 @@ from keras_imnet64.data.augment import check_augment
 from keras_imnet64.data.order import epoch_draws, epoch_order
 from keras_imnet64.data.selection import first_classes, select, split_holdout
 from keras_imnet64.data.stream import TrainingStream, evaluation_batches, image_tensor
+from keras_imnet64.records import Part
 
 
 def tiny_store(count=50, size=4, classes=5):
@@ -186,3 +187,71 @@ def test_holdout_and_train_share_no_image():
     assert not ids[0] & ids[1]
     with pytest.raises(UserError, match="at most 49"):
         split_holdout(select(tiny_store()), 50)
+
+
+# ------------------------------------------------------------------------------ parts of batches
+
+MIXES = [
+    [],
+    ["pad_crop", "mixup"],
+    ["cutmix"],
+    ["trivial_augment", "mixup_or_cutmix"],
+    ["mixup of a batch"],
+]
+
+
+def steps_named(names):
+    options = {"pad_crop": {"padding": 2}, "mixup of a batch": {"per": "batch"}}
+    return [check_augment(name.split()[0], options.get(name, {})) for name in names]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("names", MIXES)
+def test_parts_are_the_rows_of_whole_batches_and_read_little_more(names, count, monkeypatch):
+    """Several processes together see what one would; partners in mixing are read twice at most."""
+    read_rows = []
+    read_images = TrainingStream._read_images
+
+    def counting(self, size, samples):
+        read_rows.append(samples.positions.shape[0])
+        return read_images(self, size, samples)
+
+    monkeypatch.setattr(TrainingStream, "_read_images", counting)
+    options = {"augmentation": steps_named(names), "seed": 3}
+    whole_batch = stream(**options).batch(1, 2)
+    parts = [stream(**options, part=Part(i, count)) for i in range(count)]
+    found = [part.batch(1, 2) for part in parts]
+    for arrays, expected in zip(zip(*found, strict=True), whole_batch, strict=True):
+        assert np.array_equal(np.concatenate(arrays), expected)
+    whole, *of_parts = read_rows
+    assert whole == 8
+    assert of_parts == [(16 if names else 8) // count] * count
+    assert np.array_equal(parts[1].positions(1, 2), stream(**options).positions(1, 2))
+
+
+@pytest.mark.parametrize("names", [["pad_crop"], ["mixup_or_cutmix"]])
+def test_the_pipeline_of_a_part_yields_what_its_batches_are(names):
+    part = stream(augmentation=steps_named(names), part=Part(1, 2))
+    part.begin(1, 3)
+    for step, (images, labels) in enumerate(read(part.dataset()), start=3):
+        expected, expected_labels = part.batch(1, step)
+        assert images.shape == (4, 4, 4, 3)
+        assert np.array_equal(images, expected)
+        assert np.array_equal(labels, expected_labels)
+    assert step == 5
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_parts_of_an_evaluation_have_each_image_once(count):
+    batches = [
+        read_weighted(evaluation_batches(select(tiny_store(50)), 16, part=Part(i, count)))
+        for i in range(count)
+    ]
+    assert {len(part) for part in batches} == {4}
+    ids = np.concatenate([np.concatenate(part) for part in batches])
+    assert sorted(ids.tolist()) == list(range(50))
+
+
+def read_weighted(batches):
+    """Ids of the images of each batch whose weight is 1."""
+    return [images[weights > 0, 0, 0, 0] for images, _, weights in batches.as_numpy_iterator()]

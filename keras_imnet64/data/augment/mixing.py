@@ -15,6 +15,7 @@ from keras_imnet64.data.augment.crops import scatter, where_in_box
 from keras_imnet64.data.augment.draws import Draws, TensorDraws
 
 PARTNER = "partner"  # missing in draws that a batch shares
+PARTNER_ROW = "partner_row"  # only in the draws of a part of a batch, see `draws_of_part`
 
 
 def draw_mixup(
@@ -132,7 +133,7 @@ def _draw_partner(rng: np.random.Generator, num_samples: int, per: str) -> Draws
 
 def _shared(draws: TensorDraws) -> TensorDraws:
     """Returns the draws of each image of a batch: without partners those of the first image."""
-    if PARTNER in draws:
+    if PARTNER in draws or PARTNER_ROW in draws:
         return draws
     return {name: tf.broadcast_to(drawn[:1], tf.shape(drawn)) for name, drawn in draws.items()}
 
@@ -141,14 +142,44 @@ def partner_positions(draws: TensorDraws) -> tf.Tensor:
     """Returns the position in the batch of each image's partner, int32 [B].
 
     "partner" is uniform in 0..1, so all other images of the batch are equally likely. Without it
-    the batch is mixed with its reverse, as in timm.
+    the batch is mixed with its reverse, as in timm. In a part of a batch, the row is given.
     """
+    if PARTNER_ROW in draws:
+        return draws[PARTNER_ROW]
     size = tf.shape(next(iter(draws.values())))[0]
     if PARTNER not in draws:
         return tf.range(size)[::-1]
     drawn = draws[PARTNER]
     step = 1 + tf.cast(drawn * tf.cast(size - 1, drawn.dtype), "int32")
     return (tf.range(size) + step) % size
+
+
+def draws_of_part(draws: Draws, rows: slice) -> tuple[np.ndarray, Draws]:
+    """Returns the partners of some rows of batches, and draws with which these rows are mixed.
+
+    A process that reads a part of each batch augments the b images of its rows and behind them
+    their partners, mixes these 2b images with the draws, and keeps the first b.
+
+    Args:
+        draws: {name: [S, B]} of S batches.
+        rows: b of the B rows.
+
+    Returns:
+        (positions of the partners in their batches, int64 [S, b]; {name: [S, 2b]}).
+    """
+    num_batches, size = next(iter(draws.values())).shape
+    if PARTNER in draws:
+        step = 1 + (draws[PARTNER] * (size - 1)).astype("int32")
+        partners = (np.arange(size) + step) % size
+    else:
+        partners = np.broadcast_to(np.arange(size)[::-1], (num_batches, size))
+        draws = {name: np.broadcast_to(d[:, :1], d.shape) for name, d in draws.items()}
+    own = {name: d[:, rows] for name, d in draws.items() if name != PARTNER}
+    of_part = {name: np.concatenate([d, d], axis=1) for name, d in own.items()}
+    partners = partners[:, rows].astype("int64")
+    behind = np.arange(2 * partners.shape[1], dtype="int32") % partners.shape[1] + partners.shape[1]
+    of_part[PARTNER_ROW] = np.broadcast_to(behind, (num_batches, len(behind))).copy()
+    return partners, of_part
 
 
 def mixed_labels(labels: tf.Tensor, draws: TensorDraws) -> tf.Tensor:

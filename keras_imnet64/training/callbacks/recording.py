@@ -27,6 +27,7 @@ class Recorder:
     Args:
         recipe: tells the length of the run and the size of each epoch.
         learning_rate: update, counted from 0 -> learning rate.
+        writes: whether this process writes the record; of several that train one run, one does.
     """
 
     def __init__(
@@ -36,13 +37,17 @@ class Recorder:
         optimizer: keras.optimizers.Optimizer,
         learning_rate: Callable[[int], float],
         clock: TrainingClock,
+        writes: bool = True,
     ) -> None:
-        self.run, self.recipe = run, recipe
+        self.run, self.recipe, self.writes = run, recipe, writes
         self.optimizer, self.learning_rate, self.clock = optimizer, learning_rate, clock
 
     @contextmanager
     def open_logs(self) -> Iterator[None]:
         """Keeps a TensorBoard file in the run's `logs` open within the context."""
+        if not self.writes:
+            yield
+            return
         import tensorflow as tf
 
         self.writer = tf.summary.create_file_writer(str(self.run.logs))
@@ -83,6 +88,8 @@ class Recorder:
 
     def write(self, state: RunState) -> None:
         """Records the last epoch of a state's history."""
+        if not self.writes:
+            return
         import tensorflow as tf
 
         row = state.history[-1]

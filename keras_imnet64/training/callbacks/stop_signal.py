@@ -8,18 +8,23 @@ from types import FrameType
 
 import keras
 
-from keras_imnet64.core.console import say
+from keras_imnet64.backend.cluster import StopAgreement
+from keras_imnet64.core.console import announce, say
 
 
 class StopSignal:
     """Asks the run to stop when a signal comes.
 
+    Args:
+        agreement: with the other processes that train the run, on the step after which all stop;
+            None for a run of one process.
+
     Attributes:
-        requested: whether a signal has come.
+        requested: whether the run stops after the current step.
     """
 
-    def __init__(self, model: keras.Model) -> None:
-        self.model = model
+    def __init__(self, model: keras.Model, agreement: StopAgreement | None = None) -> None:
+        self.model, self.agreement = model, agreement
         self.requested = False
 
     @contextmanager
@@ -36,9 +41,18 @@ class StopSignal:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
+    def begin_step(self) -> None:
+        """Counts a step; with other processes, notes whether it is the one they all stop after."""
+        if self.agreement is not None and self.agreement.is_last_step():
+            self.requested = True
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested or (self.agreement is not None and self.agreement.is_asked):
             raise KeyboardInterrupt
-        self.requested = True
-        self.model.stop_training = True
-        say("stopping after this step; a second signal stops at once")
+        if self.agreement is None:
+            self.requested = True
+            self.model.stop_training = True
+            say("stopping after this step; a second signal stops at once")
+        else:
+            self.agreement.ask()
+            announce("stopping all processes after a step; a second signal stops at once")

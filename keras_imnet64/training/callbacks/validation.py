@@ -18,12 +18,12 @@ class Validation:
         self, model: keras.Model, data: Data, devices: Devices, finiteness: Finiteness
     ) -> None:
         self.scorer, self.data, self.finiteness = make_scorer(model), data, finiteness
-        self.batch_size = scoring_batch_size(devices)
+        self.batch_size, self.part = scoring_batch_size(devices), devices.cluster.part
 
     def score(self) -> Scores:
         """Returns the current scores; raises NotFinite if the loss is not finite."""
         images, view = self.data.validation, self.data.one_crop_view
-        scores = score_selection(self.scorer, images, self.batch_size, view)
+        scores = score_selection(self.scorer, images, self.batch_size, view, self.part)
         if not math.isfinite(scores.loss):
             raise self.finiteness.error("the validation's loss")
         return scores

@@ -1,0 +1,107 @@
+"""The private parts of JAX that several processes need, in one place.
+
+`jax.distributed` joins the processes, and each of their clients of its coordination service can
+store short texts that all of them read. JAX shows this store to its own modules only, and aborts a
+process whose peers are lost without calling anything first. A test checks that all of it works.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from keras_imnet64.backend.launchers import Place
+
+HEARTBEAT_SECONDS = 20  # after which a silent process counts as lost
+SHUTDOWN_SECONDS = 20
+DIRECT_HOSTS = "no_grpc_proxy"  # gRPC reads it before `no_proxy`
+OnLost = Callable[[object], None]
+
+
+def connect(place: Place, seconds: int, on_lost: OnLost) -> None:
+    """Joins the processes of a run; raises an error of JAX if not all come within `seconds`.
+
+    Args:
+        on_lost: called in a thread of JAX, with the reason, when another process is lost.
+    """
+    import jax
+
+    # Its handler of SIGTERM would replace ours, which also handles Ctrl-C.
+    jax.config.update("jax_enable_preemption_service", False)
+    _connect_directly(place.coordinator)
+    with _clients_that_report(on_lost):
+        jax.distributed.initialize(
+            place.coordinator or coordinator_of_launcher(place),
+            place.num_processes,
+            place.process_id,
+            local_device_ids=None if place.local_device is None else [place.local_device],
+            cluster_detection_method="deactivate",
+            initialization_timeout=seconds,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+
+
+def coordinator_of_launcher(place: Place) -> str:
+    """Returns the address of process 0 that JAX derives from the variables of a launcher."""
+    from jax._src.clusters import ClusterEnv
+
+    address, *_ = ClusterEnv.auto_detect_unset_distributed_params(
+        None, place.num_processes, place.process_id, [0], None, None
+    )
+    assert address is not None  # `find_place` has seen the launcher's variable
+    return address
+
+
+def _connect_directly(coordinator: str | None) -> None:
+    """Keeps gRPC from connecting to the coordinator through a proxy of the internet."""
+    host = (coordinator or "").rpartition(":")[0].strip("[]")
+    others = os.environ.get(DIRECT_HOSTS, os.environ.get("no_proxy", ""))
+    if host:
+        os.environ[DIRECT_HOSTS] = ",".join(filter(None, (others, host)))
+
+
+@contextmanager
+def _clients_that_report(on_lost: OnLost) -> Iterator[None]:
+    """Makes the clients that JAX creates within the context call a function before they abort."""
+    from jax._src import distributed
+
+    library = distributed._jax
+    create = library.get_distributed_runtime_client
+    library.get_distributed_runtime_client = partial(create, missed_heartbeat_callback=on_lost)
+    try:
+        yield
+    finally:
+        library.get_distributed_runtime_client = create
+
+
+class SharedTexts:
+    """Short texts by name that the processes of a run share, until they leave."""
+
+    def __init__(self) -> None:
+        from jax._src import distributed
+
+        self._client = distributed.global_state.client
+
+    def write(self, name: str, text: str) -> None:
+        self._client.key_value_set(name, text, allow_overwrite=True)
+
+    def read(self, name: str, seconds: float) -> str | None:
+        """Waits for a text; returns None if there is none after some seconds."""
+        import jax
+
+        try:
+            return str(self._client.blocking_key_value_get(name, round(1000 * seconds)))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" in str(error):
+                return None
+            raise
+
+    def folder(self, name: str) -> dict[str, str]:
+        """Returns the texts whose names begin with "<name>/", by the rest of their names."""
+        texts = self._client.key_value_dir_get(f"{name}/")
+        return {key.rpartition("/")[2]: text for key, text in texts}
+
+    def wait_for_all(self, name: str, seconds: float) -> None:
+        """Waits until all processes have called this with the same name; raises an error of JAX."""
+        self._client.wait_at_barrier(name, round(1000 * seconds))

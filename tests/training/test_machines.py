@@ -1,0 +1,268 @@
+"""Several processes on the loopback interface train one run, under JAX.
+
+Two processes with a device each must end with the bits of one process with two devices. Each
+process takes some ten seconds to start, so a test starts few of them and asks several questions.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from same_end import same_end
+
+from keras_imnet64.runs import Run
+
+SCRIPT = Path(__file__).with_name("process_of_several.py")
+ROOT = Path(__file__).parent.parent.parent
+LONGEST_SECONDS = 60  # until each process must have ended, after one failed
+RECIPE = {  # nearly all that has state or looks at the whole batch
+    "model": {"dropout": 0.2},
+    "data": {"holdout": 17, "steps_per_epoch": 4},
+    "augment": [{"op": "pad_crop", "padding": 2}, {"op": "mixup_or_cutmix"}],
+    "optimizer": {
+        "name": "adamw",
+        "learning_rate": 0.003,
+        "weight_decay": 0.05,
+        "clip_norm": 0.5,
+        "lookahead": {"steps": 2},
+    },
+    "train": {
+        "epochs": 3,
+        "ema": 0.9,
+        "accumulate_steps": 2,
+        "remeasure_statistics": 2,
+        "average_last": 0,
+        "checkpoint_every": "3 steps",
+    },
+}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Machines:
+    """Starts the processes of runs that train one recipe on one data set."""
+
+    def __init__(self, place, recipe, data_dir):
+        self.place, self.data_dir = place, data_dir
+        (place / "recipe.toml").write_text(recipe.to_toml())
+
+    def start(self, name, *options, actions=(), **environment):
+        """Starts `fit` into the folder `name`."""
+        out = self.place / name
+        command = [sys.executable, SCRIPT, *actions, "--", "fit", "--json"]
+        command += ["--recipe", self.place / "recipe.toml", "--out", out]
+        command += ["--data-dir", self.data_dir, *options]
+        environment = {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)} | environment
+        return subprocess.Popen(
+            list(map(str, command)),
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def start_all(self, name, *options, count=2, actions=None, **environment):
+        """Starts the processes of a run; `actions` are by the number of a process."""
+        address = f"127.0.0.1:{free_port()}"
+        return [
+            self.start(
+                name,
+                *options,
+                f"--coordinator={address}",
+                f"--num-processes={count}",
+                f"--process-id={number}",
+                actions=(actions or {}).get(number, ()),
+                **environment,
+            )
+            for number in range(count)
+        ]
+
+    def run(self, name):
+        return Run(self.place / name)
+
+
+def ends(processes, seconds=300):
+    """(exit status, standard output, standard error) of each."""
+    end = time.monotonic() + seconds
+    found = []
+    for process in processes:
+        try:
+            out, err = process.communicate(timeout=max(1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            for each in processes:
+                each.kill()
+            out, err = process.communicate()
+            pytest.fail(f"a process was still there after {seconds} s: {err[-3000:]}")
+        found.append((process.returncode, out, err))
+    return found
+
+
+def statuses(found):
+    return [status for status, _, _ in found]
+
+
+def errors(found):
+    """The sentence with which each process ended."""
+    return [re.findall(r"^Error: (.*)$", err, re.MULTILINE) for _, _, err in found]
+
+
+@pytest.fixture(scope="module")
+def machines(small_recipe, data_dir, tmp_path_factory):
+    return Machines(tmp_path_factory.mktemp("machines"), small_recipe(**RECIPE), data_dir)
+
+
+@pytest.fixture(scope="module")
+def straight(machines):
+    """The run of one process with two devices."""
+    [(status, _, err)] = ends([machines.start("straight", "--virtual-devices=2")])
+    assert status == 0, err[-3000:]
+    return machines.run("straight")
+
+
+def test_two_processes_end_with_the_bits_of_one_with_two_devices(machines, straight):
+    """Only the first writes and reports; the second says where it belongs, and nothing else."""
+    found = ends(machines.start_all("two"))
+    assert statuses(found) == [0, 0], found
+    same_end(straight, machines.run("two"))
+    (_, out, err), (_, other_out, other_err) = found
+    assert json.loads(out)["model.keras"]["count"] == 40
+    assert "devices  jax" in err
+    assert "on 2 cpus of 2 processes" in err
+    assert other_out == ""
+    assert re.fullmatch(r"process 1 of 2 on \S+ joins \S+, and process 0 reports.*\n", other_err)
+    environment = machines.run("two").read_environment()
+    assert environment.processes[0].num_processes == 2
+    assert len(environment.processes[0].devices) == 2
+    assert not list(machines.run("two").path.glob(".shared*"))
+
+
+def test_a_signal_to_one_stops_all_and_other_numbers_of_processes_resume(machines, straight):
+    """SIGTERM to the process that does not write; then one process, then two, end the run."""
+    found = ends(machines.start_all("moved", actions={1: ["step 4 SIGTERM"]}))
+    assert statuses(found) == [75, 75], found
+    sentences = errors(found)
+    assert sentences[0] == sentences[1]
+    assert re.match(r"stopped in epoch \d after \d steps; the state is saved", sentences[0][0])
+    [one] = ends([machines.start("moved", "--virtual-devices=2", actions=["step 5 SIGTERM"])])
+    assert one[0] == 75, one
+    found = ends(machines.start_all("moved"))
+    assert statuses(found) == [0, 0], found
+    same_end(straight, machines.run("moved"))
+    processes = machines.run("moved").read_environment().processes
+    assert [process.num_processes for process in processes] == [2, 1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_other_and_the_same_command_resumes(machines, straight, killed):
+    name = f"killed{killed}"
+    begun = time.monotonic()
+    found = ends(machines.start_all(name, actions={killed: ["step 6 SIGKILL"]}))
+    assert time.monotonic() - begun < 2 * LONGEST_SECONDS
+    assert found[killed][0] == -9
+    assert found[1 - killed][0] == 1, found
+    [[sentence], []] = sorted(errors(found), reverse=True)
+    assert re.search(r"was lost .* the same command on every machine resumes", sentence)
+    assert statuses(ends(machines.start_all(name))) == [0, 0]
+    same_end(straight, machines.run(name))
+
+
+# --------------------------------------------------------------------------------------- mistakes
+
+
+def check_refused(found, sentence, num_sentences=1):
+    """Each process ends with status 2 and one sentence."""
+    assert statuses(found) == [2] * len(found), found
+    for (_, out, err), told in zip(found, errors(found), strict=True):
+        assert len(told) == num_sentences, err
+        assert re.search(sentence, told[0]), told
+        assert "Traceback" not in err
+        assert out == ""
+
+
+def test_processes_that_differ_are_refused_on_all(machines):
+    address = f"--coordinator=127.0.0.1:{free_port()}"
+    both = [address, "--num-processes=2"]
+    found = ends(
+        [
+            machines.start("differ", *both, "--process-id=0"),
+            machines.start("differ", *both, "--process-id=1", "--set", "train.seed=1"),
+        ],
+        LONGEST_SECONDS,
+    )
+    check_refused(found, "same setting train.seed; received 0 in process 0 on .* and 1 in process")
+    assert not machines.run("differ").path.exists()
+
+
+@pytest.mark.slow
+def test_stores_device_counts_and_numbers_of_processes_that_differ(machines, tmp_path):
+    from conftest import write_images
+
+    other = write_images(tmp_path / "data", train=95)
+    cases = {
+        "same train images of imagenet_resized/16x16": [f"--data-dir={other}"],
+        "same number of devices; received 1 of 1 .* 2 of 2": ["--virtual-devices=2"],
+        "same number of processes; received 2 .* and 3": ["--num-processes=3"],
+    }
+    for sentence, options in cases.items():
+        both = [f"--coordinator=127.0.0.1:{free_port()}", "--num-processes=2"]
+        found = ends(
+            [
+                machines.start("differ", *both, "--process-id=0"),
+                machines.start("differ", *both, "--process-id=1", *options),
+            ],
+            LONGEST_SECONDS,
+        )
+        check_refused(found, sentence)
+        assert not machines.run("differ").path.exists()
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_shared_is_refused_on_all(machines):
+    both = [f"--coordinator=127.0.0.1:{free_port()}", "--num-processes=2"]
+    found = ends(
+        [
+            machines.start("here", *both, "--process-id=0"),
+            machines.start("there", *both, "--process-id=1"),
+        ],
+        LONGEST_SECONDS,
+    )
+    check_refused(found, r"the run folder \S+ is not shared: process 1 on .* does not see")
+    shutil.rmtree(machines.run("here").path)
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_come_or_come_twice(machines):
+    address = f"127.0.0.1:{free_port()}"
+    [alone] = ends(
+        [machines.start("x", f"--coordinator={address}", "--num-processes=2", "--process-id=0")],
+        LONGEST_SECONDS,
+    )
+    check_refused([alone], "not all of the 2 processes have joined")
+    [lonely] = ends(
+        [machines.start("x", f"--coordinator={address}", "--num-processes=2", "--process-id=1")],
+        LONGEST_SECONDS,
+    )
+    check_refused([lonely], f"process 0 cannot be reached at {address}")
+    options = [f"--coordinator={address}", "--num-processes=3"]
+    found = ends(
+        [machines.start("x", *options, f"--process-id={number}") for number in (0, 1, 1)],
+        LONGEST_SECONDS,
+    )
+    check_refused(found, "not all of the 3 processes|another process has the same number")
+    [first, second] = ends(
+        [machines.start("x", *options, "--process-id=0") for _ in range(2)], LONGEST_SECONDS
+    )
+    check_refused([first, second], "cannot listen on port|not all of the 3 processes")
+    assert not machines.run("x").path.exists()
