@@ -198,6 +198,16 @@ simply("backend", f"{FIT} --backend tensorflw", r'did you mean "tensorflow"\?')
 simply("devices", f"{FIT} --devices 99", r'"99" asks for more than the 1 that exist')
 simply("devices_in_words", f"{FIT} --devices two", r'such as 0,2; received "two"')
 simply("no_virtual_devices", f"{FIT} --virtual-devices 0", "must be 1 to 64; received 0")
+simply("coordinator", f"{FIT} --coordinator 10.0.0.1:1234", "add --num-processes N and --process-id")
+MACHINES = f"{FIT} --coordinator 10.0.0.1:1234 --num-processes 2"
+simply("process_id", f"{MACHINES} --process-id 2", "must be 0 to 1, for 2 processes; received 2")
+simply("num_processes", f"{FIT} --num-processes 0 --process-id 0", "at least 1; received 0")
+simply("port", f"{MACHINES} --process-id 0 --coordinator host", 'HOST:PORT, .*; received "host"')
+simply(
+    "machines_under_tensorflow",
+    f"{MACHINES} --process-id 0",
+    "several machines train one run under jax only, .* 2 processes under tensorflow: add --backend",
+)
 simply("format", "export model.keras --format savedmodel", r'did you mean "saved_model"\?')
 simply("command", "evalute model.keras", "Did you mean 'evaluate'")
 simply("option", "predict model.keras red.jpg --topp 3", "No such option '?--topp'?")
@@ -427,6 +437,11 @@ def a_limit_of_epochs(place):
 @mistake("KERAS_MAX_STEPS_PER_EPOCH ends every", command=EVALUATE.format("model.keras"))
 def a_limit_of_steps(place):
     place.patch.setenv("KERAS_MAX_STEPS_PER_EPOCH", "1")
+
+
+@mistake("received TF_CONFIG with 2 workers: .* --coordinator a:1 --num-processes 2", command=FIT)
+def several_workers(place):
+    place.patch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"index": 1}}')
 
 
 @mistake(
