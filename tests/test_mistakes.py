@@ -198,7 +198,7 @@ simply("backend", f"{FIT} --backend tensorflw", r'did you mean "tensorflow"\?')
 simply("devices", f"{FIT} --devices 99", r'"99" asks for more than the 1 that exist')
 simply("devices_in_words", f"{FIT} --devices two", r'such as 0,2; received "two"')
 simply("no_virtual_devices", f"{FIT} --virtual-devices 0", "must be 1 to 64; received 0")
-simply("coordinator", f"{FIT} --coordinator 10.0.0.1:1234", "add --num-processes N and --process-id")
+simply("coordinator", f"{FIT} --coordinator 10.0.0.1:1234", "add --num-processes N and --process")
 MACHINES = f"{FIT} --coordinator 10.0.0.1:1234 --num-processes 2"
 simply("process_id", f"{MACHINES} --process-id 2", "must be 0 to 1, for 2 processes; received 2")
 simply("num_processes", f"{FIT} --num-processes 0 --process-id 0", "at least 1; received 0")
