@@ -168,6 +168,10 @@ class JoinedCluster(Cluster):
         assert self._texts is not None  # `connect` has returned
         return self._texts
 
+    def give_up(self) -> None:
+        """Ignores the others from now on."""
+        self._leaving.set()
+
     def connect(self, place: Place, seconds: int) -> None:
         connect(place, seconds, self.on_lost)
         self._texts = SharedTexts()
@@ -286,21 +290,30 @@ class JoinedCluster(Cluster):
             raise self.failure.error()
 
     def _watch(self) -> None:
-        """Looks for failures and requests to stop, in a thread; ends a process that hangs."""
+        """Reads the news of the others in a thread, and ends a process that hangs after a failure.
+
+        News are "failed-<number>" with a failure, "gone-<number>" of a process that has heard of
+        it, and "stop" once any of them was asked to stop.
+        """
         while not self._leaving.wait(POLL_SECONDS):
             try:
-                self.look_for_failure()
+                news = self.look_for_failure()
                 if self.failure is None and self._stop is not None:
-                    self._stop.look()
+                    self._stop.look(is_asked="stop" in news)
             except Exception as error:  # an error of JAX, as process 0 is gone
                 self.on_lost(error)
             if self.failure is not None:
                 self._end_unless_leaving(self.failure)
 
-    def look_for_failure(self) -> None:
-        for process, text in self.texts.folder("failed").items():
-            if int(process) != self.process_id and self.failure is None:
+    def look_for_failure(self) -> dict[str, str]:
+        """Notes the failure of another process, if there is one; returns all news."""
+        news = self.texts.folder("news")
+        for name, text in news.items():
+            word, _, process = name.partition("-")
+            is_other = word == "failed" and int(process) != self.process_id
+            if is_other and self.failure is None:
                 self.failure = Failure(int(process), **json.loads(text))
+        return news
 
     def on_lost(self, status: object) -> None:
         """Ends this process, as another one is lost; JAX calls it in a thread of its own."""
@@ -325,9 +338,15 @@ class JoinedCluster(Cluster):
         announce(f"Error: {error}")
         _end_at_once(error.exit_status)
 
+    @property
+    def can_talk(self) -> bool:
+        """Whether no process is lost; if process 0 is, a call of it may take minutes to fail."""
+        return self.failure is None or self.failure.process is not None
+
     def _say_gone(self) -> None:
-        with suppress(Exception):  # process 0 may be gone
-            self.texts.write(f"gone/{self.process_id}", "")
+        if self.can_talk:
+            with suppress(Exception):  # process 0 may be gone all the same
+                self.texts.write(f"news/gone-{self.process_id}", "")
 
     # -------------------------------------------------------------------------------------- leaving
 
@@ -382,7 +401,8 @@ class JoinedCluster(Cluster):
         end = time.monotonic() + GRACE_SECONDS
         while self.failure is None and time.monotonic() < end:
             time.sleep(POLL_SECONDS / 5)  # `_watch` may find what the other process has said
-        return (self.failure or self.loss(error)).error()
+        self.failure = self.failure or self.loss(error)
+        return self.failure.error()
 
     def _status_of(self, error: BaseException) -> int:
         if isinstance(error, UserError):
@@ -391,16 +411,19 @@ class JoinedCluster(Cluster):
 
     def _tell(self, error: BaseException, status: int) -> None:
         """Tells the others; process 0, through which they hear it, waits until they have."""
+        if not self.can_talk:
+            return
         stopped = status == EXIT_STOPPED_AT_ONCE
         message = "it was stopped at once" if stopped else reason(error, MAX_MESSAGE_CHARACTERS)
         content = {"host": self.host, "status": status, "message": message}
         with suppress(Exception):  # nobody may be left to hear it
             if self.failure is None:
-                self.texts.write(f"failed/{self.process_id}", json.dumps(content))
+                self.texts.write(f"news/failed-{self.process_id}", json.dumps(content))
             self._say_gone()
             end = time.monotonic() + GONE_SECONDS
             while self.is_writer and time.monotonic() < end:
-                if len(self.texts.folder("gone")) == self.num_processes:
+                gone = [name for name in self.texts.folder("news") if name.startswith("gone-")]
+                if len(gone) == self.num_processes:
                     break
                 time.sleep(POLL_SECONDS / 5)
 
@@ -440,15 +463,16 @@ class StopAgreement:
             self._num_begun += 1
             return self._last is not None and self._num_begun >= self._last
 
-    def look(self) -> None:
-        """Agrees on the last step if any process was asked to stop."""
+    def look(self, is_asked: bool) -> None:
+        """Agrees on the last step if any process was asked to stop.
+
+        Args:
+            is_asked: whether another process was.
+        """
+        if self._last is not None or not (is_asked or self.is_asked):
+            return
         texts = self.cluster.texts
-        if self._last is not None:
-            return
-        if self.is_asked:
-            texts.write("stop/asked", "")
-        elif "asked" not in texts.folder("stop"):
-            return
+        texts.write("news/stop", "")
         with self._lock:
             texts.write(f"begun/{self.cluster.process_id}", str(self._num_begun))
             begun = [self._begun(i) for i in range(self.cluster.num_processes)]
@@ -472,8 +496,6 @@ def join(place: Place) -> JoinedCluster:
     Raises:
         UserError: process 0 cannot be reached, or not all processes come, or two have one number.
     """
-    import jax
-
     address = place.coordinator or coordinator_of_launcher(place)
     cluster = JoinedCluster(place)
     if not cluster.is_writer:
@@ -488,7 +510,8 @@ def join(place: Place) -> JoinedCluster:
         seconds = max(MIN_JOIN_SECONDS, JOIN_SECONDS - round(time.monotonic() - begun))
         try:
             cluster.connect(place, seconds)
-        except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError) as error:  # the former is the base of JAX's own
+            cluster.give_up()
             atexit.register(_end_at_once, EXIT_USER_ERROR)
             raise _not_joined(place, address, error) from error
     return cluster
@@ -502,16 +525,16 @@ def _check_coordinator(place: Place, address: str) -> None:
     """
     host, _, port = address.rpartition(":")
     if place.process_id == 0:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", int(port)))
-            except OSError as error:
-                raise UserError(
-                    f"process 0 cannot listen on port {port} of {socket.gethostname()} "
-                    f"({reason(error)}): end the other process 0, or name another port with "
-                    "--coordinator"
-                ) from error
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        try:
+            socket.create_server(("", int(port)), family=family, dualstack_ipv6=both).close()
+        except OSError as error:
+            raise UserError(
+                f"process 0 cannot listen on port {port} of {socket.gethostname()} "
+                f"({reason(error)}): end the other process 0, or name another port with "
+                "--coordinator"
+            ) from error
         return
     end = time.monotonic() + JOIN_SECONDS
     while True:

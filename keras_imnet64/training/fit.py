@@ -172,6 +172,7 @@ def finish(trainer: Trainer, peak_memory_mb: float | None) -> None:
     if state.best is None:
         best_score = replace(model_score, epoch=num_epochs)
     else:
+        cluster.wait_for_file(run.best)
         best_score = replace(score(run.best), **vars(state.best))
     metrics = Metrics(
         **vars(describe_scores(setup.recipe, setup.data, setup.devices)),
