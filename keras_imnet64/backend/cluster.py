@@ -22,7 +22,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from keras_imnet64.backend.jax_private import SharedTexts, connect, coordinator_of_launcher
+from keras_imnet64.backend.jax_private import (
+    SharedTexts,
+    call_before_abort,
+    connect,
+    coordinator_of_launcher,
+)
 from keras_imnet64.backend.launchers import Place
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.console import announce, say_nothing
@@ -173,9 +178,10 @@ class JoinedCluster(Cluster):
         self._leaving.set()
 
     def connect(self, place: Place, seconds: int) -> None:
-        connect(place, seconds, self.on_lost)
+        connect(place, seconds)
         self._texts = SharedTexts()
         self._watcher.start()
+        call_before_abort(self.on_abort)
 
     # ---------------------------------------------------------------------------------- agreement
 
@@ -300,8 +306,8 @@ class JoinedCluster(Cluster):
                 news = self.look_for_failure()
                 if self.failure is None and self._stop is not None:
                     self._stop.look(is_asked="stop" in news)
-            except Exception as error:  # an error of JAX, as process 0 is gone
-                self.on_lost(error)
+            except Exception as error:  # of JAX, as process 0 is gone; or a failure of another
+                self.failure = self.failure or self.loss(error)
             if self.failure is not None:
                 self._end_unless_leaving(self.failure)
 
@@ -315,18 +321,21 @@ class JoinedCluster(Cluster):
                 self.failure = Failure(int(process), **json.loads(text))
         return news
 
-    def on_lost(self, status: object) -> None:
-        """Ends this process, as another one is lost; JAX calls it in a thread of its own."""
-        if self._leaving.is_set():
-            return
-        self.failure = self.failure or self.loss(status)
-        self._end_unless_leaving(self.failure)
+    def on_abort(self) -> None:
+        """Ends this process with a sentence where JAX would abort it, as another one is lost.
 
-    def loss(self, status: object) -> Failure:
+        JAX calls it in a thread of its own. If the main thread has noticed too, it ends by itself.
+        """
+        if threading.current_thread() is threading.main_thread():
+            return  # another reason to abort
+        self.failure = self.failure or self.loss("JAX ended this process")
+        self._end_unless_leaving(self.failure)
+        time.sleep(GONE_SECONDS)
+        _end_at_once(EXIT_RUN_FAILED)
+
+    def loss(self, why: object) -> Failure:
         """Describes the loss of another process, from what JAX says about it."""
-        found = re.search(r"task:(\d+)", str(status))
-        who = f"process {found[1]}" if found else "another process"
-        message = f"{who} of this run was lost ({reason(status)}): {RESUME}"
+        message = f"another process of this run was lost ({reason(why)}): {RESUME}"
         return Failure(None, "", EXIT_RUN_FAILED, message)
 
     def _end_unless_leaving(self, failure: Failure) -> None:

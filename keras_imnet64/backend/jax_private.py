@@ -1,45 +1,42 @@
 """The private parts of JAX that several processes need, in one place.
 
 `jax.distributed` joins the processes, and each of their clients of its coordination service can
-store short texts that all of them read. JAX shows this store to its own modules only, and aborts a
-process whose peers are lost without calling anything first. A test checks that all of it works.
+store short texts that all of them read. JAX shows this store to its own modules only. A process
+whose peers are lost is aborted by JAX without a word to Python. Tests check that all of this works.
 """
 
+import ctypes
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+import signal
+from collections.abc import Callable
+from typing import Any
 
 from keras_imnet64.backend.launchers import Place
 
 HEARTBEAT_SECONDS = 20  # after which a silent process counts as lost
 SHUTDOWN_SECONDS = 20
+PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 DIRECT_HOSTS = "no_grpc_proxy"  # gRPC reads it before `no_proxy`
-OnLost = Callable[[object], None]
+_HANDLERS: list[Any] = []  # functions of ctypes, which the system calls as long as they exist
 
 
-def connect(place: Place, seconds: int, on_lost: OnLost) -> None:
-    """Joins the processes of a run; raises an error of JAX if not all come within `seconds`.
-
-    Args:
-        on_lost: called in a thread of JAX, with the reason, when another process is lost.
-    """
+def connect(place: Place, seconds: int) -> None:
+    """Joins the processes of a run; raises an error of JAX if not all come within `seconds`."""
     import jax
 
     # Its handler of SIGTERM would replace ours, which also handles Ctrl-C.
     jax.config.update("jax_enable_preemption_service", False)
     _connect_directly(place.coordinator)
-    with _clients_that_report(on_lost):
-        jax.distributed.initialize(
-            place.coordinator or coordinator_of_launcher(place),
-            place.num_processes,
-            place.process_id,
-            local_device_ids=None if place.local_device is None else [place.local_device],
-            cluster_detection_method="deactivate",
-            initialization_timeout=seconds,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-        )
+    jax.distributed.initialize(
+        place.coordinator or coordinator_of_launcher(place),
+        place.num_processes,
+        place.process_id,
+        local_device_ids=None if place.local_device is None else [place.local_device],
+        cluster_detection_method="deactivate",
+        initialization_timeout=seconds,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+    )
 
 
 def coordinator_of_launcher(place: Place) -> str:
@@ -57,22 +54,22 @@ def _connect_directly(coordinator: str | None) -> None:
     """Keeps gRPC from connecting to the coordinator through a proxy of the internet."""
     host = (coordinator or "").rpartition(":")[0].strip("[]")
     others = os.environ.get(DIRECT_HOSTS, os.environ.get("no_proxy", ""))
-    if host:
+    if host and any(os.environ.get(name) for name in PROXIES):
         os.environ[DIRECT_HOSTS] = ",".join(filter(None, (others, host)))
 
 
-@contextmanager
-def _clients_that_report(on_lost: OnLost) -> Iterator[None]:
-    """Makes the clients that JAX creates within the context call a function before they abort."""
-    from jax._src import distributed
+def call_before_abort(function: Callable[[], None]) -> None:
+    """Calls a function, in a thread of JAX, when JAX aborts this process as another one is lost.
 
-    library = distributed._jax
-    create = library.get_distributed_runtime_client
-    library.get_distributed_runtime_client = partial(create, missed_heartbeat_callback=on_lost)
-    try:
-        yield
-    finally:
-        library.get_distributed_runtime_client = create
+    JAX's own callback for this cannot be called from Python (jaxlib 0.10: std::bad_cast). What
+    aborts is the thread that has heard of the loss, so that the handler of SIGABRT, which Python
+    would only note, may run any code there.
+    """
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: function())
+    _HANDLERS.append(handler)
+    library = ctypes.CDLL(None)
+    library.signal.argtypes = [ctypes.c_int, type(handler)]
+    library.signal(signal.SIGABRT, handler)
 
 
 class SharedTexts:
@@ -81,7 +78,9 @@ class SharedTexts:
     def __init__(self) -> None:
         from jax._src import distributed
 
-        self._client = distributed.global_state.client
+        client = distributed.global_state.client
+        assert client is not None  # `connect` has returned
+        self._client = client
 
     def write(self, name: str, text: str) -> None:
         self._client.key_value_set(name, text, allow_overwrite=True)
