@@ -41,6 +41,7 @@ from keras_imnet64.core.errors import (
     UserError,
     reason,
 )
+from keras_imnet64.core.library_logs import keep_standard_output
 from keras_imnet64.core.types import Json
 from keras_imnet64.records import Part
 
@@ -513,6 +514,7 @@ def join(place: Place) -> JoinedCluster:
             f"{address}, and process 0 reports on the run"
         )
         say_nothing()
+    keep_standard_output()
     with Activity(f"waiting for {place.num_processes} processes at {address}"):
         begun = time.monotonic()
         _check_coordinator(place, address)

@@ -35,6 +35,25 @@ def silence_libraries() -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def keep_standard_output() -> None:
+    """Keeps what other libraries print, as Gloo does, out of this process's standard output.
+
+    Python's own `sys.stdout` stays what it was. With `-v` their lines go to standard error.
+    """
+    try:
+        is_file = sys.stdout.fileno() == 1
+    except (OSError, ValueError):
+        is_file = False
+    if not is_file:  # as in tests and notebooks
+        return
+    sys.stdout.flush()
+    own = os.dup(1)
+    target = os.open(os.devnull, os.O_WRONLY) if is_quiet() else os.dup(2)
+    os.dup2(target, 1)
+    os.close(target)
+    sys.stdout = open(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+
+
 def import_tensorflow() -> None:
     """Imports TensorFlow, which tf.data needs under every backend, without its messages.
 
