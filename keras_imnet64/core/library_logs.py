@@ -51,7 +51,7 @@ def keep_standard_output() -> None:
     target = os.open(os.devnull, os.O_WRONLY) if is_quiet() else os.dup(2)
     os.dup2(target, 1)
     os.close(target)
-    sys.stdout = open(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    sys.stdout = open(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)  # noqa: SIM115
 
 
 def import_tensorflow() -> None:
