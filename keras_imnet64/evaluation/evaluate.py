@@ -239,8 +239,8 @@ def score_model(
 ) -> Scores:
     """Scores a model, which may end in a softmax, as `score_selection` does."""
     network, batch_size = as_viewed(model, devices, view)
-    scorer, part = make_scorer(network, extra_metrics), devices.cluster.part
-    return score_selection(scorer, selection, batch_size, view, part)
+    scorer = make_scorer(network, extra_metrics)
+    return score_selection(scorer, selection, batch_size, view, devices.cluster.part)
 
 
 def as_viewed(model: keras.Model, devices: Devices, view: View | None) -> tuple[keras.Model, int]:

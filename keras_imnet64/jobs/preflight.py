@@ -39,9 +39,10 @@ class PreflightRequest:
     def fit_options(self) -> list[str]:
         """The same as options of `fit`, but for the devices, which `shares` splits.
 
-        Each `fit` is alone, whatever launcher has started this process.
+        Each child trains alone, whatever launcher has started its parent as one of several.
         """
         values = {
+            "--num-processes": 1,
             "--data-dir": self.data_dir,
             "--cache-dir": self.cache_dir,
             "--virtual-devices": self.virtual_devices,

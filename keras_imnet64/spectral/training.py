@@ -56,7 +56,7 @@ def fit_recipe(
         place: where this process stands among those that train one run, see `take_devices`.
         pack_progress: see `training.fit`.
         on_finished: called with an ordinary run, or that of one branch, and the devices on which it
-            was trained, unless these are devices of several processes.
+            was trained; not for a run of several processes.
 
     Returns:
         dict: run (the folder) and its final scores: the content of metrics.json for an ordinary run
@@ -108,7 +108,7 @@ def fit_recipe(
             fresh=fresh,
             pack_progress=pack_progress,
         )
-        if on_finished is not None and taken.cluster.num_processes == 1:
+        if on_finished is not None and place is None:
             on_finished(run, taken)
         return {"run": str(run.path), **(run.metrics if taken.cluster.is_writer else {})}
 

@@ -1,10 +1,9 @@
-"""One of several processes of a run: the command line, with shorter waits and actions at steps.
+"""One of several processes of a run: the command line, with actions at steps and shorter waits.
 
     python process_of_several.py ACTION ... -- fit --coordinator ...
 
 An ACTION is "step N NAME": at the beginning of the N-th step of this process it gets the signal of
-that name. Processes wait 8 seconds for each other, so that tests of those that do not come are
-fast.
+that name; or "wait N": it waits N seconds for processes that do not come, and for files.
 """
 
 import os
@@ -14,18 +13,11 @@ import sys
 from keras_imnet64.backend import cluster
 from keras_imnet64.cli import main
 
-cluster.JOIN_SECONDS = 8
-cluster.MIN_JOIN_SECONDS = 8
-cluster.SHARED_SECONDS = 3
 
-
-def act_at(actions):
-    """Sends this process its signals when their steps begin."""
-    if not actions:
-        return
+def act_at(signals):
+    """Sends this process signals, {step: name}, when its steps begin."""
     from keras_imnet64.training.callbacks.position import Position
 
-    signals = {int(step): name for _, step, name in map(str.split, actions)}
     begin, num_begun = Position.begin_step, 0
 
     def counting(self):
@@ -40,8 +32,10 @@ def act_at(actions):
 
 if __name__ == "__main__":
     end = sys.argv.index("--")
-    actions, sys.argv[1:] = sys.argv[1:end], sys.argv[end + 1 :]
-    if actions:
-        os.environ.setdefault("KERAS_BACKEND", "jax")
-        act_at(actions)
+    actions, sys.argv[1:] = [each.split() for each in sys.argv[1:end]], sys.argv[end + 1 :]
+    for _, seconds in (each for each in actions if each[0] == "wait"):
+        cluster.JOIN_SECONDS = cluster.MIN_JOIN_SECONDS = cluster.SHARED_SECONDS = int(seconds)
+    signals = {int(step): name for _, step, name in (each for each in actions if each[0] == "step")}
+    if signals:
+        act_at(signals)
     main()

@@ -7,7 +7,6 @@ process takes some ten seconds to start, so a test starts few of them and asks s
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from keras_imnet64.runs import Run
 
 SCRIPT = Path(__file__).with_name("process_of_several.py")
 ROOT = Path(__file__).parent.parent.parent
-LONGEST_SECONDS = 60  # until each process must have ended, after one failed
 RECIPE = {  # nearly all that has state or looks at the whole batch
     "model": {"dropout": 0.2},
     "data": {"holdout": 17, "steps_per_epoch": 4},
@@ -168,9 +166,7 @@ def test_a_signal_to_one_stops_all_and_other_numbers_of_processes_resume(machine
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_the_other_and_the_same_command_resumes(machines, straight, killed):
     name = f"killed{killed}"
-    begun = time.monotonic()
     found = ends(machines.start_all(name, actions={killed: ["step 6 SIGKILL"]}))
-    assert time.monotonic() - begun < 2 * LONGEST_SECONDS
     assert found[killed][0] == -9
     assert found[1 - killed][0] == 1, found
     [[sentence], []] = sorted(errors(found), reverse=True)
@@ -199,8 +195,7 @@ def test_processes_that_differ_are_refused_on_all(machines):
         [
             machines.start("differ", *both, "--process-id=0"),
             machines.start("differ", *both, "--process-id=1", "--set", "train.seed=1"),
-        ],
-        LONGEST_SECONDS,
+        ]
     )
     check_refused(found, "same setting train.seed; received 0 in process 0 on .* and 1 in process")
     assert not machines.run("differ").path.exists()
@@ -222,8 +217,7 @@ def test_stores_device_counts_and_numbers_of_processes_that_differ(machines, tmp
             [
                 machines.start("differ", *both, "--process-id=0"),
                 machines.start("differ", *both, "--process-id=1", *options),
-            ],
-            LONGEST_SECONDS,
+            ]
         )
         check_refused(found, sentence)
         assert not machines.run("differ").path.exists()
@@ -235,35 +229,28 @@ def test_a_folder_that_is_not_shared_is_refused_on_all(machines):
     found = ends(
         [
             machines.start("here", *both, "--process-id=0"),
-            machines.start("there", *both, "--process-id=1"),
-        ],
-        LONGEST_SECONDS,
+            machines.start("there", *both, "--process-id=1", actions=["wait 5"]),
+        ]
     )
     check_refused(found, r"the run folder \S+ is not shared: process 1 on .* does not see")
-    shutil.rmtree(machines.run("here").path)
 
 
 @pytest.mark.slow
-def test_processes_that_do_not_come_or_come_twice(machines):
+def test_processes_that_do_not_come(machines):
     address = f"127.0.0.1:{free_port()}"
-    [alone] = ends(
-        [machines.start("x", f"--coordinator={address}", "--num-processes=2", "--process-id=0")],
-        LONGEST_SECONDS,
-    )
-    check_refused([alone], "not all of the 2 processes have joined")
-    [lonely] = ends(
-        [machines.start("x", f"--coordinator={address}", "--num-processes=2", "--process-id=1")],
-        LONGEST_SECONDS,
-    )
-    check_refused([lonely], f"process 0 cannot be reached at {address}")
-    options = [f"--coordinator={address}", "--num-processes=3"]
-    found = ends(
-        [machines.start("x", *options, f"--process-id={number}") for number in (0, 1, 1)],
-        LONGEST_SECONDS,
-    )
-    check_refused(found, "not all of the 3 processes|another process has the same number")
-    [first, second] = ends(
-        [machines.start("x", *options, "--process-id=0") for _ in range(2)], LONGEST_SECONDS
-    )
-    check_refused([first, second], "cannot listen on port|not all of the 3 processes")
+    both = [f"--coordinator={address}", "--num-processes=2"]
+    for number, sentence in enumerate(
+        ["not all of the 2 processes have joined", f"process 0 cannot be reached at {address}"]
+    ):
+        option = f"--process-id={number}"
+        check_refused(ends([machines.start("x", *both, option, actions=["wait 5"])]), sentence)
+    assert not machines.run("x").path.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("numbers", [(0, 1, 1), (0, 0)])
+def test_processes_with_the_same_number(machines, numbers):
+    options = [f"--coordinator=127.0.0.1:{free_port()}", "--num-processes=3"]
+    found = ends([machines.start("x", *options, f"--process-id={number}") for number in numbers])
+    check_refused(found, "not all of the 3 processes|the same number|cannot listen on port")
     assert not machines.run("x").path.exists()
