@@ -47,8 +47,7 @@ class PreflightRequest:
             "--cache-dir": self.cache_dir,
             "--virtual-devices": self.virtual_devices,
         }
-        given = [f"{option}={value}" for option, value in values.items() if value is not None]
-        return ["--num-processes=1", *given]
+        return [f"{option}={value}" for option, value in values.items() if value is not None]
 
 
 @dataclass(frozen=True)
