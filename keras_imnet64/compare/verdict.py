@@ -52,9 +52,11 @@ class Tolerance:
     update: float
 
 
-TOLERANCES = {  # by the coarser of two sides' dtypes
-    "float32": Tolerance(loss=1e-5, forward=1e-4, backward=1e-4, kinks=0.1, update=1e-3),
-    "mixed_bfloat16": Tolerance(loss=2e-2, forward=5e-2, backward=2e-1, kinks=1.0, update=1e-3),
+# By the coarser of two sides' dtypes: some three times the largest differences that were measured,
+# see docs/guides/differences.md. A single kink may change a gradient by half of its scale.
+TOLERANCES = {
+    "float32": Tolerance(loss=1e-5, forward=1e-4, backward=5e-4, kinks=0.5, update=1e-3),
+    "mixed_bfloat16": Tolerance(loss=2e-3, forward=0.15, backward=0.3, kinks=3.0, update=1e-3),
 }
 
 
