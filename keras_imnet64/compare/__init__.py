@@ -17,7 +17,7 @@ from keras_imnet64.compare.page import page
 from keras_imnet64.compare.result import Result, result_of
 from keras_imnet64.compare.scores import final_scores
 from keras_imnet64.compare.sides import check_exact, parse_sides
-from keras_imnet64.compare.verdict import step_to_examine, tolerance_of
+from keras_imnet64.compare.verdict import step_to_examine
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import write_atomic, write_json
 from keras_imnet64.core.paths import DEFAULT_RUNS
@@ -111,14 +111,12 @@ def examine(comparison: Comparison, index: int) -> list[int]:
     Returns:
         The steps that both have computed from the same state.
     """
-    first, second = comparison.sides[0], comparison.sides[index]
-    dtypes = [side.recipe(comparison.recipe).train.dtype for side in (first, second)]
-    tolerance = tolerance_of(dtypes)
+    tolerance = comparison.tolerance(index)
     a, b = comparison.trajectory(0), comparison.trajectory(index)
     if b.untrained is not None:
         return [0]
     step = step_to_examine(a, b, comparison.runs(), tolerance)
-    if not step or comparison.compare_step(index, 0, tolerance).first:
+    if not step or comparison.compare_step(index, 0).first:
         return [0]
     comparison.train(0, steps=[step])
     comparison.train(index, steps=[step])

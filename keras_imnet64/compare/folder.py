@@ -3,7 +3,7 @@
     comparison.json             what is compared; another comparison does not go on here
     start.npz                   all variables before the first step, of all sides
     1-tensorflow/               of the first side: trajectory.json, yardstick.json, step-0001.npz,
-                                step-0001-near.npz
+                                step-0001-near-float32.npz
     2-jax/                      of the second one: trajectory.json, step-0001.npz
     state-0012.npz              all variables of the first side before step 12
     gradients-0012.npz          its gradients there, which all sides' optimizers are given
@@ -30,9 +30,15 @@ from keras_imnet64.compare.records import (
     read_step,
     versions,
 )
-from keras_imnet64.compare.request import Outcome, Request, StepTask
+from keras_imnet64.compare.request import NearTask, Outcome, Request, StepTask
 from keras_imnet64.compare.sides import Side
-from keras_imnet64.compare.verdict import StepComparison, Tolerance, compare_step
+from keras_imnet64.compare.verdict import (
+    TOLERANCES,
+    StepComparison,
+    Tolerance,
+    coarser,
+    compare_step,
+)
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.files import MAX_JSON_BYTES, parse_json, read_small, write_json
@@ -91,9 +97,21 @@ class Comparison:
     def step_file(self, index: int, step: int) -> Path:
         return self.side_folder(index) / f"step-{step + 1:04d}.npz"
 
-    def near_file(self, step: int) -> Path:
-        """The step of the first side from a state that is one last bit apart."""
-        return self.side_folder(0) / f"step-{step + 1:04d}-near.npz"
+    def near_file(self, step: int, dtype: str) -> Path:
+        """The step of the first side from a state that is one last bit of a dtype apart."""
+        return self.side_folder(0) / f"step-{step + 1:04d}-near-{dtype}.npz"
+
+    def dtype(self, index: int) -> str:
+        """Returns the dtype of a side, which is its own or that of the recipe."""
+        return self.sides[index].dtype or self.recipe.train.dtype
+
+    def coarser_dtype(self, index: int) -> str:
+        """Returns the dtype, of those of a side and of the first one, that rounds more."""
+        return coarser([self.dtype(0), self.dtype(index)])
+
+    def tolerance(self, index: int) -> Tolerance:
+        """Returns what rounding explains between a side and the first one."""
+        return TOLERANCES[self.coarser_dtype(index)]
 
     @property
     def settings(self) -> JsonObject:
@@ -151,8 +169,10 @@ class Comparison:
         The first side measures the yardstick too.
         """
         wanted = [self.trajectory_file(index), *(self.step_file(index, step) for step in steps)]
+        near = self._near_tasks(steps) if index == 0 else {}
+        wanted += [Path(task.record) for tasks in near.values() for task in tasks]
         if index == 0:
-            wanted += [self.yardstick_file, *map(self.near_file, steps)]
+            wanted.append(self.yardstick_file)
         if all(file.exists() for file in wanted):
             return
         side = self.sides[index]
@@ -163,7 +183,7 @@ class Comparison:
                 gradients=str(self.folder / f"gradients-{step + 1:04d}.npz"),
                 kinks=str(self.folder / f"kinks-{step + 1:04d}.npz"),
                 record=str(self.step_file(index, step)),
-                near=str(self.near_file(step)) if index == 0 else None,
+                near=near.get(step, ()),
             )
             for step in steps
         ]
@@ -187,6 +207,14 @@ class Comparison:
                 f"side {self.sides[0].label}, with which the others are compared, does not train "
                 f"this recipe ({untrained}): name another side first"
             )
+
+    def _near_tasks(self, steps: Sequence[int]) -> dict[int, tuple[NearTask, ...]]:
+        """Returns the tasks of each step for the dtypes of all pairs of sides."""
+        dtypes = sorted({self.coarser_dtype(index) for index in range(1, len(self.sides))})
+        return {
+            step: tuple(NearTask(dtype, str(self.near_file(step, dtype))) for dtype in dtypes)
+            for step in steps
+        }
 
     def _state_file(self, step: int) -> Path:
         return self.folder / (f"state-{step + 1:04d}.npz" if step else "start.npz")
@@ -214,10 +242,11 @@ class Comparison:
         others = read(Yardstick, self.yardstick_file).losses
         return np.array([self.trajectory(0).losses, *others])
 
-    def compare_step(self, index: int, step: int, tolerance: Tolerance) -> StepComparison:
+    def compare_step(self, index: int, step: int) -> StepComparison:
         """Compares a step that a side and the first have computed from the same state."""
         a, b = _read_step(self.step_file(0, step)), _read_step(self.step_file(index, step))
-        return compare_step(a, b, tolerance, _read_step(self.near_file(step)))
+        near = _read_step(self.near_file(step, self.coarser_dtype(index)))
+        return compare_step(a, b, self.tolerance(index), near)
 
 
 def _read_step(file: Path) -> StepRecord:

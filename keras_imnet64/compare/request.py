@@ -8,6 +8,19 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class NearTask:
+    """The same step from a state that is one last bit apart.
+
+    Attributes:
+        dtype: whose last bit, "float32" or "mixed_bfloat16".
+        record: the file to write, see `records.StepRecord`.
+    """
+
+    dtype: str
+    record: str
+
+
+@dataclass(frozen=True)
 class StepTask:
     """A step that a side computes from a given state, tensor by tensor.
 
@@ -18,7 +31,7 @@ class StepTask:
         gradients: those that the optimizer is given; if there is no such file, the side's own.
         kinks: the inputs of calls with a kink that gradients are computed with; likewise.
         record: the file to write, see `records.StepRecord`.
-        near: likewise, for the same step from a state that is one last bit apart; None for none.
+        near: on the first side alone.
     """
 
     step: int
@@ -26,7 +39,7 @@ class StepTask:
     gradients: str
     kinks: str
     record: str
-    near: str | None = None
+    near: tuple[NearTask, ...] = ()
 
 
 @dataclass(frozen=True)

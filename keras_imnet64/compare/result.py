@@ -19,7 +19,6 @@ from keras_imnet64.compare.verdict import (
     conclude,
     distances,
     spread,
-    tolerance_of,
 )
 from keras_imnet64.records import Scores
 
@@ -224,17 +223,12 @@ def result_of(comparison: Comparison, examined: Sequence[Sequence[int]]) -> Resu
     )
 
 
-def dtype_of(comparison: Comparison, index: int) -> str:
-    """Returns the dtype of a side, which is its own or that of the recipe."""
-    return comparison.sides[index].dtype or comparison.recipe.train.dtype
-
-
 def _side(comparison: Comparison, index: int, found: Trajectory, images: int) -> SideResult:
     typical = float(np.median(found.seconds[1:])) if len(found.seconds) > 1 else None
     return SideResult(
         label=comparison.sides[index].label,
         backend=comparison.sides[index].backend,
-        dtype=dtype_of(comparison, index),
+        dtype=comparison.dtype(index),
         devices=found.devices,
         versions=found.versions,
         losses=found.losses,
@@ -254,8 +248,8 @@ def _pair(
     steps: Sequence[int],
 ) -> PairResult:
     a, b = trajectories[0], trajectories[index]
-    tolerance = tolerance_of([dtype_of(comparison, 0), dtype_of(comparison, index)])
-    compared = tuple(comparison.compare_step(index, step, tolerance) for step in steps)
+    tolerance = comparison.tolerance(index)
+    compared = tuple(comparison.compare_step(index, step) for step in steps)
     verdict = conclude(a, b, runs, compared, tolerance)
     return PairResult(
         first=comparison.sides[0].label,

@@ -29,7 +29,6 @@ RATE_TOLERANCE = 1e-5  # relative; schedules are computed in float32
 START_TOLERANCE = 1e-6
 # Scales below these shares of a larger one are rounding: the gradient of a bias before batch
 # normalisation is zero but for it, and a weight's update is rounded as the weight is.
-NEAR_FACTOR = 10.0  # by how much more programs may differ than a last bit of the weights changes
 GRADIENT_FLOOR = 1e-3  # of the largest gradient of the network
 UPDATE_FLOOR = 1e-3  # of the largest weight of the variable
 
@@ -43,6 +42,7 @@ class Tolerance:
         backward: of gradients with the same inputs of calls with a kink.
         kinks: of gradients of which each side has its own inputs there. Outputs that agree to
             rounding lie on both sides of some kinks.
+        near: how many times as much as a last bit of the weights a program may change a tensor.
     """
 
     loss: float
@@ -50,19 +50,22 @@ class Tolerance:
     backward: float
     kinks: float
     update: float
+    near: float
 
 
 # By the coarser of two sides' dtypes: some three times the largest differences that were measured,
 # see docs/guides/differences.md. A single kink may change a gradient by half of its scale.
 TOLERANCES = {
-    "float32": Tolerance(loss=1e-5, forward=1e-4, backward=5e-4, kinks=0.5, update=1e-3),
-    "mixed_bfloat16": Tolerance(loss=2e-3, forward=0.15, backward=0.3, kinks=3.0, update=1e-3),
+    "float32": Tolerance(loss=1e-5, forward=1e-4, backward=5e-4, kinks=0.5, update=1e-3, near=10),
+    "mixed_bfloat16": Tolerance(
+        loss=2e-3, forward=0.15, backward=0.3, kinks=3, update=1e-3, near=3
+    ),
 }
 
 
-def tolerance_of(dtypes: Sequence[str]) -> Tolerance:
-    """Returns the tolerance for sides of these dtypes."""
-    return TOLERANCES["float32" if set(dtypes) == {"float32"} else "mixed_bfloat16"]
+def coarser(dtypes: Sequence[str]) -> str:
+    """Returns the dtype, of those of two sides, that rounds more."""
+    return "float32" if set(dtypes) == {"float32"} else "mixed_bfloat16"
 
 
 # ----------------------------------------------------------------------------------------- one step
@@ -120,9 +123,10 @@ def compare_step(
     """Compares a step that two sides have computed from the same state.
 
     Args:
-        near: the step of the first side from a state that is one last bit apart. Where that alone
-            changes a tensor, as a sum in which nearly all cancels, or an activation that is zero
-            but for rounding, another program may change it `NEAR_FACTOR` times as much.
+        near: the step of the first side from a state that is one last bit apart, of the coarser of
+            their dtypes. Where that alone changes a tensor, as a sum in which nearly all cancels,
+            or an activation that is zero but for rounding, another program may change it several
+            times as much.
     """
     found = _differences(a, b, tolerance)
     if near is None:
@@ -133,7 +137,7 @@ def compare_step(
         if each.stage not in ("forward", "loss", "statistics", "backward", "kinks"):
             return each
         sensitivity = by_a_bit.get((each.stage, each.where), 0.0)
-        return replace(each, allowed=max(each.allowed, NEAR_FACTOR * sensitivity))
+        return replace(each, allowed=max(each.allowed, tolerance.near * sensitivity))
 
     return StepComparison(a.facts.step, tuple(map(widened, found)))
 

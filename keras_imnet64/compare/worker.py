@@ -52,6 +52,7 @@ from keras_imnet64.training.setup import build_setup
 from keras_imnet64.training.state import assign_variables, read_variables, variables_by_path
 
 NUM_RUNS = 5  # of the yardstick, the unchanged one included
+BFLOAT16_BIT = 2.0**-8  # of a number of 8 binary digits
 
 
 class Watch(keras.callbacks.Callback):
@@ -232,17 +233,17 @@ class SideRun:
         return read_arrays(path)
 
     def record(
-        self, task: StepTask, *, is_near: bool = False, is_forward_only: bool = False
+        self, task: StepTask, *, near: str | None = None, is_forward_only: bool = False
     ) -> StepRecord:
         """Computes a step from a given state, tensor by tensor.
 
         Args:
-            is_near: whether from the state one last bit apart.
+            near: the dtype by whose last bit the state is moved; None for the state itself.
             is_forward_only: whether only the outputs of layers are computed.
         """
         state = self.state_before(task)
-        if is_near:
-            state = one_bit_apart(state, 1)
+        if near:
+            state = one_bit_apart(state, 1, near)
         epoch, first = self.place_of(task.step)
         batch, size = self.stream.batch(epoch, first), self._prepare_size(epoch)
         network = self.networks.get(size, self.setup.network)
@@ -336,17 +337,20 @@ def is_unsupported(error: Exception) -> bool:
     return not isinstance(error, UserError | OSError) and not is_out_of_memory(error)
 
 
-def one_bit_apart(start: Arrays, number: int) -> Arrays:
+def one_bit_apart(start: Arrays, number: int, dtype: str = "float32") -> Arrays:
     """Returns a start whose float weights are each moved to a neighbouring float, up or down.
 
     Args:
         number: determines the directions. Zeros stay: their neighbours are no normal numbers.
+        dtype: "float32", or "mixed_bfloat16" to move them by a last bit of bfloat16.
     """
     rng = np.random.Generator(np.random.Philox(number))
 
     def move(array: np.ndarray) -> np.ndarray:
-        ends = np.where(rng.integers(2, size=array.shape, dtype=bool), np.inf, -np.inf)
-        moved = np.nextafter(array, ends.astype(array.dtype))
+        is_up = rng.integers(2, size=array.shape, dtype=bool)
+        if dtype == "mixed_bfloat16":
+            return array * np.where(is_up, 1 + BFLOAT16_BIT, 1 - BFLOAT16_BIT).astype(array.dtype)
+        moved = np.nextafter(array, np.where(is_up, np.inf, -np.inf).astype(array.dtype))
         return np.where(array == 0, array, moved)
 
     return {
@@ -383,8 +387,9 @@ def _work(request: Request) -> None:
         if not Path(task.record).exists():
             record = side.record(task, is_forward_only=is_forward_only)
             write_step(Path(task.record), record)
-        if task.near and not Path(task.near).exists():
-            write_step(Path(task.near), side.record(task, is_near=True))
+        for near in task.near:
+            if not Path(near.record).exists():
+                write_step(Path(near.record), side.record(task, near=near.dtype))
 
 
 def main() -> Outcome:

@@ -40,7 +40,7 @@ def reference(small_recipe, data_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison")
     first = train(small_recipe(), data_dir, folder)
     runs = [first.trajectory.losses, *first.side.yardstick().losses]
-    near = first.side.record(first.task, is_near=True)
+    near = first.side.record(first.task, near="float32")
     return SimpleNamespace(folder=folder, first=first, runs=np.array(runs), near=near)
 
 
