@@ -99,7 +99,7 @@ def reporter(folders: DataFolders) -> "Callable[[Run, Devices], None]":
             from keras_imnet64.report import report
 
             result = report([run.path], devices=devices, **folders)
-        except Exception as error:  # of any library: none may fail a run that is finished
+        except (Exception, KeyboardInterrupt) as error:  # none may fail a run that is finished
             say(f"report   not written ({reason(error)}): try `report {run.path}`")
         else:
             say(f"report   {result['out']}")

@@ -187,16 +187,25 @@ def test_other_images_under_the_same_name_are_refused(trained, data_dir, tmp_pat
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_page_that_fails_does_not_fail_its_run(trained, evil_dir, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError("no room\nfor it"), "no room for it"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+    ],
+)
+def test_a_page_that_fails_does_not_fail_its_run(
+    error, said, trained, evil_dir, monkeypatch, capsys
+):
     from keras_imnet64 import report as module
 
     def fail(*arguments, **options):
-        raise MemoryError("no room\nfor it")
+        raise error
 
     monkeypatch.setattr(module, "report", fail)
     reporter({"data_dir": evil_dir, "cache_dir": None})(Run(trained), take_devices())
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("report   not written (no room for it): ")
+    assert line.startswith(f"report   not written ({said}): ")
 
 
 @pytest.mark.parametrize("option", ["--report", "--no-report"])
