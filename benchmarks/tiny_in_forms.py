@@ -6,11 +6,10 @@ The zip is prepared first. Every other form has the same files, or pixels, in th
 unless its own order is stated, and must end in the same pixels with the same classes. Each row is a
 new process of `data prepare`: its seconds from start to end, the processor time of all cores in
 them, and the most memory that no file backs (Linux only). Writing is not timed. WORK_DIR needs 8
-GB, and what is written there is removed again. `--form NAME` measures one form, and `--repeat 3`
-prints medians.
+GB, and what is written there is removed again. `--form NAME` and `--dataset NAME` choose
+rows, and `--repeat 3` prints medians.
 """
 
-import itertools
 import json
 import resource
 import shutil
@@ -107,10 +106,14 @@ def to_csv(tiny, folder):
 
 
 def to_folders(tiny, folder):
-    for split, i in itertools.chain(*(((s, i) for i in range(len(tiny.names[s]))) for s in SPLITS)):
-        file = folder / split / tiny.wnids[tiny.labels[split][i]] / Path(tiny.names[split][i]).name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(tiny.contents[split][i])
+    for split in SPLITS:
+        labels = tiny.labels[split]
+        for name, content, label in zip(
+            tiny.names[split], tiny.contents[split], labels, strict=True
+        ):
+            file = folder / split / tiny.wnids[label] / Path(name).name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
 
 
 @dataclass(frozen=True)
@@ -143,11 +146,13 @@ ROWS = (
 @click.command()
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("work_dir", type=click.Path(path_type=Path))
-@click.option("--form", help="Measure only this form.")
+@click.option("--form", multiple=True, help="Measure only this form; repeatable.")
+@click.option("--dataset", help="Measure only this data set.")
 @click.option("--repeat", default=1, show_default=True)
-def main(source, work_dir, form, repeat):
+def main(source, work_dir, form, dataset, repeat):
     work_dir.mkdir(parents=True, exist_ok=True)
-    rows = [row for row in ROWS if form in (None, row.form)]
+    rows = [row for row in ROWS if not form or row.form in form]
+    rows = [row for row in rows if dataset in (None, row.dataset)]
     cells = ["form", "data set", "source, MB", "seconds", "of both cores", "memory, MB"]
     print(f"| {' | '.join(cells)} |\n|{'---|' * len(cells)}")
     zip_data = work_dir / "zip"

@@ -6,6 +6,7 @@ keep their order.
 """
 
 import csv
+import io
 import itertools
 import os
 import re
@@ -77,22 +78,26 @@ def list_csv(source: Path, progress: PackProgress | None = None) -> Listed:
             f"{files[0]} names {rows[0][1].path if rows else 'no images'}, which is not below "
             f"{folder}: put the CSV beside the folder of its images"
         )
-    labels = Labels(str(source), read_class_list(folder))
-    is_numbered = all(NUMBER.fullmatch(row.label) for _, row in rows)
     notes: list[str] = []
-    entries: dict[str, list[ImageEntry]] = {}
-    by_split = _splits(rows, len(files) > 1)
-    for split, chosen in choose_splits(by_split, source, notes).items():
-        entries[split] = []
-        numbers = labels.numbers.setdefault(split, [])
-        for file, row in chosen:
-            where = f"{file}: row {row.number}, {row.path},"
-            labels.add(split, int(row.label) if is_numbered else row.label, where, row.path)
-            entries[split].append(ImageEntry(row.path, numbers[-1]))
-        if progress:
-            progress(f"listing {split}", len(chosen), len(chosen))
+    splits = choose_splits(_splits(rows, len(files) > 1), source, notes)
+    labels = Labels(str(source), read_class_list(folder))
+    entries = {split: _list_rows(split, chosen, labels) for split, chosen in splits.items()}
     _refuse_doubles(source, entries)
+    if progress:
+        progress("listing rows", len(rows), len(rows))
     return Listed("CSV", root, labels, entries, notes=notes)
+
+
+def _list_rows(split: str, rows: Sequence[tuple[Path, _Row]], labels: Labels) -> list[ImageEntry]:
+    """Returns an entry for each row, and adds its label: a number if all labels are numbers."""
+    is_numbered = all(NUMBER.fullmatch(row.label) for _, row in rows)
+    numbers = labels.numbers.setdefault(split, [])
+    entries: list[ImageEntry] = []
+    for file, row in rows:
+        where = f"{file}: row {row.number}, {row.path},"
+        labels.add(split, int(row.label) if is_numbered else row.label, where, row.path)
+        entries.append(ImageEntry(row.path, numbers[-1]))
+    return entries
 
 
 def _csv_files(folder: Path) -> list[Path]:
@@ -123,7 +128,7 @@ def _rows(file: Path) -> Iterator[_Row]:
     except ValueError as error:
         raise UserError(f"{file} cannot be read: {error}") from None
     delimiter = SUFFIXES.get(file.suffix.lower(), ",")
-    lines = csv.reader(text.splitlines(), delimiter=delimiter, strict=True)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = [name.strip().casefold() for name in next(lines, [])]
         path, label, split = (

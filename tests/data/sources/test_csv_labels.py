@@ -122,6 +122,7 @@ def test_mistakes_are_named_by_their_row(mistake, images, tmp_path):
         ),
         ("", "received nothing"),
         ('path,label\n"a.jpg', "is not a whole CSV file"),
+        ("path,label,split\n1.jpg,cat,train\n2.jpg,3,val\n3.jpg,4,val\n", "not below"),
     ],
 )
 def test_what_is_no_list_of_labels_is_refused(text, sentence, images, tmp_path):
