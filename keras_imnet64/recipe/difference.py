@@ -47,6 +47,8 @@ def decisions(recipe: Recipe) -> JsonObject:
     flat = _flatten(content)
     if flat["train.initial_weights"]:  # the run has its weights, so its path may change
         flat["train.initial_weights"] = "a file"
+    if "model.path" in flat:  # `model.sha256` says which file it is, wherever it lies
+        flat["model.path"] = "a file"
     decided = {key: value for key, value in flat.items() if key not in MAY_CHANGE}
     settings: JsonObject = json.loads(json.dumps(decided, default=str))
     return settings
