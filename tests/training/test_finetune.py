@@ -6,14 +6,15 @@ import keras
 import numpy as np
 import pytest
 from class_folders import indexed
-from same_end import same_end
+from conftest import ON_MACOS
 from test_fit import SignalAt
+from test_interruption import check_kills
 
 from keras_imnet64.core.errors import Stopped, UserError
 from keras_imnet64.models import build_model
 from keras_imnet64.models.keras_private import all_layers
 from keras_imnet64.models.load import load_model
-from keras_imnet64.models.paths import by_path
+from keras_imnet64.models.paths import SEED_STATE, by_path
 from keras_imnet64.recipe.loading import check_recipe, load_recipe
 from keras_imnet64.runs import Run
 from keras_imnet64.training.fit import fit
@@ -46,7 +47,9 @@ FINETUNE = {  # everything that touches weights and averages
 
 
 def arrays(path):
-    return {p: keras.ops.convert_to_numpy(v) for p, v in by_path(load_model(path)).items()}
+    """The weights of a file, without the seeds of dropout, which a file does not hold."""
+    found = by_path(load_model(path)).items()
+    return {p: keras.ops.convert_to_numpy(v) for p, v in found if v.name != SEED_STATE}
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +76,7 @@ def test_frozen_weights_ship_as_in_the_file_and_all_others_train(source, finetun
         same = np.array_equal(before[path], after[path])
         assert same == path.startswith(FROZEN), path
     saved = load_checkpoint(list_checkpoints(run.checkpoints)[-1]).arrays
-    assert {f"model/{path}" for path in after} <= saved.keys() | {
-        f"model/{path}" for path in after if "seed_generator" in path
-    }
+    assert {f"model/{path}" for path in after} <= saved.keys()
     slots = [path for path in saved if path.startswith("optimizer/")]
     assert any("stage1_block1_conv1_kernel" in path for path in slots)
     assert not [p for p in slots if "stem_" in p or "stage1_block1_2_bn" in p]
@@ -92,12 +93,10 @@ def test_what_ships_is_not_frozen(finetuned):
 
 
 @pytest.mark.backend
-def test_an_interrupted_run_ends_with_the_same_bits(finetuned, data_dir, tmp_path):
-    recipe, straight = finetuned
-    for epoch, step in ((0, 4), (2, 3)):
-        with pytest.raises(Stopped):
-            fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[SignalAt(epoch, step)])
-    same_end(straight, fit(recipe, tmp_path / "run", data_dir=data_dir))
+@pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
+def test_two_kills_end_with_the_bits_of_a_straight_run(finetuned, data_dir, tmp_path):
+    recipe, _ = finetuned
+    check_kills(recipe, ["during step 5", "before replace 6"], data_dir, tmp_path)
 
 
 def test_a_file_that_moved_is_taken_and_one_that_changed_is_refused(
@@ -139,9 +138,9 @@ def test_a_probe_keeps_every_weight_but_the_heads_and_can_be_trained_on(
     )
     run = fit(probe, tmp_path / "probe", data_dir=data_dir)
     err = capsys.readouterr().err
-    assert (
-        f"model    file {source}: " in err and "parameters, of which 85 train" in err
-    )  # 16 x 5 + 5
+    assert f"model    file {source}: " in err
+    features, _ = arrays(source)["logits/kernel"].shape
+    assert f"parameters, of which {5 * features + 5} train" in err
     assert f"not taken from {source}: logits/kernel: the file has other classes" in err
     before, after = arrays(source), arrays(run.model)
     assert [path for path in after if not np.array_equal(after[path], before[path])] == list(HEAD)
