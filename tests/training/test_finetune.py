@@ -41,6 +41,7 @@ FINETUNE = {  # everything that touches weights and averages
         "dtype": "mixed_bfloat16",
         "sizes": [[0.0, 8], [0.3, 16]],
         "remeasure_statistics": 2,
+        "remat": True,
         "checkpoint_every": "2 steps",
     },
 }
