@@ -40,7 +40,7 @@ def build_network(options: NetworkOptions, image_size: int, num_classes: int) ->
     if isinstance(options, WideResNetOptions):
         return WideResNet(options, image_size, num_classes)
     if isinstance(options, ResNetOptions):
-        return resnet(options.at_size(image_size), num_classes)
+        return resnet(options.for_record(image_size), num_classes)
     if isinstance(options, SmallResNetOptions):
         return SmallResNet(options, num_classes)
     if isinstance(options, DaViTOptions):

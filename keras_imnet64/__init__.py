@@ -18,7 +18,9 @@ _PUBLIC = {
     "training_setup": "keras_imnet64.training.setup",
     "take_devices": "keras_imnet64.backend.devices",
     "evaluate": "keras_imnet64.evaluation.evaluate",
+    "evaluate_neighbours": "keras_imnet64.evaluation.neighbours",
     "predict": "keras_imnet64.evaluation.predict",
+    "embed": "keras_imnet64.evaluation.features",
     "UserError": "keras_imnet64.core.errors",
 }
 __all__ = [*_PUBLIC, "__version__"]

@@ -381,6 +381,26 @@ simply(
     f'{FIT} --set data.repeats=3 --set data.mirror="both"',
     'data.mirror must be "random" or "none"; received "both"',
 )
+simply(
+    "frozen_layer_that_is_not_there",
+    f'{FIT} --set train.freeze=["stage2"]',
+    r'received "stage2": did you mean "stage1"\?',
+)
+simply(
+    "everything_frozen",
+    f'{FIT} --set train.freeze=["stem","stage1","final","logits"]',
+    r"train\.freeze must leave a layer that trains; received \[",
+)
+simply(
+    "frozen_in_a_word",
+    f'{FIT} --set train.freeze="stem"',
+    'freeze must be a list of names such as .* or "backbone"; received "stem"',
+)
+simply(
+    "frozen_statistics",
+    f'{FIT} --set train.freeze="backbone" --set train.remeasure_statistics=1',
+    "train.remeasure_statistics has no use for wide_resnet, whose batch normalisation is frozen",
+)
 simply("average_last", f"{FIT} --set train.average_last=4", "at most the 3 epochs .*; received 4")
 simply(
     "two_averages",
@@ -1156,6 +1176,57 @@ def model_of_another_package(place):
 )
 def initial_weights_that_are_not_there(place):
     pass
+
+
+TAKE = FIT + ' --set model={{name="file",path="{}"}}'
+simply("file_that_is_not_there", TAKE.format("none.keras"), "model.path: none.keras is not a file")
+simply(
+    "file_of_anything",
+    TAKE.format("red.jpg"),
+    "model.path: red.jpg is not a .keras file: its name must end in .keras",
+)
+simply(
+    "file_with_another_normalisation",
+    TAKE.format("model.keras") + ' --set model.normalization="dataset"',
+    'model.normalization must be "file"; received "dataset"',
+)
+simply(
+    "file_and_initial_weights",
+    TAKE.format("model.keras") + ' --set train.initial_weights="model.keras"',
+    "both name a file with the weights: remove train.initial_weights",
+)
+simply(
+    "another_file_than_recorded",
+    f'{FIT} --set model={{name="file",path="model.keras",sha256="{"0" * 64}"}}',
+    "model.keras is not the file that the recipe was made for, whose SHA-256 is 000000000000",
+)
+
+
+@mistake(
+    r"model.path: other.keras takes images of 32 x 32, .* set data.image_size = 32",
+    command=TAKE.format("other.keras"),
+)
+def file_of_another_size(place):
+    model = build_model("wide_resnet", image_size=32, num_classes=10, depth=6, stages=1, width=0.5)
+    ship(model, place.path / "other.keras", ModelInfo())
+
+
+simply(
+    "features_in_no_file",
+    "embed model.keras red.jpg --out features.txt",
+    r"features.txt must be a file whose name ends in \.parquet, \.csv, \.npz",
+)
+simply("features_of_nothing", "embed model.keras nowhere --out f.npz", "nowhere")
+simply(
+    "neighbours_of_no_number",
+    EVALUATE.format("model.keras") + " --knn 0",
+    "--knn must be a number of neighbours from 1 to 96, the training images",
+)
+simply(
+    "neighbours_and_views",
+    EVALUATE.format("model.keras") + " --knn 5 --views mirror",
+    "--knn scores one view of each validation image: leave out --split",
+)
 
 
 # -------------------------------------------------------------------------- weights from elsewhere

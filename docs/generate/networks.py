@@ -10,7 +10,12 @@ from generate.markdown import bullets, code, entries, heading, page, paragraphs,
 from generate.recipe_keys import option_table, shared_table
 from keras_imnet64.core.types import Options
 from keras_imnet64.models import MODELS
-from keras_imnet64.models.options import ChannelNormalization, NetworkOptions, Whitening
+from keras_imnet64.models.options import (
+    ChannelNormalization,
+    FileOptions,
+    NetworkOptions,
+    Whitening,
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,9 @@ def networks_page() -> str:
         "`normalization` can also be a table:",
         option_table(ChannelNormalization, "model.normalization", anchors=False),
         *(family(module, names) for module, names in families.items()),
+        heading(2, "`file`: a model from a file", "file"),
+        paragraphs(FileOptions.__doc__ or ""),
+        option_table(FileOptions, "model", only=("path", "sha256"), anchors=False),
         heading(2, "`whitening`", "whitening"),
         paragraphs(Whitening.__doc__ or ""),
         option_table(Whitening, "model.whitening", anchors=False),

@@ -1,4 +1,4 @@
-"""Commands that make and use models: fit, ensemble, evaluate, curves, predict, export, convert."""
+"""Commands that make and use models: `fit` and `ensemble`, `evaluate`, `predict`, `export`, ..."""
 
 import math
 from collections.abc import Iterator
@@ -261,6 +261,12 @@ def band_numbers(text: str | None) -> list[int] | None:
     type=click.Choice(["none", "mirror", "shift"]),
     help="Also score the average over mirrored and shifted views; default: as in the recipe.",
 )
+@click.option(
+    "--knn",
+    type=int,
+    metavar="K",
+    help="Score by the K nearest training images, without the head; 20 is usual.",
+)
 @device_options
 @data_options
 @json_option
@@ -272,6 +278,7 @@ def evaluate(
     predictions: Path | None,
     ten_crop: bool | None,
     views: "ViewSet | None",
+    knn: int | None,
     backend: str | None,
     devices: str | None,
     virtual_devices: int | None,
@@ -282,10 +289,32 @@ def evaluate(
 
     RUN_OR_MODEL is a run folder, whose model.keras is scored, or any .keras file.
 
+    With --knn, scores its features: the K images of the train split that are nearest to an image
+    vote for its class. The data set may have other classes than the model.
+
     \b
     Example: python cli.py evaluate saved_models/demo-jax --per-class classes.csv
     """
+    if knn is not None and (split != "validation" or per_class or ten_crop or views):
+        raise UserError(
+            "--knn scores one view of each validation image: leave out --split, --per-class, "
+            "--ten-crop and --views"
+        )
     taken = start_backend(backend, devices, virtual_devices)
+    if knn is not None:
+        from keras_imnet64.evaluation.neighbours import evaluate_neighbours
+
+        with packing_bar() as progress:
+            found = evaluate_neighbours(
+                run_or_model,
+                knn,
+                dataset=dataset,
+                **folders,
+                devices=taken,
+                pack_progress=progress,
+            )
+        show(found, as_json)
+        return
     from keras_imnet64.evaluation.evaluate import evaluate as score
 
     with packing_bar() as progress:
@@ -423,6 +452,40 @@ def show_predictions(result: JsonObject) -> None:
             name, wnid = guess["class_name"], guess["class_id"]
             which = name if wnid in (None, name) else f"{name} ({wnid})"
             click.echo(f"{100 * guess['probability']:7.2f} %  {printable(which)}")
+
+
+@cli.command()
+@click.argument("run_or_model", type=FILE)
+@click.argument("images", type=FILE, nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--out", type=FILE, required=True, help="File to write: .parquet, .csv or .npz.")
+@click.option("--skip-corrupt", is_flag=True, help="List and skip images that cannot be read.")
+@device_options
+@json_option
+def embed(
+    run_or_model: Path,
+    images: tuple[Path, ...],
+    out: Path,
+    skip_corrupt: bool,
+    backend: str | None,
+    devices: str | None,
+    virtual_devices: int | None,
+    as_json: bool,
+) -> None:
+    """Write the features of images: the vector before the logits, layer `pool`.
+
+    RUN_OR_MODEL is a run folder or a .keras file; IMAGE is a file of any kind that Pillow reads, or
+    a folder of such files. Each row has the path of an image and its features, in float32.
+
+    \b
+    Example: python cli.py embed saved_models/demo-tensorflow holiday/ --out features.parquet
+    """
+    taken = start_backend(backend, devices, virtual_devices)
+    from keras_imnet64.evaluation.features import embed as write
+
+    result = write(run_or_model, images, out, devices=taken, skip_corrupt=skip_corrupt)
+    for skipped in [] if as_json else result.pop("skipped"):
+        click.echo(f"skipped: {skipped['reason']}", err=True)
+    show(result, as_json)
 
 
 @cli.command()

@@ -6,7 +6,6 @@ tensors to Keras variables. Class ids are never guessed: the caller states the c
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from keras_imnet64.convert.prefixes import FoundNetwork, find_network
 from keras_imnet64.convert.tensor_files import read_tensors
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.files import sha256_of
 from keras_imnet64.core.paths import check_output_file, expand, refuse_existing
 from keras_imnet64.core.types import Json, JsonObject, Options, StrPath
 from keras_imnet64.core.work_folders import publish, report_failed_write, work_folder
@@ -245,11 +245,6 @@ def class_names_of(class_ids: Sequence[str]) -> tuple[str, ...]:
 
 
 # -------------------------------------------------------------------------------------------- files
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(model: keras.Model, out: Path, info: ModelInfo) -> None:

@@ -7,6 +7,7 @@ writes several files at once.
 import codecs
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import os
@@ -107,6 +108,12 @@ def read_small(path: StrPath, max_bytes: int) -> bytes:
         raise ValueError(f"it has {state.st_size:,} bytes, more than {max_bytes:,}")
     with open(path, "rb") as file:
         return file.read(max_bytes)
+
+
+def sha256_of(path: StrPath) -> str:
+    """Returns the SHA-256 of a file's content, hexadecimal; raises an OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def byte_order_mark(content: bytes) -> str | None:

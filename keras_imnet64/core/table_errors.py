@@ -180,7 +180,8 @@ class Schema:
         """Returns what a value must be, such as "a whole number from 1 to 64"."""
         node = self.resolve(node)
         if "anyOf" in node:
-            return " or ".join(map(self.in_words, node["anyOf"]))
+            members = [m for m in node["anyOf"] if m.get("type") != "null"]
+            return " or ".join(map(self.in_words, members))
         if "const" in node or "enum" in node:
             words = [f'"{word}"' for word in node.get("enum") or [node["const"]]]
             return f"one of {', '.join(words)}" if len(words) > 2 else " or ".join(words)

@@ -1,28 +1,19 @@
-"""Predicts the most probable classes of image files of any size.
+"""Predicts the most probable classes of image files of any size; `image_files` reads them."""
 
-Memory holds the pixels of at most two batches.
-"""
-
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import keras
 import numpy as np
 
 from keras_imnet64.backend.devices import Devices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
-from keras_imnet64.core.activity import Activity
-from keras_imnet64.core.errors import RunFailed, UserError, reason
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.files import csv_text
 from keras_imnet64.core.types import Json, JsonObject, StrPath
-from keras_imnet64.data.images.reading import read_image
 from keras_imnet64.data.images.views import View, check_filter
-from keras_imnet64.data.sources.finding import FaultyFile, find_images
-from keras_imnet64.evaluation.evaluate import image_size_of, scoring_batch_size
-from keras_imnet64.evaluation.forward import Forward, compile_forward, keras_forward
+from keras_imnet64.evaluation.forward import compile_forward, keras_forward
+from keras_imnet64.evaluation.image_files import apply_to_files, find_files, view_for
 from keras_imnet64.models.contract import check_stated_classes, classifier_shape, with_logits
 from keras_imnet64.models.fold import fold_batch_norm
 from keras_imnet64.models.info import read_model_info
@@ -31,7 +22,6 @@ from keras_imnet64.records import ModelInfo
 from keras_imnet64.runs import model_file
 
 COLUMNS = ("file", "rank", "class_id", "class_name", "probability")
-MAX_READERS = 8  # threads; each may hold an image of its full size
 
 
 @dataclass(frozen=True)
@@ -57,23 +47,6 @@ class Prediction:
 
     file: str
     top: list[ClassProbability]
-
-
-@dataclass(frozen=True)
-class SkippedFile:
-    """A file that could not be read, and the reason as a sentence."""
-
-    file: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The images of a batch, and the files of that batch that could not be read."""
-
-    files: list[Path]
-    images: list[np.ndarray]  # uint8 [S, S, 3] each
-    skipped: list[SkippedFile]
 
 
 @keras_defaults()
@@ -116,30 +89,27 @@ def predict(
     path = model_file(run_or_model)
     info = read_model_info(path)
     check_filter(View.of(info, 1).resize_filter)
-    not_images: list[FaultyFile] | None = [] if skip_corrupt else None
-    files = find_images(images, not_images)
+    found = find_files(images, skip_corrupt)
     devices = devices or take_devices()
     predictions: list[Prediction] = []
-    skipped = [SkippedFile(str(file), f"{file} {fault}") for file, fault in not_images or []]
+    skipped = found.skipped
     with devices.scope():
         model = load_model(path)
-        image_size = _image_size(model, info, path)
+        view = view_for(model, info, path)
         labels = _class_labels(model, info, path)
-        forward = _make_forward(with_logits(model), devices, fold)
-        batch_size = _batch_size(len(files), devices)
-        view = View.of(info, image_size).one_crop
-        with Activity("classifying images") as classifying:
-            for batch in _read_batches(files, batch_size, view, skip_corrupt):
-                skipped += batch.skipped
-                if batch.files:
-                    logits = _logits(forward, batch, batch_size, path)
-                    predictions += [
-                        Prediction(str(file), _most_probable(row, labels, top))
-                        for file, row in zip(batch.files, logits, strict=True)
-                    ]
-                classifying.count(len(predictions) + len(skipped), len(files))
-    if not predictions:
-        raise UserError(f"none of {len(files)} images could be read: {skipped[0].reason}")
+        classifier = with_logits(model)
+        forward = (
+            compile_forward(fold_batch_norm(classifier), devices)
+            if fold
+            else keras_forward(classifier)
+        )
+        for batch, logits in apply_to_files(forward, found, view, devices, path, "logits"):
+            skipped += batch.skipped
+            predictions += [
+                Prediction(str(file), _most_probable(row, labels, top))
+                for file, row in zip(batch.files, logits, strict=True)
+            ]
+    found.check_any_read(len(predictions), skipped)
     return {
         "model": str(path),
         "verified": info.verified,
@@ -162,22 +132,9 @@ def as_csv(result: Mapping[str, Json]) -> str:
     return csv_text(COLUMNS, as_rows(result))
 
 
-# ------------------------------------------------------------------------------ sizes and classes
-
-
 def _check_top(top: int) -> None:
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise UserError(f"--top must be a positive whole number; received {top!r}")
-
-
-def _image_size(model: keras.Model, info: ModelInfo, path: StrPath) -> int:
-    """Returns the pixels per side of the images for a model."""
-    shape = classifier_shape(model, path)
-    if shape.height != shape.width:
-        raise UserError(
-            f"{path} takes images of {shape.height} x {shape.width}; square ones are needed"
-        )
-    return image_size_of(info, shape.height, path)
 
 
 def _class_labels(model: keras.Model, info: ModelInfo, path: StrPath) -> list[ClassLabel]:
@@ -187,78 +144,6 @@ def _class_labels(model: keras.Model, info: ModelInfo, path: StrPath) -> list[Cl
     ids = info.wnids or [None] * num_classes
     names = info.class_names or info.wnids or [f"class {label}" for label in range(num_classes)]
     return [ClassLabel(*label) for label in zip(ids, names, strict=True)]
-
-
-# ---------------------------------------------------------------------------------- batch by batch
-
-
-def _batch_size(num_images: int, devices: Devices) -> int:
-    """Returns the size of equal batches, at most that of `evaluate`, which padding fills up.
-
-    Padding costs as much as images: 300 images are two batches of 150, not of 256.
-    """
-    num_batches = -(-num_images // scoring_batch_size(devices))
-    return -(-num_images // (num_batches * devices.count)) * devices.count
-
-
-def _make_forward(model: keras.Model, devices: Devices, fold: bool) -> Forward:
-    return compile_forward(fold_batch_norm(model), devices) if fold else keras_forward(model)
-
-
-def _read_batches(
-    files: Sequence[Path], batch_size: int, view: View, skip_corrupt: bool
-) -> Iterator[Batch]:
-    """Reads images in threads, one batch ahead of the model."""
-    pool = ThreadPoolExecutor(min(MAX_READERS, os.cpu_count() or 1))
-
-    def submit(start: int) -> list[tuple[Path, Future[np.ndarray]]]:
-        return [
-            (file, pool.submit(read_image, file, view))
-            for file in files[start : start + batch_size]
-        ]
-
-    try:
-        ahead = submit(0)
-        for start in range(batch_size, len(files) + batch_size, batch_size):
-            current, ahead = ahead, submit(start)
-            yield _collect(current, skip_corrupt)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _collect(reading: Sequence[tuple[Path, Future[np.ndarray]]], skip_corrupt: bool) -> Batch:
-    """Waits for the images of a batch."""
-    batch = Batch([], [], [])
-    for file, future in reading:
-        try:
-            image = future.result()
-        except UserError as error:
-            if not skip_corrupt:
-                raise UserError(f"{error}; --skip-corrupt goes on without such files") from error
-            batch.skipped.append(SkippedFile(str(file), str(error)))
-        else:
-            batch.files.append(file)
-            batch.images.append(image)
-    return batch
-
-
-def _logits(forward: Forward, batch: Batch, batch_size: int, path: StrPath) -> np.ndarray:
-    """Returns float32 logits [N, K]; the batch is padded, so that all batches have one shape."""
-    pixels = np.zeros((batch_size, *batch.images[0].shape), "uint8")
-    pixels[: len(batch.images)] = batch.images
-    try:
-        outputs = forward(pixels)
-    except Exception as error:  # each backend raises its own types if a model cannot be applied
-        size = pixels.shape[1]
-        raise RunFailed(
-            f"{path} cannot be applied to images of {size} x {size}: {reason(error)}"
-        ) from error
-    logits = np.asarray(outputs[: len(batch.images)], "float32")
-    finite = np.isfinite(logits).all(axis=1)
-    if not finite.all():
-        file = batch.files[int(finite.argmin())]
-        raise RunFailed(f"{path} gives logits that are not finite for {file}")
-    return logits
 
 
 def _most_probable(

@@ -13,6 +13,7 @@ from keras_imnet64.records import ModelInfo
 if TYPE_CHECKING:
     import keras
 
+HEAD = "logits"  # the layer, in every network of the table
 Shape = tuple[int | None, ...]
 
 

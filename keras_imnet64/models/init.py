@@ -36,12 +36,17 @@ def initialize(model: keras.Model, seed: int, init: str = "default") -> None:
         UserError: a layer uses an initialiser that `draw` does not know.
     """
     for layer in all_layers(model, include_self=False):
-        for variable in own_variables(layer):
-            initializer = _initializer(layer, variable)
-            variable.assign(draw(initializer, variable.shape, seed, variable.path))
+        draw_weights(layer, seed)
     if init == "dirac":
         pass_channels_on(model)
     seed_generators(model, seed)
+
+
+def draw_weights(layer: keras.Layer, seed: int) -> None:
+    """Draws the weights of one layer anew, but not of layers inside of it; see `initialize`."""
+    for variable in own_variables(layer):
+        initializer = _initializer(layer, variable)
+        variable.assign(draw(initializer, variable.shape, seed, variable.path))
 
 
 def pass_channels_on(model: keras.Model) -> None:

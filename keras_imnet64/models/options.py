@@ -13,6 +13,8 @@ from pydantic import (
     model_validator,
 )
 
+from keras_imnet64.core.files import sha256_of
+from keras_imnet64.core.paths import expand
 from keras_imnet64.core.tables import (
     Number,
     Rate,
@@ -23,9 +25,11 @@ from keras_imnet64.core.tables import (
 )
 from keras_imnet64.core.types import Json, JsonObject
 
+FILE = "file"  # the name of a model that is taken from a file
 WHITENING = "whitening"  # the option, and the name of the layer
 SMALL_STEM_UP_TO = 64  # pixels per side, with stem = "auto" of a ResNet
 NOT_BEHIND_A_BAND = ("init", WHITENING)
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", title="64 hexadecimal digits")]
 ThreeNumbers = Field(min_length=3, max_length=3, title="three numbers")
 # A list in TOML; options are tuples, so that tables of options can be keys.
 ForEachStage = Field(
@@ -59,8 +63,8 @@ class NetworkOptions(TaggedTable):
         """Name and options, as listings and the first lines of a run show them."""
         return _in_words(self.name, self.options)
 
-    def at_size(self, image_size: int) -> Self:
-        """Returns the options with those that depend on the image size resolved, for the record."""
+    def for_record(self, image_size: int) -> Self:
+        """Returns the options with what depends on the image size or on a file resolved."""
         return self
 
 
@@ -131,7 +135,7 @@ class ResNetOptions(ResidualOptions):
     anti_aliasing: bool = False
     """Blur before subsampling (arXiv:1904.11486)."""
 
-    def at_size(self, image_size: int) -> Self:
+    def for_record(self, image_size: int) -> Self:
         if self.stem != "auto":
             return self
         return self.model_copy(update={"stem": resnet_stem(self.stem, image_size)})
@@ -264,8 +268,8 @@ class SpectralOptions(NetworkOptions):
                 raise expected(f"a table without {option}, which has no place behind a band")
         return base
 
-    def at_size(self, image_size: int) -> Self:
-        base = self.base.at_size(image_size // self.factor)
+    def for_record(self, image_size: int) -> Self:
+        base = self.base.for_record(image_size // self.factor)
         return self if base is self.base else self.model_copy(update={"base": base})
 
     @field_serializer("base")
@@ -274,6 +278,42 @@ class SpectralOptions(NetworkOptions):
 
 
 AnyNetwork = Annotated[OrdinaryNetwork | SpectralOptions, Field(discriminator="name")]
+
+
+class FileOptions(NetworkOptions):
+    """The network of a `.keras` file, with its weights, its input size and its normalisation.
+
+    The last layer that has weights must be the dense layer that gives the logits. If the file
+    names exactly the classes of the data, this layer keeps its weights; otherwise a new one, called
+    `logits`, takes its place.
+    """
+
+    name: Literal["file"]
+    normalization: Literal["file"] = "file"  # type: ignore[assignment]  # the file has it
+    """Pixels are normalised as the file does."""
+    path: Annotated[str, Field(min_length=1, title="the path of a .keras file, in quotes")]
+    """The file: any functional or sequential model from pixels 0..255 to logits."""
+    sha256: (
+        Annotated[str, Field(pattern="^[0-9a-f]{64}$", title="64 hexadecimal digits")] | None
+    ) = None
+    """SHA-256 of the file, which a run records; any other file is then refused."""
+
+    @property
+    def in_words(self) -> str:
+        return f"file {self.path}"
+
+    def for_record(self, image_size: int) -> Self:
+        if self.sha256 is not None:
+            return self
+        try:
+            return self.model_copy(update={"sha256": sha256_of(expand(self.path))})
+        except (OSError, ValueError):
+            return self  # `from_file` says what is wrong where the file is needed
+
+
+AnyModel = Annotated[
+    OrdinaryNetwork | SpectralOptions | FileOptions, Field(discriminator="name")
+]  # what a recipe can train
 
 
 def _in_words(name: str, options: JsonObject) -> str:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.library_logs import import_tensorflow
+from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import Options
 from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.models import build_model, num_bands
-from keras_imnet64.models.options import NetworkOptions
+from keras_imnet64.models.options import FileOptions, NetworkOptions
 from keras_imnet64.recipe.loading import recipes_dir, shipped_recipes
 from keras_imnet64.recipe.schema import Recipe
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Costs(TypedDict):
-    """A row of the table; None where the number of classes is unknown."""
+    """A row of the table; None where the number of classes, or a file's network, is unknown."""
 
     parameters: int | None  # trainable
     macs: int | None  # multiply-accumulates per image of the full size
@@ -51,8 +52,6 @@ def costs_of(recipe: Recipe) -> Costs:
     Raises:
         UserError: the network cannot be built.
     """
-    if not recipe.num_classes:
-        return {"parameters": None, "macs": None}
     known = _known().get(network_of(recipe))
     return known.copy() if known else measure(recipe)
 
@@ -63,6 +62,8 @@ def measure(recipe: Recipe) -> Costs:
     Raises:
         UserError: the network cannot be built, or does not work on a size of `train.sizes`.
     """
+    if _is_unknown(recipe):
+        return {"parameters": None, "macs": None}
     import_tensorflow()  # without its messages; Keras would import it with them
     from keras_imnet64.models.keras_private import without_weights
     from keras_imnet64.models.macs import count_macs, count_parameters
@@ -77,6 +78,21 @@ def measure(recipe: Recipe) -> Costs:
             outlines = {size: sized_network(recipe, model, size) for size in recipe.smaller_sizes}
         costs["smaller"] = {str(size): count_macs(each) for size, each in outlines.items()}
     return costs
+
+
+def parameters_that_train(recipe: Recipe, costs: Costs) -> int | None:
+    """Returns how many of a recipe's parameters train: all but those that `train.freeze` freezes.
+
+    Raises:
+        UserError: the network cannot be built, or `train.freeze` does not fit it.
+    """
+    if costs["parameters"] is None or recipe.train.freeze is None:
+        return costs["parameters"]
+    import_tensorflow()
+    from keras_imnet64.models.freeze import freeze_layers
+
+    frozen = freeze_layers(outline_of(recipe), recipe.train.freeze).num_parameters
+    return costs["parameters"] - max(1, _num_bands(recipe)) * frozen
 
 
 def macs_of_run(recipe: Recipe, costs: Costs) -> int | None:
@@ -115,6 +131,8 @@ def outline_of(
 ) -> keras.Model:
     """Returns the recipe's network without weights; raises a UserError if it cannot be built.
 
+    That of a file has its weights.
+
     Args:
         input_size, normalization: as for `build_model`.
         num_classes: in place of the recipe's.
@@ -123,14 +141,17 @@ def outline_of(
     """
     from keras_imnet64.models.keras_private import without_weights
 
+    num_classes = num_classes or recipe.num_classes or 2  # unknown: any number checks the network
+    if isinstance(recipe.model, FileOptions):
+        from keras_imnet64.models.from_file import build_from_file
+
+        return build_from_file(recipe.model, image_size=recipe.image_size, num_classes=num_classes)
     options = recipe.model.options | ({"band": 0} if _num_bands(recipe) else {})
     with without_weights():
         return build_model(
             recipe.model.name,
             image_size=recipe.image_size,
-            num_classes=num_classes
-            or recipe.num_classes
-            or 2,  # unknown: check the network with any number
+            num_classes=num_classes,
             input_size=input_size,
             normalization=normalization,
             dtype=recipe.train.dtype if input_size else "float32",
@@ -154,6 +175,8 @@ def sized_network(
     from keras_imnet64.models.sizes import check_takes_sizes, network_at
 
     check_takes_sizes(network)
+    if isinstance(recipe.model, FileOptions):
+        return network_at(network, size)
     try:
         pattern = outline_of(recipe, size, normalization, network.outputs[0].shape[-1])
     except Exception as error:  # a layer may raise any exception where a map would be empty
@@ -168,6 +191,13 @@ def network_of(recipe: Recipe) -> Network:
     """Returns what the recipe's costs depend on; any normalization counts as the same."""
     model = recipe.model.model_copy(update={"normalization": "imagenet"})
     return Network(model, recipe.image_size, recipe.num_classes, recipe.smaller_sizes)
+
+
+def _is_unknown(recipe: Recipe) -> bool:
+    """Whether the images alone tell the number of classes, or the model's file is not there."""
+    model = recipe.model
+    is_missing = isinstance(model, FileOptions) and not expand(model.path).is_file()
+    return recipe.num_classes is None or is_missing
 
 
 def _num_bands(recipe: Recipe) -> int:

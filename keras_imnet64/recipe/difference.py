@@ -52,6 +52,8 @@ def all_settings(recipe: Recipe) -> JsonObject:
     flat = _flatten(content)
     if flat["train.initial_weights"]:  # the run has its weights, so its path may change
         flat["train.initial_weights"] = "a file"
+    if "model.path" in flat:  # `model.sha256` says which file it is, wherever it lies
+        flat["model.path"] = "a file"
     settings: JsonObject = json.loads(json.dumps(flat, default=str))
     return settings
 

@@ -6,7 +6,7 @@ from typing import TypedDict
 from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.models.options import SpectralOptions
-from keras_imnet64.recipe.costs import Costs, costs_of, macs_of_run
+from keras_imnet64.recipe.costs import Costs, costs_of, macs_of_run, parameters_that_train
 from keras_imnet64.recipe.schema import Recipe
 
 COLUMNS = {
@@ -39,6 +39,8 @@ class Facts(TypedDict):
     classes: int | None  # None if it depends on the images
     epochs: int
     parameters: int | None
+    trained_parameters: int | None  # those that are not frozen
+    frozen: list[str] | str | None  # train.freeze
     macs: int | None  # multiply-accumulates per image of the full size
     run_macs: int | None  # of all forward passes in training; None if the images are not counted
     sizes: list[SizeFacts]  # in their order
@@ -60,6 +62,8 @@ def facts(recipe: Recipe) -> Facts:
         "classes": recipe.num_classes,
         "epochs": recipe.train.epochs,
         "parameters": costs["parameters"],
+        "trained_parameters": parameters_that_train(recipe, costs),
+        "frozen": recipe.train.freeze,
         "macs": costs["macs"],
         "run_macs": macs_of_run(recipe, costs),
         "sizes": _sizes(recipe, costs),
@@ -117,8 +121,12 @@ def in_words(known: Facts) -> Iterator[str]:
     classes = f"{known['classes']:,} classes" if known["classes"] else "classes of the images"
     yield f"data        {known['dataset']}, {classes}, {known['image_size']} px"
     if known["parameters"]:
-        yield f"parameters  {known['parameters']:,}"
+        total = f"{known['parameters']:,}"
+        trained = f", of which {known['trained_parameters']:,} train" if known["frozen"] else ""
+        yield f"parameters  {total}{trained}"
         yield f"MACs        {in_giga(known['macs'])} multiply-accumulates for one image"
+    if known["frozen"]:
+        yield f"frozen      {_frozen_in_words(known['frozen'])}"
     if any(each["image_size"] != known["image_size"] for each in known["sizes"]):
         parts = [
             f"{each['epochs']} at {each['image_size']} px ({in_giga(each['macs'])})"
@@ -134,6 +142,12 @@ def in_words(known: Facts) -> Iterator[str]:
         yield f"measured    {backend}: {_result(result, known['measured_top1'][backend])}"
     if not known["measured"]:
         yield f"measured    {NOT_RUN}"
+
+
+def _frozen_in_words(frozen: list[str] | str) -> str:
+    if isinstance(frozen, str):
+        return "all layers but logits"
+    return f"the layers whose names begin with {', '.join(frozen)}"
 
 
 def _in_three_digits(number: int | None, unit: float, letter: str) -> str | None:

@@ -14,7 +14,7 @@ from keras_imnet64.core.paths import expand
 from keras_imnet64.core.tables import TaggedTable, parse_table
 from keras_imnet64.core.types import Json, JsonObject, StrPath
 from keras_imnet64.models import parse_network
-from keras_imnet64.models.options import NetworkOptions, ResNetOptions
+from keras_imnet64.models.options import FILE, NetworkOptions, ResNetOptions
 from keras_imnet64.recipe.optimizers import OptimizerOptions, ScheduleOptions
 from keras_imnet64.recipe.schema import Recipe
 
@@ -217,13 +217,18 @@ def parse_assignment(line: str) -> JsonObject:
 
 
 def override(content: JsonObject, changes: JsonObject) -> None:
-    """Merges `changes` into `content`; a new model, optimizer or schedule drops the old options."""
+    """Merges `changes` into `content`; a new model, optimizer or schedule drops the old options.
+
+    Normalisation is no option of a model from a file, which has its own.
+    """
     for key, kind in TAGGED_TABLES.items():
         old, new = content.get(key), changes.get(key)
         if not (isinstance(old, dict) and isinstance(new, dict)):
             continue
-        if new.get("name", old.get("name")) != old.get("name"):
-            content[key] = {k: v for k, v in old.items() if k in kind.shared_keys}
+        before, after = old.get("name"), new.get("name", old.get("name"))
+        if after != before:
+            kept = kind.shared_keys - ({"normalization"} if FILE in (before, after) else set())
+            content[key] = {k: v for k, v in old.items() if k in kept}
     merge(content, changes)
 
 

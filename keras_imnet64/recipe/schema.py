@@ -19,7 +19,7 @@ from keras_imnet64.data.augment.options import AnyOperation, OperationOptions
 from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.data.images.filters import ResizeFilter
 from keras_imnet64.data.locations import Dataset
-from keras_imnet64.models.options import AnyNetwork, SpectralOptions
+from keras_imnet64.models.options import AnyModel, FileOptions, SpectralOptions
 from keras_imnet64.recipe.optimizers import (
     AnyOptimizer,
     AnySchedule,
@@ -168,6 +168,18 @@ class TrainSection(Table):
     data.holdout, if any; validation: the validation split, for papers that say they chose on it."""
     initial_weights: str | None = None
     """A .keras file to start from."""
+    freeze: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1)]],
+            Field(min_length=1, title='a list of names such as ["stem", "stage1"]'),
+        ]
+        | Literal["backbone"]
+        | None
+    ) = None
+    """Layers that do not train, by the beginnings of their names: "stage1" stands for stage1 and
+    for names that go on with "_", "/", "." or "-". backbone: all layers but logits. Frozen layers
+    keep their weights and the statistics of batch normalisation, and compute as in evaluation: they
+    drop nothing. Default: all layers train."""
     checkpoint_every: Annotated[
         str,
         Field(
@@ -248,7 +260,7 @@ class Recipe(Table):
 
     name: Annotated[str, AfterValidator(_folder_name)]
     """Name of the recipe and of its run folder; default: the name of the file."""
-    model: AnyNetwork
+    model: AnyModel
     data: DataSection
     augment: list[AnyStep] = []
     """Augmentation steps in the order in which they are applied, after data.mirror."""
@@ -326,11 +338,11 @@ class Recipe(Table):
         return "holdout" if self.data.holdout else "none"
 
     def resolved(self) -> "Recipe":
-        """Returns the recipe with the stem that a ResNet takes at its image size, for the record.
+        """Returns the recipe with the stem of a ResNet, or the SHA-256 of a file, for the record.
 
         Call it after `check`, which requires an image size.
         """
-        model = self.model.at_size(self.image_size)
+        model = self.model.for_record(self.image_size)
         return self if model is self.model else self.model_copy(update={"model": model})
 
     def without_results(self) -> JsonObject:
@@ -354,6 +366,7 @@ class Recipe(Table):
         self._check_in_memory(dataset)
         self._check_mean_image(dataset)
         self._check_factor()
+        self._check_weights()
         self._check_classes(dataset)
         self._check_accumulation()
         self._check_selection()
@@ -437,6 +450,13 @@ class Recipe(Table):
             raise UserError(
                 f"model.factor must divide the {size} pixels per side of the images; received "
                 f"{model.factor}"
+            )
+
+    def _check_weights(self) -> None:
+        if isinstance(self.model, FileOptions) and self.train.initial_weights:
+            raise UserError(
+                'train.initial_weights and model.name = "file" both name a file with the weights: '
+                f'remove train.initial_weights; received "{self.train.initial_weights}"'
             )
 
     def _check_classes(self, dataset: Dataset) -> None:

@@ -13,8 +13,10 @@ from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import Options
 from keras_imnet64.evaluation.metrics import accuracy_metrics
 from keras_imnet64.models import build_model, num_bands
-from keras_imnet64.models.init import initialize
+from keras_imnet64.models.from_file import build_from_file
+from keras_imnet64.models.init import initialize, seed_generators
 from keras_imnet64.models.keras_private import loss_tracker
+from keras_imnet64.models.options import FileOptions
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.training.groups import check_groups
 from keras_imnet64.training.loss import add_l2, is_penalised, make_loss
@@ -31,11 +33,21 @@ def make_network(
     num_classes: int,
     normalization: str | Options = "imagenet",
 ) -> keras.Model:
-    """Returns the recipe's network with its initial weights.
+    """Returns the recipe's network with its initial weights, or with those of its file.
 
     Args:
-        normalization: as in `build_model`, in place of the recipe's own.
+        normalization: as in `build_model`, in place of the recipe's own; not for a file, which has
+            its own.
     """
+    if isinstance(recipe.model, FileOptions):
+        model = build_from_file(
+            recipe.model,
+            image_size=image_size,
+            num_classes=num_classes,
+            dtype=recipe.train.dtype,
+        )
+        seed_generators(model, recipe.train.seed)
+        return model
     model = build_model(
         recipe.model.name,
         image_size=image_size,

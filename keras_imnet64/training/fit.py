@@ -124,7 +124,7 @@ def log_start(setup: TrainingSetup, state: RunState) -> None:
     held_out = f" + {len(data.validation)} held out" if recipe.data.holdout else ""
     verified = "verified" if store.verified else "NOT VERIFIED: may be other images than published"
     say(f"recipe   {recipe.name}")
-    say(f"model    {name}: {count_parameters(setup.model):,} parameters")
+    say(f"model    {name}: {parameters_in_words(setup)}")
     say(
         f"data     {store.dataset}: {len(data.train):,}{held_out} train, {len(data.final):,} "
         f"validation, {data.num_classes} classes of {data.image_size} px, {verified}"
@@ -146,6 +146,13 @@ def log_start(setup: TrainingSetup, state: RunState) -> None:
         )
     if state.has_trained:
         say(f"resumes  in epoch {state.epoch + 1} after {state.step} steps")
+
+
+def parameters_in_words(setup: TrainingSetup) -> str:
+    """Returns "308,874 parameters", and how many of them train if some are frozen."""
+    num_trained = count_parameters(setup.model)
+    total = f"{num_trained + setup.frozen.num_parameters:,} parameters"
+    return f"{total}, of which {num_trained:,} train" if setup.frozen.layers else total
 
 
 def stages_in_words(stages: Sequence[SizeStage]) -> str:

@@ -13,11 +13,14 @@ from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.data.stream import evaluation_batches
 from keras_imnet64.evaluation.evaluate import check_model_fits
 from keras_imnet64.models.contract import ends_in_softmax
+from keras_imnet64.models.from_file import replace_head
 from keras_imnet64.models.init import seed_generators
 from keras_imnet64.models.load import check_loads_anywhere
 from keras_imnet64.models.options import (
+    FILE,
     WHITENING,
     ChannelNormalization,
+    FileOptions,
     NetworkOptions,
     SpectralOptions,
 )
@@ -45,8 +48,9 @@ def make_model(
 
     Args:
         own_model: the caller's model, which is checked and returned.
-        load_initial_weights: whether `train.initial_weights` is read, if the recipe has it, and
-            the filters of `model.whitening` are measured; not where a checkpoint has the weights.
+        load_initial_weights: whether `train.initial_weights` is read, if the recipe has it, the
+            filters of `model.whitening` are measured, and the head of a model from a file is drawn;
+            not where a checkpoint has the weights.
     """
     if own_model is not None:
         check_model_fits(own_model, data.train, "your model", data.view)
@@ -76,6 +80,10 @@ def make_model(
         with Activity("measuring the patches of training images"):
             whitening = recipe.model.all_options[WHITENING]
             set_filters(model, one_view(data, MAX_WHITENED_IMAGES), normalization, whitening)
+    if isinstance(recipe.model, FileOptions) and load_initial_weights:
+        path = recipe.model.path
+        for variable in replace_head(model, path, data.train.wnids, recipe.train.seed):
+            say(f"not taken from {path}: {variable}")
     if recipe.train.initial_weights and load_initial_weights:
         path = recipe.train.initial_weights
         skipped, differences = warm_start(model, path, data.train.wnids)
@@ -97,14 +105,14 @@ def make_smaller(
 
 
 def resolve_normalization(network: NetworkOptions, data: Data) -> str | Options:
-    """Returns the recipe's normalization as numbers on the 0..1 scale, or the word "imagenet".
+    """Returns the recipe's normalization as numbers on the 0..1 scale, "imagenet" or "file".
 
     For "mean_image" and "dataset" the numbers are measured on the training images.
     """
     normalization = network.normalization
     if isinstance(normalization, ChannelNormalization):
         return normalization.model_dump()
-    if normalization == "imagenet":
+    if normalization in ("imagenet", FILE):
         return normalization
     if isinstance(network, SpectralOptions):
         assert isinstance(network.band, int)  # `check_training` refuses "all"

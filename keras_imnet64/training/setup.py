@@ -14,8 +14,10 @@ from keras_imnet64.backend.cluster import Cluster
 from keras_imnet64.backend.devices import Devices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.activity import Activity
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.data.stream import TrainingStream
+from keras_imnet64.models.freeze import Frozen, freeze_layers
 from keras_imnet64.recipe.costs import outline_of
 from keras_imnet64.recipe.loading import as_recipe
 from keras_imnet64.recipe.schema import Recipe
@@ -44,6 +46,7 @@ class TrainingSetup:
         model: compiled; pixels [B, H, W, 3] -> float32 logits [B, K].
         metrics: the metrics whose state checkpoints hold.
         own_model: whether the model is the caller's and not the recipe's.
+        frozen: the layers of the network that `train.freeze` freezes.
     """
 
     recipe: Recipe
@@ -54,6 +57,7 @@ class TrainingSetup:
     model: keras.Model
     metrics: Sequence[keras.metrics.Metric]
     own_model: bool
+    frozen: Frozen
 
 
 @keras_defaults()
@@ -133,6 +137,13 @@ def check_setup(recipe: Recipe, devices: Devices, model: keras.Model | None = No
     check_training(recipe)
     with Activity("checking the network"):
         network = outline_of(recipe) if model is None else model  # refuses what cannot be built
+        if model is None:
+            freeze_layers(network, recipe.train.freeze)
+        elif recipe.train.freeze is not None:
+            raise UserError(
+                "train.freeze is for the network of a recipe: set layer.trainable = False in "
+                f"layers of your own model instead; received {recipe.train.freeze!r}"
+            )
         check_sizes(recipe, network, own_model=model is not None)
         check_statistics(recipe, network)
         check_group_options(recipe, network)
@@ -149,9 +160,10 @@ def setup_on(
     """Makes and compiles the model on images that are at hand; see `build_setup`."""
     with Activity("building the network"), devices.scope():
         network = make_model(recipe, data, model, load_initial_weights)
+        frozen = freeze_layers(network, recipe.train.freeze)
         smaller = make_smaller(recipe, data, network, own_model=model is not None)
         trained = training_model(network, is_sized=bool(smaller))
         metrics = compile_for_training(trained, recipe, stream.steps_per_epoch, devices, smaller)
     return TrainingSetup(
-        recipe, devices, data, stream, network, trained, metrics, model is not None
+        recipe, devices, data, stream, network, trained, metrics, model is not None, frozen
     )

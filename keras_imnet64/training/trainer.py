@@ -13,6 +13,7 @@ from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import Stopped, UserError
 from keras_imnet64.core.types import Logs, StrPath
 from keras_imnet64.data.stores.decoding import as_run_failed
+from keras_imnet64.models.freeze import unfrozen
 from keras_imnet64.models.keras_private import CallbacksBesideSteps, learning_rates_at
 from keras_imnet64.models.ship import fill, float32_copy, ship
 from keras_imnet64.records import Rollback, RunState, SizeStage
@@ -355,7 +356,7 @@ class Trainer:
         if not self.cluster.is_writer:
             return
         info = model_info_of(self.recipe, self.setup.data, self.setup.own_model, epoch)
-        with Activity(f"writing {path}"):
+        with Activity(f"writing {path}"), unfrozen(self.float32_copy, self.setup.frozen):
             ship(self.float32_copy, path, info)
 
 

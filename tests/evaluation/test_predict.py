@@ -18,6 +18,7 @@ from keras_imnet64 import predict
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.data.images.reading import read_image
 from keras_imnet64.data.images.views import View
+from keras_imnet64.evaluation import image_files
 from keras_imnet64.evaluation import predict as module
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import write_model_file
@@ -147,7 +148,7 @@ def test_files_that_cannot_be_read_are_refused_or_listed(model, tmp_path):
 
 
 def test_a_batch_of_damaged_files_alone(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "scoring_batch_size", lambda devices: 2)
+    monkeypatch.setattr(image_files, "scoring_batch_size", lambda devices: 2)
     files = write_images(tmp_path / "pictures", 5)
     for file in files[2:4]:
         file.write_bytes(b"")
@@ -160,10 +161,10 @@ def test_memory_holds_the_pixels_of_two_batches_at_most(tmp_path, monkeypatch):
     files = write_images(tmp_path / "pictures", 40)
     read = []
     monkeypatch.setattr(
-        module, "read_image", lambda file, *how: read.append(file) or read_image(file, *how)
+        image_files, "read_image", lambda file, *how: read.append(file) or read_image(file, *how)
     )
     taken = 0
-    for batch in module._read_batches(files, 4, View(SIZE), skip_corrupt=False):
+    for batch in image_files.read_batches(files, 4, View(SIZE), skip_corrupt=False):
         taken += len(batch.files)
         assert len(read) <= taken + 4
     assert taken == 40

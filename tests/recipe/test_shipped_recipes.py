@@ -14,7 +14,7 @@ from conftest import WNIDS, write_images
 
 from keras_imnet64 import training_setup
 from keras_imnet64.data.datasets import find_dataset
-from keras_imnet64.models import resnet
+from keras_imnet64.models import build_model, resnet
 from keras_imnet64.recipe.loading import check_recipe, list_recipes, load_recipe
 from keras_imnet64.training.build import optimizer_for
 from keras_imnet64.training.fit import fit
@@ -55,6 +55,16 @@ def narrow(name):
     for option in ("warmup_learning_rate", "spans_warmup"):
         content["schedule"].pop(option, None)
     return size, without_what_jax_leaves(content) if IS_JAX else content
+
+
+def with_a_file(content, size, folder):
+    """The content, with the file of a network where the recipe takes its network from one."""
+    if content["model"]["name"] != "file":
+        return content
+    network = {"depth": 6, "stages": 1, "width": 0.5}
+    model = build_model("wide_resnet", image_size=size, num_classes=3, **network)
+    model.save(folder / "model.keras")
+    return content | {"model": content["model"] | {"path": str(folder / "model.keras")}}
 
 
 def without_what_jax_leaves(content):
@@ -164,6 +174,7 @@ def test_the_optimizer_and_the_rates_of_every_recipe_can_be_made():
 def test_two_real_steps(names, tmp_path, slimmer):
     size, content = narrow(names[0])
     data_dir = write_images(tmp_path / "data", size, train=24, validation=10)
+    content = with_a_file(content, size, tmp_path)
     run = fit(check_recipe(content | {"name": names[0]}), tmp_path / "run", data_dir=data_dir)
     assert [row["step"] for row in run.history] == ["2"]
     assert np.isfinite(float(run.history[0]["loss"]))
@@ -176,6 +187,7 @@ def test_model_and_first_batch_are_made(names, tmp_path, slimmer):
     """Of recipes whose parts have all been run in others."""
     size, content = narrow(names[0])
     data_dir = write_images(tmp_path / "data", size, train=24, validation=10)
+    content = with_a_file(content, size, tmp_path)
     setup = training_setup(check_recipe(content | {"name": names[0]}), data_dir=data_dir)
     images, labels = setup.stream.batch(0, 0)
     side, num_classes = setup.recipe.size_of_epoch(0), content["data"]["classes"]

@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).with_name("two_devices.py")
 @pytest.fixture(scope="module")
 def runs(data_dir, tmp_path_factory):
     """{run: what it found} of one child process, which has two devices."""
-    names = ["1", "2", "2-remat"]
+    names = ["1", "2", "2-remat", "1-freeze", "2-freeze"]
     if keras.config.backend() == "tensorflow":
         names += ["1-davit", "2-davit"]
     command = [sys.executable, SCRIPT, data_dir, tmp_path_factory.mktemp("runs"), *names]
@@ -50,6 +50,14 @@ def test_two_devices_give_one_devices_losses(runs):
     assert two["evaluated"] == pytest.approx(two["metrics"])
     assert two["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-3)
     np.testing.assert_allclose(runs["2-remat"]["losses"], two["losses"], rtol=1e-5)
+
+
+@pytest.mark.backend
+def test_two_devices_give_one_devices_losses_with_a_frozen_stem(runs):
+    one, two = runs["1-freeze"], runs["2-freeze"]
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
+    assert two["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-3)
+    assert not np.allclose(one["losses"], runs["1"]["losses"], rtol=1e-3)  # the stem did train
 
 
 def test_two_devices_give_one_devices_losses_of_a_davit(runs):

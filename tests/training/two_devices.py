@@ -59,6 +59,8 @@ def recipe_with(options):
         content["optimizer"] |= {"name": "lamb", "learning_rate": 0.002, "weight_decay": 0.02}
         content["train"] = {"epochs": 2, "average_last": 2}
     content["train"]["remat"] = "remat" in options
+    if "freeze" in options:
+        content["train"]["freeze"] = ["stem"]
     return check_recipe(content)
 
 
