@@ -188,8 +188,9 @@ def curve(record: SweepRecord, key: str) -> "Figure":
     else:
         _set_ticks(axes, "x", record.keys[key], key)
     axes.set(ylabel=SCORE, title=_title(record))
-    axes.grid(visible=True, color="0.88")
+    axes.grid(visible=True, color=FADED, alpha=0.4)
     axes.set_axisbelow(True)
+    axes.patch.set_visible(False)
     return figure
 
 
@@ -230,7 +231,7 @@ def parallel_coordinates(record: SweepRecord, keys: Sequence[str], paper: str) -
     from matplotlib import colormaps, rcParams
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.2 + 1.9 * len(keys), 4.8), layout="constrained")
+    figure = Figure(figsize=(1.8 + 1.6 * len(keys), 4.4), layout="constrained")
     axes = figure.subplots()
     scores = [setting.mean for setting in record.settings if setting.mean is not None]
     low, high = min(scores), max(scores)
@@ -242,19 +243,20 @@ def parallel_coordinates(record: SweepRecord, keys: Sequence[str], paper: str) -
             axes.plot(heights, color=FADED, linewidth=0.8, gid=_gid(index))
             continue
         height = _scaled(setting.mean, low, high)
-        colour = colormaps["viridis"](0.9 * height)  # its end is too light for white paper
+        colour = colormaps["viridis"](0.2 + 0.7 * height)  # its ends vanish on paper
         axes.plot([*heights, height], color=colour, linewidth=1.6, gid=_gid(index))
     box = {"facecolor": paper, "edgecolor": "none", "alpha": 0.8, "pad": 1}
     ticks = [*(labels for _, labels in columns), _score_labels(low, high)]
     for x, labels in enumerate(ticks):
         axes.axvline(x, color=rcParams["axes.edgecolor"], linewidth=1)
         for height, label in labels.items():
-            axes.text(x + 0.04, height, _literal(label), fontsize=8, va="center", bbox=box)
+            axes.text(x + 0.04, height, _literal(label), fontsize=9, va="center", bbox=box)
     names = short_names(keys)
     axes.set_xticks(range(len(ticks)), [*(_literal(names[key]) for key in keys), SCORE])
     axes.set(yticks=[], xlim=(-0.1, len(keys) + 0.4), ylim=(-0.06, 1.06))
     axes.set_title(_title(record), fontsize=10)
     axes.spines[:].set_visible(False)
+    axes.patch.set_visible(False)
     return figure
 
 
