@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 INK, GRID, ACCENT = "#010203", "#010204", "#010205"
 PAGE_COLOURS = {INK: "currentColor", GRID: "var(--line)", ACCENT: "var(--accent)"}
+PAPER = "#010206"  # for `figure_svg` alone
 ACCENT_RGB = (0x40, 0x80, 0xE0)  # of pixels, which cannot follow the page: visible on both papers
 SERIES = (  # of curves: at least 3:1 against white and against the dark page
     *("#3b7ddd", "#cf6a17", "#2b9a5c", "#d0453c", "#8d68d8"),
@@ -274,6 +275,23 @@ def reliability_svg(
 # ------------------------------------------------------------------------------------ SVG of pages
 
 
+def figure_svg(
+    draw: "Callable[[], Figure]", name: str, tips: Mapping[str, Sequence[str]] | None = None
+) -> Markup:
+    """Returns a figure that another module draws as an <svg> of a page.
+
+    Args:
+        draw: makes the figure; frames and text have the page's ink, and what it draws in INK, GRID,
+            ACCENT or PAPER follows the page too.
+        name: for readers who hear the page.
+        tips: what the marks of a group show, by its gid.
+    """
+    with _page_figure():  # for its colours and fonts
+        figure = draw()
+        figure.patch.set_visible(False)
+        return Markup(_svg(figure, tips or {}, name).replace(PAPER, "var(--paper)"))
+
+
 @contextlib.contextmanager
 def _page_figure(height: float = SIZE[1]) -> "Iterator[Figure]":
     """Yields a figure for a page; its SVG must be made within the block."""
@@ -295,18 +313,6 @@ def _plain(axes: "Axes", grid: str, axis: Literal["both", "x", "y"] = "both") ->
     axes.grid(visible=True, color=grid, axis=axis)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def svg_of(figure: "Figure", name: str) -> Markup:
-    """Returns a figure that was drawn for a file as an <svg>, in its own colours.
-
-    Args:
-        name: for readers who hear the page.
-    """
-    import matplotlib as mpl
-
-    with mpl.rc_context({"svg.fonttype": "none"}):
-        return _svg(figure, {}, name)
 
 
 def _svg(figure: "Figure", tips: Mapping[str, Sequence[str]], name: str) -> Markup:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from keras_imnet64.charts import svg_of
+from keras_imnet64.charts import PAPER, figure_svg
 from keras_imnet64.compare import is_comparison, read_result, whole_runs
 from keras_imnet64.compare.page import verdicts
 from keras_imnet64.core.types import StrPath
@@ -13,7 +13,7 @@ from keras_imnet64.pages import Section, details, figures, paragraph, preformatt
 from keras_imnet64.report.subjects import MAX_RUNS
 from keras_imnet64.runs import Run
 from keras_imnet64.sweep.folder import SweepFolder
-from keras_imnet64.sweep.pictures import pictures
+from keras_imnet64.sweep.pictures import drawings, line_tips
 from keras_imnet64.sweep.records import SweepRecord
 from keras_imnet64.sweep.results import best_recipe_text
 from keras_imnet64.sweep.text import best_in_words, settings_table
@@ -50,7 +50,8 @@ def sweep_body(folder: SweepFolder, record: SweepRecord) -> Markup:
     )
     best = [{"key": key, "value": value} for key, value in best_in_words(folder, record).items()]
     body = paragraph(text) + table(best, {"key": "", "value": ""}) + table(*settings_table(record))
-    drawn = [(svg_of(figure, name), "") for name, figure in pictures(record).items()]
+    tips = line_tips(record)
+    drawn = [(figure_svg(draw, name, tips), "") for name, draw in drawings(record, PAPER).items()]
     if drawn:
         body += figures(drawn)
     if record.best is not None:

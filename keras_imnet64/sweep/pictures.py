@@ -7,16 +7,19 @@ All show the mean of the held-out top-1 over the seeds of a setting.
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.types import Json
 from keras_imnet64.sweep.axes import short_names, value_text
 from keras_imnet64.sweep.folder import SweepFolder
 from keras_imnet64.sweep.records import SettingRecord, SweepRecord
-from keras_imnet64.sweep.results import ranking
+from keras_imnet64.sweep.results import ranking, score_text, values_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +29,7 @@ SCORE = "held-out top-1 (%)"
 MAX_PAIRS = 10  # of five keys
 LOG_FROM = 8  # ratio of the largest and the smallest value
 DPI = 120
-LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+FADED = "0.6"  # of what is not finished; visible on light and dark paper
 
 
 def write_pictures(folder: SweepFolder, record: SweepRecord) -> list[str]:
@@ -42,17 +45,27 @@ def write_pictures(folder: SweepFolder, record: SweepRecord) -> list[str]:
 
 def pictures(record: SweepRecord) -> "dict[str, Figure]":
     """Returns the pictures by name; none before a setting is finished."""
-    found: dict[str, Figure] = {}
+    return {name: draw() for name, draw in drawings(record).items()}
+
+
+def drawings(record: SweepRecord, paper: str = "white") -> "dict[str, Callable[[], Figure]]":
+    """Returns the functions that draw the pictures, by name.
+
+    Args:
+        paper: the colour behind labels.
+    """
+    found: dict[str, Callable[[], Figure]] = {}
     keys = _keys(record)
     if record.best is None or not keys:
         return found
     if len(keys) == 1:
-        return {f"curve-{_file_name(keys[0])}": curve(record, keys[0])}
+        return {f"curve-{_file_name(keys[0])}": partial(curve, record, keys[0])}
     if not record.trials:
         for pair in list(combinations(keys, 2))[:MAX_PAIRS]:
-            found[f"heat-map-{_file_name(pair[0])}-{_file_name(pair[1])}"] = heat_map(record, *pair)
+            name = f"heat-map-{_file_name(pair[0])}-{_file_name(pair[1])}"
+            found[name] = partial(heat_map, record, *pair)
     if len(keys) > 2 or record.trials:
-        found["parallel-coordinates"] = parallel_coordinates(record, keys)
+        found["parallel-coordinates"] = partial(parallel_coordinates, record, keys, paper)
     return found
 
 
@@ -96,7 +109,9 @@ def heat_map(record: SweepRecord, row_key: str, column_key: str) -> "Figure":
     )
     axes = figure.subplots()
     axes.set_facecolor("0.9")
-    image = axes.imshow(means, aspect="auto", cmap="viridis")
+    x_edges, y_edges = (np.arange(count + 1) - 0.5 for count in (len(columns), len(rows)))
+    image = axes.pcolormesh(x_edges, y_edges, np.ma.masked_invalid(means), cmap="viridis")
+    axes.invert_yaxis()  # the first row is the upper one
     known = [mean for line in means for mean in line if not math.isnan(mean)]
     middle = (min(known) + max(known)) / 2 if known else 0.0
     for y, line in enumerate(table):
@@ -173,8 +188,9 @@ def curve(record: SweepRecord, key: str) -> "Figure":
     else:
         _set_ticks(axes, "x", record.keys[key], key)
     axes.set(ylabel=SCORE, title=_title(record))
-    axes.grid(visible=True, color="0.88")
+    axes.grid(visible=True, color=FADED, alpha=0.4)
     axes.set_axisbelow(True)
+    axes.patch.set_visible(False)
     return figure
 
 
@@ -207,12 +223,15 @@ def _number(value: Json) -> float:
 # ---------------------------------------------------------------------------- parallel coordinates
 
 
-def parallel_coordinates(record: SweepRecord, keys: Sequence[str]) -> "Figure":
-    """Returns a line for each setting through its values and its score, which colours it."""
-    from matplotlib import colormaps
+def parallel_coordinates(record: SweepRecord, keys: Sequence[str], paper: str) -> "Figure":
+    """Returns a line for each setting through its values and its score, which colours it.
+
+    The gid of a line is that of `line_tips`.
+    """
+    from matplotlib import colormaps, rcParams
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.2 + 1.9 * len(keys), 4.8), layout="constrained")
+    figure = Figure(figsize=(1.8 + 1.6 * len(keys), 4.4), layout="constrained")
     axes = figure.subplots()
     scores = [setting.mean for setting in record.settings if setting.mean is not None]
     low, high = min(scores), max(scores)
@@ -221,21 +240,36 @@ def parallel_coordinates(record: SweepRecord, keys: Sequence[str]) -> "Figure":
         setting = record.settings[index]
         heights = [places[index] for places, _ in columns]
         if setting.mean is None:
-            axes.plot(heights, color="0.8", linewidth=0.8)
+            axes.plot(heights, color=FADED, linewidth=0.8, gid=_gid(index))
             continue
         height = _scaled(setting.mean, low, high)
-        axes.plot([*heights, height], color=colormaps["viridis"](height), linewidth=1.6)
+        colour = colormaps["viridis"](0.2 + 0.7 * height)  # its ends vanish on paper
+        axes.plot([*heights, height], color=colour, linewidth=1.6, gid=_gid(index))
+    box = {"facecolor": paper, "edgecolor": "none", "alpha": 0.8, "pad": 1}
     ticks = [*(labels for _, labels in columns), _score_labels(low, high)]
     for x, labels in enumerate(ticks):
-        axes.axvline(x, color="0.3", linewidth=1)
+        axes.axvline(x, color=rcParams["axes.edgecolor"], linewidth=1)
         for height, label in labels.items():
-            axes.text(x + 0.04, height, _literal(label), fontsize=8, va="center", bbox=LABEL_BOX)
+            axes.text(x + 0.04, height, _literal(label), fontsize=9, va="center", bbox=box)
     names = short_names(keys)
     axes.set_xticks(range(len(ticks)), [*(_literal(names[key]) for key in keys), SCORE])
     axes.set(yticks=[], xlim=(-0.1, len(keys) + 0.4), ylim=(-0.06, 1.06))
     axes.set_title(_title(record), fontsize=10)
     axes.spines[:].set_visible(False)
+    axes.patch.set_visible(False)
     return figure
+
+
+def _gid(index: int) -> str:
+    return f"setting-{index}"
+
+
+def line_tips(record: SweepRecord) -> dict[str, list[str]]:
+    """Returns what the lines of parallel coordinates stand for, by their gids."""
+    return {
+        _gid(index): [f"{values_text(setting)}: {score_text(setting)}"]
+        for index, setting in enumerate(record.settings)
+    }
 
 
 def _score_labels(low: float, high: float) -> dict[float, str]:

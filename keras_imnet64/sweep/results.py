@@ -129,6 +129,12 @@ def read_recipe(text: str) -> Recipe:
     return recipe
 
 
+def values_text(setting: SettingRecord) -> str:
+    """Returns "optimizer.learning_rate=0.1 loss.l2=0.001"; "the recipe as it is" without keys."""
+    values = [f"{key}={value_text(value)}" for key, value in setting.values.items()]
+    return " ".join(values) or "the recipe as it is"
+
+
 def score_text(setting: SettingRecord) -> str:
     """Returns "57.30 ± 0.82 %", mean and spread, or the mean alone; "-" if there is none."""
     if setting.mean is None:

@@ -16,6 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.types import Json, JsonObject, StrPath
@@ -52,7 +54,6 @@ RUNGS = 2  # at a ninth and at a third of the epochs
 NUM_RANDOM = 5  # first trials, which explore the space before TPE begins
 # What Optuna raises for a database of another version of its own, or with damaged rows.
 WHEN_OPENED = (RuntimeError, KeyError, ValueError)
-SEED_STRIDE = 100_003  # a prime: no two trials of two seeds draw from one generator
 
 
 @dataclass(frozen=True)
@@ -322,9 +323,8 @@ def make_sampler(seed: int, trial_number: int) -> "TPESampler":
     """
     import optuna
 
-    return optuna.samplers.TPESampler(
-        seed=(seed * SEED_STRIDE + trial_number) % 2**32, n_startup_trials=NUM_RANDOM
-    )
+    (mixed,) = np.random.SeedSequence([seed, trial_number]).generate_state(1)
+    return optuna.samplers.TPESampler(seed=int(mixed), n_startup_trials=NUM_RANDOM)
 
 
 def suggest(trial: "Trial", space: Space) -> dict[str, Json]:

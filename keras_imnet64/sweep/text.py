@@ -8,7 +8,7 @@ from keras_imnet64.core.validation import to_json
 from keras_imnet64.sweep.axes import short_names, value_text
 from keras_imnet64.sweep.folder import SweepFolder
 from keras_imnet64.sweep.records import SettingRecord, SweepRecord
-from keras_imnet64.sweep.results import ranking, score_text
+from keras_imnet64.sweep.results import ranking, score_text, values_text
 
 MAX_ROWS = 40  # of settings; sweep.csv has all
 
@@ -61,9 +61,8 @@ def best_in_words(folder: SweepFolder, record: SweepRecord) -> JsonObject:
     if record.best is None:
         return {"best": None}
     setting, scores = record.settings[record.best], record.best_scores
-    values = [f"{key}={value_text(value)}" for key, value in setting.values.items()]
     shown: JsonObject = {
-        "best": " ".join(values) or f"{record.name} as it is",
+        "best": values_text(setting),
         "held-out top-1": f"{score_text(setting)} of {record.held_out:,} images, by which it was "
         "chosen",
     }

@@ -1,10 +1,19 @@
 """The pictures of a sweep: which there are, and what their axes and cells say."""
 
+import re
 from itertools import product
 
 import pytest
 
-from keras_imnet64.sweep.pictures import best_of_pair, heat_map, pictures
+from keras_imnet64.charts import PAPER, figure_svg
+from keras_imnet64.sweep.pictures import (
+    FADED,
+    best_of_pair,
+    drawings,
+    heat_map,
+    line_tips,
+    pictures,
+)
 from keras_imnet64.sweep.records import CellRecord, RangeRecord, SweepRecord
 from keras_imnet64.sweep.results import best_setting, summarize
 
@@ -120,10 +129,22 @@ def test_a_search_has_a_line_for_each_trial_on_the_scale_of_its_range():
     (pruned,) = [
         line.get_ydata()
         for line in figure.axes[0].lines
-        if len(line.get_ydata()) == 2 and line.get_color() == "0.8"
+        if len(line.get_ydata()) == 2 and line.get_color() == FADED
     ]
     assert list(pruned) == pytest.approx([1.0, 0.5])
     assert {"0.001", "0.01", "0.1", "50.00", "60.00"} <= set(texts(figure))
+
+
+def test_the_picture_of_a_page_follows_its_colours_and_says_what_a_line_is():
+    scores = [50.0 + n for n in range(12)]
+    made = record(RATES | DECAYS | NAMES, scores)
+    draw = drawings(made, PAPER)["parallel-coordinates"]
+    svg = figure_svg(draw, "parallel <coordinates>", line_tips(made))
+    assert "optimizer.learning_rate=0.1 loss.l2=0.002 optimizer.name=muon: 61.00 %</title>" in svg
+    assert "var(--paper)" in svg and "currentColor" in svg
+    assert not {"#010203", "#010206", "<coordinates>"} & set(
+        re.findall(r"#01020\d|<coord\w+>", svg)
+    )
 
 
 def test_text_of_recipes_is_no_formula():
