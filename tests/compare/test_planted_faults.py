@@ -76,6 +76,20 @@ def alter(monkeypatch):
     return alter
 
 
+@pytest.mark.parametrize(("dtype", "bit"), [("float32", 2**-24), ("mixed_bfloat16", 2**-8)])
+def test_weights_are_moved_by_a_last_bit_of_a_dtype(dtype, bit):
+    """Down from 1 a float32 has half of the distance that it has up. All else stays."""
+    weights = np.concatenate([np.ones(100), np.zeros(1)]).astype("float32")
+    start = {"model/kernel": weights, "model/seed": np.arange(2, dtype="uint32")}
+    start["optimizer/velocity"] = np.ones(2, "float32")
+    moved = worker.one_bit_apart(start, 1, dtype)
+    distances = set((moved["model/kernel"][:100] - 1).tolist())
+    assert distances == ({-bit, 2 * bit} if dtype == "float32" else {-bit, bit})
+    assert moved["model/kernel"].dtype == "float32" and moved["model/kernel"][100] == 0
+    assert moved["model/seed"] is start["model/seed"]
+    assert moved["optimizer/velocity"] is start["optimizer/velocity"]
+
+
 @pytest.mark.backend
 def test_the_same_side_twice_is_equal_to_the_bit(reference, judged):
     verdict = judged()
