@@ -440,7 +440,7 @@ simply("branches_in_words", "ensemble run --branches 0,two", "numbers such as 0,
 @mistake("divisible by the 3 devices; received 16, the nearest below that works is 15", command=FIT)
 def batch_that_the_devices_do_not_divide(place):
     three = Devices("tensorflow", "cpu", ("CPU:0", "CPU:1", "CPU:2"))
-    place.patch.setattr("keras_imnet64.backend.devices.take_devices", lambda *_: three)
+    place.patch.setattr("keras_imnet64.backend.devices.take_devices", lambda *_, **__: three)
 
 
 @mistake("backend torch is not installed; `pip install torch`", command=f"{FIT} --backend torch")
