@@ -24,8 +24,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, GRID, ACCENT = "#010203", "#010204", "#010205"
-PAGE_COLOURS = {INK: "currentColor", GRID: "var(--line)", ACCENT: "var(--accent)"}
-PAPER = "#010206"  # for `figure_svg` alone
+PAPER = "#010206"  # behind labels
+PAGE_COLOURS = {
+    INK: "currentColor",
+    GRID: "var(--line)",
+    ACCENT: "var(--accent)",
+    PAPER: "var(--paper)",
+}
 ACCENT_RGB = (0x40, 0x80, 0xE0)  # of pixels, which cannot follow the page: visible on both papers
 SERIES = (  # of curves: at least 3:1 against white and against the dark page
     *("#3b7ddd", "#cf6a17", "#2b9a5c", "#d0453c", "#8d68d8"),
@@ -70,10 +75,10 @@ def draw(
         style = ("o" if markers else "") + ("--" if curve.dashed else "-")
         colour = f"C{number}"  # of matplotlib's own ten
         axes.plot(curve.x, curve.y, style, markersize=3, linewidth=1.4, color=colour)
-        axes.lines[-1].set_label(_literal(curve.label))
+        axes.lines[-1].set_label(literal(curve.label))
     for label, value in (marks or {}).items():
         axes.axhline(value, linestyle="--", linewidth=1, color="0.35")
-        axes.lines[-1].set_label(_literal(f"{label}: {value:g}"))
+        axes.lines[-1].set_label(literal(f"{label}: {value:g}"))
     axes.set(xlabel=x_title, ylabel=y_title)
     axes.set_xlim(left=min(0, *(min(curve.x) for curve in curves)))
     _plain(axes, "0.88")
@@ -106,7 +111,7 @@ def draw_svg(
     with _page_figure() as figure:
         axes = figure.subplots()
         for number, curve in enumerate(curves):
-            label, every = _literal(curve.label), -(-len(curve.x) // MAX_DOTS)
+            label, every = literal(curve.label), -(-len(curve.x) // MAX_DOTS)
             axes.plot(
                 curve.x,
                 curve.y,
@@ -125,7 +130,7 @@ def draw_svg(
                 if np.isfinite(y) and not (is_log and y <= 0)
             ]
         for label, value in (marks or {}).items():
-            axes.axhline(value, linestyle=":", linewidth=1.2, color=INK, label=_literal(label))
+            axes.axhline(value, linestyle=":", linewidth=1.2, color=INK, label=literal(label))
         axes.set(xlabel=x_title, ylabel=y_title)
         if is_log:
             axes.set_yscale("log", nonpositive="mask")
@@ -147,7 +152,7 @@ def bars_svg(values: Mapping[str, float], x_title: str, unit: str = "") -> Marku
         bars = axes.barh(range(len(values)), list(values.values()), height=0.7, color=ACCENT)
         for number, bar in enumerate(bars):
             bar.set_gid(f"bar{number}")
-        names = [_literal(shortened(label, MAX_LABEL)) for label in values]
+        names = [literal(shortened(label, MAX_LABEL)) for label in values]
         axes.set_yticks(range(len(values)), names)
         axes.invert_yaxis()
         axes.set(xlabel=x_title, xlim=(0, None))
@@ -213,8 +218,8 @@ def heat_map_svg(
         axes.set(xlim=(-0.5, num_columns - 0.5), ylim=(num_rows - 0.5, -0.5))
         axes.set(ylabel=titles[0], xlabel=titles[1])
         if rows:
-            axes.set_yticks(range(num_rows), [_literal(shortened(t, MAX_LABEL)) for t in rows])
-            names = [_literal(shortened(t, MAX_LABEL)) for t in columns]
+            axes.set_yticks(range(num_rows), [literal(shortened(t, MAX_LABEL)) for t in rows])
+            names = [literal(shortened(t, MAX_LABEL)) for t in columns]
             axes.set_xticks(range(num_columns), names, rotation=90)
         axes.patch.set_visible(False)
         axes.spines[:].set_color(GRID)
@@ -289,7 +294,7 @@ def figure_svg(
     with _page_figure():  # for its colours and fonts
         figure = draw()
         figure.patch.set_visible(False)
-        return Markup(_svg(figure, tips or {}, name).replace(PAPER, "var(--paper)"))
+        return _svg(figure, tips or {}, name)
 
 
 @contextlib.contextmanager
@@ -339,11 +344,9 @@ def _svg(figure: "Figure", tips: Mapping[str, Sequence[str]], name: str) -> Mark
         root.attrib.pop(side, None)
     root.set("role", "img")
     root.set("aria-label", printable(name))
-    svg = _with_own_ids(ElementTree.tostring(root, encoding="unicode"))
-    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", svg)
-    for drawn, shown in PAGE_COLOURS.items():
-        svg = svg.replace(drawn, shown)
-    return Markup(svg)
+    _use_page_style(root)
+    _use_own_ids(root)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
 def _marks(group: ElementTree.Element) -> list[ElementTree.Element]:
@@ -356,17 +359,33 @@ def _marks(group: ElementTree.Element) -> list[ElementTree.Element]:
     return []
 
 
-def _with_own_ids(svg: str) -> str:
+def _use_page_style(root: ElementTree.Element) -> None:
+    """Gives what is drawn the font and the colours of its page."""
+    for element in root.iter():
+        for name in {"style", "fill", "stroke"} & element.attrib.keys():
+            value = element.attrib[name]
+            value = re.sub(r"font: ([\d.]+px) [^;]*", r"font: \1 system-ui, sans-serif", value)
+            for drawn, shown in PAGE_COLOURS.items():
+                value = value.replace(drawn, shown)
+            element.set(name, value)
+
+
+def _use_own_ids(root: ElementTree.Element) -> None:
     """Drops ids that nothing refers to, and makes the others unique in a page of several charts."""
-    referred = set(re.findall(r"#([pm][0-9a-f]+)\b", svg))
-    prefix = hashlib.sha256(svg.encode()).hexdigest()[:8]
-    svg = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in referred else "", svg)
-    for name in referred:
-        svg = re.sub(rf'(id="|#){name}\b', rf"\g<1>i{prefix}{name}", svg)
-    return svg
+    references = ("clip-path", f"{{{XLINK}}}href")
+    is_id = re.compile(r"#([pm][0-9a-f]+)\b")
+    values = [element.get(name, "") for element in root.iter() for name in references]
+    referred = {found for value in values for found in is_id.findall(value)}
+    prefix = f"i{hashlib.sha256(ElementTree.tostring(root)).hexdigest()[:8]}"
+    for element in root.iter():
+        own = element.attrib.pop("id", None)
+        if own in referred:
+            element.set("id", f"{prefix}{own}")
+        for name in {*references} & element.attrib.keys():
+            element.set(name, is_id.sub(rf"#{prefix}\1", element.attrib[name]))
 
 
-def _literal(label: str) -> str:
+def literal(label: str) -> str:
     """Returns a label that matplotlib shows as it is: no formula, and not hidden."""
     label = printable(label).replace("$", r"\$")
     return f" {label}" if label.startswith("_") else label

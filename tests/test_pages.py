@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from markupsafe import Markup
 
 from keras_imnet64 import charts, pages
 from keras_imnet64.charts import Curve
+from keras_imnet64.core.errors import printable
 
 EVIL = '<script>alert("x")</script>&amp;$x_1$\x1b[31m'
 
@@ -78,6 +80,14 @@ def test_charts_follow_the_colours_of_the_page_and_show_their_values():
     assert re.findall("<title>(.*?)</title>", bars) == ["a: 3", "b: 1"]
     cells = re.findall("<title>(.*?)</title>", drawings("a")[3])
     assert cells == ["a / a: 3", "a / b: 1", "b / b: 2"]  # none for the empty one
+
+
+@pytest.mark.parametrize("label", [' id="', "font: 3px a", "url(#m12)", "#010203", "\x01"])
+def test_names_that_look_like_markup_of_a_chart_stay_as_they_are(label):
+    curves, bars, _, cells, *_ = drawings(label)
+    for svg in (curves, bars, cells):
+        texts = [element.text for element in ElementTree.fromstring(svg).iter()]
+        assert printable(label) in texts
 
 
 def test_two_charts_of_a_page_share_no_id():

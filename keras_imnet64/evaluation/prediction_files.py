@@ -173,6 +173,8 @@ def read_predictions(path: StrPath) -> StoredPredictions:
         num_ranks = sum(re.fullmatch(r"class_\d", name) is not None for name in table.column_names)
         schema = _schema(num_ranks)
         missing = [name for name in schema if name not in table.column_names]
+        if len(set(table.column_names)) < len(table.column_names):
+            raise ValueError("two of its columns have one name")
         if missing or not 1 <= num_ranks <= TOP:
             raise ValueError(f"it has no column {(missing or ['class_1'])[0]}")
         table = table.select(list(schema)).cast(pa.schema(schema))
@@ -224,8 +226,9 @@ def _stored(table: "pa.Table", num_ranks: int) -> StoredPredictions:
         probabilities=np.stack([columns[f"probability_{rank}"] for rank in ranks], axis=1),
         label_probability=columns["label_probability"],
     )
-    if not all(np.isfinite(each).all() for each in (top.probabilities, top.label_probability)):
-        raise ValueError("its probabilities are not finite")
+    for each in (top.probabilities, top.label_probability):
+        if not ((each >= 0) & (each <= 1)).all():
+            raise ValueError("its probabilities are not between 0 and 1")
     return StoredPredictions(
         str(columns["dataset"][0]),
         str(columns["split"][0]),

@@ -43,7 +43,7 @@ from keras_imnet64.report.run_sections import (
     speed_section,
     trained_section,
 )
-from keras_imnet64.report.subjects import Subject, open_subjects
+from keras_imnet64.report.subjects import Subject, classes_of, open_subjects
 
 SectionBody: TypeAlias = Callable[[Sequence[ReportedRun]], Markup | None]
 SECTIONS: tuple[tuple[str, str, SectionBody], ...] = (  # (anchor, title, body) in their order
@@ -96,7 +96,7 @@ def report(
     """
     sections, run_folders = unfold(runs)
     subjects = open_subjects(run_folders)
-    is_run = len(runs) == len(subjects) == 1 and subjects[0].predictions is None
+    is_run = list(run_folders) == list(runs) and len(runs) == 1 and subjects[0].predictions is None
     page_file = Path(out or (subjects[0].run.report_file if is_run else DEFAULT_OUT))
     check_output_file(page_file, ".html")
     reported = []
@@ -142,14 +142,6 @@ def _examined(
             examined = examine(subject, open_split, devices, num_pictures)
         found.append(ReportedRun(subject, examined, unseen))
     return found
-
-
-def classes_of(subjects: Sequence[Subject]) -> dict[str, str]:
-    """Returns {class id: name} in the order of the first run's logits, or of the first file."""
-    runs = [each for each in subjects if each.predictions is None]
-    info = (runs or subjects)[0].info
-    ids = info.wnids or ()
-    return dict(zip(ids, info.class_names or ids, strict=True))
 
 
 def page_of(runs: Sequence[ReportedRun], before: Sequence[Section] = ()) -> str:

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from keras_imnet64.charts import PAPER, figure_svg
 from keras_imnet64.compare import is_comparison, read_result, whole_runs
 from keras_imnet64.compare.page import verdicts
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.pages import Section, details, figures, paragraph, preformatted, table
 from keras_imnet64.report.subjects import MAX_RUNS
@@ -32,9 +33,9 @@ def unfold(paths: Sequence[StrPath]) -> tuple[list[Section], list[StrPath]]:
             runs += whole_runs(path)
         elif folder.record_file.is_file():
             record = folder.read()
+            runs += best_runs(folder, record)
             title = f"Sweep of {record.name}"
             sections.append(Section(f"sweep-{number}", title, sweep_body(folder, record)))
-            runs += best_runs(folder, record)
         else:
             runs.append(path)
     return sections, runs
@@ -63,6 +64,12 @@ def best_runs(folder: SweepFolder, record: SweepRecord) -> list[Path]:
     """Returns the finished cells of the best setting, one for each seed."""
     if record.best is None:
         return []
-    cells = [record.cells[number] for number in record.settings[record.best].cells]
+    try:
+        cells = [record.cells[number] for number in record.settings[record.best].cells]
+    except IndexError:
+        raise UserError(
+            f"{folder.record_file} is damaged: its best setting is not among its cells; restore "
+            "the file, or run the sweep again"
+        ) from None
     runs = [folder.path / cell.folder for cell in cells]
     return [run for run in runs if Run(run).is_finished][:MAX_RUNS]

@@ -66,7 +66,9 @@ def facts_of(reported: ReportedRun) -> dict[str, str]:
     if recipe is None:
         return facts | {"predictions": "from a file"}
     facts |= {
-        "images are verified": "yes" if metrics.verified else "NO: not known to be the published",
+        "images are verified": "yes"
+        if metrics.verified
+        else "NO: they need not be the published ones",
         "recipe": recipe.name,
         "network": recipe.model.in_words,
         "batch size": f"{recipe.data.batch_size:,}",
@@ -113,6 +115,8 @@ def curves_section(runs: Sequence[ReportedRun]) -> Markup | None:
     if not panels:
         return None
     rows = [_epoch_row(each.label, row) for each in runs for row in each.subject.history]
+    if not rows:  # an ensemble has the curves of its branches, and no epochs of its own
+        return tabs("curves", panels)
     every = -(-len(rows) // MAX_ROWS)
     summary = "every epoch" if every == 1 else f"one epoch in {every}"
     columns = {"run": "run"} if len(runs) > 1 else {}

@@ -1,6 +1,6 @@
 """The runs that a page is about, read from their folders and checked to belong together."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,10 +75,24 @@ def open_subjects(paths: Sequence[StrPath]) -> list[Subject]:
         return []
     subjects = [_open(Path(path), label) for path, label in zip(paths, labels, strict=True)]
     runs = [each for each in subjects if each.predictions is None]
-    first = (runs or subjects)[0]
     for other in subjects:
-        _check_comparable(first, other)
+        _check_comparable((runs or subjects)[0], other, classes_of(subjects))
     return subjects
+
+
+def classes_of(subjects: Sequence[Subject]) -> dict[str, str]:
+    """Returns {class id: name} in the order of the first run's logits.
+
+    Files of predictions know only the classes that occur in them: of these alone, all are returned,
+    in the order of their ids.
+    """
+    runs = [each for each in subjects if each.predictions is None]
+    found = {
+        wnid: name
+        for info in (each.info for each in runs[:1] or subjects)
+        for wnid, name in zip(info.wnids or (), info.class_names or info.wnids or (), strict=True)
+    }
+    return found if runs else dict(sorted(found.items()))
 
 
 def _open(path: Path, label: str) -> Subject:
@@ -107,7 +121,7 @@ def _open_predictions(path: Path, label: str) -> Subject:
     return Subject(label, path, metrics, info, predictions=found)
 
 
-def _check_comparable(first: Subject, other: Subject) -> None:
+def _check_comparable(first: Subject, other: Subject, classes: Collection[str]) -> None:
     if other.metrics.dataset != first.metrics.dataset:
         raise UserError(
             f"{first.label} is of {first.metrics.dataset} and {other.label} of "
@@ -119,7 +133,7 @@ def _check_comparable(first: Subject, other: Subject) -> None:
             f"{other.metrics.split}: a report shows one split"
         )
     if other.predictions is not None:
-        other.predictions.in_order(first.info.wnids or (), other.label)
+        other.predictions.in_order([*classes], other.label)
     elif other.info.wnids != first.info.wnids:
         counts = [len(each.info.wnids or ()) for each in (first, other)]
         raise UserError(

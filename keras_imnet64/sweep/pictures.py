@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_imnet64.charts import literal
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.types import Json
 from keras_imnet64.sweep.axes import short_names, value_text
@@ -84,11 +85,6 @@ def _title(record: SweepRecord, more: str = "") -> str:
     return f"{SCORE}{seeds if len(record.seeds) > 1 else ''}{more}"
 
 
-def _literal(text: str) -> str:
-    """Returns a text that matplotlib does not take for a formula."""
-    return text.replace("$", r"\$")
-
-
 # -------------------------------------------------------------------------------------- heat maps
 
 
@@ -154,8 +150,8 @@ def _cell_text(record: SweepRecord, setting: SettingRecord | None) -> str:
 
 def _set_ticks(axes: "Axes", which: str, values: Sequence[Json], name: str) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_ticks(range(len(values)), [_literal(value_text(value)) for value in values])
-    axis.set_label_text(_literal(name))
+    axis.set_ticks(range(len(values)), [literal(value_text(value)) for value in values])
+    axis.set_label_text(literal(name))
 
 
 # ------------------------------------------------------------------------------------------ curves
@@ -184,7 +180,7 @@ def curve(record: SweepRecord, key: str) -> "Figure":
     if _is_numeric(record, key):
         if _is_log(record, key):
             axes.set_xscale("log")
-        axes.set_xlabel(_literal(key))
+        axes.set_xlabel(literal(key))
     else:
         _set_ticks(axes, "x", record.keys[key], key)
     axes.set(ylabel=SCORE, title=_title(record))
@@ -250,9 +246,9 @@ def parallel_coordinates(record: SweepRecord, keys: Sequence[str], paper: str) -
     for x, labels in enumerate(ticks):
         axes.axvline(x, color=rcParams["axes.edgecolor"], linewidth=1)
         for height, label in labels.items():
-            axes.text(x + 0.04, height, _literal(label), fontsize=9, va="center", bbox=box)
+            axes.text(x + 0.04, height, literal(label), fontsize=9, va="center", bbox=box)
     names = short_names(keys)
-    axes.set_xticks(range(len(ticks)), [*(_literal(names[key]) for key in keys), SCORE])
+    axes.set_xticks(range(len(ticks)), [*(literal(names[key]) for key in keys), SCORE])
     axes.set(yticks=[], xlim=(-0.1, len(keys) + 0.4), ylim=(-0.06, 1.06))
     axes.set_title(_title(record), fontsize=10)
     axes.spines[:].set_visible(False)

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import product
+from pathlib import Path
 
 import browser
 import keras
@@ -263,7 +264,10 @@ def test_predictions_for_other_images_are_refused(other, evil_dir, data_dir, tmp
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_sweep_shows_its_settings_and_the_runs_of_the_best(trained, evil_dir, tmp_path):
+def test_a_sweep_shows_its_settings_and_the_runs_of_the_best(
+    trained, evil_dir, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "sweep"
     shutil.copytree(trained, folder / "cell-001")
     keys = {"optimizer.learning_rate": [0.01, 0.05], "loss.l2": [0.0, 1e-4]}
@@ -282,7 +286,13 @@ def test_a_sweep_shows_its_settings_and_the_runs_of_the_best(trained, evil_dir, 
     assert result["runs"] == ["cell-001"]
     text, tags = words((tmp_path / "page.html").read_text())
     assert "4 of 4 cells are finished" in text and "40.00" in text and "Calibration" in text
-    assert (tags.count("script") == 1 and "1e-4" in text) or "0.0001" in text
+    assert tags.count("script") == 1 and "0.0001" in text
+    result = report([folder], data_dir=evil_dir)  # a page of its own, and not that of the cell
+    assert Path(result["out"]) == Path("report.html")
+    damaged = replace(record, settings=summary[:1], best=1)
+    write_json(folder / "sweep.json", to_json(damaged))
+    with pytest.raises(UserError, match="its best setting is not among its cells"):
+        report([folder], tmp_path / "page.html", data_dir=evil_dir)
     (folder / "sweep.json").write_text("{}")
     with pytest.raises(UserError, match=r"sweep\.json"):
         report([folder], tmp_path / "page.html", data_dir=evil_dir)
@@ -346,8 +356,9 @@ def test_networks_without_a_last_map_have_no_grad_cam():
     mixed = keras.layers.MultiHeadAttention(1, 2)(tokens, tokens)
     attentive = keras.Model(pixels, keras.layers.Dense(2)(keras.layers.Flatten()(mixed)))
     assert feature_layer(attentive) is None
-    bands = keras.layers.Conv2D(4, 1)(keras.layers.Conv2D(6, 1)(keras.Input((4, 4, 6))))
-    assert bands is not None and first_filters(keras.Model(pixels, flat)) is None
+    assert first_filters(keras.Model(pixels, flat)) is None
+    bands = keras.Input((4, 4, 6))  # which are no colours
+    assert first_filters(keras.Model(bands, keras.layers.Conv2D(4, 1)(bands))) is None
 
 
 # ---------------------------------------------------------------------------------- in a browser
