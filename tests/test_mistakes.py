@@ -1035,7 +1035,7 @@ def card_over_a_file(place):
 
 
 simply("card_of_two_runs", "report a b --card", "--card describes one run; received 2")
-simply("licence_without_card", "report a --license mit", "--license stands on a card; received mit")
+simply("licence_without_card", "report a --license mit", "--license is for a card; received mit")
 simply("report_of_nothing", "report nowhere", "nowhere is not a run folder: it has no recipe.toml")
 simply("report_of_a_model", "report model.keras", "model.keras is not a run folder")
 simply(

@@ -50,13 +50,15 @@ def data_sets_page() -> str:
         f"{paragraphs(downsampled.made_from)}",
         fence("python cli.py data downsample image_folder/pets --size 64 --out ARCHIVES", "sh"),
         heading(2, "Forms of a source", "forms"),
-        "The files of `--source` decide in which form it is read; `data info` tells from which "
-        "form a store came. A form counts if there are not more image files beside its shards.",
+        "`data prepare` recognises the form of a source by its files, and `data info` shows from "
+        "which form a store was made. Shards count as the form of a source unless it has more "
+        "image files than shards.",
         table(["form", "files", "data sets"], forms()),
-        "Labels are proved and never guessed: by class ids (wnids), by the whole ordered list of "
-        "ImageNet's names, by `classes.txt` with the class id of each label in its lines, or by "
-        "the class ids in the names of ImageNet's images. Images keep the order of their rows, "
-        "shards or batches; those of class folders are sorted.",
+        "Labels of a published data set are never guessed. They are identified by class ids "
+        "(wnids), by the complete list of ImageNet's names in order, by a file `classes.txt` with "
+        "the class id of each label, one per line, or by the class ids in the names of ImageNet's "
+        "images. Images keep the order of their rows, shards or batches; those of class folders "
+        "are sorted.",
         heading(2, "Verified or not", "verified"),
         "Under the name of a published data set, images count as verified only if they are known "
         "to be the published ones: by the SHA-256 of the zip archives, or, in other forms, by the "
@@ -116,7 +118,8 @@ def run_folder_page() -> str:
         table(["file", "what it holds"], files_of_a_run()),
         "The folder of a spectral ensemble holds a run folder for each band, `branch-00`, "
         "`branch-01` and so on, and `ensemble.csv` and `ensemble.png`, the report of `ensemble`. "
-        "That of a [sweep](../guides/sweep.md#what-you-get) holds a run folder for each cell. "
+        "The folder of a [sweep](../guides/sweep.md#what-you-get) holds a run folder for each "
+        "cell. "
         "`export` writes into the folder too, unless `--out` says otherwise.",
         record_section("`history.csv`", "history", EpochRow),
         record_section("`metrics.json`", "metrics", Metrics),

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Trains one run on two machines that share /shared, started from a third or from one of them.
+# Trains one run on two machines that share /shared. Start it on one of them, or on a third machine.
 #
 #     ./two_machines.sh
 #
-# Run it again to resume. Ctrl-C stops both after the same step.
+# Run it again to resume. Ctrl-C stops both machines after the same step.
 set -euo pipefail
 
 machines=(10.0.0.1 10.0.0.2)

@@ -53,7 +53,7 @@ FOR_RECIPES = ("--recipe", "--set", "--backends", "--steps", "--epochs", "--seed
 @click.option(
     "--epochs",
     type=click.IntRange(1),
-    help="Train whole runs of so many epochs too, and compare their scores.",
+    help="Also train whole runs of this many epochs, and compare their scores.",
 )
 @click.option(
     "--seeds",
@@ -63,8 +63,8 @@ FOR_RECIPES = ("--recipe", "--set", "--backends", "--steps", "--epochs", "--seed
 @click.option(
     "--out",
     type=FILE,
-    help="Folder of the comparison; default: saved_models/<recipe>-compared. For runs that are "
-    "there: an HTML file.",
+    help="Folder of the comparison; default: saved_models/<recipe>-compared. For finished "
+    "runs: an HTML file.",
 )
 @click.option(
     "--virtual-devices", type=int, help="Split the CPU into this many devices, for trials."
@@ -84,7 +84,7 @@ def compare(
     as_json: bool,
     **folders: Unpack[DataFolders],
 ) -> None:
-    """Tell whether a recipe trains alike on two backends, and where not.
+    """Tell whether a recipe trains alike on two backends.
 
     Trains the recipe on each side, in a process of its own, from the same start and the same
     batches, and answers "equal", "equal within chaos" or "different from step s in layer l". A

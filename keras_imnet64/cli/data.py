@@ -38,9 +38,12 @@ def data() -> None:
 @click.option(
     "--source",
     type=SOURCE,
-    help="Archives, shards, a CSV or class folders; a path, or an address such as s3://...",
+    help="Archives, shards, a CSV file or class folders, as a path or an address such as "
+    "s3://bucket/folder.",
 )
-@click.option("--allow-unverified", is_flag=True, help="Accept other archives in the same layout.")
+@click.option(
+    "--allow-unverified", is_flag=True, help="Accept other images than the published ones."
+)
 @click.option("--skip-corrupt", is_flag=True, help="List and skip files that cannot be used.")
 @click.option("--class-list", type=FILE, help="imagenet21k: file with the class ids to use.")
 @click.option(
@@ -66,12 +69,12 @@ def prepare(
     as_json: bool,
     **folders: Unpack[DataFolders],
 ) -> None:
-    """Pack a data set, or index its JPEG files, for training.
+    """Pack a data set, or index its image files, for training.
 
-    Without --source, TFDS downloads the data set; `shapes` is drawn. The files of the source decide
-    in which form it is read: official archives, unpacked npz files or pickles, Parquet, WebDataset,
-    CSV, or class folders. In class folders, those named like train, val or test, in any spelling,
-    are splits.
+    Without --source, TFDS downloads the data set; `shapes` is drawn. The form of a source is
+    recognised by its files: official archives, unpacked npz files or pickles, Parquet, WebDataset,
+    CSV, or class folders. Among class folders, those named like train, val or test, in any
+    spelling, are splits.
 
     \b
     Example: python cli.py data prepare imagenet_resized/64x64 --source ARCHIVES

@@ -116,7 +116,7 @@ FILE = UserPath(path_type=Path)
 
 
 class Source(UserPath):
-    """A path, or the address of a remote source, which stays a text."""
+    """A path, or the address of a remote source, which is kept as text."""
 
     name = "path or address"
 
@@ -179,16 +179,18 @@ def device_options(command: Decorated) -> Decorated:
 
 def machine_options(command: Decorated) -> Decorated:
     command = click.option(
-        "--process-id", type=int, help="Several machines: the number of this one, from 0."
+        "--process-id", type=int, help="Several machines: number of this process, from 0."
     )(command)
     command = click.option(
-        "--num-processes", type=int, help="Several machines: how many; 1: alone, as by default."
+        "--num-processes",
+        type=int,
+        help="Several machines: number of processes; 1: train a run of its own; default: 1.",
     )(command)
     return click.option(
         "--coordinator",
         metavar="HOST:PORT",
-        help="Several machines under JAX: address and free port of machine 0. srun and mpirun tell "
-        "all three.",
+        help="Several machines, under JAX: address and free port for process 0. Under srun, and "
+        "mpirun of Open MPI 4, leave out all three options.",
     )(command)
 
 

@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=FILE,
-    help="File to write; default: report.html (README.md) in the folder of one run, else here.",
+    help="File to write; default: report.html, or README.md with --card, in the folder of the run; "
+    "for several runs, report.html in the current folder.",
 )
 @click.option(
     "--card",
     is_flag=True,
-    help="Write the README.md that model hubs expect instead, into the folder of the run.",
+    help="Instead of the page, write the README.md that model hubs expect.",
 )
-@click.option("--license", "license_id", help="Licence of the weights on the card, such as mit.")
+@click.option("--license", "license_id", help="With --card: licence of the weights, such as mit.")
 @device_options
 @data_options
 @json_option
@@ -52,20 +53,23 @@ def report(
     as_json: bool,
     **folders: Unpack[DataFolders],
 ) -> None:
-    """Write a page about finished runs for a browser.
+    """Write a page about finished runs, to open in a browser.
 
-    RUN is a run folder, or a file that `evaluate --predictions` has written. The page is one HTML
-    file that loads nothing, for a browser on any device. Several runs must be of one data set and
-    of the same classes; their predictions are compared image by image.
+    RUN is a run folder, the folder of a comparison or of a sweep, or a file that
+    `evaluate --predictions` has written. The page is one HTML file that loads nothing from
+    elsewhere. Several runs must have the same data set and the same classes; their predictions are
+    compared image by image.
 
     \b
     Example: python cli.py report saved_models/demo-tensorflow saved_models/demo-jax
         --out demo.html
     """
     if license_id and not card:
-        raise UserError(f"--license stands on a card; received {license_id} without --card")
+        raise UserError(
+            f"--license is for a card; received {license_id} without --card: add --card"
+        )
     if card and len(runs) > 1:
-        raise UserError(f"--card describes one run; received {len(runs)}")
+        raise UserError(f"--card describes one run; received {len(runs)}: give one run folder")
     taken = start_backend(backend, devices, virtual_devices)
     if card:
         from keras_imnet64.report.card import write_card
@@ -84,14 +88,14 @@ def report_option(command: Decorated) -> Decorated:
         "--report/--no-report",
         "has_report",
         default=True,
-        help="Write report.html, a page about the run, at the end; default: yes.",
+        help="At the end, write report.html, a page about the run; default: --report.",
     )(command)
 
 
 def reporter(folders: DataFolders) -> "Callable[[Run, Devices], None]":
     """Returns a function that writes the page of a run that has just ended.
 
-    The run is finished whatever becomes of its page, so what fails there is one sentence.
+    The run is finished even if the page cannot be written; one line then says why.
     """
 
     def write(run: "Run", devices: "Devices") -> None:
@@ -99,7 +103,7 @@ def reporter(folders: DataFolders) -> "Callable[[Run, Devices], None]":
             from keras_imnet64.report import report
 
             result = report([run.path], devices=devices, **folders)
-        except (Exception, KeyboardInterrupt) as error:  # none may fail a run that is finished
+        except (Exception, KeyboardInterrupt) as error:  # nothing here may fail a finished run
             say(f"report   not written ({reason(error)}): try `report {run.path}`")
         else:
             say(f"report   {result['out']}")

@@ -106,13 +106,13 @@ def fit(
 
     The same command resumes from the newest checkpoint; a finished run is never overwritten.
 
-    Ends with a page about the run, report.html in its folder, unless --no-report is given.
+    At the end, writes a page about the run, report.html in its folder, unless --no-report is given.
 
     With a spectral recipe, trains all branches, each in its own process and run folder, or only
     that of --branch; `ensemble` then joins them.
 
-    On several machines run the same command on each, with the JAX backend and --coordinator,
-    --num-processes and --process-id, or through srun or mpirun.
+    To train on several machines, run the same command on each, with --backend jax and
+    --coordinator, --num-processes and --process-id, or start it with srun or mpirun.
 
     \b
     Example: python cli.py fit --recipe wrn36_5 --set train.seed=1 --name second
@@ -265,7 +265,7 @@ def band_numbers(text: str | None) -> list[int] | None:
     "--knn",
     type=int,
     metavar="K",
-    help="Score by the K nearest training images, without the head; 20 is usual.",
+    help="Score the features without the head: the K nearest training images vote; 20 is usual.",
 )
 @device_options
 @data_options
@@ -289,8 +289,9 @@ def evaluate(
 
     RUN_OR_MODEL is a run folder, whose model.keras is scored, or any .keras file.
 
-    With --knn, scores its features: the K images of the train split that are nearest to an image
-    vote for its class. The data set may have other classes than the model.
+    With --knn, scores the features of the model without its head: for each validation image, the K
+    images of the train split with the most similar features vote for its class. The data set may
+    have other classes than the model.
 
     \b
     Example: python cli.py evaluate saved_models/demo-jax --per-class classes.csv
@@ -471,10 +472,11 @@ def embed(
     virtual_devices: int | None,
     as_json: bool,
 ) -> None:
-    """Write the features of images: the vector before the logits, layer `pool`.
+    """Write the features of images, the vectors before the logits.
 
     RUN_OR_MODEL is a run folder or a .keras file; IMAGE is a file of any kind that Pillow reads, or
-    a folder of such files. Each row has the path of an image and its features, in float32.
+    a folder of such files. Each row has the path of an image and its features, in float32: the
+    output of the layer `pool`, or the input of the last dense layer.
 
     \b
     Example: python cli.py embed saved_models/demo-tensorflow holiday/ --out features.parquet

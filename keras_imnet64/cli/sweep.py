@@ -1,4 +1,4 @@
-"""The command `sweep`: a recipe with many values of some keys, and the best of them."""
+"""The command `sweep`: trains a recipe with many values of some settings, and finds the best."""
 
 import sys
 from pathlib import Path
@@ -39,14 +39,14 @@ SUFFIX = "-sweep"  # of the default folder's name
     "--search",
     type=click.IntRange(1),
     metavar="TRIALS",
-    help="Let Optuna choose so many trials within --space.",
+    help="Let Optuna choose the values, within --space, of this many trials.",
 )
 @click.option(
     "--space",
     multiple=True,
     metavar="KEY=LOW..HIGH",
-    help="What --search may choose: a range, with :log behind it for a logarithmic one, or values "
-    "as in --grid; repeatable.",
+    help="Values from which --search chooses: a range, with :log after it for a logarithmic scale, "
+    "or values as in --grid; repeatable.",
 )
 @click.option(
     "--jobs",
@@ -59,7 +59,7 @@ SUFFIX = "-sweep"  # of the default folder's name
 @click.option("--slurm", is_flag=True, help="Train nothing; write the script of a job array.")
 @click.option("--name", help="Folder in saved_models/; default: <recipe>-<backend>-sweep.")
 @click.option("--out", type=FILE, help="Folder of the sweep at any path.")
-@click.option("--fresh", is_flag=True, help="Start over; the old sweep is kept, renamed.")
+@click.option("--fresh", is_flag=True, help="Start over; the old sweep is kept under another name.")
 @device_options
 @data_options
 @json_option
@@ -84,12 +84,12 @@ def sweep(
 ) -> None:
     """Try many values of a recipe's settings, and find the best.
 
-    Values come from --grid, or are lists in the recipe. Each combination is trained with --seeds
-    seeds, each time as an ordinary run in a folder of its own. The best combination is the one with
+    Values come from --grid, or from lists in the recipe. Each combination is trained with --seeds
+    seeds; each of these cells is an ordinary run in a folder of its own. The best combination has
     the highest mean accuracy on training images that are held out (data.holdout). With --search,
-    Optuna chooses the combinations and ends hopeless runs early.
+    Optuna chooses the combinations and ends unpromising runs early.
 
-    The same command resumes the runs that are not finished, and shows the results.
+    The same command resumes the cells that are not finished, and shows the results.
 
     \b
     Example: python cli.py sweep --recipe demo --grid optimizer.learning_rate=0.003,0.01,0.03

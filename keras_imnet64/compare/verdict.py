@@ -53,8 +53,9 @@ class Tolerance:
     near: float
 
 
-# By the coarser of two sides' dtypes: three or more times the largest differences that were measured,
-# see docs/guides/differences.md. A single kink may change a gradient by half of its scale.
+# By the coarser of two sides' dtypes: at least three times the largest differences that were
+# measured, see docs/guides/differences.md. A single kink may change a gradient by half of its
+# scale.
 TOLERANCES = {
     "float32": Tolerance(loss=1e-5, forward=1e-4, backward=5e-4, kinks=0.5, update=1e-3, near=10),
     "mixed_bfloat16": Tolerance(

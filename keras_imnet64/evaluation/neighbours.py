@@ -45,13 +45,17 @@ def evaluate_neighbours(
 ) -> JsonObject:
     """Scores a model's features on the validation split, with the train split as neighbours.
 
-    Where the model knows some classes of the data set, by their ids, both splits are limited to
-    these; where it knows none, all classes count.
+    If the model knows some classes of the data set, by their ids, both splits are limited to
+    these; if it knows none, all classes count.
 
     Args:
         run_or_model: a run folder or a model file.
         num_neighbours: k, at most the number of training images.
-        dataset, data_dir, cache_dir, devices, pack_progress: as for `evaluate`.
+        dataset: default: the one that the model was trained on.
+        data_dir: as for `evaluate`.
+        cache_dir: as for `evaluate`.
+        devices: as for `evaluate`.
+        pack_progress: as for `evaluate`.
 
     Returns:
         dict: top1, top5 (percent), count, neighbours (k), bank (the number of training images),

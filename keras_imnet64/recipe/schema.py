@@ -177,9 +177,9 @@ class TrainSection(Table):
         | None
     ) = None
     """Layers that do not train, by the beginnings of their names: "stage1" stands for stage1 and
-    for names that go on with "_", "/", "." or "-". backbone: all layers but logits. Frozen layers
-    keep their weights and the statistics of batch normalisation, and compute as in evaluation: they
-    drop nothing. Default: all layers train."""
+    for names that continue with "_", "/", "." or "-". backbone: all layers but logits. Frozen
+    layers keep their weights and the statistics of batch normalisation, and compute as in
+    evaluation, without dropout. Default: all layers train."""
     checkpoint_every: Annotated[
         str,
         Field(

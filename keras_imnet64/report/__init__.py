@@ -81,7 +81,7 @@ def report(
     Args:
         runs: run folders, and files that `evaluate` has written with `predictions`, of one data
             set and of the same classes; folders of comparisons and of sweeps, which stand for
-            what they found and for the whole runs, or the runs of the best setting, in them.
+            their results, and for the whole runs, or the runs of the best combination, in them.
         out: the page, whose name ends in .html; default: `report.html` in the folder of a single
             run, else in the current folder.
         data_dir, cache_dir, devices, pack_progress: as for `evaluate`.

@@ -45,7 +45,7 @@ def sweep_body(folder: SweepFolder, record: SweepRecord) -> Markup:
     """Shows a sweep: the best setting, all settings, the pictures, and the best recipe."""
     finished = sum(cell.state == "finished" for cell in record.cells)
     text = (
-        f"{finished:,} of {len(record.cells):,} cells are finished. Settings are compared on "
+        f"{finished:,} of {len(record.cells):,} cells are finished. Combinations are compared on "
         f"{record.held_out:,} training images that are held out, and nothing is chosen by the "
         "images that the best of them is scored on."
     )

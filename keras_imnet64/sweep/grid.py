@@ -137,7 +137,7 @@ def run_grid(plan: Plan, out_dir: StrPath, machine: Machine, *, fresh: bool = Fa
     folder = check_sweep_folder(out_dir, record, fresh)
     say(
         f"recipe   {plan.name}: {len(plan.cells)} cells, "
-        f"{len(plan.cells) // len(plan.seeds)} settings x {len(plan.seeds)} seeds"
+        f"{len(plan.cells) // len(plan.seeds)} combinations x {len(plan.seeds)} seeds"
     )
     todo = [cell for cell in plan.cells if fresh or not _is_done(cell.run(folder.path))]
     shares, options = machine.prepare([cell.recipe for cell in todo], len(plan.cells))

@@ -117,7 +117,7 @@ def best_recipe_text(folder: SweepFolder, record: SweepRecord) -> str:
     name = f"{recipe.name}-best"
     recipe = recipe.model_copy(update={"name": name if is_folder_name(name) else recipe.name})
     lines = [
-        f"The best of {len(record.settings)} settings of {record.name}, chosen on "
+        f"The best of {len(record.settings)} combinations of {record.name}, chosen on "
         f"{record.held_out:,} held-out images:",
         f"top-1 {score_text(setting)} over {setting.num_finished} of {len(setting.cells)} seeds.",
     ]

@@ -40,14 +40,15 @@ def script(plan: Plan, folder: SweepFolder, command: Sequence[str], directory: P
     # In names of files Slurm replaces %a by the number of the job.
     output = str((folder.path / "cell").absolute()).replace("%", "%%")
     return f"""#!/bin/bash
-# Trains the {len(plan.cells)} cells of a sweep of {plan.name}. Submit it with `sbatch`; the command
-# at its end, without --cell, then shows the results.
-# Add what your cluster asks for, such as --partition, --time, --gpus-per-task and --cpus-per-task.
+# Trains the {len(plan.cells)} cells of a sweep of {plan.name}. Submit it with `sbatch`.
+# Afterwards, run the command of the last line, without srun and --cell, to see the results.
+# Add the options that your cluster requires, such as --partition, --time, --gpus-per-task and
+# --cpus-per-task.
 #SBATCH --job-name={shlex.quote(f"sweep-{plan.name}")}
 #SBATCH --array=0-{len(plan.cells) - 1}
 #SBATCH --output="{output}-%3a.slurm.log"
 #SBATCH --open-mode=append
-# So long before its time is over, a job saves its state; submitted again, it goes on from there.
+# So many seconds before its time limit, a job saves its state. Submit the script again to resume.
 #SBATCH --signal=TERM@{SECONDS_TO_SAVE}
 cd {shlex.quote(str(directory))}
 srun {shlex.join(command)} --cell "$SLURM_ARRAY_TASK_ID"

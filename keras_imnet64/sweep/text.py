@@ -26,7 +26,7 @@ def show_result(path: StrPath, record: SweepRecord, as_json: bool) -> None:
     rows, columns = settings_table(record)
     show_table(rows[:MAX_ROWS], columns)
     if len(rows) > MAX_ROWS:
-        say(f"{len(rows) - MAX_ROWS} more settings are in {folder.table_file}")
+        say(f"{len(rows) - MAX_ROWS} more combinations are in {folder.table_file}")
     show(best_in_words(folder, record), as_json=False)
 
 

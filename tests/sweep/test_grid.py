@@ -190,7 +190,7 @@ def test_all_cells_are_trained_and_the_best_is_chosen(plan, trained, tmp_path):
     recipe = load_recipe(folder.best_file)
     assert (recipe.name, recipe.optimizer.learning_rate) == ("small-best", 0.1)
     assert folder.best_file.read_text().startswith(
-        "# The best of 9 settings of small, chosen on 16 held-out images:\n"
+        "# The best of 9 combinations of small, chosen on 16 held-out images:\n"
         "# top-1 69.00 ± 1.41 % over 2 of 2 seeds.\n"
     )
     rows = list(csv.DictReader(folder.table_file.open()))
