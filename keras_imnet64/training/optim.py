@@ -293,8 +293,8 @@ class _Corrected(keras.optimizers.Optimizer):
                 total.assign_add(gradient)
         else:
             num_parts = self.gradient_accumulation_steps
-            means = [(g + total) / num_parts for g, total in zip(grads, sums, strict=True)]
-            means = self._clip_gradients(means)
+            pairs = zip(grads, sums, strict=True)
+            means = self._clip_gradients([(g + total) / num_parts for g, total in pairs])
             self._apply_weight_decay(trainable_variables)
             self._backend_update_step(means, trainable_variables, self.learning_rate)
             for total in sums:

@@ -47,8 +47,8 @@ class TrainingModel(keras.Model):
         if not getattr(self.optimizer, "sums_on_devices", False):  # it may be another than ours
             super().make_train_function(force)
             return
-        if force or self.train_function is None:
-            self.train_function = PartSteps(self)
+        steps = None if force else self.train_function
+        self.train_function: PartSteps = steps or PartSteps(self)
         self.train_function.restart()  # a checkpoint may have been restored
 
 
