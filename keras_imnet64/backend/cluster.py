@@ -178,11 +178,23 @@ class JoinedCluster(Cluster):
         """Ignores the others from now on."""
         self._leaving.set()
 
-    def connect(self, place: Place, seconds: int) -> None:
+    def connect(self, place: Place, seconds: int, refusal: Callable[[], UserError]) -> None:
+        """Connects to the others.
+
+        Args:
+            refusal: returns the error for a failure, where JAX aborts instead of raising one.
+        """
+
+        def refuse() -> None:
+            if self._texts is None:
+                announce(f"Error: {refusal()}")
+                _end_at_once(EXIT_USER_ERROR)
+            self.on_abort()
+
+        call_before_abort(refuse)
         connect(place, seconds)
         self._texts = SharedTexts()
         self._watcher.start()
-        call_before_abort(self.on_abort)
 
     # ---------------------------------------------------------------------------------- agreement
 
@@ -519,12 +531,13 @@ def join(place: Place) -> JoinedCluster:
         begun = time.monotonic()
         _check_coordinator(place, address)
         seconds = max(MIN_JOIN_SECONDS, JOIN_SECONDS - round(time.monotonic() - begun))
+        end = time.monotonic() + seconds - 1
         try:
-            cluster.connect(place, seconds)
+            cluster.connect(place, seconds, lambda: _not_joined(place, address, end))
         except (RuntimeError, ValueError) as error:  # the former is the base of JAX's own
             cluster.give_up()
             atexit.register(_end_at_once, EXIT_USER_ERROR)
-            raise _not_joined(place, address, error) from error
+            raise _not_joined(place, address, end) from error
     return cluster
 
 
@@ -562,22 +575,21 @@ def _check_coordinator(place: Place, address: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _not_joined(place: Place, address: str, error: Exception) -> UserError:
-    """Returns the sentence for an error of JAX while it connects the processes."""
-    text = str(error)
+def _not_joined(place: Place, address: str, end: float) -> UserError:
+    """Returns the error for processes that could not be connected.
+
+    Args:
+        end: after this time.monotonic(), processes have not come.
+    """
     number, total = place.process_id, place.num_processes
-    if re.search(r"incarnation|already|duplicate|restarted", text, re.I):
-        return UserError(
-            f"process {number} of {total} cannot join {address}, as another process has the same "
-            "number: give each process its own --process-id"
-        )
-    if re.search(r"deadline|timed out|timeout", text, re.I):
+    if time.monotonic() >= end:
         return UserError(
             f"not all of the {total} processes have joined {address} within {JOIN_SECONDS} s: "
             f"start one process with each --process-id from 0 to {total - 1}, or correct "
             "--num-processes"
         )
     return UserError(
-        f"process {number} of {total} cannot join {address} ({reason(error)}): each process needs "
-        "the same --coordinator and --num-processes, and its own --process-id"
+        f"process {number} of {total} is refused at {address}, as another process has the same "
+        "number, or was started with another --num-processes: give each process its own "
+        "--process-id, and all the same --num-processes"
     )

@@ -270,6 +270,7 @@ def apply_gradients(model: keras.Model, arrays: Arrays, devices: Devices) -> Non
     if devices.backend == "jax":
         _apply_under_jax(optimizer, gradients, variables)
     elif devices.strategy is not None:
+        optimizer.prepare_part(optimizer.num_parts_done)
         devices.strategy.run(tf.function(apply, autograph=False))
     elif devices.backend == "torch":
         _apply_under_torch(apply)

@@ -24,7 +24,7 @@ from keras.src.ops import nn, numpy
 from keras.src.ops.function import Function
 from keras.src.utils import is_default
 
-from keras_imnet64.core.types import Tensor, Variable
+from keras_imnet64.core.types import Logs, Tensor, Variable
 
 Graph: TypeAlias = Function  # the operations of a functional model and the tensors between them
 
@@ -232,6 +232,16 @@ def loss_tracker(model: keras.Model) -> keras.metrics.Metric:
     only once the first step has been built; listing it earlier would replace this.
     """
     return model._loss_tracker
+
+
+def step_function(model: keras.Model) -> Callable[[Iterator[Tensor]], Logs]:
+    """Returns a new function that trains a model of TensorFlow on the next batch of an iterator.
+
+    Needed for a model with two kinds of steps. `make_train_function` makes the only one that Keras
+    knows; a public function that returns it would replace this.
+    """
+    train: Callable[[Iterator[Tensor]], Logs] = model._make_function(model.train_step)
+    return train
 
 
 def learning_rate_schedule(

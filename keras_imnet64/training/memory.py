@@ -118,8 +118,7 @@ def out_of_memory_advice(batch_size: int, num_parts: int, remat_is_off: bool) ->
     if more_parts:
         remedies.append(
             f"--fresh --set train.accumulate_steps={more_parts} computes the same batch in "
-            f"{more_parts} parts (each with its own batch statistics; not with tensorflow on "
-            "several devices)"
+            f"{more_parts} parts (each with its own batch statistics)"
         )
     remedy = "; or ".join(remedies) or "set a smaller data.batch_size"
     return f"out of memory at {batch_size // num_parts} images per step: {remedy}"

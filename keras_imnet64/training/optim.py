@@ -129,8 +129,7 @@ def make_optimizer(
         variable by which the schedule's value is multiplied.
 
     Raises:
-        UserError: for an unknown name or option, a value out of range, or accumulation under a
-            tf.distribute strategy.
+        UserError: for an unknown name or option, or a value out of range.
     """
     _require_name("optimizer", name, OPTIMIZER_TABLES)
     values = {"weight_decay": weight_decay, **options}
@@ -139,7 +138,6 @@ def make_optimizer(
     _require(ema is None or 0 < ema < 1, "ema must lie between 0 and 1, such as 0.9999", ema)
     whole = isinstance(accumulate_steps, int) and accumulate_steps >= 1
     _require(whole, "accumulate_steps must be a whole number from 1", accumulate_steps)
-    _refuse_accumulation_under_strategy(accumulate_steps)
     arguments = table.all_options
     if name == "muon":
         arguments["adam_weight_decay"] = table.weight_decay
@@ -196,7 +194,13 @@ class _Corrected(keras.optimizers.Optimizer):
     Args:
         groups: see `group_of_each`.
         lookahead: None keeps no slow weights.
+
+    Attributes:
+        gathers: under tf.distribute with accumulation, whether the step that is traced now only
+            adds its gradients to those of its batch, see `prepare_part`.
     """
+
+    gathers = False
 
     def __init__(
         self,
@@ -230,6 +234,75 @@ class _Corrected(keras.optimizers.Optimizer):
         ordered = [chosen[path] for path in self.paths]
         self._rate_factors = [group.learning_rate_factor if group else 1.0 for group in ordered]
         self._decay_factors = [group.weight_decay_factor if group else 1.0 for group in ordered]
+
+    # ------------------------------------------------------- accumulation on devices of TensorFlow
+
+    @property
+    def sums_on_devices(self) -> bool:
+        """Whether each device of tf.distribute sums the gradients of its parts of a batch.
+
+        Keras would reduce them for each part, in a conditional, which tf.distribute cannot do.
+        """
+        if not self.gradient_accumulation_steps or keras.backend.backend() != "tensorflow":
+            return False
+        return bool(self._distribution_strategy.num_replicas_in_sync > 1)
+
+    @property
+    def num_parts_done(self) -> int:
+        """The number of parts of batches whose gradients have been computed; waits for a step."""
+        return int(ops.convert_to_numpy(self._iterations))
+
+    def prepare_part(self, num_parts_done: int) -> None:
+        """Sets whether the next part is to be gathered, or is the last of its batch.
+
+        Call it before each step under tf.distribute: either kind of part has a step of its own.
+        """
+        if self.sums_on_devices:
+            self.gathers = (num_parts_done + 1) % self.gradient_accumulation_steps != 0
+
+    def add_variable_from_reference(
+        self, reference_variable: Variable, name: str | None = None, initializer: str = "zeros"
+    ) -> Variable:
+        """Gives each device a sum of its own; what checkpoints hold is the sum over devices."""
+        if name != "gradient_accumulator" or not self.sums_on_devices:
+            return super().add_variable_from_reference(reference_variable, name, initializer)
+        with keras.name_scope(self.name, caller=self):
+            variable = keras.Variable(
+                initializer,
+                shape=reference_variable.shape,
+                dtype=reference_variable.dtype,
+                trainable=False,
+                aggregation="sum",
+                synchronization="on_read",
+                name=f"{reference_variable.path.replace('/', '_')}_{name}",
+            )
+        self._track_variable(variable)
+        return variable
+
+    def _backend_apply_gradients(
+        self, grads: Sequence[Tensor], trainable_variables: Sequence[Variable]
+    ) -> None:
+        """Updates the weights; of a part that is gathered, each device only sums the gradients."""
+        if not self.sums_on_devices:
+            super()._backend_apply_gradients(grads, trainable_variables)
+            return
+        indices = [self._get_variable_index(variable) for variable in trainable_variables]
+        sums = [self._accumulated_gradients[index].value for index in indices]
+        if self.gathers:
+            for total, gradient in zip(sums, grads, strict=True):
+                total.assign_add(gradient)
+        else:
+            num_parts = self.gradient_accumulation_steps
+            pairs = zip(grads, sums, strict=True)
+            means = self._clip_gradients([(g + total) / num_parts for g, total in pairs])
+            self._apply_weight_decay(trainable_variables)
+            self._backend_update_step(means, trainable_variables, self.learning_rate)
+            for total in sums:
+                total.assign(ops.zeros(total.shape, total.dtype))
+        if self.use_ema:
+            self._update_model_variables_moving_average(self._trainable_variables)
+
+    # ------------------------------------------------------------------------------- an update
 
     def _get_current_learning_rate(self) -> Tensor:
         """Passes the number of updates to the schedule: Keras passes that of batches."""
@@ -530,19 +603,6 @@ class Muon(_Corrected, keras.optimizers.Muon):
 
 def _as_matrix(x: Tensor) -> Tensor:
     return ops.reshape(x, (-1, x.shape[-1]))
-
-
-def _refuse_accumulation_under_strategy(accumulate_steps: int) -> None:
-    """Keras would call merge_call inside a conditional, which tf.distribute cannot do."""
-    if accumulate_steps == 1 or keras.backend.backend() != "tensorflow":
-        return
-    import tensorflow as tf
-
-    if tf.distribute.has_strategy():
-        raise UserError(
-            "accumulate_steps does not work with tensorflow on several devices; received "
-            f"{accumulate_steps}, use --devices 1, --backend jax or a smaller data.batch_size"
-        )
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):

@@ -256,5 +256,5 @@ def test_processes_that_do_not_come(machines):
 def test_processes_with_the_same_number(machines, numbers):
     options = [f"--coordinator=127.0.0.1:{free_port()}", "--num-processes=3"]
     found = ends([machines.start("x", *options, f"--process-id={number}") for number in numbers])
-    check_refused(found, "not all of the 3 processes|the same number|cannot listen on port")
+    check_refused(found, "not all of the 3 processes|has the same number|cannot listen on port")
     assert not machines.run("x").path.exists()

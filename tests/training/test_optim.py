@@ -601,13 +601,6 @@ for name in ("sgd", "muon", "lamb"):  # of muon's two parts, one is Adam
         found.append(model.get_weights() + [a.numpy() for a in [*averages, *slow]])
     difference = max(np.abs(a - b).max() for a, b in zip(*found))
     assert difference < 1e-6, (name, difference)
-try:
-    with strategy.scope():
-        optim.make_optimizer("sgd", rate, accumulate_steps=2)
-except UserError as error:
-    assert "accumulate_steps" in str(error)
-else:
-    raise AssertionError("accumulation under a strategy was not refused")
 """
 
 

@@ -22,7 +22,7 @@ def runs(data_dir, tmp_path_factory):
     """{run: what it found} of one child process, which has two devices."""
     names = ["1", "2", "2-remat", "1-freeze", "2-freeze"]
     if keras.config.backend() == "tensorflow":
-        names += ["1-davit", "2-davit"]
+        names += ["1-davit", "2-davit", "1-parts", "2-parts", "2-parts-moved", "1-parts-moved"]
     command = [sys.executable, SCRIPT, data_dir, tmp_path_factory.mktemp("runs"), *names]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     assert child.returncode == 0, child.stderr[-5000:]
@@ -69,6 +69,16 @@ def test_two_devices_give_one_devices_losses_of_a_davit(runs):
     assert len(two["devices"]) == 2
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
     assert two["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-3)
+
+
+def test_parts_of_batches_on_two_devices_are_those_on_one(runs):
+    """One reduction per update, after clipping that bites; a run moves in the middle of a batch."""
+    one, two = runs["1-parts"], runs["2-parts"]
+    assert len(one["losses"]) == 20
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
+    for name in ("2-parts", "2-parts-moved", "1-parts-moved"):
+        loss = runs[name]["metrics"]["loss"]
+        assert loss == pytest.approx(one["metrics"]["loss"], rel=1e-3), name
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """Child of test_parallel.py: ten steps on one or both of two virtual devices, in each of some runs.
 
 Usage: python two_devices.py DATA_DIR OUT RUN... ; a RUN is the number of devices and options, such
-as 2, 2-remat or 1-davit, and lies in OUT/RUN. Prints {run: what it found} as JSON.
+as 2, 2-remat, 1-davit or 2-parts-moved, and lies in OUT/RUN. Prints {run: what it found} as JSON.
 """
 
+import contextlib
 import json
 import sys
 from copy import deepcopy
@@ -15,10 +16,12 @@ from keras_imnet64.backend.devices import Devices, choose_backend, take_devices
 
 choose_backend()
 BOTH = take_devices(virtual=2)
+ONE = Devices(BOTH.backend, BOTH.kind, BOTH.names[:1])
 
 import keras
 from killed import FOUR_BLOCKS
 
+from keras_imnet64.core.errors import Stopped
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.models.davit import VARIANTS
 from keras_imnet64.recipe.loading import check_recipe
@@ -61,6 +64,7 @@ def recipe_with(options):
     content["train"]["remat"] = "remat" in options
     if "freeze" in options:
         content["train"]["freeze"] = ["stem"]
+    content["train"]["accumulate_steps"] = 2 if "parts" in options else 1
     return check_recipe(content)
 
 
@@ -78,6 +82,18 @@ class Losses(keras.callbacks.Callback):
         total = logs["loss"] * (batch + 1)
         self.losses.append(total - self.total)
         self.total = total
+
+
+class StopAt(keras.callbacks.Callback):
+    """Stops after a step of the first epoch."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch + 1 == self.step:
+            self.model.stop_training = True
 
 
 def images_on_each_device(stream, devices, size):
@@ -115,13 +131,17 @@ def count_measured(distribute, measured):
 def found_in(name, data_dir, out):
     """What a run receives, computes and measures."""
     count, *options = name.split("-")
-    devices = BOTH if count == "2" else Devices(BOTH.backend, BOTH.kind, BOTH.names[:1])
+    devices = BOTH if count == "2" else ONE
     recipe, losses, measured = recipe_with(options), Losses(), []
     distribute = statistics.distribute
     statistics.distribute = count_measured(distribute, measured)
     with devices.scope():
         stream = feed.make_stream(recipe, feed.load_data(recipe, data_dir))
         received = images_on_each_device(stream, devices, recipe.size_of_epoch(0))
+    if "moved" in options:  # between the two parts of a batch, to the other number of devices
+        with devices.scope(), contextlib.suppress(Stopped):
+            fit(recipe, out / name, data_dir=data_dir, devices=devices, callbacks=[StopAt(3)])
+        devices = ONE if count == "2" else BOTH
     run = fit(recipe, out / name, data_dir=data_dir, devices=devices, callbacks=[losses])
     scored = evaluate(run.path, data_dir=data_dir, devices=devices)
     statistics.distribute = distribute
