@@ -18,25 +18,6 @@ PositiveCount: TypeAlias = Annotated[int, Field(gt=0, lt=2**63)]
 # --------------------------------------------------------------------------------------- batches
 
 
-@dataclass(frozen=True)
-class Part:
-    """One of `count` equal parts of each batch, of which each process of a run reads its own.
-
-    Attributes:
-        index: counted from 0.
-    """
-
-    index: int = 0
-    count: int = 1
-
-    def rows(self, batch_size: int) -> slice:
-        """Returns the rows of this part in a batch, whose size `count` divides."""
-        size = batch_size // self.count
-        return slice(self.index * size, (self.index + 1) * size)
-
-
-WHOLE = Part()
-
 # ------------------------------------------------------------------------------------- model files
 
 MAX_IMAGE_SIZE = 4096  # pixels per side

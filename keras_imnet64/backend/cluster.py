@@ -42,8 +42,8 @@ from keras_imnet64.core.errors import (
     reason,
 )
 from keras_imnet64.core.library_logs import keep_standard_output
+from keras_imnet64.core.parts import Part
 from keras_imnet64.core.types import Json
-from keras_imnet64.records import Part
 
 JOIN_SECONDS = 40  # a wrong set of processes is to be noticed within a minute
 SHARED_SECONDS = 20  # until a file of another machine must be seen; caches of NFS keep 3 to 60 s

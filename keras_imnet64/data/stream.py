@@ -17,6 +17,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.parts import WHOLE, Part
 from keras_imnet64.core.types import Tensor
 from keras_imnet64.data.augment.crops import IS_BICUBIC, mirror
 from keras_imnet64.data.augment.draws import AugmentationStep, TensorDraws
@@ -36,7 +37,6 @@ from keras_imnet64.data.stores.decoding import (
 from keras_imnet64.data.stores.encoded import EncodedStore
 from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stores.raw import ALIGNMENT, RawStore, aligned_copy
-from keras_imnet64.records import WHOLE, Part
 
 PREFETCHED_BATCHES = 4
 PARALLEL_READS = 4  # batches whose files are read at the same time

@@ -10,6 +10,7 @@ from keras_imnet64.backend.devices import Devices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import RunFailed, UserError, nearest
+from keras_imnet64.core.parts import WHOLE, Part
 from keras_imnet64.core.paths import check_output_file
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.data.datasets import open_dataset
@@ -27,7 +28,7 @@ from keras_imnet64.evaluation.views import NUM_CROPS, WEIGHTS, with_ten_crops, w
 from keras_imnet64.models.contract import check_stated_classes, classifier_shape, with_logits
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.load import load_model
-from keras_imnet64.records import WHOLE, ModelInfo, Part, Scores, ViewScores, ViewSet
+from keras_imnet64.records import ModelInfo, Scores, ViewScores, ViewSet
 from keras_imnet64.runs import model_file
 
 BATCH_SIZE = 256

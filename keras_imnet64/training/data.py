@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.parts import WHOLE, Part
 from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.data.augment import check_augment
 from keras_imnet64.data.augment.draws import AugmentationStep
@@ -16,7 +17,6 @@ from keras_imnet64.data.selection import Selection, first_classes, select, split
 from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stream import TrainingStream
 from keras_imnet64.recipe.schema import LayerSection, Recipe
-from keras_imnet64.records import WHOLE, Part
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ import pytest
 from toy_store import in_memory
 
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.parts import Part
 from keras_imnet64.data.augment import check_augment
 from keras_imnet64.data.order import epoch_draws, epoch_order
 from keras_imnet64.data.selection import first_classes, select, split_holdout
 from keras_imnet64.data.stream import TrainingStream, evaluation_batches, image_tensor
-from keras_imnet64.records import Part
 
 
 def tiny_store(count=50, size=4, classes=5):

@@ -32,7 +32,7 @@ def test_a_run_of_an_earlier_version_resumes(data_dir, tmp_path, capsys):
     assert run.history[0] == STOPPED.history[0] | {"training_seconds": "", "size": ""}
     assert [row["size"] for row in run.history[1:]] == ["16", "16"]
     first, second = run.environment["processes"]
-    assert first == STOPPED.environment["processes"][0]
+    assert first == STOPPED.environment["processes"][0] | {"num_processes": 1}
     assert (second["from_epoch"], second["from_step"]) == (1, 3)
     assert run.environment.keys() == FINISHED.environment.keys()
     assert run.metrics.keys() == FINISHED.metrics.keys() | {"training_seconds", "views"}
