@@ -17,7 +17,7 @@ from keras_imnet64.core.files import parse_json
 from keras_imnet64.core.types import Json, PackProgress
 from keras_imnet64.core.zips import BOMB_BYTES, BOMB_RATIO
 from keras_imnet64.data.sources.class_lists import Labels, read_class_list
-from keras_imnet64.data.sources.layout import TEST
+from keras_imnet64.data.sources.layout import TEST, join_names
 from keras_imnet64.data.sources.listing import Listed, choose_splits
 from keras_imnet64.data.sources.shards import find_shards, shards_by_split
 from keras_imnet64.data.stores.indexing import ImageEntry
@@ -30,11 +30,6 @@ SUFFIX = ".parquet"
 MAGIC = b"PAR1"
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels")
 READ_ROWS = 256  # whose images are in memory at once
-
-
-def is_parquet(source: Path) -> bool:
-    """Returns whether a source is a Parquet file, or a folder that holds some."""
-    return bool(find_shards(source, SUFFIX))
 
 
 def list_parquet(source: Path, progress: PackProgress | None = None) -> Listed:
@@ -96,8 +91,9 @@ def _is_unlabelled(paths: Sequence[Path]) -> bool:
     labels = Labels("test")
     for path in paths:
         table = _Table(path)
-        if table.label_column is None:
+        if table.label_column is None or table.label_type == "null":
             return True
+        table.require_labels()
         table.list_rows(TEST, labels, path.parent)
     return labels.is_unlabelled(TEST)
 
@@ -119,6 +115,8 @@ class _Table:
     Attributes:
         columns: names of all columns, for messages.
         image_column, label_column: their names; the latter is None if there are no labels.
+        label_type: what Arrow calls the type of the labels, or empty.
+        has_good_labels: whether it is one of whole numbers or texts.
         has_paths: whether images have names.
         names: class names in label order, or None.
     """
@@ -130,9 +128,12 @@ class _Table:
             self.num_rows = int(file.metadata.num_rows)
             self._refuse_bomb(file)
         self.columns = first_few(schema.names, 6)
+        self._refuse_doubles(schema)
         self.image_column = self._image_column(schema)
-        label = [name for name in LABEL_COLUMNS if name in schema.names]
-        self.label_column = label[0] if label else None
+        label = [field for field in schema if field.name in LABEL_COLUMNS]
+        self.label_column = label[0].name if label else None
+        self.label_type = str(label[0].type) if label else ""
+        self.has_good_labels = bool(label) and _is_label(label[0].type)
         self.names = _names_in(schema, self.label_column)
 
     def __len__(self) -> int:
@@ -143,6 +144,11 @@ class _Table:
             raise UserError(
                 f"{self.path} has no column {LABEL_COLUMNS[0]}, which its images need; received "
                 f"the columns {self.columns}: call the one with the classes so"
+            )
+        if not self.has_good_labels:
+            raise UserError(
+                f"{self.path} has labels of the type {self.label_type} in its column "
+                f"{self.label_column}, where whole numbers or texts are needed: convert them"
             )
 
     def list_rows(self, split: str, labels: Labels, root: Path) -> list[ImageEntry]:
@@ -220,6 +226,17 @@ class _Table:
             f"needed; received the columns {self.columns or 'of nothing'}"
         )
 
+    def _refuse_doubles(self, schema: pa.Schema) -> None:
+        """Refuses two columns of labels, and two columns of images with the same name."""
+        labels = [name for name in schema.names if name in LABEL_COLUMNS]
+        images = [name for name in schema.names if name in IMAGE_COLUMNS]
+        for names in (labels, *([name] * images.count(name) for name in IMAGE_COLUMNS)):
+            if len(names) > 1:
+                raise UserError(
+                    f"{self.path} has the columns {join_names(names)}, where one is needed: drop "
+                    "or rename the others"
+                )
+
     def _refuse_bomb(self, file: pq.ParquetFile) -> None:
         """Refuses a file that grows far beyond its size when it is read, as images never do."""
         size = self.path.stat().st_size
@@ -249,6 +266,15 @@ def _is_struct(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_struct(kind))
+
+
+def _is_label(kind: pa.DataType) -> bool:
+    """Returns whether values of a type are whole numbers or texts, also as a dictionary's."""
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(is_text or pa.types.is_string_view(kind) or pa.types.is_integer(kind))
 
 
 def _names_in(schema: pa.Schema, column: str | None) -> list[str] | None:

@@ -257,6 +257,56 @@ LIES = {
 }
 
 
+WRONG_LABELS = {
+    "double": pa.array([0.0, 1.0]),
+    r"list<\w+: int64>": pa.array([[0], [1]]),
+    "binary": pa.array([b"0", b"1"]),
+    r"struct<a: int64>": pa.array([{"a": 0}, {"a": 1}]),
+    r"timestamp\[ms\]": pa.array([0, 1], pa.timestamp("ms")),
+    "bool": pa.array([False, True]),
+    "null": pa.array([None, None]),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_LABELS)
+def test_labels_of_another_type_are_refused(kind, tmp_path):
+    source = write_tiny(tmp_path / "a", names=None)
+    edited_table(shard(source), lambda table: table.set_column(1, "label", WRONG_LABELS[kind]))
+    with pytest.raises(
+        UserError,
+        match=rf"00001-of.* labels of the type {kind} in its column label, where .*: convert",
+    ):
+        prepare(source, tmp_path, "image_folder/own")
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary("int8", "string")])
+def test_labels_may_be_texts_of_any_kind(kind, tmp_path):
+    source = write_tiny(tmp_path / "a", names=None)
+    for file in source.iterdir():
+        labels = [WNIDS[label] for label in pq.read_table(file)["label"].to_pylist()]
+        array = pa.array(labels).cast(kind)
+        edited_table(file, lambda table, a=array: table.set_column(1, "label", a))
+    check_tiny(prepare(source, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["image", "label", "labels"], "label and labels"),
+        (["image", "label", "label"], "label and label"),
+        (["image", "label", "image"], "image and image"),
+    ],
+)
+def test_two_columns_for_one_thing_are_refused(names, shown, tmp_path):
+    source = write_tiny(tmp_path / "a")
+    edited_table(
+        shard(source),
+        lambda table: pa.table([*table.columns, pa.array([0, 1])], names),
+    )
+    with pytest.raises(UserError, match=f"has the columns {shown}, where one is needed: drop"):
+        prepare(source, tmp_path)
+
+
 @pytest.mark.parametrize("lie", LIES)
 def test_lies_are_refused_with_their_shard(lie, tmp_path):
     change, sentence = LIES[lie]
@@ -311,6 +361,9 @@ def test_a_test_split_without_labels_is_left_out_even_where_it_is_alone(tmp_path
     said = []
     check_tiny(prepare(tmp_path / "a", tmp_path, say=said.append))
     assert "note: test has no labels and is left out" in said
+    file = next((tmp_path / "a").glob("test*"))
+    edited_table(file, lambda table: table.set_column(1, "label", pa.nulls(3)))
+    check_tiny(prepare(tmp_path / "a", tmp_path))
     for file in (tmp_path / "a").glob("valid*"):
         file.unlink()
     with pytest.raises(UserError, match="has no validation images, which tiny_imagenet needs"):
