@@ -90,28 +90,29 @@ def list_batches(
 
 
 def _find(source: Path, is_npz: bool) -> dict[str, list[Path]]:
-    found: dict[int, Path] = {}  # by number; 0 is that of the validation images
+    found: dict[int | None, Path] = {}  # by number, which validation images lack
     for file in sorted(files_below(source)):
         match = BATCH.fullmatch(file.name)
         if match is None or bool(match["suffix"]) != is_npz:
             continue
-        number = int(match["number"] or 0)
+        number = int(match["number"]) if match["number"] else None
         if number in found:
             raise UserError(f"{found[number]} and {file} are the same batch: move one of them away")
         found[number] = file
-    numbers = sorted(found.keys() - {0})
+    numbers = sorted(number for number in found if number is not None)
     suffix = ".npz" if is_npz else ""
     missing = [f"train_data_batch_{n}{suffix}" for n in _missing(numbers)]
-    missing += [] if 0 in found else [f"val_data{suffix}"]
+    missing += [] if None in found else [f"val_data{suffix}"]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise UserError(f"{source} is not complete: {join_names(missing)} {verb} missing")
-    return {"train": [found[number] for number in numbers], "validation": [found[0]]}
+    return {"train": [found[number] for number in numbers], "validation": [found[None]]}
 
 
 def _missing(numbers: list[int]) -> list[int]:
-    last = max(numbers, default=1)
-    return sorted(set(range(1, last + 1)) - set(numbers))
+    """Returns the numbers that are missing; some programs number batches from 0."""
+    first, last = min([1, *numbers]), max(numbers, default=1)
+    return sorted(set(range(first, last + 1)) - set(numbers))
 
 
 def _read_labels(path: Path, image_size: int, num_classes: int) -> np.ndarray:

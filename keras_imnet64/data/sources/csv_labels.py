@@ -28,7 +28,7 @@ SUFFIXES = {".csv": ",", ".tsv": "\t"}
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img")
 LABEL_COLUMNS = ("label", "class", "wnid", "class_id", "category", "target")
 SPLIT_COLUMNS = ("split", "subset", "set")
-NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+NUMBER = re.compile(r"-?\d{1,9}", re.ASCII)
 MAX_BYTES = 2**30
 MAX_COLUMNS_SHOWN = 6
 
@@ -81,20 +81,36 @@ def list_csv(source: Path, progress: PackProgress | None = None) -> Listed:
     notes: list[str] = []
     splits = choose_splits(_splits(rows, len(files) > 1), source, notes)
     labels = Labels(str(source), read_class_list(folder))
-    entries = {split: _list_rows(split, chosen, labels) for split, chosen in splits.items()}
+    spellings: dict[int, str] = {}
+    entries = {
+        split: _list_rows(split, chosen, labels, spellings) for split, chosen in splits.items()
+    }
     _refuse_doubles(source, entries)
     if progress:
         progress("listing rows", len(rows), len(rows))
     return Listed("CSV", root, labels, entries, notes=notes)
 
 
-def _list_rows(split: str, rows: Sequence[tuple[Path, _Row]], labels: Labels) -> list[ImageEntry]:
-    """Returns an entry for each row, and adds its label: a number if all labels are numbers."""
+def _list_rows(
+    split: str, rows: Sequence[tuple[Path, _Row]], labels: Labels, spellings: dict[int, str]
+) -> list[ImageEntry]:
+    """Returns an entry for each row, and adds its label: a number if all labels are numbers.
+
+    Args:
+        spellings: receives how each number is written; "01" and "1" may be two classes.
+    """
     is_numbered = all(NUMBER.fullmatch(row.label) for _, row in rows)
     numbers = labels.numbers.setdefault(split, [])
     entries: list[ImageEntry] = []
     for file, row in rows:
         where = f"{file}: row {row.number}, {row.path},"
+        if is_numbered:
+            first = spellings.setdefault(int(row.label), row.label)
+            if first != row.label:
+                raise UserError(
+                    f"{where} is labelled {row.label}, and an image before it {first}: write each "
+                    "number in one way"
+                )
         labels.add(split, int(row.label) if is_numbered else row.label, where, row.path)
         entries.append(ImageEntry(row.path, numbers[-1]))
     return entries

@@ -127,6 +127,21 @@ def test_a_batch_that_is_missing_in_the_middle_is_named(form, tmp_path):
         prepare(tmp_path, tmp_path, allow_unverified=True)
 
 
+@pytest.mark.parametrize("form", WRITERS)
+def test_numbering_from_0_takes_no_batch_for_the_validation_images(form, tmp_path):
+    WRITERS[form](tmp_path, TRAIN, VALIDATION, batches=2)
+    suffix = ".npz" if form == "npz batches" else ""
+    for number in (1, 2):
+        file = tmp_path / f"train_data_batch_{number}{suffix}"
+        file.rename(tmp_path / f"train_data_batch_{number - 1}{suffix}")
+    stores = prepare(tmp_path, tmp_path, allow_unverified=True)
+    np.testing.assert_array_equal(stores["train"].images, TRAIN[0])
+    np.testing.assert_array_equal(stores["validation"].images, VALIDATION[0])
+    (tmp_path / f"val_data{suffix}").unlink()
+    with pytest.raises(UserError, match=f"is not complete: val_data{suffix} is missing"):
+        prepare(tmp_path, tmp_path, allow_unverified=True)
+
+
 def test_a_batch_that_is_there_twice_is_refused(tmp_path):
     write_npz_batches(tmp_path / "a", TRAIN, VALIDATION)
     write_npz_batches(tmp_path / "b", TRAIN, VALIDATION)

@@ -101,6 +101,18 @@ MISTAKES = {
     "twice": ([*PAIRS, PAIRS[0]], r"names a b\.jpg twice: keep one of its rows"),
     "one class": ([(name, "cat") for name in NAMES], "images of one class, cat"),
     "one image": ([*PAIRS[:5], ("g.jpg", "yak")], "has one image of yak: to be split"),
+    "some are not labelled": (
+        [(name, number - 1) for number, name in enumerate(NAMES)],
+        "no labels for 1 of 6 images of train",
+    ),
+    "two spellings": (
+        [(name, ["1", "0", "01"][number % 3]) for number, name in enumerate(NAMES)],
+        r"row 4, c,d\.jpg, is labelled 01, and an image before it 1: write each number in one way",
+    ),
+    "two spellings in two splits": (
+        [(name, "10"[n % 2] if n < 4 else "01", SPLITS[n]) for n, name in enumerate(NAMES)],
+        r"labelled 01, and an image before it 1: write each",
+    ),
     "nothing": ([], "names no images"),
 }
 
@@ -108,7 +120,8 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_named_by_their_row(mistake, images, tmp_path):
     rows, sentence = MISTAKES[mistake]
-    write_csv(images / "labels.csv", rows)
+    header = ("path", "label", "split")[: max(map(len, rows), default=2)]
+    write_csv(images / "labels.csv", rows, header)
     with pytest.raises(UserError, match=sentence):
         prepare(images / "labels.csv", tmp_path)
 
