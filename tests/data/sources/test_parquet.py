@@ -57,6 +57,21 @@ def test_shards_with_a_digest_in_their_name_and_folders_of_splits(tmp_path):
     check_tiny(prepare(tmp_path / "b", tmp_path / "2"))
 
 
+def test_suffixes_in_any_case(tmp_path):
+    for file in write_tiny(tmp_path / "a").iterdir():
+        file.rename(file.with_suffix(".PARQUET"))
+    check_tiny(prepare(tmp_path / "a", tmp_path))
+
+
+def test_a_folder_of_hidden_shards_is_refused(tmp_path):
+    write_tiny(tmp_path / "a" / "b")
+    (tmp_path / "a" / "b" / "train-00000-of-00003.parquet").rename(tmp_path / "a" / "_a.parquet")
+    for file in (tmp_path / "a" / "b").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match="a holds no shards whose names begin with neither a dot"):
+        prepare(tmp_path / "a", tmp_path)
+
+
 def test_labels_are_mapped_by_class_id(tmp_path):
     """The source numbers its classes in another order than the data set."""
     names = [WNIDS[1], WNIDS[2], WNIDS[0]]

@@ -47,6 +47,12 @@ def test_names_of_images_prove_the_classes_of_numbers(tmp_path):
     check(prepare(write(tmp_path / "a"), tmp_path))
 
 
+def test_suffixes_in_any_case(tmp_path):
+    for file in write(tmp_path / "a").iterdir():
+        file.rename(file.with_suffix(".TAR"))
+    check(prepare(tmp_path / "a", tmp_path))
+
+
 @pytest.mark.parametrize(
     "object_of",
     [
