@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.paths import expand, is_remote, portable
+from keras_imnet64.core.paths import expand, is_remote, os_error_text, portable
 from keras_imnet64.core.types import PackProgress
 from keras_imnet64.data.images.exact import decode_exactly
 from keras_imnet64.data.images.reading import readable_suffixes
@@ -387,18 +387,23 @@ def _decode(
     listing: folders.Listing, images: Sequence[ImageEntry], size: int
 ) -> Iterator[tuple[list[ImageEntry], list[np.ndarray | str]]]:
     """Yields some images, and for each its pixels or what is wrong with it, as a clause."""
-    read = listing.read or partial(read_in_place, listing.root)
-    contents, waiting = read(images), iter(images)
+    contents: Iterator[bytes | None]  # None for images that are read where they lie
+    contents = listing.read(images) if listing.read else itertools.repeat(None)
+    waiting = iter(images)
 
-    def decode(content: bytes) -> np.ndarray | str:
+    def decode(image: ImageEntry, content: bytes | None) -> np.ndarray | str:
         try:
+            if content is None:
+                [content] = read_in_place(listing.root, [image])
             return decode_exactly(content, size)
+        except OSError as error:
+            return f"cannot be read ({os_error_text(error, listing.root / image.name)})"
         except ValueError as error:
             return str(error)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         while part := list(itertools.islice(waiting, READ_BATCH)):
-            yield part, list(pool.map(decode, itertools.islice(contents, len(part))))
+            yield part, list(pool.map(decode, part, itertools.islice(contents, len(part))))
 
 
 def _leave_out_damaged(

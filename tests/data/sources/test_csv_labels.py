@@ -2,6 +2,14 @@
 
 import pytest
 from class_folders import drawn
+from three_classes import (
+    TRAIN,
+    TRAIN_LABELS,
+    VALIDATION,
+    VALIDATION_LABELS,
+    WNIDS,
+    expect_three_classes,
+)
 from write_forms import write_csv
 
 from keras_imnet64.core.errors import UserError
@@ -124,6 +132,30 @@ def test_mistakes_are_named_by_their_row(mistake, images, tmp_path):
     write_csv(images / "labels.csv", rows, header)
     with pytest.raises(UserError, match=sentence):
         prepare(images / "labels.csv", tmp_path)
+
+
+def test_an_image_that_is_missing_is_named_or_left_out(tmp_path, monkeypatch):
+    """Of a data set whose images have one size, which are decoded when they are packed."""
+    expect_three_classes(monkeypatch)
+    rows = []
+    for split, contents, labels in (
+        ("train", TRAIN, TRAIN_LABELS),
+        ("val", VALIDATION, VALIDATION_LABELS),
+    ):
+        for number, (content, label) in enumerate(zip(contents, labels, strict=True)):
+            file = tmp_path / "set" / f"{split}{number}.jpg"
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(content)
+            rows.append((file.name, WNIDS[label], split))
+    write_csv(tmp_path / "set" / "labels.csv", rows, ("path", "label", "split"))
+    (tmp_path / "set" / "train3.jpg").unlink()
+    with pytest.raises(UserError, match=r"train3\.jpg cannot be read \(No such file or directory\)"):
+        prepare(tmp_path / "set", tmp_path, "tiny_imagenet")
+    skipped = []
+    options = {"skip_corrupt": True, "skipped": skipped}
+    train = prepare(tmp_path / "set", tmp_path, "tiny_imagenet", **options)["train"]
+    assert skipped == [("train3.jpg", "cannot be read (No such file or directory)")]
+    assert train.labels.tolist() == [2, 0, 1, 2, 1] and not train.verified
 
 
 @pytest.mark.parametrize(
