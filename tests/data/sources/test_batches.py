@@ -1,9 +1,11 @@
 """Unpacked npz files and pickles of downsampled ImageNet: order, labels, damage, and code."""
 
+import contextlib
 import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -228,18 +230,18 @@ def test_a_pickle_changes_no_function_of_the_reader(tmp_path):
     ("content", "sentence"),
     [
         (pickle.dumps([1, 2]), "must hold one dict .* received a list"),
-        (pickle.dumps({}) * 2, "received more than one object"),
+        (pickle.dumps({}) * 2, "must .*received more than one object"),
         (pickle.dumps(GOOD)[:-40], "is not a whole pickle of arrays"),
         (b"data, labels\n1, 2\n", "is not a whole pickle of arrays"),
         (b"", "is not a whole pickle of arrays"),
-        (pickle.dumps({"data": np.array([object])}), "asks for builtins.object|arrays of 'O8'"),
+        (b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".", "is not a whole pickle of arr"),
+        (pickle.dumps({"data": np.array([object])}), r".*\(arrays of 'O8' are not read\)"),
     ],
 )
 def test_what_is_no_pickle_of_arrays_is_refused(content, sentence, tmp_path):
     (tmp_path / "batch").write_bytes(content)
-    with pytest.raises(UserError, match=f"batch (is|must).*|{sentence}") as refusal:
+    with pytest.raises(UserError, match=f"batch {sentence}"):
         read_pickle(tmp_path / "batch")
-    assert "batch" in str(refusal.value)
 
 
 def test_an_array_that_announces_more_than_it_has_is_refused(tmp_path):
@@ -249,6 +251,33 @@ def test_an_array_that_announces_more_than_it_has_is_refused(tmp_path):
     (tmp_path / "batch").write_bytes(changed)
     with pytest.raises(UserError, match=r"an array of shape \(3, 192\) has 384 bytes"):
         read_pickle(tmp_path / "batch")
+
+
+TEXT = b"X\x00\x00\x01\x00" + b"a" * 2**16 + b"q\x01"  # of 64 KiB, and its number: 1
+ENCODED = b"c_codecs\nencode\nh\x01X\x06\x00\x00\x00latin1\x86R0"
+DTYPE = b"cnumpy\ndtype\nU\x02u1\x85Rq\x02"
+ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01J\x00\x00\x01\x00\x85h\x02\x89h\x01tb"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\x80\x02}r\x00\x00\x00\x08.", None),  # an object whose number is 134,217,728
+        (b"\x80\x02" + TEXT + b"0" + ENCODED * 400 + b"}.", "more bytes than the file has"),
+        (b"\x80\x02" + TEXT + DTYPE + ARRAY * 400 + b"}.", "more bytes than the file has"),
+    ],
+)
+def test_a_few_bytes_take_little_memory(content, sentence, tmp_path):
+    (tmp_path / "batch").write_bytes(content)
+    expected = pytest.raises(UserError, match=sentence) if sentence else contextlib.nullcontext()
+    tracemalloc.start()
+    try:
+        with expected:
+            assert read_pickle(tmp_path / "batch") == {}
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 2**20
 
 
 def test_reading_a_pickle_loads_no_module_that_it_names(tmp_path):
