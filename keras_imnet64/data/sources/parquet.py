@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SUFFIX = ".parquet"
 MAGIC = b"PAR1"
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels")
-READ_ROWS = 256  # whose images are in memory at once
+READ_ROWS = 16_384  # that are in memory at once, if they are small
 
 
 def list_parquet(source: Path, progress: PackProgress | None = None) -> Listed:
@@ -126,7 +126,8 @@ class _Table:
         with self._report(), self._open() as file:
             schema = file.schema_arrow
             self.num_rows = int(file.metadata.num_rows)
-            self._refuse_bomb(file)
+            groups = range(file.metadata.num_row_groups)
+            self._refuse_growth(sum(file.metadata.row_group(g).total_byte_size for g in groups))
         self.columns = first_few(schema.names, 6)
         self._refuse_doubles(schema)
         self.image_column = self._image_column(schema)
@@ -199,9 +200,19 @@ class _Table:
                 yield label, name if isinstance(name, str) else ""
 
     def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yields batches of rows.
+
+        A file may hold a value once and name it in many rows, so the rows of a batch are so few
+        that they need at most BOMB_BYTES if each had the largest value, or one row.
+        """
         with self._report(), self._open() as file:
-            rows = READ_ROWS if self.image_column in columns else READ_ROWS * 64
-            yield from file.iter_batches(batch_size=rows, columns=columns, use_threads=False)
+            largest = _largest_group(file.metadata, columns)
+            rows = min(READ_ROWS, max(1, BOMB_BYTES // max(1, largest)))
+            grown = 0
+            for batch in file.iter_batches(batch_size=rows, columns=columns, use_threads=False):
+                grown += batch.nbytes
+                self._refuse_growth(grown)
+                yield batch
 
     def _open(self) -> pq.ParquetFile:
         import pyarrow.parquet as pq
@@ -237,11 +248,9 @@ class _Table:
                     "or rename the others"
                 )
 
-    def _refuse_bomb(self, file: pq.ParquetFile) -> None:
+    def _refuse_growth(self, grown: int) -> None:
         """Refuses a file that grows far beyond its size when it is read, as images never do."""
         size = self.path.stat().st_size
-        groups = range(file.metadata.num_row_groups)
-        grown = sum(file.metadata.row_group(number).total_byte_size for number in groups)
         if grown > max(BOMB_BYTES, BOMB_RATIO * size):
             raise UserError(f"{self.path} would grow from {size:,} to {grown:,} bytes")
 
@@ -260,6 +269,22 @@ class _Table:
                     ) from None
             fault = f"{self.path} is not a whole Parquet file ({reason(error)})"
             raise UserError(f"{fault}: download it again") from None
+
+
+def _largest_group(metadata: pq.FileMetaData, columns: Sequence[str]) -> int:
+    """Returns the bytes that some columns, and fields of them, have in the largest row group."""
+    sizes = [0]
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunks = [group.column(each) for each in range(group.num_columns)]
+        sizes.append(
+            sum(
+                chunk.total_uncompressed_size
+                for chunk in chunks
+                if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in columns)
+            )
+        )
+    return max(sizes)
 
 
 def _is_struct(kind: pa.DataType) -> bool:

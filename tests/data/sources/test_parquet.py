@@ -1,6 +1,7 @@
 """Parquet as the Hugging Face Hub stores it: order, classes, splits, shards, damage."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from write_forms import hub_schema, write_parquet
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data import datasets
+from keras_imnet64.data.sources import parquet
 from keras_imnet64.data.sources.archives import imagenet_wnids
 from keras_imnet64.data.sources.class_lists import names_of
 
@@ -357,6 +359,36 @@ def test_a_table_that_grows_without_bounds_is_refused(tmp_path):
     write_parquet(tmp_path / "a", "train", zeros, [0] * 70, WNIDS, **options)
     with pytest.raises(UserError, match=r"would grow from [\d,]+ to 73,[\d,]+ bytes"):
         prepare(tmp_path / "a", tmp_path)
+
+
+@pytest.mark.parametrize("column", ["image", "bytes", "path", "label"])
+def test_a_value_that_many_rows_share_fills_no_memory(column, tmp_path):
+    """A dictionary holds it once, so that the file and what it says of its size are small."""
+    content, rows = b"0" * 2**20, 400
+    image = {"bytes": content if column == "bytes" else b"", "path": ""}
+    if column == "path":
+        image["path"] = content.decode()
+    images = pa.array([image] * rows, hub_schema().field("image").type)
+    if column == "image":
+        images = pa.array([content] * rows)
+    label = content.decode() if column == "label" else "cat"
+    (tmp_path / "a").mkdir()
+    table = pa.table({"image": images, "label": pa.array([label] * rows)})
+    pq.write_table(table, tmp_path / "a" / "train.parquet", dictionary_pagesize_limit=2**21)
+    del table, images
+    before, sizes = pa.total_allocated_bytes(), []
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            UserError, match=r"train\.parquet would grow from [\d,]+ to \d{2,3},\d{3},\d{3} b"
+        ):
+            listed = parquet.list_parquet(tmp_path / "a")
+            for _ in parquet.read_images(tmp_path / "a", listed.entries["train"]):
+                sizes.append(pa.total_allocated_bytes() - before)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert max(sizes, default=0) < 150 * 2**20 and peak < 160 * 2**20
 
 
 def test_damaged_images_can_be_left_out(tmp_path):
