@@ -5,24 +5,21 @@ A form is recognised by the files of a source, not by an option. To add one, wri
 for the forms that belong to one data set; those for forms that any data set may have are here.
 """
 
-import contextlib
 import itertools
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.paths import expand, is_remote, os_error_text, portable
+from keras_imnet64.core.paths import expand, is_remote, os_error_text, portable, without_secrets
 from keras_imnet64.core.types import PackProgress
 from keras_imnet64.data.images.exact import decode_exactly
-from keras_imnet64.data.images.reading import readable_suffixes
 from keras_imnet64.data.locations import Dataset, DatasetLocation
 from keras_imnet64.data.prepare import (
     VALIDATION_SHARE,
@@ -51,6 +48,7 @@ from keras_imnet64.data.sources import (
 )
 from keras_imnet64.data.sources import image_folders as folders
 from keras_imnet64.data.sources.class_lists import UNLABELLED, Classes, arrange, own_classes
+from keras_imnet64.data.sources.finding import SourceFiles
 from keras_imnet64.data.sources.listing import Listed
 from keras_imnet64.data.stores import packing
 from keras_imnet64.data.stores.indexing import ImageEntry, read_in_place
@@ -63,45 +61,6 @@ RESIZED, TINY, FULL, FULL_21K, OWN = (
 ANY = (RESIZED, TINY, FULL, OWN)
 READ_BATCH = 512  # images that are decoded together
 MANY_CLASSES = 5  # without images, that a note names
-
-
-@dataclass
-class SourceFiles:
-    """The files of a source, looked through once for all forms.
-
-    Attributes:
-        path: the file or folder.
-        names: names of the files in it that have no suffix of an image, without their folders;
-            of a file its own.
-        suffixes: how many of these have each suffix, in lower case.
-        num_images: how many files have the suffix of an image.
-    """
-
-    path: Path
-    names: set[str] = field(default_factory=set)
-    suffixes: Counter[str] = field(default_factory=Counter)
-    num_images: int = 0
-
-    @classmethod
-    def of(cls, path: Path) -> "SourceFiles":
-        """Looks through a source; what cannot be read is left to the one who reads it."""
-        found = cls(path)
-        with contextlib.suppress(OSError):
-            for file in [path] if path.is_file() else finding.files_below(path):
-                found.add(file)
-        return found
-
-    def add(self, file: Path) -> None:
-        suffix = file.suffix.lower()
-        if suffix in readable_suffixes():  # of which there may be millions
-            self.num_images += 1
-        else:
-            self.suffixes[suffix] += 1
-            self.names.add(file.name)
-
-    def mostly(self, suffix: str) -> bool:
-        """Returns whether there are files with this suffix, and not more image files."""
-        return self.suffixes[suffix] > 0 and self.suffixes[suffix] >= self.num_images
 
 
 @dataclass(frozen=True)
@@ -144,7 +103,7 @@ def make_stores(request: Request) -> dict[str, Store]:
             request.verified.refuse_if_being_packed()
             fetch_dir = request.verified.fetch_dir
             with remote.local_copy(url, fetch_dir, request.progress) as copy:
-                return make_stores(replace(request, source=copy, origin=url))
+                return make_stores(replace(request, source=copy, origin=without_secrets(url)))
     form = None
     if request.source is not None and not dataset.embedded:
         form = find_form(dataset, expand(request.source))
