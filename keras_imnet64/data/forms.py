@@ -202,9 +202,9 @@ def _refuse_what_is_missing(listed: Listed) -> None:
 
 
 def _classes_of(listed: Listed, dataset: Dataset) -> Classes:
-    source_ids = listed.labels.class_ids()
     if not dataset.promises_images:
-        return own_classes(source_ids, listed.labels.where, listed.labels.names)
+        return own_classes(listed.labels.own_ids(), listed.labels.where, listed.labels.names)
+    source_ids = listed.labels.class_ids()
     fixed = dataset.labels()[0] if dataset.labels else []
     return arrange(source_ids, listed.labels.where, dataset.name, fixed)
 

@@ -85,6 +85,7 @@ def list_csv(source: Path, progress: PackProgress | None = None) -> Listed:
     entries = {
         split: _list_rows(split, chosen, labels, spellings) for split, chosen in splits.items()
     }
+    labels.refuse_numbers_as_names()
     _refuse_doubles(source, entries)
     if progress:
         progress("listing rows", len(rows), len(rows))

@@ -60,6 +60,8 @@ def list_parquet(source: Path, progress: PackProgress | None = None) -> Listed:
             entries[split] += table.list_rows(split, labels, root)
             if progress and total:
                 progress("listing rows", sum(map(len, entries.values())), total)
+    if listed_names is None:
+        labels.refuse_numbers_as_names()
     return Listed(
         form="Parquet",
         root=root,

@@ -61,6 +61,7 @@ def list_webdataset(source: Path, progress: PackProgress | None = None) -> Liste
             done += 1
             if progress:
                 progress("listing shards", done, total)
+    labels.refuse_numbers_as_names()
     return Listed("WebDataset", root, labels, entries, notes=notes)
 
 

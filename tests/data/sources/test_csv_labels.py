@@ -84,6 +84,21 @@ def test_numbers_are_classes_of_the_list_beside_them(images, tmp_path):
     )
 
 
+def test_a_list_that_calls_a_class_by_the_number_of_another_is_refused(images, tmp_path):
+    write_csv(images / "labels.csv", [(name, number % 3) for number, name in enumerate(NAMES)])
+    (images / "classes.txt").write_text("2\n0\n1\n")
+    with pytest.raises(UserError, match=r'has the label 2, where the list .* has "2" in line 1'):
+        prepare(images, tmp_path)
+
+
+def test_own_classes_of_imagenets_files(images, tmp_path):
+    for number, name in enumerate(NAMES):
+        (images / "images" / name).rename(images / "images" / f"n0208562{number}_{number}.JPEG")
+    rows = [(f"n0208562{n}_{n}.JPEG", ("dog", "cat")[n % 2]) for n in range(6)]
+    write_csv(images / "labels.csv", rows)
+    assert prepare(images, tmp_path)["train"].wnids == ["cat", "dog"]
+
+
 def test_class_folders_that_a_csv_describes_stay_class_folders(tmp_path):
     for number in range(6):
         file = tmp_path / "set" / ("cat", "dog")[number % 2] / f"{number}.jpg"
