@@ -73,6 +73,7 @@ class Form:
         datasets: names, up to the slash, of the data sets that may have it.
         matches: whether a source has it.
         make: makes the stores.
+        can_skip: whether damaged images can be left out one by one.
     """
 
     name: SourceForm
@@ -80,6 +81,7 @@ class Form:
     datasets: tuple[str, ...]
     matches: Callable[[SourceFiles], bool]
     make: Callable[[Request], dict[str, Store]]
+    can_skip: bool = True
 
 
 def find_form(dataset: Dataset, source: Path) -> Form | None:
@@ -109,7 +111,17 @@ def make_stores(request: Request) -> dict[str, Store]:
         form = find_form(dataset, expand(request.source))
     if form is not None and request.splits is not None and form.name != "class folders":
         raise UserError(f"--splits is for class folders, but {request.source} is {form.name}")
+    if form is not None and request.skip_corrupt and not form.can_skip:
+        raise cannot_skip(f"{request.source}, which is {form.name},")
     return form.make(request) if form else dataset.make(request)
+
+
+def cannot_skip(source: str) -> UserError:
+    """Returns the error for a source in which no single image can be left out."""
+    return UserError(
+        f"--skip-corrupt leaves out single images, but the files of {source} hold many images "
+        "each: leave the option out, and download a damaged file again"
+    )
 
 
 # ------------------------------------------------------------------------------ unpacked batches
@@ -371,19 +383,21 @@ def _leave_out_damaged(
     """Leaves the damaged images out of the listing. Returns (name, what is wrong) of each.
 
     Raises:
-        UserError: a class loses all its training images.
+        UserError: a class loses all its images in a split.
     """
     damaged: list[finding.Faulty] = []
     for split, images in listing.splits.items():
         whole: list[ImageEntry] = []
+        done = 0
         for part, decoded in _decode(listing, images, size):
             for image, pixels in zip(part, decoded, strict=True):
                 if isinstance(pixels, str):
                     damaged.append((image.in_words, pixels))
                 else:
                     whole.append(image)
+            done += len(part)
             if progress:
-                progress(f"checking {split}", len(whole) + len(damaged), len(images))
+                progress(f"checking {split}", done, len(images))
         lost = {image.label for image in images} - {image.label for image in whole}
         if lost:
             raise UserError(
@@ -448,6 +462,7 @@ FORMS = (  # the first that matches counts
         (RESIZED,),
         lambda files: any(re.fullmatch(r"Imagenet\d+_.*_npz\.zip", name) for name in files.names),
         through_tfds,
+        can_skip=False,
     ),
     Form(
         "npz batches",
@@ -455,6 +470,7 @@ FORMS = (  # the first that matches counts
         (RESIZED,),
         lambda files: batches.holds_batches(files.names, is_npz=True),
         partial(from_batches, is_npz=True),
+        can_skip=False,
     ),
     Form(
         "pickle batches",
@@ -462,6 +478,7 @@ FORMS = (  # the first that matches counts
         (RESIZED,),
         lambda files: batches.holds_batches(files.names, is_npz=False),
         partial(from_batches, is_npz=False),
+        can_skip=False,
     ),
     Form(
         "Tiny ImageNet's files",
