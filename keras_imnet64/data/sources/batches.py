@@ -6,6 +6,7 @@ flat, all R, then G, then B, and `labels` in 1..1000, in the order of ILSVRC's m
 may lie in any sub-folders. Images keep their order: batch by batch.
 """
 
+import contextlib
 import re
 import zipfile
 from collections.abc import Collection, Iterator
@@ -145,17 +146,24 @@ def read_batch(path: Path, image_size: int, num_classes: int) -> tuple[np.ndarra
         content = read_pickle(path)
         if missing := {"data", "labels"} - content.keys():
             raise UserError(f"{path} must hold data and labels; {min(missing)} is missing")
-        data, labels = content["data"], _as_array(content["labels"])
+        data, labels = content["data"], _as_array(path, content["labels"])
     archives.check_arrays(str(path), data, labels, image_size, num_classes)
     return data, labels.astype(np.int64) - 1
 
 
-def _as_array(labels: object) -> np.ndarray:
+def _as_array(path: Path, labels: object) -> np.ndarray:
     """Returns a list of whole numbers as int64; an array as it is."""
     if isinstance(labels, np.ndarray):
         return labels
-    is_list = isinstance(labels, list) and all(type(label) is int for label in labels)
-    return np.array(labels, np.int64) if is_list else np.empty(0, np.float32)
+    received = f"a {type(labels).__name__}"
+    if isinstance(labels, list):
+        others = sorted({type(label).__name__.strip("_") for label in labels} - {"int"})
+        received = f"a list with elements of the type {join_names(others)}"
+        if not others:
+            with contextlib.suppress(OverflowError):
+                return np.array(labels, np.int64)
+            received = "numbers of more than 64 bits"
+    raise UserError(f"{path} must hold whole-number labels; received {received}")
 
 
 def _images(data: np.ndarray, size: int) -> np.ndarray:

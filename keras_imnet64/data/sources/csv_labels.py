@@ -72,11 +72,15 @@ def list_csv(source: Path, progress: PackProgress | None = None) -> Listed:
             f"{folder} has {join_names(file.name for file in files)}: pass one of them as --source"
         )
     rows = [(file, row) for file in files for row in _rows(file)]
+    if not rows:
+        raise UserError(
+            f"{files[0]} names no images: add a row for each image below its first line"
+        )
     root = _image_root(folder, [row for _, row in rows])
     if root is None:
         raise UserError(
-            f"{files[0]} names {rows[0][1].path if rows else 'no images'}, which is not below "
-            f"{folder}: put the CSV beside the folder of its images"
+            f"{files[0]} names {rows[0][1].path}, which is not below {folder}: put the CSV beside "
+            "the folder of its images"
         )
     notes: list[str] = []
     splits = choose_splits(_splits(rows, len(files) > 1), source, notes)
@@ -185,8 +189,6 @@ def _row(
 
 def _image_root(folder: Path, rows: Sequence[_Row]) -> Path | None:
     """Returns the folder below which the images lie, by the first row: `folder`, or one in it."""
-    if not rows:
-        return None
     for candidate in (folder, *(folder / name for name in list_folder(folder)[0])):
         if os.path.isfile(candidate / rows[0].path):
             return candidate

@@ -117,6 +117,25 @@ def test_wrong_arrays_are_refused_with_their_file(form, fault, tmp_path):
     assert not packed.exists() or list(packed.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("labels", "received"),
+    [
+        ([1.0, 2.0], "a list with elements of the type float"),
+        (["cat", True], "a list with elements of the type bool and str"),
+        ([1, np.arange(2)], "a list with elements of the type Array"),
+        ([1, 2**70], "numbers of more than 64 bits"),
+        ("1, 2", "a str"),
+        ([], "none"),
+        (np.arange(0), "none"),
+    ],
+)
+def test_labels_of_a_pickle_that_are_no_numbers_are_described(labels, received, tmp_path):
+    write_pickle_batches(tmp_path, TRAIN, VALIDATION)
+    (tmp_path / "val_data").write_bytes(pickle.dumps(GOOD | {"labels": labels}))
+    with pytest.raises(UserError, match=f"val_data must hold .*labels.*; received {received}$"):
+        prepare(tmp_path, tmp_path, allow_unverified=True)
+
+
 @pytest.mark.parametrize("form", WRITERS)
 def test_a_batch_that_is_missing_in_the_middle_is_named(form, tmp_path):
     WRITERS[form](tmp_path, TRAIN, VALIDATION, batches=3)

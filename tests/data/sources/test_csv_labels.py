@@ -136,7 +136,7 @@ MISTAKES = {
         [(name, "10"[n % 2] if n < 4 else "01", SPLITS[n]) for n, name in enumerate(NAMES)],
         r"labelled 01, and an image before it 1: write each",
     ),
-    "nothing": ([], "names no images"),
+    "nothing": ([], r"labels\.csv names no images: add a row for each image"),
 }
 
 
