@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.paths import expand, is_remote, os_error_text, portable, without_secrets
+from keras_imnet64.core.paths import expand, is_remote, portable, without_secrets
 from keras_imnet64.core.types import PackProgress
 from keras_imnet64.data.images.exact import decode_exactly
+from keras_imnet64.data.images.reading import report_unreadable
 from keras_imnet64.data.locations import Dataset, DatasetLocation
 from keras_imnet64.data.prepare import (
     VALIDATION_SHARE,
@@ -365,10 +366,11 @@ def _decode(
     def decode(image: ImageEntry, content: bytes | None) -> np.ndarray | str:
         try:
             if content is None:
-                [content] = read_in_place(listing.root, [image])
+                with report_unreadable(listing.root / image.name):
+                    [content] = read_in_place(listing.root, [image])
             return decode_exactly(content, size)
-        except OSError as error:
-            return f"cannot be read ({os_error_text(error, listing.root / image.name)})"
+        except FileNotFoundError:
+            return "is missing"
         except ValueError as error:
             return str(error)
 

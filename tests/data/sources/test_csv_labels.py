@@ -164,13 +164,16 @@ def test_an_image_that_is_missing_is_named_or_left_out(tmp_path, monkeypatch):
             rows.append((file.name, WNIDS[label], split))
     write_csv(tmp_path / "set" / "labels.csv", rows, ("path", "label", "split"))
     (tmp_path / "set" / "train3.jpg").unlink()
-    with pytest.raises(UserError, match=r"train3\.jpg cannot be read \(No such file"):
+    with pytest.raises(UserError, match=r"train3\.jpg is missing: all images must have 64"):
         prepare(tmp_path / "set", tmp_path, "tiny_imagenet")
     skipped = []
     options = {"skip_corrupt": True, "skipped": skipped}
     train = prepare(tmp_path / "set", tmp_path, "tiny_imagenet", **options)["train"]
-    assert skipped == [("train3.jpg", "cannot be read (No such file or directory)")]
+    assert skipped == [("train3.jpg", "is missing")]
     assert train.labels.tolist() == [2, 0, 1, 2, 1] and not train.verified
+    (tmp_path / "set" / "train3.jpg").mkdir()  # which nobody may read as a file
+    with pytest.raises(UserError, match=r"train3\.jpg cannot be read: Is a directory"):
+        prepare(tmp_path / "set", tmp_path, "tiny_imagenet", **options)
 
 
 @pytest.mark.parametrize(
