@@ -24,8 +24,8 @@ def is_remote(source: StrPath) -> bool:
 
 def without_secrets(text: str) -> str:
     """Returns a text whose addresses lack their user, password and query, such as a signature."""
-    text = re.sub(r"(?<=://)[^/?#\s]*@", "", text)
-    return re.sub(r"(://[^\s?]*)\?[^\s'\")]*", r"\1", text)
+    text = re.sub(r"(?<=://)[^/?\s]*@", "", text)
+    return re.sub(r"(://[^?]*)\?[^\s'\")]*", r"\1", text)
 
 
 def portable(path: StrPath) -> str:
