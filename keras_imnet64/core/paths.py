@@ -22,6 +22,12 @@ def is_remote(source: StrPath) -> bool:
     return isinstance(source, str) and bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source))
 
 
+def without_secrets(text: str) -> str:
+    """Returns a text whose addresses lack their user, password and query, such as a signature."""
+    text = re.sub(r"(?<=://)[^/?\s]*@", "", text)
+    return re.sub(r"(://[^?]*)\?[^\s'\")]*", r"\1", text)
+
+
 def portable(path: StrPath) -> str:
     """Returns a path as text that is the same under every locale.
 

@@ -15,7 +15,7 @@ from keras_imnet64.core.errors import UserError, nearest
 from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.core.validation import to_json
-from keras_imnet64.data.forms import make_stores
+from keras_imnet64.data.forms import cannot_skip, make_stores
 from keras_imnet64.data.images.views import FILTERS
 from keras_imnet64.data.locations import Dataset, DatasetLocation
 from keras_imnet64.data.prepare import (
@@ -89,7 +89,6 @@ DATASETS: Mapping[str, Dataset] = {
             made_from="tiny-imagenet-200.zip or its unpacked folder, whose validation images may "
             "have been sorted into class folders; Parquet, WebDataset, a CSV or class folders.",
             make=from_image_files,
-            has_file_per_image=True,
             resize_filter="box",  # our choice: its authors do not name theirs
             source_hint="tiny-imagenet-200.zip",
         ),
@@ -105,7 +104,6 @@ DATASETS: Mapping[str, Dataset] = {
             made_from="The two tars of image-net.org, which stay packed, folders train and val "
             "with class folders, what TensorFlow Datasets has built, Parquet, WebDataset or a CSV.",
             make=from_imagenet2012,
-            has_file_per_image=True,
             resize_filter="bilinear",
         ),
         Dataset(
@@ -117,7 +115,6 @@ DATASETS: Mapping[str, Dataset] = {
             made_from="The folder of class folders: those with more than 500 images, or those of "
             "--class-list; the first 50 images of each class are for validation.",
             make=from_imagenet21k,
-            has_file_per_image=True,
             resize_filter="bilinear",
         ),
         Dataset(
@@ -129,7 +126,6 @@ DATASETS: Mapping[str, Dataset] = {
             made_from="A folder whose folders are classes, or hold them as train, val or test; "
             "Parquet, WebDataset or a CSV; images of any size and of any kind that Pillow reads.",
             make=from_image_folder,
-            has_file_per_image=True,
             resize_filter="bilinear",
             promises_images=False,
         ),
@@ -224,7 +220,7 @@ def prepare(
             remote or in Parquet. None downloads through TFDS, draws `shapes`, or looks for
             `imagenet2012` where TFDS keeps it.
         allow_unverified: accept images other than the published ones, and pack them separately.
-        skip_corrupt: leave out unusable files, of data sets with a file for each image. A
+        skip_corrupt: leave out unusable images; not of archives and batches (`Form.can_skip`). A
             published set without its damaged images counts as unverified; `image_folder` promises
             no images, so its images always count as verified.
         skipped: receives (name, reason) of each image that was left out.
@@ -276,12 +272,8 @@ def _check_request(
         raise UserError(f"{name} is drawn by this package and takes no --source; received {source}")
     if skip_corrupt and dataset.embedded:
         raise UserError(f"{name} is drawn by this package: leave out --skip-corrupt")
-    if skip_corrupt and not dataset.has_file_per_image:
-        possible = ", ".join(row.name for row in DATASETS.values() if row.has_file_per_image)
-        raise UserError(
-            f"--skip-corrupt works for {possible}, which have a file for each image; the files of "
-            f"{name} hold many images each, so download a damaged file again"
-        )
+    if skip_corrupt and dataset.builder and source is None:
+        raise cannot_skip(f"the archives of {name}")
 
 
 def _check_options(

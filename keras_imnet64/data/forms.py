@@ -5,24 +5,22 @@ A form is recognised by the files of a source, not by an option. To add one, wri
 for the forms that belong to one data set; those for forms that any data set may have are here.
 """
 
-import contextlib
 import itertools
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.paths import expand, is_remote, portable
+from keras_imnet64.core.paths import expand, is_remote, portable, without_secrets
 from keras_imnet64.core.types import PackProgress
 from keras_imnet64.data.images.exact import decode_exactly
-from keras_imnet64.data.images.reading import readable_suffixes
+from keras_imnet64.data.images.reading import report_unreadable
 from keras_imnet64.data.locations import Dataset, DatasetLocation
 from keras_imnet64.data.prepare import (
     VALIDATION_SHARE,
@@ -51,6 +49,7 @@ from keras_imnet64.data.sources import (
 )
 from keras_imnet64.data.sources import image_folders as folders
 from keras_imnet64.data.sources.class_lists import UNLABELLED, Classes, arrange, own_classes
+from keras_imnet64.data.sources.finding import SourceFiles
 from keras_imnet64.data.sources.listing import Listed
 from keras_imnet64.data.stores import packing
 from keras_imnet64.data.stores.indexing import ImageEntry, read_in_place
@@ -65,45 +64,6 @@ READ_BATCH = 512  # images that are decoded together
 MANY_CLASSES = 5  # without images, that a note names
 
 
-@dataclass
-class SourceFiles:
-    """The files of a source, looked through once for all forms.
-
-    Attributes:
-        path: the file or folder.
-        names: names of the files in it that have no suffix of an image, without their folders;
-            of a file its own.
-        suffixes: how many of these have each suffix, in lower case.
-        num_images: how many files have the suffix of an image.
-    """
-
-    path: Path
-    names: set[str] = field(default_factory=set)
-    suffixes: Counter[str] = field(default_factory=Counter)
-    num_images: int = 0
-
-    @classmethod
-    def of(cls, path: Path) -> "SourceFiles":
-        """Looks through a source; what cannot be read is left to the one who reads it."""
-        found = cls(path)
-        with contextlib.suppress(OSError):
-            for file in [path] if path.is_file() else finding.files_below(path):
-                found.add(file)
-        return found
-
-    def add(self, file: Path) -> None:
-        suffix = file.suffix.lower()
-        if suffix in readable_suffixes():  # of which there may be millions
-            self.num_images += 1
-        else:
-            self.suffixes[suffix] += 1
-            self.names.add(file.name)
-
-    def mostly(self, suffix: str) -> bool:
-        """Returns whether there are files with this suffix, and not more image files."""
-        return self.suffixes[suffix] > 0 and self.suffixes[suffix] >= self.num_images
-
-
 @dataclass(frozen=True)
 class Form:
     """A row of the table FORMS.
@@ -114,6 +74,7 @@ class Form:
         datasets: names, up to the slash, of the data sets that may have it.
         matches: whether a source has it.
         make: makes the stores.
+        can_skip: whether damaged images can be left out one by one.
     """
 
     name: SourceForm
@@ -121,6 +82,7 @@ class Form:
     datasets: tuple[str, ...]
     matches: Callable[[SourceFiles], bool]
     make: Callable[[Request], dict[str, Store]]
+    can_skip: bool = True
 
 
 def find_form(dataset: Dataset, source: Path) -> Form | None:
@@ -144,13 +106,23 @@ def make_stores(request: Request) -> dict[str, Store]:
             request.verified.refuse_if_being_packed()
             fetch_dir = request.verified.fetch_dir
             with remote.local_copy(url, fetch_dir, request.progress) as copy:
-                return make_stores(replace(request, source=copy, origin=url))
+                return make_stores(replace(request, source=copy, origin=without_secrets(url)))
     form = None
     if request.source is not None and not dataset.embedded:
         form = find_form(dataset, expand(request.source))
     if form is not None and request.splits is not None and form.name != "class folders":
         raise UserError(f"--splits is for class folders, but {request.source} is {form.name}")
+    if form is not None and request.skip_corrupt and not form.can_skip:
+        raise cannot_skip(f"{request.source}, which is {form.name},")
     return form.make(request) if form else dataset.make(request)
+
+
+def cannot_skip(source: str) -> UserError:
+    """Returns the error for a source in which no single image can be left out."""
+    return UserError(
+        f"--skip-corrupt leaves out single images, but the files of {source} hold many images "
+        "each: leave the option out, and download a damaged file again"
+    )
 
 
 # ------------------------------------------------------------------------------ unpacked batches
@@ -243,9 +215,9 @@ def _refuse_what_is_missing(listed: Listed) -> None:
 
 
 def _classes_of(listed: Listed, dataset: Dataset) -> Classes:
-    source_ids = listed.labels.class_ids()
     if not dataset.promises_images:
-        return own_classes(source_ids, listed.labels.where, listed.labels.names)
+        return own_classes(listed.labels.own_ids(), listed.labels.where, listed.labels.names)
+    source_ids = listed.labels.class_ids()
     fixed = dataset.labels()[0] if dataset.labels else []
     return arrange(source_ids, listed.labels.where, dataset.name, fixed)
 
@@ -387,18 +359,24 @@ def _decode(
     listing: folders.Listing, images: Sequence[ImageEntry], size: int
 ) -> Iterator[tuple[list[ImageEntry], list[np.ndarray | str]]]:
     """Yields some images, and for each its pixels or what is wrong with it, as a clause."""
-    read = listing.read or partial(read_in_place, listing.root)
-    contents, waiting = read(images), iter(images)
+    contents: Iterator[bytes | None]  # None for images that are read where they lie
+    contents = listing.read(images) if listing.read else itertools.repeat(None)
+    waiting = iter(images)
 
-    def decode(content: bytes) -> np.ndarray | str:
+    def decode(image: ImageEntry, content: bytes | None) -> np.ndarray | str:
         try:
+            if content is None:
+                with report_unreadable(listing.root / image.name):
+                    [content] = read_in_place(listing.root, [image])
             return decode_exactly(content, size)
+        except FileNotFoundError:
+            return "is missing"
         except ValueError as error:
             return str(error)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         while part := list(itertools.islice(waiting, READ_BATCH)):
-            yield part, list(pool.map(decode, itertools.islice(contents, len(part))))
+            yield part, list(pool.map(decode, part, itertools.islice(contents, len(part))))
 
 
 def _leave_out_damaged(
@@ -407,19 +385,21 @@ def _leave_out_damaged(
     """Leaves the damaged images out of the listing. Returns (name, what is wrong) of each.
 
     Raises:
-        UserError: a class loses all its training images.
+        UserError: a class loses all its images in a split.
     """
     damaged: list[finding.Faulty] = []
     for split, images in listing.splits.items():
         whole: list[ImageEntry] = []
+        done = 0
         for part, decoded in _decode(listing, images, size):
             for image, pixels in zip(part, decoded, strict=True):
                 if isinstance(pixels, str):
                     damaged.append((image.in_words, pixels))
                 else:
                     whole.append(image)
+            done += len(part)
             if progress:
-                progress(f"checking {split}", len(whole) + len(damaged), len(images))
+                progress(f"checking {split}", done, len(images))
         lost = {image.label for image in images} - {image.label for image in whole}
         if lost:
             raise UserError(
@@ -484,6 +464,7 @@ FORMS = (  # the first that matches counts
         (RESIZED,),
         lambda files: any(re.fullmatch(r"Imagenet\d+_.*_npz\.zip", name) for name in files.names),
         through_tfds,
+        can_skip=False,
     ),
     Form(
         "npz batches",
@@ -491,6 +472,7 @@ FORMS = (  # the first that matches counts
         (RESIZED,),
         lambda files: batches.holds_batches(files.names, is_npz=True),
         partial(from_batches, is_npz=True),
+        can_skip=False,
     ),
     Form(
         "pickle batches",
@@ -498,6 +480,7 @@ FORMS = (  # the first that matches counts
         (RESIZED,),
         lambda files: batches.holds_batches(files.names, is_npz=False),
         partial(from_batches, is_npz=False),
+        can_skip=False,
     ),
     Form(
         "Tiny ImageNet's files",

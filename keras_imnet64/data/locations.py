@@ -40,7 +40,6 @@ class Dataset:
         labels: returns (class ids, class names), in label order; None if the source lists them.
         builder: the name of TFDS' builder; empty if the images do not come through TFDS.
         unverified_builder: the same for unverified archives.
-        has_file_per_image: whether damaged images can be left out one by one.
         resize_filter: how `predict` resizes images for a model of this set: with the filter of the
             set itself, if it is known.
         embedded: whether this package draws the images, with nothing to download.
@@ -59,7 +58,6 @@ class Dataset:
     labels: Callable[[], tuple[list[str], list[str]]] | None = None
     builder: str = ""
     unverified_builder: str = ""
-    has_file_per_image: bool = False
     resize_filter: str = "box"
     embedded: bool = False
     source_hint: str = "DIR"

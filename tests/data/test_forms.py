@@ -14,9 +14,16 @@ from three_classes import (
     WNIDS,
     check_tiny,
     expect_three_classes,
+    jpeg,
     write_tiny,
 )
-from write_forms import write_csv, write_npz_batches, write_pickle_batches, write_webdataset
+from write_forms import (
+    write_csv,
+    write_npz_batches,
+    write_parquet,
+    write_pickle_batches,
+    write_webdataset,
+)
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data import datasets, forms
@@ -157,6 +164,59 @@ def test_a_store_of_another_form_is_replaced_and_never_mixed(tmp_path):
             allow_unverified=True,
         )
         assert stores["train"].labels.tolist() == labels
+
+
+@pytest.mark.parametrize("form", ["CSV", "Parquet", "WebDataset", "class folders"])
+def test_images_of_imagenet_resized_are_left_out_one_by_one(form, tmp_path):
+    """Of every form in which each image is a file of its own."""
+    source, size = tmp_path / "source", (8, 8)
+    contents = [jpeg(seed, size, "PNG") for seed in range(6)]
+    contents[2] = contents[4] = b""  # one of training, one of validation
+    labels, wnids = [0, 1, 0, 1, 0, 0], archives.imagenet_wnids()
+    ids = [wnids[label] for label in labels]
+    if form in ("CSV", "class folders"):
+        for number, content in enumerate(contents):
+            split = "train" if number < 4 else "val"
+            folder = source / "images" if form == "CSV" else source / split / ids[number]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{split}{number}.png").write_bytes(content)
+    if form == "CSV":
+        rows = [(f"train{n}.png", ids[n], "train") for n in range(4)]
+        rows += [(f"val{n}.png", ids[n], "val") for n in (4, 5)]
+        write_csv(source / "labels.csv", rows, ("path", "label", "split"))
+    elif form == "Parquet":
+        write_parquet(source, "train", contents[:4], labels[:4], wnids)
+        write_parquet(source, "val", contents[4:], labels[4:], wnids)
+    elif form == "WebDataset":
+        write_webdataset(source, "train", contents[:4], ids[:4])
+        write_webdataset(source, "val", contents[4:], ids[4:])
+    skipped, steps = [], []
+    stores = datasets.prepare(
+        "imagenet_resized/8x8",
+        source=source,
+        data_dir=tmp_path,
+        allow_unverified=True,
+        skip_corrupt=True,
+        skipped=skipped,
+        progress=lambda *step: steps.append(step),
+    )
+    assert [fault for _, fault in skipped] == ["is empty"] * 2
+    assert sorted(stores["train"].labels.tolist()) == [0, 1, 1]
+    assert stores["validation"].labels.tolist() == [0] and not stores["train"].verified
+    assert ("checking train", 4, 4) in steps and ("checking validation", 2, 2) in steps
+
+
+@pytest.mark.parametrize("form", ["zip archives", "npz batches", "pickle batches"])
+def test_of_files_with_many_images_none_is_left_out(form, tmp_path):
+    WRITERS[form][1](tmp_path / "source")
+    with pytest.raises(
+        UserError, match=f"--skip-corrupt leaves out .*, which is {form}, hold many"
+    ):
+        datasets.prepare(
+            "imagenet_resized/8x8", source=tmp_path / "source", data_dir=tmp_path, skip_corrupt=True
+        )
+    with pytest.raises(UserError, match="files of the archives of imagenet_resized/8x8 hold many"):
+        datasets.prepare("imagenet_resized/8x8", data_dir=tmp_path, skip_corrupt=True)
 
 
 def test_class_folders_as_people_have_them(tmp_path):

@@ -279,7 +279,9 @@ def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
     """Checks the labels of a batch, as `check_arrays` does."""
     if labels.ndim != 1:
         raise UserError(f"{where} must hold a list of labels; received {list(labels.shape)}")
-    if labels.dtype.kind not in "iu" or not len(labels):
+    if not len(labels):
+        raise UserError(f"{where} must hold labels of images; received none")
+    if labels.dtype.kind not in "iu":
         raise UserError(f"{where} must hold whole-number labels; received {labels.dtype}")
     if labels.min() < 1 or labels.max() > num_classes:
         raise UserError(

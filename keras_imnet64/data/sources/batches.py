@@ -6,6 +6,7 @@ flat, all R, then G, then B, and `labels` in 1..1000, in the order of ILSVRC's m
 may lie in any sub-folders. Images keep their order: batch by batch.
 """
 
+import contextlib
 import re
 import zipfile
 from collections.abc import Collection, Iterator
@@ -90,28 +91,29 @@ def list_batches(
 
 
 def _find(source: Path, is_npz: bool) -> dict[str, list[Path]]:
-    found: dict[int, Path] = {}  # by number; 0 is that of the validation images
+    found: dict[int | None, Path] = {}  # by number, which validation images lack
     for file in sorted(files_below(source)):
         match = BATCH.fullmatch(file.name)
         if match is None or bool(match["suffix"]) != is_npz:
             continue
-        number = int(match["number"] or 0)
+        number = int(match["number"]) if match["number"] else None
         if number in found:
             raise UserError(f"{found[number]} and {file} are the same batch: move one of them away")
         found[number] = file
-    numbers = sorted(found.keys() - {0})
+    numbers = sorted(number for number in found if number is not None)
     suffix = ".npz" if is_npz else ""
     missing = [f"train_data_batch_{n}{suffix}" for n in _missing(numbers)]
-    missing += [] if 0 in found else [f"val_data{suffix}"]
+    missing += [] if None in found else [f"val_data{suffix}"]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise UserError(f"{source} is not complete: {join_names(missing)} {verb} missing")
-    return {"train": [found[number] for number in numbers], "validation": [found[0]]}
+    return {"train": [found[number] for number in numbers], "validation": [found[None]]}
 
 
 def _missing(numbers: list[int]) -> list[int]:
-    last = max(numbers, default=1)
-    return sorted(set(range(1, last + 1)) - set(numbers))
+    """Returns the numbers that are missing; some programs number batches from 0."""
+    first, last = min([1, *numbers]), max(numbers, default=1)
+    return sorted(set(range(first, last + 1)) - set(numbers))
 
 
 def _read_labels(path: Path, image_size: int, num_classes: int) -> np.ndarray:
@@ -144,17 +146,24 @@ def read_batch(path: Path, image_size: int, num_classes: int) -> tuple[np.ndarra
         content = read_pickle(path)
         if missing := {"data", "labels"} - content.keys():
             raise UserError(f"{path} must hold data and labels; {min(missing)} is missing")
-        data, labels = content["data"], _as_array(content["labels"])
+        data, labels = content["data"], _as_array(path, content["labels"])
     archives.check_arrays(str(path), data, labels, image_size, num_classes)
     return data, labels.astype(np.int64) - 1
 
 
-def _as_array(labels: object) -> np.ndarray:
+def _as_array(path: Path, labels: object) -> np.ndarray:
     """Returns a list of whole numbers as int64; an array as it is."""
     if isinstance(labels, np.ndarray):
         return labels
-    is_list = isinstance(labels, list) and all(type(label) is int for label in labels)
-    return np.array(labels, np.int64) if is_list else np.empty(0, np.float32)
+    received = f"a {type(labels).__name__}"
+    if isinstance(labels, list):
+        others = sorted({type(label).__name__.strip("_") for label in labels} - {"int"})
+        received = f"a list with elements of the type {join_names(others)}"
+        if not others:
+            with contextlib.suppress(OverflowError):
+                return np.array(labels, np.int64)
+            received = "numbers of more than 64 bits"
+    raise UserError(f"{path} must hold whole-number labels; received {received}")
 
 
 def _images(data: np.ndarray, size: int) -> np.ndarray:

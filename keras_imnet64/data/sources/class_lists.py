@@ -38,6 +38,7 @@ class Labels:
             `texts` if the source labels with texts.
         texts: {text: its number, which is its place in `names`, or else the order of coming}.
         ids_of_numbers: {number: (class id, the image whose name contains it)}.
+        contradiction: how labels and the names of images contradict each other first, or empty.
     """
 
     where: str
@@ -45,6 +46,7 @@ class Labels:
     numbers: dict[str, list[int]] = field(default_factory=dict)
     texts: dict[str, int] = field(default_factory=dict)
     ids_of_numbers: dict[int, tuple[str, str]] = field(default_factory=dict)
+    contradiction: str = ""
 
     def add(self, split: str, label: int | str, image: str, name: str = "") -> None:
         """Adds the label of an image.
@@ -54,7 +56,7 @@ class Labels:
             name: the original name of its file, which may contain a class id; or empty.
 
         Raises:
-            UserError: the label contradicts the names, or the images before.
+            UserError: the list of classes lacks the label, or it is of another kind than before.
         """
         numbers = self.numbers.setdefault(split, [])
         text = label if isinstance(label, str) else None
@@ -86,29 +88,48 @@ class Labels:
             raise UserError(f"{image} has the label {label}, where 0..{count - 1} are possible")
 
     def _check_id(self, label: int, text: str | None, wnid: str, image: str) -> None:
-        """Refuses one label for two class ids, as two label orders give where they are mixed."""
+        """Notes one label for two class ids, as two label orders give where they are mixed."""
+        found = ""
         if text is not None and WNID.fullmatch(text) and text != wnid:
-            raise UserError(f"{image} is labelled {text}, but is of {wnid} by its name")
+            found = f"{image} is labelled {text}, but is of {wnid} by its name"
         known, first = self.ids_of_numbers.setdefault(label, (wnid, image))
-        if known != wnid:
+        if known != wnid and not found:
             shown = label if text is None else f'"{text}"'
-            raise UserError(
+            found = (
                 f"{self.where} mixes two label orders: by the names of its images, the label "
                 f"{shown} is {known} for {first} and {wnid} for {image}"
             )
+        self.contradiction = self.contradiction or found
 
     def is_unlabelled(self, split: str) -> bool:
         """Returns whether no image of a split has a label."""
         numbers = self.numbers.get(split, [])
         return not self.texts and all(number == UNLABELLED for number in numbers)
 
+    def refuse_numbers_as_names(self) -> None:
+        """Refuses numbers as labels where a class beside others is called by another's number.
+
+        For lists that a user writes; those in a hub's metadata are in label order by definition.
+        """
+        if self.names is None or self.texts:
+            return
+        for place, name in enumerate(self.names):
+            if name.isdecimal() and int(name) != place and int(name) < len(self.names):
+                raise UserError(
+                    f'{self.where} has the label {name}, where the list of classes has "{name}" in '
+                    f"line {place + 1}, which stands for the label {place}: sort its lines, or "
+                    "give its classes other names"
+                )
+
     def class_ids(self) -> list[str]:
         """Returns the id of each class in the order of the numbers: wnids if they are proved.
 
         Raises:
-            UserError: names are repeated, or contradict the names of images.
+            UserError: labels or their list contradict the names of images.
         """
-        ids = self._listed_ids()
+        if self.contradiction:
+            raise UserError(self.contradiction)
+        ids = self.own_ids()
         for number, (wnid, image) in self.ids_of_numbers.items():
             if WNID.fullmatch(ids[number]) and ids[number] != wnid:
                 raise UserError(
@@ -117,14 +138,19 @@ class Labels:
                 )
         return ids
 
-    def _listed_ids(self) -> list[str]:
+    def own_ids(self) -> list[str]:
+        """Returns the id of each class in the order of the numbers, for the user's own labels.
+
+        These may have classes of their own for ImageNet's images, so the names of images tell the
+        ids only where none contradicts another.
+        """
         if self.names is not None:
             return proved_ids(self.names) or list(self.names)
         if self.texts:
             return list(self.texts)
         count = 1 + max((max(numbers, default=-1) for numbers in self.numbers.values()), default=-1)
         by_images = [self.ids_of_numbers.get(number, ("", ""))[0] for number in range(count)]
-        if all(by_images) and len(set(by_images)) == count:
+        if all(by_images) and len(set(by_images)) == count and not self.contradiction:
             return by_images
         return [str(number) for number in range(count)]
 
@@ -179,7 +205,7 @@ def own_classes(source_ids: Sequence[str], where: str, names: Sequence[str] | No
     Classes that are listed keep the order of their list; others are sorted, as class folders are.
 
     Args:
-        source_ids: from `Labels.class_ids`.
+        source_ids: from `Labels.own_ids`.
         where: names the source in messages.
         names: the list of classes in the source, or None.
     """

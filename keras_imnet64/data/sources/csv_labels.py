@@ -28,7 +28,7 @@ SUFFIXES = {".csv": ",", ".tsv": "\t"}
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img")
 LABEL_COLUMNS = ("label", "class", "wnid", "class_id", "category", "target")
 SPLIT_COLUMNS = ("split", "subset", "set")
-NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+NUMBER = re.compile(r"-?\d{1,9}", re.ASCII)
 MAX_BYTES = 2**30
 MAX_COLUMNS_SHOWN = 6
 
@@ -72,29 +72,50 @@ def list_csv(source: Path, progress: PackProgress | None = None) -> Listed:
             f"{folder} has {join_names(file.name for file in files)}: pass one of them as --source"
         )
     rows = [(file, row) for file in files for row in _rows(file)]
+    if not rows:
+        raise UserError(
+            f"{files[0]} names no images: add a row for each image below its first line"
+        )
     root = _image_root(folder, [row for _, row in rows])
     if root is None:
         raise UserError(
-            f"{files[0]} names {rows[0][1].path if rows else 'no images'}, which is not below "
-            f"{folder}: put the CSV beside the folder of its images"
+            f"{files[0]} names {rows[0][1].path}, which is not below {folder}: put the CSV beside "
+            "the folder of its images"
         )
     notes: list[str] = []
     splits = choose_splits(_splits(rows, len(files) > 1), source, notes)
     labels = Labels(str(source), read_class_list(folder))
-    entries = {split: _list_rows(split, chosen, labels) for split, chosen in splits.items()}
+    spellings: dict[int, str] = {}
+    entries = {
+        split: _list_rows(split, chosen, labels, spellings) for split, chosen in splits.items()
+    }
+    labels.refuse_numbers_as_names()
     _refuse_doubles(source, entries)
     if progress:
         progress("listing rows", len(rows), len(rows))
     return Listed("CSV", root, labels, entries, notes=notes)
 
 
-def _list_rows(split: str, rows: Sequence[tuple[Path, _Row]], labels: Labels) -> list[ImageEntry]:
-    """Returns an entry for each row, and adds its label: a number if all labels are numbers."""
+def _list_rows(
+    split: str, rows: Sequence[tuple[Path, _Row]], labels: Labels, spellings: dict[int, str]
+) -> list[ImageEntry]:
+    """Returns an entry for each row, and adds its label: a number if all labels are numbers.
+
+    Args:
+        spellings: receives how each number is written; "01" and "1" may be two classes.
+    """
     is_numbered = all(NUMBER.fullmatch(row.label) for _, row in rows)
     numbers = labels.numbers.setdefault(split, [])
     entries: list[ImageEntry] = []
     for file, row in rows:
         where = f"{file}: row {row.number}, {row.path},"
+        if is_numbered:
+            first = spellings.setdefault(int(row.label), row.label)
+            if first != row.label:
+                raise UserError(
+                    f"{where} is labelled {row.label}, and an image before it {first}: write each "
+                    "number in one way"
+                )
         labels.add(split, int(row.label) if is_numbered else row.label, where, row.path)
         entries.append(ImageEntry(row.path, numbers[-1]))
     return entries
@@ -168,8 +189,6 @@ def _row(
 
 def _image_root(folder: Path, rows: Sequence[_Row]) -> Path | None:
     """Returns the folder below which the images lie, by the first row: `folder`, or one in it."""
-    if not rows:
-        return None
     for candidate in (folder, *(folder / name for name in list_folder(folder)[0])):
         if os.path.isfile(candidate / rows[0].path):
             return candidate

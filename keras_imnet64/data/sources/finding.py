@@ -6,7 +6,9 @@ ignored files, such as annotations, are reported; and faulty files are refused, 
 listed. `data.images` decodes images.
 """
 
+import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -59,6 +61,45 @@ class FoundFiles:
     images: list[Path] = field(default_factory=list)
     ignored: list[Path] = field(default_factory=list)
     faulty: list[FaultyFile] = field(default_factory=list)
+
+
+@dataclass
+class SourceFiles:
+    """The files of a source, looked through once for all forms.
+
+    Attributes:
+        path: the file or folder.
+        names: names of the files in it that have no suffix of an image, without their folders;
+            of a file its own.
+        suffixes: how many of these have each suffix, in lower case.
+        num_images: how many files have the suffix of an image.
+    """
+
+    path: Path
+    names: set[str] = field(default_factory=set)
+    suffixes: Counter[str] = field(default_factory=Counter)
+    num_images: int = 0
+
+    @classmethod
+    def of(cls, path: Path) -> "SourceFiles":
+        """Looks through a source; what cannot be read is left to the one who reads it."""
+        found = cls(path)
+        with contextlib.suppress(OSError):
+            for file in [path] if path.is_file() else files_below(path):
+                found.add(file)
+        return found
+
+    def add(self, file: PurePath) -> None:
+        suffix = file.suffix.lower()
+        if suffix in readable_suffixes():  # of which there may be millions
+            self.num_images += 1
+        else:
+            self.suffixes[suffix] += 1
+            self.names.add(file.name)
+
+    def mostly(self, suffix: str) -> bool:
+        """Returns whether there are files with this suffix, and not more image files."""
+        return self.suffixes[suffix] > 0 and self.suffixes[suffix] >= self.num_images
 
 
 def find_images(

@@ -264,7 +264,7 @@ def list_imagenet_21k(source: StrPath, class_list: StrPath | None = None) -> Lis
     root = layouts.enter_single_folders(folder, layouts.split_of)
     _refuse_splits_of_imagenet_21k(root)
     folder_of = class_folders(root)
-    wnids = list(folder_of) if class_list is None else sorted(read_class_list(class_list))
+    wnids = list(folder_of) if class_list is None else sorted(_selected_ids(class_list))
     missing = sorted(set(wnids) - set(folder_of))
     if missing:
         raise UserError(f"{class_list} names the class {missing[0]}, which is no folder in {root}")
@@ -309,8 +309,8 @@ def _has_files(folder: Path) -> bool:
         return True
 
 
-def read_class_list(path: StrPath) -> list[str]:
-    """Returns the class ids in a text file, one per line."""
+def _selected_ids(path: StrPath) -> list[str]:
+    """Returns the class ids in the text file of --class-list, one per line."""
     try:
         text = decode_text(read_small(expand(path), MAX_LIST_BYTES))
     except (OSError, ValueError) as error:

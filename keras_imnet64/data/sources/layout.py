@@ -334,4 +334,4 @@ def join_names(names: Iterable[str]) -> str:
     names = list(names)
     if len(names) > MAX_LISTED:
         return f"{', '.join(names[:MAX_LISTED])} and {len(names) - MAX_LISTED:,} more"
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -17,7 +17,7 @@ from keras_imnet64.core.files import parse_json
 from keras_imnet64.core.types import Json, PackProgress
 from keras_imnet64.core.zips import BOMB_BYTES, BOMB_RATIO
 from keras_imnet64.data.sources.class_lists import Labels, read_class_list
-from keras_imnet64.data.sources.layout import TEST
+from keras_imnet64.data.sources.layout import TEST, join_names
 from keras_imnet64.data.sources.listing import Listed, choose_splits
 from keras_imnet64.data.sources.shards import find_shards, shards_by_split
 from keras_imnet64.data.stores.indexing import ImageEntry
@@ -29,12 +29,7 @@ if TYPE_CHECKING:
 SUFFIX = ".parquet"
 MAGIC = b"PAR1"
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels")
-READ_ROWS = 256  # whose images are in memory at once
-
-
-def is_parquet(source: Path) -> bool:
-    """Returns whether a source is a Parquet file, or a folder that holds some."""
-    return bool(find_shards(source, SUFFIX))
+READ_ROWS = 16_384  # that are in memory at once, if they are small
 
 
 def list_parquet(source: Path, progress: PackProgress | None = None) -> Listed:
@@ -65,6 +60,8 @@ def list_parquet(source: Path, progress: PackProgress | None = None) -> Listed:
             entries[split] += table.list_rows(split, labels, root)
             if progress and total:
                 progress("listing rows", sum(map(len, entries.values())), total)
+    if listed_names is None:
+        labels.refuse_numbers_as_names()
     return Listed(
         form="Parquet",
         root=root,
@@ -96,8 +93,9 @@ def _is_unlabelled(paths: Sequence[Path]) -> bool:
     labels = Labels("test")
     for path in paths:
         table = _Table(path)
-        if table.label_column is None:
+        if table.label_column is None or table.label_type == "null":
             return True
+        table.require_labels()
         table.list_rows(TEST, labels, path.parent)
     return labels.is_unlabelled(TEST)
 
@@ -119,6 +117,8 @@ class _Table:
     Attributes:
         columns: names of all columns, for messages.
         image_column, label_column: their names; the latter is None if there are no labels.
+        label_type: what Arrow calls the type of the labels, or empty.
+        has_good_labels: whether it is one of whole numbers or texts.
         has_paths: whether images have names.
         names: class names in label order, or None.
     """
@@ -128,11 +128,15 @@ class _Table:
         with self._report(), self._open() as file:
             schema = file.schema_arrow
             self.num_rows = int(file.metadata.num_rows)
-            self._refuse_bomb(file)
+            groups = range(file.metadata.num_row_groups)
+            self._refuse_growth(sum(file.metadata.row_group(g).total_byte_size for g in groups))
         self.columns = first_few(schema.names, 6)
+        self._refuse_doubles(schema)
         self.image_column = self._image_column(schema)
-        label = [name for name in LABEL_COLUMNS if name in schema.names]
-        self.label_column = label[0] if label else None
+        label = [field for field in schema if field.name in LABEL_COLUMNS]
+        self.label_column = label[0].name if label else None
+        self.label_type = str(label[0].type) if label else ""
+        self.has_good_labels = bool(label) and _is_label(label[0].type)
         self.names = _names_in(schema, self.label_column)
 
     def __len__(self) -> int:
@@ -143,6 +147,11 @@ class _Table:
             raise UserError(
                 f"{self.path} has no column {LABEL_COLUMNS[0]}, which its images need; received "
                 f"the columns {self.columns}: call the one with the classes so"
+            )
+        if not self.has_good_labels:
+            raise UserError(
+                f"{self.path} has labels of the type {self.label_type} in its column "
+                f"{self.label_column}, where whole numbers or texts are needed: convert them"
             )
 
     def list_rows(self, split: str, labels: Labels, root: Path) -> list[ImageEntry]:
@@ -193,9 +202,19 @@ class _Table:
                 yield label, name if isinstance(name, str) else ""
 
     def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yields batches of rows.
+
+        A file may hold a value once and name it in many rows, so the rows of a batch are so few
+        that they need at most BOMB_BYTES if each had the largest value, or one row.
+        """
         with self._report(), self._open() as file:
-            rows = READ_ROWS if self.image_column in columns else READ_ROWS * 64
-            yield from file.iter_batches(batch_size=rows, columns=columns, use_threads=False)
+            largest = _largest_group(file.metadata, columns)
+            rows = min(READ_ROWS, max(1, BOMB_BYTES // max(1, largest)))
+            grown = 0
+            for batch in file.iter_batches(batch_size=rows, columns=columns, use_threads=False):
+                grown += batch.nbytes
+                self._refuse_growth(grown)
+                yield batch
 
     def _open(self) -> pq.ParquetFile:
         import pyarrow.parquet as pq
@@ -220,11 +239,20 @@ class _Table:
             f"needed; received the columns {self.columns or 'of nothing'}"
         )
 
-    def _refuse_bomb(self, file: pq.ParquetFile) -> None:
+    def _refuse_doubles(self, schema: pa.Schema) -> None:
+        """Refuses two columns of labels, and two columns of images with the same name."""
+        labels = [name for name in schema.names if name in LABEL_COLUMNS]
+        images = [name for name in schema.names if name in IMAGE_COLUMNS]
+        for names in (labels, *([name] * images.count(name) for name in IMAGE_COLUMNS)):
+            if len(names) > 1:
+                raise UserError(
+                    f"{self.path} has the columns {join_names(names)}, where one is needed: drop "
+                    "or rename the others"
+                )
+
+    def _refuse_growth(self, grown: int) -> None:
         """Refuses a file that grows far beyond its size when it is read, as images never do."""
         size = self.path.stat().st_size
-        groups = range(file.metadata.num_row_groups)
-        grown = sum(file.metadata.row_group(number).total_byte_size for number in groups)
         if grown > max(BOMB_BYTES, BOMB_RATIO * size):
             raise UserError(f"{self.path} would grow from {size:,} to {grown:,} bytes")
 
@@ -245,10 +273,35 @@ class _Table:
             raise UserError(f"{fault}: download it again") from None
 
 
+def _largest_group(metadata: pq.FileMetaData, columns: Sequence[str]) -> int:
+    """Returns the bytes that some columns, and fields of them, have in the largest row group."""
+    sizes = [0]
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunks = [group.column(each) for each in range(group.num_columns)]
+        sizes.append(
+            sum(
+                chunk.total_uncompressed_size
+                for chunk in chunks
+                if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in columns)
+            )
+        )
+    return max(sizes)
+
+
 def _is_struct(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_struct(kind))
+
+
+def _is_label(kind: pa.DataType) -> bool:
+    """Returns whether values of a type are whole numbers or texts, also as a dictionary's."""
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(is_text or pa.types.is_string_view(kind) or pa.types.is_integer(kind))
 
 
 def _names_in(schema: pa.Schema, column: str | None) -> list[str] | None:

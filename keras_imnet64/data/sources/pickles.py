@@ -2,15 +2,18 @@
 
 A pickle is a program that may call any function. The unpickler here knows the few names that NumPy
 writes for arrays, and gives each an object of this module in place of NumPy's function. It refuses
-all other names.
+all other names. It is derived from the unpickler in Python, since that in C reserves memory for any
+number that a few bytes state.
 """
 
 import math
+import os
 import pickle
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import IO, Any, Literal, TypeGuard
 
 import numpy as np
 
@@ -28,7 +31,7 @@ def read_pickle(path: Path) -> dict[str, Any]:  # values of any of these types
     """
     try:
         with open(path, "rb") as file:
-            content = _Unpickler(file, encoding="latin1").load()  # as Python 2 wrote texts
+            content = _Unpickler(file).load()
             has_more = bool(file.read(1))
     except _Forbidden as error:
         raise UserError(
@@ -53,9 +56,18 @@ class _Forbidden(Exception):
     """The pickle asks for a class or function that is not needed for arrays."""
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    # That of Python fills a bytearray of any size before it reads; its bytes have the same layout.
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]]
+    }
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file, encoding="latin1")  # as Python 2 wrote texts
+        self._functions = _functions(_Encoder(os.fstat(file.fileno()).st_size))
+
     def find_class(self, module: str, name: str) -> "_Function":
-        made = FUNCTIONS.get((module, name))
+        made = self._functions.get((module, name))
         if made is None:
             raise _Forbidden(f"{module}.{name}")
         return made
@@ -76,12 +88,32 @@ class _Function:
         raise _Forbidden("a change of a function")
 
 
+class _Encoder:
+    """Makes bytes of texts, at most as many as the file has.
+
+    Programs write each text once that is to become bytes, but a pickle could name it many times.
+    """
+
+    def __init__(self, file_bytes: int) -> None:
+        self._left = file_bytes
+
+    def __call__(self, text: object, encoding: object = LATIN_1[0]) -> bytes:
+        """Returns bytes that protocol 2, or Python 2, wrote as a text."""
+        if not isinstance(text, str) or encoding not in LATIN_1:
+            raise ValueError("bytes are damaged")
+        self._left -= len(text)
+        if self._left < 0:
+            raise ValueError("its texts would become more bytes than the file has")
+        return text.encode("latin1")
+
+
 class _Dtype:
     """Stands for the dtype of an array of numbers."""
 
-    __slots__ = ("_dtype",)
+    __slots__ = ("_dtype", "_encode")
 
-    def __init__(self, description: object, *_: object) -> None:
+    def __init__(self, encode: _Encoder, description: object, *_: object) -> None:
+        self._encode = encode
         if not isinstance(description, str) or not DTYPE.fullmatch(description):
             raise ValueError(f"arrays of {description!r} are not read")
         self._dtype = np.dtype(description)
@@ -94,9 +126,9 @@ class _Dtype:
 
     def array(self, content: object, shape: object, order: Literal["C", "F"] = "C") -> np.ndarray:
         """Returns the array with these bytes."""
-        if isinstance(content, str):  # as Python 2 wrote bytes
-            content = content.encode("latin1")
-        if not isinstance(content, bytes | bytearray) or not _is_shape(shape):
+        if isinstance(content, str):
+            content = self._encode(content)
+        if not isinstance(content, bytes) or not _is_shape(shape):
             raise ValueError("an array is damaged")
         if len(content) != math.prod(shape) * self._dtype.itemsize:
             raise ValueError(f"an array of shape {shape} has {len(content):,} bytes")
@@ -152,19 +184,15 @@ def _scalar(dtype: object, content: object) -> int | float:
     return number
 
 
-def _encode(text: object, encoding: object) -> bytes:
-    """Returns bytes that protocol 2 wrote as a text."""
-    if not isinstance(text, str) or encoding not in LATIN_1:
-        raise ValueError("bytes are damaged")
-    return text.encode("latin1")
-
-
-FUNCTIONS = {  # (module, name) as pickles of NumPy 1 and 2 have them
-    ("numpy", "ndarray"): _Function(_Array),
-    ("numpy", "dtype"): _Function(_Dtype),
-    ("_codecs", "encode"): _Function(_encode),
-}
-for _core in ("numpy.core", "numpy._core"):
-    FUNCTIONS[f"{_core}.multiarray", "_reconstruct"] = _Function(_Array)
-    FUNCTIONS[f"{_core}.multiarray", "scalar"] = _Function(_scalar)
-    FUNCTIONS[f"{_core}.numeric", "_frombuffer"] = _Function(_array_of_buffer)
+def _functions(encode: _Encoder) -> dict[tuple[str, str], _Function]:
+    """Returns {(module, name): function}, as pickles of NumPy 1 and 2 have them."""
+    functions = {
+        ("numpy", "ndarray"): _Function(_Array),
+        ("numpy", "dtype"): _Function(partial(_Dtype, encode)),
+        ("_codecs", "encode"): _Function(encode),
+    }
+    for core in ("numpy.core", "numpy._core"):
+        functions[f"{core}.multiarray", "_reconstruct"] = _Function(_Array)
+        functions[f"{core}.multiarray", "scalar"] = _Function(_scalar)
+        functions[f"{core}.numeric", "_frombuffer"] = _Function(_array_of_buffer)
+    return functions

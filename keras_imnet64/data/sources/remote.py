@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.files import write_json
-from keras_imnet64.core.paths import os_error_text
+from keras_imnet64.core.paths import os_error_text, without_secrets
 from keras_imnet64.core.types import PackProgress
 from keras_imnet64.core.validation import read_record, to_json
 from keras_imnet64.core.work_folders import report_failed_write
 from keras_imnet64.data.sources.class_lists import CLASS_LISTS
-from keras_imnet64.data.sources.finding import is_system_file, is_system_folder
+from keras_imnet64.data.sources.finding import SourceFiles, is_system_file, is_system_folder
+from keras_imnet64.data.sources.shards import has_suffix
 from keras_imnet64.data.stores import packing
 
 if TYPE_CHECKING:
@@ -32,12 +33,15 @@ PART = ".part"  # the suffix of a file that is not complete
 BLOCK_BYTES = 8 * 2**20
 SHARD_SUFFIXES = (".parquet", ".tar")  # beside which other files are not fetched
 # What file systems call the state of a file; the first that is there tells whether it has changed.
-VERSIONS = ("etag", "ETag", "md5Hash", "blob_id", "mtime", "LastModified", "updated", "created")
+VERSIONS = (
+    "etag", "ETag", "md5Hash", "blob_id",
+    "mtime", "LastModified", "last_modified", "modify", "updated", "created",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _RemoteFile:
-    """A file of the source: its size, and what tells whether it has changed."""
+    """A file of the source: its size, and what tells whether it has changed, or ""."""
 
     size: int
     version: str
@@ -62,6 +66,7 @@ def local_copy(url: str, folder: Path, progress: PackProgress | None = None) -> 
         RunFailed: the connection broke, or the disk is full; the same command goes on.
     """
     system, root = _open_system(url)
+    url = without_secrets(url)  # for messages, and the note
     files = _list(system, root, url)
     remaining = _prepare(folder, url, files)
     packing.require_space(folder, remaining, f"fetching {url}")
@@ -84,11 +89,17 @@ def _open_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
     try:
         system, root = url_to_fs(url)
-    except ImportError as error:
-        raise UserError(f"{url} needs a package that is not installed: {reason(error)}") from None
     except Exception as error:  # file systems raise any exception
-        raise UserError(f"{url} cannot be opened: {reason(error)}") from None
+        fault = "cannot be opened"
+        if isinstance(error, ImportError):
+            fault = "needs a package that is not installed"
+        raise UserError(f"{without_secrets(url)} {fault}: {_reason(error)}") from None
     return system, str(root).rstrip("/")
+
+
+def _reason(error: Exception) -> str:
+    """Returns the message of a file system, which may quote the whole address."""
+    return reason(without_secrets(str(error)) or error)
 
 
 def _list(system: fsspec.AbstractFileSystem, root: str, url: str) -> dict[str, _RemoteFile]:
@@ -101,7 +112,7 @@ def _list(system: fsspec.AbstractFileSystem, root: str, url: str) -> dict[str, _
         found: Mapping[str, Mapping[str, Any]]  # facts of any type
         found = system.find(root, detail=True)
     except Exception as error:  # as above
-        raise UserError(f"{url} cannot be listed: {reason(error)}") from None
+        raise UserError(f"{url} cannot be listed: {_reason(error)}") from None
     files: dict[str, _RemoteFile] = {}
     for path, info in sorted(found.items()):
         name = path.removeprefix(root).strip("/") or PurePosixPath(path).name
@@ -124,13 +135,16 @@ def _is_hidden(parts: tuple[str, ...]) -> bool:
 
 
 def _needed(files: dict[str, _RemoteFile]) -> dict[str, _RemoteFile]:
-    """Returns the shards and class lists of a source of shards, else all files."""
+    """Returns the shards and class lists of a source of shards, as a local one is; else all."""
+    source = SourceFiles(Path())
+    for name in files:
+        source.add(PurePosixPath(name))
     for suffix in SHARD_SUFFIXES:
-        if any(name.endswith(suffix) for name in files):
+        if source.mostly(suffix):
             return {
                 name: file
                 for name, file in files.items()
-                if name.endswith(suffix) or PurePosixPath(name).name in CLASS_LISTS
+                if has_suffix(name, suffix) or PurePosixPath(name).name in CLASS_LISTS
             }
     return files
 
@@ -156,10 +170,12 @@ def _prepare(folder: Path, url: str, files: dict[str, _RemoteFile]) -> int:
         if before.url != url:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in before.files:
-            if before.url == url and before.files[name] != files.get(name):
-                for file in (folder / name, _part_of(folder / name)):
-                    file.unlink(missing_ok=True)
+        for name, file in before.files.items() if before.url == url else ():
+            has_changed = file != files.get(name)
+            if has_changed:
+                (folder / name).unlink(missing_ok=True)
+            if has_changed or not file.version:  # whose rest may be of another version
+                _part_of(folder / name).unlink(missing_ok=True)
         write_json(folder / NOTE, to_json(note))
     return sum(file.size - _bytes_of(folder / name) for name, file in files.items())
 
@@ -202,8 +218,9 @@ def _fetch(
         part.unlink()
         fault = f"{arrived:,} bytes arrived where {file.size:,} were announced"
     except Exception as error:  # file systems raise any exception
-        fault = os_error_text(error, target) if isinstance(error, OSError) else reason(error)
+        is_local = isinstance(error, OSError) and error.strerror
+        fault = os_error_text(error, target) if is_local else _reason(error)
     raise RunFailed(
-        f"{path} of {url} could not be fetched ({fault}); run the same command again, which goes "
-        "on where this one ended"
+        f"{without_secrets(path)} of {url} could not be fetched ({fault}); run the same "
+        "command again, which goes on where this one ended"
     )

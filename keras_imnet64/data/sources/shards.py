@@ -5,7 +5,7 @@ the suffix, `imagenet-val-000001.tar`, `validation/0003.parquet`, `train.parquet
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,24 +36,29 @@ class Shard:
 
 
 def find_shards(source: Path, suffix: str) -> list[Path]:
-    """Returns the files with this suffix: `source` itself, or those below it, sorted.
+    """Returns the files with this suffix, in any case: `source` itself, or those below it, sorted.
 
     Raises:
         UserError: a folder cannot be listed.
     """
     if source.is_file():
-        return [source] if source.name.endswith(suffix) else []
+        return [source] if has_suffix(source.name, suffix) else []
     try:
-        return sorted(file for file in files_below(source) if _has_suffix(file, suffix))
+        return sorted(file for file in files_below(source) if _is_shard(file.name, suffix))
     except OSError as error:
         raise UserError(f"{error.filename} cannot be listed: {error.strerror}") from None
 
 
-def _has_suffix(file: Path, suffix: str) -> bool:
-    return file.name.endswith(suffix) and not file.name.startswith((".", "_"))
+def has_suffix(name: str, suffix: str) -> bool:
+    """Returns whether the name of a file has this suffix, in any case."""
+    return name.lower().endswith(suffix)
 
 
-def shards_by_split(files: Iterable[Path], root: Path) -> dict[str, list[Path]]:
+def _is_shard(name: str, suffix: str) -> bool:
+    return has_suffix(name, suffix) and not name.startswith((".", "_"))
+
+
+def shards_by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
     """Returns {split: its shards in the order of their numbers}.
 
     Args:
@@ -64,9 +69,14 @@ def shards_by_split(files: Iterable[Path], root: Path) -> dict[str, list[Path]]:
         Keys are train, validation and test, or "" for shards without the name of a split.
 
     Raises:
-        UserError: a shard is missing, or a split has two series of shards.
+        UserError: there are none, one is missing, or a split has two series of shards.
     """
     splits: dict[str, list[Shard]] = {}
+    if not files:
+        raise UserError(
+            f"{root} holds no shards whose names begin with neither a dot nor an underscore: "
+            "rename them"
+        )
     for file in files:
         shard = _parse(file, root)
         splits.setdefault(shard.split, []).append(shard)
@@ -106,8 +116,9 @@ def _in_order(split: str, shards: list[Shard], root: Path) -> list[Path]:
         )
     totals = {shard.total for shard in shards}
     if len(totals) > 1:
+        sizes = sorted(str(total or "an unknown number of") for total in totals)
         raise UserError(
-            f"{root} has shards for {name} of two sets, of {join_names(map(str, totals))} shards: "
+            f"{root} has shards for {name} of two sets, of {join_names(sizes)} shards: "
             "move those of one set away"
         )
     _refuse_gaps(name, shards, root, totals.pop())

@@ -15,7 +15,7 @@ from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import parse_json
 from keras_imnet64.core.types import PackProgress
 from keras_imnet64.data.sources.class_lists import UNLABELLED, WNID, Labels, read_class_list
-from keras_imnet64.data.sources.layout import TEST
+from keras_imnet64.data.sources.layout import TEST, join_names
 from keras_imnet64.data.sources.listing import Listed, choose_splits
 from keras_imnet64.data.sources.shards import find_shards, shards_by_split
 from keras_imnet64.data.sources.tars import members, open_tar
@@ -61,6 +61,7 @@ def list_webdataset(source: Path, progress: PackProgress | None = None) -> Liste
             done += 1
             if progress:
                 progress("listing shards", done, total)
+    labels.refuse_numbers_as_names()
     return Listed("WebDataset", root, labels, entries, notes=notes)
 
 
@@ -79,6 +80,7 @@ def _list_shard(path: Path, split: str, labels: Labels, root: Path) -> list[Imag
             lacking = "image" if sample.image is None else "label"
             suffixes = IMAGE_SUFFIXES if sample.image is None else LABEL_SUFFIXES
             raise UserError(f"{where} has no {lacking}, a file .{' or .'.join(suffixes)}")
+        sample.refuse_contradiction(where)
         labels.add(split, label, where, sample.file_name or sample.key)
         image = sample.image
         entries.append(
@@ -95,6 +97,7 @@ class _Sample:
 
     Attributes:
         wnid, label, cls: the class id and the label in its object, and the content of its .cls.
+        said: all labels and class ids that its files state.
         file_name: the image's original name, as its object states it; else empty.
     """
 
@@ -103,6 +106,7 @@ class _Sample:
     wnid: str | None = None
     label: int | str | None = None
     cls: int | str | None = None
+    said: list[int | str] = field(default_factory=list)
     file_name: str = ""
     suffixes: set[str] = field(default_factory=set)
 
@@ -110,6 +114,18 @@ class _Sample:
     def best_label(self) -> int | str | None:
         """The class id, else .cls, else the label in the object."""
         return next((x for x in (self.wnid, self.cls, self.label) if x is not None), None)
+
+    def refuse_contradiction(self, where: str) -> None:
+        """Refuses two class ids, two numbers or two names; a name may stand beside a number."""
+        numbers = {label for label in self.said if isinstance(label, int)}
+        texts = {label for label in self.said if isinstance(label, str)}
+        ids = set(filter(WNID.fullmatch, texts))
+        for labels in (ids, numbers, texts - ids):
+            if len(labels) > 1:
+                raise UserError(
+                    f"{where} has the labels {join_names(sorted(map(str, labels)))}, where one is "
+                    "needed: correct its .cls or .json"
+                )
 
 
 def _samples(path: Path) -> Iterator[_Sample]:
@@ -136,6 +152,7 @@ def _samples(path: Path) -> Iterator[_Sample]:
                 sample.image = member
             elif kind == "cls":
                 sample.cls = _read_cls(*_text_of(archive, member, path))
+                sample.said.append(sample.cls)
             elif kind == "json":
                 _read_json(sample, *_text_of(archive, member, path))
     if sample is not None:
@@ -179,10 +196,12 @@ def _read_json(sample: _Sample, text: str, where: str) -> None:
     for key in ID_KEYS:
         if WNID.fullmatch(str(content.get(key))):
             sample.wnid = str(content[key])
+            sample.said.append(sample.wnid)
     for key in LABEL_KEYS:
         value = content.get(key)
-        if sample.label is None and isinstance(value, int | str) and not isinstance(value, bool):
-            sample.label = value
+        if isinstance(value, int | str) and not isinstance(value, bool):
+            sample.label = value if sample.label is None else sample.label
+            sample.said.append(value)
     sample.file_name = str(content.get("filename") or "")
 
 

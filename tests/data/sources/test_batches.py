@@ -1,9 +1,11 @@
 """Unpacked npz files and pickles of downsampled ImageNet: order, labels, damage, and code."""
 
+import contextlib
 import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -115,6 +117,25 @@ def test_wrong_arrays_are_refused_with_their_file(form, fault, tmp_path):
     assert not packed.exists() or list(packed.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("labels", "received"),
+    [
+        ([1.0, 2.0], "a list with elements of the type float"),
+        (["cat", True], "a list with elements of the type bool and str"),
+        ([1, np.arange(2)], "a list with elements of the type Array"),
+        ([1, 2**70], "numbers of more than 64 bits"),
+        ("1, 2", "a str"),
+        ([], "none"),
+        (np.arange(0), "none"),
+    ],
+)
+def test_labels_of_a_pickle_that_are_no_numbers_are_described(labels, received, tmp_path):
+    write_pickle_batches(tmp_path, TRAIN, VALIDATION)
+    (tmp_path / "val_data").write_bytes(pickle.dumps(GOOD | {"labels": labels}))
+    with pytest.raises(UserError, match=f"val_data must hold .*labels.*; received {received}$"):
+        prepare(tmp_path, tmp_path, allow_unverified=True)
+
+
 @pytest.mark.parametrize("form", WRITERS)
 def test_a_batch_that_is_missing_in_the_middle_is_named(form, tmp_path):
     WRITERS[form](tmp_path, TRAIN, VALIDATION, batches=3)
@@ -124,6 +145,21 @@ def test_a_batch_that_is_missing_in_the_middle_is_named(form, tmp_path):
         prepare(tmp_path, tmp_path, allow_unverified=True)
     (tmp_path / f"val_data{suffix}").unlink()
     with pytest.raises(UserError, match=rf"batch_2{suffix} and val_data{suffix} are missing"):
+        prepare(tmp_path, tmp_path, allow_unverified=True)
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_numbering_from_0_takes_no_batch_for_the_validation_images(form, tmp_path):
+    WRITERS[form](tmp_path, TRAIN, VALIDATION, batches=2)
+    suffix = ".npz" if form == "npz batches" else ""
+    for number in (1, 2):
+        file = tmp_path / f"train_data_batch_{number}{suffix}"
+        file.rename(tmp_path / f"train_data_batch_{number - 1}{suffix}")
+    stores = prepare(tmp_path, tmp_path, allow_unverified=True)
+    np.testing.assert_array_equal(stores["train"].images, TRAIN[0])
+    np.testing.assert_array_equal(stores["validation"].images, VALIDATION[0])
+    (tmp_path / f"val_data{suffix}").unlink()
+    with pytest.raises(UserError, match=f"is not complete: val_data{suffix} is missing"):
         prepare(tmp_path, tmp_path, allow_unverified=True)
 
 
@@ -213,18 +249,18 @@ def test_a_pickle_changes_no_function_of_the_reader(tmp_path):
     ("content", "sentence"),
     [
         (pickle.dumps([1, 2]), "must hold one dict .* received a list"),
-        (pickle.dumps({}) * 2, "received more than one object"),
+        (pickle.dumps({}) * 2, "must .*received more than one object"),
         (pickle.dumps(GOOD)[:-40], "is not a whole pickle of arrays"),
         (b"data, labels\n1, 2\n", "is not a whole pickle of arrays"),
         (b"", "is not a whole pickle of arrays"),
-        (pickle.dumps({"data": np.array([object])}), "asks for builtins.object|arrays of 'O8'"),
+        (b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".", "is not a whole pickle of arr"),
+        (pickle.dumps({"data": np.array([object])}), r".*\(arrays of 'O8' are not read\)"),
     ],
 )
 def test_what_is_no_pickle_of_arrays_is_refused(content, sentence, tmp_path):
     (tmp_path / "batch").write_bytes(content)
-    with pytest.raises(UserError, match=f"batch (is|must).*|{sentence}") as refusal:
+    with pytest.raises(UserError, match=f"batch {sentence}"):
         read_pickle(tmp_path / "batch")
-    assert "batch" in str(refusal.value)
 
 
 def test_an_array_that_announces_more_than_it_has_is_refused(tmp_path):
@@ -234,6 +270,33 @@ def test_an_array_that_announces_more_than_it_has_is_refused(tmp_path):
     (tmp_path / "batch").write_bytes(changed)
     with pytest.raises(UserError, match=r"an array of shape \(3, 192\) has 384 bytes"):
         read_pickle(tmp_path / "batch")
+
+
+TEXT = b"X\x00\x00\x01\x00" + b"a" * 2**16 + b"q\x01"  # of 64 KiB, and its number: 1
+ENCODED = b"c_codecs\nencode\nh\x01X\x06\x00\x00\x00latin1\x86R0"
+DTYPE = b"cnumpy\ndtype\nU\x02u1\x85Rq\x02"
+ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01J\x00\x00\x01\x00\x85h\x02\x89h\x01tb"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\x80\x02}r\x00\x00\x00\x08.", None),  # an object whose number is 134,217,728
+        (b"\x80\x02" + TEXT + b"0" + ENCODED * 400 + b"}.", "more bytes than the file has"),
+        (b"\x80\x02" + TEXT + DTYPE + ARRAY * 400 + b"}.", "more bytes than the file has"),
+    ],
+)
+def test_a_few_bytes_take_little_memory(content, sentence, tmp_path):
+    (tmp_path / "batch").write_bytes(content)
+    expected = pytest.raises(UserError, match=sentence) if sentence else contextlib.nullcontext()
+    tracemalloc.start()
+    try:
+        with expected:
+            assert read_pickle(tmp_path / "batch") == {}
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 2**20
 
 
 def test_reading_a_pickle_loads_no_module_that_it_names(tmp_path):

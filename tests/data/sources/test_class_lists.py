@@ -110,5 +110,33 @@ def test_labels_that_contradict_each_other():
         labels_of(2, names=["a", "b"])
     found = Labels("set")
     found.add("train", "n01440764", "row 1", "n01440764_1.JPEG")
+    found.add("train", "n01440764", "row 2", "n02119789_1.JPEG")
     with pytest.raises(UserError, match="row 2 is labelled n01440764, but is of n02119789 by its"):
-        found.add("train", "n01440764", "row 2", "n02119789_1.JPEG")
+        found.class_ids()
+    assert found.own_ids() == ["n01440764"]
+
+
+@pytest.mark.parametrize("names", [["2", "0", "1"], ["cat", "0"]])
+def test_a_number_that_is_the_name_of_another_class_is_refused(names):
+    found = labels_of(1, 0, names=names)
+    with pytest.raises(UserError, match=r'label 0, where .* has "0" in line 2|label 2.* line 1'):
+        found.refuse_numbers_as_names()
+    labels_of("0", names=names).refuse_numbers_as_names()  # texts are names
+
+
+def test_numbers_in_their_own_place_and_other_numbers_are_names():
+    labels_of(1, 0, names=["0", "1", "1984"]).refuse_numbers_as_names()
+
+
+def test_ones_own_classes_of_imagenets_images():
+    """The user's own classes for ImageNet's files: two breeds are one class, dog."""
+    found = Labels("set")
+    for label, name in (("dog", "n02085620_1.JPEG"), ("dog", "n02085782_2.JPEG"), ("cat", "a.png")):
+        found.add("train", label, name, name)
+    assert found.own_ids() == ["dog", "cat"]
+    with pytest.raises(UserError, match=r'label "dog" is n02085620 for .* and n02085782 for'):
+        found.class_ids()
+    found = Labels("set")
+    for label, name in ((0, "n02085620_1.JPEG"), (0, "n02085782_2.JPEG"), (1, "n02119789_1.JPEG")):
+        found.add("train", label, name, name)
+    assert found.own_ids() == ["0", "1"]

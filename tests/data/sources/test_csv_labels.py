@@ -2,6 +2,14 @@
 
 import pytest
 from class_folders import drawn
+from three_classes import (
+    TRAIN,
+    TRAIN_LABELS,
+    VALIDATION,
+    VALIDATION_LABELS,
+    WNIDS,
+    expect_three_classes,
+)
 from write_forms import write_csv
 
 from keras_imnet64.core.errors import UserError
@@ -76,6 +84,21 @@ def test_numbers_are_classes_of_the_list_beside_them(images, tmp_path):
     )
 
 
+def test_a_list_that_calls_a_class_by_the_number_of_another_is_refused(images, tmp_path):
+    write_csv(images / "labels.csv", [(name, number % 3) for number, name in enumerate(NAMES)])
+    (images / "classes.txt").write_text("2\n0\n1\n")
+    with pytest.raises(UserError, match=r'has the label 2, where the list .* has "2" in line 1'):
+        prepare(images, tmp_path)
+
+
+def test_own_classes_of_imagenets_files(images, tmp_path):
+    for number, name in enumerate(NAMES):
+        (images / "images" / name).rename(images / "images" / f"n0208562{number}_{number}.JPEG")
+    rows = [(f"n0208562{n}_{n}.JPEG", ("dog", "cat")[n % 2]) for n in range(6)]
+    write_csv(images / "labels.csv", rows)
+    assert prepare(images, tmp_path)["train"].wnids == ["cat", "dog"]
+
+
 def test_class_folders_that_a_csv_describes_stay_class_folders(tmp_path):
     for number in range(6):
         file = tmp_path / "set" / ("cat", "dog")[number % 2] / f"{number}.jpg"
@@ -101,16 +124,56 @@ MISTAKES = {
     "twice": ([*PAIRS, PAIRS[0]], r"names a b\.jpg twice: keep one of its rows"),
     "one class": ([(name, "cat") for name in NAMES], "images of one class, cat"),
     "one image": ([*PAIRS[:5], ("g.jpg", "yak")], "has one image of yak: to be split"),
-    "nothing": ([], "names no images"),
+    "some are not labelled": (
+        [(name, number - 1) for number, name in enumerate(NAMES)],
+        "no labels for 1 of 6 images of train",
+    ),
+    "two spellings": (
+        [(name, ["1", "0", "01"][number % 3]) for number, name in enumerate(NAMES)],
+        r"row 4, c,d\.jpg, is labelled 01, and an image before it 1: write each number in one way",
+    ),
+    "two spellings in two splits": (
+        [(name, "10"[n % 2] if n < 4 else "01", SPLITS[n]) for n, name in enumerate(NAMES)],
+        r"labelled 01, and an image before it 1: write each",
+    ),
+    "nothing": ([], r"labels\.csv names no images: add a row for each image"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_named_by_their_row(mistake, images, tmp_path):
     rows, sentence = MISTAKES[mistake]
-    write_csv(images / "labels.csv", rows)
+    header = ("path", "label", "split")[: max(map(len, rows), default=2)]
+    write_csv(images / "labels.csv", rows, header)
     with pytest.raises(UserError, match=sentence):
         prepare(images / "labels.csv", tmp_path)
+
+
+def test_an_image_that_is_missing_is_named_or_left_out(tmp_path, monkeypatch):
+    """Of a data set whose images have one size, which are decoded when they are packed."""
+    expect_three_classes(monkeypatch)
+    rows = []
+    for split, contents, labels in (
+        ("train", TRAIN, TRAIN_LABELS),
+        ("val", VALIDATION, VALIDATION_LABELS),
+    ):
+        for number, (content, label) in enumerate(zip(contents, labels, strict=True)):
+            file = tmp_path / "set" / f"{split}{number}.jpg"
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(content)
+            rows.append((file.name, WNIDS[label], split))
+    write_csv(tmp_path / "set" / "labels.csv", rows, ("path", "label", "split"))
+    (tmp_path / "set" / "train3.jpg").unlink()
+    with pytest.raises(UserError, match=r"train3\.jpg is missing: all images must have 64"):
+        prepare(tmp_path / "set", tmp_path, "tiny_imagenet")
+    skipped = []
+    options = {"skip_corrupt": True, "skipped": skipped}
+    train = prepare(tmp_path / "set", tmp_path, "tiny_imagenet", **options)["train"]
+    assert skipped == [("train3.jpg", "is missing")]
+    assert train.labels.tolist() == [2, 0, 1, 2, 1] and not train.verified
+    (tmp_path / "set" / "train3.jpg").mkdir()  # which nobody may read as a file
+    with pytest.raises(UserError, match=r"train3\.jpg cannot be read: Is a directory"):
+        prepare(tmp_path / "set", tmp_path, "tiny_imagenet", **options)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Parquet as the Hugging Face Hub stores it: order, classes, splits, shards, damage."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from write_forms import hub_schema, write_parquet
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data import datasets
+from keras_imnet64.data.sources import parquet
 from keras_imnet64.data.sources.archives import imagenet_wnids
 from keras_imnet64.data.sources.class_lists import names_of
 
@@ -55,6 +57,21 @@ def test_shards_with_a_digest_in_their_name_and_folders_of_splits(tmp_path):
         for number, file in enumerate(sorted((tmp_path / "b").glob(f"{split}*.parquet"))):
             file.rename(tmp_path / "b" / "default" / split / f"{number:04}.parquet")
     check_tiny(prepare(tmp_path / "b", tmp_path / "2"))
+
+
+def test_suffixes_in_any_case(tmp_path):
+    for file in write_tiny(tmp_path / "a").iterdir():
+        file.rename(file.with_suffix(".PARQUET"))
+    check_tiny(prepare(tmp_path / "a", tmp_path))
+
+
+def test_a_folder_of_hidden_shards_is_refused(tmp_path):
+    write_tiny(tmp_path / "a" / "b")
+    (tmp_path / "a" / "b" / "train-00000-of-00003.parquet").rename(tmp_path / "a" / "_a.parquet")
+    for file in (tmp_path / "a" / "b").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match="a holds no shards whose names begin with neither a dot"):
+        prepare(tmp_path / "a", tmp_path)
 
 
 def test_labels_are_mapped_by_class_id(tmp_path):
@@ -257,6 +274,56 @@ LIES = {
 }
 
 
+WRONG_LABELS = {
+    "double": pa.array([0.0, 1.0]),
+    r"list<\w+: int64>": pa.array([[0], [1]]),
+    "binary": pa.array([b"0", b"1"]),
+    r"struct<a: int64>": pa.array([{"a": 0}, {"a": 1}]),
+    r"timestamp\[ms\]": pa.array([0, 1], pa.timestamp("ms")),
+    "bool": pa.array([False, True]),
+    "null": pa.array([None, None]),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_LABELS)
+def test_labels_of_another_type_are_refused(kind, tmp_path):
+    source = write_tiny(tmp_path / "a", names=None)
+    edited_table(shard(source), lambda table: table.set_column(1, "label", WRONG_LABELS[kind]))
+    with pytest.raises(
+        UserError,
+        match=rf"00001-of.* labels of the type {kind} in its column label, where .*: convert",
+    ):
+        prepare(source, tmp_path, "image_folder/own")
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary("int8", "string")])
+def test_labels_may_be_texts_of_any_kind(kind, tmp_path):
+    source = write_tiny(tmp_path / "a", names=None)
+    for file in source.iterdir():
+        labels = [WNIDS[label] for label in pq.read_table(file)["label"].to_pylist()]
+        array = pa.array(labels).cast(kind)
+        edited_table(file, lambda table, a=array: table.set_column(1, "label", a))
+    check_tiny(prepare(source, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["image", "label", "labels"], "label and labels"),
+        (["image", "label", "label"], "label and label"),
+        (["image", "label", "image"], "image and image"),
+    ],
+)
+def test_two_columns_for_one_thing_are_refused(names, shown, tmp_path):
+    source = write_tiny(tmp_path / "a")
+    edited_table(
+        shard(source),
+        lambda table: pa.table([*table.columns, pa.array([0, 1])], names),
+    )
+    with pytest.raises(UserError, match=f"has the columns {shown}, where one is needed: drop"):
+        prepare(source, tmp_path)
+
+
 @pytest.mark.parametrize("lie", LIES)
 def test_lies_are_refused_with_their_shard(lie, tmp_path):
     change, sentence = LIES[lie]
@@ -294,6 +361,36 @@ def test_a_table_that_grows_without_bounds_is_refused(tmp_path):
         prepare(tmp_path / "a", tmp_path)
 
 
+@pytest.mark.parametrize("column", ["image", "bytes", "path", "label"])
+def test_a_value_that_many_rows_share_fills_no_memory(column, tmp_path):
+    """A dictionary holds it once, so that the file and what it says of its size are small."""
+    content, rows = b"0" * 2**20, 400
+    image = {"bytes": content if column == "bytes" else b"", "path": ""}
+    if column == "path":
+        image["path"] = content.decode()
+    images = pa.array([image] * rows, hub_schema().field("image").type)
+    if column == "image":
+        images = pa.array([content] * rows)
+    label = content.decode() if column == "label" else "cat"
+    (tmp_path / "a").mkdir()
+    table = pa.table({"image": images, "label": pa.array([label] * rows)})
+    pq.write_table(table, tmp_path / "a" / "train.parquet", dictionary_pagesize_limit=2**21)
+    del table, images
+    before, sizes = pa.total_allocated_bytes(), []
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            UserError, match=r"train\.parquet would grow from [\d,]+ to \d{2,3},\d{3},\d{3} b"
+        ):
+            listed = parquet.list_parquet(tmp_path / "a")
+            for _ in parquet.read_images(tmp_path / "a", listed.entries["train"]):
+                sizes.append(pa.total_allocated_bytes() - before)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert max(sizes, default=0) < 150 * 2**20 and peak < 160 * 2**20
+
+
 def test_damaged_images_can_be_left_out(tmp_path):
     source, skipped = write_tiny(tmp_path / "a"), []
     rows = [{"bytes": TRAIN[2], "path": "a"}, {"bytes": b"", "path": "b"}]
@@ -311,6 +408,9 @@ def test_a_test_split_without_labels_is_left_out_even_where_it_is_alone(tmp_path
     said = []
     check_tiny(prepare(tmp_path / "a", tmp_path, say=said.append))
     assert "note: test has no labels and is left out" in said
+    file = next((tmp_path / "a").glob("test*"))
+    edited_table(file, lambda table: table.set_column(1, "label", pa.nulls(3)))
+    check_tiny(prepare(tmp_path / "a", tmp_path))
     for file in (tmp_path / "a").glob("valid*"):
         file.unlink()
     with pytest.raises(UserError, match="has no validation images, which tiny_imagenet needs"):

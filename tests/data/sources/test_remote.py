@@ -124,6 +124,55 @@ def test_a_broken_connection_is_resumed_after_the_last_byte(memory, tmp_path, mo
     assert 1000 in begins and names_in(packed / "tiny_imagenet") and not (packed / FETCHED).exists()
 
 
+def test_a_part_of_unknown_version_is_fetched_anew(memory, tmp_path, monkeypatch):
+    """Its file may have changed meanwhile, at the same size: the rest would be of another one."""
+    monkeypatch.setattr(remote, "VERSIONS", ("etag",))
+    put(memory, write_tiny(tmp_path / "a"))
+    folder, names = tmp_path / "copy", sorted(path.name for path in (tmp_path / "a").iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            type(memory),
+            "_open",
+            lambda self, path, *_, **__: Broken(self, path, self.store[path].getvalue()),
+        )
+        with pytest.raises(RunFailed), remote.local_copy("memory://bucket", folder):
+            pass
+    content = bytes(len(memory.cat(f"/bucket/{names[0]}")))
+    memory.pipe(f"/bucket/{names[0]}", content)
+    with remote.local_copy("memory://bucket", folder) as copy:
+        assert (copy / names[0]).read_bytes() == content
+
+
+def test_secrets_of_an_address_are_neither_shown_nor_kept(memory, tmp_path, monkeypatch):
+    put(memory, write_tiny(tmp_path / "a"))
+    url = "memory://user:s3cret@bucket?sig=TOKEN"
+    monkeypatch.setattr(remote, "_open_system", lambda url: (memory, "/bucket"))
+    steps = []
+    stores = prepare(url, tmp_path, progress=lambda *step: steps.append(step[0]))
+    assert "fetching memory://bucket" in steps
+    assert stores["train"].source == "file:memory://bucket"
+
+    def refuse(*_, **__):
+        raise OSError(f"403, url='{url}&x=1'")
+
+    for function, kind in (("_open", RunFailed), ("find", UserError)):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(memory), function, refuse)
+            with pytest.raises(kind, match="403, url='memory://bucket'") as refusal:
+                prepare(url, tmp_path, "image_folder/own")
+        written = [f.read_text() for f in tmp_path.rglob(remote.NOTE)] + [str(refusal.value)]
+        assert len(written) == 2 and not any("s3cret" in t or "TOKEN" in t for t in written)
+
+
+def test_one_tar_beside_a_folder_of_images_hides_none_of_them(memory, tmp_path):
+    for number in range(4):
+        memory.pipe(f"/bucket/{'cat' if number % 2 else 'dog'}/{number}.jpg", jpeg(number))
+    memory.pipe("/bucket/backup.tar", b"")
+    stores = prepare("memory://bucket", tmp_path, "image_folder/own")
+    assert sum(map(len, stores.values())) == 4
+    assert stores["train"].meta.form == "class folders"
+
+
 def test_files_that_have_changed_meanwhile_are_fetched_anew(memory, tmp_path, monkeypatch):
     source = write_tiny(tmp_path / "a")
     put(memory, source)

@@ -52,6 +52,8 @@ def test_splits_are_kept_apart():
         (["train-00000-of-00002.parquet"], "of the 2 shards for train, number 1 is missing"),
         (["val-00005-of-00003.parquet"], "of the 3 shards for validation, number 0, number 1 and"),
         (["train-0-of-1.parquet", "train-0-of-2.parquet"], "of two sets, of 1 and 2 shards"),
+        (["train-0-of-1.tar", "train-1.tar"], "of two sets, of 1 and an unknown number of shards"),
+        ([], "/set holds no shards whose names begin with neither a dot nor an underscore: rename"),
         (["train-1.tar", "train-01.tar"], "two shards for train with the same number"),
         (["a/train-0.tar", "b/train-0.tar"], "two series of shards for train, such as train-0.tar"),
         (["train.tar", "train-0.tar", "other.tar"], "other.tar is of no split, while others"),

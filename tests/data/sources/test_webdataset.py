@@ -1,5 +1,6 @@
 """WebDataset's shards: read where they lie, in their order; classes proved; damage and lies."""
 
+import itertools
 import tarfile
 
 import numpy as np
@@ -47,6 +48,12 @@ def test_names_of_images_prove_the_classes_of_numbers(tmp_path):
     check(prepare(write(tmp_path / "a"), tmp_path))
 
 
+def test_suffixes_in_any_case(tmp_path):
+    for file in write(tmp_path / "a").iterdir():
+        file.rename(file.with_suffix(".TAR"))
+    check(prepare(tmp_path / "a", tmp_path))
+
+
 @pytest.mark.parametrize(
     "object_of",
     [
@@ -77,6 +84,25 @@ def test_class_ids_as_labels_and_a_list_of_classes(tmp_path):
         prepare(tmp_path / "b", tmp_path)
     (tmp_path / "b" / "classes.txt").write_text("\n".join(WNIDS))
     check(prepare(tmp_path / "b", tmp_path))
+
+
+def test_files_of_systems_in_a_tar_are_passed_over(tmp_path):
+    """A Mac packs an AppleDouble file before each file that has attributes."""
+    source = write(tmp_path / "a")
+    for shard in source.glob("*.tar"):
+        with tarfile.open(shard) as archive:
+            members = [(m.name, archive.extractfile(m).read()) for m in archive]
+        more = [(f"._{name}", b"attributes") for name, _ in members]
+        pairs = itertools.chain(*zip(more, members, strict=True))
+        rewrite(shard, [("__MACOSX/x.jpg", b""), *pairs])
+    check(prepare(source, tmp_path))
+
+
+def test_a_name_may_stand_beside_a_number(tmp_path):
+    objects = [{"label": x, "class": f"class {x}", "wnid": WNIDS[x]} for x in TRAIN_LABELS]
+    write_webdataset(tmp_path / "a", "train", TRAIN, TRAIN_LABELS, objects=objects)
+    write_webdataset(tmp_path / "a", "val", VALIDATION, [WNIDS[x] for x in VALIDATION_LABELS])
+    check(prepare(tmp_path / "a", tmp_path))
 
 
 def test_images_of_any_size_stay_in_their_shards(tmp_path):
@@ -144,6 +170,19 @@ LIES = {
     "another size": (
         [*GOOD[:2], ("b.jpg", jpeg(1, (64, 63))), GOOD[3]],
         "b.jpg is 64 x 63 pixels, not 64 x 64",
+    ),
+    "two numbers": ([*GOOD, ("b.json", b'{"label": 1}')], "b has the labels 0 and 1, where one"),
+    "two names": (
+        [*GOOD[:3], ("b.json", b'{"label": "cat", "class": "dog"}')],
+        "b has the labels cat and dog, where one is needed: correct its",
+    ),
+    "two class ids": (
+        [*GOOD, ("b.json", f'{{"wnid": "{WNIDS[0]}", "synset": "{WNIDS[1]}"}}'.encode())],
+        f"b has the labels {WNIDS[0]} and {WNIDS[1]}, where one",
+    ),
+    "a class id and another": (
+        [*GOOD[:3], ("b.cls", WNIDS[2].encode()), ("b.json", f'{{"wnid":"{WNIDS[1]}"}}'.encode())],
+        f"b has the labels {WNIDS[1]} and {WNIDS[2]}, where one",
     ),
     "another order": (
         [(f"{WNIDS[0]}_9.jpg", TRAIN[2]), (f"{WNIDS[0]}_9.cls", b"1")],
