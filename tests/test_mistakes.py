@@ -1588,6 +1588,9 @@ simply("search_cell", f"{SEARCH} --cell 0", "takes no --cell, which is for grids
 simply("search_space", f"{SWEEP} --space train.epochs=1..3", "--space is what --search may choose")
 simply("search_many", f"{SWEEP} --search 1001 --space train.epochs=1..3", "1 to 1000 trials; rec")
 simply("search_range", f"{SEARCH} --space train.epochs=3..1", "the smaller one.*received 3..1")
+simply(
+    "search_endless", f"{SEARCH} --space loss.l2=0.1..inf", "or optimizer.*received 'loss.l2=0.1"
+)
 simply("search_log", f"{SEARCH} --space loss.l2=0..1:log", "must begin above 0")
 simply("search_key", f"{SEARCH} --space optimizer.rate=1..2", "optimizer.rate is not an option")
 simply("search_seed", f"{SEARCH} --space train.seed=1..9", "cannot choose train.seed")

@@ -235,6 +235,11 @@ def fit_cell(
     if run.is_finished:  # an array that is submitted again has finished cells too
         say(f"{cell.folder}  finished before")
         return {"run": str(run.path), **run.metrics}
+    if _is_done(run):
+        raise RunFailed(
+            f"{cell.folder} diverged before, see {run.not_finite_file}: remove its folder to train "
+            "it again"
+        )
     from keras_imnet64.backend.devices import take_devices
 
     taken = take_devices(machine.devices, machine.virtual_devices)

@@ -347,7 +347,7 @@ def values_of(params: Mapping[str, Json], space: Space) -> dict[str, Json]:
         values[axis.key] = axis.values[choices.index(params[axis.key])]
     for each in space.ranges:
         drawn = params[each.key]
-        values[each.key] = drawn if each.is_whole else rounded(drawn)
+        values[each.key] = drawn if each.is_whole else rounded(drawn, each)
     return values
 
 

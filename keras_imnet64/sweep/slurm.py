@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.runs import lock
@@ -21,13 +22,14 @@ def write_script(plan: Plan, out_dir: StrPath, command: Sequence[str]) -> Path:
         command: the command line of this sweep, to which `--cell NUMBER` is added.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder holds something else, or see `script`.
     """
     record = record_of(plan)
     folder = check_sweep_folder(out_dir, record, fresh=False)
+    text = script(plan, folder, command, Path.cwd())
     begin(folder, record, fresh=False)
     with lock(folder.as_run):
-        write_atomic(folder.script_file, script(plan, folder, command, Path.cwd()))
+        write_atomic(folder.script_file, text)
     return folder.script_file
 
 
@@ -36,9 +38,17 @@ def script(plan: Plan, folder: SweepFolder, command: Sequence[str], directory: P
 
     Args:
         directory: in which the command runs, as its paths may be relative.
+
+    Raises:
+        UserError: the path of the folder cannot stand in such a script.
     """
     # In names of files Slurm replaces %a by the number of the job.
     output = str((folder.path / "cell").absolute()).replace("%", "%%")
+    if any(character in output for character in '"\\\n\r'):
+        raise UserError(
+            f"Slurm cannot write to {folder.path}, whose path has a quotation mark, a backslash or "
+            "a line break: name another folder with --out"
+        )
     return f"""#!/bin/bash
 # Trains the {len(plan.cells)} cells of a sweep of {plan.name}. Submit it with `sbatch`.
 # Afterwards, run the command of the last line, without srun and --cell, to see the results.

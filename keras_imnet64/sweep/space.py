@@ -1,6 +1,7 @@
 """What a search may choose: values in a list, and ranges of numbers."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -88,7 +89,8 @@ def _number(text: str) -> Number | None:
         value = parse_toml(f"x = {text}")["x"]
     except ValueError:
         return None
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and math.isfinite(value) else None
 
 
 def _checked(bounds: Range, text: str) -> Range:
@@ -133,9 +135,9 @@ def make_space(parts: Sequence[Axis | Range]) -> Space:
     return Space(tuple(axes), tuple(ranges))
 
 
-def rounded(value: float) -> float:
-    """Returns a number with `DIGITS` significant digits."""
-    return float(f"{value:.{DIGITS}g}")
+def rounded(value: float, bounds: Range) -> float:
+    """Returns a number with `DIGITS` significant digits, within its range."""
+    return min(max(float(f"{value:.{DIGITS}g}"), bounds.low), bounds.high)
 
 
 def choice_of(value: Json) -> str | Number | bool:

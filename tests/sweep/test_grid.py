@@ -347,6 +347,9 @@ def test_the_script_begins_the_sweep(plan, tmp_path):
     assert write_script(made, tmp_path / "sweep", ["sweep"]) == file
     with pytest.raises(UserError, match="holds another sweep"):
         write_script(plan(DECAYS), tmp_path / "sweep", ["sweep"])
+    with pytest.raises(UserError, match="has a quotation mark, a backslash or a line break"):
+        write_script(made, tmp_path / 'of "100"', ["sweep"])
+    assert not (tmp_path / 'of "100"').exists()
 
 
 def test_the_command_is_repeated_without_slurm(monkeypatch):
@@ -368,6 +371,10 @@ def test_a_single_cell_is_an_ordinary_run(plan, trained, data_dir, tmp_path):
     record = trained(made).record  # the others
     assert trained.starts == ["cell-000", "cell-002"]
     assert record.cells[1].val_top1 == run.metrics["best.keras"]["val_top1"]
+    run.metrics_file.unlink()
+    run.not_finite_file.write_text("{}")
+    with pytest.raises(RunFailed, match="cell-001 diverged before"):
+        fit_cell(made, 1, tmp_path / "sweep", machine)
     for number in (-1, 3):
         with pytest.raises(UserError, match=f"--cell must be from 0 to 2; received {number}"):
             fit_cell(made, number, tmp_path / "sweep", machine)

@@ -17,7 +17,7 @@ from keras_imnet64.sweep.axes import Axis, parse_axis
 from keras_imnet64.sweep.folder import SweepFolder
 from keras_imnet64.sweep.grid import Machine
 from keras_imnet64.sweep.search import plan_search, report_study_errors, run_search
-from keras_imnet64.sweep.space import Range, make_space, parse_space
+from keras_imnet64.sweep.space import Range, make_space, parse_space, rounded
 
 RATE = "optimizer.learning_rate=0.001..1.0:log"
 WIDTH = "model.width=0.5,1"
@@ -73,6 +73,11 @@ def searched(monkeypatch, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------ spaces
+
+
+def test_a_drawn_number_is_short_and_stays_in_its_range():
+    assert rounded(0.123456, Range(("a",), 0.0, 1.0)) == 0.1235
+    assert rounded(0.99999, Range(("a",), 0.0, 0.99995)) == 0.99995
 
 
 def test_ranges_and_values_are_told_apart():
