@@ -36,6 +36,7 @@ def narrow(name):
         stages = network.get("stages", "auto")
         network |= {"width": 0.5, "depth": 4 + 2 * (2 if stages == "auto" else stages)}
     else:  # whose widths are not ours to change; 32 pixels also stand in for JPEGs
+        network.pop("blocks", None)  # of small_resnet: as many as by default are fast to compile
         size = min(find_dataset(recipe.data.dataset).image_size or 32, 32)
     size *= factor
     content["data"] |= {
