@@ -24,6 +24,7 @@ from keras_imnet64.models.options import (
     NetworkOptions,
     SpectralOptions,
 )
+from keras_imnet64.models.packages import needed_packages
 from keras_imnet64.models.warm_start import warm_start
 from keras_imnet64.models.whitening import is_unmeasured, set_filters
 from keras_imnet64.recipe.schema import Recipe
@@ -53,7 +54,7 @@ def make_model(
     """
     if own_model is not None:
         check_model_fits(own_model, data.train, "your model", data.view)
-        needed = check_loads_anywhere(own_model, "your model")
+        check_loads_anywhere(own_model, "your model")
         if ends_in_softmax(own_model):
             raise UserError(
                 "your model ends in a softmax, but the loss takes logits: remove the softmax"
@@ -64,7 +65,7 @@ def make_model(
                 "for a recipe's own network alone: name the network in the recipe, or call "
                 "keras_imnet64.models.whitening.set_filters"
             )
-        for package in needed:
+        for package in needed_packages(keras.saving.serialize_keras_object(own_model)):
             say(f"note: the model files of this run need {package} to be loaded")
         seed_generators(own_model, recipe.train.seed)
         return own_model
