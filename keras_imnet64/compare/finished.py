@@ -232,7 +232,7 @@ def predict_file(
     if view and view.ten_crop:
         model, num_views = with_ten_crops(model, view.image_size), NUM_CROPS
     batch_size = scoring_batch_size(devices, num_views)
-    found = predict_branches([model], selection, batch_size, view)
+    found = predict_branches([model], selection, devices, batch_size, view)
     if not math.isfinite(found.scores[0].loss):
         raise RunFailed(f"{file} gives logits that are not finite")
     return Predictions(found.scores[0], found.first_class[0], found.is_right[0])
