@@ -245,6 +245,9 @@ def test_predictions_stand_in_for_a_run(suffix, trained, other, evil_dir, tmp_pa
     assert run("report", file, "--out", page, "--data-dir", tmp_path / "empty")[0] == 0
     text, tags = words(page.read_text())
     assert "Predictions for all 40 images" in text and "Calibration" in text
+    assert "VERIFIED" not in text  # which a file of predictions does not tell
+    assert run("report", file, "--out", page, *data)[0] == 0
+    assert "NOT VERIFIED" in words(page.read_text())[0]  # its images are here, and are known
     assert "img" not in tags and "Images to look at" not in text
 
 
@@ -289,13 +292,40 @@ def test_a_sweep_shows_its_settings_and_the_runs_of_the_best(
     assert tags.count("script") == 1 and "0.0001" in text
     result = report([folder], data_dir=evil_dir)  # a page of its own, and not that of the cell
     assert Path(result["out"]) == Path("report.html")
-    damaged = replace(record, settings=summary[:1], best=1)
-    write_json(folder / "sweep.json", to_json(damaged))
-    with pytest.raises(UserError, match="its best setting is not among its cells"):
-        report([folder], tmp_path / "page.html", data_dir=evil_dir)
+    plain = to_json(record)
+    few = plain | {"settings": plain["settings"][:1]}
+    for damaged, said in (
+        (few | {"best": 1}, "its best setting is not among its settings"),
+        (plain | {"cells": plain["cells"][:2]}, "the cells of a setting are not among its cells"),
+    ):
+        write_json(folder / "sweep.json", damaged)
+        with pytest.raises(UserError, match=f"damaged .{said}"):
+            report([folder], tmp_path / "page.html", data_dir=evil_dir)
     (folder / "sweep.json").write_text("{}")
     with pytest.raises(UserError, match=r"sweep\.json"):
         report([folder], tmp_path / "page.html", data_dir=evil_dir)
+
+
+def test_curves_say_which_images_they_are_of(page):
+    """24 training images are held out, and the scores of epochs are of these."""
+    text, _ = words(page)
+    assert "held-out images" in text and "validation training" not in text
+
+
+def test_a_damaged_history_is_refused(trained, evil_dir, tmp_path, run):
+    """By `report` and by `compare`, in one sentence each, and no page is left."""
+    folder = shutil.copytree(trained, tmp_path / "run")
+    header, first, second = (folder / "history.csv").read_text().splitlines()
+    where = ("--data-dir", evil_dir, "--out", tmp_path / "page.html")
+    for lines in (
+        [header, first, second.replace(",", ",x", 1)],
+        [header, first, "," + ",".join(second.split(",")[1:])],
+    ):
+        (folder / "history.csv").write_text("\n".join(lines) + "\n")
+        for command in (("report", folder), ("compare", folder, trained)):
+            status, _, error = run(*command, *where)
+            assert status == 2 and "history.csv is damaged: its column" in error
+            assert not (tmp_path / "page.html").exists()
 
 
 def test_the_card_has_a_head_that_hubs_read(trained, tmp_path, run):

@@ -266,9 +266,16 @@ def test_the_page_of_an_ensemble_shows_its_plots(join, data_dir, tmp_path):
     for said in ("Mixtures of the best branches.", "branch-03", "errors that agree", "Calibration"):
         assert said in text
     assert f"branch-00: {rows[0].top1:.4g} %</title>" in text
-    (tmp_path / "ensemble.csv").write_text("kind,name\nbranch,one\n")
-    with pytest.raises(UserError, match=r"ensemble.csv is damaged .*run `ensemble` again"):
-        read_rows(tmp_path / "ensemble.csv")
+    whole = (branches / "ensemble.csv").read_text()
+    for damaged in (
+        "kind,name\nbranch,one\n",
+        whole.splitlines()[0],
+        whole.replace('"branch-00 branch-01"', '"branch-00 branch-09"'),
+        whole[: whole.rindex(",")],
+    ):
+        (tmp_path / "ensemble.csv").write_text(damaged)
+        with pytest.raises(UserError, match=r"ensemble.csv is damaged .*run `ensemble` again"):
+            read_rows(tmp_path / "ensemble.csv")
 
 
 def test_branches_of_two_backends_are_joined(branches, recipe, data_dir, tmp_path):
