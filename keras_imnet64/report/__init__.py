@@ -168,7 +168,7 @@ def lead(runs: Sequence[ReportedRun]) -> Markup:
     text = paragraph(
         f"model.keras on {images}{unverified}, scored from the file."
         if runs[0].recipe is not None
-        else f"Predictions for {images}, read from a file."
+        else f"Predictions for {images}{unverified}, read from a file."
     )
     unseen = runs[0].unseen
     missing = paragraph(f"The page has no images: {unseen}") if unseen else Markup()
