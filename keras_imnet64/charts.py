@@ -194,11 +194,13 @@ def heat_map_svg(
     titles: tuple[str, str],
     *,
     tip: str = "{row} / {column}: {value:.4g}",
+    max_marks: int = MAX_CELLS**2,
 ) -> Markup:
     """Returns a matrix as cells, the darker the larger; cells of zero are left empty.
 
     Args:
-        values: floats [R, C], not negative; up to MAX_CELLS per side each cell shows its value.
+        values: floats [R, C], not negative; up to MAX_CELLS per side each cell shows its value,
+            unless more than `max_marks` are not zero: one takes 800 bytes.
         rows, columns: labels, R and C; or none, and the axes have numbers.
         titles: of the vertical and the horizontal axis.
         tip: what a cell shows, with row, column and value.
@@ -209,7 +211,7 @@ def heat_map_svg(
     with _page_figure(height=side) as figure:
         axes = figure.subplots()
         tips = {}
-        if max(values.shape) > MAX_CELLS:
+        if max(values.shape) > MAX_CELLS or np.count_nonzero(values) > max_marks:
             pixels = np.empty((*values.shape, 4), "uint8")
             pixels[..., :3], pixels[..., 3] = ACCENT_RGB, np.round(255 * alpha)
             axes.imshow(pixels, interpolation="none", aspect="auto")

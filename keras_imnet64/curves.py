@@ -17,15 +17,16 @@ from keras_imnet64.core.errors import UserError, nearest
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.paths import check_output_file
 from keras_imnet64.core.types import JsonObject, StrPath
+from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.records import EpochRow
 from keras_imnet64.runs import Run, open_run
 
 Against: TypeAlias = Literal["minutes", "epochs", "steps"]
 COUNTED: dict[Against, str] = {"epochs": "epoch", "steps": "step"}  # columns of history.csv
 TITLES = {  # of what can be drawn, a column of history.csv
-    "val_top1": "top-1 of the validation images (%)",
-    "val_top5": "top-5 of the validation images (%)",
-    "val_loss": "cross-entropy of the validation images",
+    "val_top1": "top-1 of {images} (%)",
+    "val_top5": "top-5 of {images} (%)",
+    "val_loss": "cross-entropy of {images}",
     "top1": "top-1 in training (%)",
     "top5": "top-5 in training (%)",
     "loss": "loss in training",
@@ -34,6 +35,8 @@ TITLES = {  # of what can be drawn, a column of history.csv
 }
 assert set(TITLES) < {field.name for field in fields(EpochRow)}
 MAX_CURVES = 10  # as many colours as can be told apart
+
+ScoredImages: TypeAlias = Literal["held-out images", "validation images", "scored images"]
 
 
 def draw_runs(
@@ -67,10 +70,14 @@ def draw_runs(
         raise UserError(f"a picture has at most {MAX_CURVES} runs; received {len(runs)}")
     names = [Path(run).resolve().name for run in runs]
     labels = names if len(set(names)) == len(names) else [str(run) for run in runs]
+    title = TITLES[metric]
+    if metric.startswith("val_"):
+        labels, images = name_images(labels, [scored_images(run) for run in runs])
+        title = title.format(images=images)
     curves = [
         read_curve(run, against, metric, label) for run, label in zip(runs, labels, strict=True)
     ]
-    write_atomic(Path(out), draw(curves, against, TITLES[metric], marks=published))
+    write_atomic(Path(out), draw(curves, against, title, marks=published))
     best = min if metric in ("loss", "val_loss") else max
     return {
         "out": str(out),
@@ -88,18 +95,52 @@ def draw_runs(
     }
 
 
+def scored_images(path: StrPath) -> ScoredImages:
+    """Returns which images the scores of a run's epochs are of, by its recipe."""
+    try:
+        selection = load_recipe(Run(Path(path)).recipe_file).selection
+    except UserError:  # a recipe that this version does not read: its curves are there all the same
+        return "scored images"
+    return "held-out images" if selection == "holdout" else "validation images"
+
+
+def name_images(
+    labels: Sequence[str], images: Sequence[ScoredImages]
+) -> tuple[list[str], ScoredImages]:
+    """Returns (labels, the images of all runs); if these differ, the labels state them."""
+    if len(set(images)) == 1:
+        return list(labels), images[0]
+    stated = [f"{label}, {each}" for label, each in zip(labels, images, strict=True)]
+    return stated, "scored images"
+
+
 def read_curve(path: StrPath, against: Against, metric: str, label: str) -> Curve:
-    """Returns the curve of a run; its label also says if its minutes are not the wall clock's."""
+    """Returns the curve of a run; its label also says if its minutes are not the wall clock's.
+
+    Raises:
+        UserError: the folder is no run, or its history is missing, damaged, or too short to draw.
+    """
     run = open_run(path)
     if not run.history_file.exists():
         raise UserError(f"the run in {path} has no history.csv: no epoch of it is finished")
-    rows = run.history
-    has_value = [row.get(metric) != "" for row in rows]  # `train.validate_every` leaves some out
-    y = _numbers(run, list(compress(rows, has_value)), metric)
-    if len(y) < 2:
+    curve = read_points(run, against, metric, label)
+    if len(curve.y) < 2:
         raise UserError(
-            f"a curve needs two finished epochs with a {metric}; the run in {path} has {len(y)}"
+            f"a curve needs two finished epochs with a {metric}; the run in {path} has "
+            f"{len(curve.y)}"
         )
+    return curve
+
+
+def read_points(run: Run, against: Against, metric: str, label: str) -> Curve:
+    """Returns the curve of a run that has a history; it may have no points, or one.
+
+    Raises:
+        UserError: the history is damaged.
+    """
+    rows = run.history
+    has_value = [row.get(metric) not in ("", None) for row in rows]  # see `train.validate_every`
+    y = _numbers(run, list(compress(rows, has_value)), metric)
     if against in COUNTED:
         x = _numbers(run, rows, COUNTED[against])
     elif all(row.get("training_seconds") for row in rows):

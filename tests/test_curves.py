@@ -130,6 +130,31 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
     assert [row["run"] for row in rows] == [f"{path} (steps alone)" for path in paths]
 
 
+def test_the_picture_says_which_images_are_scored(small_recipe, tmp_path, monkeypatch):
+    """Those held out of training, or those of the validation split; labels tell where both are."""
+    columns = {"epoch": (1, 2), "val_top1": (1.0, 2.0), "seconds": (60, 60)}
+    runs = []
+    for name, holdout in (("held", 16), ("plain", 0)):
+        runs.append(make_run(tmp_path / name, **columns))
+        recipe = small_recipe(data={"holdout": holdout})
+        (runs[-1] / "recipe.toml").write_text(recipe.to_toml())
+    drawn = []
+    monkeypatch.setattr(
+        curves, "draw", lambda lines, x, y, **_: drawn.append(([c.label for c in lines], y)) or b""
+    )
+
+    def picture(*runs):
+        draw_runs(runs, tmp_path / "curves.png", against="epochs")
+        return drawn[-1]
+
+    assert picture(runs[0]) == (["held"], "top-1 of held-out images (%)")
+    assert picture(runs[1]) == (["plain"], "top-1 of validation images (%)")
+    both = ["held, held-out images", "plain, validation images"]
+    assert picture(*runs) == (both, "top-1 of scored images (%)")
+    (runs[0] / "recipe.toml").write_text("damaged")
+    assert picture(runs[0]) == (["held"], "top-1 of scored images (%)")
+
+
 def test_what_cannot_be_drawn_is_said_in_a_sentence(toy, tmp_path):
     out = tmp_path / "curves.png"
 

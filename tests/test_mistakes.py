@@ -1502,6 +1502,11 @@ simply(
     "compare_torch", f"{COMPARE} --backends jax,torch@2", "torch (is not installed|trains on one)"
 )
 simply("compare_seeds", f"{COMPARE} --seeds 2", "say with --epochs how long they are")
+simply(
+    "compare_epochs",
+    f"{COMPARE} --epochs 1 --set train.average_last=2",
+    "train.average_last must be at most the 1 epochs of the run; received 2",
+)
 simply("compare_steps", f"{COMPARE} --steps 0", "0 is not in the range")
 simply("compare_layers", f"{COMPARE} {LAYERS}", "RandomCutout draws its own random numbers, so no")
 simply("compare_folder", f"{COMPARE} --out data", "data is not empty and holds no comparison")

@@ -8,6 +8,7 @@ model files image by image. `result` is what comes out, `text` prints it and `pa
 browser.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +60,8 @@ def compare(
     """
     recipe = load_recipe(name_or_path, overrides)
     check_exact(recipe)
+    if num_epochs is not None:  # `fit` would refuse them after all steps are compared
+        load_recipe(name_or_path, [*overrides, f"train.epochs={num_epochs}"])
     comparison = Comparison(
         folder=Path(out or DEFAULT_RUNS / f"{recipe.name}-compared"),
         recipe=recipe,
@@ -101,8 +104,14 @@ def read_result(folder: StrPath) -> Result:
 
 
 def whole_runs(folder: StrPath) -> list[Path]:
-    """Returns the folders of the finished whole runs of a comparison."""
-    return [file.parent for file in sorted(Path(folder).glob("*/*-epochs-seed-*/metrics.json"))]
+    """Returns the folders of the finished whole runs of a comparison, those of a seed together."""
+    runs = [file.parent for file in Path(folder).glob("*/*-epochs-seed-*/metrics.json")]
+
+    def order(run: Path) -> list[int]:
+        """The epochs, the seed and the number of the side."""
+        return [int(digits) for digits in re.findall(r"\d+", f"{run.name} {run.parent.name}")[:3]]
+
+    return sorted(runs, key=order)
 
 
 def examine(comparison: Comparison, index: int) -> list[int]:

@@ -22,8 +22,10 @@ from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.paths import check_output_file
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
+from keras_imnet64.curves import read_points, scored_images
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.selection import Selection
+from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.evaluation.evaluate import (
     check_model_fits,
     choose_view,
@@ -32,6 +34,7 @@ from keras_imnet64.evaluation.evaluate import (
 )
 from keras_imnet64.evaluation.prediction_files import (
     StoredPredictions,
+    check_alike_images,
     check_predicted_images,
     is_predictions_file,
     read_predictions,
@@ -96,23 +99,21 @@ def compare_finished(
     dataset = common_dataset(labels, infos)
     environments = [environment_of(path) for path in runs_or_models]
     check_same_images(labels, environments)
-    devices = devices or take_devices()
-    store = open_dataset(
-        dataset, split, data_dir=data_dir, cache_dir=cache_dir, progress=pack_progress
-    )
-    found = []
-    with devices.scope():
-        for file, info, read in zip(files, infos, stored, strict=True):
-            selection = select_known_classes(info, store, file)
-            if read is None:
-                found.append(predict_file(file, info, selection, devices))
-            else:
-                found.append(predictions_in(read, selection, file))
+    tables = [each for each in stored if each is not None]
+    if len(tables) == len(stored):  # which hold all that is compared
+        found = predictions_in_files(tables, infos[0].wnids or (), labels)
+        verified = None
+    else:
+        store = open_dataset(
+            dataset, split, data_dir=data_dir, cache_dir=cache_dir, progress=pack_progress
+        )
+        found = predictions_of(files, infos, stored, store, devices or take_devices())
+        verified = bool(store.verified)
     result = FinishedResult(
         dataset=dataset,
         split=split,
         count=found[0].scores.count,
-        verified=bool(store.verified),
+        verified=verified,
         models=tuple(
             ScoredModel(label, str(file), each.scores)
             for label, file, each in zip(labels, files, found, strict=True)
@@ -148,21 +149,54 @@ def stored_predictions(path: StrPath, split: str) -> StoredPredictions | None:
 def infos_of(
     files: Sequence[Path], stored: Sequence[StoredPredictions | None], labels: Sequence[str]
 ) -> list[ModelInfo]:
-    """Returns what model files state; of a file of predictions its data set, in their classes."""
+    """Returns what model files state; of a file of predictions its data set, in their classes.
+
+    Without model files, the classes are those of all files of predictions: each knows only the
+    classes that occur in it.
+    """
     stated = [
         None if read else read_model_info(file) for file, read in zip(files, stored, strict=True)
     ]
     known = [info.wnids for info in stated if info is not None and info.wnids]
-    known += [read.wnids for read in stored if read is not None]
-    wnids = known[0] if known else None
+    in_files = {wnid for read in stored if read is not None for wnid in read.wnids}
+    wnids = known[0] if known else tuple(sorted(in_files))
     infos = []
     for label, info, read in zip(labels, stated, stored, strict=True):
         if read is not None:
-            read.in_order(wnids or (), label)
+            read.in_order(wnids, label)
             info = ModelInfo(dataset=read.dataset, wnids=wnids)
         assert info is not None
         infos.append(info)
     return infos
+
+
+def predictions_of(
+    files: Sequence[Path],
+    infos: Sequence[ModelInfo],
+    stored: Sequence[StoredPredictions | None],
+    store: Store,
+    devices: Devices,
+) -> list[Predictions]:
+    """Returns what models and files of predictions predict for the images of a store."""
+    found = []
+    with devices.scope():
+        for file, info, read in zip(files, infos, stored, strict=True):
+            selection = select_known_classes(info, store, file)
+            if read is None:
+                found.append(predict_file(file, info, selection, devices))
+            else:
+                found.append(predictions_in(read, selection, file))
+    return found
+
+
+def predictions_in_files(
+    tables: Sequence[StoredPredictions], wnids: Sequence[str], labels: Sequence[str]
+) -> list[Predictions]:
+    """Returns the predictions of files for the same images, which need not be on this machine."""
+    tops = [table.in_order(wnids, label) for table, label in zip(tables, labels, strict=True)]
+    for label, top in zip(labels, tops, strict=True):
+        check_alike_images(labels[0], tops[0], label, top)
+    return [Predictions(top.scores, top.first_class, top.is_right) for top in tops]
 
 
 def predictions_in(stored: StoredPredictions, selection: Selection, name: StrPath) -> Predictions:
@@ -232,7 +266,7 @@ def predict_file(
     if view and view.ten_crop:
         model, num_views = with_ten_crops(model, view.image_size), NUM_CROPS
     batch_size = scoring_batch_size(devices, num_views)
-    found = predict_branches([model], selection, batch_size, view)
+    found = predict_branches([model], selection, devices, batch_size, view)
     if not math.isfinite(found.scores[0].loss):
         raise RunFailed(f"{file} gives logits that are not finite")
     return Predictions(found.scores[0], found.first_class[0], found.is_right[0])
@@ -275,9 +309,7 @@ def curve_of(label: str, path: StrPath) -> FinishedCurve | None:
     run = Run(Path(path))
     if not run.history_file.is_file():
         return None
-    rows = [row for row in run.history if row.get("val_top1")]
-    points = [(float(row["epoch"]), float(row["val_top1"])) for row in rows]
-    if not points:
+    curve = read_points(run, "epochs", "val_top1", label)
+    if not curve.y:
         return None
-    epochs, top1 = zip(*points, strict=True)
-    return FinishedCurve(label, epochs, top1)
+    return FinishedCurve(label, scored_images(path), curve.x, curve.y)

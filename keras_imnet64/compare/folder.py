@@ -47,6 +47,7 @@ from keras_imnet64.core.processes import run_child
 from keras_imnet64.core.types import JsonObject
 from keras_imnet64.core.validation import Record, parse_record, read_record
 from keras_imnet64.recipe.schema import Recipe
+from keras_imnet64.runs import Run
 
 WORKER = "keras_imnet64.compare.worker"
 SETTINGS, RESULT = "comparison.json", "result.json"
@@ -148,13 +149,28 @@ class Comparison:
             ) from error
         found = self._read_settings()
         changed = [key for key, value in self.settings.items() if found.get(key) != value]
-        if changed:
+        if changed and not self._is_blank():
             raise UserError(
                 f"{self.folder} holds a comparison that differs in its {', '.join(changed)}: "
                 "choose another --out"
             )
+        if changed:
+            self._begin_anew()
         for index in range(len(self.sides)):
             self.side_folder(index).mkdir(exist_ok=True)
+
+    def _is_blank(self) -> bool:
+        """Whether no side has finished anything, as if it refused what was asked."""
+        own = {self.settings_file, Run(self.folder).lock_file}
+        others = [path for path in self.folder.iterdir() if path not in own]
+        return all(path.is_dir() and not any(path.iterdir()) for path in others)
+
+    def _begin_anew(self) -> None:
+        """Makes this comparison that of a folder without results."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                path.rmdir()
+        write_json(self.settings_file, self.settings)
 
     def _read_settings(self) -> JsonObject:
         try:

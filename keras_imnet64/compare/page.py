@@ -23,6 +23,7 @@ from keras_imnet64.compare.text import (
     side_row,
 )
 from keras_imnet64.compare.verdict import StepComparison
+from keras_imnet64.curves import name_images
 from keras_imnet64.pages import bullets, details, document, heading, joined, paragraph, table
 
 STEP_COLUMNS = {
@@ -111,8 +112,14 @@ def _finished_body(result: FinishedResult) -> Iterator[Markup]:
     yield table([model_row(model) for model in result.models], MODEL_COLUMNS)
     yield bullets(pair.in_words for pair in result.pairs)
     if result.curves:
-        yield heading("Top-1 of the validation images after each epoch")
-        curves = [Curve(each.label, each.epochs, each.val_top1) for each in result.curves]
+        labels, images = name_images(
+            [each.label for each in result.curves], [each.images for each in result.curves]
+        )
+        yield heading(f"Top-1 of the {images} after each epoch")
+        curves = [
+            Curve(label, each.epochs, each.val_top1)
+            for label, each in zip(labels, result.curves, strict=True)
+        ]
         yield draw_svg(curves, "epoch", "top-1 (%)", markers=True)
     if result.settings:
         yield heading("Settings that differ")

@@ -20,6 +20,7 @@ from keras_imnet64.compare.verdict import (
     distances,
     spread,
 )
+from keras_imnet64.curves import ScoredImages
 from keras_imnet64.records import Scores
 
 SIGNIFICANT = 0.05
@@ -157,9 +158,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class FinishedCurve:
-    """Top-1 of the validation images after each epoch of a run, in percent."""
+    """Top-1 after each epoch of a run, in percent.
+
+    Attributes:
+        images: those that the scores are of.
+    """
 
     label: str
+    images: ScoredImages
     epochs: tuple[float, ...]
     val_top1: tuple[float, ...]
 
@@ -178,6 +184,8 @@ class FinishedResult:
     """Finished runs and model files, held against each other.
 
     Attributes:
+        verified: whether the images are known to be those that the name of the data set promises;
+            None for files of predictions alone, which do not state it.
         settings: those in which the recipes, or what they were trained with, differ.
         pairs: each with the first.
         curves: of the runs among them that have scored epochs.
@@ -186,7 +194,7 @@ class FinishedResult:
     dataset: str
     split: str
     count: int
-    verified: bool
+    verified: bool | None
     models: tuple[ScoredModel, ...]
     settings: tuple[Setting, ...]
     pairs: tuple[Pair, ...]

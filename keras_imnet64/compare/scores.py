@@ -99,7 +99,7 @@ def score(comparison: Comparison, num_epochs: int, seeds: Sequence[int]) -> Fina
         dataset=first.dataset,
         split=first.split,
         count=first.count,
-        verified=first.verified,
+        verified=bool(first.verified),
         sides=tuple(
             SeedScores(
                 label,

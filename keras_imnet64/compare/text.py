@@ -132,7 +132,7 @@ def settings_table(result: FinishedResult) -> tuple[list[JsonObject], dict[str, 
 
 def images_in_words(result: FinalScores | FinishedResult) -> str:
     """Returns which images were scored."""
-    unverified = "" if result.verified else " (NOT VERIFIED data)"
+    unverified = " (NOT VERIFIED data)" if result.verified is False else ""
     return f"all {result.count:,} images of {result.dataset} {result.split}{unverified}"
 
 

@@ -35,8 +35,8 @@ class Activity:
 
     Attributes:
         dot_seconds: between two dots in a log.
-        keeps_line: whether an activity within this one only adds dots to its line in a log, unless
-            it takes 30 seconds.
+        keeps_line_seconds: how long an activity within this one only adds dots to its line in a
+            log, before it gets a line of its own.
 
     Args:
         text: what is being done, such as "loading tensorflow".
@@ -46,7 +46,7 @@ class Activity:
     """
 
     dot_seconds = DOT_SECONDS
-    keeps_line = False
+    keeps_line_seconds = 0.0
 
     def __init__(self, text: str, *, at_once: bool = False, steady: bool = False) -> None:
         self.text, self.at_once, self.steady = printable(text), at_once, steady
@@ -183,7 +183,7 @@ class _Screen:
     def _has_room(self, activity: Activity) -> bool:
         """Whether a log may have a line of an activity, and not only dots of the one around it."""
         shown = self.shown or activity
-        return shown is activity or not shown.keeps_line or activity.seconds >= SECOND_LINE_SECONDS
+        return shown is activity or activity.seconds >= shown.keeps_line_seconds
 
     def clear(self) -> None:
         """Removes the line from the screen, or ends that of a log; called within the lock."""

@@ -7,7 +7,7 @@ order instead of ordering it anew at each call, and what depends on weights alon
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TypeAlias
 
@@ -35,14 +35,26 @@ def compile_forward(model: keras.Model, devices: Devices) -> Forward:
 
 
 def keras_forward(model: keras.Model) -> Forward:
-    """Returns `Model.predict`, on all devices; the model itself stays uncompiled."""
-    predictor = keras.Model(model.inputs, model.outputs)
-    predictor.compile(jit_compile=keras.config.backend() == "jax")
+    """Returns `Model.predict` from pixels to logits, see `predictor`."""
+    predict = predictor(model)
+    return lambda pixels: predict([pixels])[0]
 
-    def forward(pixels: np.ndarray) -> np.ndarray:
-        return np.asarray(predictor.predict(pixels, batch_size=len(pixels), verbose=0))
 
-    return forward
+def predictor(model: keras.Model) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+    """Returns `Model.predict` for one batch: arrays of all inputs -> arrays of all outputs.
+
+    All devices share a batch, whose size their number divides. (`predict_on_batch` gives each
+    device of TensorFlow the whole batch, and returns the rows of all of them.) The model itself
+    stays uncompiled.
+    """
+    compiled = keras.Model(model.inputs, model.outputs)
+    compiled.compile(jit_compile=keras.config.backend() == "jax")
+
+    def predict(batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+        found = compiled.predict(list(batch), batch_size=len(batch[0]), verbose=0)
+        return list(map(np.asarray, found if isinstance(found, list) else [found]))
+
+    return predict
 
 
 def _tensorflow_forward(model: keras.Model, on_gpu: bool) -> Forward:

@@ -95,6 +95,18 @@ def check_predicted_images(name: StrPath, top: TopPredictions, selection: Select
         )
 
 
+def check_alike_images(
+    first_name: StrPath, first: TopPredictions, name: StrPath, other: TopPredictions
+) -> None:
+    """Refuses predictions of two files that are not of the same images with the same labels."""
+    is_alike = np.array_equal(first.images, other.images)
+    if not (is_alike and np.array_equal(first.labels, other.labels)):
+        raise UserError(
+            f"{first_name} and {name} have predictions for different images ({len(first):,} and "
+            f"{len(other):,}, or other labels): compare predictions for the same images"
+        )
+
+
 def check_predictions_file(path: StrPath) -> None:
     """Checks, before any work, that predictions can be written to a path."""
     suffix = Path(path).suffix.lower()

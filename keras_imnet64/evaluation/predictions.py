@@ -7,12 +7,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_imnet64.backend.devices import Devices
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.types import Tensor
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.selection import Selection
 from keras_imnet64.data.stores.decoding import as_run_failed
 from keras_imnet64.data.stream import evaluation_batches
+from keras_imnet64.evaluation.forward import keras_forward, predictor
 from keras_imnet64.evaluation.metrics import rank_of
 from keras_imnet64.records import Scores
 
@@ -32,6 +34,7 @@ class BranchPredictions:
 def predict_branches(
     models: Sequence[keras.Model],
     selection: Selection,
+    devices: Devices,
     batch_size: int,
     view: View | None = None,
     mixtures: Sequence[Sequence[float]] = (),
@@ -40,7 +43,9 @@ def predict_branches(
 
     Args:
         models: M networks, pixels [B, H, W, 3] -> logits [B, K].
-        batch_size: the maximum; batches are smaller where the logits would take much memory.
+        devices: within whose scope this is called.
+        batch_size: the maximum, total over all devices, whose number divides it; batches are
+            smaller where the logits would take much memory.
         view: how images are shown, see `stream.evaluation_batches`.
         mixtures: floats [C, M], weights of the branches' logits.
     """
@@ -50,13 +55,16 @@ def predict_branches(
         mixed = ops.einsum("cm,bmk->bck", np.asarray(mixtures, "float32"), logits)
         logits = ops.concatenate([logits, mixed], axis=1)  # [B, M + C, K]
     largest = max(1, MAX_LOGIT_BYTES // (4 * logits.shape[1] * num_classes))
+    batch_size = max(1, min(batch_size, largest) // devices.count) * devices.count
     labels = keras.Input((), dtype="int32")
-    scorer = keras.Model([pixels, labels], outcomes(logits, labels))
+    outputs = outcomes(logits, labels)
+    predict = predictor(keras.Model([pixels, labels], list(outputs.values())))
     batches = [
-        {key: values[is_real] for key, values in scorer.predict_on_batch([images, truth]).items()}
-        for images, truth, is_real in labelled_batches(selection, min(batch_size, largest), view)
+        [values[is_real] for values in predict([images, truth])]
+        for images, truth, is_real in labelled_batches(selection, batch_size, view)
     ]
-    found = {key: np.concatenate([batch[key] for batch in batches]).T for key in batches[0]}
+    columns = (np.concatenate(parts).T for parts in zip(*batches, strict=True))
+    found = dict(zip(outputs, columns, strict=True))
     scores = [
         Scores(
             top1=100 * float((rank == 0).mean()),
@@ -80,10 +88,14 @@ def predict_logits(
     batch_size: int,
     view: View | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (logits float32 [M, N, K], labels int32 [N]) of all images of a selection."""
-    network = keras.Model(*_stacked(models))
+    """Returns (logits float32 [M, N, K], labels int32 [N]) of all images of a selection.
+
+    Args:
+        batch_size: total over all devices, whose number divides it.
+    """
+    forward = keras_forward(keras.Model(*_stacked(models)))
     batches = [
-        (network.predict_on_batch(images)[is_real], labels[is_real])
+        (forward(images)[is_real], labels[is_real])
         for images, labels, is_real in labelled_batches(selection, batch_size, view)
     ]
     logits, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))

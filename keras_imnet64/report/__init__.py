@@ -140,7 +140,8 @@ def _examined(
             examined = examine_predictions(subject, classes, split, num_pictures)
         elif unseen is None:
             examined = examine(subject, open_split, devices, num_pictures)
-        found.append(ReportedRun(subject, examined, unseen))
+        verified = None if split is None else bool(split.verified)
+        found.append(ReportedRun(subject, examined, unseen, verified))
     return found
 
 
@@ -162,11 +163,12 @@ def lead(runs: Sequence[ReportedRun]) -> Markup:
     """Returns what stands first: the scores, and what is missing."""
     first = runs[0].metrics
     images = f"all {first.model.count:,} images of {first.dataset} {first.split}"
-    unverified = "" if first.verified else " (NOT VERIFIED data)"
+    is_unverified = any(run.verified is False for run in runs)
+    unverified = " (NOT VERIFIED data)" if is_unverified else ""
     text = paragraph(
         f"model.keras on {images}{unverified}, scored from the file."
         if runs[0].recipe is not None
-        else f"Predictions for {images}, read from a file."
+        else f"Predictions for {images}{unverified}, read from a file."
     )
     unseen = runs[0].unseen
     missing = paragraph(f"The page has no images: {unseen}") if unseen else Markup()

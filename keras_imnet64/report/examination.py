@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_imnet64.backend.devices import Devices
 from keras_imnet64.core.activity import Activity
-from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.errors import UserError, shortened
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.selection import Selection, select, split_holdout
 from keras_imnet64.data.stores.opening import Store
@@ -45,7 +45,9 @@ from keras_imnet64.report.pictures import (
 )
 from keras_imnet64.report.subjects import Subject
 
-MAX_FITTED_BYTES = 2**28  # of the logits on which a temperature is fitted
+MAX_NAME = 80  # characters of a class's name on a page, which shows it hundreds of times
+MAX_FITTED = 5000  # images on which a temperature is fitted: one number needs no more
+MAX_FITTED_BYTES = 2**26  # of their logits
 OpenSplit = Callable[[str], Store]  # the name of a split -> its images
 
 
@@ -62,7 +64,7 @@ class Temperature:
     """What the logits are divided by so that probabilities are those of being right.
 
     Attributes:
-        value: fitted on `count` held-out images.
+        value: fitted on `count` held-out images, at most `MAX_FITTED`.
         loss_before, loss_after: cross-entropy of these images, in nats.
     """
 
@@ -78,7 +80,7 @@ class NetworkFacts:
 
     Attributes:
         num_train: training images, without those held out.
-        num_held_out: images of train held out of training, on which the temperature is fitted.
+        num_held_out: images of train held out of training.
         macs: None for layers whose multiply-accumulates are not known.
         filters: of the first layer, floats [F, h, w, 3].
         attention: images and their Grad-CAM, beside each other.
@@ -148,7 +150,10 @@ def examine(
         network, batch_size = as_viewed(model, devices, view)
         forward = keras_forward(network)
         logits = partial(logits_of, forward, batch_size=batch_size, view=view, name=path)
-        temperature = None if held_out is None else temperature_of(logits(held_out))
+        temperature = None
+        if held_out is not None:
+            count = min(MAX_FITTED, MAX_FITTED_BYTES // (4 * shape.num_classes))
+            temperature = temperature_of(logits(held_out.evenly_spaced(count)))
         top, tempered = predictions_at(temperature, images, logits(images))
         album = Album(images, top, view and view.one_crop)
         half = num_pictures // 2
@@ -187,7 +192,7 @@ def examine_predictions(
     if split is None:
         none = Shown((), ())
         count = len(suspected_labels(top, len(wnids)))
-        return Examination(tuple(wnids), tuple(class_names), top, none, none, none, count)
+        return Examination(tuple(wnids), short_names(class_names), top, none, none, none, count)
     images = select(split, wnids)
     check_predicted_images(subject.label, top, images)
     view = None
@@ -215,8 +220,7 @@ def images_of_training(subject: Subject, train: Store) -> tuple[Selection, Selec
     chosen = select_known_classes(subject.info, train, subject.run.model)
     if subject.recipe is None or not subject.recipe.data.holdout:
         return chosen, None
-    training, held_out = split_holdout(chosen, subject.recipe.data.holdout)
-    return training, held_out.evenly_spaced(MAX_FITTED_BYTES // (4 * chosen.num_classes))
+    return split_holdout(chosen, subject.recipe.data.holdout)
 
 
 def temperature_of(held_out: Iterable[tuple[np.ndarray, np.ndarray]]) -> Temperature:
@@ -241,6 +245,11 @@ def predictions_at(
         if temperature is not None:
             tempered.append(largest_share(logits, temperature.value))
     return collected(images, parts), np.concatenate(tempered) if tempered else None
+
+
+def short_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns names of classes as a page shows them."""
+    return tuple(shortened(name, MAX_NAME) for name in names)
 
 
 def known_macs(model: keras.Model, image_size: int | None) -> int | None:
@@ -287,7 +296,7 @@ class Album:
         suspects = suspected_labels(self.top, self.images.num_classes)
         return Examination(
             wnids=tuple(self.images.wnids),
-            class_names=tuple(self.images.class_names),
+            class_names=short_names(self.images.class_names),
             top=self.top,
             mistakes=self.show(surest_mistakes(self.top, num_pictures)),
             unsure=self.show(least_sure(self.top, num_pictures)),
@@ -296,4 +305,5 @@ class Album:
         )
 
     def _captions(self, numbers: np.ndarray) -> tuple[tuple[str, ...], ...]:
-        return tuple(caption(self.top, number, self.images.class_names) for number in numbers)
+        names = short_names(self.images.class_names)
+        return tuple(caption(self.top, number, names) for number in numbers)

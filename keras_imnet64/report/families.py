@@ -8,7 +8,6 @@ from markupsafe import Markup
 from keras_imnet64.charts import PAPER, figure_svg
 from keras_imnet64.compare import is_comparison, read_result, whole_runs
 from keras_imnet64.compare.page import verdicts
-from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.pages import Section, details, figures, paragraph, preformatted, table
 from keras_imnet64.report.subjects import MAX_RUNS
@@ -29,8 +28,14 @@ def unfold(paths: Sequence[StrPath]) -> tuple[list[Section], list[StrPath]]:
         if is_comparison(path):
             result = read_result(path)
             title = f"{result.recipe}, compared"
-            sections.append(Section(f"comparison-{number}", title, verdicts(result)))
-            runs += whole_runs(path)
+            found = whole_runs(path)
+            body = verdicts(result)
+            if len(found) > MAX_RUNS:
+                body += paragraph(
+                    f"Below are {MAX_RUNS} of its {len(found)} whole runs.", note=True
+                )
+            sections.append(Section(f"comparison-{number}", title, body))
+            runs += found[:MAX_RUNS]
         elif folder.record_file.is_file():
             record = folder.read()
             runs += best_runs(folder, record)
@@ -64,12 +69,6 @@ def best_runs(folder: SweepFolder, record: SweepRecord) -> list[Path]:
     """Returns the finished cells of the best setting, one for each seed."""
     if record.best is None:
         return []
-    try:
-        cells = [record.cells[number] for number in record.settings[record.best].cells]
-    except IndexError:
-        raise UserError(
-            f"{folder.record_file} is damaged: its best setting is not among its cells; restore "
-            "the file, or run the sweep again"
-        ) from None
+    cells = [record.cells[number] for number in record.settings[record.best].cells]
     runs = [folder.path / cell.folder for cell in cells]
     return [run for run in runs if Run(run).is_finished][:MAX_RUNS]

@@ -1,6 +1,7 @@
 """Sections of a page about what the networks do with the validation images."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from markupsafe import Markup
@@ -37,6 +38,7 @@ from keras_imnet64.report.reported import ReportedRun
 MAX_BARS = 40  # classes that have a bar each
 MAX_ROWS = 1000  # of the table of classes: a page of 20,000 rows is slow
 MAX_PAIRS = 30
+MAX_MARKS = 1600  # cells of all maps of a page that show their value: together 1.3 MB
 ACCURACY_EDGES = np.linspace(0, 100, 21)
 
 
@@ -119,12 +121,14 @@ def _accuracy_chart(accuracy: np.ndarray, counts: np.ndarray, names: Sequence[st
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """Returns names of which those that are there already have a number."""
-    seen: dict[str, int] = {}
-    found = []
+    found: dict[str, None] = {}  # in their order
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return found
+        number, shown = 1, name
+        while shown in found:
+            number += 1
+            shown = f"{name} ({number})"
+        found[shown] = None
+    return list(found)
 
 
 # -------------------------------------------------------------------------------------- confusion
@@ -132,10 +136,10 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 def confusion_section(runs: Sequence[ReportedRun]) -> Markup | None:
     """Shows which classes are taken for which."""
-    return each_run(runs, _confusion)
+    return each_run(runs, partial(_confusion, max_marks=MAX_MARKS // len(runs)))
 
 
-def _confusion(examined: Examination) -> Markup:
+def _confusion(examined: Examination, max_marks: int) -> Markup:
     top, names = examined.top, examined.class_names
     num_classes = examined.num_classes
     pairs = confused_pairs(top.labels, top.first_class, num_classes)
@@ -154,10 +158,10 @@ def _confusion(examined: Examination) -> Markup:
     if num_classes > MAX_MAPPED:
         return most
     counts = count_confusions(top.labels, top.first_class, num_classes)
-    return _map(counts, names) + most + _groups(counts, names)
+    return _map(counts, names, max_marks) + most + _groups(counts, names)
 
 
-def _map(counts: np.ndarray, names: Sequence[str]) -> Markup:
+def _map(counts: np.ndarray, names: Sequence[str], max_marks: int) -> Markup:
     """Draws the matrix of all classes, those that are taken for each other beside each other."""
     found = confusion_map(counts)
     shown = found.counts.astype("float64")
@@ -169,6 +173,7 @@ def _map(counts: np.ndarray, names: Sequence[str]) -> Markup:
         labels if is_small else [],
         ("class", "taken for"),
         tip="{value:.0f} images of {row} taken for {column}",
+        max_marks=max_marks,
     )
     text = (
         "Each row is a class, each column what its images are taken for; the darker, the more. "

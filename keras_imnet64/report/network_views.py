@@ -66,7 +66,7 @@ def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.
     if layer is None:
         return None
     head = keras.Model(layer.output, network.outputs)
-    features = _apply(keras.Model(network.inputs, layer.output), images)  # [B, h, w, C]
+    features = _apply(keras.Model(network.inputs[0], layer.output), images)  # [B, h, w, C]
     weights = _gradient(head, features, classes).mean(axis=(1, 2), keepdims=True)  # [B, 1, 1, C]
     maps = np.maximum((weights * features).sum(axis=3), 0)  # [B, h, w]
     return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)

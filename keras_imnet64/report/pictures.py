@@ -80,9 +80,9 @@ def pixels_of(selection: Selection, numbers: np.ndarray, view: View | None) -> n
 
 
 def png_of(pixels: np.ndarray) -> bytes:
-    """Returns pixels, uint8 [H, W, 3 or 4], as the content of a PNG of at most MAX_SIDE a side."""
+    """Returns pixels, uint8 [H, W, 3 or 4], as the content of a PNG of at most MAX_SIDE rows."""
     picture = Image.fromarray(pixels)
-    picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    picture.thumbnail((picture.width, MAX_SIDE), Image.Resampling.LANCZOS)
     return _encoded(picture)
 
 

@@ -16,15 +16,25 @@ class ReportedRun:
     Attributes:
         examined: None for a run whose images are not on this machine.
         unseen: why, as a sentence.
+        images_verified: of a file of predictions, whether its images are known to be those that
+            the name of the data set promises; None if they are not on this machine.
     """
 
     subject: Subject
     examined: Examination | None
     unseen: str | None = None
+    images_verified: bool | None = None
 
     @property
     def label(self) -> str:
         return self.subject.label
+
+    @property
+    def verified(self) -> bool | None:
+        """Whether the images are verified; None if nothing here states it."""
+        if self.subject.predictions is not None:
+            return self.images_verified
+        return self.metrics.verified
 
     @property
     def run(self) -> Run:

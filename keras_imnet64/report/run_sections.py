@@ -8,9 +8,8 @@ from markupsafe import Markup
 
 from keras_imnet64 import __version__
 from keras_imnet64.charts import Curve, bars_svg, draw_svg, heat_map_svg
-from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import Json, JsonObject
-from keras_imnet64.curves import TITLES, Against, read_curve
+from keras_imnet64.curves import TITLES, Against, read_points, scored_images
 from keras_imnet64.pages import (
     bullets,
     details,
@@ -127,15 +126,16 @@ def curves_section(runs: Sequence[ReportedRun]) -> Markup | None:
 def curves_of(
     runs: Sequence[ReportedRun], metric: str, against: Against
 ) -> tuple[Markup, str] | None:
-    """Returns a metric in training (dashed) and on validation images; None without two epochs."""
+    """Returns a metric in training (dashed) and after epochs; None without two epochs."""
     curves = []
     for each in runs:
-        name = each.label if len(runs) > 1 else ""
-        validation = _curve(each.run, against, f"val_{metric}", f"{name} validation".strip())
-        training = _curve(each.run, against, metric, f"{name} training".strip())
-        curves += [validation] if validation else []
+        name = f"{each.label}, " if len(runs) > 1 else ""
+        images = scored_images(each.run.path)
+        scored = _curve(each.run, against, f"val_{metric}", f"{name}{images}")
+        training = _curve(each.run, against, metric, f"{name}training")
+        curves += [scored] if scored else []
         # The curves of several runs keep to what they are compared by.
-        curves += [_dashed(training)] if training and (len(runs) == 1 or not validation) else []
+        curves += [_dashed(training)] if training and (len(runs) == 1 or not scored) else []
         curves += _branch_curves(each, against, f"val_{metric}")
     if not curves:
         return None
@@ -147,11 +147,15 @@ def curves_of(
 
 
 def _curve(run: Run, against: Against, metric: str, label: str) -> Curve | None:
-    """Returns a curve of a run, None where it has fewer than two values."""
-    try:
-        return read_curve(run.path, against, metric, label)
-    except UserError:
+    """Returns a curve of a run, None where it has fewer than two values.
+
+    Raises:
+        UserError: the history is damaged.
+    """
+    if not run.history_file.is_file():
         return None
+    curve = read_points(run, against, metric, label)
+    return curve if len(curve.y) > 1 else None
 
 
 def _dashed(curve: Curve) -> Curve:
@@ -160,7 +164,10 @@ def _dashed(curve: Curve) -> Curve:
 
 def _branch_curves(reported: ReportedRun, against: Against, metric: str) -> list[Curve]:
     """Returns the curves of an ensemble's branches."""
-    found = [_curve(run, against, metric, run.path.name) for run in reported.subject.branches]
+    found = [
+        _curve(run, against, metric, f"{run.path.name}, {scored_images(run.path)}")
+        for run in reported.subject.branches
+    ]
     return [curve for curve in found if curve is not None]
 
 

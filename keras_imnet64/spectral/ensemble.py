@@ -75,11 +75,12 @@ def ensemble(
         _check_replaceable(run)
         data = load_data(recipe, data_dir, cache_dir, pack_progress)
         check_same_images(members, data)
-        models = {member.name: load_model(member.run.model) for member in members}
-        scorer = BranchScorer(list(models.values()), data, recipe)
-        ranking = scorer.ranking()
-        weights = scorer.weights(fusion, ranking)
-        rows = scorer.report_rows(members, ranking, weights)
+        with devices.scope():
+            models = {member.name: load_model(member.run.model) for member in members}
+            scorer = BranchScorer(list(models.values()), data, recipe, devices)
+            ranking = scorer.ranking()
+            weights = scorer.weights(fusion, ranking)
+            rows = scorer.report_rows(members, ranking, weights)
         if single_run:
             scores = evaluate(
                 single_run.path,

@@ -12,9 +12,10 @@ from typing import Literal, TypeAlias
 import keras
 import numpy as np
 
+from keras_imnet64.backend.devices import Devices
 from keras_imnet64.core.errors import UserError, nearest
 from keras_imnet64.data.selection import Selection
-from keras_imnet64.evaluation.evaluate import BATCH_SIZE
+from keras_imnet64.evaluation.evaluate import scoring_batch_size
 from keras_imnet64.evaluation.predictions import BranchPredictions, predict_branches, predict_logits
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.spectral.members import Member
@@ -47,12 +48,14 @@ def check_fusion(fusion: str, recipe: Recipe) -> None:
 class BranchScorer:
     """Ranks and weights the branches, and scores them on the test split.
 
-    It uses one device, since each of several devices would compute the whole batch.
+    Use it within the scope of the devices.
     """
 
-    def __init__(self, models: Sequence[keras.Model], data: Data, recipe: Recipe) -> None:
-        self.models, self.data, self.recipe = models, data, recipe
-        self.view = data.one_crop_view
+    def __init__(
+        self, models: Sequence[keras.Model], data: Data, recipe: Recipe, devices: Devices
+    ) -> None:
+        self.models, self.data, self.recipe, self.devices = models, data, recipe, devices
+        self.view, self.batch_size = data.one_crop_view, scoring_batch_size(devices)
 
     def ranking(self) -> list[int] | None:
         """Returns the positions of the branches, best first, on the images the recipe selects on.
@@ -76,7 +79,7 @@ class BranchScorer:
         num_classes, held_out = self.data.num_classes, self.data.validation
         max_images = max(1, MAX_FIT_BYTES // (4 * len(self.models) * num_classes))
         images = held_out.evenly_spaced(max_images)
-        return fit_weights(*predict_logits(self.models, images, BATCH_SIZE, self.view))
+        return fit_weights(*predict_logits(self.models, images, self.batch_size, self.view))
 
     def report_rows(
         self, members: Sequence[Member], ranking: list[int] | None, weights: Sequence[float]
@@ -95,7 +98,9 @@ class BranchScorer:
     def _predict(
         self, selection: Selection, mixtures: Sequence[Sequence[float]] = ()
     ) -> BranchPredictions:
-        return predict_branches(self.models, selection, BATCH_SIZE, self.view, mixtures)
+        return predict_branches(
+            self.models, selection, self.devices, self.batch_size, self.view, mixtures
+        )
 
 
 def mixtures_of_best(ranking: Sequence[int]) -> list[Mixture]:

@@ -18,7 +18,7 @@ from typing import Literal, get_args, get_type_hints
 import keras
 import numpy as np
 
-from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.core.errors import UserError, reason, shortened
 from keras_imnet64.core.files import read_small, write_atomic, write_csv
 from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.evaluation.predictions import BranchPredictions
@@ -171,12 +171,24 @@ def read_rows(path: Path) -> list[ReportRow]:
     try:
         text = read_small(path, MAX_REPORT_BYTES).decode()
         lines = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-        return [
+        rows = [
             ReportRow(**{column: _value(line[column], kinds[column]) for column in COLUMNS})
             for line in lines
         ]
-    except (OSError, ValueError, KeyError, csv.Error) as error:
+        _check_rows(rows)
+        return rows
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path} is damaged ({reason(error)}): run `ensemble` again") from error
+
+
+def _check_rows(rows: Sequence[ReportRow]) -> None:
+    branches = [row.name for row in rows if row.kind == "branch"]
+    if not branches:
+        raise ValueError("it has no branch")
+    for row in rows:
+        names = row.name.split()
+        if row.kind == "pair" and (len(names) != 2 or not set(names) <= set(branches)):
+            raise ValueError(f'its pair "{shortened(row.name, 80)}" is none of its branches')
 
 
 def _value(cell: str, kind: object) -> Json:

@@ -10,6 +10,7 @@ study.db                    of a search: Optuna's study
 sweep.slurm                 of --slurm: the script of a job array
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -206,8 +207,15 @@ def read_cell(
 
 
 def scores_by_epoch(rows: Sequence[dict[str, str]]) -> dict[int, float]:
-    """Returns {epoch: val_top1} of the rows of a history that have a score."""
-    return {int(row["epoch"]): float(row["val_top1"]) for row in rows if row["val_top1"]}
+    """Returns {epoch: val_top1} of the rows of a history that have a score.
+
+    A row that is damaged counts as one without: the run's own process reads its checkpoint.
+    """
+    scores = {}
+    for row in rows:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            scores[int(row["epoch"])] = float(row["val_top1"])
+    return scores
 
 
 def _state(run: Run, has_epochs: bool) -> State:

@@ -114,3 +114,11 @@ class SweepRecord:
     settings: list[SettingRecord]
     best: int | None = None
     best_scores: FinalScores | None = None
+
+    def __post_init__(self) -> None:
+        if self.best is not None and not 0 <= self.best < len(self.settings):
+            raise ValueError("its best setting is not among its settings")
+        numbers = range(len(self.cells))
+        for setting in self.settings:
+            if not setting.cells or any(number not in numbers for number in setting.cells):
+                raise ValueError("the cells of a setting are not among its cells")

@@ -41,7 +41,7 @@ from keras_imnet64.training.run_folder import (
     write_environment,
 )
 from keras_imnet64.training.same_images import advise_on_failed_images, check_same_images
-from keras_imnet64.training.scoring import describe_scores, score_file
+from keras_imnet64.training.scoring import describe_scores, have_same_network, score_file
 from keras_imnet64.training.setup import TrainingSetup, build_setup
 from keras_imnet64.training.trainer import Trainer
 
@@ -180,7 +180,8 @@ def finish(trainer: Trainer, peak_memory_mb: float | None) -> None:
         best_score = replace(model_score, epoch=num_epochs)
     else:
         cluster.wait_for_file(run.best)
-        best_score = replace(score(run.best), **vars(state.best))
+        is_same = have_same_network(run.best, run.model)  # as if the last epoch was the best
+        best_score = replace(model_score if is_same else score(run.best), **vars(state.best))
     metrics = Metrics(
         **vars(describe_scores(setup.recipe, setup.data, setup.devices)),
         epochs=num_epochs,

@@ -1,5 +1,7 @@
 """Scores model files on a run's final images, for metrics.json."""
 
+import hashlib
+import zipfile
 from dataclasses import asdict
 
 from keras_imnet64.backend.devices import Devices
@@ -10,6 +12,8 @@ from keras_imnet64.models.load import load_model
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import FileScore, ScoredImages, ViewSet
 from keras_imnet64.training.data import Data
+
+NETWORK_MEMBERS = ("config.json", "model.weights.h5")  # of a `.keras` file
 
 
 def score_file(path: StrPath, data: Data, devices: Devices, views: ViewSet) -> FileScore:
@@ -23,6 +27,16 @@ def score_file(path: StrPath, data: Data, devices: Devices, views: ViewSet) -> F
     if views != "none":
         scores |= asdict(score_views(model, data.final, devices, views))
     return FileScore(**scores)
+
+
+def have_same_network(path: StrPath, other: StrPath) -> bool:
+    """Whether two model files hold the same layers and weights, and thus have the same scores."""
+    return _network_digests(path) == _network_digests(other)
+
+
+def _network_digests(path: StrPath) -> list[bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return [hashlib.sha256(archive.read(name)).digest() for name in NETWORK_MEMBERS]
 
 
 def describe_scores(recipe: Recipe, data: Data, devices: Devices) -> ScoredImages:

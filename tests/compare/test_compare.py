@@ -176,6 +176,18 @@ def test_another_comparison_does_not_go_on_in_the_folder(sides, compared):
         compared(["jax", "tensorflow"])
 
 
+def test_a_mistake_does_not_keep_the_folder(sides, compared, tmp_path):
+    """What the first side refuses leaves nothing that the command without the mistake minds."""
+    outcome = json.dumps({"error": "--steps must be at most 18", "is_run_failure": False})
+    sides.outcomes["tensorflow"] = ChildResult(outcome, None)
+    with pytest.raises(UserError, match="at most 18"):
+        compared(["tensorflow", "jax@2"], num_steps=100)
+    (tmp_path / "out" / ".lock").touch()
+    sides.outcomes.clear()
+    assert compared().pairs[0].answer == "equal"
+    assert not (tmp_path / "out" / "2-jax@2").exists()
+
+
 def test_a_damaged_file_is_named(sides, compared, tmp_path):
     compared()
     for name in ("1-tensorflow/trajectory.json", "2-jax/step-0001.npz"):

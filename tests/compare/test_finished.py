@@ -1,5 +1,6 @@
 """Finished runs and model files, held against each other image by image; whole runs of sides."""
 
+import csv
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -10,8 +11,10 @@ import pytest
 from conftest import WNIDS
 
 from keras_imnet64.compare import scores as module
+from keras_imnet64.compare import whole_runs
 from keras_imnet64.compare.finished import compare_finished
 from keras_imnet64.compare.folder import Comparison
+from keras_imnet64.compare.page import finished_page
 from keras_imnet64.compare.scores import final_scores
 from keras_imnet64.compare.sides import Side
 from keras_imnet64.core.errors import RunFailed, UserError
@@ -19,6 +22,7 @@ from keras_imnet64.core.files import write_csv, write_json
 from keras_imnet64.core.processes import ChildResult
 from keras_imnet64.core.validation import to_json
 from keras_imnet64.data.datasets import open_dataset
+from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import ship
@@ -97,6 +101,39 @@ def test_settings_and_curves_of_runs_stand_beside_each_other(runs, data_dir):
     ]
     same = result.pairs[1].test
     assert (same.only_first, same.only_second, same.p_value, same.agreement) == (0, 0, 1.0, 1.0)
+
+
+def test_a_curve_says_which_images_it_is_of(runs, plain_recipe, small_recipe, data_dir, tmp_path):
+    held_out = small_recipe(model={"normalization": "imagenet"}, data={"holdout": 16})
+    other = make_run(tmp_path / "held", held_out, 0)
+    result = compare_finished([runs[0], other], data_dir=data_dir)
+    assert [c.images for c in result.curves] == ["validation images", "held-out images"]
+    assert "Top-1 of the scored images" in finished_page(result)
+    assert "held, held-out images" in finished_page(result)
+
+
+def test_files_of_predictions_are_compared_without_their_images(runs, data_dir, tmp_path):
+    """As they are with them, though each file knows only the classes that occur in it."""
+    files = []
+    for number, folder in enumerate(runs):
+        files.append(tmp_path / f"{number}.csv")
+        evaluate(folder, data_dir=data_dir, predictions=files[-1])
+    expected = compare_finished(runs, data_dir=data_dir)
+    (tmp_path / "empty").mkdir()
+    found = compare_finished(files, data_dir=tmp_path / "empty")
+    assert found.pairs[0].test == expected.pairs[0].test
+    assert [m.scores.top1 for m in found.models] == [m.scores.top1 for m in expected.models]
+    assert (found.count, found.verified) == (40, None) and expected.verified is False
+    lines = files[0].read_text().splitlines(keepends=True)
+    header = lines[0].strip().split(",")
+    last = header.index("class_5")
+    rows = list(csv.reader(lines[1:]))
+    rows[0][last], rows[0][last + 1] = "n99999999", "seen here alone"
+    write_csv(files[0], header, [dict(zip(header, row, strict=True)) for row in rows])
+    assert compare_finished(files).pairs[0].test == expected.pairs[0].test
+    files[1].write_text("".join(files[1].read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match=r"0.csv and 1.csv have predictions for different images"):
+        compare_finished(files)
 
 
 def test_runs_on_other_images_are_refused(runs, plain_recipe, data_dir, tmp_path):
@@ -182,6 +219,22 @@ def test_finished_runs_are_not_trained_again(comparison, fits):
         "jax",
         "jax",
     ]
+
+
+def test_a_report_shows_the_first_seeds_of_many_runs(comparison):
+    """Those of a seed together, in the order of the sides: at most ten runs fit on a page."""
+    for seed in range(11):
+        for index in (0, 1):
+            run = module.run_of(comparison, index, 3, seed).path
+            run.mkdir(parents=True)
+            (run / "metrics.json").write_text("{}")
+    found = [f"{run.parent.name}/{run.name}" for run in whole_runs(comparison.folder)]
+    assert found[:3] == [
+        "1-tensorflow/3-epochs-seed-0",
+        "2-jax@2/3-epochs-seed-0",
+        "1-tensorflow/3-epochs-seed-1",
+    ]
+    assert found[-1] == "2-jax@2/3-epochs-seed-10"
 
 
 def test_a_side_has_its_own_dtype_in_its_runs(comparison, fits):

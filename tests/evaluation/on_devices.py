@@ -1,22 +1,44 @@
-"""Child of test_per_class.py: evaluates a model file on N virtual devices and prints JSON.
+"""Child of test_several_devices.py: asks every command that predicts, on N virtual devices.
 
-Usage: python on_devices.py NUM_DEVICES MODEL DATA_DIR IMAGES PER_CLASS
+Usage: python on_devices.py NUM_DEVICES FOLDER DATA_DIR OUT, with FOLDER as `write_inputs` of the
+test makes it. Files are written into OUT; what the commands return is printed as JSON.
 """
 
 import json
 import sys
+from pathlib import Path
 
 from keras_imnet64.backend.devices import choose_backend, take_devices
 
 
-def main(num_devices, model, data_dir, images, per_class):
+def ask(devices, folder, data_dir, out):
+    """What each command returns, by its name."""
+    from keras_imnet64.compare.finished import compare_finished
+    from keras_imnet64.core.validation import to_json
+    from keras_imnet64.evaluation.evaluate import evaluate
+    from keras_imnet64.evaluation.features import embed
+    from keras_imnet64.evaluation.predict import predict
+    from keras_imnet64.report import report
+    from keras_imnet64.spectral.ensemble import ensemble
+
+    model, pictures, run = folder / "model.keras", folder / "pictures", folder / "run"
+    data = {"data_dir": data_dir, "devices": devices}
+    tables = {"per_class": out / "classes.csv", "predictions": out / "predictions.csv"}
+    return {
+        "evaluate": evaluate(model, **data, **tables),
+        "predict": predict(model, pictures, devices=devices),
+        "embed": embed(model, pictures, out / "features.npz", devices=devices),
+        "compare": to_json(compare_finished([run, folder / "other.keras"], **data)),
+        "report": report([run], out / "report.html", **data),
+        "ensemble": ensemble(out / "branches", fusion="fit", branches=[0, 1], **data),
+    }
+
+
+def main(num_devices, folder, data_dir, out):
     choose_backend()
     devices = take_devices(virtual=int(num_devices))
-    from keras_imnet64 import evaluate, predict
-
-    scores = evaluate(model, data_dir=data_dir, devices=devices, per_class=per_class)
-    predicted = predict(model, images, devices=devices)
-    print(json.dumps({"devices": devices.names, "scores": scores, "images": predicted["images"]}))
+    found = ask(devices, Path(folder), Path(data_dir), Path(out))
+    print(json.dumps({"devices": devices.names} | found))
 
 
 if __name__ == "__main__":

@@ -3,15 +3,11 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 from dataclasses import astuple
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from PIL import Image
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.datasets import open_dataset
@@ -19,13 +15,11 @@ from keras_imnet64.evaluation import per_class
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.evaluation.metrics import in_top_k
 from keras_imnet64.evaluation.per_class import ConfusionMatrix, largest
-from keras_imnet64.evaluation.predict import predict
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import ship
 from keras_imnet64.records import ModelInfo
 
 pytestmark = pytest.mark.backend
-CHILD = Path(__file__).with_name("on_devices.py")
 DATASET = "imagenet_resized/16x16"
 NAMES = (["n0", "n1", "n2", "n3"], ["cat", "dog", "eel", "fox"])
 # Rows: the class; columns: taken for n0 ... n3, or for no class.
@@ -198,34 +192,3 @@ def test_a_table_that_cannot_be_written_is_refused_before_scoring(
         evaluate(model, per_class=tmp_path / name)
     assert model.read_bytes() == before
     assert os.listdir(tmp_path) == ["model.keras"]
-
-
-def test_two_devices_count_and_predict_as_one(store, data_dir, tmp_path):
-    """Three images, which two devices do not divide, and 40 images in batches of 256.
-
-    The images of the data set are scored with views too, in batches of 42.
-    """
-    model = write_model(tmp_path / "model.keras", ["n1", *sorted(store.wnids)], views="shift")
-    pictures, tables = tmp_path / "pictures", [tmp_path / f"{count}.csv" for count in (1, 2)]
-    pictures.mkdir()
-    for level in (10, 90, 200):
-        Image.new("L", (20, 9), level).save(pictures / f"{level}.png")
-    command = [sys.executable, CHILD, "2", model, data_dir, pictures, tables[1]]
-    child = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert child.returncode == 0, child.stderr[-5000:]
-    two = json.loads(child.stdout.splitlines()[-1])
-    assert len(two["devices"]) == 2
-    scores, expected_scores = two["scores"], evaluate(model, data_dir=data_dir, per_class=tables[0])
-    assert scores["views"] == "shift"
-    for loss in ("loss", "loss_views"):
-        assert scores.pop(loss) == pytest.approx(expected_scores.pop(loss), rel=1e-5)
-    assert scores == json.loads(json.dumps(expected_scores))
-    assert tables[1].read_text() == tables[0].read_text()
-    pictures_of_two, pictures_of_one = two["images"], predict(model, pictures)["images"]
-    assert len(pictures_of_two) == 3
-    for found, expected in zip(pictures_of_two, pictures_of_one, strict=True):
-        assert found["file"] == expected["file"]
-        assert [e["class_id"] for e in found["top"]] == [e["class_id"] for e in expected["top"]]
-        assert [e["probability"] for e in found["top"]] == pytest.approx(
-            [e["probability"] for e in expected["top"]], rel=1e-5
-        )

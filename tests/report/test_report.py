@@ -1,5 +1,7 @@
 """The page of finished runs: its figures, its pictures, and how it looks in a browser."""
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -13,12 +15,13 @@ import keras
 import numpy as np
 import pytest
 from conftest import WNIDS, learnable_images
+from PIL import Image
 
 from keras_imnet64.backend.devices import take_devices
 from keras_imnet64.charts import MAX_CELLS
 from keras_imnet64.cli.report import reporter
-from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.files import write_json
+from keras_imnet64.core.errors import UserError, shortened
+from keras_imnet64.core.files import write_csv, write_json
 from keras_imnet64.core.validation import to_json
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.stores.packing import write_store
@@ -27,9 +30,11 @@ from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import ship
-from keras_imnet64.report import page_of, report
-from keras_imnet64.report.examination import examine
+from keras_imnet64.report import examination, page_of, report
+from keras_imnet64.report.examination import MAX_NAME, examine, short_names
+from keras_imnet64.report.image_sections import _distinct, confusion_section
 from keras_imnet64.report.network_views import feature_layer, first_filters, grad_cam
+from keras_imnet64.report.pictures import png_of
 from keras_imnet64.report.reported import ReportedRun
 from keras_imnet64.report.subjects import open_subjects
 from keras_imnet64.runs import Run
@@ -245,6 +250,9 @@ def test_predictions_stand_in_for_a_run(suffix, trained, other, evil_dir, tmp_pa
     assert run("report", file, "--out", page, "--data-dir", tmp_path / "empty")[0] == 0
     text, tags = words(page.read_text())
     assert "Predictions for all 40 images" in text and "Calibration" in text
+    assert "VERIFIED" not in text  # which a file of predictions does not tell
+    assert run("report", file, "--out", page, *data)[0] == 0
+    assert "NOT VERIFIED" in words(page.read_text())[0]  # its images are here, and are known
     assert "img" not in tags and "Images to look at" not in text
 
 
@@ -289,13 +297,82 @@ def test_a_sweep_shows_its_settings_and_the_runs_of_the_best(
     assert tags.count("script") == 1 and "0.0001" in text
     result = report([folder], data_dir=evil_dir)  # a page of its own, and not that of the cell
     assert Path(result["out"]) == Path("report.html")
-    damaged = replace(record, settings=summary[:1], best=1)
-    write_json(folder / "sweep.json", to_json(damaged))
-    with pytest.raises(UserError, match="its best setting is not among its cells"):
-        report([folder], tmp_path / "page.html", data_dir=evil_dir)
+    plain = to_json(record)
+    few = plain | {"settings": plain["settings"][:1]}
+    for damaged, said in (
+        (few | {"best": 1}, "its best setting is not among its settings"),
+        (plain | {"cells": plain["cells"][:2]}, "the cells of a setting are not among its cells"),
+    ):
+        write_json(folder / "sweep.json", damaged)
+        with pytest.raises(UserError, match=f"damaged .{said}"):
+            report([folder], tmp_path / "page.html", data_dir=evil_dir)
     (folder / "sweep.json").write_text("{}")
     with pytest.raises(UserError, match=r"sweep\.json"):
         report([folder], tmp_path / "page.html", data_dir=evil_dir)
+
+
+def test_curves_say_which_images_they_are_of(page):
+    """24 training images are held out, and the scores of epochs are of these."""
+    text, _ = words(page)
+    assert "held-out images" in text and "validation training" not in text
+
+
+def test_a_temperature_is_fitted_on_few_of_many_held_out_images(trained, evil_dir, monkeypatch):
+    """The page still says how many are held out."""
+    monkeypatch.setattr(examination, "MAX_FITTED", 10)
+    (subject,) = open_subjects([trained])
+    found = examine(subject, lambda split: store_of(evil_dir, split), take_devices(), 6)
+    assert (found.temperature.count, found.network.num_held_out) == (10, 24)
+
+
+def test_bars_of_classes_with_equal_names_stay_apart():
+    assert _distinct(["f", "f (2)", "f"]) == ["f", "f (2)", "f (3)"]
+
+
+def test_long_names_are_shortened(examined):
+    """So that no page grows with them: `NAMES` has one of 80 characters."""
+    assert "a" * MAX_NAME in examined.class_names
+    assert short_names(["x" * 9000, "short"]) == (shortened("x" * 9000, MAX_NAME), "short")
+
+
+def test_the_maps_of_ten_runs_leave_room_on_their_page(trained, examined):
+    """Of 40 classes that are all taken for each other; a single run shows each count."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(20_000, dtype="int32") % 40
+    logits = rng.normal(size=(len(labels), 40)).astype("float32")
+    top = TopPredictions(np.arange(len(labels)), *top_of(logits, labels))
+    names = tuple(f"class {number}" for number in range(40))
+    (subject,) = open_subjects([trained])
+    run = ReportedRun(subject, replace(examined, wnids=names, class_names=names, top=top))
+    alone, ten = (confusion_section([run] * count) for count in (1, 10))
+    assert "images of class 7 taken for class" in alone and "taken for class" not in ten
+    assert len(alone) < 2_000_000 and len(ten) < 2_000_000
+
+
+def test_both_halves_of_a_pair_keep_their_size():
+    """An image of 64 pixels beside its Grad-CAM, and one of 512 pixels."""
+    for side, shown in ((64, 64), (512, 96), (8, 8)):
+        pair = np.zeros((side, 2 * side, 3), "uint8")
+        assert Image.open(io.BytesIO(png_of(pair))).size == (2 * shown, shown)
+
+
+def test_a_damaged_history_is_refused(trained, evil_dir, tmp_path, run):
+    """By `report` and by `compare`, in one sentence each, and no page is left."""
+    folder = shutil.copytree(trained, tmp_path / "run")
+    header, *rows = csv.reader((folder / "history.csv").read_text().splitlines())
+    where = ("--data-dir", evil_dir, "--out", tmp_path / "page.html")
+    for column, commands in (
+        ("val_top1", (("report", folder), ("compare", folder, trained))),
+        ("step", [("report", folder)]),
+        ("epoch", [("compare", folder, trained)]),
+    ):
+        damaged = [dict(zip(header, row, strict=True)) for row in rows]
+        damaged[1][column] = "x1"
+        write_csv(folder / "history.csv", header, damaged)
+        for command in commands:
+            status, _, error = run(*command, *where)
+            assert status == 2 and f"history.csv is damaged: its column {column}" in error
+            assert not (tmp_path / "page.html").exists()
 
 
 def test_the_card_has_a_head_that_hubs_read(trained, tmp_path, run):

@@ -87,7 +87,7 @@ def test_ranks_and_losses_are_those_of_the_metrics():
     shown, asked = keras.Input((3, 4)), keras.Input((), dtype="int32")
     counter = keras.Model([shown, asked], outcomes(shown, asked))
     logits = np.array([[[1, 3, 2, 3], [0, 0, 0, 0], [0, 0, 0, np.nan]]], "float32")
-    found = counter.predict_on_batch([logits, np.array([3])])
+    found = counter.predict([logits, np.array([3])], verbose=0)
     # Behind the equal one in front; last of four alike; not a number.
     assert found["rank"][:, :2].tolist() == [[1, 3]] and found["rank"][0, 2] > 4
     assert found["first_class"][:, :2].tolist() == [[1, 0]]
@@ -266,9 +266,16 @@ def test_the_page_of_an_ensemble_shows_its_plots(join, data_dir, tmp_path):
     for said in ("Mixtures of the best branches.", "branch-03", "errors that agree", "Calibration"):
         assert said in text
     assert f"branch-00: {rows[0].top1:.4g} %</title>" in text
-    (tmp_path / "ensemble.csv").write_text("kind,name\nbranch,one\n")
-    with pytest.raises(UserError, match=r"ensemble.csv is damaged .*run `ensemble` again"):
-        read_rows(tmp_path / "ensemble.csv")
+    whole = (branches / "ensemble.csv").read_text()
+    for damaged in (
+        "kind,name\nbranch,one\n",
+        whole.splitlines()[0],
+        whole.replace('"branch-00 branch-01"', '"branch-00 branch-09"'),
+        whole[: whole.rindex(",")],
+    ):
+        (tmp_path / "ensemble.csv").write_text(damaged)
+        with pytest.raises(UserError, match=r"ensemble.csv is damaged .*run `ensemble` again"):
+            read_rows(tmp_path / "ensemble.csv")
 
 
 def test_branches_of_two_backends_are_joined(branches, recipe, data_dir, tmp_path):

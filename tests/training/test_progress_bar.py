@@ -41,17 +41,7 @@ def test_the_first_step_is_said_to_compile_until_it_ends(bar, clock, capsys):
     bar.on_train_batch_end(0, LOGS)
     (training,) = activity._screen.activities
     assert training.text == "epoch 1/2 1/4  loss 2.500 top1 25.0 top5 50.0 lr 0.2"
-    assert "epoch 1/2 1/4" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_a_log_tells_how_long_the_first_step_took(bar, clock, capsys):
-    bar.prepare()
-    bar.begin(0, 0)
-    clock["now"] += 95
-    bar.on_train_batch_end(0, LOGS)
-    bar.on_train_batch_end(1, LOGS)
-    lines = [line for line in capsys.readouterr().err.splitlines() if "took" in line]
-    assert [line[line.index("the first") :] for line in lines] == ["the first step took 95 s"]
+    assert capsys.readouterr().err == ""
 
 
 def test_later_epochs_compile_nothing(bar, clock, capsys):
@@ -144,16 +134,61 @@ def test_an_epoch_is_one_line(bar, stream, seconds, line):
     assert stream.getvalue() == f"{line}\n"
 
 
-def test_scoring_adds_to_the_dots_unless_it_takes_long(bar, stream):
+@pytest.mark.parametrize("size", [None, 48])
+def test_an_epoch_that_compiles_is_one_line_too(stream, size):
+    """With the seconds of its first step; the epoch after it compiles nothing."""
+    bar = ProgressBar(
+        epochs=2,
+        steps_per_epoch=4,
+        batch_size=8,
+        rates_of=lambda epoch: np.full(5, 0.1),
+        size_of_epoch=(lambda epoch: size) if size else None,
+    )
+    bar.prepare()
+    stream.wait(1)
+    bar.begin(0, 0)
+    stream.wait(22)
+    bar.on_train_batch_end(0, LOGS)
+    for step in (1, 2, 3):
+        stream.wait(4)
+        bar.on_train_batch_end(step, LOGS)
+    bar.end()
+    with Activity("scoring shapes"):
+        stream.wait(40)
+    say_result(bar, stream)
+    bar.begin(1, 0)
+    bar.on_train_batch_end(0, LOGS)
+    bar.end()
+    with contextlib.redirect_stderr(stream):
+        bar.say_result("epoch 2/2  loss 2.400")
+    first, second = stream.getvalue().splitlines()
+    assert re.fullmatch(r"epoch 1/2 \.{14} loss 2\.500  top1 25\.0  first step 23 s", first)
+    assert second == "epoch 2/2  loss 2.400"
+
+
+def test_a_first_step_that_takes_minutes_is_said_to_compile(bar, stream):
+    bar.prepare()
+    bar.begin(0, 0)
+    stream.wait(70)
+    bar.on_train_batch_end(0, LOGS)
+    bar.end()
+    say_result(bar, stream)
+    first, compiling, last = stream.getvalue().splitlines()
+    assert first.startswith("epoch 1/2 ....")
+    assert compiling.startswith("epoch 1/2 0/4  compiling the training step .")
+    assert last == f"{RESULT}  first step 70 s"
+
+
+def test_scoring_adds_to_the_dots_unless_it_takes_a_minute(bar, stream):
     train(bar, stream, 24)
     with Activity("scoring shapes"):
-        stream.wait(20)
-        assert stream.getvalue() == "epoch 1/2 ........"
+        stream.wait(55)
+        assert stream.getvalue() == "epoch 1/2 ..............."
         stream.wait(20)
     say_result(bar, stream)
     first, *others = stream.getvalue().splitlines()
-    assert first.startswith("epoch 1/2 .........")
-    assert others[0].startswith("scoring shapes ... 30 s")
+    assert first.startswith("epoch 1/2 ...............")
+    assert others[0].startswith("scoring shapes ... 60 s")
     assert others[1:] == [RESULT]
 
 

@@ -22,12 +22,13 @@ MAX_SECONDS_BETWEEN_FIGURES = 600.0
 class EpochInLog(Activity):
     """An epoch in a log: its number, a dot every five seconds, and its result behind them.
 
-    Only an epoch of more than a minute has other lines: after 1, 2, 4, 8 minutes and so on, and
-    then every ten minutes, `text` with its figures.
+    Only what takes more than a minute has other lines. The steps have one after 1, 2, 4, 8 minutes
+    and so on, and then every ten minutes, `text`: that the step is being compiled, or the figures.
+    Scoring has lines of its own.
     """
 
     dot_seconds = 5.0
-    keeps_line = True
+    keeps_line_seconds = FIGURES_SECONDS
 
     def __init__(self, title: str, text: str) -> None:
         super().__init__(text)
@@ -83,6 +84,7 @@ class ProgressBar(keras.callbacks.Callback):
         self._in_log: EpochInLog | None = None  # in place of the bar where there is no terminal
         # Until the end of the first step of the process, or of a size, which compiles.
         self._compiling: Activity | None = Activity("preparing the training step")
+        self._first_step_seconds: float | None = None  # of the epoch, if it compiled
 
     def prepare(self) -> None:
         """Shows that training begins, until the first epoch does; call it before Keras' loop."""
@@ -98,25 +100,27 @@ class ProgressBar(keras.callbacks.Callback):
         self.rates = self.rates_of(epoch)
         self.started = self.first_done = time.monotonic()
         self.last_text = 0.0
+        text = self._position()
         if self._compiling:
             size = f" at {self.size_of_epoch(epoch)} px" if self.size_of_epoch else ""
-            self._compiling.text = f"{self._position()}  compiling the training step{size}"
-        else:
+            text = self._compiling.text = f"{text}  compiling the training step{size}"
+        if not console().is_terminal:
+            if self._compiling:
+                self._compiling.stop()
+            self._in_log = EpochInLog(self._title(), text)
+            self._in_log.start()
+        elif not self._compiling:
             self._open_bar()
 
     def _open_bar(self) -> None:
-        if console().is_terminal:
-            one_line = TextColumn("{task.description}", table_column=Column(no_wrap=True))
-            columns = [BarColumn(bar_width=10 if console().width < 120 else 30), one_line]
-            self._bar = Progress(*columns, console=console(), transient=True)
-            suspend()
-            self._bar.start()
-            self._task = self._bar.add_task(
-                self._position(), total=self.steps_per_epoch, completed=self.done
-            )
-        else:
-            self._in_log = EpochInLog(self._title(), self._position())
-            self._in_log.start()
+        one_line = TextColumn("{task.description}", table_column=Column(no_wrap=True))
+        columns = [BarColumn(bar_width=10 if console().width < 120 else 30), one_line]
+        self._bar = Progress(*columns, console=console(), transient=True)
+        suspend()
+        self._bar.start()
+        self._task = self._bar.add_task(
+            self._position(), total=self.steps_per_epoch, completed=self.done
+        )
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         step = self.first + batch + 1
@@ -128,18 +132,19 @@ class ProgressBar(keras.callbacks.Callback):
             if self.done == self.first:
                 self.first_done = time.monotonic()  # the first step compiles
             self.done = step
-            self._end_compiling(logs)
+            self._end_compiling()
             self._show(logs)
 
-    def _end_compiling(self, logs: Logs) -> None:
-        """Opens the bar after the first step of the process; where there is none, says so."""
+    def _end_compiling(self) -> None:
+        """Opens the bar after a first step that compiled; a log has its seconds with the result."""
         compiling, self._compiling = self._compiling, None
-        if compiling:
-            compiling.stop()
-            if not console().is_terminal and compiling.seconds > FIRST_LINE_SECONDS:
-                took = f"the first step took {compiling.seconds:.0f} s"
-                say(f"{self._position()}  {self._line(logs)}  {took}")
+        if compiling is None:
+            return
+        compiling.stop()
+        if self._in_log is None:
             self._open_bar()
+        elif compiling.seconds > FIRST_LINE_SECONDS:
+            self._first_step_seconds = compiling.seconds
 
     def _show(self, logs: Logs) -> None:
         now = time.monotonic()
@@ -214,6 +219,9 @@ class ProgressBar(keras.callbacks.Callback):
         """Says the line of the epoch, which begins with its number as in `_title`."""
         with self._lock:
             in_log, self._in_log = self._in_log, None
+            seconds, self._first_step_seconds = self._first_step_seconds, None
+        if seconds is not None:
+            line = f"{line}  first step {seconds:.0f} s"
         if in_log is None or not in_log.complete(line):
             say(line)
 
