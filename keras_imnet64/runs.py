@@ -81,6 +81,11 @@ class Run:
         return self.path / ".lock"
 
     @property
+    def claims(self) -> Path:
+        """In a folder of branches or of a sweep: which process trains which of its runs."""
+        return self.path / "claims"
+
+    @property
     def report_file(self) -> Path:
         """The page about the run for a browser, which `fit` and `report` write."""
         return self.path / "report.html"
@@ -210,7 +215,7 @@ def check_folder(path: StrPath) -> Run:
         check_writable(path)
     except (OSError, ValueError) as error:
         raise _unusable(path, error) from None
-    ours = {run.lock_file, run.checkpoints, *run.path.glob(LEFTOVERS)}
+    ours = {run.lock_file, run.checkpoints, run.claims, *run.path.glob(LEFTOVERS)}
     if run.path.is_dir() and not run.recipe_file.exists() and set(run.path.iterdir()) - ours:
         raise UserError(f"{path} is not empty and holds no run; choose another --name or --out")
     return run
@@ -259,15 +264,19 @@ def set_aside(path: StrPath) -> Path:
     return target
 
 
-def lock(run: Run) -> TextIO:
+def lock(run: Run, *, shared: bool = False) -> TextIO:
     """Locks the folder for this process, or raises a UserError if another process works in it.
+
+    Args:
+        shared: for the processes that share out the runs of a folder, which exclude others but not
+            each other.
 
     Returns:
         The open lock file. The lock ends when the file is closed or the process ends.
     """
     file = open(run.lock_file, "a+", encoding="utf-8")  # noqa: SIM115
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         holder = file.read().strip() or "the process has not recorded its id yet"

@@ -1,14 +1,19 @@
 """A child process in place of `fit` that loads nothing: it writes epochs into a run's history.
 
 It reads its plan from plan.json in the folder of the run: `scores`, the val_top1 of each epoch;
-`ending`, "finished", "diverged" or "failed"; and `pause`, the seconds of an epoch. A run goes on
-behind the epochs that its history has. SIGTERM ends it with status 75, as it ends `fit`.
+`ending`, "finished", "diverged" or "failed"; `pause`, the seconds of an epoch; and `gate`, a file
+for which it waits after its first epoch. A run goes on behind the epochs that its history has, and
+each epoch adds a line to trained.txt. As `fit` does, it locks the folder, and SIGTERM, or the end
+of its parent, ends it with status 75.
 """
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -27,7 +32,11 @@ def use(monkeypatch, plan_of):
         (folder / "plan.json").write_text(json.dumps(plan_of(folder)))
         with open(log, "a") as output:
             return subprocess.Popen(
-                [sys.executable, __file__, folder], stdout=output, stderr=subprocess.STDOUT
+                [sys.executable, __file__, folder],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     monkeypatch.setattr(running, "start_child", start_child)
@@ -47,8 +56,12 @@ def train(plan, folder):
     while len(lines) <= len(scores):
         time.sleep(plan.get("pause", 0))
         epoch = len(lines)
+        while epoch > 1 and "gate" in plan and not Path(plan["gate"]).exists():
+            time.sleep(0.02)
         lines.append(f"{epoch},{epoch},0.1,1.5,50,90,1.6,{scores[epoch - 1]},91,0.1")
         write(history, "\n".join(lines) + "\n")
+        with open(folder / "trained.txt", "a") as trained:
+            trained.write(f"epoch {epoch} by {os.getpid()}\n")
     if plan["ending"] == "diverged":
         write(folder / "not_finite.json", "{}")
     if plan["ending"] != "finished":
@@ -66,7 +79,15 @@ def train(plan, folder):
     return 0
 
 
+def end_with_parent():
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(75))
     run = Path(sys.argv[1])
-    sys.exit(train(json.loads((run / "plan.json").read_text()), run))
+    with open(run / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        sys.exit(train(json.loads((run / "plan.json").read_text()), run))

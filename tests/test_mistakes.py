@@ -202,6 +202,8 @@ simply("coordinator", f"{FIT} --coordinator 10.0.0.1:1234", "add --num-processes
 MACHINES = f"{FIT} --coordinator 10.0.0.1:1234 --num-processes 2"
 simply("process_id", f"{MACHINES} --process-id 2", "must be 0 to 1, for 2 processes; received 2")
 simply("num_processes", f"{FIT} --num-processes 0 --process-id 0", "at least 1; received 0")
+BRANCHES = MACHINES.replace("small.toml", "spectral_tiny20_sub4")
+simply("branches_together", f"{BRANCHES} --process-id 0", "leave out --coordinator, --num-proc")
 simply("port", f"{MACHINES} --process-id 0 --coordinator host", 'HOST:PORT, .*; received "host"')
 simply(
     "machines_under_tensorflow",
@@ -1599,6 +1601,23 @@ simply(
 simply("search_log", f"{SEARCH} --space loss.l2=0..1:log", "must begin above 0")
 simply("search_key", f"{SEARCH} --space optimizer.rate=1..2", "optimizer.rate is not an option")
 simply("search_seed", f"{SEARCH} --space train.seed=1..9", "cannot choose train.seed")
+
+
+SLURM = {"SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "a", "SLURM_STEP_NUM_TASKS": "2"}
+
+
+@mistake("are begun anew once: run the command without Slurm first")
+def sweep_begun_anew_by_each(place):
+    for name, value in SLURM.items():
+        place.patch.setenv(name, value)
+    return f"{SWEEP} {RATES} --fresh"
+
+
+@mistake("--search 3 is for one process, and Slurm has started several: give --grid")
+def search_by_several(place):
+    for name, value in SLURM.items():
+        place.patch.setenv(name, value)
+    return f"{SEARCH} --space train.epochs=1..3"
 
 
 @mistake(r"run holds another sweep \(keys: optimizer.learning_rate=\[0.1, 0.3\] -> .*0.2\]\)")

@@ -17,6 +17,7 @@ JAX_ADDRESS = "JAX_COORDINATOR_ADDRESS"
 KERAS_ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"  # of all processes, or of process 0
 KERAS_COUNT = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 KERAS_INDEX = "KERAS_DISTRIBUTION_PROCESS_ID"
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 MULTI_WORKER = (
     "several machines train one run under jax only, because tensorflow's "
     "MultiWorkerMirroredStrategy fails with Keras 3.15"
@@ -126,6 +127,37 @@ def find_place(
     return Place(num_processes, process_id, coordinator, _local_device(launcher, environment))
 
 
+@dataclass(frozen=True)
+class Task:
+    """One of several processes that a launcher has started, each to train runs of its own.
+
+    Attributes:
+        launcher: its name, for messages.
+        local_device: as in `Place`.
+    """
+
+    launcher: str
+    local_device: int | None
+
+
+def find_task(environment: Mapping[str, str] = os.environ) -> Task | None:
+    """Returns what a launcher says about this process; None if it has started no other."""
+    launcher = launcher_of(environment)
+    if launcher is None or _number((KERAS_COUNT, *launcher.count), environment) == 1:
+        return None
+    return Task(launcher.name, _local_device(launcher, environment))
+
+
+def show_own_gpu(task: Task) -> None:
+    """Hides all GPUs from this process and its children, but for the one that is its own."""
+    if task.local_device is None:
+        return
+    visible = os.environ.get(VISIBLE_GPUS)
+    names = visible.split(",") if visible else []
+    own = task.local_device
+    os.environ[VISIBLE_GPUS] = names[own] if own < len(names) else str(own)
+
+
 def launcher_of(environment: Mapping[str, str]) -> Launcher | None:
     """Returns the launcher that has started this process, or None."""
     for launcher in LAUNCHERS:
@@ -162,7 +194,7 @@ def _local_device(launcher: Launcher | None, environment: Mapping[str, str]) -> 
         return None
     count = environment.get(launcher.local_count, "1")  # Slurm: "4" or "4(x2),3"
     shares = not re.match(r"1(\D|$)", count)
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    visible = environment.get(VISIBLE_GPUS)
     if not shares or (visible is not None and "," not in visible):
         return None
     return _number([launcher.local_index], environment)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 import click
 
 from keras_imnet64 import __version__
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.library_logs import show_library_logs, silence_libraries
 from keras_imnet64.core.paths import expand, is_remote
 
@@ -192,6 +193,28 @@ def machine_options(command: Decorated) -> Decorated:
         help="Several machines, under JAX: address and free port for process 0. Under srun, and "
         "mpirun of Open MPI 4, leave out all three options.",
     )(command)
+
+
+def share_out(what: str, fresh: bool) -> None:
+    """Prepares one of the processes that share out the runs of a folder.
+
+    Args:
+        what: they share out, for messages.
+        fresh: whether the folder is to be begun anew.
+
+    Raises:
+        UserError: a launcher has started several processes, and each would begin anew.
+    """
+    from keras_imnet64.backend.launchers import find_task, show_own_gpu
+
+    task = find_task()
+    if task is not None and fresh:
+        raise UserError(
+            f"--fresh is for one process, as {what} of a folder are begun anew once: run the "
+            f"command without {task.launcher} first, or choose another --name or --out"
+        )
+    if task is not None:
+        show_own_gpu(task)
 
 
 def start_backend(

@@ -19,6 +19,7 @@ from keras_imnet64.cli.frame import (
     machine_options,
     packing_bar,
     recipe_option,
+    share_out,
     start_backend,
 )
 from keras_imnet64.cli.report import report_option, reporter
@@ -109,7 +110,8 @@ def fit(
     At the end, writes a page about the run, report.html in its folder, unless --no-report is given.
 
     With a spectral recipe, trains all branches, each in its own process and run folder, or only
-    that of --branch; `ensemble` then joins them.
+    that of --branch; `ensemble` then joins them. Started several times with the same --out, on any
+    machines, the processes share out the branches.
 
     To train on several machines, run the same command on each, with --backend jax and
     --coordinator, --num-processes and --process-id, or start it with srun or mpirun.
@@ -121,16 +123,20 @@ def fit(
     from keras_imnet64.backend.launchers import find_place
     from keras_imnet64.core.processes import end_with_parent
     from keras_imnet64.recipe.loading import load_recipe
-    from keras_imnet64.spectral.training import fit_recipe
+    from keras_imnet64.spectral.training import fit_recipe, trains_all
 
     if ends_with_parent:
         end_with_parent()
     choose_backend(backend)
-    place = find_place(coordinator, num_processes, process_id)
     loaded = load_recipe(recipe, overrides)
+    if trains_all(loaded, branch):
+        share_out("the branches", fresh)
+        place = find_place(coordinator, num_processes, process_id, environment={})
+    else:
+        place = find_place(coordinator, num_processes, process_id)
     folder = run_folder(loaded.name, name, out)
     with packing_bar() as progress:
-        result = fit_recipe(
+        fitted = fit_recipe(
             loaded,
             folder,
             branch=branch,
@@ -143,8 +149,8 @@ def fit(
             on_finished=reporter(folders) if has_report and not ends_with_parent else None,
             **folders,
         )
-    if place is None or place.process_id == 0:
-        show(result, as_json)
+    if fitted.is_reported:
+        show(fitted.scores, as_json)
 
 
 def run_folder(recipe_name: str, name: str | None, out: Path | None, suffix: str = "") -> Path:

@@ -15,6 +15,7 @@ from keras_imnet64.cli.frame import (
     json_option,
     packing_bar,
     recipe_option,
+    share_out,
 )
 from keras_imnet64.cli.runs import run_folder
 from keras_imnet64.core.console import show
@@ -89,6 +90,8 @@ def sweep(
     the highest mean accuracy on training images that are held out (data.holdout). With --search,
     Optuna chooses the combinations and ends unpromising runs early.
 
+    Started several times with the same --out, on any machines, the processes share out the cells.
+
     The same command resumes the cells that are not finished, and shows the results.
 
     \b
@@ -108,6 +111,10 @@ def sweep(
     given = [option for option, value in zip(FOR_GRIDS, values, strict=True) if value]
     check_kind(search, space, given)
     check_cell(given, jobs, fresh)
+    if search:
+        refuse_several(search)
+    elif cell is None:
+        share_out("the cells", fresh)
     choose_backend(backend)
     content = read_content(recipe, overrides)
     machine = Machine(jobs, devices, virtual_devices, **folders)
@@ -127,7 +134,8 @@ def sweep(
                 show(fit_cell(plan, cell, folder, machine, progress), as_json)
             return
         outcome = run_grid(plan, folder, machine, fresh=fresh)
-    show_result(folder, outcome.record, as_json)
+    if outcome.is_written:
+        show_result(folder, outcome.record, as_json)
     outcome.raise_unfinished()
 
 
@@ -166,6 +174,18 @@ def check_kind(search: int | None, space: tuple[str, ...], for_grids: list[str])
         raise UserError(
             "--space is what --search may choose: say with --search how many trials there are, or "
             "give --grid for all combinations"
+        )
+
+
+def refuse_several(search: int) -> None:
+    """Refuses a search in one of several processes of a launcher, as one process asks Optuna."""
+    from keras_imnet64.backend.launchers import find_task
+
+    task = find_task()
+    if task is not None:
+        raise UserError(
+            f"--search {search} is for one process, and {task.launcher} has started several: give "
+            "--grid, whose cells they share out, or start one process, with --jobs for its GPUs"
         )
 
 

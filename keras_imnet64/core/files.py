@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import socket
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,14 @@ def write_atomic(path: StrPath, content: bytes | str) -> None:
     """Writes a file so that it holds either the old content or the new one, never a part."""
     with atomic_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_together(path: StrPath, content: str) -> None:
+    """Does what `write_atomic` does where several processes may write the same content at once."""
+    path = Path(path)
+    own = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.writing")
+    write_atomic(own, content)
+    os.replace(own, path)
 
 
 @contextlib.contextmanager

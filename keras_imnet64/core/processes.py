@@ -125,8 +125,18 @@ def start_child(
         )
 
 
+_follows_parent = False
+
+
+def follows_parent() -> bool:
+    """Whether this process is one that `end_with_parent` ends."""
+    return _follows_parent
+
+
 def end_with_parent() -> None:
     """Sends this process SIGTERM when its standard input closes; for children of `start_child`."""
+    global _follows_parent
+    _follows_parent = True
 
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 1):

@@ -30,8 +30,14 @@ POLL_SECONDS = 0.5
 STATUSES_AFTER_SIGTERM = (EXIT_STOPPED_STATE_SAVED, EXIT_STOPPED_AT_ONCE, -signal.SIGTERM)
 MAX_NAMED = 20  # failed jobs that an error names
 
+ENDINGS = {
+    "finished": "finished",
+    "lost": "given up: another process took this one for dead, and trains it now",
+}
+
 HistoryRow: TypeAlias = dict[str, str]  # of history.csv, see `records.EpochRow`
-Ending: TypeAlias = Literal["finished", "failed", "stopped"]  # stopped: with its state saved
+# stopped: with its state saved; lost: to another process, which trains it now.
+Ending: TypeAlias = Literal["finished", "failed", "stopped", "lost"]
 
 
 @dataclass(frozen=True)
@@ -81,27 +87,17 @@ class JobSource(Protocol):
     def next_job(self) -> Job | None:
         """Returns the next job to start; None if there is none at present."""
 
+    def may_have_more(self) -> bool:
+        """Returns whether to wait for a further job while no job runs."""
+
     def may_continue(self, job: Job, row: HistoryRow) -> bool:
         """Returns whether a job may go on after an epoch; otherwise it is stopped."""
 
-    def job_ended(self, job: Job, ending: Ending) -> None:
-        """Takes note of the end of a job's process."""
+    def is_lost(self, job: Job) -> bool:
+        """Returns whether a process on another machine trains the job now; it is killed then."""
 
-
-class JobList:
-    """Jobs that are known from the start and do not depend on each other."""
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._waiting = list(jobs)
-
-    def next_job(self) -> Job | None:
-        return self._waiting.pop(0) if self._waiting else None
-
-    def may_continue(self, job: Job, row: HistoryRow) -> bool:
-        return True
-
-    def job_ended(self, job: Job, ending: Ending) -> None:
-        pass
+    def job_ended(self, job: Job, ending: Ending, failure: "FailedJob | None") -> None:
+        """Takes note of the end of a job's process, and of the reason if it failed."""
 
 
 @dataclass
@@ -114,6 +110,7 @@ class _Process:
     log_start: int  # bytes of the log that earlier processes wrote
     num_epochs_logged: int
     stop_requested: bool = False
+    is_lost: bool = False
 
     def log_epochs(self) -> list[HistoryRow]:
         """Logs each epoch that the run has added to its history, and returns their rows."""
@@ -134,6 +131,20 @@ class _Process:
             self.stop_requested = True
             with suppress(ProcessLookupError):
                 self.child.send_signal(signal.SIGTERM)
+
+    def give_up(self) -> None:
+        """Kills the child: it must write nothing any more."""
+        self.is_lost = True
+        self.child.kill()
+
+    def ending(self, status: int) -> tuple[Ending, FailedJob | None]:
+        """Returns how the child ended, and why if it failed."""
+        if self.is_lost:
+            return "lost", None
+        failure = self.failure(status)
+        if failure:
+            return "failed", failure
+        return ("finished" if status == 0 else "stopped"), None
 
     def failure(self, status: int) -> FailedJob | None:
         """Returns why the child failed; None if it finished, or stopped on request."""
@@ -157,12 +168,14 @@ def run_jobs(source: JobSource, shares: Sequence[MachineShare]) -> JobsResult:
         while True:
             while free and not stop.is_set() and (job := source.next_job()):
                 running.append(_start(job, free.pop(0)))
-            if not running:
+            if not running and (stop.is_set() or not source.may_have_more()):
                 return JobsResult(failed, stop.is_set())
             time.sleep(POLL_SECONDS)
             for process in list(running):
                 if stop.is_set():
                     process.request_stop()
+                if source.is_lost(process.job):
+                    process.give_up()
                 status = process.child.poll()  # before its epochs are read, so that none is missed
                 for row in process.log_epochs():
                     if not source.may_continue(process.job, row):
@@ -171,14 +184,13 @@ def run_jobs(source: JobSource, shares: Sequence[MachineShare]) -> JobsResult:
                     continue
                 running.remove(process)
                 free.append(process.share)
-                failure = process.failure(status)
+                ending, failure = process.ending(status)
                 if failure:
                     say(f"{failure.name}  failed: {failure.reason}")
                     failed.append(failure)
-                elif status == 0:
-                    say(f"{process.job.name}  finished")
-                ending: Ending = "finished" if status == 0 else "stopped"
-                source.job_ended(process.job, "failed" if failure else ending)
+                elif ending in ("finished", "lost"):
+                    say(f"{process.job.name}  {ENDINGS[ending]}")
+                source.job_ended(process.job, ending, failure)
 
 
 def raise_unfinished(result: JobsResult, what: str, num_jobs: int, again: str) -> None:

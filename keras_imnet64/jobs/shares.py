@@ -4,9 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from keras_imnet64.backend.launchers import VISIBLE_GPUS
 from keras_imnet64.core.errors import UserError
-
-VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """Trains a recipe of any kind: an ordinary run, all branches of a spectral recipe, or one branch.
 
 For all branches, child processes train (see the package `jobs`), and this process loads no backend.
+Several such processes may have one folder, on any machines: they share out its branches.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +14,13 @@ from keras_imnet64.backend.launchers import Place, check_backend
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.files import write_atomic
+from keras_imnet64.core.files import write_together
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
+from keras_imnet64.jobs.claims import SUMMARY, Claims
 from keras_imnet64.jobs.preflight import PreflightRequest, run_preflight
-from keras_imnet64.jobs.running import Job, JobList, raise_unfinished, run_jobs
-from keras_imnet64.jobs.shares import share_machine
+from keras_imnet64.jobs.running import Job, raise_unfinished, run_jobs
+from keras_imnet64.jobs.shares import MachineShare, share_machine
+from keras_imnet64.jobs.sharing import SharedJobs
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.runs import Run, lock, set_aside
 from keras_imnet64.spectral.branches import (
@@ -33,6 +37,26 @@ if TYPE_CHECKING:
     from keras_imnet64.backend.devices import Devices
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What was trained.
+
+    Attributes:
+        scores: run (the folder) and its final scores: the content of metrics.json for an ordinary
+            run or one branch, {branch: final scores} for all branches.
+        is_reported: whether this process reports the scores. Of several that train together, one
+            does.
+    """
+
+    scores: JsonObject
+    is_reported: bool
+
+
+def trains_all(recipe: Recipe, branch: int | None) -> bool:
+    """Whether all branches of a recipe are to be trained, each as a run of its own."""
+    return branch is None and bool(bands_of(recipe))
+
+
 def fit_recipe(
     recipe: Recipe,
     out_dir: StrPath,
@@ -47,7 +71,7 @@ def fit_recipe(
     place: Place | None = None,
     pack_progress: PackProgress | None = None,
     on_finished: Callable[[Run, "Devices"], None] | None = None,
-) -> JsonObject:
+) -> Fitted:
     """Trains a recipe into a folder: all its branches if it has branches, otherwise one run.
 
     Args:
@@ -58,27 +82,23 @@ def fit_recipe(
         on_finished: called with an ordinary run, or that of one branch, and the devices on which it
             was trained; not for a run of several processes.
 
-    Returns:
-        dict: run (the folder) and its final scores: the content of metrics.json for an ordinary run
-        or one branch, what `fit_branches` returns for all branches.
-
     Raises:
         UserError, RunFailed, Stopped: see `fit_branches` and `training.fit`.
     """
+    if trains_all(recipe, branch) and place is not None:
+        raise UserError(
+            f"the branches of {recipe.name} are runs of their own, which processes with one folder "
+            "share out without a coordinator: leave out --coordinator, --num-processes and "
+            f"--process-id; received {place.num_processes} processes"
+        )
     check_backend(place, chosen_backend())
-    trains_all = branch is None and bool(bands_of(recipe))
-    if jobs > 1 and (not trains_all or virtual_devices):
+    if jobs > 1 and (not trains_all(recipe, branch) or virtual_devices):
         raise UserError(
             "--jobs is for training all branches of a spectral recipe, without --branch and "
             f"--virtual-devices; received {jobs}"
         )
-    if trains_all and place is not None:
-        raise UserError(
-            f"the branches of {recipe.name} are runs of their own: train each on a machine with "
-            f"--branch and --num-processes 1; received {place.num_processes} processes"
-        )
-    if trains_all:
-        scores = fit_branches(
+    if trains_all(recipe, branch):
+        fitted = fit_branches(
             recipe,
             out_dir,
             jobs=jobs,
@@ -88,7 +108,7 @@ def fit_recipe(
             virtual_devices=virtual_devices,
             fresh=fresh,
         )
-        return {"run": str(out_dir), **scores}
+        return Fitted({"run": str(out_dir), **fitted.scores}, fitted.is_reported)
     if branch is not None:
         check_branches_fit(out_dir, recipe)
         recipe, out_dir = branch_recipe(recipe, branch), branch_folder(out_dir, branch)
@@ -110,7 +130,8 @@ def fit_recipe(
         )
         if on_finished is not None and place is None:
             on_finished(run, taken)
-        return {"run": str(run.path), **(run.metrics if taken.cluster.is_writer else {})}
+        is_writer = taken.cluster.is_writer
+        return Fitted({"run": str(run.path), **(run.metrics if is_writer else {})}, is_writer)
 
 
 def fit_branches(
@@ -123,8 +144,11 @@ def fit_branches(
     devices: str | None = None,
     virtual_devices: int | None = None,
     fresh: bool = False,
-) -> JsonObject:
+) -> Fitted:
     """Trains all branches of a recipe that are not finished, several at a time.
+
+    Of several processes with one folder, each trains branches that no other has taken, and waits
+    for those that others have.
 
     Args:
         recipe: a recipe with band "all".
@@ -134,9 +158,6 @@ def fit_branches(
         data_dir, cache_dir: folders of data sets and their stores, see `datasets.open_dataset`.
         devices, virtual_devices: as for `take_devices`; virtual devices only for one job.
         fresh: start all branches anew; earlier ones are kept under another name.
-
-    Returns:
-        dict: {branch: final scores}.
 
     Raises:
         UserError: the folder holds other files, or branches of another recipe; the network cannot
@@ -154,19 +175,30 @@ def fit_branches(
         data_dir=None if data_dir is None else str(data_dir),
         cache_dir=None if cache_dir is None else str(cache_dir),
     )
-    gpus = run_preflight(request)
-    shares = share_machine(min(jobs, len(bands)), devices, gpus)
+
+    def prepare() -> Sequence[MachineShare]:
+        return share_machine(min(jobs, len(bands)), devices, run_preflight(request))
+
+    prepared = prepare() if fresh else None
     if fresh and has_branches(out_dir):
         _set_branches_aside(folder)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with lock(folder):
-        unfinished = _unfinished_jobs(recipe, folder, request.fit_options)
-        write_atomic(folder.recipe_file, recipe.to_toml())  # from which the children read it
-        result = run_jobs(JobList(unfinished), shares)
     again = "the same command without --fresh" if fresh else "the same command"
-    raise_unfinished(result, "branches", len(bands), again)
-    runs = [Run(branch_folder(out_dir, band)) for band in bands]
-    return {run.path.name: run.metrics["model.keras"] for run in runs}
+    with Claims(folder.path) as claims:
+        shares = prepared or claims.prepare_data(prepare)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with lock(folder, shared=True):
+            unfinished = _unfinished_jobs(recipe, folder, request.fit_options)
+            write_together(folder.recipe_file, recipe.to_toml())  # from which the children read it
+            source = SharedJobs(unfinished, claims, lambda run: run.is_finished)
+            result = source.with_elsewhere(run_jobs(source, shares))
+            source.say_shares()
+        raise_unfinished(result, "branches", len(bands), again)
+        runs = [Run(branch_folder(out_dir, band)) for band in bands]
+        scores = {run.path.name: run.metrics["model.keras"] for run in runs}
+        is_reported = claims.once(SUMMARY, "", lambda: None, "reporting the scores")
+    if not is_reported:
+        say("another process has reported the scores")
+    return Fitted(scores, is_reported)
 
 
 def _set_branches_aside(folder: Run) -> None:

@@ -3,6 +3,7 @@
 sweep.json                  what is varied, and the results; another sweep does not go on here
 cell-000/  cell-000.log     an ordinary run, and the output of its processes
 cell-001/  cell-001.log
+claims/                     which process trains which cell, see `jobs.claims`
 best.toml                   the recipe of the best setting, for `fit`
 sweep.csv                   a row for each cell
 *.png                       the pictures, see `pictures`
@@ -12,15 +13,13 @@ sweep.slurm                 of --slurm: the script of a job array
 
 import contextlib
 import json
-import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError, reason
-from keras_imnet64.core.files import write_atomic, write_json
+from keras_imnet64.core.files import write_atomic, write_json, write_together
 from keras_imnet64.core.paths import check_writable, os_error_text
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.core.validation import read_record, to_json
@@ -98,7 +97,7 @@ def check_sweep_folder(path: StrPath, record: SweepRecord, fresh: bool) -> Sweep
             f"{path} holds a run and cannot hold a sweep too; choose another --name or --out"
         )
     if not folder.record_file.exists():
-        ours = {folder.as_run.lock_file, *folder.path.glob(LEFTOVERS)}
+        ours = {folder.as_run.lock_file, folder.as_run.claims, *folder.path.glob(LEFTOVERS)}
         if folder.path.is_dir() and set(folder.path.iterdir()) - ours:
             raise UserError(
                 f"{path} is not empty and holds no sweep; choose another --name or --out"
@@ -145,10 +144,7 @@ def begin(folder: SweepFolder, record: SweepRecord, fresh: bool) -> None:
         say(f"the earlier sweep in {folder.path} is kept as {set_aside(folder.path)}")
     folder.path.mkdir(parents=True, exist_ok=True)
     if not folder.record_file.exists():
-        # Under a name of its own first: other jobs of an array may begin the sweep at this moment.
-        own = folder.path / f".{socket.gethostname()}-{os.getpid()}.writing"
-        write_json(own, to_json(record))
-        own.replace(folder.record_file)
+        write_together(folder.record_file, json.dumps(to_json(record), indent=2) + "\n")
 
 
 def write_cell_recipe(run: Run, recipe: Recipe) -> None:
@@ -157,6 +153,13 @@ def write_cell_recipe(run: Run, recipe: Recipe) -> None:
     Raises:
         UserError: the folder holds a run of another recipe.
     """
+    check_cell_recipe_file(run, recipe)
+    run.path.mkdir(exist_ok=True)
+    write_atomic(run.recipe_file, recipe.to_toml())
+
+
+def check_cell_recipe_file(run: Run, recipe: Recipe) -> None:
+    """Refuses a run folder of another recipe than that of the cell."""
     if run.recipe_file.exists():
         refuse_other_recipe(
             load_recipe(run.recipe_file),
@@ -164,8 +167,6 @@ def write_cell_recipe(run: Run, recipe: Recipe) -> None:
             f"{run.path} holds a run of another recipe than this cell's",
             "move it away, or start the sweep over with --fresh",
         )
-    run.path.mkdir(exist_ok=True)
-    write_atomic(run.recipe_file, recipe.to_toml())
 
 
 def read_cell(

@@ -1,5 +1,10 @@
-"""Trains the cells of a grid: those that are not finished, several at a time, or a single one."""
+"""Trains the cells of a grid: those that are not finished, several at a time, or a single one.
 
+Several processes may call `run_grid` with one folder, on any machines: they share out its cells.
+"""
+
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +14,19 @@ from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
+from keras_imnet64.core.validation import to_json
+from keras_imnet64.jobs.claims import SUMMARY, Claims
 from keras_imnet64.jobs.preflight import PreflightRequest, run_preflight
-from keras_imnet64.jobs.running import Job, JobList, JobsResult, raise_unfinished, run_jobs
+from keras_imnet64.jobs.running import Job, JobsResult, raise_unfinished, run_jobs
 from keras_imnet64.jobs.shares import MachineShare, share_machine
+from keras_imnet64.jobs.sharing import SharedJobs
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.runs import Run, lock
 from keras_imnet64.sweep.axes import short_names, value_text
 from keras_imnet64.sweep.folder import (
     SweepFolder,
     begin,
+    check_cell_recipe_file,
     check_sweep_folder,
     read_cell,
     write_cell_recipe,
@@ -83,11 +92,13 @@ class Outcome:
 
     Attributes:
         again: the command that goes on, for messages.
+        is_written: whether this process has written the results. Of several processes, one does.
     """
 
     record: SweepRecord
     jobs: JobsResult
     again: str
+    is_written: bool = True
 
     def raise_unfinished(self) -> None:
         """Raises an error if cells have failed, or a signal has stopped them."""
@@ -121,6 +132,9 @@ def record_of(plan: Plan) -> SweepRecord:
 def run_grid(plan: Plan, out_dir: StrPath, machine: Machine, *, fresh: bool = False) -> Outcome:
     """Trains the cells of a grid that are not finished, and writes the results.
 
+    Of several processes with one folder, each trains cells that no other has taken. The last one
+    to be done writes the results.
+
     A cell whose loss or weight was not finite counts as done: it would end so again.
 
     Args:
@@ -140,18 +154,58 @@ def run_grid(plan: Plan, out_dir: StrPath, machine: Machine, *, fresh: bool = Fa
         f"{len(plan.cells) // len(plan.seeds)} combinations x {len(plan.seeds)} seeds"
     )
     todo = [cell for cell in plan.cells if fresh or not _is_done(cell.run(folder.path))]
-    shares, options = machine.prepare([cell.recipe for cell in todo], len(plan.cells))
-    begin(folder, record, fresh)
-    with lock(folder.as_run):
-        if len(todo) < len(plan.cells):
-            say(f"{len(plan.cells) - len(todo)} cells were done before")
-        for cell in todo:
-            write_cell_recipe(cell.run(folder.path), cell.recipe)
-        jobs = [cell_job(folder, cell, plan.keys, options) for cell in todo]
-        result = run_jobs(JobList(jobs), shares)
-        record = write_all(folder, record, cell_records(plan, folder))
+
+    def prepare() -> tuple[Sequence[MachineShare], list[str]]:
+        return machine.prepare([cell.recipe for cell in todo], len(plan.cells))
+
+    prepared = prepare() if fresh or not todo else None
+    if fresh:
+        begin(folder, record, fresh)
+    with Claims(folder.path) as claims:
+        shares, options = prepared or claims.prepare_data(prepare)
+        begin(folder, record, fresh=False)
+        with lock(folder.as_run, shared=True):
+            if len(todo) < len(plan.cells):
+                say(f"{len(plan.cells) - len(todo)} cells were done before")
+            jobs = _cell_jobs(plan, todo, folder, options)
+            source = _shared_cells(todo, jobs, folder, claims)
+            result = without_diverged(source.with_elsewhere(run_jobs(source, shares)), folder)
+            source.say_shares()
+            record = with_results(record, folder, cell_records(plan, folder))
+            others_go_on = result.stopped and source.others_train(jobs)
+            is_written = not others_go_on and claims.once(
+                SUMMARY, _digest(record), lambda: write_all(folder, record), "writing the results"
+            )
+    if not is_written and not others_go_on:
+        say(f"another process has written the results into {folder.path}")
     again = "the same command without --fresh" if fresh else "the same command"
-    return Outcome(record, without_diverged(result, folder), again)
+    return Outcome(record, result, again, is_written)
+
+
+def _cell_jobs(
+    plan: Plan, cells: Sequence[Cell], folder: SweepFolder, options: Sequence[str]
+) -> list[Job]:
+    """Returns the jobs of cells; UserError if the folder of one has a run of another recipe."""
+    for cell in cells:
+        check_cell_recipe_file(cell.run(folder.path), cell.recipe)
+    return [cell_job(folder, cell, plan.keys, options) for cell in cells]
+
+
+def _shared_cells(
+    cells: Sequence[Cell], jobs: Sequence[Job], folder: SweepFolder, claims: Claims
+) -> SharedJobs:
+    """Returns the source of the cells that this process takes."""
+    recipes = {cell.folder: cell.recipe for cell in cells}
+
+    def write_recipe(job: Job) -> None:
+        write_cell_recipe(job.run, recipes[job.name])
+
+    return SharedJobs(jobs, claims, _is_done, write_recipe)
+
+
+def _digest(record: SweepRecord) -> str:
+    """Returns a text that differs if the results differ."""
+    return hashlib.sha256(json.dumps(to_json(record)).encode()).hexdigest()
 
 
 def _is_done(run: Run) -> bool:
@@ -168,7 +222,7 @@ def representatives(recipes: Sequence[Recipe]) -> list[Recipe]:
 
 
 def cell_job(folder: SweepFolder, cell: Cell, keys: Sequence[str], options: Sequence[str]) -> Job:
-    """Returns the job that trains a cell whose recipe is written.
+    """Returns the job that trains a cell, whose recipe must be written when the job starts.
 
     Args:
         keys: of the cell's values.
@@ -195,13 +249,15 @@ def cell_records(plan: Plan, folder: SweepFolder) -> list[CellRecord]:
     ]
 
 
-def write_all(folder: SweepFolder, record: SweepRecord, cells: Sequence[CellRecord]) -> SweepRecord:
-    """Writes the results of a sweep and their pictures, and returns the record."""
-    record = with_results(record, folder, cells)
+def write_all(folder: SweepFolder, record: SweepRecord) -> None:
+    """Writes the results of a sweep and their pictures.
+
+    Args:
+        record: with the results.
+    """
     write_results(folder, record)
     with Activity("drawing the pictures"):
         write_pictures(folder, record)
-    return record
 
 
 def without_diverged(result: JobsResult, folder: SweepFolder) -> JobsResult:

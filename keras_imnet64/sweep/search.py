@@ -21,7 +21,7 @@ import numpy as np
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.types import Json, JsonObject, StrPath
-from keras_imnet64.jobs.running import Ending, HistoryRow, Job, run_jobs
+from keras_imnet64.jobs.running import Ending, FailedJob, HistoryRow, Job, run_jobs
 from keras_imnet64.runs import Run, lock
 from keras_imnet64.sweep.axes import Axis, take_axes
 from keras_imnet64.sweep.folder import (
@@ -41,6 +41,7 @@ from keras_imnet64.sweep.grid import (
 )
 from keras_imnet64.sweep.plan import MAX_CELLS, Cell, cell_folder, drop_results
 from keras_imnet64.sweep.records import CellRecord, RangeRecord, SweepRecord
+from keras_imnet64.sweep.results import with_results
 from keras_imnet64.sweep.space import Range, Space, choice_of, make_space, rounded
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ def run_search(
         search = Search(plan, folder, options)
         result = run_jobs(search, shares)
         record = replace(plan.record, trials=max(plan.num_trials, len(search.trials())))
-        record = write_all(folder, record, search.cell_records())
+        record = with_results(record, folder, search.cell_records())
+        write_all(folder, record)
     again = "the same command without --fresh" if fresh else "the same command"
     return Outcome(record, without_diverged(result, folder), again)
 
@@ -248,7 +250,13 @@ class Search:
                     return False
         return True
 
-    def job_ended(self, job: Job, ending: Ending) -> None:
+    def may_have_more(self) -> bool:
+        return False  # a process that ends may leave room for one, but none comes by itself
+
+    def is_lost(self, job: Job) -> bool:
+        return False  # no other process trains them
+
+    def job_ended(self, job: Job, ending: Ending, failure: FailedJob | None) -> None:
         """Tells the study about a trial that is done; one that failed or was stopped stays open."""
         trial, _ = self.running[job.name]
         with report_study_errors(self.folder.study_file):

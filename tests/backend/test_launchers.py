@@ -1,10 +1,18 @@
 """The place of a process among several: from options, from launchers, and what is refused."""
 
 import json
+import os
 
 import pytest
 
-from keras_imnet64.backend.launchers import Place, check_backend, find_place
+from keras_imnet64.backend.launchers import (
+    Place,
+    Task,
+    check_backend,
+    find_place,
+    find_task,
+    show_own_gpu,
+)
 from keras_imnet64.core.errors import UserError
 
 SLURM = {  # what srun sets for the second of two tasks on two nodes
@@ -54,6 +62,25 @@ def test_processes_of_one_machine_share_its_devices_unless_each_sees_its_own():
     assert find_place(environment=node | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}).local_device == 3
     assert find_place(environment=node | {"CUDA_VISIBLE_DEVICES": "3"}).local_device is None
     assert find_place(environment=SLURM).local_device is None  # one on each of two nodes
+
+
+def test_tasks_of_a_launcher_need_no_coordinator():
+    assert find_task({}) is None
+    assert find_task(SLURM | {"SLURM_STEP_NUM_TASKS": "1"}) is None
+    assert find_task(SLURM) == Task("Slurm", None)
+    assert find_task({"PMI_SIZE": "2", "PMI_RANK": "1"}) == Task("MPI", None)
+    assert find_task({"JOB_COMPLETION_INDEX": "2"}) == Task("Kubernetes", None)
+
+
+@pytest.mark.parametrize(
+    ("local", "visible", "own"), [(3, None, "3"), (1, "4,5,6", "5"), (None, "4,5", "4,5")]
+)
+def test_a_task_sees_its_own_gpu(local, visible, own, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    show_own_gpu(Task("Slurm", local))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == own
 
 
 @pytest.mark.parametrize(

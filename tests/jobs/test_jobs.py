@@ -14,13 +14,36 @@ from keras_imnet64.jobs.preflight import PreflightReply, PreflightRequest
 from keras_imnet64.jobs.running import (
     FailedJob,
     Job,
-    JobList,
     JobsResult,
     raise_unfinished,
     run_jobs,
 )
 from keras_imnet64.jobs.shares import MachineShare, share_machine
 from keras_imnet64.runs import Run
+
+
+class JobList:
+    """Jobs that are known from the start, and that no other process trains."""
+
+    def __init__(self, jobs):
+        self.waiting = list(jobs)
+        self.lost = set()
+        self.ended = {}
+
+    def next_job(self):
+        return self.waiting.pop(0) if self.waiting else None
+
+    def may_have_more(self):
+        return False
+
+    def may_continue(self, job, row):
+        return True
+
+    def is_lost(self, job):
+        return job.name in self.lost
+
+    def job_ended(self, job, ending, failure):
+        self.ended[job.name] = ending
 
 
 @pytest.fixture
@@ -51,17 +74,10 @@ def test_jobs_run_on_a_free_share_each_and_a_failure_stops_no_other(job, capsys)
 
 
 class Pruning(JobList):
-    """Stops a job after an epoch whose score is below 10, and notes what it is told."""
-
-    def __init__(self, jobs):
-        super().__init__(jobs)
-        self.ended = {}
+    """Stops a job after an epoch whose score is below 10."""
 
     def may_continue(self, job, row):
         return float(row["val_top1"]) >= 10
-
-    def job_ended(self, job, ending):
-        self.ended[job.name] = ending
 
 
 def test_a_source_can_stop_a_job_after_an_epoch(job):
@@ -71,8 +87,20 @@ def test_a_source_can_stop_a_job_after_an_epoch(job):
     assert source.ended == {"bad": "stopped", "good": "finished"}
 
 
+def test_a_job_that_another_machine_has_taken_is_killed(job, capsys):
+    class Losing(JobList):
+        def may_continue(self, job, row):
+            self.lost.add("a")
+            return True
+
+    source = Losing([job("a", [1.0] * 1000, pause=0.05), job("b", [2.0])])
+    assert run_jobs(source, [MachineShare()]) == JobsResult([], stopped=False)
+    assert source.ended == {"a": "lost", "b": "finished"}
+    assert "a  given up: another process took this one for dead" in capsys.readouterr().err
+
+
 def test_a_signal_stops_the_jobs_and_starts_no_other(job):
-    class Signalled(Pruning):
+    class Signalled(JobList):
         def may_continue(self, job, row):
             if row["epoch"] == "1":  # a second signal would end this process at once
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import SPECTRAL
-from same_end import weights
+from same_end import same_end, weights
 
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.jobs import preflight
@@ -93,6 +93,30 @@ def test_all_branches_are_trained_and_a_failed_one_is_trained_again(
     (tmp_path / "run" / "recipe.toml").unlink()  # as where branches of other machines are put
     with pytest.raises(UserError, match=r"branch-00 was begun with another recipe"):
         fit_branches(other, tmp_path / "run", data_dir=data_dir)
+
+
+@pytest.mark.slow
+def test_two_processes_share_out_the_branches_and_one_is_killed(
+    small_recipe, data_dir, tmp_path, begin
+):
+    """The other one resumes what it leaves; every branch ends with the bits of a run alone."""
+    recipe = small_recipe(model=SPECTRAL, train={"epochs": 12, "checkpoint_every": "2 steps"})
+    first = begin(recipe)
+    while not (branch_folder(tmp_path / "run", 0) / "history.csv").exists():
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.02)
+    second = begin(recipe)
+    while not branch_folder(tmp_path / "run", 1).exists():
+        assert second.poll() is None, second.stderr.read()
+        time.sleep(0.02)
+    first.kill()
+    first.communicate()
+    out, text = second.communicate()
+    assert second.returncode == 0, text
+    assert list(json.loads(out)) == ["run", *(f"branch-{band:02}" for band in range(4))]
+    for band in range(4):
+        alone = fit(branch_recipe(recipe, band), tmp_path / f"alone-{band}", data_dir=data_dir)
+        same_end(alone, Run(branch_folder(tmp_path / "run", band)))
 
 
 def test_a_signal_stops_all_branches_with_their_states_saved(small_recipe, tmp_path, begin):

@@ -301,12 +301,16 @@ def test_a_cell_of_another_recipe_is_not_overwritten(plan, trained, tmp_path, sm
     assert load_recipe(file).data.holdout == 0
 
 
-def test_one_process_at_a_time_works_on_a_sweep(plan, trained, tmp_path):
+def test_a_sweep_begins_anew_only_if_no_process_works_on_it(plan, trained, tmp_path):
     made = plan(RATES)
     trained(made)
     for fresh in (False, True):
         with lock(Run(tmp_path / "sweep")), pytest.raises(UserError, match="another process is"):
             trained(made, fresh=fresh)
+    with lock(Run(tmp_path / "sweep"), shared=True):
+        with pytest.raises(UserError, match="another process is"):
+            trained(made, fresh=True)
+        trained(made)
     with (
         lock(Run(tmp_path / "sweep" / "cell-001")),
         pytest.raises(UserError, match=r"another process is working in .*cell-001"),

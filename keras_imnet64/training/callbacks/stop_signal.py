@@ -1,4 +1,8 @@
-"""Handles SIGINT and SIGTERM: the first stops a run after the current step, the second at once."""
+"""Handles SIGINT and SIGTERM: the first stops a run after the current step, the second at once.
+
+A process that follows its parent ignores further SIGTERMs: Slurm sends the signal to all processes
+of a job, and the parent passes on what it gets. A parent that is in haste kills.
+"""
 
 import signal
 import threading
@@ -10,6 +14,7 @@ import keras
 
 from keras_imnet64.backend.cluster import StopAgreement
 from keras_imnet64.core.console import announce, say
+from keras_imnet64.core.processes import follows_parent
 
 
 class StopSignal:
@@ -47,6 +52,8 @@ class StopSignal:
             self.requested = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGTERM and follows_parent():
+            return
         if self.requested or (self.agreement is not None and self.agreement.is_asked):
             raise KeyboardInterrupt
         if self.agreement is None:
