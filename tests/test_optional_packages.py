@@ -7,14 +7,17 @@ import textwrap
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 from conftest import write_images
 
 from keras_imnet64 import model_info
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.load import check_loads_anywhere, load_model
-from keras_imnet64.models.ship import float32_copy, ship
+from keras_imnet64.models.ship import fill, float32_copy, ship
 from keras_imnet64.records import ModelInfo
+from keras_imnet64.report.card import packages_of
 
 ROOT = Path(__file__).parent.parent
 FAKE_HUB = """
@@ -24,6 +27,29 @@ import keras
 class Scale(keras.layers.Layer):
     def call(self, inputs):
         return 2 * inputs
+
+@keras.saving.register_keras_serializable(package="keras_hub")
+class Backbone(keras.Model):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+    def get_config(self):
+        return {"name": self.name}
+
+@keras.saving.register_keras_serializable(package="keras_hub")
+class ResNetBackbone(Backbone):
+    def __init__(self, width, **kwargs):
+        inputs = keras.Input((4,))
+        super().__init__(inputs=inputs, outputs=keras.layers.Dense(width)(inputs), **kwargs)
+        self.width = width
+
+    def get_config(self):
+        return super().get_config() | {"width": self.width}
+
+@keras.saving.register_keras_serializable(package="keras_hub")
+class Loss(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return y_pred
 """
 
 
@@ -47,12 +73,42 @@ def network(*layers):
 
 def test_a_file_with_layers_of_kerashub_says_that_it_needs_it(hub, tmp_path):
     model = network(hub.Scale())
-    check_loads_anywhere(model, "your model")
+    assert check_loads_anywhere(model, "your model") == ["keras_hub"]
     ship(float32_copy(model), tmp_path / "hub.keras", ModelInfo())
     ship(network(), tmp_path / "plain.keras", ModelInfo())
     assert model_info(tmp_path / "hub.keras") == {"needs": ["keras_hub"]}
     assert model_info(tmp_path / "plain.keras") == {}
+    said = [packages_of(read_model_info(tmp_path / f"{name}.keras")) for name in ("hub", "plain")]
+    assert said == ["Keras and keras_hub", "Keras alone"]  # on the card of a run
     assert isinstance(load_model(tmp_path / "hub.keras").layers[0], hub.Scale)
+
+
+@pytest.mark.parametrize("place", ["inside", "outside", "with a compiled loss"])
+@pytest.mark.parametrize("name", ["ResNetBackbone", "Backbone"])
+def test_a_backbone_of_keras_own_layers_becomes_an_ordinary_network(
+    name, place, hub, tmp_path, monkeypatch
+):
+    """Only the class of the model is KerasHub's, and the loss that it was compiled with."""
+    inputs = keras.Input((4,))
+    by_name = {
+        "ResNetBackbone": lambda: hub.ResNetBackbone(3),
+        "Backbone": lambda: hub.Backbone(inputs, keras.layers.Dense(3)(inputs)),
+    }
+    backbone = by_name[name]()
+    model = backbone if place == "outside" else network(backbone)
+    if place == "with a compiled loss":
+        model.compile(loss=hub.Loss())
+    plain = float32_copy(model)
+    fill(plain, model)
+    assert check_loads_anywhere(model, "your model") == []
+    pixels = np.ones((2, 4), "float32")
+    logits = model(pixels)
+
+    path = tmp_path / "plain.keras"
+    ship(plain, path, ModelInfo())
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    assert model_info(path) == {}
+    np.testing.assert_array_equal(load_model(path)(pixels), logits)
 
 
 @pytest.mark.parametrize("is_installed", [False, True])

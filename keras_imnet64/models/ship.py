@@ -35,7 +35,11 @@ NEWER_DEFAULTS = {  # settings that later versions write and earlier ones refuse
 
 
 def float32_copy(model: keras.Model) -> keras.Model:
-    """Returns the same network with fresh weights, in float32, without synchronised BN."""
+    """Returns the same network with fresh weights, in float32, without synchronised BN.
+
+    Models are of Keras' own class in it, at all depths: the graph is all that such a class, of a
+    backbone of KerasHub for example, adds to its layers.
+    """
     import keras
 
     def plain(layer: keras.Operation) -> keras.Operation:
@@ -50,9 +54,12 @@ def float32_copy(model: keras.Model) -> keras.Model:
 
     compiled, model.compiled = model.compiled, False  # else Keras compiles the copy too
     try:
-        return keras.models.clone_model(model, clone_function=plain)
+        copy = keras.models.clone_model(model, clone_function=plain)
     finally:
         model.compiled = compiled
+    if isinstance(copy, keras.Sequential) or type(copy).__module__.split(".")[0] == "keras":
+        return copy
+    return keras.Model(copy.input, copy.output, name=copy.name)
 
 
 def fill(
