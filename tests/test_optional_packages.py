@@ -14,7 +14,10 @@ from conftest import write_images
 from keras_imnet64 import model_info
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.models.info import read_model_info
+from keras_imnet64.models.init import seed_generators
+from keras_imnet64.models.keras_private import all_layers
 from keras_imnet64.models.load import check_loads_anywhere, load_model
+from keras_imnet64.models.paths import by_path
 from keras_imnet64.models.ship import fill, float32_copy, ship
 from keras_imnet64.records import ModelInfo
 from keras_imnet64.report.card import packages_of
@@ -45,6 +48,36 @@ class ResNetBackbone(Backbone):
 
     def get_config(self):
         return super().get_config() | {"width": self.width}
+
+@keras.saving.register_keras_serializable(package="keras_hub")
+class Block(keras.layers.Layer):
+    def build(self, shape):
+        self.dense = keras.layers.Dense(4, dtype=self.dtype_policy, name="dense")
+        self.dense.build(shape)
+        self.dropout = keras.layers.Dropout(0.5, dtype=self.dtype_policy, name="dropout")
+        self.built = True
+
+    def call(self, inputs):
+        return self.dropout(self.dense(inputs))
+
+    def get_config(self):
+        return super().get_config() | {"a_key_that_it_does_not_take": 1}
+
+@keras.saving.register_keras_serializable(package="keras_hub")
+class ViTBackbone(Backbone):
+    def __init__(self, num_blocks, dtype=None, **kwargs):
+        x = inputs = keras.Input((4,))
+        for number in range(num_blocks):
+            x = Block(name=f"block_{number}", dtype=dtype)(x)
+        super().__init__(inputs=inputs, outputs=x, **kwargs)
+        self.num_blocks = num_blocks
+
+    def get_config(self):
+        return super().get_config() | {"num_blocks": self.num_blocks}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
 
 @keras.saving.register_keras_serializable(package="keras_hub")
 class Loss(keras.losses.Loss):
@@ -109,6 +142,26 @@ def test_a_backbone_of_keras_own_layers_becomes_an_ordinary_network(
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     assert model_info(path) == {}
     np.testing.assert_array_equal(load_model(path)(pixels), logits)
+
+
+def test_a_backbone_whose_layers_cannot_be_copied_one_by_one_is_kept_whole(hub, tmp_path):
+    """As KerasHub's ViT: a layer does not take its own config, and all dropouts have one name."""
+    pixels = np.full((2, 4), 3, "float32")
+    model = network(hub.ViTBackbone(2, dtype="bfloat16"))
+    assert len([path for path in by_path(model) if "seed" in path]) == 2
+    seed_generators(model, seed=0)
+    assert check_loads_anywhere(model, "your model") == ["keras_hub"]
+    plain = float32_copy(model)
+    fill(plain, model)
+    assert {layer.compute_dtype for layer in all_layers(plain)} == {"float32"}
+
+    path = tmp_path / "vit.keras"
+    ship(plain, path, ModelInfo())
+    assert model_info(path) == {"needs": ["keras_hub"]}
+    found = load_model(path)
+    assert isinstance(found.layers[0], hub.ViTBackbone)
+    np.testing.assert_array_equal(found(pixels), plain(pixels))
+    np.testing.assert_allclose(found(pixels), model(pixels), atol=0.1)
 
 
 @pytest.mark.parametrize("is_installed", [False, True])
