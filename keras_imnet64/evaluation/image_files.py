@@ -103,7 +103,7 @@ def apply_to_files(
     """
     batch_size = _batch_size(len(images.files), devices)
     num_done = 0
-    with Activity("classifying images") as applying:
+    with Activity(f"computing {what}") as applying:
         for batch in read_batches(images.files, batch_size, view, images.skip_corrupt):
             outputs = np.zeros((0, 0), "float32")
             if batch.files:

@@ -19,6 +19,7 @@ from keras_imnet64.models.keras_private import producer
 from keras_imnet64.models.load import check_loads_anywhere, load_model
 from keras_imnet64.models.options import FileOptions
 from keras_imnet64.models.paths import SEED_STATE, by_path
+from keras_imnet64.models.ship import copy_whole, is_copied_whole
 
 
 def build_from_file(
@@ -130,6 +131,8 @@ def _copy(model: keras.Model, head: keras.Layer, num_classes: int, dtype: str) -
 
     def changed(layer: keras.Operation) -> keras.Operation:
         if isinstance(layer, keras.Model):
+            if is_copied_whole(layer):
+                return copy_whole(layer, dtype)
             return _copy(layer, head, num_classes, dtype)
         config = layer.get_config()
         if layer is head:

@@ -40,6 +40,21 @@ def all_layers(model: keras.Model, include_self: bool = True) -> list[keras.Laye
     return list(model._flatten_layers(include_self=include_self))
 
 
+def names_from_outside(model: keras.Model) -> dict[int, str]:
+    """Returns {id of a layer: the names of the layers around it and its own, such as "block/drop"}.
+
+    Needed to tell layers of one name apart. A layer that was built by the layer around it may have
+    no path of its own. To be replaced by `layer.path` once every layer has one.
+    """
+    names: dict[int, str] = {}
+    waiting = [(layer, layer.name) for layer in model._layers]
+    while waiting:
+        layer, name = waiting.pop()
+        if names.setdefault(id(layer), name) == name:
+            waiting += [(inner, f"{name}/{inner.name}") for inner in layer._layers]
+    return names
+
+
 def own_variables(layer: keras.Layer) -> list[Variable]:
     """Returns the weights of a layer without those of the layers inside it.
 

@@ -10,7 +10,12 @@ from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import parse_json
 from keras_imnet64.core.types import Json, StrPath
 from keras_imnet64.core.zips import MAX_TEXT_BYTES, open_zip, read_member
-from keras_imnet64.models.packages import KERAS_PACKAGES, OPTIONAL_PACKAGES, require_packages
+from keras_imnet64.models.packages import (
+    KERAS_PACKAGES,
+    OPTIONAL_PACKAGES,
+    needed_packages,
+    require_packages,
+)
 from keras_imnet64.models.ship import fill, float32_copy
 
 if TYPE_CHECKING:
@@ -45,11 +50,17 @@ def load_model(path: StrPath) -> keras.Model:
         raise UserError(f"{path} cannot be loaded as a Keras model: {reason(error)}") from error
 
 
-def check_loads_anywhere(model: keras.Model, name: str) -> None:
+def check_loads_anywhere(model: keras.Model, name: str) -> list[str]:
     """Refuses a model whose file could not be loaded in another process with Keras alone.
+
+    Layers of KerasHub and KerasCV are allowed, since Keras imports these packages by itself.
 
     Args:
         name: of the model, for messages.
+
+    Returns:
+        The packages beside Keras that the file needs. A backbone of KerasHub that consists of
+        Keras' own layers needs none: `float32_copy` makes it an ordinary network.
 
     Raises:
         UserError: a layer is not one of Keras or contains code, or the model cannot be copied.
@@ -58,7 +69,9 @@ def check_loads_anywhere(model: keras.Model, name: str) -> None:
 
     try:
         _check_layers(serialize_keras_object(model), allow_registered=False)
-        fill(float32_copy(model), model)
+        plain = float32_copy(model)
+        fill(plain, model)
+        return list(needed_packages(serialize_keras_object(plain)))
     except UserError as error:
         raise UserError(f"{name} {error}") from None
     except KeyError as error:

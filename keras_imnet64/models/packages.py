@@ -26,6 +26,11 @@ def classes_in(config: Json) -> Iterator[tuple[Json, str, str]]:
             yield part, str(part.get("class_name")), package
 
 
+def is_of_keras(layer: object) -> bool:
+    """Whether the class of a layer or model is one of Keras' own."""
+    return type(layer).__module__.split(".")[0] in KERAS_PACKAGES
+
+
 def needed_packages(config: Json) -> dict[str, str]:
     """Returns {package: one of its classes} of the optional packages that a model needs."""
     classes = {package: name for _, name, package in classes_in(config)}

@@ -16,7 +16,7 @@ from keras_imnet64.core.types import Json, JsonObject, StrPath, Variable
 from keras_imnet64.core.validation import to_json
 from keras_imnet64.core.work_folders import publish, work_folder
 from keras_imnet64.models.info import INFO_MEMBER
-from keras_imnet64.models.packages import needed_packages
+from keras_imnet64.models.packages import is_of_keras, needed_packages
 from keras_imnet64.models.paths import SEED_STATE, by_path
 from keras_imnet64.records import ModelInfo
 
@@ -35,12 +35,16 @@ NEWER_DEFAULTS = {  # settings that later versions write and earlier ones refuse
 
 
 def float32_copy(model: keras.Model) -> keras.Model:
-    """Returns the same network with fresh weights, in float32, without synchronised BN."""
+    """Returns the same network with fresh weights, in float32, without synchronised BN.
+
+    Models are of Keras' own class in it, since a class such as KerasHub's backbones adds only the
+    graph to its layers. A model inside of it that `is_copied_whole` keeps its class.
+    """
     import keras
 
     def plain(layer: keras.Operation) -> keras.Operation:
         if isinstance(layer, keras.Model):
-            return float32_copy(layer)
+            return copy_whole(layer) if is_copied_whole(layer) else float32_copy(layer)
         config = layer.get_config()
         if isinstance(layer, keras.Layer):  # and not an operation of keras.ops
             config["dtype"] = "float32"
@@ -50,9 +54,32 @@ def float32_copy(model: keras.Model) -> keras.Model:
 
     compiled, model.compiled = model.compiled, False  # else Keras compiles the copy too
     try:
-        return keras.models.clone_model(model, clone_function=plain)
+        copy = keras.models.clone_model(model, clone_function=plain)
     finally:
         model.compiled = compiled
+    return copy if is_of_keras(copy) else keras.Model(copy.input, copy.output, name=copy.name)
+
+
+def is_copied_whole(model: keras.Model) -> bool:
+    """Whether a model in a network is made anew by its class, and not layer by layer.
+
+    Only the backbone of KerasHub's ViT, for example, can make some of its layers: the config that
+    they state is not one that they take.
+    """
+    from keras_imnet64.models.keras_private import all_layers
+
+    return not is_of_keras(model) and not all(
+        is_of_keras(layer) for layer in all_layers(model, include_self=False)
+    )
+
+
+def copy_whole(model: keras.Model, dtype: str = "float32") -> keras.Model:
+    """Returns a model that `is_copied_whole`, with fresh weights.
+
+    Args:
+        dtype: name of a Keras dtype policy for all of its layers.
+    """
+    return type(model).from_config(model.get_config() | {"dtype": dtype})
 
 
 def fill(

@@ -11,7 +11,7 @@ from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.paths import check_output_file, refuse_existing
 from keras_imnet64.core.types import Json, JsonObject, StrPath
 from keras_imnet64.recipe.schema import Recipe
-from keras_imnet64.records import Metrics
+from keras_imnet64.records import Metrics, ModelInfo
 from keras_imnet64.report.subjects import Subject, open_subjects
 
 HUB_NAMES = {"imagenet2012": "ILSVRC/imagenet-1k", "tiny_imagenet": "zh-plus/tiny-imagenet"}
@@ -116,8 +116,8 @@ def _body(subject: Subject, recipe: Recipe, license_id: str | None) -> Iterator[
     yield '```python\nimport keras\n\nmodel = keras.saving.load_model("model.keras")'
     yield "logits = model.predict(pixels)  # uint8 or float [B, H, W, 3]; no normalisation\n```\n"
     yield (
-        "The file needs Keras alone, under any backend. `classes.txt` names the classes in the "
-        "order of the logits, and the member `imnet64.json` of the file their ids.\n"
+        f"The file needs {packages_of(info)}, under any backend. `classes.txt` names the classes "
+        "in the order of the logits, and the member `imnet64.json` of the file their ids.\n"
     )
     yield "## Intended use and limits\n"
     yield (
@@ -136,6 +136,11 @@ def _body(subject: Subject, recipe: Recipe, license_id: str | None) -> Iterator[
     for name, value in _training(subject, recipe).items():
         yield f"| {name} | {_code(text_of(value))} |"
     yield "\nThe whole recipe is in `recipe.toml`: `fit --recipe recipe.toml` repeats the run."
+
+
+def packages_of(info: ModelInfo) -> str:
+    """Returns the packages that a model file needs, as words."""
+    return " and ".join(["Keras", *info.needs]) if info.needs else "Keras alone"
 
 
 def _results(metrics: Metrics, recipe: Recipe) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Makes the model of a run: the recipe's network for the run's images, or the caller's model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import keras
 import numpy as np
@@ -54,7 +54,7 @@ def make_model(
     """
     if own_model is not None:
         check_model_fits(own_model, data.train, "your model", data.view)
-        check_loads_anywhere(own_model, "your model")
+        needed = check_loads_anywhere(own_model, "your model")
         if ends_in_softmax(own_model):
             raise UserError(
                 "your model ends in a softmax, but the loss takes logits: remove the softmax"
@@ -65,8 +65,7 @@ def make_model(
                 "for a recipe's own network alone: name the network in the recipe, or call "
                 "keras_imnet64.models.whitening.set_filters"
             )
-        for package in needed_packages(keras.saving.serialize_keras_object(own_model)):
-            say(f"note: the model files of this run need {package} to be loaded")
+        say_needed(needed)
         seed_generators(own_model, recipe.train.seed)
         return own_model
     normalization = resolve_normalization(recipe.model, data)
@@ -80,6 +79,8 @@ def make_model(
         with Activity("measuring the patches of training images"):
             whitening = recipe.model.all_options[WHITENING]
             set_filters(model, one_view(data, MAX_WHITENED_IMAGES), normalization, whitening)
+    if isinstance(recipe.model, FileOptions):
+        say_needed(needed_packages(keras.saving.serialize_keras_object(model)))
     if isinstance(recipe.model, FileOptions) and load_initial_weights:
         path = recipe.model.path
         for variable in replace_head(model, path, data.train.wnids, recipe.train.seed):
@@ -92,6 +93,12 @@ def make_model(
         for layer in differences:
             say(f"taken from {path}, although it computes something else there: {layer}")
     return model
+
+
+def say_needed(packages: Iterable[str]) -> None:
+    """Notes which packages beside Keras the model files of a run need."""
+    for package in packages:
+        say(f"note: the model files of this run need {package} to be loaded")
 
 
 def make_smaller(

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import tracemalloc
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -16,7 +18,7 @@ from keras_imnet64.data.images.reading import read_image
 from keras_imnet64.data.images.views import View
 from keras_imnet64.evaluation import features as module
 from keras_imnet64.evaluation import neighbours
-from keras_imnet64.evaluation.neighbours import neighbour_ranks
+from keras_imnet64.evaluation.neighbours import neighbour_ranks, unit_vectors
 from keras_imnet64.models import build_model
 from keras_imnet64.models.ship import ship
 from keras_imnet64.records import ModelInfo
@@ -136,30 +138,65 @@ def test_votes_by_hand():
     image = np.array([[5, 0]], "float32")
 
     def ranks(k):
-        tiled = np.repeat(image, 3, axis=0)
-        return neighbour_ranks(bank, labels, tiled, np.arange(3), k, 3).tolist()
+        tiled = np.repeat(unit_vectors(image), 3, axis=0)
+        return neighbour_ranks(unit_vectors(bank), labels, tiled, np.arange(3), k, 3).tolist()
 
     assert ranks(1) == [1, 2, 0]  # classes without a vote rank by position
     assert np.exp(1 / 0.07) > np.exp(0.8 / 0.07) + np.exp(0.6 / 0.07)
     assert ranks(3) == [2, 1, 0]
     near = np.array([[9, 5]], "float32")  # the second is nearest, and votes with the third
-    assert neighbour_ranks(bank, labels, near, np.array([1]), 3, 3).tolist() == [0]
+    vectors = unit_vectors(bank), labels, unit_vectors(near)
+    assert neighbour_ranks(*vectors, np.array([1]), 3, 3).tolist() == [0]
 
 
 def test_many_images_are_compared_part_by_part(monkeypatch):
     rng = np.random.default_rng(0)
-    bank, features = rng.normal(size=(50, 4)), rng.normal(size=(30, 4))
+    bank, features = (unit_vectors(rng.normal(size=(count, 4))) for count in (50, 30))
     labels, truth = rng.integers(0, 5, 50), rng.integers(0, 5, 30)
     whole = neighbour_ranks(bank, labels, features, truth, 7, 5)
     monkeypatch.setattr(neighbours, "MAX_SIMILARITIES", 120)
     assert np.array_equal(whole, neighbour_ranks(bank, labels, features, truth, 7, 5))
-    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (bank, features)]
-    for row, label, rank in zip(unit[1], truth, whole, strict=True):
-        cosines = unit[0] @ row
+    for row, label, rank in zip(features, truth, whole, strict=True):
+        cosines = bank @ row
         votes = np.zeros(5)
         for place in np.argsort(-cosines)[:7]:
             votes[labels[place]] += np.exp(cosines[place] / 0.07)
         assert rank == (votes > votes[label]).sum() + (votes[:label] == votes[label]).sum()
+
+
+class Images:
+    """A selection of images whose pixels `evaluation_batches` is replaced for."""
+
+    store = SimpleNamespace(dataset="toy", split="train")
+
+    def __len__(self):
+        return 4096
+
+
+def test_features_are_held_once(monkeypatch):
+    """The largest array is that of the features, [N, D] float32; all else is small beside it."""
+    length, batch_size = 256, 64
+    batches = SimpleNamespace(
+        as_numpy_iterator=lambda: (
+            (np.full((batch_size, 1), 1 + start), np.zeros(batch_size), np.ones(batch_size))
+            for start in range(0, len(Images()), batch_size)
+        )
+    )
+    monkeypatch.setattr(neighbours, "evaluation_batches", lambda *_: batches)
+    monkeypatch.setattr(neighbours, "MAX_SIMILARITIES", 2**14)
+
+    def forward(pixels):
+        return np.repeat(pixels, length, axis=1)
+
+    tracemalloc.start()
+    try:
+        bank, labels = neighbours.features_of(forward, Images(), batch_size, None, "m")
+        neighbour_ranks(bank, labels, bank[:64], labels[:64], 5, 2)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert bank.nbytes <= peak < 1.5 * bank.nbytes
+    np.testing.assert_allclose(np.linalg.norm(bank, axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.backend
@@ -178,7 +215,7 @@ def test_a_model_is_scored_on_classes_that_it_does_not_know(place, run):
     def features(split):
         names = np.load(place / "data/packed/image_folder_toy" / split / "files.npy")
         files = [place / "pictures" / name.decode() for name in names]
-        return features_by_keras(place, files), store[split].labels
+        return unit_vectors(features_by_keras(place, files)), store[split].labels
 
     ranks = neighbour_ranks(*features("train"), *features("validation"), 3, 3)
     assert result["top1"] == pytest.approx(100 * (ranks == 0).mean())
