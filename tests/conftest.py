@@ -182,9 +182,17 @@ def undrawn(monkeypatch):
 
 @pytest.fixture
 def slimmer(slim, undrawn, monkeypatch):
-    """Of two stages, or of five convolutions, and Keras draws no initial weights."""
-    from keras_imnet64.models import davit, resnet, vgg
+    """Of two stages or five convolutions, with few channels, and Keras draws no initial weights.
 
+    XLA computes convolutions slowly where it compiles without its optimisations.
+    """
+    from keras_imnet64.models import davit, resnet, tiny_cnn, vgg
+
+    convolve = tiny_cnn.conv_bn_relu
+    monkeypatch.setattr(
+        tiny_cnn, "conv_bn_relu", lambda x, n, *rest, **size: convolve(x, n // 8, *rest, **size)
+    )
+    monkeypatch.setattr(resnet, "CHANNELS", 16)
     monkeypatch.setattr(vgg, "STAGES", tuple((filters, 1) for filters in (16, 16, 24, 24, 32)))
     monkeypatch.setitem(davit.VARIANTS, "davit_tiny", davit.Variant(32, (1, 1)))
     for name, variant in resnet.VARIANTS.items():

@@ -59,6 +59,7 @@ class Variant:
     width: int = 1  # times the channels inside a bottleneck
 
 
+CHANNELS = 64  # of the stem and the first stage; each further stage has twice as many
 VARIANTS = {
     "resnet18": Variant((2, 2, 2, 2), bottleneck=False),
     "resnet34": Variant((3, 4, 6, 3), bottleneck=False),
@@ -116,12 +117,12 @@ def build(
 
     inputs = pixels(image_size)
     x = whiten(normalize(inputs, normalization), whitening)
-    x = apply_stem(x, STEMS[stem], anti_aliasing)
+    x = apply_stem(x, STEMS[stem], anti_aliasing, width=CHANNELS)
     for stage, num_blocks in enumerate(network.blocks, start=1):
         for number in range(1, num_blocks + 1):
             x = block(
                 x,
-                64 * 2 ** (stage - 1),
+                CHANNELS * 2 ** (stage - 1),
                 stride=2 if stage > 1 and number == 1 else 1,
                 zero_init=zero_init,
                 anti_aliasing=anti_aliasing,
@@ -134,7 +135,7 @@ def build(
     return keras.Model(inputs, x, name=variant)
 
 
-def apply_stem(x: Tensor, stem: Stem, anti_aliasing: bool = False, width: int = 64) -> Tensor:
+def apply_stem(x: Tensor, stem: Stem, anti_aliasing: bool = False, *, width: int) -> Tensor:
     """A convolution to `width` channels and, if the stem has one, a 3x3 pool at stride 2."""
     initializer = kaiming_normal()
     x = conv(x, width, stem.size, stem.stride, kernel_initializer=initializer, name="stem_conv")

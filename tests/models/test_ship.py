@@ -175,7 +175,7 @@ def test_two_writers_do_not_mix_their_files(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.keras"]
 
 
-def test_a_warm_start_names_layers_with_other_settings(tmp_path):
+def test_a_warm_start_names_layers_with_other_settings(tmp_path, slim, undrawn):
     """All shapes agree, but the networks differ, which would silently cost accuracy."""
 
     def davit(normalization="imagenet", **options):
@@ -196,7 +196,7 @@ def test_a_warm_start_names_layers_with_other_settings(tmp_path):
     ]
 
 
-def test_a_warm_start_names_a_pool_of_only_one_network(tmp_path):
+def test_a_warm_start_names_a_pool_of_only_one_network(tmp_path, slim, undrawn):
     networks = {
         stem: build_model("resnet18", image_size=16, num_classes=10, stem=stem)
         for stem in ("small", "small_pool")

@@ -123,14 +123,15 @@ def steps_gone_on_from(text):
 
 @pytest.mark.backend
 @pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
-def test_five_kills_end_with_the_bits_of_a_straight_run(small_recipe, data_dir, tmp_path):
-    """Within a step, between steps, within a save, and between what follows it."""
-    check_kills(
-        small_recipe(**EVERYTHING, optimizer=ADAMW),
-        ["before replace 1", "during step 5", "before replace 4", "step 5", "after replace 5"],
-        data_dir,
-        tmp_path,
-    )
+def test_kills_end_with_the_bits_of_a_straight_run(small_recipe, data_dir, tmp_path):
+    """Within a step, between steps, within a save, and between what follows it.
+
+    Under JAX there are three: what the first and the last leave in the folder is the same there.
+    """
+    kills = ["before replace 1", "during step 5", "before replace 4", "step 5", "after replace 5"]
+    if keras.backend.backend() == "jax":
+        kills = kills[1:-1]
+    check_kills(small_recipe(**EVERYTHING, optimizer=ADAMW), kills, data_dir, tmp_path)
 
 
 @pytest.mark.backend
@@ -642,7 +643,7 @@ def test_a_run_begun_under_one_backend_goes_on_under_the_other(small_recipe, dat
         data={"steps_per_epoch": 5},
         optimizer={"learning_rate": 0.01},
         schedule={"name": "constant"},
-        train={"epochs": 11},
+        train={"epochs": 11, "validate_every": 0},
     )
     file = tmp_path / "recipe.toml"
     file.write_text(recipe.to_toml())

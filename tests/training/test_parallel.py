@@ -54,10 +54,10 @@ def test_two_devices_give_one_devices_losses(runs):
 
 @pytest.mark.backend
 def test_two_devices_give_one_devices_losses_with_a_frozen_stem(runs):
+    """What stays as it is: `test_finetune` has that."""
     one, two = runs["1-freeze"], runs["2-freeze"]
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
     assert two["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-3)
-    assert not np.allclose(one["losses"], runs["1"]["losses"], rtol=1e-3)  # the stem did train
 
 
 def test_two_devices_give_one_devices_losses_of_a_davit(runs):

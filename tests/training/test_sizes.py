@@ -74,7 +74,9 @@ def test_stages_follow_each_other(small_recipe):
 
 @pytest.mark.backend
 @pytest.mark.parametrize("options", [RESNET, RESNET | {"anti_aliasing": True}, DAVIT])
-def test_a_network_at_a_size_is_the_one_built_for_it_with_the_same_weights(options, slim):
+def test_a_network_at_a_size_is_the_one_built_for_it_with_the_same_weights(
+    options, slim, four_blocks
+):
     """For families whose structure is the same at both sizes."""
     full, small = (build_model(image_size=s, num_classes=10, **options) for s in (64, 48))
     small.set_weights(full.get_weights())

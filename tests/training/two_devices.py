@@ -57,6 +57,8 @@ RECIPE = {
 
 def recipe_with(options):
     content = deepcopy(RECIPE)
+    if {"davit", "freeze", "parts"} & set(options):
+        content["train"] = {"epochs": 2, "ema": 0.9}  # of one size: one step is compiled
     if "davit" in options:
         content["model"] = {"name": "davit_tiny", "stem": "small"}
         content["optimizer"] |= {"name": "lamb", "learning_rate": 0.002, "weight_decay": 0.02}
