@@ -117,6 +117,8 @@ def whole_runs(folder: StrPath) -> list[Path]:
 def examine(comparison: Comparison, index: int) -> list[int]:
     """Makes a side and the first one compute the step again at which they part.
 
+    If that explains nothing, the first side trains again with a disturbance in each step.
+
     Returns:
         The steps that both have computed from the same state.
     """
@@ -125,8 +127,11 @@ def examine(comparison: Comparison, index: int) -> list[int]:
     if b.untrained is not None:
         return [0]
     step = step_to_examine(a, b, comparison.runs(), tolerance)
-    if not step or comparison.compare_step(index, 0).first:
-        return [0]
-    comparison.train(0, steps=[step])
-    comparison.train(index, steps=[step])
-    return [0, step]
+    steps = [0]
+    if step and not comparison.compare_step(index, 0).first:
+        comparison.train(0, steps=[step])
+        comparison.train(index, steps=[step])
+        steps.append(step)
+    if comparison.judge(index, steps).verdict.is_unexplained:
+        comparison.disturb(index, steps)
+    return steps

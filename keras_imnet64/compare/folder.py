@@ -8,6 +8,8 @@
     state-0012.npz              all variables of the first side before step 12
     gradients-0012.npz          its gradients there, which all sides' optimizers are given
     kinks-0012.npz              its inputs of ReLUs and max pools there, which all sides are given
+    disturbed-2.json            losses of the first side, disturbed as the second side's rounding
+                                would, where only that may explain how far the two part
     result.json                 the result, for `report`
     comparison.html             the same, for a browser
 
@@ -30,14 +32,18 @@ from keras_imnet64.compare.records import (
     read_step,
     versions,
 )
-from keras_imnet64.compare.request import NearTask, Outcome, Request, StepTask
+from keras_imnet64.compare.request import DisturbedTask, NearTask, Outcome, Request, StepTask
 from keras_imnet64.compare.sides import Side
 from keras_imnet64.compare.verdict import (
     TOLERANCES,
     StepComparison,
     Tolerance,
+    Verdict,
+    all_runs,
     coarser,
     compare_step,
+    conclude,
+    disturbance_of,
 )
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import RunFailed, UserError, reason
@@ -51,6 +57,14 @@ from keras_imnet64.runs import Run
 
 WORKER = "keras_imnet64.compare.worker"
 SETTINGS, RESULT = "comparison.json", "result.json"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict, and the steps that both sides have computed from the same state."""
+
+    verdict: Verdict
+    steps: tuple[StepComparison, ...]
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,9 @@ class Comparison:
     @property
     def yardstick_file(self) -> Path:
         return self.side_folder(0) / "yardstick.json"
+
+    def disturbed_file(self, index: int) -> Path:
+        return self.folder / f"disturbed-{index + 1}.json"
 
     def step_file(self, index: int, step: int) -> Path:
         return self.side_folder(index) / f"step-{step + 1:04d}.npz"
@@ -179,16 +196,20 @@ class Comparison:
             raise damaged(self.settings_file, error) from error
         return found if isinstance(found, dict) else {}
 
-    def train(self, index: int, steps: Sequence[int]) -> None:
+    def train(
+        self, index: int, steps: Sequence[int], disturbed: DisturbedTask | None = None
+    ) -> None:
         """Makes a side's process do what is not done yet: its trajectory and these steps.
 
-        The first side measures the yardstick too.
+        The first side measures the yardstick too, and the second one where that is asked.
         """
         wanted = [self.trajectory_file(index), *(self.step_file(index, step) for step in steps)]
         near = self._near_tasks(steps) if index == 0 else {}
         wanted += [Path(task.record) for tasks in near.values() for task in tasks]
         if index == 0:
             wanted.append(self.yardstick_file)
+        if disturbed:
+            wanted.append(Path(disturbed.record))
         if all(file.exists() for file in wanted):
             return
         side = self.sides[index]
@@ -210,6 +231,7 @@ class Comparison:
             trajectory=str(self.trajectory_file(index)),
             yardstick=str(self.yardstick_file) if index == 0 else None,
             steps=tuple(tasks),
+            disturbed=disturbed,
             devices=side.devices,
             virtual_devices=self.virtual_devices,
             data_dir=self.data_dir,
@@ -223,6 +245,12 @@ class Comparison:
                 f"side {self.sides[0].label}, with which the others are compared, does not train "
                 f"this recipe ({untrained}): name another side first"
             )
+
+    def disturb(self, index: int, steps: Sequence[int]) -> None:
+        """Makes the first side train as disturbed as a side that differs by rounding in steps."""
+        compared = [self.compare_step(index, step) for step in steps]
+        record = str(self.disturbed_file(index))
+        self.train(0, [], DisturbedTask(disturbance_of(compared), record))
 
     def _near_tasks(self, steps: Sequence[int]) -> dict[int, tuple[NearTask, ...]]:
         """Returns the tasks of each step for the dtypes of all pairs of sides."""
@@ -255,8 +283,23 @@ class Comparison:
 
     def runs(self) -> np.ndarray:
         """Returns the losses of the yardstick's runs, that of the first side included: [R, S]."""
-        others = read(Yardstick, self.yardstick_file).losses
-        return np.array([self.trajectory(0).losses, *others])
+        return all_runs(self.trajectory(0), read(Yardstick, self.yardstick_file))
+
+    def disturbed(self, index: int) -> Yardstick | None:
+        """Returns the disturbed runs for a side; None if there are none."""
+        file = self.disturbed_file(index)
+        return read(Yardstick, file) if file.exists() else None
+
+    def judge(self, index: int, steps: Sequence[int]) -> Judgement:
+        """Judges a side against the first one.
+
+        Args:
+            steps: those that both have computed from the same state.
+        """
+        a, b = self.trajectory(0), self.trajectory(index)
+        compared = tuple(self.compare_step(index, step) for step in steps)
+        tolerance, disturbed = self.tolerance(index), self.disturbed(index)
+        return Judgement(conclude(a, b, self.runs(), compared, tolerance, disturbed), compared)
 
     def compare_step(self, index: int, step: int) -> StepComparison:
         """Compares a step that a side and the first have computed from the same state."""

@@ -68,8 +68,16 @@ def _body(result: Result) -> Iterator[Markup]:
         yield heading("Distance of the losses from those of the first side")
         apart = [Curve(p.second, steps, p.distances) for p in result.pairs if p.distances]
         stick = Curve("yardstick: starts one last bit apart", steps, result.yardstick, dashed=True)
-        if any(value > 0 for curve in [*apart, stick] for value in curve.y):
-            yield draw_svg([*apart, stick], "step", "distance", is_log=True)
+        sticks = [
+            stick,
+            *(
+                Curve(f"second yardstick, for {p.second}", steps, p.second_yardstick, dashed=True)
+                for p in result.pairs
+                if p.second_yardstick
+            ),
+        ]
+        if any(value > 0 for curve in [*apart, *sticks] for value in curve.y):
+            yield draw_svg([*apart, *sticks], "step", "distance", is_log=True)
         else:
             yield paragraph("All losses are the same to the last bit.")
     for pair in result.pairs:

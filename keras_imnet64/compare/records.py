@@ -60,9 +60,15 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """The losses of further runs of a side, whose starts differ from its own in the last bits."""
+    """The losses of further runs of a side, whose starts differ from its own in the last bits.
+
+    Attributes:
+        disturbance: 0; or, of runs from the side's own start, by how much of itself each weight is
+            moved while a step computes its gradients.
+    """
 
     losses: tuple[tuple[float, ...], ...]
+    disturbance: float = 0.0
 
 
 @dataclass(frozen=True)

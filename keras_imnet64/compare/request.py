@@ -43,6 +43,19 @@ class StepTask:
 
 
 @dataclass(frozen=True)
+class DisturbedTask:
+    """Further runs of the first side, disturbed in each step as another side's rounding does.
+
+    Attributes:
+        disturbance: see `records.Yardstick`.
+        record: the file to write, a `records.Yardstick`.
+    """
+
+    disturbance: float
+    record: str
+
+
+@dataclass(frozen=True)
 class Request:
     """What a side's process does.
 
@@ -53,6 +66,7 @@ class Request:
         trajectory: the file to write, see `records.Trajectory`.
         yardstick: likewise, see `records.Yardstick`; None for all sides but the first.
         steps: those to compute tensor by tensor.
+        disturbed: on the first side alone, and only where it is needed.
         devices, virtual_devices: as for `take_devices`.
         data_dir, cache_dir: as for `load_data`.
     """
@@ -63,6 +77,7 @@ class Request:
     trajectory: str
     yardstick: str | None = None
     steps: tuple[StepTask, ...] = ()
+    disturbed: DisturbedTask | None = None
     devices: str | None = None
     virtual_devices: int | None = None
     data_dir: str | None = None

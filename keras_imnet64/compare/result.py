@@ -16,7 +16,7 @@ from keras_imnet64.compare.verdict import (
     StepComparison,
     Tolerance,
     Verdict,
-    conclude,
+    all_runs,
     distances,
     spread,
 )
@@ -62,6 +62,8 @@ class PairResult:
         answer: the verdict in words.
         distances: of the losses, at each step; empty if a side does not train.
         steps: those that both have computed from the same state.
+        second_yardstick: the largest distance, at each step, of the losses of runs of the first
+            side that were disturbed in each step; empty if there was no need of it.
     """
 
     first: str
@@ -71,6 +73,7 @@ class PairResult:
     tolerance: Tolerance
     distances: tuple[float, ...]
     steps: tuple[StepComparison, ...]
+    second_yardstick: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,6 @@ def result_of(comparison: Comparison, examined: Sequence[Sequence[int]]) -> Resu
     recipe = comparison.recipe
     images = recipe.data.batch_size // recipe.train.accumulate_steps
     trajectories = [comparison.trajectory(index) for index in range(len(comparison.sides))]
-    runs = comparison.runs()
     return Result(
         recipe=recipe.name,
         out=str(comparison.folder),
@@ -224,10 +226,9 @@ def result_of(comparison: Comparison, examined: Sequence[Sequence[int]]) -> Resu
             for index, trajectory in enumerate(trajectories)
         ),
         pairs=tuple(
-            _pair(comparison, index, trajectories, runs, steps)
-            for index, steps in enumerate(examined, start=1)
+            _pair(comparison, index, steps) for index, steps in enumerate(examined, start=1)
         ),
-        yardstick=tuple(spread(runs).tolist()),
+        yardstick=tuple(spread(comparison.runs()).tolist()),
     )
 
 
@@ -248,23 +249,16 @@ def _side(comparison: Comparison, index: int, found: Trajectory, images: int) ->
     )
 
 
-def _pair(
-    comparison: Comparison,
-    index: int,
-    trajectories: Sequence[Trajectory],
-    runs: np.ndarray,
-    steps: Sequence[int],
-) -> PairResult:
-    a, b = trajectories[0], trajectories[index]
-    tolerance = comparison.tolerance(index)
-    compared = tuple(comparison.compare_step(index, step) for step in steps)
-    verdict = conclude(a, b, runs, compared, tolerance)
+def _pair(comparison: Comparison, index: int, steps: Sequence[int]) -> PairResult:
+    a, b = comparison.trajectory(0), comparison.trajectory(index)
+    found, disturbed = comparison.judge(index, steps), comparison.disturbed(index)
     return PairResult(
         first=comparison.sides[0].label,
         second=comparison.sides[index].label,
-        answer=verdict.in_words,
-        verdict=verdict,
-        tolerance=tolerance,
+        answer=found.verdict.in_words,
+        verdict=found.verdict,
+        tolerance=comparison.tolerance(index),
         distances=() if b.untrained is not None else tuple(distances(a, b).tolist()),
-        steps=compared,
+        steps=found.steps,
+        second_yardstick=tuple(spread(all_runs(a, disturbed)).tolist()) if disturbed else (),
     )

@@ -197,6 +197,12 @@ def pair_lines(pair: PairResult) -> Iterator[str]:
             f"  yardstick: {verdict.yardstick:.2g}, of runs of {pair.first} that start one last "
             "bit apart"
         )
+    if verdict.second_yardstick is not None and verdict.disturbance is not None:
+        yield (
+            f"  second yardstick: {verdict.second_yardstick:.2g}, of runs of {pair.first} whose "
+            f"weights are moved by {verdict.disturbance:.1g} of themselves in each step, as much "
+            "as outputs differ between the two sides"
+        )
     for step in pair.steps:
         yield f"  step {step.step + 1} from the same state: {step_in_words(step)}"
 

@@ -2,7 +2,9 @@
 
 A trajectory of training is chaotic: runs of one backend that start one last bit apart part too. So
 the distance of two sides is held against that of such runs, the yardstick; and a step at which two
-sides part is computed again by both from the same state, where chaos has no part.
+sides part is computed again by both from the same state, where chaos has no part. Where that step
+shows rounding alone, the sides may part further than the yardstick because they round differently
+in every step, not only at the start; so a second yardstick is disturbed in every step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +18,7 @@ from keras_imnet64.compare.records import (
     LayerCall,
     StepRecord,
     Trajectory,
+    Yardstick,
     scale_of,
 )
 
@@ -25,6 +28,7 @@ Stage: TypeAlias = Literal[
 Answer: TypeAlias = Literal["equal", "equal within chaos", "different"]
 
 MAX_YARDSTICKS = 2.0  # how far two sides may part, in units of the yardstick
+MIN_DISTURBANCE = 2.0**-23  # the last bit of a float32
 RATE_TOLERANCE = 1e-5  # relative; schedules are computed in float32
 START_TOLERANCE = 1e-6
 # Scales below these shares of a larger one are rounding: the gradient of a bias before batch
@@ -231,6 +235,15 @@ def layer_of(path: str) -> str:
     return path.rpartition("/")[0]
 
 
+def disturbance_of(steps: Sequence[StepComparison]) -> float:
+    """Returns by how much a typical output differs between two sides, in units of its scale.
+
+    It is the median over all layers of steps that both sides have computed from the same state.
+    """
+    sizes = [each.size for step in steps for each in step.differences if each.stage == "forward"]
+    return max(MIN_DISTURBANCE, float(np.median(sizes)))
+
+
 # ------------------------------------------------------------------------------------ trajectories
 
 
@@ -246,6 +259,8 @@ class Verdict:
         distance: the largest distance of their losses.
         yardstick: the largest distance of the losses of runs that start one last bit apart; None if
             it was not measured.
+        disturbance, second_yardstick: of the runs of `disturbance_of` that were disturbed in each
+            step, by how much, and the largest distance of their losses; None if there are none.
         is_forward_only: whether a side does not train, so that only outputs were compared.
     """
 
@@ -256,7 +271,14 @@ class Verdict:
     distance: float
     yardstick: float | None
     note: str = ""
+    disturbance: float | None = None
+    second_yardstick: float | None = None
     is_forward_only: bool = False
+
+    @property
+    def is_unexplained(self) -> bool:
+        """Whether the losses part, but no step computed from the same state differs."""
+        return self.answer == "different" and self.cause is None
 
     @property
     def in_words(self) -> str:
@@ -294,6 +316,11 @@ def describe(difference: Difference) -> str:
 def distances(a: Trajectory, b: Trajectory) -> np.ndarray:
     """Returns the distance of the losses of two sides at each step, float64 [S]."""
     return np.abs(np.subtract(a.losses, b.losses))
+
+
+def all_runs(a: Trajectory, others: Yardstick) -> np.ndarray:
+    """Returns the losses of a side and of a yardstick's further runs of it, float64 [R, S]."""
+    return np.array([a.losses, *others.losses])
 
 
 def spread(losses: np.ndarray) -> np.ndarray:
@@ -341,6 +368,7 @@ def conclude(
     runs: np.ndarray | None,
     steps: Sequence[StepComparison],
     tolerance: Tolerance,
+    disturbed: Yardstick | None = None,
 ) -> Verdict:
     """Judges two sides.
 
@@ -348,17 +376,20 @@ def conclude(
         runs: the losses of runs of the first side that start one last bit apart, float [R, S]; None
             if they were not made, for sides that are not to part at all.
         steps: the steps that both sides have computed from the same state.
+        disturbed: runs of the first side that were disturbed in each step; None if there are none.
     """
     if b.untrained is not None:
         return _conclude_forward(a, b, steps)
     distance = float(distances(a, b).max())
     stick = None if runs is None else float(spread(runs).max())
     parting = parting_step(a, b, tolerance)
+    second = None if disturbed is None else float(spread(all_runs(a, disturbed)).max())
+    disturbance = None if disturbed is None else disturbed.disturbance
 
     def verdict(
         answer: Answer, step: int | None = None, cause: Difference | None = None, note: str = ""
     ) -> Verdict:
-        return Verdict(answer, step, cause, parting, distance, stick, note)
+        return Verdict(answer, step, cause, parting, distance, stick, note, disturbance, second)
 
     found = sorted(_real_differences(a, b, steps), key=lambda each: each[0])
     if found:
@@ -366,13 +397,14 @@ def conclude(
         return verdict("different", step, cause, _shift(a, b) if cause.stage == "rate" else "")
     if parting is None:
         return verdict("equal")
-    if stick is not None and distance <= MAX_YARDSTICKS * stick:
+    if distance <= MAX_YARDSTICKS * max(stick or 0.0, second or 0.0):
         return verdict("equal within chaos")
     examined = ", ".join(str(each.step + 1) for each in steps)
     return verdict(
         "different",
         note=f"the losses part by {distance:.2g} from step {parting + 1} on, which "
         + (f"is {distance / stick:.1f} times the yardstick" if stick else "chaos does not explain")
+        + (f" and {distance / second:.1f} times the second one" if second else "")
         + (f", but no layer of step {examined} differs from the same state" if examined else ""),
     )
 

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -79,6 +79,44 @@ class Watch(keras.callbacks.Callback):
         self.losses.append(loss)
 
 
+class Disturbance(keras.callbacks.Callback):
+    """Moves the weights at random while a step computes its gradients, and then back.
+
+    What the step adds to a weight is kept; the optimizer's variables are not moved.
+
+    Args:
+        size: the distance of a moved weight, in units of the weight.
+        number: determines the directions.
+    """
+
+    def __init__(self, side: "SideRun", size: float, number: int) -> None:
+        super().__init__()
+        self._side, self._size = side, size
+        self._rng = np.random.Generator(np.random.Philox(number))
+        self._before: Arrays = {}
+        self._moved: Arrays = {}
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._before = self._side.read()
+        self._moved = move_weights(self._before, self._away)
+        self._side.assign(self._moved)
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        after = self._side.read()
+        self._side.assign(
+            {
+                name: self._before[name] + (array - self._moved[name])
+                if is_weight(name, array)
+                else array
+                for name, array in after.items()
+            }
+        )
+
+    def _away(self, array: np.ndarray) -> np.ndarray:
+        is_up = self._rng.integers(2, size=array.shape, dtype=bool)
+        return array * np.where(is_up, 1 + self._size, 1 - self._size).astype(array.dtype)
+
+
 class SideRun:
     """The compiled model of a side and the stream of its batches."""
 
@@ -139,7 +177,7 @@ class SideRun:
 
     # -------------------------------------------------------------------------------------- steps
 
-    def train(self, end: int, watch: Watch) -> None:
+    def train(self, end: int, *callbacks: keras.callbacks.Callback) -> None:
         """Trains from the first step to before another, both counted over all epochs."""
         step = 0
         while step < end:
@@ -153,7 +191,7 @@ class SideRun:
                     steps_per_epoch=1,  # an epoch of Keras is a step: its loss is that of the step
                     epochs=count,
                     callbacks=CallbacksBesideSteps(
-                        [watch], add_history=True, model=self.model, epochs=count, verbose=0
+                        callbacks, add_history=True, model=self.model, epochs=count, verbose=0
                     ),
                     shuffle=False,
                     verbose=0,
@@ -223,12 +261,22 @@ class SideRun:
             runs.append(tuple(watch.losses))
         return Yardstick(tuple(runs))
 
+    def disturbed(self, size: float) -> Yardstick:
+        """Trains the steps from the shared start, each of them disturbed."""
+        runs = []
+        for number in range(1, NUM_RUNS):
+            self.start()
+            watch = Watch()
+            self.train(self.request.num_steps, watch, Disturbance(self, size, number))
+            runs.append(tuple(watch.losses))
+        return Yardstick(tuple(runs), size)
+
     def state_before(self, task: StepTask) -> Arrays:
         """Returns all variables before a step: those of the first side that needed them."""
         path = Path(task.state)
         if not path.exists():
             self.start()
-            self.train(task.step, Watch())
+            self.train(task.step)
             write_arrays(path, self.read())
         return read_arrays(path)
 
@@ -353,12 +401,19 @@ def one_bit_apart(start: Arrays, number: int, dtype: str = "float32") -> Arrays:
         moved = np.nextafter(array, np.where(is_up, np.inf, -np.inf).astype(array.dtype))
         return np.where(array == 0, array, moved)
 
+    return move_weights(start, move)
+
+
+def move_weights(arrays: Arrays, move: Callable[[np.ndarray], np.ndarray]) -> Arrays:
+    """Returns all variables, those of the network moved by a function."""
     return {
-        name: move(array)
-        if name.startswith("model/") and np.issubdtype(array.dtype, np.floating)
-        else array
-        for name, array in start.items()
+        name: move(array) if is_weight(name, array) else array for name, array in arrays.items()
     }
+
+
+def is_weight(name: str, array: np.ndarray) -> bool:
+    """Whether a variable is one of the network whose values are floats."""
+    return name.startswith("model/") and bool(np.issubdtype(array.dtype, np.floating))
 
 
 # ------------------------------------------------------------------------------------- the process
@@ -383,6 +438,8 @@ def _work(request: Request) -> None:
         return  # the parent refuses it
     if request.yardstick and not Path(request.yardstick).exists():
         write_json(request.yardstick, to_json(side.yardstick()))
+    if request.disturbed and not Path(request.disturbed.record).exists():
+        write_json(request.disturbed.record, to_json(side.disturbed(request.disturbed.disturbance)))
     for task in request.steps:
         if not Path(task.record).exists():
             record = side.record(task, is_forward_only=is_forward_only)

@@ -14,7 +14,7 @@ from keras_imnet64 import compare as package
 from keras_imnet64.compare import folder
 from keras_imnet64.compare.records import Yardstick, write_step
 from keras_imnet64.compare.sides import Side, parse_sides
-from keras_imnet64.compare.text import show_result
+from keras_imnet64.compare.text import pair_lines, show_result
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.files import write_json
 from keras_imnet64.core.processes import ChildResult
@@ -33,12 +33,15 @@ class FakeSides:
         self.outcomes = {}  # of a backend whose side fails
         self.untrained = {}  # why a backend does not train
         self.make_step = step_record
+        self.disturbed_losses = (LOSSES,)
 
     def __call__(self, module, *, request, environment):
         backend = environment["KERAS_BACKEND"]
         files = [request["trajectory"], request["yardstick"]]
         for task in request["steps"]:
             files += [task["record"], *(near["record"] for near in task["near"])]
+        disturbed = request["disturbed"]
+        files += [disturbed["record"]] if disturbed else []
         missing = [Path(file) for file in files if file and not Path(file).exists()]
         self.asked.append((backend, [file.name for file in missing]))
         if backend in self.outcomes:
@@ -50,6 +53,9 @@ class FakeSides:
                 write_json(file, to_json(facts))
             elif file.name == "yardstick.json":
                 write_json(file, to_json(Yardstick(CHAOS)))
+            elif file.name.startswith("disturbed"):
+                found = Yardstick(self.disturbed_losses, disturbed["disturbance"])
+                write_json(file, to_json(found))
             else:
                 record = self.make_step(int(file.name.split(".")[0].split("-")[1]) - 1)
                 write_step(file, forward_only(record) if self.untrained.get(backend) else record)
@@ -112,6 +118,44 @@ def test_a_step_at_which_the_sides_part_is_asked_of_both(sides, compared):
     ]
     assert result.pairs[0].answer == "equal within chaos"
     assert [step.step for step in result.pairs[0].steps] == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("largest", "answer"), [(0.06, "equal within chaos"), (0.04, "2.5 times the second one")]
+)
+def test_losses_that_no_step_explains_are_held_against_disturbed_runs(
+    sides, compared, tmp_path, largest, answer
+):
+    """They part by 0.1, five times the yardstick; twice 0.06 allows it, twice 0.04 does not."""
+    sides.losses["jax"] = tuple(np.add(LOSSES, [0, 0, 0, 1e-3, 0.1]))
+    sides.disturbed_losses = (tuple(np.add(LOSSES, [0, 0, 0, 0, largest])),)
+    result = compared()
+    assert sides.asked[-1] == ("tensorflow", ["disturbed-2.json"])
+    (pair,) = result.pairs
+    assert answer in pair.answer
+    assert pair.verdict.disturbance == pytest.approx(2**-23)  # the outputs do not differ
+    assert pair.second_yardstick == pytest.approx((0, 0, 0, 0, largest))
+    assert "second yardstick, for jax" in (tmp_path / "out" / "comparison.html").read_text()
+    assert "second yardstick: 0.0" in "\n".join(pair_lines(pair))
+    compared()
+    assert sides.asked[-1] == ("tensorflow", ["disturbed-2.json"])  # asked once
+    assert len(sides.asked) == 5
+
+
+def test_a_step_that_differs_asks_for_no_disturbed_runs(sides, compared):
+    """Its cause is named, however far disturbed runs would part."""
+    sides.losses["jax"] = tuple(np.add(LOSSES, [0, 0, 0, 1e-3, 0.1]))
+    made = []
+
+    def make_step(step):
+        made.append(step)
+        record = step_record(step)
+        other = tuple(array * 1.1 for array in record.activations)
+        return replace(record, activations=other) if len(made) > 2 else record
+
+    sides.make_step = make_step  # the third is that of the second side
+    assert compared().pairs[0].answer.startswith("different from step 1 in layer conv: forward")
+    assert not any("disturbed" in file for _, files in sides.asked for file in files)
 
 
 def test_a_killed_comparison_goes_on_where_it_was(sides, compared, tmp_path):

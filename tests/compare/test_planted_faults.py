@@ -90,6 +90,35 @@ def test_weights_are_moved_by_a_last_bit_of_a_dtype(dtype, bit):
     assert moved["optimizer/velocity"] is start["optimizer/velocity"]
 
 
+def test_a_disturbance_ends_with_its_step_and_keeps_what_the_step_adds():
+    """A weight of 1 is moved by a quarter, the step adds -0.5 to it; the velocity is not moved."""
+    variables = {"model/kernel": np.ones(64, "float32"), "optimizer/velocity": np.zeros(64)}
+    side = SimpleNamespace(read=lambda: {name: v.copy() for name, v in variables.items()})
+    side.assign = variables.update
+    disturbance = worker.Disturbance(side, 0.25, number=1)
+    for _ in range(2):
+        before = variables["model/kernel"].copy()
+        disturbance.on_epoch_begin(0)
+        assert set((variables["model/kernel"] / before).tolist()) == {0.75, 1.25}
+        variables["model/kernel"] = variables["model/kernel"] - 0.5
+        variables["optimizer/velocity"] += 1
+        disturbance.on_epoch_end(0)
+        np.testing.assert_array_equal(variables["model/kernel"], before - 0.5)
+    assert set(variables["optimizer/velocity"]) == {2}
+
+
+@pytest.mark.backend
+def test_disturbed_runs_part_as_far_as_the_disturbance_moves_them(reference):
+    """The losses of the first step differ by about the disturbance; all steps are trained."""
+    losses = np.array(reference.first.trajectory.losses)
+    for size in (1e-6, 1e-3):
+        found = reference.first.side.disturbed(size)
+        distances = np.abs(np.array(found.losses) - losses)
+        assert distances.shape == (worker.NUM_RUNS - 1, NUM_STEPS)
+        assert 0.01 * size < distances[:, 0].max() < 10 * size
+        assert distances[:, -1].max() < 1000 * size
+
+
 @pytest.mark.backend
 def test_the_same_side_twice_is_equal_to_the_bit(reference, judged):
     verdict = judged()

@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 from synthetic import LOSSES, RATES, step_record, trajectory
 
-from keras_imnet64.compare.records import LayerCall, read_step, sample, write_step
+from keras_imnet64.compare.records import (
+    LayerCall,
+    Yardstick,
+    read_step,
+    sample,
+    write_step,
+)
 from keras_imnet64.compare.verdict import (
     TOLERANCES,
     coarser,
     compare_step,
     conclude,
+    disturbance_of,
     mcnemar,
     paired_test,
     step_to_examine,
@@ -44,6 +51,33 @@ def test_what_parts_no_further_than_runs_one_bit_apart_is_chaos():
     assert (verdict.parting_step, verdict.yardstick) == (2, pytest.approx(2e-3))
     beyond = judge(moved(0, 1e-6, 1e-3, 1e-3, 4.1e-3))
     assert beyond.answer == "different" and "2.0 times the yardstick" in beyond.in_words
+
+
+def test_sides_that_round_differently_in_each_step_are_held_against_a_second_yardstick():
+    """The losses part by 4.1e-3, more than twice 2e-3; runs disturbed by 1e-6 part by 2.1e-3."""
+    far = moved(0, 1e-6, 1e-3, 1e-3, 4.1e-3)
+    assert judge(far).is_unexplained
+    runs = Yardstick((tuple(np.add(LOSSES, (0, 0, 0, 0, 2.1e-3))),), disturbance=1e-6)
+    found = conclude(trajectory(), far, CHAOS, [], FLOAT32, runs)
+    assert found.in_words == "equal within chaos" and not found.is_unexplained
+    assert (found.disturbance, found.second_yardstick) == (1e-6, pytest.approx(2.1e-3))
+    close = Yardstick((LOSSES, tuple(np.add(LOSSES, (0, 0, 0, 0, 1e-3)))), disturbance=1e-6)
+    found = conclude(trajectory(), far, CHAOS, [], FLOAT32, close)
+    assert "2.0 times the yardstick and 4.1 times the second one" in found.in_words
+
+
+def test_the_disturbance_is_what_a_typical_output_differs_by():
+    """The median of 4 outputs of a step: 0, 1e-5, 3e-5 and 0.1, which is a single layer's."""
+    record = step_record()
+    scales = [np.abs(array).max() for array in record.activations]
+    other = record
+    for index, size in enumerate((0, 1e-5, 3e-5, 0.1)):
+        array = record.activations[index].astype("float64")
+        array.flat[0] += size * scales[index]
+        other = changed(other, "activations", index, array)
+    step = compare_step(record, other, FLOAT32)
+    assert disturbance_of([step]) == pytest.approx(2e-5, rel=0.1)
+    assert disturbance_of([compare_step(record, record, FLOAT32)]) == 2**-23
 
 
 def test_the_step_to_examine_is_the_one_that_chaos_does_not_explain():
