@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 from keras import ops
 
-from keras_imnet64.backend.devices import choose_backend, take_devices
+from keras_imnet64.backend.devices import Devices, choose_backend, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.compare import probe
 from keras_imnet64.compare.records import (
@@ -49,7 +49,12 @@ from keras_imnet64.runs import Run, lock
 from keras_imnet64.training.memory import PeakMemory, is_out_of_memory
 from keras_imnet64.training.model import make_smaller
 from keras_imnet64.training.setup import build_setup
-from keras_imnet64.training.state import assign_variables, read_variables, variables_by_path
+from keras_imnet64.training.state import (
+    Variables,
+    assign_variables,
+    read_variables,
+    variables_by_path,
+)
 
 NUM_RUNS = 5  # of the yardstick, the unchanged one included
 BFLOAT16_BIT = 2.0**-8  # of a number of 8 binary digits
@@ -82,35 +87,35 @@ class Watch(keras.callbacks.Callback):
 class Disturbance(keras.callbacks.Callback):
     """Moves the weights at random while a step computes its gradients, and then back.
 
-    What the step adds to a weight is kept; the optimizer's variables are not moved.
+    What the step adds to a weight is kept.
 
     Args:
+        weights: those of the network, floats, by path.
         size: the distance of a moved weight, in units of the weight.
         number: determines the directions.
     """
 
-    def __init__(self, side: "SideRun", size: float, number: int) -> None:
+    def __init__(self, weights: Variables, devices: Devices, size: float, number: int) -> None:
         super().__init__()
-        self._side, self._size = side, size
+        self._weights, self._devices, self._size = weights, devices, size
         self._rng = np.random.Generator(np.random.Philox(number))
         self._before: Arrays = {}
         self._moved: Arrays = {}
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        self._before = self._side.read()
-        self._moved = move_weights(self._before, self._away)
-        self._side.assign(self._moved)
+        self._before = read_variables(self.model, self._weights)
+        self._moved = {name: self._away(array) for name, array in self._before.items()}
+        self._assign(self._moved)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        after = self._side.read()
-        self._side.assign(
-            {
-                name: self._before[name] + (array - self._moved[name])
-                if is_weight(name, array)
-                else array
-                for name, array in after.items()
-            }
+        after = read_variables(self.model, self._weights)
+        self._assign(
+            {name: self._before[name] + (after[name] - self._moved[name]) for name in after}
         )
+
+    def _assign(self, arrays: Arrays) -> None:
+        with self._devices.scope():
+            assign_variables(self._weights, arrays, "a disturbed step")
 
     def _away(self, array: np.ndarray) -> np.ndarray:
         is_up = self._rng.integers(2, size=array.shape, dtype=bool)
@@ -263,11 +268,12 @@ class SideRun:
 
     def disturbed(self, size: float) -> Yardstick:
         """Trains the steps from the shared start, each of them disturbed."""
+        weights = {path: v for path, v in self.variables.items() if is_weight(path, v)}
         runs = []
         for number in range(1, NUM_RUNS):
             self.start()
-            watch = Watch()
-            self.train(self.request.num_steps, watch, Disturbance(self, size, number))
+            watch, disturbance = Watch(), Disturbance(weights, self.devices, size, number)
+            self.train(self.request.num_steps, watch, disturbance)
             runs.append(tuple(watch.losses))
         return Yardstick(tuple(runs), size)
 
@@ -401,19 +407,12 @@ def one_bit_apart(start: Arrays, number: int, dtype: str = "float32") -> Arrays:
         moved = np.nextafter(array, np.where(is_up, np.inf, -np.inf).astype(array.dtype))
         return np.where(array == 0, array, moved)
 
-    return move_weights(start, move)
+    return {name: move(array) if is_weight(name, array) else array for name, array in start.items()}
 
 
-def move_weights(arrays: Arrays, move: Callable[[np.ndarray], np.ndarray]) -> Arrays:
-    """Returns all variables, those of the network moved by a function."""
-    return {
-        name: move(array) if is_weight(name, array) else array for name, array in arrays.items()
-    }
-
-
-def is_weight(name: str, array: np.ndarray) -> bool:
+def is_weight(name: str, array: np.ndarray | keras.Variable) -> bool:
     """Whether a variable is one of the network whose values are floats."""
-    return name.startswith("model/") and bool(np.issubdtype(array.dtype, np.floating))
+    return name.startswith("model/") and keras.backend.is_float_dtype(array.dtype)
 
 
 # ------------------------------------------------------------------------------------- the process

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_imnet64.backend.devices import take_devices
 from keras_imnet64.compare import worker
 from keras_imnet64.compare.records import scale_of
 from keras_imnet64.compare.request import Request, StepTask
@@ -90,21 +91,22 @@ def test_weights_are_moved_by_a_last_bit_of_a_dtype(dtype, bit):
     assert moved["optimizer/velocity"] is start["optimizer/velocity"]
 
 
+@pytest.mark.backend
 def test_a_disturbance_ends_with_its_step_and_keeps_what_the_step_adds():
-    """A weight of 1 is moved by a quarter, the step adds -0.5 to it; the velocity is not moved."""
-    variables = {"model/kernel": np.ones(64, "float32"), "optimizer/velocity": np.zeros(64)}
-    side = SimpleNamespace(read=lambda: {name: v.copy() for name, v in variables.items()})
-    side.assign = variables.update
-    disturbance = worker.Disturbance(side, 0.25, number=1)
-    for _ in range(2):
-        before = variables["model/kernel"].copy()
+    """A weight of 1 is moved by a quarter, and the step adds -0.5 to it."""
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, use_bias=False)])
+    (weight,) = model.weights
+    weight.assign(np.ones((8, 8)))
+    disturbance = worker.Disturbance({"kernel": weight}, take_devices("1"), 0.25, number=1)
+    disturbance.set_model(model)
+    for after in (0.5, 0.0):
         disturbance.on_epoch_begin(0)
-        assert set((variables["model/kernel"] / before).tolist()) == {0.75, 1.25}
-        variables["model/kernel"] = variables["model/kernel"] - 0.5
-        variables["optimizer/velocity"] += 1
+        before = after + 0.5
+        found = set(ops.convert_to_numpy(weight).ravel().tolist())
+        assert found == {0.75 * before, 1.25 * before}
+        weight.assign_sub(np.full((8, 8), 0.5))
         disturbance.on_epoch_end(0)
-        np.testing.assert_array_equal(variables["model/kernel"], before - 0.5)
-    assert set(variables["optimizer/velocity"]) == {2}
+        assert set(ops.convert_to_numpy(weight).ravel().tolist()) == {after}
 
 
 @pytest.mark.backend
