@@ -161,6 +161,21 @@ def test_each_optimizer_steps_as_worked_by_hand(name):
 
 
 @pytest.mark.backend
+@pytest.mark.parametrize("num_steps", [1, 30])
+def test_adamw_keeps_all_digits_of_its_corrections(num_steps):
+    """A constant gradient moves a weight by the rate in each step; 1 - 0.999 in float32 does not.
+
+    The gradients are so large that epsilon does not count.
+    """
+    weight = keras.Variable(np.zeros(2), dtype="float32")
+    optimizer = optim.make_optimizer("adamw", constant(), weight_decay=0.0)
+    for _ in range(num_steps):
+        optimizer.apply([ops.convert_to_tensor([1000.0, -2000.0])], [weight])
+    moved = ops.convert_to_numpy(weight) / (num_steps * RATE)
+    np.testing.assert_allclose(moved, [-1, 1], rtol=2e-6)
+
+
+@pytest.mark.backend
 def test_muon_leaves_the_logits_to_adam_and_decays_both_parts_but_no_bias():
     got = fit(optim.make_optimizer("muon", constant(), weight_decay=0.3), 8)
     kernel, bias = (RATE * adam_update(g) for g in gradients([KERNEL, BIAS], slice(8)))
