@@ -1553,7 +1553,8 @@ simply("sweep_value", f"{SWEEP} --grid train.epochs=1,0", "whole number from 1 .
 simply("sweep_not_toml", f"{SWEEP} --grid optimizer.name=sgd,muon", "--grid takes key=value,value")
 simply("sweep_no_value", f"{SWEEP} --grid train.epochs=", "train.epochs has no values to try")
 simply("sweep_twice", f"{SWEEP} --grid train.epochs=2,2", "train.epochs has the value 2 twice")
-simply("sweep_key_twice", f"{SWEEP} {RATES} {RATES}", "each sets the other's value")
+simply("sweep_key_twice", f"{SWEEP} {RATES} {RATES}", "has optimizer.learning_rate twice")
+simply("sweep_reference", f"{SWEEP} --grid reference.top1=1,2", "cannot vary reference.top1, which")
 simply("sweep_both_seeds", f"{SWEEP} --seeds 2 --grid train.seed=1,2", "both set the seeds")
 simply(
     "sweep_million",

@@ -28,6 +28,8 @@ NOT_VARIED = {  # by table or key; the reason follows "a sweep cannot vary <key>
     "data.holdout": "because its cells must be scored on the same held-out images",
     "train.select_on": "because the best cell is chosen on held-out images only",
     "evaluation": "because its cells must be scored in the same way",
+    "reference": "which states a published result and changes no run",
+    "measured": "which states a measured result and changes no run",
 }
 
 
@@ -205,7 +207,9 @@ def check_may_vary(key: str) -> None:
 def check_overlap(earlier_keys: Iterable[str], key: str) -> None:
     """Refuses a key that others set too."""
     for other in earlier_keys:
-        if key == other or key.startswith(f"{other}.") or other.startswith(f"{key}."):
+        if key == other:
+            raise UserError(f"a sweep has {key} twice: give all its values at once")
+        if key.startswith(f"{other}.") or other.startswith(f"{key}."):
             raise UserError(f"a sweep varies {other} and {key}, and each sets the other's value")
 
 
