@@ -1213,6 +1213,20 @@ def file_of_another_size(place):
     ship(model, place.path / "other.keras", ModelInfo())
 
 
+@mistake(
+    "model.path: first is a run folder; name the model file in it, such as first/model.keras",
+    command=TAKE.format("first"),
+)
+def file_that_is_a_run(place):
+    (place.path / "first").mkdir()
+    shutil.copy(place.path / "model.keras", place.path / "first")
+
+
+simply(
+    "freeze_a_list_of_the_backbone",
+    f'{FIT} --set train.freeze=["backbone"]',
+    'received "backbone": for all layers but logits, write train.freeze = "backbone", not a list',
+)
 simply(
     "features_in_no_file",
     "embed model.keras red.jpg --out features.txt",
@@ -1228,6 +1242,11 @@ simply(
     "neighbours_and_views",
     EVALUATE.format("model.keras") + " --knn 5 --views mirror",
     "--knn scores one view of each validation image: leave out --split",
+)
+simply(
+    "neighbours_and_predictions",
+    EVALUATE.format("model.keras") + " --knn 5 --predictions p.csv",
+    "--knn scores one view of each validation image: leave out .*--predictions",
 )
 
 

@@ -302,10 +302,11 @@ def evaluate(
     \b
     Example: python cli.py evaluate saved_models/demo-jax --per-class classes.csv
     """
-    if knn is not None and (split != "validation" or per_class or ten_crop or views):
+    others = (per_class, predictions, ten_crop, views)
+    if knn is not None and (split != "validation" or any(others)):
         raise UserError(
             "--knn scores one view of each validation image: leave out --split, --per-class, "
-            "--ten-crop and --views"
+            "--predictions, --ten-crop and --views"
         )
     taken = start_backend(backend, devices, virtual_devices)
     if knn is not None:

@@ -106,7 +106,7 @@ def feature_model(model: keras.Model, name: StrPath) -> keras.Model:
     else:
         raise UserError(
             f'{name} has no layer "{POOL}" whose output could be taken, and ends in the layer '
-            f'"{last.name}", a {type(last).__name__}: of an ensemble, take the model of a branch'
+            f'"{last.name}" ({type(last).__name__}): of an ensemble, take the model of a branch'
         )
     if len(features.shape) != 2:
         raise UserError(

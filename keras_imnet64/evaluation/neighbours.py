@@ -124,6 +124,10 @@ def _view(model: keras.Model, info: ModelInfo, store: Store, path: StrPath) -> V
             f"{path} takes images of {shape.height} x {shape.width}; {store.dataset} has {size} x "
             f"{size}"
         )
+    if shape.height != shape.width:
+        raise UserError(
+            f"{path} takes images of {shape.height} x {shape.width}; square ones are needed"
+        )
     return choose_view(info, store, shape.height, False, path)
 
 

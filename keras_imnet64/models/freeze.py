@@ -97,10 +97,12 @@ def _named(network: keras.Model, names: Sequence[str]) -> list[keras.Layer]:
         around = [layer for layer in all_layers(network, False) if _begins_with(layer, name)]
         found = [inner for layer in around for inner in _single_layers(layer)]
         if not any(layer.trainable and layer.weights for layer in found):
+            known = nearest(name, _beginnings(network))
+            if name == "backbone":
+                known = f'for all layers but {HEAD}, write train.freeze = "backbone", not a list'
             raise UserError(
                 f"train.freeze must name layers of {network.name} that have weights and train, by "
-                f'the beginning of their names; received "{name}": '
-                f"{nearest(name, _beginnings(network))}"
+                f'the beginning of their names; received "{name}": {known}'
             )
         chosen |= {id(layer): layer for layer in found}
     return list(chosen.values())

@@ -61,6 +61,11 @@ def build_from_file(
 def read_file(file: FileOptions) -> keras.Model:
     """Loads the model of a file."""
     path = expand(file.path)
+    if (path / "model.keras").is_file():
+        raise UserError(
+            f"model.path: {file.path} is a run folder; name the model file in it, such as "
+            f"{path / 'model.keras'}"
+        )
     if not path.is_file():
         raise UserError(f"model.path: {file.path} is not a file; a .keras file is needed")
     try:
@@ -115,7 +120,7 @@ def _head_of(model: keras.Model, path: str) -> keras.Layer:
     last = producer(model.outputs[0])
     if not isinstance(last, keras.layers.Dense):
         raise UserError(
-            f'model.path: {path} ends in the layer "{last.name}", a {type(last).__name__}; a head '
+            f'model.path: {path} ends in the layer "{last.name}" ({type(last).__name__}); a head '
             "for other classes can replace a dense layer alone, which must give the logits"
         )
     if last.name != HEAD and any(layer.name == HEAD for layer in model.layers):

@@ -114,7 +114,7 @@ def test_features_of_a_model_without_a_pool_are_what_its_head_takes():
 
 def test_a_model_without_features_is_refused():
     model = head_only(layers.Dense(2, name="logits"), layers.Rescaling(2.0, name="scaled"))
-    with pytest.raises(UserError, match=r'no layer "pool" .* ends in the layer "scaled", a Rescal'):
+    with pytest.raises(UserError, match=r'no layer "pool" .* ends in the layer "scaled" \(Resc'):
         module.feature_model(model, "m")
     inputs = keras.Input((SIZE, SIZE, 3))
     x = layers.GlobalAveragePooling2D()(layers.AveragePooling2D(2, name="pool")(inputs))
@@ -234,6 +234,16 @@ def test_classes_that_the_model_knows_limit_both_splits(tmp_path, data_dir):
     ship(model, tmp_path / "model.keras", ModelInfo(wnids=known, dataset=store.dataset))
     result = evaluate_neighbours(tmp_path / "model.keras", 5, data_dir=data_dir)
     assert result["classes"] == 4 and result["count"] == 16 and result["bank"] < 50
+
+
+def test_a_model_whose_images_are_not_square_is_refused(place, tmp_path):
+    """Its features would be those of images of another shape than it was trained on."""
+    inputs = keras.Input((16, 24, 3))
+    keras.Model(inputs, layers.Dense(2)(layers.Flatten()(inputs))).save(tmp_path / "wide.keras")
+    with pytest.raises(UserError, match="takes images of 16 x 24; square ones are needed"):
+        evaluate_neighbours(
+            tmp_path / "wide.keras", 2, dataset="image_folder/toy", data_dir=place / "data"
+        )
 
 
 @pytest.mark.parametrize("k", [0, -1, 10_000])

@@ -166,7 +166,7 @@ def saved(folder, *last, names=("logits",)):
         (lambda folder: shipped(folder, image_size=32), "32 x 32, .* set data.image_size = 32"),
         (
             lambda folder: saved(folder, layers.Rescaling(2.0, name="scaled")),
-            'ends in the layer "scaled", a Rescaling; a head for other classes can replace a dense',
+            r'ends in the layer "scaled" \(Rescaling\); a head for other classes can replace a',
         ),
         (
             lambda folder: saved(folder, names=("logits", "again")),
