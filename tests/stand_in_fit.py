@@ -36,7 +36,6 @@ def use(monkeypatch, plan_of):
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
             )
 
     monkeypatch.setattr(running, "start_child", start_child)

@@ -305,7 +305,7 @@ def test_a_trial_that_ended_before_the_study_was_told_is_not_trained_again(
     plan, searched, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(search.Search, "job_ended", lambda self, job, ending: None)
+        patch.setattr(search.Search, "job_ended", lambda *given: None)
         searched(plan(RATE, trials=1))
     assert searched.starts == ["cell-000"]
     record = searched(plan(RATE, trials=1)).record
