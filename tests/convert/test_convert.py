@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from click.shell_completion import BashComplete
+from first_steps import lasting_lines
 from foreign_weights import pytorch_arrays, shapes_of, write_zeros
 from PIL import Image
 from safetensors.numpy import save_file
@@ -130,7 +131,8 @@ def test_the_command_reports_its_result_which_predict_accepts(run, bfloat16_file
     arguments = ("convert", "--model", "resnet18", "--weights", weights, "--image-size", SIZE)
     arguments += ("--set", "normalization={mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5]}")
     status, shown, err = run(*arguments, "--classes", "imagenet64", "--out", out, "--json")
-    assert (status, err, shown.count("\n")) == (0, "", 1)
+    assert (status, shown.count("\n")) == (0, 1)
+    assert lasting_lines(err) == []  # a slow machine may say what takes long
     assert json.loads(shown) == {
         "model": "resnet18",
         "image_size": SIZE,
