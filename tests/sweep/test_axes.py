@@ -107,7 +107,7 @@ def test_a_table_of_a_list_is_named_by_its_number():
         (["data.holdout=10,20"], "a sweep cannot vary data.holdout, because its cells must be"),
         (['evaluation.views="none","mirror"'], "cannot vary evaluation.views, because"),
         (["train={epochs=1},{epochs=2}"], "cannot vary train as a whole, which has train.select"),
-        (["train.epochs=1", "train.epochs=2"], "varies train.epochs and train.epochs"),
+        (["train.epochs=1", "train.epochs=2"], "has train.epochs twice: give all"),
         (["model.width=1,2", "model={width=3}"], "varies model.width and model, and each sets"),
     ],
 )

@@ -117,7 +117,7 @@ def test_a_line_that_is_no_space_is_refused(line, sentence):
         ([], "--search has nothing to choose"),
         (["train.seed=0..9"], "cannot choose train.seed, whose effect is chance"),
         (["data.holdout=10..20"], "cannot vary data.holdout"),
-        (["model.width=1..2", "model.width=1,2"], "varies model.width and model.width"),
+        (["model.width=1..2", "model.width=1,2"], "has model.width twice: give all"),
     ],
 )
 def test_a_space_that_makes_no_sense_is_refused(lines, sentence):
