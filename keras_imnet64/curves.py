@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import accumulate, compress
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from keras_imnet64.charts import Curve, draw
 from keras_imnet64.core.errors import UserError, nearest
@@ -130,6 +130,14 @@ def read_curve(path: StrPath, against: Against, metric: str, label: str) -> Curv
             f"{len(curve.y)}"
         )
     return curve
+
+
+def check_history(run: Run) -> None:
+    """Refuses a history in which a number that can be drawn is damaged."""
+    if run.history_file.is_file():
+        for metric in TITLES:
+            for against in get_args(Against):
+                read_points(run, against, metric, "")
 
 
 def read_points(run: Run, against: Against, metric: str, label: str) -> Curve:

@@ -1533,6 +1533,7 @@ simply("compare_layers", f"{COMPARE} {LAYERS}", "RandomCutout draws its own rand
 simply("compare_folder", f"{COMPARE} --out data", "data is not empty and holds no comparison")
 simply("compare_page", "compare model.keras model.keras --out page.png", "whose name ends in .html")
 simply("compare_missing", "compare model.keras nowhere", "nowhere does not exist")
+simply("compare_no_file", "compare model.keras no.csv", "no.csv does not exist; `evaluate")
 
 
 @mistake("model.keras was trained on imagenet_resized/16x16 and other.keras on shapes")

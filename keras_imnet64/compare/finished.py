@@ -75,7 +75,7 @@ def compare_finished(
     Args:
         runs_or_models: two or more run folders, `.keras` files, or files that `evaluate` has
             written with `predictions`; the others are held against the first.
-        split: of the data set that all of them state.
+        split: of the data set that all of them state; of files of predictions alone, theirs.
         page_file: an HTML file to write, which shows the result.
         data_dir, cache_dir, devices, pack_progress: as for `evaluate`.
 
@@ -89,7 +89,11 @@ def compare_finished(
         )
     if page_file is not None:
         check_output_file(page_file, ".html")
-    stored = [stored_predictions(path, split) for path in runs_or_models]
+    stored = list(map(stored_predictions, runs_or_models))
+    tables = [each for each in stored if each is not None]
+    if len(tables) == len(stored):
+        split = tables[0].split
+    check_same_split(runs_or_models, stored, split)
     files = [
         Path(path) if each else model_file(path)
         for path, each in zip(runs_or_models, stored, strict=True)
@@ -99,7 +103,8 @@ def compare_finished(
     dataset = common_dataset(labels, infos)
     environments = [environment_of(path) for path in runs_or_models]
     check_same_images(labels, environments)
-    tables = [each for each in stored if each is not None]
+    settings = differing_settings(infos, environments)
+    curves = [curve_of(label, path) for label, path in zip(labels, runs_or_models, strict=True)]
     if len(tables) == len(stored):  # which hold all that is compared
         found = predictions_in_files(tables, infos[0].wnids or (), labels)
         verified = None
@@ -118,32 +123,35 @@ def compare_finished(
             ScoredModel(label, str(file), each.scores)
             for label, file, each in zip(labels, files, found, strict=True)
         ),
-        settings=differing_settings(infos, environments),
+        settings=settings,
         pairs=tuple(
             Pair(labels[0], label, paired_predictions(found[0], each))
             for label, each in zip(labels[1:], found[1:], strict=True)
         ),
-        curves=tuple(
-            curve
-            for label, path in zip(labels, runs_or_models, strict=True)
-            if (curve := curve_of(label, path)) is not None
-        ),
+        curves=tuple(curve for curve in curves if curve is not None),
     )
     if page_file is not None:
         write_atomic(page_file, finished_page(result))
     return result
 
 
-def stored_predictions(path: StrPath, split: str) -> StoredPredictions | None:
+def stored_predictions(path: StrPath) -> StoredPredictions | None:
     """Returns the content of a file of predictions, None for a run folder or a model file."""
     if not is_predictions_file(path) or Path(path).is_dir():
         return None
-    stored = read_predictions(path)
-    if stored.split != split:
-        raise UserError(
-            f"{path} has predictions for {stored.split} images, and those for {split} are compared"
-        )
-    return stored
+    return read_predictions(path)
+
+
+def check_same_split(
+    paths: Sequence[StrPath], stored: Sequence[StoredPredictions | None], split: str
+) -> None:
+    """Refuses predictions for the images of another split."""
+    for path, each in zip(paths, stored, strict=True):
+        if each is not None and each.split != split:
+            raise UserError(
+                f"{path} has predictions for {each.split} images, and those for {split} are "
+                "compared"
+            )
 
 
 def infos_of(

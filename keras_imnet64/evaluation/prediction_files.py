@@ -10,6 +10,7 @@ A row for each image of a split, with these columns:
 """
 
 import io
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -180,6 +181,8 @@ def read_predictions(path: StrPath) -> StoredPredictions:
     """
     import pyarrow as pa
 
+    if not os.path.lexists(path):
+        raise UserError(f"{path} does not exist; `evaluate --predictions {path}` writes it")
     try:
         table = _read_table(path)
         num_ranks = sum(re.fullmatch(r"class_\d", name) is not None for name in table.column_names)

@@ -24,7 +24,12 @@ from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.pages import Section, document, paragraph, table, tiles
 from keras_imnet64.report.calibration import reliability
-from keras_imnet64.report.examination import OpenSplit, examine, examine_predictions
+from keras_imnet64.report.examination import (
+    OpenSplit,
+    check_same_images,
+    examine,
+    examine_predictions,
+)
 from keras_imnet64.report.families import unfold
 from keras_imnet64.report.image_sections import (
     calibration_section,
@@ -129,10 +134,13 @@ def _examined(
     unseen, split = None, None
     try:
         split = open_split(subjects[0].metrics.split)
-        open_split("train")
+        train = open_split("train")
     except UserError as error:
         unseen = str(error)
         say(f"the page has no images: {error}")
+    else:
+        for subject in subjects:
+            check_same_images(subject, split, train)
     found = []
     for subject in subjects:
         examined = None

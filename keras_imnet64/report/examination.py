@@ -127,18 +127,17 @@ class Examination:
 def examine(
     subject: Subject, open_split: OpenSplit, devices: Devices, num_pictures: int
 ) -> Examination:
-    """Returns what a run's model does with its validation images.
+    """Returns what a run's model does with its validation images, see `check_same_images`.
 
     Args:
         num_pictures: the maximum in each list.
 
     Raises:
-        UserError: the images are not prepared, are others than those of the run, or do not fit.
+        UserError: the images are not prepared, or do not fit.
         RunFailed: the logits are not finite, or an image cannot be read.
     """
     path, info = subject.run.model, subject.info
     validation, train = open_split("validation"), open_split("train")
-    check_same_images(subject, validation, train)
     images = select_known_classes(info, validation, path)
     training, held_out = images_of_training(subject, train)
     with devices.scope():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import StrPath
+from keras_imnet64.curves import check_history
 from keras_imnet64.evaluation.prediction_files import (
     StoredPredictions,
     is_predictions_file,
@@ -101,6 +102,7 @@ def _open(path: Path, label: str) -> Subject:
     run = open_run(path)
     if not run.is_finished or not run.model.is_file():
         raise not_finished(run)
+    check_history(run)
     has_environment = run.environment_file.is_file()
     return Subject(
         label,

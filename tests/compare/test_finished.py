@@ -124,6 +124,13 @@ def test_files_of_predictions_are_compared_without_their_images(runs, data_dir, 
     assert found.pairs[0].test == expected.pairs[0].test
     assert [m.scores.top1 for m in found.models] == [m.scores.top1 for m in expected.models]
     assert (found.count, found.verified) == (40, None) and expected.verified is False
+    trains = []
+    for file in files:
+        trains.append(file.with_name(f"train_{file.name}"))
+        trains[-1].write_text(file.read_text().replace('"validation"', '"train"'))
+    assert compare_finished(trains).split == "train"
+    with pytest.raises(UserError, match="for train images, and those for validation are compared"):
+        compare_finished([files[0], trains[1]])
     lines = files[0].read_text().splitlines(keepends=True)
     header = lines[0].strip().split(",")
     last = header.index("class_5")

@@ -187,7 +187,9 @@ def test_a_run_is_shown_where_its_images_are_not(trained, tmp_path, run):
     assert "is not prepared" in said and "Curves" in said and "Calibration" not in said
 
 
-def test_other_images_under_the_same_name_are_refused(trained, data_dir, tmp_path):
+def test_other_images_under_the_same_name_are_refused(trained, data_dir, tmp_path, monkeypatch):
+    """Before any network sees an image: the last of many runs would cost all others' time."""
+    monkeypatch.setattr("keras_imnet64.report.examine", None)
     with pytest.raises(UserError, match=r"are not those of <b>first .*--data-dir"):
         report([trained], tmp_path / "page.html", data_dir=data_dir)
     assert not (tmp_path / "page.html").exists()
@@ -356,15 +358,17 @@ def test_both_halves_of_a_pair_keep_their_size():
         assert Image.open(io.BytesIO(png_of(pair))).size == (2 * shown, shown)
 
 
-def test_a_damaged_history_is_refused(trained, evil_dir, tmp_path, run):
-    """By `report` and by `compare`, in one sentence each, and no page is left."""
+def test_a_damaged_history_is_refused(trained, evil_dir, tmp_path, run, monkeypatch):
+    """By `report` and by `compare`, in one sentence each, before any network is loaded."""
+    for module in ("report.examination", "compare.finished"):
+        monkeypatch.setattr(f"keras_imnet64.{module}.load_model", None)
     folder = shutil.copytree(trained, tmp_path / "run")
     header, *rows = csv.reader((folder / "history.csv").read_text().splitlines())
     where = ("--data-dir", evil_dir, "--out", tmp_path / "page.html")
     for column, commands in (
         ("val_top1", (("report", folder), ("compare", folder, trained))),
         ("step", [("report", folder)]),
-        ("epoch", [("compare", folder, trained)]),
+        ("epoch", [("report", folder), ("compare", folder, trained)]),
     ):
         damaged = [dict(zip(header, row, strict=True)) for row in rows]
         damaged[1][column] = "x1"
