@@ -5,6 +5,7 @@ is called `logits`. All other layers keep their names, and with them the paths o
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import keras
 
@@ -58,8 +59,8 @@ def build_from_file(
     return network
 
 
-def read_file(file: FileOptions) -> keras.Model:
-    """Loads the model of a file."""
+def find_file(file: FileOptions) -> Path:
+    """Returns the path of a model file that is there."""
     path = expand(file.path)
     if (path / "model.keras").is_file():
         raise UserError(
@@ -68,6 +69,12 @@ def read_file(file: FileOptions) -> keras.Model:
         )
     if not path.is_file():
         raise UserError(f"model.path: {file.path} is not a file; a .keras file is needed")
+    return path
+
+
+def read_file(file: FileOptions) -> keras.Model:
+    """Loads the model of a file."""
+    path = find_file(file)
     try:
         if file.sha256 is not None and file.sha256 != sha256_of(path):
             raise UserError(

@@ -17,6 +17,8 @@ from keras_imnet64.core.files import write_atomic, write_json
 from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.core.validation import to_json
+from keras_imnet64.models.from_file import find_file
+from keras_imnet64.models.options import FileOptions
 from keras_imnet64.recipe.difference import all_settings, refuse_other_recipe
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe
@@ -42,6 +44,8 @@ def check_run(recipe: Recipe, out_dir: StrPath, fresh: bool) -> None:
     run = check_folder(out_dir)
     if fresh or not has_begun(out_dir):
         return
+    if isinstance(recipe.model, FileOptions):
+        find_file(recipe.model)  # without it, its recipe would seem to be another one
     refuse_other_recipe(
         load_recipe(run.recipe_file),
         recipe,

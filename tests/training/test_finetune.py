@@ -114,6 +114,8 @@ def test_a_file_that_moved_is_taken_and_one_that_changed_is_refused(
         fit(recipe(file), tmp_path / "run", data_dir=data_dir, callbacks=[SignalAt(0, 1)])
     assert load_recipe(tmp_path / "run" / "recipe.toml").model.sha256 is not None
     moved = file.rename(tmp_path / "b.keras")
+    with pytest.raises(UserError, match=r"a.keras is not a file; a .keras file is needed"):
+        fit(recipe(file), tmp_path / "run", data_dir=data_dir)
     build_model("wide_resnet", image_size=16, num_classes=10, depth=6, width=0.5, stages=1).save(
         file
     )
