@@ -21,6 +21,7 @@ NUMBER = re.compile(r"(?<![\w.])-?\d[\d.,]*(?:e[-+]?\d+)?(?!\w)")
 PATH = re.compile(r"(?<!\S)/\S+")
 # What a terminal shows while something takes long, and takes away again.
 DOTS = re.compile(r"^(epoch \d+/\d+) \.* ")  # before the result of an epoch
+FIRST_STEP = re.compile(r"  first step [\d.,]+ s$")  # behind it, where it took long
 PASSING = re.compile(r" \.\.\.|^epoch \d+/\d+ \d+/\d+ |^epoch \d+/\d+ ?\.*$")
 
 
@@ -42,7 +43,7 @@ def commands(text):
 
 def lasting_lines(printed):
     """What a terminal still shows of a command in the end."""
-    lines = [DOTS.sub(r"\1  ", line.rstrip()) for line in printed.splitlines()]
+    lines = [FIRST_STEP.sub("", DOTS.sub(r"\1  ", line.rstrip())) for line in printed.splitlines()]
     return [line for line in lines if not PASSING.search(line)]
 
 
