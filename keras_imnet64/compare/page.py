@@ -109,7 +109,7 @@ def _step_table(step: StepComparison) -> Markup:
 
 
 def _scores(scores: FinalScores) -> Iterator[Markup]:
-    yield heading(f"Scores after {scores.epochs} epochs")
+    yield heading(f"Scores after {scores.after}")
     yield paragraph(images_in_words(scores))
     yield table([score_row(side) for side in scores.sides], SCORE_COLUMNS)
     yield bullets(pair.in_words for pair in scores.pairs)

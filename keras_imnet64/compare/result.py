@@ -126,6 +126,11 @@ class FinalScores:
     sides: tuple[SeedScores, ...]
     pairs: tuple[Pair, ...]
 
+    @property
+    def after(self) -> str:
+        """How long the runs were, in words."""
+        return "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
+
 
 @dataclass(frozen=True)
 class Result:

@@ -98,7 +98,7 @@ def losses_table(result: Result) -> tuple[list[JsonObject], dict[str, str]]:
 
 def show_scores(scores: FinalScores) -> None:
     """Prints the scores of whole runs."""
-    click.echo(f"after {scores.epochs} epochs: {images_in_words(scores)}\n")
+    click.echo(f"after {scores.after}: {images_in_words(scores)}\n")
     show_table([score_row(side) for side in scores.sides], SCORE_COLUMNS)
     click.echo("")
     for pair in scores.pairs:

@@ -213,6 +213,7 @@ def test_each_seed_of_each_side_is_a_run_of_fit(comparison, fits):
     ]
     assert scores.sides[0].spread == abs(scores.sides[0].top1[0] - scores.sides[0].top1[1])
     assert (scores.count, scores.epochs) == (40, 2)
+    assert (scores.after, replace(scores, epochs=1).after) == ("2 epochs", "1 epoch")
 
 
 def test_finished_runs_are_not_trained_again(comparison, fits):
