@@ -57,8 +57,8 @@ class Tolerance:
     near: float
 
 
-# By the coarser of two sides' dtypes: at least three times the largest differences that were
-# measured, see docs/guides/differences.md. A single kink may change a gradient by half of its
+# By the coarser of two sides' dtypes: at least 2.5 times the largest differences that were
+# measured, see docs/results/compare.md. A single kink may change a gradient by half of its
 # scale.
 TOLERANCES = {
     "float32": Tolerance(loss=1e-5, forward=1e-4, backward=5e-4, kinks=0.5, update=1e-3, near=10),
