@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -20,21 +21,75 @@ PYTHON = {block.text: block.page for block in documents.blocks(documents.WRITTEN
 SHORTER = " --set train.epochs=1 --set schedule.warmup_epochs=0.0"
 
 
-def walk(folder, data_dir, shorten):
-    """Run the transcript's commands in order; (folder, environment, {command: what it printed})."""
-    steps.settle(folder)
-    environment = steps.newcomer(folder, data_dir)
-    printed = {}
-    for command in steps.commands(TEXT):
-        shorter = SHORTER if shorten and " fit " in command else ""
-        printed[command] = steps.run(command + shorter, folder, environment)
-    return SimpleNamespace(path=folder, environment=environment, printed=printed)
+# Runs each of some programs, {"arguments", "code"}, in a process of its own, in which Keras is
+# imported and not used yet; prints [how it ended, what it printed] of each.
+IN_FORKS = """
+import json, os, sys, tempfile, traceback
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # as the command sets it before it imports
+import keras_imnet64.training.fit
+ends = []
+for program in json.load(sys.stdin):
+    with tempfile.TemporaryFile() as printed:
+        child = os.fork()
+        if child == 0:
+            os.dup2(printed.fileno(), 1)
+            os.dup2(printed.fileno(), 2)
+            sys.argv[:], status = program["arguments"], 0
+            try:
+                exec(program["code"], {"__name__": "__main__"})
+            except SystemExit as stop:
+                status = stop.code
+            except BaseException:
+                traceback.print_exc()
+                status = 1
+            sys.stdout.flush()
+            os._exit(status or 0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        printed.seek(0)
+        ends.append([status, printed.read().decode()])
+print(json.dumps(ends))
+"""
+
+
+def run_in_forks(programs, folder, environment):
+    """[(exit status, what is printed)] of (arguments, code) of each, one after the other."""
+    child = subprocess.run(
+        [sys.executable, "-c", IN_FORKS],
+        input=json.dumps([{"arguments": words, "code": code} for words, code in programs]),
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def program(command):
+    """(arguments, code) of a command of the transcript; the code of cli.py is that of the clone."""
+    python, *words = shlex.split(command)
+    assert python == "python", command
+    if words[0] == "-c":
+        return words[:1], words[1]
+    return words, (steps.ROOT / words[0]).read_text()
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, shapes_dir):
     """A newcomer's folder after the transcript; training is one epoch there, all else as shown."""
-    return walk(tmp_path_factory.mktemp("newcomer"), shapes_dir, shorten=True)
+    folder = tmp_path_factory.mktemp("newcomer")
+    steps.settle(folder)
+    environment = steps.newcomer(folder, shapes_dir)
+    commands = steps.commands(TEXT)
+    shortened = [command + SHORTER * (" fit " in command) for command in commands]
+    if ON_MACOS:  # whose libraries do not outlive a fork
+        ends = [(0, steps.run(command, folder, environment)) for command in shortened]
+    else:
+        ends = run_in_forks(map(program, shortened), folder, environment)
+    for command, (status, text) in zip(commands, ends, strict=True):
+        assert status == 0, f"{command}\n{text}"
+    printed = {command: text for command, (_, text) in zip(commands, ends, strict=True)}
+    return SimpleNamespace(path=folder, environment=environment, printed=printed)
 
 
 def printed_by(place, words):
@@ -127,50 +182,26 @@ def test_predict_names_five_classes_with_probabilities(place):
     assert sum(percent) <= 100.03
 
 
-# Runs each of some programs in a process of its own, in which Keras is imported and not used yet.
-IN_FORKS = """
-import json, os, sys, traceback
-import keras_imnet64.training.fit
-ends = []
-for code in json.load(sys.stdin):
-    child = os.fork()
-    if child == 0:
-        try:
-            exec(code, {"__name__": "__main__"})
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    ends.append(os.waitpid(child, 0)[1])
-print(json.dumps(ends))
-"""
-
-
 @pytest.fixture(scope="module")
 def python_examples(place):
-    """({code: how its process ended}, what they wrote to standard error), in the pages' order."""
-    child = subprocess.run(
-        [sys.executable, "-c", IN_FORKS],
-        input=json.dumps(list(PYTHON)),
-        cwd=place.path,
-        env=place.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return dict(zip(PYTHON, json.loads(child.stdout.splitlines()[-1]), strict=True)), child.stderr
+    """{code: (how its process ended, what it printed)}, in the pages' order."""
+    programs = [([""], code) for code in PYTHON]
+    return dict(zip(PYTHON, run_in_forks(programs, place.path, place.environment), strict=True))
 
 
 @pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
 @pytest.mark.parametrize("code", PYTHON, ids=PYTHON.values())
 def test_each_python_example_runs(python_examples, code):
-    ends, errors = python_examples
-    assert ends[code] == 0, errors[-3000:]
+    status, printed = python_examples[code]
+    assert status == 0, printed[-3000:]
 
 
 @pytest.mark.slow
 def test_the_transcript_in_full(tmp_path):
-    """With no data prepared and nothing shortened; the demo learns its shapes."""
-    place = walk(tmp_path, None, shorten=False)
+    """As in a shell, with no data prepared and nothing shortened; the demo learns its shapes."""
+    steps.settle(tmp_path)
+    environment = steps.newcomer(tmp_path)
+    printed = {command: steps.run(command, tmp_path, environment) for command in SHOWN}
+    place = SimpleNamespace(printed=printed)
     (top1,) = re.findall(r"^model\.keras +top1 ([\d.]+)", printed_by(place, " fit "), re.MULTILINE)
     assert float(top1) >= 97

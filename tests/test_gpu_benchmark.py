@@ -107,6 +107,7 @@ def check_that_both_make_the_same_step(rows):
     assert first == pytest.approx(second, rel=5e-3)
 
 
+@pytest.mark.slow
 def test_both_backends_on_one_device(tmp_path):
     done, rows = measure(tmp_path, ENGINES, 1)
     for engine in ENGINES:

@@ -57,7 +57,6 @@ def test_as_many_steps_are_timed_as_are_not(small_recipe, data_dir):
         made = updates(worker)
 
 
-@pytest.mark.backend
 def test_steps_of_an_accumulated_batch_are_updates_at_the_full_size(small_recipe, data_dir):
     train = {"accumulate_steps": 2, "sizes": [[0.0, 8], [0.5, 16]]}
     worker = Worker(request_for(small_recipe(train=train), data_dir))
@@ -68,7 +67,6 @@ def test_steps_of_an_accumulated_batch_are_updates_at_the_full_size(small_recipe
     assert worker.reply("both 1")["seconds"] > 0
 
 
-@pytest.mark.backend
 def test_few_random_images_are_enough_for_a_recipe_that_needs_a_long_run(small_recipe):
     """And memory is counted without the framework."""
     recipe = small_recipe(

@@ -72,7 +72,7 @@ def ten_classes(tmp_path_factory, slim):
     [
         pytest.param("resnet18", 32, {}, marks=pytest.mark.backend),
         ("resnet18", 32, {"stem": "small_pool", "anti_aliasing": True, "drop_path_rate": 0.1}),
-        pytest.param("davit_tiny", 32, {"stem": "small", "window": 4}, marks=pytest.mark.backend),
+        ("davit_tiny", 32, {"stem": "small", "window": 4}),
         ("alexnet", 96, {}),
     ],
 )

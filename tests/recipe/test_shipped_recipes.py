@@ -70,12 +70,16 @@ def with_a_file(content, size, folder):
 
 
 def without_what_jax_leaves(content):
-    """A recipe's network, loss, optimizer and precision; `test_optim` has schedules under JAX.
+    """A recipe's loss, optimizer and precision; `test_optim` has schedules under JAX.
 
-    TensorFlow makes the batches under JAX too, of which the loss meets mixed labels alone.
+    Blocks of all families train under JAX in `test_training_parity`, so the network is a small one,
+    but where a recipe takes it from a file. TensorFlow makes the batches under JAX too, of which
+    the loss meets mixed labels alone.
     """
+    small = {"name": "wide_resnet", "depth": 6, "stages": 1, "width": 0.5}
     data = ("dataset", "batch_size", "steps_per_epoch", "holdout", "classes")
     return content | {
+        "model": content["model"] if content["model"]["name"] == "file" else small,
         "data": {key: content["data"][key] for key in data},
         "augment": [step for step in content["augment"] if step.get("op") in MIXING],
         "schedule": {"name": "constant"},

@@ -142,7 +142,7 @@ def joined(join, tmp_path):
     return shutil.copytree(join("avg")[0], tmp_path / "run")
 
 
-@pytest.mark.parametrize("fusion", ["avg", "geo", pytest.param("fit", marks=pytest.mark.backend)])
+@pytest.mark.parametrize("fusion", ["avg", "geo", "fit"])
 def test_the_file_gives_the_weighted_sum_of_its_branches(fusion, join):
     branches, result = join(fusion)
     weights = [result["weights"][f"branch-{band:02}"] for band in range(4)]
@@ -168,7 +168,6 @@ def test_the_file_gives_the_weighted_sum_of_its_branches(fusion, join):
     }
 
 
-@pytest.mark.backend
 def test_an_ensemble_is_a_model_like_any_other(join, data_dir):
     branches, result = join("avg")
     again = evaluate(branches, data_dir=data_dir)

@@ -93,7 +93,6 @@ def test_what_ships_is_not_frozen(finetuned):
         assert fixed == []
 
 
-@pytest.mark.backend
 @pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
 def test_two_kills_end_with_the_bits_of_a_straight_run(finetuned, data_dir, tmp_path):
     recipe, _ = finetuned

@@ -114,7 +114,7 @@ def straight(small_recipe, data_dir, tmp_path_factory):
 @pytest.mark.parametrize(
     ("interruption", "error", "from_step"),
     [
-        pytest.param(SignalAt(1, 2, signal.SIGTERM), Stopped, 3, marks=pytest.mark.backend),
+        (SignalAt(1, 2, signal.SIGTERM), Stopped, 3),
         (CrashAt(1, 2), RuntimeError, 0),
     ],
     ids=["signal", "crash"],
@@ -298,7 +298,6 @@ def test_out_of_memory_names_the_remedy(small_recipe, data_dir, tmp_path):
         fit(recipe, tmp_path / "other", data_dir=data_dir, callbacks=[Full()])
 
 
-@pytest.mark.backend
 def test_fine_tuning_takes_all_but_the_head(small_recipe, data_dir, tmp_path, capsys):
     first = fit(small_recipe(train={"epochs": 1}), tmp_path / "first", data_dir=data_dir)
     taken = {"initial_weights": str(first.model), "epochs": 1}
@@ -497,7 +496,6 @@ def test_an_own_model_that_could_not_ship_is_refused_before_training(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.backend
 def test_a_model_trains_on_in_another_run(small_recipe, data_dir, tmp_path):
     """As in a notebook: the same model object again, from the weights that it has."""
     keras.utils.set_random_seed(0)

@@ -122,7 +122,6 @@ def test_a_image_that_was_replaced_ends_the_run_in_a_sentence(tmp_path):
         fit(check_recipe(RECIPE), tmp_path / "run", data_dir=tmp_path / "data")
 
 
-@pytest.mark.backend
 def test_a_run_on_smaller_crops_is_scored_at_the_size_of_the_model(folder, tmp_path):
     """As procedure A3 of arXiv:2110.00476: crops of 12 pixels train a model that is shown 16."""
     content = RECIPE | {

@@ -128,26 +128,29 @@ def straight(machines):
     return machines.run("straight")
 
 
-def test_a_signal_to_one_stops_all_and_other_numbers_of_processes_resume(machines, straight):
-    """SIGTERM to the process that does not write; then one process, then two, end the run.
+@pytest.mark.parametrize("between", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_signal_to_one_stops_all_and_the_run_resumes(between, machines, straight):
+    """SIGTERM to the process that does not write; then two processes end the run, or first one.
 
     It ends with the bits of one process that was not stopped. Of two, only the first writes and
     reports; the second says where it belongs, and nothing else. The signal comes before the first
     step, whose compilation takes longer than the agreement on the last one.
     """
-    found = ends(machines.start_all("moved", actions={1: ["step 1 SIGTERM"]}))
+    name = "moved" if between else "stopped"
+    found = ends(machines.start_all(name, actions={1: ["step 1 SIGTERM"]}))
     assert statuses(found) == [75, 75], found
     sentences = errors(found)
     assert sentences[0] == sentences[1]
     assert re.match(r"stopped in epoch \d after \d steps; the state is saved", sentences[0][0])
-    [one] = ends([machines.start("moved", "--virtual-devices=2", actions=["step 3 SIGTERM"])])
-    assert one[0] == 75, one
-    found = ends(machines.start_all("moved"))
+    if between:
+        [one] = ends([machines.start(name, "--virtual-devices=2", actions=["step 3 SIGTERM"])])
+        assert one[0] == 75, one
+    found = ends(machines.start_all(name))
     assert statuses(found) == [0, 0], found
-    same_end(straight, machines.run("moved"))
-    processes = machines.run("moved").read_environment().processes
-    assert [process.num_processes for process in processes] == [2, 1, 2]
-    assert [len(process.devices) for process in processes] == [2, 2, 2]
+    same_end(straight, machines.run(name))
+    processes = machines.run(name).read_environment().processes
+    assert [process.num_processes for process in processes] == ([2, 1, 2] if between else [2, 2])
+    assert {len(process.devices) for process in processes} == {2}
     (_, out, err), (_, other_out, other_err) = found
     assert json.loads(out)["model.keras"]["count"] == 40
     assert "devices  jax" in err
@@ -155,7 +158,7 @@ def test_a_signal_to_one_stops_all_and_other_numbers_of_processes_resume(machine
     assert other_out == ""
     assert re.search(r"^process 1 of 2 on \S+ joins \S+, and process 0 reports", other_err, re.M)
     assert not re.search("recipe|epoch|devices", other_err)
-    assert not list(machines.run("moved").path.glob(".shared*"))
+    assert not list(machines.run(name).path.glob(".shared*"))
 
 
 @pytest.mark.slow

@@ -619,6 +619,7 @@ for name in ("sgd", "muon", "lamb"):  # of muon's two parts, one is Adam
 """
 
 
+@pytest.mark.slow  # test_parallel has two of the update rules
 def test_clipping_on_two_devices_is_clipping_on_one():
     """And decay, averages, groups, Lookahead and each update rule with it."""
 

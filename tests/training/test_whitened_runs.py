@@ -19,8 +19,6 @@ from keras_imnet64.training.data import load_data
 from keras_imnet64.training.fit import fit
 from keras_imnet64.training.setup import training_setup
 
-pytestmark = pytest.mark.backend
-
 DECAYED = {  # everything that may touch a weight
     "model": {"whitening": {"size": 2, "epsilon": 1e-3}},
     "data": {"mirror": "random", "holdout": 16},
@@ -34,6 +32,7 @@ def kernel_of(path):
     return keras.ops.convert_to_numpy(load_model(path).get_layer("whitening").kernel)
 
 
+@pytest.mark.backend
 def test_it_ends_as_it_was_measured_and_a_resumed_run_does_not_measure(
     small_recipe, data_dir, tmp_path, monkeypatch
 ):
@@ -56,6 +55,7 @@ def test_it_ends_as_it_was_measured_and_a_resumed_run_does_not_measure(
     same_end(straight, fit(recipe, tmp_path / "run", data_dir=data_dir))
 
 
+@pytest.mark.backend
 def test_few_images_are_measured_and_evenly_spaced(small_recipe, data_dir, monkeypatch):
     monkeypatch.setattr(training_model, "MAX_WHITENED_IMAGES", 10)
     setup = training_setup(small_recipe(model={"whitening": {}}), data_dir=data_dir)
@@ -71,10 +71,10 @@ def test_few_images_are_measured_and_evenly_spaced(small_recipe, data_dir, monke
     assert np.abs(found - measured_on(np.arange(96))).max() > 0.01
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_runs_with_two_sizes_keep_the_filters(small_recipe, data_dir, tmp_path, remat):
+@pytest.mark.backend
+def test_runs_with_two_sizes_keep_the_filters(small_recipe, data_dir, tmp_path):
     """A small epoch and a full one; the filters are those that a run of one size measures."""
-    train = DECAYED["train"] | {"sizes": [[0.0, 8], [0.5, 16]], "remat": remat}
+    train = DECAYED["train"] | {"sizes": [[0.0, 8], [0.5, 16]], "remat": True}
     setup = training_setup(small_recipe(**DECAYED), data_dir=data_dir)
     measured = keras.ops.convert_to_numpy(setup.network.get_layer("whitening").kernel)
     run = fit(small_recipe(**DECAYED | {"train": train}), tmp_path / "run", data_dir=data_dir)
@@ -83,7 +83,10 @@ def test_runs_with_two_sizes_keep_the_filters(small_recipe, data_dir, tmp_path, 
 
 
 def test_two_devices_have_the_filters_of_one(small_recipe, data_dir, tmp_path):
-    """Both hold what one device measures, and neither training nor decay moves it."""
+    """Both hold what one device measures, and neither training nor decay moves it.
+
+    Under JAX `test_parallel` compares the losses of such runs.
+    """
     recipe = small_recipe(**DECAYED | {"train": {"epochs": 2}})
     setup = training_setup(recipe, data_dir=data_dir)
     measured = keras.ops.convert_to_numpy(setup.network.get_layer("whitening").kernel)
