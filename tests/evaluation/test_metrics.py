@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_imnet64.evaluation.metrics import cross_entropy, in_top_k, main_labels, top1
+from keras_imnet64.evaluation.metrics import cross_entropy, in_top_k, main_labels, top1, top5
 
 pytestmark = pytest.mark.backend
 
@@ -23,6 +23,11 @@ def test_rank_of_the_label(logits, label, rank):
     logits = np.array([logits], "float32")
     found = [float(in_top_k(np.array([label]), logits, k)[0]) for k in (1, 2, 3, 4)]
     assert found == [float(k >= rank) for k in (1, 2, 3, 4)]
+
+
+def test_the_fifth_of_the_classes_is_among_the_first_five_and_the_sixth_is_not():
+    logits = np.arange(7, 0, -1, dtype="float32")[None].repeat(2, axis=0)
+    assert ops.convert_to_numpy(top5(np.array([4, 5]), logits)).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("label", [0, 1])

@@ -33,6 +33,12 @@ def test_certain_images_lie_in_the_last_bin():
     assert found.counts[0] == found.counts[-1] == 1 and found.error == 0
 
 
+def test_a_bin_ends_with_its_upper_edge():
+    """As in the paper: 3/15 is in the third bin of 15, and what is above it in the fourth."""
+    found = reliability(np.array([0.2, 0.2001]), np.array([True, True]))
+    assert np.flatnonzero(found.counts).tolist() == [2, 3]
+
+
 def test_the_temperature_of_logits_that_are_too_large_is_found():
     """Labels are drawn from softmax(logits), which are then tripled."""
     rng = np.random.default_rng(0)
