@@ -132,6 +132,9 @@ def test_kills_end_with_the_bits_of_a_straight_run(small_recipe, data_dir, tmp_p
 
 
 @pytest.mark.backend
+@pytest.mark.skipif(
+    keras.config.backend() != "jax", reason="test_finetune has nearly all of it under TensorFlow"
+)
 @pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
 def test_two_kills_of_a_run_with_slow_weights_and_the_mean_of_its_last_epochs(
     small_recipe, data_dir, tmp_path

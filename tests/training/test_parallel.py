@@ -20,11 +20,11 @@ SCRIPT = Path(__file__).with_name("two_devices.py")
 @pytest.fixture(scope="module")
 def runs(data_dir, tmp_path_factory):
     """{run: what it found} of one child process, which has two devices."""
-    names = ["1", "2", "2-remat"]
+    names = ["1", "2"]
     if keras.config.backend() == "jax":
-        names += ["1-freeze", "2-freeze"]
+        names += ["2-remat", "1-freeze", "2-freeze"]
     else:
-        names += ["1-davit", "2-davit", "1-parts", "2-parts", "2-parts-moved", "1-parts-moved"]
+        names += ["1-davit", "2-davit-remat", "1-parts", "2-parts", "2-parts-moved"]
     command = [sys.executable, SCRIPT, data_dir, tmp_path_factory.mktemp("runs"), *names]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     assert child.returncode == 0, child.stderr[-5000:]
@@ -52,7 +52,8 @@ def test_two_devices_give_one_devices_losses(runs):
     assert two["metrics"]["count"] == 40  # every image once, though 2 x 128 divide no 40
     assert two["evaluated"] == pytest.approx(two["metrics"])
     assert two["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-3)
-    np.testing.assert_allclose(runs["2-remat"]["losses"], two["losses"], rtol=1e-5)
+    if "2-remat" in runs:  # under TensorFlow a DaViT computes its activations again
+        np.testing.assert_allclose(runs["2-remat"]["losses"], two["losses"], rtol=1e-5)
 
 
 @pytest.mark.backend
@@ -67,20 +68,23 @@ def test_two_devices_give_one_devices_losses_with_a_frozen_stem(runs):
 def test_two_devices_give_one_devices_losses_of_a_davit(runs):
     """Whose training step has functions that XLA compiles within the one of each device.
 
-    With LAMB, Lookahead and the mean of two epochs.
+    With LAMB, Lookahead and the mean of two epochs; two devices compute activations again.
     """
-    one, two = runs["1-davit"], runs["2-davit"]
+    one, two = runs["1-davit"], runs["2-davit-remat"]
     assert len(two["devices"]) == 2
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
     assert two["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-3)
 
 
 def test_parts_of_batches_on_two_devices_are_those_on_one(runs):
-    """One reduction per update, after clipping that bites; a run moves in the middle of a batch."""
+    """One reduction per update, after clipping that bites; a run moves in the middle of a batch.
+
+    Scored at its end by the device to which it has moved.
+    """
     one, two = runs["1-parts"], runs["2-parts"]
     assert len(one["losses"]) == 20
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
-    for name in ("2-parts", "2-parts-moved", "1-parts-moved"):
+    for name in ("2-parts", "2-parts-moved"):
         loss = runs[name]["metrics"]["loss"]
         assert loss == pytest.approx(one["metrics"]["loss"], rel=1e-3), name
 
