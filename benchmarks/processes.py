@@ -59,9 +59,11 @@ class Side:
 
 
 SIDES = (
-    *(Side(f"JAX, {n} devices", devices=n) for n in (1, 2, 4, 8)),
+    Side("JAX, 1 device"),
+    *(Side(f"JAX, {n} devices", devices=n) for n in (2, 4, 8)),
     *(Side(f"JAX, {n} processes", processes=n) for n in (2, 4)),
-    *(Side(f"TensorFlow, {n} devices", "tensorflow", n) for n in (1, 2, 4, 8)),
+    Side("TensorFlow, 1 device", "tensorflow"),
+    *(Side(f"TensorFlow, {n} devices", "tensorflow", n) for n in (2, 4, 8)),
 )
 MOVED = (
     Side("JAX, 8, then 3 devices", devices=8, then=(3, 1)),
