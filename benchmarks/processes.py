@@ -6,8 +6,9 @@ Trains 50 steps of a small WRN on the drawn shapes, with MixUp and CutMix, avera
 batch of 24 in two parts, under TensorFlow and JAX on 1, 2, 4 and 8 virtual devices, and under JAX
 in 2 and 4 processes on the loopback interface. Two runs move after 25 steps: from 8 devices to 3,
 and from 4 processes to 2. A table shows how far each run's losses are from those of JAX on one
-device, beside those of runs that start one last bit apart: a trajectory is chaotic, so twice their
-distance is what counts as the same. The last column is the median of the seconds of a step.
+device. The line below it says how far runs of JAX on one device that start one last bit apart are
+from each other, which is the yardstick of `compare`: a trajectory is chaotic, so up to twice that
+counts as the same. The last column is the median of the seconds of a step.
 """
 
 import json
@@ -21,6 +22,9 @@ from pathlib import Path
 
 import click
 import numpy as np
+
+from keras_imnet64.compare.records import NUM_RUNS
+from keras_imnet64.compare.verdict import MAX_YARDSTICKS, spread
 
 NUM_STEPS = 50
 MOVED_AFTER = 25
@@ -55,16 +59,18 @@ class Side:
 
 
 SIDES = (
-    *(Side(f"JAX, {n} devices", devices=n) for n in (1, 2, 4, 8)),
+    Side("JAX, 1 device"),
+    *(Side(f"JAX, {n} devices", devices=n) for n in (2, 4, 8)),
     *(Side(f"JAX, {n} processes", processes=n) for n in (2, 4)),
-    *(Side(f"TensorFlow, {n} devices", "tensorflow", n) for n in (1, 2, 4, 8)),
+    Side("TensorFlow, 1 device", "tensorflow"),
+    *(Side(f"TensorFlow, {n} devices", "tensorflow", n) for n in (2, 4, 8)),
 )
 MOVED = (
     Side("JAX, 8, then 3 devices", devices=8, then=(3, 1)),
     Side("TensorFlow, 8, then 3 devices", "tensorflow", devices=8, then=(3, 1)),
     Side("JAX, 4, then 2 processes", processes=4, then=(1, 2)),
 )
-APART = tuple(Side(f"JAX, one bit apart ({n})", bits=n) for n in (1, 2, 3))
+APART = tuple(Side(f"JAX, one bit apart ({n})", bits=n) for n in range(1, NUM_RUNS))
 
 
 @click.command()
@@ -80,11 +86,14 @@ def main(out, data_dir, child):
         for number, side in enumerate((*SIDES, *MOVED, *APART)):
             found[side.label] = run(side, Path(folder) / str(number), data_dir)
             print(f"{side.label}: {found[side.label][0][-1]:.6f}", file=sys.stderr, flush=True)
-    reference = np.array(found[SIDES[0].label][0])
+    reference = SIDES[0].label
+    runs = [found[label][0] for label in (reference, *(side.label for side in APART))]
+    yardstick = spread(np.array(runs)).max()
     print("| run | largest difference of a loss | seconds per step |\n|---|---|---|")
     for label, (losses, seconds) in found.items():
-        distance = np.abs(np.array(losses) - reference).max()
+        distance = spread(np.array([losses, found[reference][0]])).max()
         print(f"| {label} | {distance:.1e} | {np.median(seconds):.3f} |")
+    print(f"\nyardstick {yardstick:.1e}, allowed {MAX_YARDSTICKS * yardstick:.1e}")
     if out:
         draw(found, out)
 

@@ -16,8 +16,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "images" / "demo.png"
 MAX_BYTES = 150_000
-HEIGHT = 560  # pixels
-GAP = 24  # pixels between the two halves
+WIDTH = 800  # pixels: twice that of a phone, where the labels are still to be read
 NUM_COLOURS = 128  # of the palette, which halves the file
 
 
@@ -27,26 +26,26 @@ def command(*words: str, folder: Path) -> None:
 
 
 def scaled(path: Path) -> Image.Image:
-    """Returns a picture at the height of the result."""
+    """Returns a picture at the width of the result."""
     image = Image.open(path).convert("RGB")
-    size = (round(image.width * HEIGHT / image.height), HEIGHT)
+    size = (WIDTH, round(image.height * WIDTH / image.width))
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def draw() -> Image.Image:
-    """Returns the picture: images step by step on the left, curves of two runs on the right."""
+    """Returns the picture: four images, and below them the curves of two runs."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for backend in ("tensorflow", "jax"):
             command("fit", "--recipe", "demo", "--backend", backend, folder=folder)
         runs = [f"saved_models/demo-{backend}" for backend in ("tensorflow", "jax")]
-        sheet = ["--recipe", "demo", "--steps", "--images", "4", "--out", "sheet.png"]
+        sheet = ["--recipe", "demo", "--images", "4", "--out", "sheet.png"]
         command("data", "preview", *sheet, folder=folder)
         command("curves", *runs, "--against", "epochs", "--out", "curves.png", folder=folder)
-        left, right = scaled(folder / "sheet.png"), scaled(folder / "curves.png")
-    picture = Image.new("RGB", (left.width + GAP + right.width, HEIGHT), "white")
-    picture.paste(left, (0, 0))
-    picture.paste(right, (left.width + GAP, 0))
+        images, curves = scaled(folder / "sheet.png"), scaled(folder / "curves.png")
+    picture = Image.new("RGB", (WIDTH, images.height + curves.height))
+    picture.paste(images, (0, 0))
+    picture.paste(curves, (0, images.height))
     return picture.quantize(NUM_COLOURS, dither=Image.Dither.NONE)
 
 

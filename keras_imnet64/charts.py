@@ -39,6 +39,7 @@ SERIES = (  # of curves: at least 3:1 against white and against the dark page
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 SIZE = (5.6, 3.5)  # inches: about as wide as a phone, so that text there is not made smaller
 MAX_DOTS = 60  # of a curve, each with its values
+MAX_IN_PLOT = 6  # labels of a picture that stand among its curves; more stand beside them
 MAX_LABEL = 28  # characters of a name beside an axis
 MAX_CELLS = 40  # per side of a heat map whose cells show their values
 
@@ -69,7 +70,8 @@ def draw(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    is_crowded = len(curves) + len(marks or {}) > MAX_IN_PLOT
+    figure = Figure(figsize=(8.5 if is_crowded else 6.5, 4), layout="constrained")
     axes = figure.subplots()
     for number, curve in enumerate(curves):
         style = ("o" if markers else "") + ("--" if curve.dashed else "-")
@@ -82,9 +84,12 @@ def draw(
     axes.set(xlabel=x_title, ylabel=y_title)
     axes.set_xlim(left=min(0, *(min(curve.x) for curve in curves)))
     _plain(axes, "0.88")
-    axes.legend(frameon=False)
+    if is_crowded:
+        figure.legend(frameon=False, loc="outside right upper")
+    else:
+        axes.legend(frameon=False)
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
+    figure.savefig(file, format="png", dpi=160)
     return file.getvalue()
 
 

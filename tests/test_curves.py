@@ -81,7 +81,7 @@ def drawn(monkeypatch, *arguments, **options):
     monkeypatch.setattr(figure, "Figure", Kept)
     picture = draw(*arguments, **options)
     image = np.asarray(Image.open(io.BytesIO(picture)).convert("L"))
-    assert image.shape == (660, 1080) and image.min() < 50  # something dark on white
+    assert image.shape == (640, 1040) and image.min() < 50  # something dark on white
     (axes,) = made[0].axes
     return axes
 

@@ -21,6 +21,7 @@ from keras_imnet64.core.validation import parse_record, to_json
 MAX_ELEMENTS = 2**16  # of a tensor that are kept: 256 KB
 PACKAGES = ("keras-imnet64", "keras", "tensorflow", "jax", "numpy")  # that decide the numbers
 OPTIONAL_PACKAGES = ("torch",)  # if a side is of this backend
+NUM_RUNS = 5  # of the yardstick, the unchanged one included
 
 Arrays: TypeAlias = dict[str, np.ndarray]  # by the path of a variable
 

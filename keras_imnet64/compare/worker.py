@@ -22,6 +22,7 @@ from keras_imnet64.backend.devices import Devices, choose_backend, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.compare import probe
 from keras_imnet64.compare.records import (
+    NUM_RUNS,
     Arrays,
     LayerCall,
     StepFacts,
@@ -56,7 +57,6 @@ from keras_imnet64.training.state import (
     variables_by_path,
 )
 
-NUM_RUNS = 5  # of the yardstick, the unchanged one included
 BFLOAT16_BIT = 2.0**-8  # of a number of 8 binary digits
 
 

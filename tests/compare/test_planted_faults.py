@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_imnet64.backend.devices import take_devices
 from keras_imnet64.compare import worker
-from keras_imnet64.compare.records import scale_of
+from keras_imnet64.compare.records import NUM_RUNS, scale_of
 from keras_imnet64.compare.request import Request, StepTask
 from keras_imnet64.compare.verdict import TOLERANCES, compare_step, conclude
 from keras_imnet64.training import kernels, optim
@@ -116,7 +116,7 @@ def test_disturbed_runs_part_as_far_as_the_disturbance_moves_them(reference):
     for size in (1e-6, 1e-3):
         found = reference.first.side.disturbed(size)
         distances = np.abs(np.array(found.losses) - losses)
-        assert distances.shape == (worker.NUM_RUNS - 1, NUM_STEPS)
+        assert distances.shape == (NUM_RUNS - 1, NUM_STEPS)
         assert 0.01 * size < distances[:, 0].max() < 10 * size
         assert distances[:, -1].max() < 1000 * size
 
