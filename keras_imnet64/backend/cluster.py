@@ -41,7 +41,7 @@ from keras_imnet64.core.errors import (
     UserError,
     reason,
 )
-from keras_imnet64.core.library_logs import keep_standard_output
+from keras_imnet64.core.library_logs import hide_standard_error, keep_standard_output
 from keras_imnet64.core.parts import Part
 from keras_imnet64.core.types import Json
 
@@ -185,15 +185,18 @@ class JoinedCluster(Cluster):
             refusal: returns the error for a failure, where JAX aborts instead of raising one.
         """
 
-        def refuse() -> None:
-            if self._texts is None:
-                announce(f"Error: {refusal()}")
-                _end_at_once(EXIT_USER_ERROR)
-            self.on_abort()
+        with hide_standard_error() as show_standard_error:  # JAX aborts with a trace of the stack
 
-        call_before_abort(refuse)
-        connect(place, seconds)
-        self._texts = SharedTexts()
+            def refuse() -> None:
+                if self._texts is None:
+                    show_standard_error()
+                    announce(f"Error: {refusal()}")
+                    _end_at_once(EXIT_USER_ERROR)
+                self.on_abort()
+
+            call_before_abort(refuse)
+            connect(place, seconds)
+            self._texts = SharedTexts()
         self._watcher.start()
 
     # ---------------------------------------------------------------------------------- agreement
