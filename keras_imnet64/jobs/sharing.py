@@ -64,6 +64,7 @@ class SharedJobs:
         self._failed_elsewhere: list[FailedJob] = []
         self._is_waiting = False
         self._failed_in_a_row: list[FailedJob] = []  # here, since a job was finished here
+        self._is_resting = False
         self._others_seen = -math.inf  # time.monotonic() when another process had a job
 
     def next_job(self) -> Job | None:
@@ -105,20 +106,27 @@ class SharedJobs:
     def _note_failure(self, job: Job, failure: FailedJob) -> None:
         if self._is_done(job.run):  # its loss was not finite, as it would be on any machine
             self._failed_in_a_row = []
-            return
-        self._failed_in_a_row.append(failure)
-        if len(self._failed_in_a_row) == MAX_FAILURES and self._others_are_training():
+        else:
+            self._failed_in_a_row.append(failure)
+
+    def _rests(self) -> bool:
+        """Whether this process leaves what is open to others, as its machine may be at fault."""
+        if len(self._failed_in_a_row) < MAX_FAILURES or not self._others_are_training():
+            self._is_resting = False
+        elif not self._is_resting:
+            self._is_resting = True
             names = first_few([failed.name for failed in self._failed_in_a_row], MAX_NAMED)
             say(
                 f"{names} have failed here one after another, so this process takes nothing more "
                 "while other processes train: see whether this machine is the reason"
             )
+        return self._is_resting
 
     # --------------------------------------------------------------------------- what others train
 
     def _take(self) -> _Taken | None:
         """Takes the first job that may be taken, and notes which others have ended."""
-        leaves_all = len(self._failed_in_a_row) >= MAX_FAILURES and self._others_are_training()
+        rests = self._rests()
         held: list[str] = []
         for job in list(self._open):
             claim = self.claims.look(job.name)
@@ -134,9 +142,9 @@ class SharedJobs:
                     self._elsewhere.setdefault(claim.holder, []).append(job.name)
             elif claim and claim.ending == "finished" and self._may_appear(job):
                 continue
-            elif not leaves_all and self._take_job(job):
+            elif not rests and self._take_job(job):
                 return _Taken(job, time.monotonic())
-        if held and not leaves_all and not self._is_waiting:
+        if held and not rests and not self._is_waiting:
             self._is_waiting = True
             say(
                 f"nothing left to take, waiting for {first_few(held, MAX_NAMED)}; what a lost "
