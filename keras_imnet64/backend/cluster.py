@@ -54,6 +54,7 @@ GONE_SECONDS = 15  # that process 0, through which the others hear of a failure,
 LEAVE_SECONDS = 600
 QUIET_SECONDS = 2.0  # of waiting, before a line says so
 LOST = re.compile(r"gloo|nccl|connection|socket|coordination|heartbeat|unavailable|barrier", re.I)
+REPEATED = re.compile(r"([^:]+: )\1+")  # as messages of JAX have it
 RESUME = "the same command on every machine resumes the run from its newest checkpoint"
 Result = TypeVar("Result")
 
@@ -351,7 +352,8 @@ class JoinedCluster(Cluster):
 
     def loss(self, why: object) -> Failure:
         """Describes the loss of another process, from what JAX says about it."""
-        message = f"another process of this run was lost ({reason(why)}): {RESUME}"
+        cause = reason(REPEATED.sub(r"\1", str(why)))
+        message = f"another process of this run was lost ({cause}): {RESUME}"
         return Failure(None, "", EXIT_RUN_FAILED, message)
 
     def _end_unless_leaving(self, failure: Failure) -> None:
