@@ -95,8 +95,11 @@ class DatasetLocation:
 
     @property
     def lock_file(self) -> Path:
-        """Exists while a process prepares the data set."""
-        return self.packed_dir.with_name(f".{self.packed_dir.name}.lock")
+        """Exists while a process prepares the data set.
+
+        It is not in the folder of the stores, which would appear in a source that is the data dir.
+        """
+        return self.packed_dir.parents[1] / f".{self.packed_dir.name}.lock"
 
     @contextlib.contextmanager
     def preparing(self, work: str = "") -> Iterator[bool]:

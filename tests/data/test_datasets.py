@@ -134,7 +134,7 @@ def test_one_process_prepares_and_the_others_wait(other, times, tmp_path):
     (tmp_path / "waited for").touch()
     assert [process.communicate(timeout=60)[0] for process in (first, second)] == ["11\n"] * 2
     assert (tmp_path / "made.txt").read_text() == "made " * times
-    assert not list((tmp_path / "packed").glob(".*"))
+    assert not list(tmp_path.rglob(".*"))
 
 
 @pytest.mark.parametrize("place", ["shapes", "shapes-unverified"])
