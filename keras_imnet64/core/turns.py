@@ -14,7 +14,7 @@ from typing import TextIO
 from keras_imnet64.core.activity import Activity
 
 DONE = "done"
-MAX_CHARACTERS = 20_000  # of the text in the file
+MAX_CHARACTERS = 2_000  # of the text in the file
 
 
 @contextlib.contextmanager
@@ -41,14 +41,13 @@ def one_at_a_time(path: Path, doing: str, work: str) -> Iterator[bool]:
     file, earlier = acquired
     try:
         with file:
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n{work}\n")
-            file.flush()
+            _write(file, f"process {os.getpid()} on {socket.gethostname()}\n{work}\n")
             try:
                 yield earlier[1:] == [work, DONE]
-                file.write(f"{DONE}\n")
-                file.flush()
+                _write(file, f"{DONE}\n")
             finally:
-                path.unlink(missing_ok=True)  # before another process can get the lock
+                with contextlib.suppress(OSError):
+                    path.unlink()  # before another process can get the lock
     except BaseException:
         with contextlib.suppress(OSError):  # it is not empty
             for folder in made:
@@ -75,6 +74,11 @@ def _acquire(path: Path, doing: str) -> tuple[TextIO, Sequence[str]]:
         if _is_at(path, file):
             return file, earlier
         file.close()  # the one that had the lock has removed the file
+
+
+def _write(file: TextIO, text: str) -> None:
+    with contextlib.suppress(OSError):  # the disk is full: others wait all the same
+        os.write(file.fileno(), text.encode())
 
 
 def _lines(file: TextIO) -> list[str]:

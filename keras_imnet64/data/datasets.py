@@ -5,6 +5,7 @@ To add a data set, add its row to DATASETS; a new form of sources is a row of `f
 """
 
 import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -262,14 +263,19 @@ def prepare(
         splits=splits,
         say=say,
     )
-    options = (allow_unverified, skip_corrupt, class_list, validation_share, splits)
-    with verified.preparing(repr((source and str(source), *map(str, options)))) as is_done:
+    options = (source, allow_unverified, skip_corrupt, class_list, validation_share, splits)
+    with verified.preparing(_digest(*map(str, options))) as is_done:
         if source is None and verified.is_packed():  # by another process meanwhile
             return verified.open()
         if is_done and location.is_packed():
             return location.open()
         location.refuse_if_being_packed()
         return make_stores(request)
+
+
+def _digest(*texts: str) -> str:
+    """Returns a text that differs if the texts do, and hides them: an address may have secrets."""
+    return hashlib.sha256(repr(texts).encode()).hexdigest()
 
 
 def _check_request(
