@@ -10,6 +10,7 @@ import io
 import os
 import shutil
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, TypeVar
@@ -246,6 +247,15 @@ def remove_leftovers(run: Run) -> None:
             shutil.rmtree(leftover)
         else:
             leftover.unlink()
+
+
+def remove_unbegun(run: Run) -> None:
+    """Deletes a run that has no state yet; call it only while holding the lock."""
+    with suppress(OSError):  # something else is in the folder
+        run.checkpoints.rmdir()
+        run.recipe_file.unlink(missing_ok=True)
+        run.lock_file.unlink()
+        run.path.rmdir()
 
 
 def set_aside(path: StrPath) -> Path:

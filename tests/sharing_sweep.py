@@ -5,7 +5,8 @@
 RATES are the learning rates of the cells, such as 0.1,0.2. The cell of a rate above 1 fails, and
 that of a rate above 0.5 waits after its first epoch for the file OUT.gate. With MACHINE, the
 process is on a machine of that name, so that others know only by its claims whether it lives, and
-take it for dead after two seconds. Prints whether it has written the results.
+take it for dead after two seconds. On the machine "broken" every cell fails. Prints whether it has
+written the results.
 """
 
 import sys
@@ -34,9 +35,12 @@ def plan_of(folder):
 
 def main(recipe, out, rates, machine=None):
     grid.run_preflight = lambda request: []
-    stand_in_fit.use(MonkeyPatch(), plan_of)
+    broken = {"ending": "failed", "scores": []}
+    stand_in_fit.use(
+        MonkeyPatch(), lambda folder: plan_of(folder) | (broken if machine == "broken" else {})
+    )
     claims.TOUCH_SECONDS, claims.STALE_SECONDS, sharing.LOOK_SECONDS = 0.2, 2.0, 0.2
-    sharing.STALE_SECONDS = 2.0
+    sharing.STALE_SECONDS = sharing.IDLE_SECONDS = 2.0
     if machine:
         claims.machine_id = lambda: machine
     plan = plan_grid(read_content(recipe, ()), [parse_axis(f"optimizer.learning_rate={rates}")], 1)

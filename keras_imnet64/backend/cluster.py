@@ -41,7 +41,7 @@ from keras_imnet64.core.errors import (
     UserError,
     reason,
 )
-from keras_imnet64.core.library_logs import keep_standard_output
+from keras_imnet64.core.library_logs import hide_standard_error, keep_standard_output
 from keras_imnet64.core.parts import Part
 from keras_imnet64.core.types import Json
 
@@ -54,6 +54,7 @@ GONE_SECONDS = 15  # that process 0, through which the others hear of a failure,
 LEAVE_SECONDS = 600
 QUIET_SECONDS = 2.0  # of waiting, before a line says so
 LOST = re.compile(r"gloo|nccl|connection|socket|coordination|heartbeat|unavailable|barrier", re.I)
+REPEATED = re.compile(r"([^:]+: )\1+")  # as messages of JAX have it
 RESUME = "the same command on every machine resumes the run from its newest checkpoint"
 Result = TypeVar("Result")
 
@@ -185,15 +186,18 @@ class JoinedCluster(Cluster):
             refusal: returns the error for a failure, where JAX aborts instead of raising one.
         """
 
-        def refuse() -> None:
-            if self._texts is None:
-                announce(f"Error: {refusal()}")
-                _end_at_once(EXIT_USER_ERROR)
-            self.on_abort()
+        with hide_standard_error() as show_standard_error:  # JAX aborts with a trace of the stack
 
-        call_before_abort(refuse)
-        connect(place, seconds)
-        self._texts = SharedTexts()
+            def refuse() -> None:
+                if self._texts is None:
+                    show_standard_error()
+                    announce(f"Error: {refusal()}")
+                    _end_at_once(EXIT_USER_ERROR)
+                self.on_abort()
+
+            call_before_abort(refuse)
+            connect(place, seconds)
+            self._texts = SharedTexts()
         self._watcher.start()
 
     # ---------------------------------------------------------------------------------- agreement
@@ -348,7 +352,8 @@ class JoinedCluster(Cluster):
 
     def loss(self, why: object) -> Failure:
         """Describes the loss of another process, from what JAX says about it."""
-        message = f"another process of this run was lost ({reason(why)}): {RESUME}"
+        cause = reason(REPEATED.sub(r"\1", str(why)))
+        message = f"another process of this run was lost ({cause}): {RESUME}"
         return Failure(None, "", EXIT_RUN_FAILED, message)
 
     def _end_unless_leaving(self, failure: Failure) -> None:

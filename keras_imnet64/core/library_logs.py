@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable, Iterator
 
 from keras_imnet64.core.activity import Activity, is_active, showing_on
 
@@ -52,6 +53,33 @@ def keep_standard_output() -> None:
     os.dup2(target, 1)
     os.close(target)
     sys.stdout = open(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)  # noqa: SIM115
+
+
+@contextlib.contextmanager
+def hide_standard_error() -> Iterator[Callable[[], None]]:
+    """Hides what other libraries write to standard error within the block, unless with `-v`.
+
+    Yields:
+        A function that ends this early, for a message of ours.
+    """
+    if not is_quiet():
+        yield lambda: None
+        return
+    sys.stderr.flush()
+    before = os.dup(2)
+    target = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(target, 2)
+    os.close(target)
+
+    def show() -> None:
+        os.dup2(before, 2)
+
+    try:
+        with showing_on(before):
+            yield show
+    finally:
+        show()
+        os.close(before)
 
 
 def import_tensorflow() -> None:

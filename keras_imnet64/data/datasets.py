@@ -4,9 +4,11 @@ To add a data set, add its row to DATASETS; a new form of sources is a row of `f
 `locations` says where data sets lie, `stores` reads them.
 """
 
+import contextlib
+import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -209,7 +211,9 @@ def prepare(
 ) -> dict[str, Store]:
     """Prepares a data set: builds it through TFDS, or reads its files, then packs both splits.
 
-    A data set that is packed already is only opened, unless `source` is given.
+    A data set that is packed already is only opened, unless `source` is given. While another
+    process prepares the data set in the same folder, this one waits, and says so; if that was for
+    the same arguments, it only opens the result.
 
     Args:
         name: a key of DATASETS.
@@ -236,7 +240,8 @@ def prepare(
 
     Raises:
         UserError: unknown name, wrong or missing archives, damaged images, a full disk, a failed
-            download, or another process on this machine is preparing the same set.
+            download, or another process on this machine is packing the same set on a file system
+            without locks.
     """
     dataset = find_dataset(name)
     _check_request(dataset, source, allow_unverified, skip_corrupt)
@@ -244,7 +249,7 @@ def prepare(
     verified, unverified = locations_of(dataset, data_dir, cache_dir)
     if source is None and verified.is_packed():
         return verified.open()
-    (unverified if allow_unverified else verified).refuse_if_being_packed()
+    location = unverified if allow_unverified else verified
     request = Request(
         verified,
         unverified,
@@ -258,7 +263,19 @@ def prepare(
         splits=splits,
         say=say,
     )
-    return make_stores(request)
+    options = (source, allow_unverified, skip_corrupt, class_list, validation_share, splits)
+    with verified.preparing(_digest(*map(str, options))) as is_done:
+        if source is None and verified.is_packed():  # by another process meanwhile
+            return verified.open()
+        if is_done and location.is_packed():
+            return location.open()
+        location.refuse_if_being_packed()
+        return make_stores(request)
+
+
+def _digest(*texts: str) -> str:
+    """Returns a text that differs if the texts do, and hides them: an address may have secrets."""
+    return hashlib.sha256(repr(texts).encode()).hexdigest()
 
 
 def _check_request(
@@ -327,21 +344,36 @@ def open_dataset(
     if split not in dataset.splits:
         raise UserError(f'{name} has no split "{split}": {nearest(split, dataset.splits)}')
     locations = locations_of(dataset, data_dir, cache_dir)
-    if not any(location.is_ready() for location in locations):
-        for location in locations:
-            location.refuse_if_being_packed()
     if dataset.embedded and not locations[0].is_ready():
         prepare(name, data_dir=data_dir, cache_dir=cache_dir, progress=progress)
-    for location in locations:
-        if location.is_ready():  # both splits of one location: verified and unverified never mix
-            folder = location.folder(split)
-            if not is_store(folder):
-                location.refuse_if_being_packed()
-                pack_tfds(location, split, progress, folder)
-            return open_store(folder, in_memory)
+    found = next((location for location in locations if location.is_ready()), None)
+    if found is None or not is_store(found.folder(split)):
+        found = _packed_meanwhile(locations, split, progress)
+    if found is not None:
+        return open_store(found.folder(split), in_memory)
     raise UserError(
         f"{name} is not prepared in {locations[0].data_dir}: run `{_command_for(dataset)}`"
     )
+
+
+def _packed_meanwhile(
+    locations: Sequence[DatasetLocation], split: str, progress: PackProgress | None
+) -> DatasetLocation | None:
+    """Packs a split that TFDS has built, unless another process does, for which this one waits.
+
+    Both splits come from one location: verified and unverified images never mix.
+    """
+    lock_file = locations[0].lock_file
+    may_come = lock_file.exists() or any(location.is_ready() for location in locations)
+    with locations[0].preparing() if may_come else contextlib.nullcontext():
+        found = next((location for location in locations if location.is_ready()), None)
+        if found is None:
+            for location in locations:
+                location.refuse_if_being_packed()
+        elif not is_store(found.folder(split)):
+            found.refuse_if_being_packed()
+            pack_tfds(found, split, progress, found.folder(split))
+        return found
 
 
 def _command_for(dataset: Dataset) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.library_logs import import_tensorflow
 from keras_imnet64.core.paths import os_error_text
+from keras_imnet64.core.turns import one_at_a_time
 from keras_imnet64.core.work_folders import publish
 from keras_imnet64.data.stores import packing
 from keras_imnet64.data.stores.opening import Store, is_store, open_store
@@ -91,6 +92,28 @@ class DatasetLocation:
     def fetch_dir(self) -> Path:
         """Where files of a remote source are kept until they are in the store."""
         return self.packed_dir.with_name(f".{self.packed_dir.name}.{FETCHED}")
+
+    @property
+    def lock_file(self) -> Path:
+        """Exists while a process prepares the data set.
+
+        It is not in the folder of the stores, which would appear in a source that is the data dir.
+        """
+        return self.packed_dir.parents[1] / f".{self.packed_dir.name}.lock"
+
+    @contextlib.contextmanager
+    def preparing(self, work: str = "") -> Iterator[bool]:
+        """Waits until no other process prepares the data set, then keeps others from doing so.
+
+        Args:
+            work: the request, in one line.
+
+        Yields:
+            Whether another process has finished the same request meanwhile.
+        """
+        doing = f"preparing {self.dataset.name}"
+        with one_at_a_time(self.lock_file, doing, work) as is_done:
+            yield is_done
 
     def packed_bytes(self) -> int:
         return _folder_bytes(self.packed_dir)

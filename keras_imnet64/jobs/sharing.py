@@ -1,9 +1,12 @@
 """Jobs of a folder that several processes share out: each takes what nobody has taken.
 
 See `claims` for how. A process that finds nothing more to take waits until the others are done, and
-takes over the jobs of those that are lost.
+takes over the jobs of those that are lost. A machine on which every job fails, such as one with a
+broken GPU, would soon have failed at all of them: after some failures in a row, a process takes
+nothing more as long as others train.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +20,8 @@ from keras_imnet64.jobs.running import Ending, FailedJob, HistoryRow, Job, JobsR
 from keras_imnet64.runs import Run
 
 LOOK_SECONDS = 5.0  # between two looks at what the others have taken
+MAX_FAILURES = 3  # in a row, after which the machine may be the reason
+IDLE_SECONDS = 30.0  # without a job of another process, which takes the next one much sooner
 MAX_NAMED = 6  # jobs in a line
 
 
@@ -58,6 +63,9 @@ class SharedJobs:
         self._elsewhere: dict[str, list[str]] = {}  # finished, by their process
         self._failed_elsewhere: list[FailedJob] = []
         self._is_waiting = False
+        self._failed_in_a_row: list[FailedJob] = []  # here, since a job was finished here
+        self._is_resting = False
+        self._others_seen = -math.inf  # time.monotonic() when another process had a job
 
     def next_job(self) -> Job | None:
         if self._taken is None and time.monotonic() >= self._next_look:
@@ -88,15 +96,37 @@ class SharedJobs:
             self.claims.end(job.name, "stopped")
         elif failure:
             self.claims.end(job.name, "failed", failure.reason, failure.status)
+            self._note_failure(job, failure)
         else:
             self.claims.end(job.name, ending)
             if ending == "finished":
                 self._here.append(job.name)
+                self._failed_in_a_row = []
+
+    def _note_failure(self, job: Job, failure: FailedJob) -> None:
+        if self._is_done(job.run):  # its loss was not finite, as it would be on any machine
+            self._failed_in_a_row = []
+        else:
+            self._failed_in_a_row.append(failure)
+
+    def _rests(self) -> bool:
+        """Whether this process leaves what is open to others, as its machine may be at fault."""
+        if len(self._failed_in_a_row) < MAX_FAILURES or not self._others_are_training():
+            self._is_resting = False
+        elif not self._is_resting:
+            self._is_resting = True
+            names = first_few([failed.name for failed in self._failed_in_a_row], MAX_NAMED)
+            say(
+                f"{names} have failed here one after another, so this process takes nothing more "
+                "while other processes train: see whether this machine is the reason"
+            )
+        return self._is_resting
 
     # --------------------------------------------------------------------------- what others train
 
     def _take(self) -> _Taken | None:
         """Takes the first job that may be taken, and notes which others have ended."""
+        rests = self._rests()
         held: list[str] = []
         for job in list(self._open):
             claim = self.claims.look(job.name)
@@ -112,9 +142,9 @@ class SharedJobs:
                     self._elsewhere.setdefault(claim.holder, []).append(job.name)
             elif claim and claim.ending == "finished" and self._may_appear(job):
                 continue
-            elif self._take_job(job):
+            elif not rests and self._take_job(job):
                 return _Taken(job, time.monotonic())
-        if held and not self._is_waiting:
+        if held and not rests and not self._is_waiting:
             self._is_waiting = True
             say(
                 f"nothing left to take, waiting for {first_few(held, MAX_NAMED)}; what a lost "
@@ -141,6 +171,12 @@ class SharedJobs:
             os.listdir(job.run.path)  # makes NFS look again
         now = time.monotonic()
         return now - self._unseen.setdefault(job.name, now) < STALE_SECONDS
+
+    def _others_are_training(self) -> bool:
+        """Whether another process has a job, or may be about to take its next one."""
+        if self.others_train(self._open):
+            self._others_seen = time.monotonic()
+        return time.monotonic() - self._others_seen < IDLE_SECONDS
 
     # --------------------------------------------------------------------------------- the results
 

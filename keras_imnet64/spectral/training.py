@@ -196,8 +196,11 @@ def fit_branches(
         runs = [Run(branch_folder(out_dir, band)) for band in bands]
         scores = {run.path.name: run.metrics["model.keras"] for run in runs}
         is_reported = claims.once(SUMMARY, "", lambda: None, "reporting the scores")
-    if not is_reported:
-        say("another process has reported the scores")
+    say(
+        f"all branches are trained, and `ensemble {folder.path}` joins them"
+        if is_reported
+        else "another process has reported the scores"
+    )
     return Fitted(scores, is_reported)
 
 

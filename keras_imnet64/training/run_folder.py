@@ -23,7 +23,15 @@ from keras_imnet64.recipe.difference import all_settings, refuse_other_recipe
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import Environment, PerSplit, ProcessEntry, RunState
-from keras_imnet64.runs import Run, check_folder, create_run, lock, remove_leftovers, set_aside
+from keras_imnet64.runs import (
+    Run,
+    check_folder,
+    create_run,
+    lock,
+    remove_leftovers,
+    remove_unbegun,
+    set_aside,
+)
 from keras_imnet64.training.same_images import delete_hashes
 from keras_imnet64.training.setup import TrainingSetup
 from keras_imnet64.training.state import list_checkpoints
@@ -75,12 +83,17 @@ def acquire_together(
     recipe: Recipe, out_dir: StrPath, fresh: bool, cluster: Cluster
 ) -> Iterator[Run]:
     """Does what `acquire_run` does, on the writer; the other processes must see the folder."""
+    run, is_new = Run(Path(out_dir)), not has_begun(out_dir)
     with ExitStack() as held:
         cluster.from_writer(
             lambda: str(held.enter_context(acquire_run(recipe, out_dir, fresh)).path)
         )
-        run = Run(Path(out_dir))
-        cluster.check_shared(run.path)
+        try:
+            cluster.check_shared(run.path)
+        except UserError:
+            if cluster.is_writer and is_new:
+                remove_unbegun(run)
+            raise
         yield run
 
 

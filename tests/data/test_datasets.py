@@ -1,8 +1,11 @@
 """The table of data sets: names, messages, and what `info` states before anything is prepared."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,63 @@ def test_room_for_imagenet64_is_checked_before_any_work(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"imagenet_resized/64x64 .* needs [\d,]+ bytes .* 9 are"):
         datasets.prepare("imagenet_resized/64x64", source=tmp_path, data_dir=tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+PREPARE = """
+import sys, time
+from pathlib import Path
+from toy_store import random_images, write
+from keras_imnet64.data import datasets
+
+folder = Path(sys.argv[1])
+
+def make_stores(request):
+    with open(folder / "made.txt", "a") as file:
+        file.write("made ")
+    while not (folder / "waited for").exists():
+        time.sleep(0.05)
+    for split in ("train", "validation"):
+        write(request.verified.folder(split), *random_images())
+    return request.verified.open()
+
+datasets.make_stores = make_stores
+if sys.argv[2] == "fit":
+    print(len(datasets.open_dataset("tiny_imagenet", "train", data_dir=folder)))
+else:
+    print(len(datasets.prepare("tiny_imagenet", data_dir=folder, source=sys.argv[2])["train"]))
+"""
+
+
+@pytest.mark.parametrize(("other", "times"), [("a.zip", 1), ("b.zip", 2), ("fit", 1)])
+def test_one_process_prepares_and_the_others_wait(other, times, tmp_path):
+    """Another source is prepared afterwards; `fit` takes what is there."""
+
+    def start(what, log):
+        paths = [Path(__file__).parents[1], Path(__file__).parents[2]]
+        with open(tmp_path / log, "wb") as errors:
+            return subprocess.Popen(
+                [sys.executable, "-c", PREPARE, tmp_path, what],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))},
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def wait_until(is_true, process):
+        deadline = time.monotonic() + 60
+        while not is_true():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+
+    first = start("a.zip", "first.log")
+    wait_until((tmp_path / "made.txt").exists, first)
+    second, said = start(other, "second.log"), tmp_path / "second.log"
+    waits = rf"waiting for process {first.pid} on \S+, which is preparing tiny_imagenet"
+    wait_until(lambda: re.search(waits, said.read_text()), second)
+    (tmp_path / "waited for").touch()
+    assert [process.communicate(timeout=60)[0] for process in (first, second)] == ["11\n"] * 2
+    assert (tmp_path / "made.txt").read_text() == "made " * times
+    assert not list(tmp_path.rglob(".*"))
 
 
 @pytest.mark.parametrize("place", ["shapes", "shapes-unverified"])

@@ -117,6 +117,32 @@ def test_a_cell_that_fails_is_tried_once_and_reported_by_all(start, cells):
     assert "cell-002  started" in again.communicate(timeout=120)[1]
 
 
+def test_a_machine_on_which_everything_fails_leaves_cells_to_the_others(start, cells, tmp_path):
+    """It takes three, and the others train the rest, also those behind which it has waited."""
+    healthy = start("0.6,0.01,0.02,0.03,0.04,0.05,0.06", "a")
+    wait_until(lambda: "cell-000" in cells(), healthy)
+    broken = start("0.6,0.01,0.02,0.03,0.04,0.05,0.06", "broken")
+    wait_until((tmp_path / "sweep" / "claims" / "cell-003.1").exists, broken)
+    time.sleep(3)  # it looks ten times, and would have tried all
+    (tmp_path / "sweep.gate").touch()
+    errors = [process.communicate(timeout=120)[1] for process in (healthy, broken)]
+    assert [healthy.returncode, broken.returncode] == [1, 1], errors
+    assert re.findall(r"(cell-\d+)  started", errors[1]) == ["cell-001", "cell-002", "cell-003"]
+    sentence = "cell-001, cell-002, cell-003 have failed here one after another, so this process"
+    assert errors[1].count(sentence) == 1 and sentence not in errors[0]
+    finished = re.findall(r"(cell-\d+)  finished", errors[0])
+    assert finished == ["cell-000", "cell-004", "cell-005", "cell-006"]
+    for text in errors:
+        assert "3 of 7 cells failed (cell-001, cell-002, cell-003), the first with: " in text
+
+
+def test_a_process_without_others_tries_all_cells(start):
+    alone = start("1.1,1.2,1.3,1.4,0.01", "a")
+    _, text = alone.communicate(timeout=120)
+    assert alone.returncode == 1 and "4 of 5 cells failed" in text, text
+    assert "cell-004  finished" in text and "takes nothing more" not in text
+
+
 def test_a_process_that_was_suspended_gives_its_cell_up(start, cells, tmp_path):
     """Another machine takes it for dead; when it wakes up, it kills what trains the cell."""
     first = start("0.6", "a")
