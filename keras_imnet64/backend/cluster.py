@@ -45,7 +45,7 @@ from keras_imnet64.core.library_logs import hide_standard_error, keep_standard_o
 from keras_imnet64.core.parts import Part
 from keras_imnet64.core.types import Json
 
-JOIN_SECONDS = 40  # a wrong set of processes is to be noticed within a minute
+JOIN_SECONDS = 30  # a wrong set of processes is to be noticed within a minute of the command
 SHARED_SECONDS = 20  # until a file of another machine must be seen; caches of NFS keep 3 to 60 s
 MIN_JOIN_SECONDS = 10
 POLL_SECONDS = 0.5
