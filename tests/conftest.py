@@ -1,6 +1,5 @@
 """The suite runs under TensorFlow; test_backends.py runs those marked `backend` under JAX too."""
 
-import gc
 import importlib
 import os
 import struct
@@ -121,16 +120,6 @@ def pytest_collection_modifyitems(items):
     """The order in which workers take files, which xdist hands out as they come."""
     ranks = {name: rank for rank, name in enumerate(FIRST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
-
-
-def pytest_collection_finish():
-    """Lets the garbage collector pass over what was imported, which outlives every test.
-
-    Tracing and compiling make many objects: it would look at all of them again and again.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 100)
 
 
 @pytest.fixture(scope="session")
