@@ -91,7 +91,12 @@ class Conversation:
         assert self._process.stdin is not None
         self._stdin = self._process.stdin
         self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        try:
+            self._reader.start()
+        except BaseException:  # Ctrl-C, before there is a context to be left
+            self.kill()
+            self._process.wait()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -145,6 +145,18 @@ def test_workers_that_ignore_ctrl_c_end_with_it(log, interrupt_when):
     assert all_have_ended(log)
 
 
+def test_a_worker_that_is_just_starting_ends_with_ctrl_c(log, monkeypatch):
+    def interrupted(_):
+        while not log.exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure([side(log, "a", 1.0, "hang")], num_rounds=1, block_seconds=1)
+    assert all_have_ended(log)
+
+
 def test_waiting_is_not_silent(log, monkeypatch, interrupt_when):
     written = io.StringIO()
     monkeypatch.setattr(activity._screen, "stream", written)
