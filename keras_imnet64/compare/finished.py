@@ -216,8 +216,14 @@ def predictions_in(stored: StoredPredictions, selection: Selection, name: StrPat
 
 def unique_labels(paths: Sequence[StrPath]) -> list[str]:
     """Returns the names of runs and files, or their paths where the names are not distinct."""
-    names = [Path(path).resolve().name for path in paths]
+    names = [short_name(Path(path).resolve()) for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def short_name(path: Path) -> str:
+    """Returns the name of a run or file; a model file in a run has the run's name before its own."""
+    run = Run(path.parent)
+    return f"{path.parent.name}/{path.name}" if path in (run.model, run.best) else path.name
 
 
 def common_dataset(labels: Sequence[str], infos: Sequence[ModelInfo]) -> str:

@@ -321,11 +321,13 @@ class _Corrected(keras.optimizers.Optimizer):
             super()._apply_weight_decay(variables)
 
     def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
-        """Decays a variable and updates it, with the factors of its group.
+        """Decays a variable and updates it, with the factors of its group, in the variable's type.
 
         Keras' SGD keeps the rate in its velocities; a factor does not change during a run, so each
         velocity is that of its own rate.
         """
+        gradient = ops.cast(gradient, variable.dtype)
+        learning_rate = ops.cast(learning_rate, variable.dtype)
         rate_factor = self._rate_factors[self._get_variable_index(variable)]
         if rate_factor != 1:
             learning_rate = learning_rate * rate_factor
@@ -340,8 +342,8 @@ class _Corrected(keras.optimizers.Optimizer):
         """w <- w - rate * decay * w, before the update."""
         decay = self._decay_of(variable) if self.groups else 0.0  # else it is done
         if decay:
-            rate = ops.cast(learning_rate, variable.dtype)
-            self.assign_sub(variable, variable * ops.cast(decay, variable.dtype) * rate)
+            decay = ops.cast(decay, variable.dtype)
+            self.assign_sub(variable, variable * decay * learning_rate)
 
     def _decay_of(self, variable: Variable) -> float:
         """Returns the decay of a variable, 0.0 if it has none."""
@@ -495,15 +497,13 @@ class AdamW(_Corrected, keras.optimizers.AdamW):
         """
         index = self._get_variable_index(variable)
         momentum, velocity = self._momentums[index], self._velocities[index]
-        gradient = ops.cast(gradient, variable.dtype)
         self.assign_add(momentum, (gradient - momentum) * (1 - self.beta_1))
         self.assign_add(velocity, (ops.square(gradient) - velocity) * (1 - self.beta_2))
         step = ops.cast(self.iterations + 1, variable.dtype)
         mean = momentum / _one_minus_power(self.beta_1, step)
         scale = ops.sqrt(velocity) + self.epsilon
         correction = ops.sqrt(_one_minus_power(self.beta_2, step))
-        rate = ops.cast(learning_rate, variable.dtype)
-        self.assign_sub(variable, rate * correction * mean / scale)
+        self.assign_sub(variable, learning_rate * correction * mean / scale)
 
 
 def _is_float32_tensor(gradient: Tensor) -> bool:
@@ -619,7 +619,11 @@ class Muon(_Corrected, keras.optimizers.Muon):
         return product
 
     def lr_adjust(self, x: Tensor) -> Tensor:
-        return ops.reshape(super().lr_adjust(_as_matrix(x)), x.shape)
+        """Scales an update as Keras does, with the sides of its matrix and in its own type."""
+        if self.rms_rate is None:
+            return x
+        longer = ops.cast(ops.sqrt(max(_as_matrix(x).shape)), x.dtype)
+        return x * longer * self.rms_rate
 
 
 def _as_matrix(x: Tensor) -> Tensor:

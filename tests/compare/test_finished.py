@@ -90,6 +90,7 @@ def test_predictions_are_compared_image_by_image(runs, data_dir):
 
 def test_settings_and_curves_of_runs_stand_beside_each_other(runs, data_dir):
     result = compare_finished([*runs, runs[0] / "model.keras"], data_dir=data_dir)
+    assert [m.label for m in result.models] == ["<b>first", "second", "<b>first/model.keras"]
     found = {setting.key: setting.values for setting in result.settings}
     assert found.pop("backend") == ("tensorflow", "jax", None)
     for key in ("devices", "version of keras"):  # which a model file alone does not state

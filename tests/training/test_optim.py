@@ -175,6 +175,19 @@ def test_adamw_keeps_all_digits_of_its_corrections(num_steps):
     np.testing.assert_allclose(moved, [-1, 1], rtol=2e-6)
 
 
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_a_float64_variable_moves_as_one_of_float32(name):
+    """TensorFlow's fused operations would end the process."""
+    moved = {}
+    for dtype in ("float32", "float64"):
+        weight = keras.Variable(np.ones((3, 2)), dtype=dtype)
+        optimizer = optim.make_optimizer(name, constant())
+        for step in (1.0, 2.0):
+            optimizer.apply([ops.convert_to_tensor(step * KERNEL)], [weight])
+        moved[dtype] = ops.convert_to_numpy(weight)
+    np.testing.assert_allclose(moved["float64"], moved["float32"], rtol=1e-5)
+
+
 @pytest.mark.backend
 def test_muon_leaves_the_logits_to_adam_and_decays_both_parts_but_no_bias():
     got = fit(optim.make_optimizer("muon", constant(), weight_decay=0.3), 8)
