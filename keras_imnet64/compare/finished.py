@@ -221,7 +221,7 @@ def unique_labels(paths: Sequence[StrPath]) -> list[str]:
 
 
 def short_name(path: Path) -> str:
-    """Returns the name of a run or file; a model file in a run has the run's name before its own."""
+    """Returns the name of a run or file, that of a file in a run with the name of the run."""
     run = Run(path.parent)
     return f"{path.parent.name}/{path.name}" if path in (run.model, run.best) else path.name
 
