@@ -336,7 +336,8 @@ class RunState:
         best: None if no epoch has been chosen.
         recipe: the recipe's decisions by dotted key, see `recipe.difference`.
         stopped_early: whether early stopping has ended the run.
-        training_seconds: see `training.clock`; None if a step was done before this was counted.
+        training_seconds: wall clock from the first step to the model file, without what a killed
+            process did after its last checkpoint; None if a step was done before this was counted.
     """
 
     epoch: int
@@ -452,8 +453,8 @@ class FileScore(Scores):
     Attributes:
         epoch: the epoch of best.keras.
         val_top1: the accuracy by which best.keras was chosen.
-        top1_views, top5_views, loss_views: scores of the average over `evaluation.views`, see
-            `ViewScores`.
+        top1_views, top5_views, loss_views: scores of the average over `evaluation.views`;
+            None without.
     """
 
     epoch: int | None = None
@@ -496,7 +497,7 @@ class Metrics(ScoredImages):
         seconds: duration of the steps of all epochs.
         training_seconds: wall clock from the first step to the written model file, compilation,
             checkpoints and the scores of epochs included; of an interrupted run the sum over its
-            processes, see `training.clock`; null if a version that did not count it trained a part.
+            processes; null if a version that did not count it trained a part.
         peak_memory_mb: peak memory of the process that trained last.
         model: scores of model.keras.
         best: scores of best.keras.

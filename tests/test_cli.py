@@ -172,6 +172,15 @@ def test_recipes_show_prints_a_recipe_that_says_what_it_costs(run, tmp_path):
     assert load_recipe(tmp_path / "demo.toml") == load_recipe("demo")
 
 
+def test_recipes_show_prints_what_comes_of_overrides(run, tmp_path):
+    settings = ("--set", "train.epochs=3", "--set", "augment.0.padding=2")
+    status, out, _ = run("recipes", "show", "demo", *settings)
+    (tmp_path / "mine.toml").write_text(out)
+    expected = load_recipe("demo", settings[1::2])
+    assert status == 0
+    assert load_recipe(tmp_path / "mine.toml") == expected != load_recipe("demo")
+
+
 def test_recipes_show_tells_a_recipe_that_has_not_been_run(run):
     _, out, _ = run("recipes", "show", "wrn36_5_modern")
     assert re.search(r"^# measured +not yet run$", out, re.MULTILINE)

@@ -133,6 +133,15 @@ def pytest_generate_tests(metafunc):
 simply("recipe", "fit --recipe demmo", r'did you mean "demo"\?')
 simply("key", f"{FIT} --set train.epoch=3", r'did you mean "epochs"\?')
 simply("section", f"{FIT} --set trian.epochs=3", r'did you mean "train"\?')
+simply("bare_key", f"{FIT} --set lr=0.1", r'did you mean "optimizer.learning_rate"\?')
+simply("bare_word", f"{FIT} --set data.dataset=shapes", "write --set 'data.dataset=\"shapes\"'")
+simply("bare_true", f"{FIT} --set train.remat=True", "write --set 'train.remat=true'")
+simply(
+    "item", f"{FIT} --set augment.7.padding=2", "augment.7 names no table: augment has ., counted"
+)
+simply("setting_as_option", f"{FIT} --epochs 3", "are given as --set train.epochs=VALUE")
+simply("short_setting_as_option", f"{FIT} --lr 3", "given as --set optimizer.learning_rate=VALUE")
+simply("resume_as_option", f"{FIT} --resume", "command that began a run also resumes it")
 simply("model", f'{FIT} --set model.name="wide_resnt"', r'did you mean "wide_resnet"\?')
 simply("model_option", f"{FIT} --set model.dept=8", r'did you mean "depth"\?')
 simply(
@@ -161,6 +170,16 @@ simply(
     'model "small_resnet" needs as many blocks as widths, .*; received 4 and 2',
 )
 simply("dataset", f'{FIT} --set data.dataset="tiny_imagenett"', r'did you mean "tiny_imagenet"\?')
+simply(
+    "dataset_by_another_name",
+    f'{FIT} --set data.dataset="ImageNet-64"',
+    r'did you mean "imagenet_resized/64x64"\?',
+)
+simply(
+    "listing_of_another_name",
+    "recipes --dataset imagenet32",
+    r'did you mean "imagenet_resized/32x32"\?',
+)
 simply("split", "evaluate model.keras --split test", r'no split "test"')
 simply("optimizer", f'{FIT} --set optimizer.name="adamv"', r'did you mean "adamw"\?')
 simply("schedule", f'{FIT} --set schedule.name="cosin"', r'did you mean "cosine"\?')

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Unpack
+from typing import NoReturn, Unpack
 
 import click
 
@@ -15,6 +15,7 @@ from keras_imnet64.cli.frame import (
     json_option,
     recipe_names,
     recipe_option,
+    set_option,
 )
 from keras_imnet64.core.console import show, show_table, write_text
 from keras_imnet64.core.errors import EXIT_DONE, EXIT_RUN_FAILED, UserError, nearest, printable
@@ -29,7 +30,8 @@ def recipes(context: click.Context, dataset: str | None, model: str | None, as_j
     """List the shipped recipes.
 
     Shows their parameters, the multiply-accumulates (MACs) of one image, and two top-1 accuracies:
-    the published one, and the best that was measured here.
+    the published one, and the one measured here, the lowest over its seeds under the better
+    backend.
 
     Example: python cli.py recipes --dataset tiny_imagenet
     """
@@ -38,14 +40,17 @@ def recipes(context: click.Context, dataset: str | None, model: str | None, as_j
             raise UserError("--dataset and --model filter the listing; give them without a command")
         context.obj = as_json  # `show` reads it, for `recipes --json show NAME`
         return
+    from keras_imnet64.data.datasets import nearest_dataset
     from keras_imnet64.recipe.listing import COLUMNS, GROUP, facts, networks_of, rows
     from keras_imnet64.recipe.loading import shipped_recipes
 
     listed = shipped_recipes().values()
     datasets = {recipe.data.dataset for recipe in listed}
     networks = {name for recipe in listed for name in networks_of(recipe)}
-    _check_filter("--dataset", dataset, datasets)
-    _check_filter("--model", model, networks)
+    if dataset is not None and dataset not in datasets:
+        _no_recipe_has("--dataset", dataset, nearest_dataset(dataset, datasets))
+    if model is not None and model not in networks:
+        _no_recipe_has("--model", model, nearest(model, networks))
     found = [
         recipe
         for recipe in listed
@@ -57,19 +62,20 @@ def recipes(context: click.Context, dataset: str | None, model: str | None, as_j
         show_table(rows(found), COLUMNS, GROUP)
 
 
-def _check_filter(option: str, value: str | None, known: set[str]) -> None:
-    if value is not None and value not in known:
-        raise UserError(f"no shipped recipe has {option} {value}; {nearest(value, known)}")
+def _no_recipe_has(option: str, value: str, remedy: str) -> NoReturn:
+    raise UserError(f"no shipped recipe has {option} {value}; {remedy}")
 
 
 @recipes.command("show")
 @click.argument("recipe", shell_complete=completing(recipe_names))
+@set_option
 @json_option
 @click.pass_obj
-def show_recipe(json_before: bool, recipe: str, as_json: bool) -> None:
+def show_recipe(json_before: bool, recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Print a recipe, with its size and results as comments.
 
     The output is a valid recipe. RECIPE is the name of a shipped recipe or the path of a TOML file.
+    With --set, every setting is printed, and the comments of its file are not.
 
     Example: python cli.py recipes show demo
     """
@@ -77,14 +83,15 @@ def show_recipe(json_before: bool, recipe: str, as_json: bool) -> None:
     from keras_imnet64.recipe.listing import facts, in_words
     from keras_imnet64.recipe.loading import find_recipe, load_recipe
 
-    loaded = load_recipe(recipe)
+    loaded = load_recipe(recipe, overrides)
     if as_json or json_before:
         show(facts(loaded) | {"settings": loaded.model_dump(exclude_none=True)}, True)
         return
     for line in in_words(facts(loaded)):
         click.echo(f"# {printable(line)}")
     click.echo()
-    write_text(decode_text(find_recipe(recipe).read_bytes()).replace("\r\n", "\n"))
+    file = decode_text(find_recipe(recipe).read_bytes()).replace("\r\n", "\n")
+    write_text(loaded.to_toml() if overrides else file)
 
 
 @recipes.command("schema")

@@ -71,8 +71,9 @@ def prepare(
 ) -> None:
     """Pack a data set, or index its image files, for training.
 
-    Without --source, TFDS downloads the data set; `shapes` is drawn. The form of a source is
-    recognised by its files: official archives, unpacked npz files or pickles, Parquet, WebDataset,
+    Without --source, TFDS downloads `imagenet_resized`, `imagenet2012` is looked for in the folder
+    of data sets, and `shapes` is drawn; the others need it. The form of a source is recognised by
+    its files: official archives, unpacked npz files or pickles, Parquet, WebDataset,
     CSV, or class folders. Among class folders, those named like train, val or test, in any
     spelling, are splits.
 

@@ -46,6 +46,28 @@ class Command(WithVerbose):
         silence_libraries()
         return super().invoke(ctx)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if any(parameter.name == "overrides" for parameter in self.params):
+                raise _about_settings(error) from None
+            raise
+
+
+def _about_settings(error: click.NoSuchOption) -> click.NoSuchOption:
+    """Returns the error for a command with --set where an option is what a recipe has as a key."""
+    from keras_imnet64.recipe.setting_names import settings_called
+
+    name = error.option_name
+    if name == "--resume":
+        remedy = "the command that began a run also resumes it"
+    elif meant := settings_called(name):
+        remedy = f"settings of the recipe are given as --set {meant[0]}=VALUE"
+    else:
+        return error
+    return click.NoSuchOption(name, f"No such option '{name}': {remedy}.", ctx=error.ctx)
+
 
 class Group(WithVerbose, click.Group):
     command_class = Command
@@ -130,20 +152,23 @@ class Source(UserPath):
 SOURCE = Source(path_type=Path)
 
 
-def recipe_option(command: Decorated) -> Decorated:
-    command = click.option(
+def set_option(command: Decorated) -> Decorated:
+    return click.option(
         "--set",
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
         help="Override a setting, in TOML, such as train.epochs=2; repeatable.",
     )(command)
+
+
+def recipe_option(command: Decorated) -> Decorated:
     return click.option(
         "--recipe",
         required=True,
         shell_complete=completing(recipe_names),
         help="Name of a shipped recipe, or path of a TOML file.",
-    )(command)
+    )(set_option(command))
 
 
 class DataFolders(TypedDict):
@@ -174,7 +199,7 @@ def device_options(command: Decorated) -> Decorated:
     return click.option(
         "--backend",
         shell_complete=completing(_backends),
-        help="tensorflow, jax or torch; default: KERAS_BACKEND, else keras.json.",
+        help="tensorflow, jax or torch; default: KERAS_BACKEND, else keras.json, else tensorflow.",
     )(command)
 
 
@@ -185,7 +210,8 @@ def machine_options(command: Decorated) -> Decorated:
     command = click.option(
         "--num-processes",
         type=int,
-        help="Several machines: number of processes; 1: train a run of its own; default: 1.",
+        help="Several machines: number of processes; default: the launcher's, else 1. 1 trains a "
+        "run of its own, under a launcher too.",
     )(command)
     return click.option(
         "--coordinator",

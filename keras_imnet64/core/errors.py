@@ -11,7 +11,8 @@ EXIT_STATUSES = {  # what each tells whoever runs a command
     EXIT_DONE: "Done.",
     EXIT_RUN_FAILED: (
         "The run failed after it had started: the loss or a weight is not finite, or memory or "
-        "disk space ran out. Of `doctor`: something is wrong with the machine."
+        "disk space ran out, or another of its processes was lost. Of `sweep`: a cell failed. Of "
+        "`doctor`: something is wrong with the machine."
     ),
     EXIT_USER_ERROR: (
         "A mistake that you can correct: one sentence on standard error says what is wrong, what "

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -133,6 +133,19 @@ DATASETS: Mapping[str, Dataset] = {
         ),
     )
 }
+OTHER_NAMES = {  # by which papers and people call them, in small letters without dashes
+    "imagenet64": "imagenet_resized/64x64",
+    "imagenet64x64": "imagenet_resized/64x64",
+    "imagenetresized": "imagenet_resized/64x64",
+    "downsampledimagenet": "imagenet_resized/64x64",
+    "imagenet32": "imagenet_resized/32x32",
+    "imagenet32x32": "imagenet_resized/32x32",
+    "imagenet16": "imagenet_resized/16x16",
+    "imagenet8": "imagenet_resized/8x8",
+    "imagenet": "imagenet2012",
+    "imagenet1k": "imagenet2012",
+    "ilsvrc2012": "imagenet2012",
+}
 
 
 def _made_by_downsampling(request: Request) -> NoReturn:
@@ -185,8 +198,14 @@ def find_dataset(name: str) -> Dataset:
             )
         return replace(DATASETS[IMAGE_FOLDER], name=name)
     if name not in DATASETS:
-        raise UserError(f'there is no data set "{name}": {nearest(name, DATASETS)}')
+        raise UserError(f'there is no data set "{name}": {nearest_dataset(name, DATASETS)}')
     return DATASETS[name]
+
+
+def nearest_dataset(name: str, known: Collection[str]) -> str:
+    """Returns a clause for an error message, as `nearest`; knows what others call the data sets."""
+    other = OTHER_NAMES.get(name.lower().replace("-", "").replace("_", ""))
+    return nearest(other if other in known else name, known)
 
 
 def default_data_dir() -> Path:

@@ -36,7 +36,7 @@ def build(
     """Builds a WRN-N-k with pre-activation blocks.
 
     Args:
-        image_size: pixels per side; with `stages`, any.
+        image_size: pixels per side, 8 times a power of 2; any with `stages`.
         num_classes: K.
         normalization: see `build_model`.
         depth: N = 4 + 2 * blocks per stage * stages; the paper has 4 blocks: 20, 28 and 36.

@@ -17,6 +17,7 @@ from keras_imnet64.models import parse_network
 from keras_imnet64.models.options import FILE, NetworkOptions, ResNetOptions
 from keras_imnet64.recipe.optimizers import OptimizerOptions, ScheduleOptions
 from keras_imnet64.recipe.schema import Recipe
+from keras_imnet64.recipe.setting_names import settings_called
 
 MAX_FILE_BYTES = 2**20  # shipped recipes have 2 KB
 MAX_DEPTH = 16  # parts of a dotted key, and levels of nested tables and lists
@@ -200,12 +201,26 @@ def find_recipe(name_or_path: StrPath) -> Path:
 def parse_override(line: str) -> JsonObject:
     """Returns {"optimizer": {"learning_rate": 0.05}} for "optimizer.learning_rate=0.05"."""
     try:
-        return parse_assignment(line)
+        content = parse_assignment(line)
     except ValueError:
         raise UserError(
             f"--set takes key=value in TOML, such as optimizer.learning_rate=0.05 "
-            f"or 'model.name=\"wide_resnet\"'; received {line!r}"
+            f"or 'model.name=\"wide_resnet\"'; received {line!r}{_in_toml(line)}"
         ) from None
+    (word,) = content
+    if word not in Recipe.model_fields and (meant := settings_called(word)):
+        raise UserError(f'a recipe has no key "{word}" at its top; did you mean "{meant[0]}"?')
+    return content
+
+
+def _in_toml(line: str) -> str:
+    """Returns a clause with a line as TOML has it, if its value is a bare word; else nothing."""
+    key, _, value = line.partition("=")
+    if not re.fullmatch(r"\s*[\w.-]+\s*=\s*[A-Za-z~./][\w~./-]*\s*", line):
+        return ""
+    words = {"True": "true", "False": "false"}
+    value = words.get(value.strip()) or f'"{value.strip()}"'
+    return f": write --set '{key.strip()}={value}'"
 
 
 def parse_assignment(line: str) -> JsonObject:
@@ -233,9 +248,39 @@ def override(content: JsonObject, changes: JsonObject) -> None:
 
 
 def merge(content: JsonObject, changes: JsonObject) -> None:
-    """Merges `changes` into `content`, table by table; any other value is replaced."""
+    """Merges `changes` into `content`, table by table; any other value is replaced.
+
+    A table whose keys are numbers changes the items of a list: {"augment": {"0": {"padding": 2}}}.
+    """
     for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(content.get(key), dict):
-            merge(content[key], value)
+        old = content.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            merge(old, value)
+        elif isinstance(value, dict) and isinstance(old, list) and all(map(str.isdecimal, value)):
+            for number, change in value.items():
+                _merge_item(old, index_in(old, number, key), change)
         else:
             content[key] = value
+
+
+def _merge_item(items: list[Json], index: int, change: Json) -> None:
+    """Merges a change into an item of a list; another operation drops the old one's options."""
+    old = items[index]
+    if isinstance(old, dict) and isinstance(change, dict) and "op" not in change:
+        merge(old, change)
+    else:
+        items[index] = change
+
+
+def index_in(items: list[Json], number: str, where: str) -> int:
+    """Returns the place in a list that a dotted key names, such as "augment.0".
+
+    Args:
+        where: the dotted key of the list.
+    """
+    if not number.isdecimal() or int(number) >= len(items):
+        raise UserError(
+            f"{where}.{number} names no table: {where} has {len(items)}, counted from 0; "
+            f"received {number}"
+        )
+    return int(number)

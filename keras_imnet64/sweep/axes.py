@@ -15,7 +15,12 @@ from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.tables import Table, TaggedTable
 from keras_imnet64.core.types import Json, JsonObject
-from keras_imnet64.recipe.loading import TAGGED_TABLES, override, parse_assignment
+from keras_imnet64.recipe.loading import (
+    TAGGED_TABLES,
+    index_in,
+    override,
+    parse_assignment,
+)
 from keras_imnet64.recipe.schema import Recipe
 
 Annotation: TypeAlias = Any  # of a field: a class, a union or an alias have no type in common
@@ -257,16 +262,12 @@ def _set_value(content: JsonObject, axis: Axis, value: Json) -> None:
 def _set_in_list(items: list[Json], axis: Axis, depth: int, value: Json) -> None:
     """Sets a value in a list of tables, whose number stands at `depth` of the axis' path."""
     number, rest = axis.path[depth], axis.path[depth + 1 :]
-    if not number.isdecimal() or int(number) >= len(items):
-        raise UserError(
-            f"{axis.key} names no table: {'.'.join(axis.path[:depth])} has {len(items)}, counted "
-            f"from 0; received {number}"
-        )
-    item = items[int(number)]
+    index = index_in(items, number, ".".join(axis.path[:depth]))
+    item = items[index]
     if rest and isinstance(item, dict):
         override(item, _nested(rest, value))
     else:
-        items[int(number)] = value if not rest else _nested(rest, value)
+        items[index] = value if not rest else _nested(rest, value)
 
 
 def _nested(path: Sequence[str], value: Json) -> JsonObject:

@@ -145,7 +145,7 @@ def log_start(setup: TrainingSetup, state: RunState) -> None:
             "nor resumed bit for bit"
         )
     if state.has_trained:
-        say(f"resumes  in epoch {state.epoch + 1} after {state.step} steps")
+        say(f"resumes  in epoch {state.epoch + 1} after step {state.step}")
 
 
 def parameters_in_words(setup: TrainingSetup) -> str:

@@ -236,7 +236,7 @@ class Trainer:
 
     def _where(self) -> str:
         epoch, step = self.state.epoch, self.state.step
-        return f"in epoch {epoch + 1} after {step} steps" if step else f"after epoch {epoch}"
+        return f"in epoch {epoch + 1} after step {step}" if step else f"after epoch {epoch}"
 
     def roll_back(self, failure: NotFinite) -> bool:
         """Restores a checkpoint from before the update that led to a failure, and lowers the rate.

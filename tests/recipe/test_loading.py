@@ -6,7 +6,14 @@ import pytest
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.recipe.difference import difference
-from keras_imnet64.recipe.loading import check_recipe, list_recipes, load_recipe
+from keras_imnet64.recipe.loading import (
+    check_recipe,
+    list_recipes,
+    load_recipe,
+    override,
+    parse_override,
+)
+from keras_imnet64.recipe.setting_names import OTHER_WORDS, settings_called
 
 PAPER = {"wrn36_5", "wrn36_2", "wrn28_10", "wrn28_2", "wrn20_10"}
 
@@ -142,6 +149,31 @@ def test_another_optimizer_drops_the_old_ones_options():
     assert recipe.optimizer.learning_rate == load_recipe("tiny20_resnet18").optimizer.learning_rate
     same = load_recipe("tiny20_resnet18", ['optimizer={name="sgd", momentum=0.5}'])
     assert same.optimizer.options == {"momentum": 0.5, "nesterov": True}
+
+
+def test_an_override_reaches_an_item_of_a_list():
+    lines = ["augment.0.padding=2", 'augment.1={op="cutmix"}']
+    demo = {"augment": [{"op": "pad_crop", "padding": 4, "fill": "reflect"}, {"op": "mixup"}]}
+    content = minimal() | demo
+    for line in lines:
+        override(content, parse_override(line))
+    assert content["augment"] == [demo["augment"][0], {"op": "cutmix"}]
+    assert content["augment"][0] == {"op": "pad_crop", "padding": 2, "fill": "reflect"}
+
+
+@pytest.mark.parametrize(
+    ("word", "keys"),
+    [
+        ("--lr", ["optimizer.learning_rate"]),
+        ("batch-size", ["data.batch_size"]),
+        ("epochs", ["train.epochs", "schedule.epochs"]),
+        ("no_such_thing", []),
+    ],
+)
+def test_what_a_word_may_mean(word, keys):
+    assert settings_called(word) == keys
+    for known in OTHER_WORDS.values():
+        assert known in settings_called(known.partition(".")[2])
 
 
 def test_a_tuple_of_python_is_a_list():

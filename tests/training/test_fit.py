@@ -123,7 +123,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_a_straight_one(
     interruption, error, from_step, straight, small_recipe, data_dir, tmp_path, monkeypatch, capsys
 ):
     recipe = small_recipe(**INTERRUPTED)
-    with pytest.raises(error, match="in epoch 2 after 3 steps" if error is Stopped else "crash"):
+    with pytest.raises(error, match="in epoch 2 after step 3" if error is Stopped else "crash"):
         fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[interruption])
     (tmp_path / "run" / "checkpoints" / ".half.writing").write_bytes(b"killed here")
     assert not (tmp_path / "run" / "metrics.json").exists()

@@ -141,7 +141,7 @@ def test_a_signal_to_one_stops_all_and_the_run_resumes(between, machines, straig
     assert statuses(found) == [75, 75], found
     sentences = errors(found)
     assert sentences[0] == sentences[1]
-    assert re.match(r"stopped in epoch \d after \d steps; the state is saved", sentences[0][0])
+    assert re.match(r"stopped in epoch \d after step \d; the state is saved", sentences[0][0])
     if between:
         [one] = ends([machines.start(name, "--virtual-devices=2", actions=["step 3 SIGTERM"])])
         assert one[0] == 75, one
