@@ -279,7 +279,8 @@ class EpochRow:
         val_loss: cross-entropy of the validation images; empty, as are the next two, in epochs that
             `train.validate_every` does not score.
         val_top1, val_top5: accuracies on the validation images.
-        images_per_second: speed of the epoch's steps without the first one, which compiles.
+        images_per_second: speed of the epoch's steps without the first one, which compiles; None
+            if it is the only one.
         seconds: duration of the epoch's steps in the process that ended the epoch.
         training_seconds: wall clock from the run's first step to the end of this epoch, its scores
             included; empty if a version that did not count it trained a part of the run.
@@ -295,7 +296,7 @@ class EpochRow:
     val_loss: float | None
     val_top1: float | None
     val_top5: float | None
-    images_per_second: float
+    images_per_second: float | None
     seconds: float
     training_seconds: float | None = None
     size: int | None = None

@@ -260,7 +260,7 @@ def remove_unbegun(run: Run) -> None:
 
 def set_aside(path: StrPath) -> Path:
     """Renames a run folder to <name>.1, .2, ..., and returns its new path."""
-    path = Path(path).resolve()
+    path = Path(os.path.abspath(path))  # of a link its own name, not that of its target
     number = 1
     while (target := path.with_name(f"{path.name}.{number}")).exists():
         number += 1

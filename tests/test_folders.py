@@ -130,6 +130,16 @@ def test_a_run_that_cannot_be_renamed_is_named(tmp_path, monkeypatch):
         set_aside(tmp_path / "run")
 
 
+def test_of_a_link_the_link_is_set_aside(tmp_path):
+    """The run is kept under another name, and its own is free."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to("disk")
+    assert set_aside(tmp_path / "run") == tmp_path / "run.1"
+    assert (tmp_path / "run.1").resolve() == tmp_path / "disk"
+    create_run(tmp_path / "run")
+    assert not list((tmp_path / "disk").iterdir())
+
+
 def test_damaged_files_say_what_to_do(tmp_path):
     (tmp_path / "metrics.json").write_text("[]")
     with pytest.raises(UserError, match=r"metrics\.json is missing or damaged .*not a JSON object"):

@@ -458,7 +458,7 @@ simply("fusion", "ensemble run --fusion mean", "'mean' is not one of 'avg', 'geo
 simply("branches_in_words", "ensemble run --branches 0,two", "numbers such as 0,1,3; received")
 
 
-@mistake("divisible by the 3 devices; received 16, the nearest below that works is 15", command=FIT)
+@mistake("divisible by the 3 devices; received 16, the nearest that works is 15", command=FIT)
 def batch_that_the_devices_do_not_divide(place):
     three = Devices("tensorflow", "cpu", ("CPU:0", "CPU:1", "CPU:2"))
     place.patch.setattr("keras_imnet64.backend.devices.take_devices", lambda *_, **__: three)

@@ -138,7 +138,7 @@ class Devices:
             fits = max(self.count, batch_size - batch_size % self.count)
             raise UserError(
                 f"{name} must be divisible by the {self.count} devices; received {batch_size}, "
-                f"the nearest below that works is {fits}"
+                f"the nearest that works is {fits}"
             )
 
 

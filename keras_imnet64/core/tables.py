@@ -9,6 +9,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -28,6 +29,9 @@ class Table(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True
     )
+
+
+WITH_DEFAULTS = "with defaults"  # as a dump's context: options that are not set are written too
 
 
 class TaggedTable(Table):
@@ -66,9 +70,12 @@ class TaggedTable(Table):
         return {key: getattr(self, key) for key in self.option_fields()}
 
     @model_serializer(mode="wrap")
-    def _omit_defaults_of_options(self, dump: SerializerFunctionWrapHandler) -> JsonObject:
+    def _omit_defaults_of_options(
+        self, dump: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> JsonObject:
         written = self.shared_keys | self.model_fields_set
-        return {key: value for key, value in dump(self).items() if key in written}
+        is_whole = info.context == WITH_DEFAULTS
+        return {key: value for key, value in dump(self).items() if is_whole or key in written}
 
 
 def by_tag(union: Any) -> dict[str, type[Any]]:  # an Annotated union has no static type

@@ -19,7 +19,7 @@ from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.core.validation import to_json
 from keras_imnet64.data.forms import cannot_skip, make_stores
 from keras_imnet64.data.images.views import FILTERS
-from keras_imnet64.data.locations import Dataset, DatasetLocation
+from keras_imnet64.data.locations import SUFFIX, Dataset, DatasetLocation
 from keras_imnet64.data.prepare import (
     Request,
     from_image_files,
@@ -191,10 +191,10 @@ def find_dataset(name: str) -> Dataset:
     if kind == DOWNSAMPLED and slash:
         return _downsampled_row(name)
     if kind == IMAGE_FOLDER and slash:
-        if not IMAGE_FOLDER_NAME.fullmatch(rest):
+        if not IMAGE_FOLDER_NAME.fullmatch(rest) or rest.endswith(SUFFIX):
             raise UserError(
-                f"{IMAGE_FOLDER}/NAME needs a name of letters, digits, dashes and underscores; "
-                f'received "{rest}"'
+                f"{IMAGE_FOLDER}/NAME needs a name of letters, digits, dashes and underscores that "
+                f'does not end in {SUFFIX}; received "{rest}"'
             )
         return replace(DATASETS[IMAGE_FOLDER], name=name)
     if name not in DATASETS:

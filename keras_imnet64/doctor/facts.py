@@ -1,7 +1,6 @@
 """Reads facts about the installation and the machine that are safe to read in this process."""
 
 import contextlib
-import math
 import os
 import platform
 import re
@@ -17,6 +16,7 @@ from keras_imnet64.backend.environment import refusals
 from keras_imnet64.backend.keras_settings import KerasSettings
 from keras_imnet64.backend.programs import program_settings
 from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.core.machine_limits import cores, memory
 from keras_imnet64.core.paths import DEFAULT_RUNS, check_writable
 from keras_imnet64.core.program_folder import check_folder, program_files
 from keras_imnet64.core.types import StrPath
@@ -96,56 +96,8 @@ def refused_settings() -> list[Problem]:
 def machine() -> Machine:
     """Returns the cores and the memory that this process may use, and the GPUs of the driver."""
     gpus, error = driver_gpus()
-    total, available = _memory()
-    return Machine(_cores(), total, available, gpus, error)
-
-
-def _cores() -> int | None:
-    """Counts the cores of the affinity mask, or fewer where a control group grants less time."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    for group in _control_groups():
-        quota, _, period = _read(group / "cpu.max").partition(" ")  # "max 100000"
-        if cores and quota.isdigit() and period.strip().isdigit():
-            cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
-    return cores
-
-
-def _memory() -> tuple[int | None, int | None]:
-    """Returns the total and the available bytes, of the machine or of a smaller control group.
-
-    Both are None if psutil is missing.
-    """
-    try:
-        import psutil
-    except ImportError:
-        return None, None
-    memory = psutil.virtual_memory()
-    total: int = memory.total
-    available: int = memory.available
-    for group in _control_groups():
-        limit, used = _read(group / "memory.max").strip(), _read(group / "memory.current").strip()
-        if limit.isdigit() and used.isdigit():
-            rows = [line.split() for line in _read(group / "memory.stat").splitlines()]
-            cached = sum(int(row[1]) for row in rows if row[0] == "inactive_file")  # can be freed
-            total = min(total, int(limit))
-            available = min(available, max(0, int(limit) - int(used) + cached))
-    return total, available
-
-
-def _control_groups() -> list[Path]:
-    """Returns the folders of this process's control groups (version 2), the innermost first."""
-    root = Path("/sys/fs/cgroup")
-    own = [line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")]
-    folders = [root / group.strip("/") for group in own]
-    return [f for folder in folders for f in (folder, *folder.parents) if f.is_relative_to(root)]
-
-
-def _read(file: StrPath) -> str:
-    try:
-        return Path(file).read_text()
-    except OSError:
-        return ""
+    total, available = memory()
+    return Machine(cores(), total, available, gpus, error)
 
 
 def driver_gpus() -> tuple[list[Gpu], str | None]:

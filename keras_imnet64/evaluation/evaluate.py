@@ -148,7 +148,13 @@ def select_known_classes(info: ModelInfo, store: Store, path: StrPath) -> Select
             f"{path} and {store.dataset} have no class id in common: the model has "
             f"{info.wnids[0]}, ..., the data {store.wnids[0]}, ..."
         )
-    return select(store, list(info.wnids))
+    known = select(store, list(info.wnids))
+    if not len(known):
+        raise UserError(
+            f"{store.dataset} {store.split} has no image of a class that {path} knows, so there is "
+            "nothing to score"
+        )
+    return known
 
 
 def choose_view(

@@ -68,7 +68,8 @@ def _averaged(model: keras.Model, views: Tensor, weights: Sequence[float] | None
         weights: V, of sum 1; None stands for equal weights.
     """
     num_views, *shape = views.shape[1:]
-    logits = model(ops.reshape(views, (-1, *shape)))  # [B * V, K]
+    network = keras.Model(model.inputs[0], model.outputs[0])  # one in a file may return a list
+    logits = network(ops.reshape(views, (-1, *shape)))  # [B * V, K]
     logits = ops.reshape(logits, (-1, num_views, logits.shape[-1]))  # [B, V, K]
     shares = ops.softmax(logits)
     if weights is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.load import load_model
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 # Settings of layers that change what a network computes, but not the shape of a weight.
 COMPARED_SETTINGS = {"strides", "pool_size", "mean", "variance"}
 MAX_CHARACTERS = 60  # of two settings in a message: a mean image would fill the screen
+
+
+def find_weights(path: StrPath) -> Path:
+    """Returns the file of initial weights, whose path may begin with ~; raises UserError."""
+    file = expand(path)
+    if not file.is_file():
+        raise UserError(f"train.initial_weights: {path} is not a file; a .keras file is needed")
+    return file
 
 
 def warm_start(
@@ -44,11 +53,9 @@ def warm_start(
     """
     from keras import ops
 
-    if not Path(path).is_file():
-        raise UserError(f"train.initial_weights: {path} is not a file; a .keras file is needed")
-    loaded = load_model(path)
+    loaded = load_model(find_weights(path))
     source = by_path(loaded)
-    their_wnids = read_model_info(path).wnids
+    their_wnids = read_model_info(find_weights(path)).wnids
     same_classes = their_wnids == tuple(wnids)
     skipped, num_filled = [], 0
     # Layers that are not trainable are part of the network, such as the band of a spectral one, but

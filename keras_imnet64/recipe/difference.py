@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.tables import WITH_DEFAULTS
 from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.recipe.schema import Recipe
 
@@ -30,8 +31,14 @@ def refuse_other_recipe(old: Recipe, new: Recipe, problem: str, remedy: str) -> 
 
 
 def difference(old_recipe: Recipe, new_recipe: Recipe) -> list[str]:
-    """Returns ["train.epochs: 40 -> 2", ...], the `decisions` in which two recipes differ."""
-    old, new = decisions(old_recipe), decisions(new_recipe)
+    """Returns ["train.epochs: 40 -> 2", ...], the `decisions` in which two recipes differ.
+
+    An option that a recipe leaves out is the same as its default.
+    """
+    old, new = (
+        {k: v for k, v in all_settings(each, WITH_DEFAULTS).items() if k not in MAY_CHANGE}
+        for each in (old_recipe, new_recipe)
+    )
     keys = dict.fromkeys([*old, *new])
     return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in keys if old.get(k) != new.get(k)]
 
@@ -45,9 +52,13 @@ def decisions(recipe: Recipe) -> JsonObject:
     return {key: value for key, value in all_settings(recipe).items() if key not in MAY_CHANGE}
 
 
-def all_settings(recipe: Recipe) -> JsonObject:
-    """Returns the `decisions` and the settings of MAY_CHANGE: {dotted key: JSON value}."""
-    content = recipe.model_dump(exclude={"reference", "measured", "name"})
+def all_settings(recipe: Recipe, form: str | None = None) -> JsonObject:
+    """Returns the `decisions` and the settings of MAY_CHANGE: {dotted key: JSON value}.
+
+    Args:
+        form: WITH_DEFAULTS for all options; None for those that the recipe states.
+    """
+    content = recipe.model_dump(exclude={"reference", "measured", "name"}, context=form)
     content["augment"] = [{"op": None, "layer": None} | step for step in content["augment"]]
     flat = _flatten(content)
     if flat["train.initial_weights"]:  # the run has its weights, so its path may change

@@ -49,7 +49,7 @@ class DataSection(Table):
     mirror: Literal["none", "random", "alternating", "both"] = "random"
     """alternating: mirrored in every other epoch; both: each image and its mirror image in each
     epoch."""
-    classes: Positive | None = None
+    classes: Annotated[int, Field(ge=2)] | None = None
     """Number of classes to use, the first ones in the sorted order of their ids; default: all."""
     holdout: Count = 0
     """Training images that are held out for model selection."""
@@ -585,14 +585,8 @@ class Recipe(Table):
                 "loss.target_threshold and loss.sum_classes are options of "
                 'loss.name = "binary_cross_entropy"; received "cross_entropy"'
             )
-        if self.num_classes and loss.target_threshold is not None:
-            other = loss.label_smoothing / self.num_classes  # the target of a class, not the label
-            if not other <= loss.target_threshold < 1 - loss.label_smoothing + other:
-                raise UserError(
-                    "loss.target_threshold must lie between the smoothed targets, "
-                    f"{other:.3g} and {1 - loss.label_smoothing + other:.3g}; received "
-                    f"{loss.target_threshold}"
-                )
+        if self.num_classes:
+            check_target_threshold(loss, self.num_classes)
 
     def _check_repeats(self) -> None:
         if self.data.repeats > 1 and self.data.mirror in ("alternating", "both"):
@@ -600,6 +594,19 @@ class Recipe(Table):
                 "data.repeats draws each copy of an image anew, so data.mirror must be "
                 f'"random" or "none"; received "{self.data.mirror}"'
             )
+
+
+def check_target_threshold(loss: LossSection, num_classes: int) -> None:
+    """Refuses a threshold that would make the targets of all classes equal."""
+    if loss.target_threshold is None:
+        return
+    other = loss.label_smoothing / num_classes  # the target of a class that is not the label
+    if not other <= loss.target_threshold < 1 - loss.label_smoothing + other:
+        raise UserError(
+            "loss.target_threshold must lie between the smoothed targets, "
+            f"{other:.3g} and {1 - loss.label_smoothing + other:.3g}; received "
+            f"{loss.target_threshold}"
+        )
 
 
 def _first_epoch(share: float, epochs: int) -> int:

@@ -16,7 +16,7 @@ from keras_imnet64.data.images.views import View
 from keras_imnet64.data.selection import Selection, first_classes, select, split_holdout
 from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stream import TrainingStream
-from keras_imnet64.recipe.schema import LayerSection, Recipe
+from keras_imnet64.recipe.schema import LayerSection, Recipe, check_target_threshold
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def load_data(
     )
     wnids = first_classes(train_store, recipe.data.classes) if recipe.data.classes else None
     train, final = select(train_store, wnids), select(final_store, wnids)
+    check_classes(recipe, train, final)
     validation = final
     if recipe.data.holdout:
         train, validation = split_holdout(train, recipe.data.holdout)
@@ -90,6 +91,24 @@ def load_data(
         moments.channel_mean,
         moments.channel_std,
     )
+
+
+def check_classes(recipe: Recipe, train: Selection, final: Selection) -> None:
+    """Refuses images of too few classes, or without one that the finished model is scored on."""
+    name, wanted = train.store.dataset, recipe.data.classes
+    if wanted and wanted > train.num_classes:
+        raise UserError(
+            f"data.classes must be at most {train.num_classes}, the classes of {name}; received "
+            f"{wanted}"
+        )
+    if train.num_classes < 2:
+        raise UserError(f"{name} has one class, and a classifier needs two or more")
+    if not len(final):
+        raise UserError(
+            f"{name} has no validation image of these {train.num_classes} classes, on which the "
+            "finished model is scored: prepare it with --validation-share, or choose more classes"
+        )
+    check_target_threshold(recipe.loss, train.num_classes)
 
 
 def make_stream(

@@ -21,6 +21,7 @@ from keras_imnet64.backend.devices import Devices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.console import say
 from keras_imnet64.core.files import write_atomic, write_json
+from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.core.validation import to_json
 from keras_imnet64.models.macs import count_parameters
@@ -37,6 +38,7 @@ from keras_imnet64.training.run_folder import (
     check_run,
     check_together,
     has_checkpoint,
+    keep_initial_weights,
     report_os_errors,
     write_environment,
 )
@@ -83,17 +85,20 @@ def fit(
         RunFailed: the loss or a weight is not finite; memory or disk ran out.
         Stopped: a signal stopped the run; its state is saved and the same call resumes it.
     """
-    recipe = as_recipe(recipe)
+    recipe, out_dir = as_recipe(recipe), expand(out_dir)
     cluster = devices.cluster if devices else ALONE
     check_together(recipe, fresh, cluster)
     cluster.from_writer(partial(check_run, recipe, out_dir, fresh))
+    resumes = not fresh and bool(cluster.from_writer(partial(has_checkpoint, out_dir)))
+    if resumes:
+        recipe = keep_initial_weights(recipe, out_dir, cluster)
     devices = devices or take_devices()
     with report_os_errors(out_dir):
         setup = build_setup(
             recipe,
             devices,
             model=model,
-            load_initial_weights=fresh or not cluster.from_writer(partial(has_checkpoint, out_dir)),
+            load_initial_weights=not resumes,
             data_dir=data_dir,
             cache_dir=cache_dir,
             pack_progress=pack_progress,

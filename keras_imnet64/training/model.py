@@ -163,7 +163,7 @@ def model_info_of(recipe: Recipe, data: Data, own_model: bool, epoch: int) -> Mo
         dataset=store.dataset,
         resize_filter=view.resize_filter if view else find_dataset(store.dataset).resize_filter,
         ten_crop=view.ten_crop if view else None,
-        resize=view.resize if view else None,
+        resize=view.resize if view and not store.image_size else recipe.evaluation.resize,
         views=None if recipe.evaluation.views == "none" else recipe.evaluation.views,
         verified=bool(store.verified),
         own_model=own_model,

@@ -25,7 +25,7 @@ def train_with_recovery(trainer: Trainer) -> None:
     """Trains a run to its last epoch.
 
     Raises:
-        Stopped: a signal or a user's callback stopped the run; its state is saved.
+        Stopped: a signal stopped the run, or a user's callback within an epoch; its state is saved.
         RunFailed: memory ran out, or a number is not finite and the run does not roll back.
         UserError: the initial weights are not finite.
     """

@@ -372,7 +372,9 @@ def _after_under_tensorflow(
     import tensorflow as tf
 
     if xla:  # which heeds no control dependencies
-        together = tf.raw_ops.XlaOptimizationBarrier(input=[*tensors, *first])
+        from tensorflow.compiler.tf2xla.ops import gen_xla_ops  # is in no public module
+
+        together = gen_xla_ops.xla_optimization_barrier([*tensors, *first])
         return list(together[: len(tensors)])
     with tf.control_dependencies(first):
         return [tf.identity(tensor) for tensor in tensors]

@@ -15,6 +15,7 @@ from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.files import write_atomic, write_json
 from keras_imnet64.core.paths import os_error_text
+from keras_imnet64.core.tables import WITH_DEFAULTS
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.core.validation import to_json
 from keras_imnet64.models.from_file import find_file
@@ -70,12 +71,26 @@ def check_run(recipe: Recipe, out_dir: StrPath, fresh: bool) -> None:
 def check_together(recipe: Recipe, fresh: bool, cluster: Cluster) -> None:
     """Refuses processes of a run that differ in their recipe, its start or their versions."""
     versions = {f"version of {name}": version(name) for name in RECORDED_PACKAGES}
-    settings = {f"setting {key}": str(value) for key, value in all_settings(recipe).items()}
+    settings = {
+        f"setting {key}": str(value) for key, value in all_settings(recipe, WITH_DEFAULTS).items()
+    }
     del settings["setting data.in_memory"]  # machines may have more or less of it
     cluster.agree(
         versions | settings | {"--fresh": str(fresh)},
         "install the same versions and start the same command on each machine",
     )
+
+
+def keep_initial_weights(recipe: Recipe, out_dir: StrPath, cluster: Cluster) -> Recipe:
+    """Returns the recipe of a run that resumes, with the path of the weights that it began with."""
+    run = Run(Path(out_dir))
+    path = cluster.from_writer(lambda: load_recipe(run.recipe_file).train.initial_weights)
+    if path == recipe.train.initial_weights:
+        return recipe
+    if cluster.is_writer:
+        say(f"note: this run began with the weights of {path}, and does not read any again")
+    train = recipe.train.model_copy(update={"initial_weights": path})
+    return recipe.model_copy(update={"train": train})
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.data.stream import TrainingStream
 from keras_imnet64.models.freeze import Frozen, freeze_layers
+from keras_imnet64.models.warm_start import find_weights
 from keras_imnet64.recipe.costs import outline_of
 from keras_imnet64.recipe.loading import as_recipe
 from keras_imnet64.recipe.schema import Recipe
@@ -105,6 +106,8 @@ def build_setup(
             weights from a checkpoint.
     """
     check_setup(recipe, devices, model)
+    if load_initial_weights and recipe.train.initial_weights:
+        find_weights(recipe.train.initial_weights)
     cluster = devices.cluster
     with Activity(f"opening {recipe.data.dataset}"):
         data = cluster.in_turns(
@@ -139,6 +142,11 @@ def check_setup(recipe: Recipe, devices: Devices, model: keras.Model | None = No
         network = outline_of(recipe) if model is None else model  # refuses what cannot be built
         if model is None:
             freeze_layers(network, recipe.train.freeze)
+        elif recipe.train.initial_weights:
+            raise UserError(
+                "train.initial_weights is for the network of a recipe, and your own model has its "
+                f"weights: remove it; received {recipe.train.initial_weights!r}"
+            )
         elif recipe.train.freeze is not None:
             raise UserError(
                 "train.freeze is for the network of a recipe: set layer.trainable = False in "

@@ -22,7 +22,7 @@ from keras import ops
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import write_atomic
-from keras_imnet64.core.types import JsonObject, Variable
+from keras_imnet64.core.types import Json, JsonObject, Variable
 from keras_imnet64.core.validation import parse_record, to_json
 from keras_imnet64.models.paths import by_path
 from keras_imnet64.records import CheckpointMetadata, RunState
@@ -174,8 +174,17 @@ def newest_checkpoint(
 def _check_recipe(checkpoint: Checkpoint, decisions: JsonObject) -> None:
     """Refuses the checkpoint of another recipe; compares only settings that both have."""
     found = checkpoint.run_state.recipe
-    if any(found.get(key, value) != value for key, value in decisions.items()):
+    if not _agree(found, decisions):
         raise UserError(f"the checkpoint {checkpoint.path} is of another recipe")
+
+
+def _agree(a: Json, b: Json) -> bool:
+    """Returns whether values are equal, of tables those that both have, at all levels."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return all(_agree(a[key], b[key]) for key in a.keys() & b.keys())
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_agree, a, b))
+    return bool(a == b)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -97,7 +97,9 @@ class Trainer:
         self.best = BestModel(
             self.recipe.selection != "none", lambda epoch: self.ship_copy(run.best, epoch)
         )
-        self.early_stopping = EarlyStopping(self.recipe.train.early_stopping)
+        self.early_stopping = EarlyStopping(
+            self.recipe.train.early_stopping, self.recipe.train.epochs
+        )
         self.plateau = PlateauSchedule(self.recipe.schedule.name == "plateau", self.model.optimizer)
         self.recorder = Recorder(
             run,
@@ -226,12 +228,22 @@ class Trainer:
             )
 
     def raise_if_stopped(self) -> None:
-        """Raises Stopped if a signal or a user's callback ended training before the last epoch."""
+        """Raises Stopped if a signal ended training, or a user's callback did within an epoch.
+
+        A callback that stops at the end of an epoch, as Keras' EarlyStopping does, ends the run.
+        """
         self.checkpoints.wait()
         if self.stop.requested or self.state.step:
             raise Stopped(
                 f"stopped {self._where()}; the state is saved in {self.run.path}, and the same "
                 "command resumes the run"
+            )
+        epoch, num_epochs = self.state.epoch, self.recipe.train.epochs
+        if epoch < num_epochs and not self.state.stopped_early:
+            averaged = ", without the average over the last epochs"
+            say(
+                f"note: a callback ended this run after epoch {epoch} of {num_epochs}"
+                f"{averaged if self.recipe.train.average_last else ''}"
             )
 
     def _where(self) -> str:
@@ -360,6 +372,9 @@ class Trainer:
             ship(self.float32_copy, path, info)
 
 
+AT_END = "at the end of an epoch"  # stops Keras as True does, and differs from a user's True
+
+
 class Hooks(keras.callbacks.Callback):
     """The callback through which Keras drives a run: calls its parts in their order.
 
@@ -384,8 +399,10 @@ class Hooks(keras.callbacks.Callback):
         # The bar of each process notices a bad loss at another time, so that they look at it
         # together when the epoch is over.
         bad_step = trainer.bar.bad_step if trainer.cluster.num_processes == 1 else None
-        if trainer.stop.requested or trainer.position.is_at_end or bad_step:
+        if trainer.stop.requested or bad_step:
             self.model.stop_training = True  # Keras leaves the epoch after this step
+        elif trainer.position.is_at_end:
+            self.model.stop_training = AT_END
         trainer.finiteness.before_step()
         trainer.checkpointing.before_step(trainer.state)
         if self.replay:
@@ -405,9 +422,13 @@ class Hooks(keras.callbacks.Callback):
             trainer.save(epoch, trainer.position.step)
             return
         # `on_train_batch_begin` has stopped Keras at the epoch's last step, since a resumed epoch
-        # is shorter than Keras expects; undo that. If Keras met the stream's end instead,
-        # TensorFlow would still run the parts of a step that need no data, such as its counter.
-        self.model.stop_training = trainer.stop.requested or trainer.position.is_replay_done
+        # is shorter than Keras expects; undo that, unless a user's callback has stopped it there.
+        # If Keras met the stream's end instead, TensorFlow would still run the parts of a step that
+        # need no data, such as its counter.
+        if self.model.stop_training == AT_END:
+            self.model.stop_training = False
+        if trainer.stop.requested or trainer.position.is_replay_done:
+            self.model.stop_training = True
         trainer.last_epochs.add(epoch + 1, slow_weights(self.model.optimizer))
         scores = None
         if trainer.is_scored(epoch + 1):
@@ -423,4 +444,5 @@ class Hooks(keras.callbacks.Callback):
         trainer.state = state
         if state.stopped_early:
             self.model.stop_training = True
+            trainer.early_stopping.say()
         trainer.save(epoch + 1, 0)

@@ -55,6 +55,8 @@ def test_opening_an_unprepared_data_set_names_the_command(name, tmp_path):
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(UserError, match=r'"imagenet_resized/46x46": did you mean "imagenet_resi'):
         datasets.find_dataset("imagenet_resized/46x46")
+    with pytest.raises(UserError, match=r'does not end in -unverified; received "pets-unverified"'):
+        datasets.find_dataset("image_folder/pets-unverified")  # where unverified pets would lie
     with pytest.raises(UserError, match=r'no split "val": .*validation'):
         datasets.open_dataset("shapes", "val")
 

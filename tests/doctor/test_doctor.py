@@ -12,8 +12,10 @@ import pytest
 from conftest import write_images
 
 from keras_imnet64.backend.keras_settings import KerasSettings, keras_settings
+from keras_imnet64.core import machine_limits
 from keras_imnet64.core.program_folder import ProgramFolder
 from keras_imnet64.data.datasets import DATASETS
+from keras_imnet64.data.stores import raw
 from keras_imnet64.doctor import examine, facts, lines, trials
 from keras_imnet64.doctor.problems import problems_of
 from keras_imnet64.doctor.report import BackendTrial, Gpu, Machine, Problem
@@ -427,7 +429,7 @@ def test_a_driver_that_fails_is_a_problem_where_there_is_a_gpu(
 
 
 def test_what_a_control_group_grants(tmp_path, monkeypatch):
-    monkeypatch.setattr(facts, "_control_groups", lambda: [tmp_path, tmp_path / "none"])
+    monkeypatch.setattr(machine_limits, "_control_groups", lambda: [tmp_path, tmp_path / "none"])
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
     for name, text in {
         "cpu.max": "250000 100000\n",
@@ -440,6 +442,7 @@ def test_what_a_control_group_grants(tmp_path, monkeypatch):
     assert machine.cpu_cores == 3
     assert machine.memory_bytes == 3 * 10**8
     assert machine.memory_available_bytes == 2 * 10**8
+    assert raw._fits_in_memory(5 * 10**7 - 1) and not raw._fits_in_memory(5 * 10**7)
     (tmp_path / "cpu.max").write_text("max 100000\n")
     (tmp_path / "memory.max").write_text("max\n")
     machine = facts.machine()

@@ -29,11 +29,16 @@ IMAGE = np.zeros((1, 4, 4, 3), "float32")
 IMAGE[0, :, :, 0] = [[9, 1.5, -2.5, 9], [1.0, 9, 9, -1.0], [9, 0.5, -0.5, 9], [9, 9, 9, 9]]
 
 
-def one_pixel():
-    """A model with the logits (red of row 1, column 0) and 0: each view shows it another pixel."""
+def one_pixel(in_lists=False):
+    """A model with the logits (red of row 1, column 0) and 0: each view shows it another pixel.
+
+    Args:
+        in_lists: whether its inputs and outputs are lists, as in a model from a file.
+    """
     inputs = keras.Input((4, 4, 3))
     red = inputs[:, 1, 0, :1]
-    return keras.Model(inputs, keras.ops.concatenate([red, red * 0], axis=-1))
+    logits = keras.ops.concatenate([red, red * 0], axis=-1)
+    return keras.Model([inputs], [logits]) if in_lists else keras.Model(inputs, logits)
 
 
 def softmax(red):
@@ -65,9 +70,10 @@ def test_shift_has_half_its_weight_on_the_shifted_views():
 
 
 @pytest.mark.backend
-def test_ten_crops_are_averaged_likewise():
+@pytest.mark.parametrize("in_lists", [False, True])
+def test_ten_crops_are_averaged_likewise(in_lists):
     crops = np.stack([IMAGE] * 9 + [IMAGE[:, :, ::-1]], axis=1)
-    shares = np.exp(keras.ops.convert_to_numpy(with_ten_crops(one_pixel(), 4)(crops)))
+    shares = np.exp(keras.ops.convert_to_numpy(with_ten_crops(one_pixel(in_lists), 4)(crops)))
     assert shares[0, 0] == pytest.approx(0.9 * softmax(1.0) + 0.1 * softmax(-1.0), rel=1e-5)
 
 

@@ -5,7 +5,7 @@ import tomllib
 import pytest
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.recipe.difference import difference
+from keras_imnet64.recipe.difference import decisions, difference
 from keras_imnet64.recipe.loading import (
     check_recipe,
     list_recipes,
@@ -190,6 +190,14 @@ def test_the_shorter_side_may_have_the_size_that_is_shown():
     assert (recipe.view.resize, recipe.view.image_size) == (64, 64)
     with pytest.raises(UserError, match="must be at least the 64 pixels that are cropped"):
         check_recipe(minimal(data=data, evaluation={"resize": 63}))
+
+
+def test_a_default_that_is_stated_is_no_difference():
+    demo = load_recipe("demo")
+    stated = load_recipe("demo", ["optimizer.ns_steps=5", "schedule.final_factor=0.0"])
+    assert decisions(demo) != decisions(stated)
+    assert difference(demo, stated) == []
+    assert difference(demo, load_recipe("demo", ['augment.0={op="pad_crop",fill="reflect"}'])) == []
 
 
 def test_difference_names_what_changed():

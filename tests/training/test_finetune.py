@@ -10,14 +10,17 @@ from conftest import ON_MACOS
 from test_fit import SignalAt
 from test_interruption import check_kills
 
+from keras_imnet64.backend.cluster import ALONE
 from keras_imnet64.core.errors import Stopped, UserError
 from keras_imnet64.models import build_model
 from keras_imnet64.models.keras_private import all_layers
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.paths import SEED_STATE, by_path
+from keras_imnet64.models.warm_start import find_weights
 from keras_imnet64.recipe.loading import check_recipe, load_recipe
 from keras_imnet64.runs import Run
 from keras_imnet64.training.fit import fit
+from keras_imnet64.training.run_folder import keep_initial_weights
 from keras_imnet64.training.setup import check_setup, training_setup
 from keras_imnet64.training.state import list_checkpoints, load_checkpoint
 
@@ -194,6 +197,28 @@ def test_a_model_of_ones_own_is_frozen_by_its_owner(small_recipe, data_dir, tmp_
             small_recipe(train={"freeze": ["stem"]}), tmp_path / "r", model=model, data_dir=data_dir
         )
     assert model.get_layer("stem_conv").trainable
+
+
+def test_a_model_of_ones_own_has_its_weights(small_recipe, data_dir, tmp_path):
+    model = build_model("wide_resnet", image_size=16, num_classes=10, depth=6, width=0.5, stages=1)
+    recipe = small_recipe(train={"initial_weights": "b.keras"})
+    with pytest.raises(UserError, match=r'your own model has its weights.*received "?.b.keras'):
+        fit(recipe, tmp_path / "r", model=model, data_dir=data_dir)
+
+
+def test_weights_may_lie_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "b.keras").touch()
+    assert find_weights("~/b.keras") == tmp_path / "b.keras"
+
+
+def test_a_run_that_resumes_states_the_weights_that_it_began_with(small_recipe, tmp_path, capsys):
+    began, other = (small_recipe(train={"initial_weights": f"{name}.keras"}) for name in "ab")
+    (tmp_path / "recipe.toml").write_text(began.to_toml())
+    kept = keep_initial_weights(other, tmp_path, ALONE)
+    assert kept.train.initial_weights == "a.keras"
+    assert "began with the weights of a.keras" in capsys.readouterr().err
+    assert keep_initial_weights(began, tmp_path, ALONE) == began
 
 
 def test_two_files_with_weights_are_one_too_many(small_recipe):

@@ -201,10 +201,14 @@ def test_a_refused_run_leaves_no_folder(sections, message, small_recipe, data_di
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(small_recipe, data_dir, tmp_path):
+@pytest.mark.parametrize("at_home", [False, True])
+def test_a_folder_that_holds_something_else_is_left_alone(
+    at_home, small_recipe, data_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".bashrc").write_text("mine")
     with pytest.raises(UserError, match="not empty and holds no run"):
-        fit(small_recipe(), tmp_path, data_dir=data_dir)
+        fit(small_recipe(), "~" if at_home else tmp_path, data_dir=data_dir)
     assert [path.name for path in tmp_path.iterdir()] == [".bashrc"]
 
 
@@ -330,6 +334,8 @@ def test_an_epoch_is_told_in_100_characters():
     row = EpochRow(300, 10**6, 3.894e-07, 2.1874, 71.257, 93.1, None, None, None, 345.4, 12345.1)
     told = "epoch 300/600  loss 2.187  top1 71.3  lr 3.9e-07  345 images/s"
     assert line_of(row, 600) == told
+    alone = replace(row, images_per_second=None)  # an epoch of one step
+    assert line_of(alone, 600) == told.removesuffix("  345 images/s")
     scored = replace(row, val_loss=0.010234, val_top1=99.96)
     scores = "  val_loss 0.010  val_top1 100.0"
     assert line_of(scored, 600) == told.replace("  lr", f"{scores}  lr")
@@ -399,15 +405,26 @@ def test_training_learns_with(case, small_recipe, data_dir, tmp_path):
 
 
 @pytest.mark.backend
-def test_own_model_and_callbacks(small_recipe, data_dir, tmp_path):
+def test_own_model_and_callbacks(small_recipe, data_dir, tmp_path, capsys):
     inputs = keras.Input((16, 16, 3), name="pixels")
     x = keras.layers.Rescaling(1 / 255, name="scale")(inputs)
     x = keras.layers.Flatten(name="flat")(x)
     model = keras.Model(inputs, keras.layers.Dense(10, name="logits")(x))
     seen = []
-    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
-    run = fit(small_recipe(), tmp_path, model=model, callbacks=[watch], data_dir=data_dir)
-    assert seen == [0, 1, 2]
+
+    class EndsInTheSecond(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(epoch)
+
+        def on_train_batch_end(self, batch, logs=None):
+            if len(seen) == 1 and batch == 5:  # the last, where we stop Keras too
+                self.model.stop_training = True
+
+    callbacks = [EndsInTheSecond()]
+    run = fit(small_recipe(), tmp_path, model=model, callbacks=callbacks, data_dir=data_dir)
+    assert seen == [0, 1]
+    assert len(run.history) == 2 and run.is_finished
+    assert "a callback ended this run after epoch 2 of 3" in capsys.readouterr().err
     assert [layer.name for layer in load_model(run.model).layers][-1] == "logits"
 
 

@@ -573,6 +573,18 @@ def pair(tmp_path_factory):
     return contents, foreign.read_bytes()
 
 
+def test_a_checkpoint_is_of_a_recipe_that_states_a_default_more(tmp_path):
+    """The options of an augmentation step stand in a list, where no key is missing."""
+    crop = {"op": "pad_crop", "fill": "reflect"}
+    for earlier, later in ((crop, crop | {"padding": 4}), (crop | {"padding": 4}, crop)):
+        state = RunState(1, 0, recipe={"augment": [earlier], "train.seed": 0})
+        save_checkpoint(tmp_path, {"b": np.zeros(1, "float32")}, state)
+        assert newest_checkpoint(tmp_path, {"augment": [later]}) is not None
+        for other in ([], [later, later], [later | {"fill": "zero"}]):
+            with pytest.raises(UserError, match="is of another recipe"):
+                newest_checkpoint(tmp_path, {"augment": other})
+
+
 DAMAGES = st.one_of(
     st.tuples(st.just("truncated"), st.floats(0, 1), st.just(0)),
     st.tuples(st.just("flipped"), st.floats(0, 1), st.integers(0, 7)),

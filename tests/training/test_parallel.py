@@ -108,7 +108,7 @@ def several(backend):
 
 def test_batch_size_must_be_divided_by_the_devices():
     several("jax").check_batch_size(128)
-    with pytest.raises(UserError, match="nearest below that works is 126"):
+    with pytest.raises(UserError, match="nearest that works is 126"):
         several("jax").check_batch_size(127)
 
 

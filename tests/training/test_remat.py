@@ -77,6 +77,7 @@ def check_same(plain, again, tolerance):
     ("model", "train", "tolerance"),
     [
         (WRN, {"ema": 0.9}, 1e-4),
+        (WRN, {"ema": 0.9, "xla": "on"}, 1e-4),
         pytest.param(
             *(WRN, {"dtype": "mixed_bfloat16", "ema": 0.9}, 0.03), marks=pytest.mark.backend
         ),

@@ -45,7 +45,9 @@ class View:
 
     @property
     def one_crop(self) -> "View":
-        """The same view with one crop of each image."""
+        """The same view with one crop of each image, the whole of it if no size is stated."""
+        if self.ten_crop and self.resize is None:
+            return View(self.image_size)
         return replace(self, ten_crop=False)
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_imnet64.core.machine_limits import memory
 from keras_imnet64.data.stores.base import StoreBase
 from keras_imnet64.data.stores.files import map_array
 from keras_imnet64.records import RawStoreMeta
@@ -67,6 +68,5 @@ def aligned_copy(array: np.ndarray) -> np.ndarray:
 
 
 def _fits_in_memory(num_bytes: int) -> bool:
-    import psutil
-
-    return num_bytes < psutil.virtual_memory().available / 4
+    _, available = memory()
+    return available is not None and num_bytes < available / 4

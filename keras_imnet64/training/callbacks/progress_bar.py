@@ -202,18 +202,18 @@ class ProgressBar(keras.callbacks.Callback):
             resume()
             self._bar = None
 
-    def end(self) -> tuple[float, float]:
+    def end(self) -> tuple[float, float | None]:
         """Ends the steps of an epoch; the line of a log stays open until `say_result`.
 
         Returns:
-            The epoch's seconds, and images per second without the first step.
+            The epoch's seconds, and images per second without the first step, None if it is alone.
         """
         now = time.monotonic()
         with self._lock:
             self._close_bar()
         steps = self.done - self.first - 1
         measured = now - self.first_done
-        return now - self.started, self.batch_size * steps / measured if steps > 0 else 0.0
+        return now - self.started, self.batch_size * steps / measured if steps > 0 else None
 
     def say_result(self, line: str) -> None:
         """Says the line of the epoch, which begins with its number as in `_title`."""

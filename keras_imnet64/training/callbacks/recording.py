@@ -57,7 +57,7 @@ class Recorder:
             self.writer.close()
 
     def make_row(
-        self, epoch: int, logs: Logs, scores: Scores | None, speed: tuple[float, float]
+        self, epoch: int, logs: Logs, scores: Scores | None, speed: tuple[float, float | None]
     ) -> EpochRow:
         """Returns the row of an epoch.
 
@@ -65,9 +65,9 @@ class Recorder:
             epoch: counted from 0.
             logs: loss, top1 and top5 of training, as Keras gives them.
             scores: of the validation images; None in epochs without.
-            speed: seconds, and images per second.
+            speed: seconds, and images per second if they are known.
         """
-        seconds, images_per_second = speed
+        seconds, rate = speed
         updates = int(keras.ops.convert_to_numpy(self.optimizer.iterations))
         return EpochRow(
             epoch=epoch + 1,
@@ -80,7 +80,7 @@ class Recorder:
             val_loss=scores.loss if scores else None,
             val_top1=scores.top1 if scores else None,
             val_top5=scores.top5 if scores else None,
-            images_per_second=round(images_per_second, 1),
+            images_per_second=None if rate is None else round(rate, 1),
             seconds=round(seconds, 1),
             training_seconds=in_tenths(self.clock.seconds),
             size=self.recipe.size_of_epoch(epoch),
@@ -110,7 +110,7 @@ def line_of(row: EpochRow, num_epochs: int) -> str:
         *([] if row.val_loss is None else [f"val_loss {row.val_loss:.3f}"]),
         *([] if row.val_top1 is None else [f"val_top1 {row.val_top1:.1f}"]),
         f"lr {row.learning_rate:.2g}",
-        f"{row.images_per_second:.0f} images/s",
+        *([] if row.images_per_second is None else [f"{row.images_per_second:.0f} images/s"]),
     ]
     return "  ".join(parts)
 

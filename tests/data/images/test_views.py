@@ -60,3 +60,4 @@ def test_one_crop_drops_the_other_nine():
     view = View(2, "bilinear", 4, ten_crop=True)
     assert view.one_crop == View(2, "bilinear", 4)
     assert view.one_crop.shape == (2, 2, 3)
+    assert View(2, "bilinear", ten_crop=True).one_crop == View(2, "box")  # the whole image
