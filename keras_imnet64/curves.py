@@ -6,6 +6,7 @@ their epochs' steps instead, and their label says so. `charts` draws.
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import accumulate, compress
@@ -68,7 +69,7 @@ def draw_runs(
         raise UserError(f'there is no curve of "{metric}": {nearest(metric, TITLES)}')
     if len(runs) > MAX_CURVES:
         raise UserError(f"a picture has at most {MAX_CURVES} runs; received {len(runs)}")
-    names = [Path(run).resolve().name for run in runs]
+    names = [os.path.basename(os.path.realpath(run)) for run in runs]
     labels = names if len(set(names)) == len(names) else [str(run) for run in runs]
     title = TITLES[metric]
     if metric.startswith("val_"):

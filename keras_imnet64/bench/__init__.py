@@ -5,6 +5,7 @@ alternates among them; `worker` is such a process, which `epochs`, `memory` and 
 `record` is the result and `text` prints it; `sides` are what a comparison can have.
 """
 
+import json
 import os
 import platform
 import re
@@ -137,7 +138,7 @@ def subject_of(recipe: Recipe, num_classes: int | None) -> Subject:
         )
     return Subject(
         recipe.name,
-        {"name": recipe.model.name, **recipe.model.options},
+        {"name": recipe.model.name, **json.loads(json.dumps(recipe.model.options))},
         recipe.image_size,
         num_classes,
         recipe.data.batch_size,

@@ -1,6 +1,7 @@
 """Compares finished runs and model files: settings, curves, and predictions image by image."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,7 +217,7 @@ def predictions_in(stored: StoredPredictions, selection: Selection, name: StrPat
 
 def unique_labels(paths: Sequence[StrPath]) -> list[str]:
     """Returns the names of runs and files, or their paths where the names are not distinct."""
-    names = [short_name(Path(path).resolve()) for path in paths]
+    names = [short_name(Path(os.path.realpath(path))) for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 

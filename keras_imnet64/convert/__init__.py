@@ -181,7 +181,7 @@ def parse_settings(lines: Sequence[str]) -> ModelSettings:
     """Parses lines of TOML such as 'stem="small"', or 'model.stem="small"' as for `fit --set`."""
     changes: JsonObject = {}
     for line in lines:
-        merge(changes, parse_override(line))
+        merge(changes, parse_override(line, of_network=True))
     if isinstance(changes.get("model"), dict):
         merge(changes, changes.pop("model"))
     return ModelSettings(normalization=changes.pop("normalization", "imagenet"), options=changes)

@@ -175,7 +175,7 @@ def choose_view(
     check_filter(view.resize_filter)
     if ten_crop is not None:
         view = replace(view, ten_crop=ten_crop)
-    if store.image_size and info.resize is None:
+    if store.image_size and info.resize is None and not info.ten_crop:
         view = replace(view, resize_filter="bilinear")  # enlarges; "box" would repeat pixels
     return view if store.image_size is None or view.ten_crop else None
 

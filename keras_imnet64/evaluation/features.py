@@ -22,7 +22,7 @@ from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.data.images.views import View, check_filter
 from keras_imnet64.evaluation.forward import compile_forward
 from keras_imnet64.evaluation.image_files import apply_to_files, find_files, view_for
-from keras_imnet64.models.contract import with_logits
+from keras_imnet64.models.contract import output_of, with_logits
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.keras_private import producer
 from keras_imnet64.models.load import load_model
@@ -100,7 +100,7 @@ def feature_model(model: keras.Model, name: StrPath) -> keras.Model:
     pools = [layer for layer in model.layers if layer.name == POOL]
     last = producer(with_logits(model).outputs[0])
     if pools:
-        features = pools[0].output
+        features = output_of(model, pools[0])
     elif isinstance(last, keras.layers.Dense):
         features = last.input
     else:

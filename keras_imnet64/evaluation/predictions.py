@@ -122,8 +122,11 @@ def outcomes(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 def _stacked(models: Sequence[keras.Model]) -> tuple[Tensor, Tensor]:
     """Returns symbolic pixels [B, H, W, 3], and the logits [B, M, K] of all models for them."""
-    pixels = keras.Input(models[0].input.shape[1:])
-    named = [keras.Model(m.input, m.output, name=f"member{i}") for i, m in enumerate(models)]
+    pixels = keras.Input(models[0].inputs[0].shape[1:])
+    named = [
+        keras.Model(model.inputs[0], model.outputs[0], name=f"member{number}")
+        for number, model in enumerate(models)  # one from a file may have lists
+    ]
     return pixels, ops.stack([model(pixels) for model in named], axis=1)
 
 

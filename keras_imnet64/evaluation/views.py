@@ -21,6 +21,7 @@ import numpy as np
 from keras import ops
 
 from keras_imnet64.core.types import Tensor
+from keras_imnet64.models.contract import LEAST_PROBABILITY
 from keras_imnet64.records import ViewSet
 
 NUM_CROPS = 10  # of an image, where a view has several
@@ -28,7 +29,6 @@ WEIGHTS: dict[ViewSet, tuple[float, ...]] = {  # of the views, in the order of `
     "mirror": (1 / 2, 1 / 2),
     "shift": (1 / 4, 1 / 8, 1 / 8, 1 / 4, 1 / 8, 1 / 8),
 }
-LEAST_PROBABILITY = 1e-30  # added, so that the logarithm is finite
 
 
 def with_views(model: keras.Model, image_size: int, views: ViewSet) -> keras.Model:

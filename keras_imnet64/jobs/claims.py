@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import IO, Literal, Self, TypeAlias, TypeVar
 
 from keras_imnet64.core.console import say
-from keras_imnet64.core.errors import RunFailed
+from keras_imnet64.core.errors import RunFailed, shortened
 from keras_imnet64.core.files import write_json
 from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.core.validation import parse_record, to_json
@@ -41,6 +41,7 @@ POLL_SECONDS = 0.5
 SUMMARY = "results"  # the claim on summing up what all have trained
 DATA = "data"  # the claim on preparing the data, for which the others wait
 MAX_BYTES = 4096
+MAX_NOTE_CHARACTERS = 500  # of which one may take six bytes
 
 ClaimEnding: TypeAlias = Literal["finished", "failed", "stopped"]
 Result = TypeVar("Result")
@@ -228,6 +229,7 @@ class Claims:
     def end(self, name: str, ending: ClaimEnding, note: str = "", status: int = 0) -> None:
         """Writes how a job that this process has taken has ended."""
         held = self._held.pop(name)
+        note = shortened(note, MAX_NOTE_CHARACTERS)
         claim = replace(held.claim, ending=ending, note=note, status=status)
         with held.file, suppress(OSError):  # others find by the lock, or by the time, that it ended
             write_json(self._file(name, held.number), to_json(claim))

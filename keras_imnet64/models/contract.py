@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.types import StrPath
+from keras_imnet64.core.types import StrPath, Tensor
 from keras_imnet64.records import ModelInfo
 
 if TYPE_CHECKING:
     import keras
 
 HEAD = "logits"  # the layer, in every network of the table
+LEAST_PROBABILITY = 1e-30  # whose logarithm is finite
 Shape = tuple[int | None, ...]
 
 
@@ -83,24 +84,50 @@ def ends_in_softmax(model: keras.Model) -> bool:
     """Whether a classifier outputs probabilities instead of logits."""
     import keras
 
-    from keras_imnet64.models.keras_private import producer
+    last = _last_operation(model)
+    has_activation = getattr(last, "activation", None) is keras.activations.softmax
+    return has_activation or type(last).__name__ == "Softmax"  # Keras' layer, or its operation
+
+
+def _last_operation(model: keras.Model) -> keras.Operation:
+    """Returns the layer or operation that outputs the logits, of nested models the inner one."""
+    from keras_imnet64.models.keras_private import graph_of, producer
 
     last = producer(model.outputs[0])
-    return getattr(last, "activation", None) is keras.activations.softmax or isinstance(
-        last, keras.layers.Softmax
-    )
+    while (graph := graph_of(last)) is not None:
+        last = producer(graph.outputs[0])
+    return last
 
 
 def with_logits(model: keras.Model) -> keras.Model:
-    """Returns the classifier without a softmax at its end; both models share all layers."""
+    """Returns the classifier without a softmax at its end; both models share all layers.
+
+    A softmax that cannot be taken away is followed by a logarithm, whose softmax it is.
+    """
     import keras
 
     from keras_imnet64.models.keras_private import producer
 
     if not ends_in_softmax(model):
         return model
-    last = producer(model.outputs[0])
-    if isinstance(last, keras.layers.Softmax | keras.layers.Activation):
+    last = _last_operation(model)
+    is_softmax_alone = isinstance(last, keras.layers.Softmax | keras.layers.Activation)
+    if is_softmax_alone and last is producer(model.outputs[0]):
         return keras.Model(model.inputs, last.input)
-    last.activation = keras.activations.linear
-    return model
+    if hasattr(last, "activation"):
+        last.activation = keras.activations.linear
+        return model
+    logits = keras.ops.log(keras.ops.maximum(model.outputs[0], LEAST_PROBABILITY))
+    return keras.Model(model.inputs, logits)
+
+
+def output_of(model: keras.Model, layer: keras.Layer) -> Tensor:
+    """Returns the tensor of a functional or sequential model that a layer outputs.
+
+    The `output` of a layer that is a model itself is a tensor within it.
+    """
+    from keras_imnet64.models.keras_private import calls_of, graph_of
+
+    graph = graph_of(model)
+    calls = [call for call in calls_of(graph) if call.operation is layer] if graph else []
+    return calls[-1].outputs[0] if calls else layer.output

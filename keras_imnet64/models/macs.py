@@ -20,6 +20,14 @@ from keras_imnet64.models.keras_private import Graph, graph_of, run_graph
 Shape = Sequence[int]
 
 
+def known_macs(model: keras.Model, image_size: int | None) -> int | None:
+    """Returns the multiply-accumulates of one image, None if those of a layer are not known."""
+    try:
+        return count_macs(model, image_size)
+    except UserError:
+        return None
+
+
 def count_parameters(model: keras.Model) -> int:
     """Counts trainable parameters: neither frozen ones nor the statistics of normalisation."""
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)

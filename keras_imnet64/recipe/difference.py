@@ -1,9 +1,11 @@
 """Compares recipes in the settings that must not change when a run resumes."""
 
 import json
+import os
 from collections.abc import Mapping
 
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.paths import expand
 from keras_imnet64.core.tables import WITH_DEFAULTS
 from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.recipe.schema import Recipe
@@ -19,13 +21,21 @@ MAY_CHANGE = {
 }
 
 
-def refuse_other_recipe(old: Recipe, new: Recipe, problem: str, remedy: str) -> None:
+def refuse_other_recipe(
+    old: Recipe, new: Recipe, problem: str, remedy: str, *, reads_weights: bool = False
+) -> None:
     """Refuses a recipe that differs from an earlier one in its `decisions`.
+
+    Args:
+        reads_weights: whether runs that have not begun read `train.initial_weights`, so that the
+            file must be the same.
 
     Raises:
         UserError: "<problem> (<the first differences>): <remedy>".
     """
     changes = difference(old, new)
+    if reads_weights:
+        changes += other_weights(old, new)
     if changes:
         raise UserError(f"{problem} ({'; '.join(changes[:MAX_CHANGES_NAMED])}): {remedy}")
 
@@ -41,6 +51,14 @@ def difference(old_recipe: Recipe, new_recipe: Recipe) -> list[str]:
     )
     keys = dict.fromkeys([*old, *new])
     return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in keys if old.get(k) != new.get(k)]
+
+
+def other_weights(old: Recipe, new: Recipe) -> list[str]:
+    """Returns the paths of the initial weights, if they are not the same, as `difference` does."""
+    paths = [each.train.initial_weights for each in (old, new)]
+    files = [path and os.path.abspath(expand(path)) for path in paths]
+    is_same = paths[0] == paths[1] or files[0] == files[1]
+    return [] if is_same else [f"train.initial_weights: {paths[0]} -> {paths[1]}"]
 
 
 def decisions(recipe: Recipe) -> JsonObject:

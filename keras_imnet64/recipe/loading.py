@@ -198,8 +198,12 @@ def find_recipe(name_or_path: StrPath) -> Path:
     raise UserError(f'recipe "{text}" is not known; {nearest(text, list_recipes())}')
 
 
-def parse_override(line: str) -> JsonObject:
-    """Returns {"optimizer": {"learning_rate": 0.05}} for "optimizer.learning_rate=0.05"."""
+def parse_override(line: str, *, of_network: bool = False) -> JsonObject:
+    """Returns {"optimizer": {"learning_rate": 0.05}} for "optimizer.learning_rate=0.05".
+
+    Args:
+        of_network: whether the keys are options of a network, and not those of a recipe.
+    """
     try:
         content = parse_assignment(line)
     except ValueError:
@@ -208,7 +212,9 @@ def parse_override(line: str) -> JsonObject:
             f"or 'model.name=\"wide_resnet\"'; received {line!r}{_in_toml(line)}"
         ) from None
     (word,) = content
-    if word not in Recipe.model_fields and (meant := settings_called(word)):
+    if of_network or word in Recipe.model_fields:
+        return content
+    if meant := settings_called(word):
         raise UserError(f'a recipe has no key "{word}" at its top; did you mean "{meant[0]}"?')
     return content
 
@@ -258,15 +264,19 @@ def merge(content: JsonObject, changes: JsonObject) -> None:
             merge(old, value)
         elif isinstance(value, dict) and isinstance(old, list) and all(map(str.isdecimal, value)):
             for number, change in value.items():
-                _merge_item(old, index_in(old, number, key), change)
+                merge_item(old, index_in(old, number, key), change)
         else:
             content[key] = value
 
 
-def _merge_item(items: list[Json], index: int, change: Json) -> None:
+def merge_item(items: list[Json], index: int, change: Json) -> None:
     """Merges a change into an item of a list; another operation drops the old one's options."""
     old = items[index]
-    if isinstance(old, dict) and isinstance(change, dict) and "op" not in change:
+    if (
+        isinstance(old, dict)
+        and isinstance(change, dict)
+        and change.get("op", old.get("op")) == old.get("op")
+    ):
         merge(old, change)
     else:
         items[index] = change

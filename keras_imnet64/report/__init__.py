@@ -26,6 +26,7 @@ from keras_imnet64.pages import Section, document, paragraph, table, tiles
 from keras_imnet64.report.calibration import reliability
 from keras_imnet64.report.examination import (
     OpenSplit,
+    check_alike,
     check_same_images,
     examine,
     examine_predictions,
@@ -138,6 +139,7 @@ def _examined(
     except UserError as error:
         unseen = str(error)
         say(f"the page has no images: {error}")
+        check_alike(subjects, classes)
     else:
         for subject in subjects:
             check_same_images(subject, split, train)

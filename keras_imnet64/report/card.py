@@ -53,7 +53,9 @@ def yaml_of(values: Json, indent: str = "") -> str:
     for key, value in items:
         lead = f"{indent}- " if key is None else f"{indent}{key}:"
         if not isinstance(value, dict | list):
-            lines.append(f"{lead}{'' if key is None else ' '}{json.dumps(value)}\n")
+            lines.append(
+                f"{lead}{'' if key is None else ' '}{json.dumps(value, ensure_ascii=False)}\n"
+            )
         elif key is None:
             lines.append(f"{lead}{yaml_of(value, indent + '  ').lstrip()}")
         else:
@@ -106,8 +108,9 @@ def _body(subject: Subject, recipe: Recipe, license_id: str | None) -> Iterator[
     metrics, info = subject.metrics, subject.info
     size = f"{info.image_size} x {info.image_size} pixels" if info.image_size else "any size"
     yield f"# {_code(subject.label)}\n"
+    network = "A network of the author's own" if info.own_model else _code(recipe.model.in_words)
     yield (
-        f"{_code(recipe.model.in_words)}, an image classifier for {len(info.wnids or ()):,} "
+        f"{network}, an image classifier for {len(info.wnids or ()):,} "
         f"classes, trained on {_code(metrics.dataset)} by the recipe {_code(recipe.name)} of "
         f"keras_imnet64 {__version__}. It takes raw pixels from 0 to 255 of {size} and returns "
         "logits.\n"
@@ -135,7 +138,10 @@ def _body(subject: Subject, recipe: Recipe, license_id: str | None) -> Iterator[
     yield "| | |\n|---|---|"
     for name, value in _training(subject, recipe).items():
         yield f"| {name} | {_code(text_of(value))} |"
-    yield "\nThe whole recipe is in `recipe.toml`: `fit --recipe recipe.toml` repeats the run."
+    if info.own_model:
+        yield "\nThe whole recipe is in `recipe.toml`; the network is not the recipe's."
+    else:
+        yield "\nThe whole recipe is in `recipe.toml`: `fit --recipe recipe.toml` repeats the run."
 
 
 def packages_of(info: ModelInfo) -> str:

@@ -1,6 +1,6 @@
 """Shows the images of a run to its network once, and keeps what a page says of it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,7 +20,7 @@ from keras_imnet64.evaluation.evaluate import (
     select_known_classes,
 )
 from keras_imnet64.evaluation.forward import keras_forward
-from keras_imnet64.evaluation.prediction_files import check_predicted_images
+from keras_imnet64.evaluation.prediction_files import check_alike_images, check_predicted_images
 from keras_imnet64.evaluation.top_predictions import (
     TopPredictions,
     collected,
@@ -29,7 +29,7 @@ from keras_imnet64.evaluation.top_predictions import (
 )
 from keras_imnet64.models.contract import check_stated_classes, classifier_shape
 from keras_imnet64.models.load import load_model
-from keras_imnet64.models.macs import count_macs, count_parameters
+from keras_imnet64.models.macs import count_parameters, known_macs
 from keras_imnet64.report.calibration import cross_entropy, fit_temperature, largest_share
 from keras_imnet64.report.network_views import first_filters, grad_cam
 from keras_imnet64.report.pictures import (
@@ -200,18 +200,30 @@ def examine_predictions(
     return Album(images, top, view).examination(num_pictures)
 
 
+def check_alike(subjects: Sequence[Subject], classes: Mapping[str, str]) -> None:
+    """Refuses files of predictions that are not for the same images, where these are not here."""
+    tops = [
+        (subject.label, subject.predictions.in_order(list(classes), subject.label))
+        for subject in subjects
+        if subject.predictions is not None
+    ]
+    for label, top in tops[1:]:
+        check_alike_images(*tops[0], label, top)
+
+
 def check_same_images(subject: Subject, validation: Store, train: Store) -> None:
-    """Refuses images that are not those that the run was trained and scored on."""
-    if subject.environment is None:
-        return
-    digests = subject.environment.digest
-    for store, digest in ((train, digests.train), (validation, digests.validation)):
-        if store.digest != digest:
-            raise UserError(
-                f"the {store.split} images of {store.dataset} are not those of {subject.label} "
-                f"(their digests begin with {store.digest[:8]} and {digest[:8]}): name the "
-                "folder of its data with --data-dir"
-            )
+    """Refuses images that are not those that the run, or each branch, was trained and scored on."""
+    environments = [branch.read_environment() for branch in subject.branches]
+    if subject.environment is not None:
+        environments.append(subject.environment)
+    for digests in (environment.digest for environment in environments):
+        for store, digest in ((train, digests.train), (validation, digests.validation)):
+            if store.digest != digest:
+                raise UserError(
+                    f"the {store.split} images of {store.dataset} are not those of "
+                    f"{subject.label} (their digests begin with {store.digest[:8]} and "
+                    f"{digest[:8]}): name the folder of its data with --data-dir"
+                )
 
 
 def images_of_training(subject: Subject, train: Store) -> tuple[Selection, Selection | None]:
@@ -249,14 +261,6 @@ def predictions_at(
 def short_names(names: Iterable[str]) -> tuple[str, ...]:
     """Returns names of classes as a page shows them."""
     return tuple(shortened(name, MAX_NAME) for name in names)
-
-
-def known_macs(model: keras.Model, image_size: int | None) -> int | None:
-    """Returns the multiply-accumulates of one image, None if those of a layer are not known."""
-    try:
-        return count_macs(model, image_size)
-    except UserError:
-        return None
 
 
 @dataclass(frozen=True)

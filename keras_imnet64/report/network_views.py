@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_imnet64.core.types import Tensor
-from keras_imnet64.models.contract import with_logits
+from keras_imnet64.models.contract import output_of, with_logits
 from keras_imnet64.models.keras_private import all_layers
 
 CHANNELS_OF_PIXELS = 3
@@ -59,14 +59,18 @@ def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.
         classes: integers [B].
 
     Returns:
-        None for a network without a last feature map, see `feature_layer`.
+        None for a network without a last feature map, see `feature_layer`, or with several.
     """
     network = with_logits(model)
     layer = feature_layer(network)
     if layer is None:
         return None
-    head = keras.Model(layer.output, network.outputs)
-    features = _apply(keras.Model(network.inputs[0], layer.output), images)  # [B, h, w, C]
+    feature_map = output_of(network, layer)
+    try:
+        head = keras.Model(feature_map, network.outputs[0])
+    except ValueError:  # the logits do not depend on this map alone
+        return None
+    features = _apply(keras.Model(network.inputs[0], feature_map), images)  # [B, h, w, C]
     weights = _gradient(head, features, classes).mean(axis=(1, 2), keepdims=True)  # [B, 1, 1, C]
     maps = np.maximum((weights * features).sum(axis=3), 0)  # [B, h, w]
     return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)

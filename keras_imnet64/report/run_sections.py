@@ -69,7 +69,7 @@ def facts_of(reported: ReportedRun) -> dict[str, str]:
         if metrics.verified
         else "NO: they need not be the published ones",
         "recipe": recipe.name,
-        "network": recipe.model.in_words,
+        "network": "your own" if reported.subject.info.own_model else recipe.model.in_words,
         "batch size": f"{recipe.data.batch_size:,}",
         "epochs": f"{metrics.epochs or recipe.train.epochs:,} of {recipe.train.epochs:,}",
         "optimizer": f"{recipe.optimizer.name}, learning rate {recipe.optimizer.learning_rate:g}",

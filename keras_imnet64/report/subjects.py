@@ -1,5 +1,6 @@
 """The runs that a page is about, read from their folders and checked to belong together."""
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def open_subjects(paths: Sequence[StrPath]) -> list[Subject]:
     """
     if len(paths) > MAX_RUNS:
         raise UserError(f"a report shows at most {MAX_RUNS} runs; received {len(paths)}")
-    names = [Path(path).resolve().name for path in paths]
+    names = [os.path.basename(os.path.realpath(path)) for path in paths]
     labels = names if len(set(names)) == len(names) else [str(path) for path in paths]
     if len(set(labels)) < len(labels):
         raise UserError(f"a report shows each run once; received {' '.join(labels)}")

@@ -97,4 +97,5 @@ def check_same_recipe(run: Run, recipe: Recipe) -> None:
         recipe,
         f"{run.path} was begun with another recipe",
         "give this ensemble another --name, or begin it anew with --fresh",
+        reads_weights=True,
     )

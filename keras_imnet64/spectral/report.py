@@ -22,8 +22,9 @@ from keras_imnet64.core.errors import UserError, reason, shortened
 from keras_imnet64.core.files import read_small, write_atomic, write_csv
 from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.evaluation.predictions import BranchPredictions
+from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.load import load_model
-from keras_imnet64.models.macs import count_macs, count_parameters
+from keras_imnet64.models.macs import count_parameters, known_macs
 from keras_imnet64.records import Scores
 from keras_imnet64.runs import Run
 from keras_imnet64.spectral.members import Member
@@ -146,7 +147,7 @@ def _network_row(
         scores.loss,
         weight,
         parameters=count_parameters(model),
-        macs=count_macs(model),
+        macs=known_macs(model, read_model_info(run.model).image_size),
         seconds=metrics.seconds,
         peak_memory_mb=metrics.peak_memory_mb or None,
     )

@@ -18,6 +18,7 @@ from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.recipe.loading import (
     TAGGED_TABLES,
     index_in,
+    merge_item,
     override,
     parse_assignment,
 )
@@ -230,8 +231,8 @@ def with_values(
 ) -> JsonObject:
     """Returns a copy of a recipe's content with one value of each axis.
 
-    Names of networks, optimizers and schedules come first: another name drops the options of the
-    one before, and other axes may set options of the new one.
+    Names of networks, optimizers, schedules and augmentations come first: another name drops the
+    options of the one before, and other axes may set options of the new one.
 
     Args:
         seed: the value of train.seed; None leaves it as it is.
@@ -246,6 +247,8 @@ def with_values(
 
 
 def _sets_a_name(axis: Axis) -> bool:
+    if axis.path[0] == "augment":
+        return axis.path[2:] in ((), ("op",))
     return axis.path[0] in TAGGED_TABLES and axis.path[1:] in ((), ("name",))
 
 
@@ -263,11 +266,10 @@ def _set_in_list(items: list[Json], axis: Axis, depth: int, value: Json) -> None
     """Sets a value in a list of tables, whose number stands at `depth` of the axis' path."""
     number, rest = axis.path[depth], axis.path[depth + 1 :]
     index = index_in(items, number, ".".join(axis.path[:depth]))
-    item = items[index]
-    if rest and isinstance(item, dict):
-        override(item, _nested(rest, value))
+    if rest:
+        merge_item(items, index, _nested(rest, value))
     else:
-        items[index] = value if not rest else _nested(rest, value)
+        items[index] = value
 
 
 def _nested(path: Sequence[str], value: Json) -> JsonObject:

@@ -23,7 +23,7 @@ from keras_imnet64.core.files import write_atomic, write_json, write_together
 from keras_imnet64.core.paths import check_writable, os_error_text
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.core.validation import read_record, to_json
-from keras_imnet64.recipe.difference import difference, refuse_other_recipe
+from keras_imnet64.recipe.difference import difference, other_weights, refuse_other_recipe
 from keras_imnet64.recipe.loading import check_recipe, load_recipe, parse_toml
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.runs import LEFTOVERS, Run, lock, set_aside
@@ -118,7 +118,8 @@ def _check_same_sweep(folder: SweepFolder, record: SweepRecord) -> None:
         if old != new:
             changes.append(f"{what}: {old} -> {new}")
     old_recipe, new_recipe = (check_recipe(parse_toml(each.recipe)) for each in (earlier, record))
-    changes += difference(old_recipe, new_recipe) if not changes else []
+    if not changes:
+        changes = difference(old_recipe, new_recipe) + other_weights(old_recipe, new_recipe)
     if changes:
         raise UserError(f"{folder.path} holds another sweep ({changes[0]}): {OTHER_FOLDER}")
 
@@ -166,6 +167,7 @@ def check_cell_recipe_file(run: Run, recipe: Recipe) -> None:
             recipe,
             f"{run.path} holds a run of another recipe than this cell's",
             "move it away, or start the sweep over with --fresh",
+            reads_weights=True,
         )
 
 

@@ -10,7 +10,8 @@ from keras_imnet64 import bench
 from keras_imnet64.bench import sides
 from keras_imnet64.bench.record import BenchMachine, BenchRecord
 from keras_imnet64.bench.rounds import measure
-from keras_imnet64.core.validation import parse_record
+from keras_imnet64.core.validation import parse_record, to_json
+from keras_imnet64.recipe.loading import load_recipe
 
 FAKE = Path(__file__).parent / "fake_worker.py"
 BENCH = ("bench", "--recipe", "small.toml", "--rounds", 2)
@@ -139,6 +140,13 @@ def test_the_recipe_of_the_file_must_be_the_same(place, run):
     assert (status, out) == (2, "")
     assert "before.json is of small at 16 images" in err.splitlines()[-1]
     assert "starting" not in err  # said before anything is measured
+
+
+def test_a_network_is_the_same_in_a_file_of_results():
+    """Whose options may be lists."""
+    subject = bench.subject_of(load_recipe("tiny200_150min"), 200)
+    assert json.loads(json.dumps(to_json(subject)))["model"] == subject.model
+    assert subject.model["blocks"] == [2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("missing", ["file", "torch"])

@@ -1,11 +1,17 @@
 """Recipes: loading, overriding, saving, and one sentence for each mistake."""
 
+import os
 import tomllib
 
 import pytest
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.recipe.difference import decisions, difference
+from keras_imnet64.recipe.difference import (
+    decisions,
+    difference,
+    other_weights,
+    refuse_other_recipe,
+)
 from keras_imnet64.recipe.loading import (
     check_recipe,
     list_recipes,
@@ -198,6 +204,15 @@ def test_a_default_that_is_stated_is_no_difference():
     assert decisions(demo) != decisions(stated)
     assert difference(demo, stated) == []
     assert difference(demo, load_recipe("demo", ['augment.0={op="pad_crop",fill="reflect"}'])) == []
+
+
+def test_other_initial_weights_are_no_difference_but_of_runs_that_have_not_begun(tmp_path):
+    a, b = (load_recipe("demo", [f'train.initial_weights="{name}.keras"']) for name in "ab")
+    absolute = load_recipe("demo", [f'train.initial_weights="{os.path.abspath("a.keras")}"'])
+    assert difference(a, b) == other_weights(a, a) == other_weights(a, absolute) == []
+    assert other_weights(a, b) == ["train.initial_weights: a.keras -> b.keras"]
+    with pytest.raises(UserError, match=r"other \(train.initial_weights: a.keras -> b.keras\): no"):
+        refuse_other_recipe(a, b, "other", "no", reads_weights=True)
 
 
 def test_difference_names_what_changed():

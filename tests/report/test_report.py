@@ -31,6 +31,7 @@ from keras_imnet64.models.init import initialize
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import ship
 from keras_imnet64.report import examination, page_of, report
+from keras_imnet64.report.card import yaml_of
 from keras_imnet64.report.examination import MAX_NAME, examine, short_names
 from keras_imnet64.report.image_sections import _distinct, confusion_section
 from keras_imnet64.report.network_views import feature_layer, first_filters, grad_cam
@@ -271,6 +272,13 @@ def test_predictions_for_other_images_are_refused(other, evil_dir, data_dir, tmp
     file.write_text(lines[0] + lines[1].replace(WNIDS[0], "n99999999"))
     status, _, error = run("report", other, file, "--data-dir", evil_dir)
     assert status == 2 and "has predictions for other classes: n99999999" in error
+    whole = tmp_path / "whole.csv"
+    whole.write_text("".join(lines))
+    file.write_text("".join(lines[:-1]))
+    (tmp_path / "empty").mkdir()
+    nowhere = ("--data-dir", tmp_path / "empty", "--out", tmp_path / "page.html")
+    status, _, error = run("report", whole, file, *nowhere)
+    assert status == 2 and "have predictions for different images (40 and 39" in error
     assert not (tmp_path / "page.html").exists()
 
 
@@ -403,6 +411,7 @@ def test_the_card_has_a_head_that_hubs_read(trained, tmp_path, run):
         assert said in body
     status, _, error = run("report", trained, *options)
     assert status == 2 and "README.md exists and is never overwritten" in error
+    assert yaml.safe_load(yaml_of({"name": "demo-\U0001f680 é"})) == {"name": "demo-\U0001f680 é"}
 
 
 # ---------------------------------------------------------------------------- what a network sees
@@ -426,6 +435,19 @@ def test_grad_cam_is_the_gradient_of_the_logit():
     assert grad_cam(model, images, classes) == pytest.approx(expected, abs=1e-4)
     filters = keras.ops.convert_to_numpy(model.get_layer("features").kernel)
     assert first_filters(model)[1] == pytest.approx(filters[..., 1])
+
+
+def test_networks_of_users_have_grad_cam_or_none():
+    pixels, images = keras.Input((8, 8, 3)), np.zeros((1, 8, 8, 3), "uint8")
+    first = keras.layers.Conv2D(4, 3)(pixels)
+    second = keras.layers.Conv2D(4, 3)(first)
+    pooled = [keras.layers.GlobalAveragePooling2D()(x) for x in (first, second)]
+    two = keras.Model(pixels, keras.layers.Dense(2)(keras.layers.Concatenate()(pooled)))
+    assert feature_layer(two) is not None and grad_cam(two, images, np.zeros(1, int)) is None
+    inside = keras.Input(first.shape[1:])
+    block = keras.Model(inside, keras.layers.Conv2D(4, 3)(inside))
+    logits = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(block(first)))
+    assert grad_cam(keras.Model(pixels, logits), images, np.zeros(1, int)).shape == (1, 4, 4)
 
 
 def test_networks_without_a_last_map_have_no_grad_cam():

@@ -94,6 +94,10 @@ def test_a_table_of_a_list_is_named_by_its_number():
     content = read_content("demo")
     axis = parse_axis("augment.0.padding=2,8")
     assert with_values(content, [axis], [8], None)["augment"][0]["padding"] == 8
+    rotated = parse_axis('augment.0.op="random_rotation","pad_crop"')
+    degrees = parse_axis("augment.0.degrees=10.0,20.0")
+    changed = with_values(content, [degrees, rotated], [20.0, "random_rotation"], None)
+    assert changed["augment"] == [{"op": "random_rotation", "degrees": 20.0}]  # no padding is left
     for key in ("augment.1.padding", "augment.first.padding"):
         with pytest.raises(UserError, match=r"augment has 1, counted from 0; received (1|first)$"):
             with_values(content, [parse_axis(f"{key}=2,8")], [8], None)

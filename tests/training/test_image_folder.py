@@ -12,12 +12,13 @@ from class_folders import indexed
 from PIL import Image
 
 from keras_imnet64.core.errors import RunFailed, Stopped, UserError
-from keras_imnet64.data.datasets import prepare
+from keras_imnet64.data.datasets import open_dataset, prepare
 from keras_imnet64.data.images.reading import read_image
 from keras_imnet64.data.images.views import View
 from keras_imnet64.evaluation.evaluate import evaluate
+from keras_imnet64.evaluation.image_files import view_for
 from keras_imnet64.evaluation.predict import predict
-from keras_imnet64.models.info import model_info
+from keras_imnet64.models.info import model_info, read_model_info
 from keras_imnet64.models.load import load_model
 from keras_imnet64.recipe.loading import check_recipe
 from keras_imnet64.training.data import load_data, make_stream
@@ -95,13 +96,16 @@ def test_images_of_one_size_have_ten_crops_too(folder, data_dir):
     content = RECIPE | {
         "data": {"dataset": "imagenet_resized/16x16", "batch_size": 8, "steps_per_epoch": 2},
         "augment": [],
-        "evaluation": {},
+        "evaluation": {"ten_crop": True, "interpolation": "bicubic"},
     }
     run = fit(check_recipe(content), folder / "raw", data_dir=data_dir)
-    one = evaluate(run.path, data_dir=data_dir)
-    ten = evaluate(run.path, data_dir=data_dir, ten_crop=True)
+    one = evaluate(run.path, data_dir=data_dir, ten_crop=False)
+    ten = evaluate(run.path, data_dir=data_dir)
     assert (one["crops"], ten["crops"]) == (1, 10)
-    assert one["loss"] == run.metrics["model.keras"]["loss"] != ten["loss"]
+    assert ten["loss"] == run.metrics["model.keras"]["loss"] != one["loss"]
+    images = open_dataset("imagenet_resized/16x16", "validation", data_dir=data_dir).images
+    view = view_for(load_model(run.model), read_model_info(run.model), run.model)
+    assert np.array_equal(view.show(Image.fromarray(images[0])), images[0])  # as predict shows it
 
 
 def test_a_image_that_is_gone_ends_the_run_in_a_sentence(tmp_path):
