@@ -113,7 +113,7 @@ def feature_model(model: keras.Model, name: StrPath) -> keras.Model:
             f"the features of {name} must be vectors [None, D]; received {list(features.shape)} "
             f'from the layer "{producer(features).name}"'
         )
-    return keras.Model(model.inputs, keras.ops.cast(features, "float32"))
+    return keras.Model(model.inputs[0], keras.ops.cast(features, "float32"))
 
 
 # -------------------------------------------------------------------------------------------- files

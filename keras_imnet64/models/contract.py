@@ -113,12 +113,12 @@ def with_logits(model: keras.Model) -> keras.Model:
     last = _last_operation(model)
     is_softmax_alone = isinstance(last, keras.layers.Softmax | keras.layers.Activation)
     if is_softmax_alone and last is producer(model.outputs[0]):
-        return keras.Model(model.inputs, last.input)
+        return keras.Model(model.inputs[0], last.input)
     if hasattr(last, "activation"):
         last.activation = keras.activations.linear
         return model
     logits = keras.ops.log(keras.ops.maximum(model.outputs[0], LEAST_PROBABILITY))
-    return keras.Model(model.inputs, logits)
+    return keras.Model(model.inputs[0], logits)
 
 
 def output_of(model: keras.Model, layer: keras.Layer) -> Tensor:

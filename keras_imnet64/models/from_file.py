@@ -154,7 +154,9 @@ def _copy(model: keras.Model, head: keras.Layer, num_classes: int, dtype: str) -
             config["dtype"] = "float32" if is_float32 else dtype
         return type(layer).from_config(config)
 
-    functional = keras.Model(model.inputs, model.outputs, name=model.name)
+    one = len(model.inputs) == len(model.outputs) == 1  # then `model(x)` is a tensor, not a list
+    ends = (model.inputs[0], model.outputs[0]) if one else (model.inputs, model.outputs)
+    functional = keras.Model(*ends, name=model.name)
     return keras.models.clone_model(functional, clone_function=changed)
 
 

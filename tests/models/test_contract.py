@@ -57,6 +57,6 @@ def test_a_model_within_another_outputs_a_tensor_of_the_other():
     inner = network(lambda x: x)
     inputs = keras.Input((6, 6, 3))
     outer = keras.Model(inputs, layers.Dense(3)(inner(inputs)))
-    features = keras.Model(outer.inputs, output_of(outer, inner))
+    features = keras.Model(outer.inputs[0], output_of(outer, inner))
     expected = ops.convert_to_numpy(inner(PIXELS))
     np.testing.assert_allclose(ops.convert_to_numpy(features(PIXELS)), expected, rtol=1e-6)

@@ -111,6 +111,7 @@ def test_a_model_of_anybody_is_taken(tmp_path):
     model.save(tmp_path / "model.keras")
     network = from_file(tmp_path / "model.keras", num_classes=3, image_size=12)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 12, 12, 3)).astype("uint8")
+    assert network(pixels).shape == (5, 3)  # and no list
     logits = keras.ops.convert_to_numpy(network(pixels))
     expected = keras.ops.convert_to_numpy(model(pixels))
     powers = np.exp(logits)

@@ -2,13 +2,13 @@
 
 import json
 import os
-from collections import namedtuple
 
 import numpy as np
 import pytest
 from toy_store import COUNT, SIZE, random_images, write
 
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.data.stores import raw
 from keras_imnet64.data.stores.files import map_array
 from keras_imnet64.data.stores.opening import is_store, open_store
 
@@ -52,12 +52,11 @@ def test_in_memory_decides_between_a_copy_and_the_file(packed, monkeypatch):
     def is_mapped(in_memory):
         return isinstance(open_store(packed, in_memory).images.base, np.memmap)
 
-    Memory = namedtuple("Memory", "available")
     image_bytes = COUNT * SIZE * SIZE * 3
     assert is_mapped("never") and not is_mapped("always")
-    monkeypatch.setattr("psutil.virtual_memory", lambda: Memory(4 * image_bytes + 4))
+    monkeypatch.setattr(raw, "memory", lambda: (None, 4 * image_bytes + 4))
     assert not is_mapped("auto")
-    monkeypatch.setattr("psutil.virtual_memory", lambda: Memory(4 * image_bytes))
+    monkeypatch.setattr(raw, "memory", lambda: (None, 4 * image_bytes))
     assert is_mapped("auto")
     with pytest.raises(UserError, match='auto, always, never; received "sometimes"'):
         open_store(packed, "sometimes")
