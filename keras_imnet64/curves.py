@@ -6,7 +6,6 @@ their epochs' steps instead, and their label says so. `charts` draws.
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import accumulate, compress
@@ -20,7 +19,7 @@ from keras_imnet64.core.paths import check_output_file
 from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.records import EpochRow
-from keras_imnet64.runs import Run, open_run
+from keras_imnet64.runs import Run, open_run, unique_labels
 
 Against: TypeAlias = Literal["minutes", "epochs", "steps"]
 COUNTED: dict[Against, str] = {"epochs": "epoch", "steps": "step"}  # columns of history.csv
@@ -69,8 +68,7 @@ def draw_runs(
         raise UserError(f'there is no curve of "{metric}": {nearest(metric, TITLES)}')
     if len(runs) > MAX_CURVES:
         raise UserError(f"a picture has at most {MAX_CURVES} runs; received {len(runs)}")
-    names = [os.path.basename(os.path.realpath(run)) for run in runs]
-    labels = names if len(set(names)) == len(names) else [str(run) for run in runs]
+    labels = unique_labels(runs)
     title = TITLES[metric]
     if metric.startswith("val_"):
         labels, images = name_images(labels, [scored_images(run) for run in runs])

@@ -10,6 +10,7 @@ import io
 import os
 import shutil
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,6 +257,18 @@ def remove_unbegun(run: Run) -> None:
         run.recipe_file.unlink(missing_ok=True)
         run.lock_file.unlink()
         run.path.rmdir()
+
+
+def unique_labels(paths: Sequence[StrPath]) -> list[str]:
+    """Returns the names of runs and files, or their paths where the names are not distinct."""
+    names = [_short_name(Path(os.path.realpath(path))) for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def _short_name(path: Path) -> str:
+    """Returns the name of a run or file, that of a model file in a run with the run's name."""
+    run = Run(path.parent)
+    return f"{path.parent.name}/{path.name}" if path in (run.model, run.best) else path.name
 
 
 def set_aside(path: StrPath) -> Path:

@@ -11,7 +11,7 @@ from conftest import ON_MACOS
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.stores import packing
-from keras_imnet64.runs import Run, check_folder, create_run, open_run, set_aside
+from keras_imnet64.runs import Run, check_folder, create_run, open_run, set_aside, unique_labels
 
 TOO_LONG = "x" * 300
 
@@ -128,6 +128,14 @@ def test_a_run_that_cannot_be_renamed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(UserError, match=r"cannot rename .*run to .*run\.1 "):
         set_aside(tmp_path / "run")
+
+
+def test_labels_are_names_or_else_paths(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    first, other = tmp_path / "a" / "first", tmp_path / "b" / "first"
+    names = unique_labels([first, first / "model.keras", tmp_path / "loop"])
+    assert names == ["first", "first/model.keras", "loop"]
+    assert unique_labels([first, other]) == [str(first), str(other)]
 
 
 def test_of_a_link_the_link_is_set_aside(tmp_path):

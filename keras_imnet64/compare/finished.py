@@ -1,7 +1,6 @@
 """Compares finished runs and model files: settings, curves, and predictions image by image."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +47,7 @@ from keras_imnet64.models.load import load_model
 from keras_imnet64.recipe.difference import decisions
 from keras_imnet64.recipe.loading import check_recipe
 from keras_imnet64.records import Environment, ModelInfo, Scores
-from keras_imnet64.runs import Run, model_file
+from keras_imnet64.runs import Run, model_file, unique_labels
 
 
 @dataclass(frozen=True)
@@ -213,18 +212,6 @@ def predictions_in(stored: StoredPredictions, selection: Selection, name: StrPat
     top = stored.in_order(selection.wnids, name)
     check_predicted_images(name, top, selection)
     return Predictions(top.scores, top.first_class, top.is_right)
-
-
-def unique_labels(paths: Sequence[StrPath]) -> list[str]:
-    """Returns the names of runs and files, or their paths where the names are not distinct."""
-    names = [short_name(Path(os.path.realpath(path))) for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
-
-
-def short_name(path: Path) -> str:
-    """Returns the name of a run or file, that of a file in a run with the name of the run."""
-    run = Run(path.parent)
-    return f"{path.parent.name}/{path.name}" if path in (run.model, run.best) else path.name
 
 
 def common_dataset(labels: Sequence[str], infos: Sequence[ModelInfo]) -> str:

@@ -1,6 +1,5 @@
 """The runs that a page is about, read from their folders and checked to belong together."""
 
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from keras_imnet64.models.info import read_model_info
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import Environment, FileScore, Metrics, ModelInfo
-from keras_imnet64.runs import Run, not_finished, open_run
+from keras_imnet64.runs import Run, not_finished, open_run, unique_labels
 from keras_imnet64.spectral.branches import branch_runs
 
 MAX_RUNS = 10  # as many colours as can be told apart
@@ -69,8 +68,7 @@ def open_subjects(paths: Sequence[StrPath]) -> list[Subject]:
     """
     if len(paths) > MAX_RUNS:
         raise UserError(f"a report shows at most {MAX_RUNS} runs; received {len(paths)}")
-    names = [os.path.basename(os.path.realpath(path)) for path in paths]
-    labels = names if len(set(names)) == len(names) else [str(path) for path in paths]
+    labels = unique_labels(paths)
     if len(set(labels)) < len(labels):
         raise UserError(f"a report shows each run once; received {' '.join(labels)}")
     if not paths:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from class_folders import indexed
+from toy_store import in_memory, random_images
 
 from keras_imnet64.backend.devices import Devices
 from keras_imnet64.core.errors import UserError
@@ -15,6 +16,7 @@ from keras_imnet64.data.selection import select
 from keras_imnet64.evaluation import evaluate as evaluation
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.evaluation.predict import predict
+from keras_imnet64.evaluation.predictions import predict_logits
 from keras_imnet64.evaluation.views import with_ten_crops, with_views
 from keras_imnet64.models.info import model_info
 from keras_imnet64.models.ship import ship
@@ -75,6 +77,16 @@ def test_ten_crops_are_averaged_likewise(in_lists):
     crops = np.stack([IMAGE] * 9 + [IMAGE[:, :, ::-1]], axis=1)
     shares = np.exp(keras.ops.convert_to_numpy(with_ten_crops(one_pixel(in_lists), 4)(crops)))
     assert shares[0, 0] == pytest.approx(0.9 * softmax(1.0) + 0.1 * softmax(-1.0), rel=1e-5)
+
+
+@pytest.mark.backend
+def test_models_with_lists_and_without_are_scored_together():
+    store = in_memory(*random_images(5))  # of 4 pixels
+    models = [one_pixel(in_lists=True), one_pixel()]
+    logits, labels = predict_logits(models, select(store), 2)
+    red = store.images[:, 1, 0, 0]
+    assert logits.tolist() == 2 * [[[value, 0.0] for value in red]]
+    assert labels.tolist() == store.labels.tolist()
 
 
 @pytest.mark.parametrize(
