@@ -140,6 +140,7 @@ simply(
     "item", f"{FIT} --set augment.7.padding=2", "augment.7 names no table: augment has ., counted"
 )
 simply("setting_as_option", f"{FIT} --epochs 3", "are given as --set train.epochs=VALUE")
+simply("recipe_as_argument", "fit demo", "a recipe is given as --recipe demo")
 simply("short_setting_as_option", f"{FIT} --lr 3", "given as --set optimizer.learning_rate=VALUE")
 simply("resume_as_option", f"{FIT} --resume", "command that began a run also resumes it")
 simply("model", f'{FIT} --set model.name="wide_resnt"', r'did you mean "wide_resnet"\?')

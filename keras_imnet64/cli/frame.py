@@ -47,11 +47,16 @@ class Command(WithVerbose):
         return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)  # the parser empties args
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             if any(parameter.name == "overrides" for parameter in self.params):
                 raise _about_settings(error) from None
+            raise
+        except click.MissingParameter as error:
+            if error.param is not None and "--recipe" in error.param.opts:
+                raise _about_recipes(error, given) from None
             raise
 
 
@@ -67,6 +72,15 @@ def _about_settings(error: click.NoSuchOption) -> click.NoSuchOption:
     else:
         return error
     return click.NoSuchOption(name, f"No such option '{name}': {remedy}.", ctx=error.ctx)
+
+
+def _about_recipes(error: click.MissingParameter, args: Sequence[str]) -> click.UsageError:
+    """Returns the error for a command without --recipe, among whose arguments one may be meant."""
+    for argument in args:
+        if argument in recipe_names() or argument.endswith(".toml"):
+            text = f"Missing option '--recipe': a recipe is given as --recipe {argument}."
+            return click.UsageError(text, ctx=error.ctx)
+    return error
 
 
 class Group(WithVerbose, click.Group):

@@ -115,7 +115,7 @@ def whole_runs(folder: StrPath) -> list[Path]:
 
 
 def examine(comparison: Comparison, index: int) -> list[int]:
-    """Makes a side and the first one compute the step again at which they part.
+    """Makes a side and the first one compute the step again at which they diverge.
 
     If that explains nothing, the first side trains again with a disturbance in each step.
 

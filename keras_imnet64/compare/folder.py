@@ -9,7 +9,7 @@
     gradients-0012.npz          its gradients there, which all sides' optimizers are given
     kinks-0012.npz              its inputs of ReLUs and max pools there, which all sides are given
     disturbed-2.json            losses of the first side, disturbed as the second side's rounding
-                                would, where only that may explain how far the two part
+                                would, where only that may explain how far the two diverge
     result.json                 the result, for `report`
     comparison.html             the same, for a browser
 

@@ -1,10 +1,10 @@
-"""Judges two sides by numbers alone: where they part, and whether chaos explains it.
+"""Judges two sides by numbers alone: where they diverge, and whether chaos explains it.
 
-A trajectory of training is chaotic: runs of one backend that start one last bit apart part too. So
-the distance of two sides is held against that of such runs, the yardstick; and a step at which two
-sides part is computed again by both from the same state, where chaos has no part. Where that step
-shows rounding alone, the sides may part further than the yardstick because they round differently
-in every step, not only at the start; so a second yardstick is disturbed in every step.
+A trajectory of training is chaotic: runs of one backend that start one last bit apart diverge too.
+So the distance of two sides is held against that of such runs, the yardstick; and a step at which
+two sides diverge is computed again by both from the same state, where chaos has no part. Where that
+step shows rounding alone, the sides may diverge further than the yardstick because they round
+differently in every step, not only at the start; so a second yardstick is disturbed in every step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ Stage: TypeAlias = Literal[
 ]
 Answer: TypeAlias = Literal["equal", "equal within chaos", "different"]
 
-MAX_YARDSTICKS = 2.0  # how far two sides may part, in units of the yardstick
+MAX_YARDSTICKS = 2.0  # how far two sides may diverge, in units of the yardstick
 MIN_DISTURBANCE = 2.0**-23  # the last bit of a float32
 RATE_TOLERANCE = 1e-5  # relative; schedules are computed in float32
 START_TOLERANCE = 1e-6
@@ -255,7 +255,7 @@ class Verdict:
         step: the first at which they differ, counted from 0; None if they do not, or if no single
             step differs.
         cause: what differs first there.
-        parting_step: the first step whose losses part by more than the tolerance, chaos or not.
+        parting_step: the first step whose losses diverge by more than the tolerance, chaos or not.
         distance: the largest distance of their losses.
         yardstick: the largest distance of the losses of runs that start one last bit apart; None if
             it was not measured.
@@ -277,7 +277,7 @@ class Verdict:
 
     @property
     def is_unexplained(self) -> bool:
-        """Whether the losses part, but no step computed from the same state differs."""
+        """Whether the losses diverge, but no step computed from the same state differs."""
         return self.answer == "different" and self.cause is None
 
     @property
@@ -329,13 +329,13 @@ def spread(losses: np.ndarray) -> np.ndarray:
 
 
 def parting_step(a: Trajectory, b: Trajectory, tolerance: Tolerance) -> int | None:
-    """Returns the first step, from 0, whose losses part by more than the tolerance, or None."""
+    """Returns the first step, from 0, whose losses diverge by more than the tolerance, or None."""
     allowed = tolerance.loss * np.maximum(1.0, np.abs(a.losses))
     return _first(~(distances(a, b) <= allowed))
 
 
 def step_beyond(a: Trajectory, b: Trajectory, runs: np.ndarray, tolerance: Tolerance) -> int | None:
-    """Returns the first step at which the sides part more than chaos explains, or None.
+    """Returns the first step at which the sides diverge more than chaos explains, or None.
 
     Chaos explains it where the largest distance of all steps is at most `MAX_YARDSTICKS` times that
     of the yardstick's runs. Where it is larger, the step is the first whose distance is larger than
@@ -356,7 +356,7 @@ def step_to_examine(
 ) -> int | None:
     """Returns the step, from 0, that both sides compute again from the same state; None for none.
 
-    It is the one at which they part more than chaos explains, else the first at which they part.
+    It is the one at which they diverge more than chaos explains, else the first at which they do.
     """
     beyond = None if runs is None else step_beyond(a, b, runs, tolerance)
     return parting_step(a, b, tolerance) if beyond is None else beyond
@@ -374,7 +374,7 @@ def conclude(
 
     Args:
         runs: the losses of runs of the first side that start one last bit apart, float [R, S]; None
-            if they were not made, for sides that are not to part at all.
+            if they were not made, for sides that are not to diverge at all.
         steps: the steps that both sides have computed from the same state.
         disturbed: runs of the first side that were disturbed in each step; None if there are none.
     """
@@ -402,7 +402,7 @@ def conclude(
     examined = ", ".join(str(each.step + 1) for each in steps)
     return verdict(
         "different",
-        note=f"the losses part by {distance:.2g} from step {parting + 1} on, which "
+        note=f"the losses diverge by {distance:.2g} from step {parting + 1} on, which "
         + (f"is {distance / stick:.1f} times the yardstick" if stick else "chaos does not explain")
         + (f" and {distance / second:.1f} times the second one" if second else "")
         + (f", but no layer of step {examined} differs from the same state" if examined else ""),

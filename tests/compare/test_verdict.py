@@ -54,7 +54,7 @@ def test_what_parts_no_further_than_runs_one_bit_apart_is_chaos():
 
 
 def test_sides_that_round_differently_in_each_step_are_held_against_a_second_yardstick():
-    """The losses part by 4.1e-3, more than twice 2e-3; runs disturbed by 1e-6 part by 2.1e-3."""
+    """The losses diverge by 4.1e-3, more than twice 2e-3; runs disturbed by 1e-6 part by 2.1e-3."""
     far = moved(0, 1e-6, 1e-3, 1e-3, 4.1e-3)
     assert judge(far).is_unexplained
     runs = Yardstick((tuple(np.add(LOSSES, (0, 0, 0, 0, 2.1e-3))),), disturbance=1e-6)
