@@ -15,9 +15,6 @@ from keras_imnet64.core.types import JsonObject
 Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveCount: TypeAlias = Annotated[int, Field(gt=0, lt=2**63)]
 
-# --------------------------------------------------------------------------------------- batches
-
-
 # ------------------------------------------------------------------------------------- model files
 
 MAX_IMAGE_SIZE = 4096  # pixels per side

@@ -10,15 +10,15 @@ import io
 import os
 import shutil
 import socket
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, TypeVar
 
 from keras_imnet64.core.branches import BRANCH_FOLDERS
 from keras_imnet64.core.errors import UserError, printable, reason
-from keras_imnet64.core.files import MAX_JSON_BYTES, parse_json, read_small
+from keras_imnet64.core.files import MAX_JSON_BYTES, is_at, parse_json, read_small
 from keras_imnet64.core.paths import check_writable, expand, os_error_text
 from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.core.validation import parse_record
@@ -271,8 +271,22 @@ def _short_name(path: Path) -> str:
     return f"{path.parent.name}/{path.name}" if path in (run.model, run.best) else path.name
 
 
-def set_aside(path: StrPath) -> Path:
-    """Renames a run folder to <name>.1, .2, ..., and returns its new path."""
+def set_aside(path: StrPath, runs: Iterable[Run]) -> Path:
+    """Renames a folder to <name>.1, .2, ..., and returns its new path.
+
+    Args:
+        runs: those in the folder, or the folder itself.
+
+    Raises:
+        UserError: another process works in one of them, or the system refuses.
+    """
+    with ExitStack() as locks:
+        for run in runs:
+            locks.enter_context(lock(run))
+        return _set_aside(path)
+
+
+def _set_aside(path: StrPath) -> Path:
     path = Path(os.path.abspath(path))  # of a link its own name, not that of its target
     number = 1
     while (target := path.with_name(f"{path.name}.{number}")).exists():
@@ -295,9 +309,17 @@ def lock(run: Run, *, shared: bool = False) -> TextIO:
             each other.
 
     Returns:
-        The open lock file. The lock ends when the file is closed or the process ends.
+        The open lock file. The lock ends when the file is closed or the process ends, and goes with
+        the folder if that is renamed.
     """
-    file = open(run.lock_file, "a+", encoding="utf-8")  # noqa: SIM115
+    renamed = UserError(
+        f"another process has just started over in {run.path}; wait for it, or give this run a "
+        "folder of its own with --name"
+    )
+    try:
+        file = open(run.lock_file, "a+", encoding="utf-8")  # noqa: SIM115
+    except FileNotFoundError:
+        raise renamed from None
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -308,6 +330,9 @@ def lock(run: Run, *, shared: bool = False) -> TextIO:
             f"another process is working in {run.path} ({holder}); wait for it, or give this "
             "run a folder of its own with --name"
         ) from None
+    if not is_at(run.lock_file, file):
+        file.close()
+        raise renamed
     file.truncate(0)  # the text of an earlier process
     now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
     file.write(f"pid {os.getpid()} on {socket.gethostname()}, since {now}")

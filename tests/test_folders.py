@@ -11,7 +11,15 @@ from conftest import ON_MACOS
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.stores import packing
-from keras_imnet64.runs import Run, check_folder, create_run, open_run, set_aside, unique_labels
+from keras_imnet64.runs import (
+    Run,
+    check_folder,
+    create_run,
+    lock,
+    open_run,
+    set_aside,
+    unique_labels,
+)
 
 TOO_LONG = "x" * 300
 
@@ -127,7 +135,37 @@ def test_a_run_that_cannot_be_renamed_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(UserError, match=r"cannot rename .*run to .*run\.1 "):
-        set_aside(tmp_path / "run")
+        set_aside(tmp_path / "run", [])
+
+
+def test_a_run_stays_locked_while_it_is_set_aside(tmp_path, monkeypatch):
+    def rename(path, target):
+        with pytest.raises(UserError, match="another process is working"):
+            lock(run)
+        return os_rename(path, target)
+
+    run, os_rename = create_run(tmp_path / "run"), Path.rename
+    monkeypatch.setattr(Path, "rename", rename)
+    assert set_aside(run.path, [run]) == tmp_path / "run.1"
+    with lock(create_run(run.path)), pytest.raises(UserError, match="another process is working"):
+        set_aside(run.path, [run])
+
+
+@pytest.mark.parametrize("moment", ["open", "flock"])
+def test_a_run_that_is_set_aside_meanwhile_is_not_locked(moment, tmp_path, monkeypatch):
+    """By another process that starts over, once this one has found the folder."""
+    run = create_run(tmp_path / "run")
+
+    def flock(*_):
+        set_aside(run.path, [])
+        create_run(run.path)
+
+    if moment == "open":
+        set_aside(run.path, [])
+    else:
+        monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(UserError, match="has just started over in"):
+        lock(run)
 
 
 def test_labels_are_names_or_else_paths(tmp_path):
@@ -142,7 +180,7 @@ def test_of_a_link_the_link_is_set_aside(tmp_path):
     """The run is kept under another name, and its own is free."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "run").symlink_to("disk")
-    assert set_aside(tmp_path / "run") == tmp_path / "run.1"
+    assert set_aside(tmp_path / "run", []) == tmp_path / "run.1"
     assert (tmp_path / "run.1").resolve() == tmp_path / "disk"
     create_run(tmp_path / "run")
     assert not list((tmp_path / "disk").iterdir())

@@ -31,10 +31,14 @@ class StepMemory(PeakMemory):
 
     @property
     def step_megabytes(self) -> float | None:
-        """Returns the peak without the framework; None where the system does not count."""
+        """Returns the peak without the framework.
+
+        None where the system does not count, or a step needs no more than the framework itself.
+        """
         if self.megabytes is None:
             return None
-        return round(self.megabytes - self.before / 1e6, 1)
+        megabytes = round(self.megabytes - self.before / 1e6, 1)
+        return megabytes if megabytes > 0 else None
 
 
 def train_very_small_network(devices: Devices) -> None:

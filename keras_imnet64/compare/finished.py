@@ -1,6 +1,5 @@
 """Compares finished runs and model files: settings, curves, and predictions image by image."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from keras_imnet64.compare.result import (
     Setting,
 )
 from keras_imnet64.compare.verdict import PairedTest, paired_test
-from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.paths import check_output_file
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
@@ -27,9 +26,10 @@ from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.selection import Selection
 from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.evaluation.evaluate import (
+    as_viewed,
     check_model_fits,
     choose_view,
-    scoring_batch_size,
+    require_finite,
     select_known_classes,
 )
 from keras_imnet64.evaluation.prediction_files import (
@@ -40,8 +40,7 @@ from keras_imnet64.evaluation.prediction_files import (
     read_predictions,
 )
 from keras_imnet64.evaluation.predictions import predict_branches
-from keras_imnet64.evaluation.views import NUM_CROPS, with_ten_crops
-from keras_imnet64.models.contract import check_stated_classes, classifier_shape, with_logits
+from keras_imnet64.models.contract import check_stated_classes, classifier_shape
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.load import load_model
 from keras_imnet64.recipe.difference import decisions
@@ -264,13 +263,9 @@ def predict_file(
     check_stated_classes(info, shape.num_classes, file)
     view = choose_view(info, selection.store, shape.height, None, file)
     check_model_fits(model, selection, file, view)
-    model, num_views = with_logits(model), 1
-    if view and view.ten_crop:
-        model, num_views = with_ten_crops(model, view.image_size), NUM_CROPS
-    batch_size = scoring_batch_size(devices, num_views)
-    found = predict_branches([model], selection, devices, batch_size, view)
-    if not math.isfinite(found.scores[0].loss):
-        raise RunFailed(f"{file} gives logits that are not finite")
+    network, batch_size = as_viewed(model, devices, view)
+    found = predict_branches([network], selection, devices, batch_size, view)
+    require_finite(found.scores[0], file)
     return Predictions(found.scores[0], found.first_class[0], found.is_right[0])
 
 

@@ -68,6 +68,7 @@ def _options(comparison: Comparison, index: int) -> list[str]:
         "--virtual-devices": comparison.virtual_devices,
         "--data-dir": comparison.data_dir,
         "--cache-dir": comparison.cache_dir,
+        "--num-processes": 1,  # whatever launcher has started this process as one of several
     }
     return [
         text

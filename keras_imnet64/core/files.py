@@ -7,6 +7,7 @@ writes several files at once.
 import codecs
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -15,7 +16,7 @@ import socket
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from keras_imnet64.core.types import Json, StrPath
 
@@ -64,6 +65,14 @@ def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
+def is_at(path: StrPath, file: IO[Any]) -> bool:
+    """Returns whether an open file is still at `path`: it may have been moved or deleted."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except OSError:
+        return False
+
+
 def write_json(path: StrPath, content: Json) -> None:
     write_atomic(path, json.dumps(content, indent=2) + "\n")
 
@@ -95,10 +104,16 @@ def sync_file(file: IO[bytes]) -> None:
 
 
 def sync_folder(path: StrPath) -> None:
-    """Writes a folder to disk, so that renames in it survive a power cut."""
+    """Writes a folder to disk, so that renames in it survive a power cut.
+
+    Some file systems, such as folders shared with a virtual machine, have nothing to sync.
+    """
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not os.path.isdir(path):
+            raise
     finally:
         os.close(folder)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from keras_imnet64.core.activity import Activity
+from keras_imnet64.core.files import is_at
 
 DONE = "done"
 MAX_CHARACTERS = 2_000  # of the text in the file
@@ -71,7 +72,7 @@ def _acquire(path: Path, doing: str) -> tuple[TextIO, Sequence[str]]:
         except OSError:
             file.close()
             raise
-        if _is_at(path, file):
+        if is_at(path, file):
             return file, earlier
         file.close()  # the one that had the lock has removed the file
 
@@ -87,10 +88,3 @@ def _lines(file: TextIO) -> list[str]:
         return file.read(MAX_CHARACTERS).splitlines()
     except (OSError, ValueError):  # removed on another machine
         return []
-
-
-def _is_at(path: Path, file: TextIO) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-    except OSError:
-        return False

@@ -2,7 +2,10 @@
 
 A work folder is named `.<result>.<word>@<host>@<process id>@<letters>`, where the word says what
 its process does, such as "writing". The name tells what a killed process has left behind from the
-work of a living process.
+work of a living process. A folder that a result replaces is moved aside to the result's name with
+`-old`; if the process dies before the result has its place, the next one moves it back.
+
+If the target is a link to a folder, the folder that it leads to is replaced, not the link.
 """
 
 import contextlib
@@ -21,6 +24,7 @@ from keras_imnet64.core.paths import os_error_text, refuse_existing
 from keras_imnet64.core.types import StrPath
 
 MARK = "@"  # no host name contains it, so that "node" never takes a folder of "node-12" for its own
+OLD = "-old"
 CLOCK_SECONDS = 5  # by which clocks of processes and of files may differ
 
 
@@ -43,7 +47,7 @@ def new_work_folder(target: StrPath, word: str) -> Path:
     Raises:
         OSError, ValueError: the system refuses the folder; the parent of `target` must exist.
     """
-    target = Path(target)
+    target = _followed(target)
     remove_abandoned(target, word)
     prefix = f"{_prefix(target, word)}{os.getpid()}{MARK}"
     return Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
@@ -54,7 +58,8 @@ def publish(result: Path, target: Path, *, replace: bool) -> None:
 
     Args:
         replace: whether the result may replace what is at `target`. A file is replaced in one
-            step; a folder is moved aside first, and deleted when the result has its place.
+            step; a folder is moved aside first, and deleted when the result has its place. If the
+            result does not get there, the folder is moved back.
 
     Raises:
         UserError: something is at `target` and must not be replaced.
@@ -64,12 +69,19 @@ def publish(result: Path, target: Path, *, replace: bool) -> None:
         sync_folder(path)  # syncs a file in the same way
     if not replace:
         refuse_existing(target)
-    replaced = result.with_name(f"{result.name}-old")
-    if result.is_dir() and os.path.lexists(target):
-        target.rename(replaced)
-    os.replace(result, target)
+    target = _followed(target)
+    if not (result.is_dir() and os.path.lexists(target)):
+        os.replace(result, target)
+        sync_folder(target.parent)
+        return
+    replaced = target.rename(result.with_name(f"{result.name}{OLD}"))
+    try:
+        os.replace(result, target)
+    except BaseException:
+        replaced.rename(target)
+        raise
     sync_folder(target.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    _delete(replaced)
 
 
 @contextlib.contextmanager
@@ -89,12 +101,28 @@ def report_failed_write(doing: str, target: StrPath) -> Iterator[None]:
 
 
 def remove_abandoned(target: StrPath, word: str) -> None:
-    """Deletes the work folders of `target` that dead processes of this machine have left."""
-    for folder in abandoned(target, word):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Deletes the work folders of `target` that dead processes of this machine have left.
+
+    What one of them had moved aside for a result that did not get its place is moved back.
+    """
+    target = _followed(target)
+    for folder in _of_dead_processes(target, word):
+        if folder.name.endswith(OLD) and not os.path.lexists(target):
+            with contextlib.suppress(OSError):
+                folder.rename(target)
+        else:
+            _delete(folder)
 
 
 def abandoned(target: StrPath, word: str) -> list[Path]:
+    """Returns the work folders of `target` that `remove_abandoned` would delete."""
+    target = _followed(target)
+    is_lost = not os.path.lexists(target)
+    folders = _of_dead_processes(target, word)
+    return [folder for folder in folders if not (is_lost and folder.name.endswith(OLD))]
+
+
+def _of_dead_processes(target: Path, word: str) -> list[Path]:
     """Returns the work folders of `target` whose process, of this machine, has died."""
     folders = list(_folders_of_this_machine(target, word))
     return [folder for folder, pid in folders if not _is_alive(folder, pid)]
@@ -105,9 +133,24 @@ def living_writer(target: StrPath, word: str) -> int | None:
 
     If several processes call this within `work_folder`, at most one of them gets None.
     """
-    folders = _folders_of_this_machine(target, word)
+    folders = _folders_of_this_machine(_followed(target), word)
     pids = [pid for folder, pid in folders if _is_alive(folder, pid)]
     return next((pid for pid in pids if pid != os.getpid()), None)
+
+
+def _followed(target: StrPath) -> Path:
+    """Returns the folder that a link leads to, and any other path as it is."""
+    is_link = os.path.islink(target) and os.path.isdir(target)
+    return Path(os.path.realpath(target) if is_link else target)
+
+
+def _delete(path: Path) -> None:
+    """Deletes a folder or a file, as far as the system lets it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _prefix(target: Path, word: str) -> str:
@@ -116,9 +159,8 @@ def _prefix(target: Path, word: str) -> str:
     return f".{target.name}.{word}{MARK}{host}{MARK}"
 
 
-def _folders_of_this_machine(target: StrPath, word: str) -> Iterator[tuple[Path, int]]:
+def _folders_of_this_machine(target: Path, word: str) -> Iterator[tuple[Path, int]]:
     """Yields (work folder, process id) for each work folder of `target` from this machine."""
-    target = Path(target)
     prefix = _prefix(target, word)
     for folder in target.parent.glob(f"{glob.escape(prefix)}*"):
         pid = folder.name.removeprefix(prefix).split(MARK)[0]

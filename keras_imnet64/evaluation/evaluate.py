@@ -106,8 +106,7 @@ def evaluate(
         confusion = ConfusionMatrix(selection.num_classes) if per_class else None
         extra_metrics = [confusion] if confusion else []
         scores = score_model(model, selection, devices, view, extra_metrics)
-        if not math.isfinite(scores.loss):
-            raise RunFailed(f"{path} gives logits that are not finite")
+        require_finite(scores, path)
         result = asdict(scores)
         if views != "none":
             result |= asdict(score_views(model, selection, devices, views))
@@ -174,7 +173,7 @@ def choose_view(
     view = View.of(info, store.image_size or image_size_of(info, model_size, path))
     check_filter(view.resize_filter)
     if ten_crop is not None:
-        view = replace(view, ten_crop=ten_crop)
+        view = replace(view, ten_crop=True) if ten_crop else view.one_crop
     if store.image_size and info.resize is None and not info.ten_crop:
         view = replace(view, resize_filter="bilinear")  # enlarges; "box" would repeat pixels
     return view if store.image_size is None or view.ten_crop else None
@@ -248,6 +247,12 @@ def score_model(
     network, batch_size = as_viewed(model, devices, view)
     scorer = make_scorer(network, extra_metrics)
     return score_selection(scorer, selection, batch_size, view, devices.cluster.part)
+
+
+def require_finite(scores: Scores, path: StrPath) -> None:
+    """Raises a RunFailed if a model's loss is infinite or no number."""
+    if not math.isfinite(scores.loss):
+        raise RunFailed(f"{path} gives logits that are not finite")
 
 
 def as_viewed(model: keras.Model, devices: Devices, view: View | None) -> tuple[keras.Model, int]:

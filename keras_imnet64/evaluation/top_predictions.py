@@ -11,10 +11,10 @@ from keras_imnet64.data.images.views import View
 from keras_imnet64.data.selection import Selection
 from keras_imnet64.evaluation.forward import Forward
 from keras_imnet64.evaluation.predictions import labelled_batches
+from keras_imnet64.models.contract import LEAST_PROBABILITY
 from keras_imnet64.records import Scores
 
 TOP = 5
-LEAST_PROBABILITY = 1e-12  # whose logarithm is finite
 
 
 @dataclass(frozen=True)

@@ -293,9 +293,7 @@ class FileOptions(NetworkOptions):
     """Pixels are normalised as the file does."""
     path: Annotated[str, Field(min_length=1, title="the path of a .keras file, in quotes")]
     """The file: any functional or sequential model from pixels 0..255 to logits."""
-    sha256: (
-        Annotated[str, Field(pattern="^[0-9a-f]{64}$", title="64 hexadecimal digits")] | None
-    ) = None
+    sha256: Sha256 | None = None
     """SHA-256 of the file, which a run records; any other file is then refused."""
 
     @property

@@ -262,11 +262,16 @@ def merge(content: JsonObject, changes: JsonObject) -> None:
         old = content.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
             merge(old, value)
-        elif isinstance(value, dict) and isinstance(old, list) and all(map(str.isdecimal, value)):
+        elif isinstance(old, list) and _is_numbered(value):
             for number, change in value.items():
                 merge_item(old, index_in(old, number, key), change)
         else:
             content[key] = value
+
+
+def _is_numbered(value: Json) -> bool:
+    """Returns whether a value is a table whose keys are numbers."""
+    return isinstance(value, dict) and bool(value) and all(map(str.isdecimal, value))
 
 
 def merge_item(items: list[Json], index: int, change: Json) -> None:

@@ -60,8 +60,10 @@ def branch_runs(out_dir: StrPath) -> list[Run]:
 
     Folders such as `branch-00.1`, in which --fresh keeps earlier runs, are left out.
     """
-    files = sorted(Path(out_dir).glob(f"{BRANCH_FOLDERS}/recipe.toml"))
-    return [Run(file.parent) for file in files if file.parent.suffix == ""]
+    files = Path(out_dir).glob(f"{BRANCH_FOLDERS}/recipe.toml")
+    folders = [file.parent for file in files if file.parent.suffix == ""]
+    in_order = sorted(folders, key=lambda folder: (len(folder.name), folder.name))  # 99, 100
+    return [Run(folder) for folder in in_order]
 
 
 def is_ordinary_run(run: Run) -> bool:

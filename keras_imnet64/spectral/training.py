@@ -181,7 +181,8 @@ def fit_branches(
 
     prepared = prepare() if fresh else None
     if fresh and has_branches(out_dir):
-        _set_branches_aside(folder)
+        aside = set_aside(folder.path, [folder, *branch_runs(folder.path)])
+        say(f"what was in {folder.path} is kept as {aside}")
     again = "the same command without --fresh" if fresh else "the same command"
     with Claims(folder.path) as claims:
         shares = prepared or claims.prepare_data(prepare)
@@ -202,14 +203,6 @@ def fit_branches(
         else "another process has reported the scores"
     )
     return Fitted(scores, is_reported)
-
-
-def _set_branches_aside(folder: Run) -> None:
-    """Renames the folder that holds branches, unless a process trains in it."""
-    lock(folder).close()
-    for branch in branch_runs(folder.path):
-        lock(branch).close()
-    say(f"what was in {folder.path} is kept as {set_aside(folder.path)}")
 
 
 def _unfinished_jobs(recipe: Recipe, folder: Run, options: Sequence[str]) -> list[Job]:

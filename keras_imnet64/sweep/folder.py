@@ -26,7 +26,7 @@ from keras_imnet64.core.validation import read_record, to_json
 from keras_imnet64.recipe.difference import difference, other_weights, refuse_other_recipe
 from keras_imnet64.recipe.loading import check_recipe, load_recipe, parse_toml
 from keras_imnet64.recipe.schema import Recipe
-from keras_imnet64.runs import LEFTOVERS, Run, lock, set_aside
+from keras_imnet64.runs import LEFTOVERS, Run, set_aside
 from keras_imnet64.sweep.records import CellRecord, RangeRecord, State, SweepRecord
 
 OTHER_FOLDER = "choose another --name or --out, or start over with --fresh"
@@ -139,10 +139,9 @@ def _range_text(key: str, bounds: RangeRecord) -> str:
 def begin(folder: SweepFolder, record: SweepRecord, fresh: bool) -> None:
     """Creates the folder with its record, unless the sweep has begun; call it once checked."""
     if fresh and folder.record_file.exists():
-        lock(folder.as_run).close()  # raises while another process works there
-        for file in sorted(folder.path.glob("cell-*/.lock")):
-            lock(Run(file.parent)).close()
-        say(f"the earlier sweep in {folder.path} is kept as {set_aside(folder.path)}")
+        cells = [Run(file.parent) for file in sorted(folder.path.glob("cell-*/.lock"))]
+        aside = set_aside(folder.path, [folder.as_run, *cells])
+        say(f"the earlier sweep in {folder.path} is kept as {aside}")
     folder.path.mkdir(parents=True, exist_ok=True)
     if not folder.record_file.exists():
         write_together(folder.record_file, json.dumps(to_json(record), indent=2) + "\n")

@@ -168,7 +168,7 @@ def run_grid(plan: Plan, out_dir: StrPath, machine: Machine, *, fresh: bool = Fa
             if len(todo) < len(plan.cells):
                 say(f"{len(plan.cells) - len(todo)} cells were done before")
             jobs = _cell_jobs(plan, todo, folder, options)
-            source = _shared_cells(todo, jobs, folder, claims)
+            source = _shared_cells(todo, jobs, claims)
             result = without_diverged(source.with_elsewhere(run_jobs(source, shares)), folder)
             source.say_shares()
             record = with_results(record, folder, cell_records(plan, folder))
@@ -191,9 +191,7 @@ def _cell_jobs(
     return [cell_job(folder, cell, plan.keys, options) for cell in cells]
 
 
-def _shared_cells(
-    cells: Sequence[Cell], jobs: Sequence[Job], folder: SweepFolder, claims: Claims
-) -> SharedJobs:
+def _shared_cells(cells: Sequence[Cell], jobs: Sequence[Job], claims: Claims) -> SharedJobs:
     """Returns the source of the cells that this process takes."""
     recipes = {cell.folder: cell.recipe for cell in cells}
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, replace
 
 from keras_imnet64.core.files import csv_text, write_atomic
 from keras_imnet64.core.types import Json, JsonObject
-from keras_imnet64.recipe.loading import check_recipe, parse_toml
-from keras_imnet64.recipe.schema import Recipe, is_folder_name
+from keras_imnet64.recipe.loading import load_recipe
+from keras_imnet64.recipe.schema import is_folder_name
 from keras_imnet64.runs import Run
 from keras_imnet64.sweep.axes import value_text
 from keras_imnet64.sweep.folder import SweepFolder
@@ -113,7 +113,7 @@ def best_recipe_text(folder: SweepFolder, record: SweepRecord) -> str:
     assert record.best is not None
     setting = record.settings[record.best]
     first = record.cells[setting.cells[0]]
-    recipe = read_recipe(Run(folder.path / first.folder).recipe_file.read_text())
+    recipe = load_recipe(Run(folder.path / first.folder).recipe_file)
     name = f"{recipe.name}-best"
     recipe = recipe.model_copy(update={"name": name if is_folder_name(name) else recipe.name})
     lines = [
@@ -122,11 +122,6 @@ def best_recipe_text(folder: SweepFolder, record: SweepRecord) -> str:
         f"top-1 {score_text(setting)} over {setting.num_finished} of {len(setting.cells)} seeds.",
     ]
     return "".join(f"# {line}\n" for line in lines) + recipe.to_toml()
-
-
-def read_recipe(text: str) -> Recipe:
-    recipe: Recipe = check_recipe(parse_toml(text))
-    return recipe
 
 
 def values_text(setting: SettingRecord) -> str:

@@ -221,11 +221,11 @@ class Search:
         write_cell_recipe(run, recipe)
         job = cell_job(self.folder, cell, self.plan.space.keys, self.options)
         self.running[job.name] = trial, recipe.train.epochs
-        if not self._catch_up(job, trial):
+        if not self._catch_up(job):
             return None
         return job
 
-    def _catch_up(self, job: Job, trial: "Trial") -> bool:
+    def _catch_up(self, job: Job) -> bool:
         """Reports the epochs that were trained before; returns whether the trial may go on."""
         rows = job.run.history if job.run.history_file.exists() else []
         return all(self.may_continue(job, row) for row in rows)

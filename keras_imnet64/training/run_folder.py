@@ -116,8 +116,8 @@ def acquire_together(
 def acquire_run(recipe: Recipe, out_dir: StrPath, fresh: bool) -> Iterator[Run]:
     """Locks the run folder within the context, and writes the recipe into it."""
     if fresh and has_begun(out_dir):
-        lock(create_run(out_dir)).close()  # raises while another process trains there
-        say(f"the earlier run in {out_dir} is kept as {set_aside(out_dir)}")
+        aside = set_aside(out_dir, [create_run(out_dir)])
+        say(f"the earlier run in {out_dir} is kept as {aside}")
     run = create_run(out_dir)
     with lock(run):
         check_run(recipe, out_dir, fresh=False)  # another process may have finished it meanwhile

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from keras_imnet64.backend.devices import Devices
 from keras_imnet64.core.types import StrPath
-from keras_imnet64.evaluation.evaluate import score_model, score_views
+from keras_imnet64.evaluation.evaluate import require_finite, score_model, score_views
 from keras_imnet64.evaluation.views import NUM_CROPS
 from keras_imnet64.models.load import load_model
 from keras_imnet64.recipe.schema import Recipe
@@ -21,9 +21,14 @@ def score_file(path: StrPath, data: Data, devices: Devices, views: ViewSet) -> F
 
     Args:
         views: which views are averaged and scored too, beside the single view.
+
+    Raises:
+        RunFailed: the logits are not finite.
     """
     model = load_model(path)
-    scores = asdict(score_model(model, data.final, devices, data.view))
+    found = score_model(model, data.final, devices, data.view)
+    require_finite(found, path)
+    scores = asdict(found)
     if views != "none":
         scores |= asdict(score_views(model, data.final, devices, views))
     return FileScore(**scores)

@@ -5,6 +5,7 @@ import pytest
 
 from keras_imnet64 import training_setup
 from keras_imnet64.bench import worker as module
+from keras_imnet64.bench.memory import StepMemory
 from keras_imnet64.bench.stand_in import random_data, stream_on
 from keras_imnet64.bench.worker import Worker
 from keras_imnet64.bench.worker_request import Request
@@ -122,3 +123,11 @@ def test_a_batch_that_is_no_batch_of_the_images_is_refused(small_recipe, data_di
     recipe = small_recipe(data={"batch_size": 97})
     with pytest.raises(UserError, match=r"at most 96, the samples of an epoch; received 97"):
         Worker(request_for(recipe, data_dir))
+
+
+def test_a_step_that_needs_no_more_than_the_framework_has_no_figure():
+    memory = object.__new__(StepMemory)
+    memory.before = 100e6
+    for peak, expected in ((None, None), (99.9, None), (100.0, None), (100.5, 0.5)):
+        memory.megabytes = peak
+        assert memory.step_megabytes == expected

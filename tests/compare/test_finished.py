@@ -207,6 +207,7 @@ def test_each_seed_of_each_side_is_a_run_of_fit(comparison, fits):
     last = " ".join(fits.made[-1])
     assert "--set train.epochs=2 --set train.seed=1" in last
     assert "--backend jax --devices 2 --virtual-devices 2 --data-dir" in last
+    assert "--num-processes 1" in last  # also within a launcher's step of several
     assert [side.seeds for side in scores.sides] == [(0, 1), (0, 1)]
     assert [(p.first, p.second) for p in scores.pairs] == [
         ("tensorflow seed 0", "jax@2 seed 0"),

@@ -1,5 +1,6 @@
 """Text files as people save them: in any encoding and with any line ends; and atomic writing."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -63,6 +64,16 @@ def test_content_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     write_atomic(tmp_path / "file", "naïve")
     assert calls == ["6 bytes", "file", "folder"]
     assert (tmp_path / "file").read_text("utf-8") == "naïve"
+
+
+def test_a_folder_that_its_file_system_does_not_sync_is_written_into(tmp_path, monkeypatch):
+    def refuse_folders(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    write_atomic(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])

@@ -11,6 +11,7 @@ import pytest
 
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.work_folders import (
+    abandoned,
     living_writer,
     new_work_folder,
     publish,
@@ -166,6 +167,56 @@ def test_a_target_made_in_the_meantime_is_not_overwritten(tmp_path):
         target.write_text("of another process")
         publish(finished(work, is_folder=False), target, replace=False)
     assert target.read_text() == "of another process" and list(tmp_path.iterdir()) == [target]
+
+
+def replaced(target, text):
+    """A folder at `target` that a result is to replace."""
+    target.mkdir(parents=True)
+    (target / "inner").write_text(text)
+    return target
+
+
+def test_a_folder_stays_whose_result_does_not_get_its_place(tmp_path, monkeypatch):
+    def fail(source, target):
+        raise OSError(28, "No space left on device")
+
+    target = replaced(tmp_path / "target", "old")
+    with (
+        pytest.raises(OSError, match="No space left"),
+        work_folder(target, "writing") as work,
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr("os.replace", fail)
+        publish(finished(work, is_folder=True), target, replace=True)
+    assert (target / "inner").read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_that_a_dead_process_had_moved_aside_is_moved_back(tmp_path, on_host):
+    work = made_by(dead_process(), tmp_path / "target", on_host)
+    aside = replaced(work.with_name(f"{work.name}-old"), "old")
+    assert abandoned(tmp_path / "target", "writing") == [work]
+    remove_abandoned(tmp_path / "target", "writing")
+    assert (tmp_path / "target" / "inner").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "target"]
+    replaced(aside, "older")  # by a process that died after its result had its place
+    work.mkdir()
+    remove_abandoned(tmp_path / "target", "writing")
+    assert (tmp_path / "target" / "inner").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "target"]
+
+
+def test_the_folder_that_a_link_leads_to_is_replaced(tmp_path):
+    """A store may lie on another disk."""
+    place = replaced(tmp_path / "large disk" / "place", "old")
+    link = tmp_path / "link"
+    link.symlink_to(place)
+    with work_folder(link, "writing") as work:
+        assert work.parent == place.parent
+        (work / "inner").write_text("new")
+        publish(work, link, replace=True)
+    assert link.is_symlink() and (place / "inner").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large disk", "link"]
+    assert list(place.parent.iterdir()) == [place]
 
 
 def test_a_failed_write_says_why_and_leaves_nothing(tmp_path):

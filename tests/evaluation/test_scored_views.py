@@ -12,9 +12,10 @@ from toy_store import in_memory, random_images
 from keras_imnet64.backend.devices import Devices
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.datasets import open_dataset
+from keras_imnet64.data.images.views import View
 from keras_imnet64.data.selection import select
 from keras_imnet64.evaluation import evaluate as evaluation
-from keras_imnet64.evaluation.evaluate import evaluate
+from keras_imnet64.evaluation.evaluate import choose_view, evaluate
 from keras_imnet64.evaluation.predict import predict
 from keras_imnet64.evaluation.predictions import predict_logits
 from keras_imnet64.evaluation.views import with_ten_crops, with_views
@@ -193,6 +194,16 @@ def test_images_of_any_size_have_ten_crops_instead(tmp_path):
     with pytest.raises(UserError, match=r"views \"shift\" are for images of one size.* --ten-crop"):
         evaluate(tmp_path / "m.keras", views="shift", **arguments)
     assert evaluate(tmp_path / "m.keras", **arguments)["views"] == "none"
+
+
+def test_one_crop_of_an_image_of_any_size_is_what_predict_shows(tmp_path):
+    """The filter of ten crops enlarges, and one crop is the whole image, which is shrunk."""
+    indexed(tmp_path)
+    store = open_dataset("image_folder/toy", "validation", data_dir=tmp_path / "data")
+    info = ModelInfo(image_size=16, resize_filter="bicubic", ten_crop=True)
+    ten = View(16, "bicubic", ten_crop=True)
+    assert choose_view(info, store, 16, None, "m.keras") == ten
+    assert choose_view(info, store, 16, False, "m.keras") == ten.one_crop == View(16, "box")
 
 
 def test_a_view_that_does_not_exist_is_refused(data_dir, tmp_path):

@@ -22,7 +22,7 @@ from keras_imnet64.jobs.running import FailedJob, JobsResult
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.runs import Run, lock
 from keras_imnet64.spectral import training
-from keras_imnet64.spectral.branches import branch_folder, branch_recipe
+from keras_imnet64.spectral.branches import branch_folder, branch_recipe, branch_runs
 from keras_imnet64.spectral.ensemble import ensemble
 from keras_imnet64.spectral.training import fit_branches
 from keras_imnet64.training.fit import fit
@@ -265,3 +265,11 @@ def test_one_branch_does_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_
 def test_jobs_are_refused_for_a_single_run(run, tmp_path):
     status, _, error = run("fit", "--recipe", "demo", "--jobs", "2", "--out", tmp_path / "run")
     assert status == 2 and "--jobs is for training all branches" in error
+
+
+def test_branches_stand_in_the_order_of_their_bands(tmp_path):
+    for name in ("branch-100", "branch-99", "branch-02", "branch-11", "branch-11.1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.toml").touch()
+    names = [run.path.name for run in branch_runs(tmp_path)]
+    assert names == ["branch-02", "branch-11", "branch-99", "branch-100"]

@@ -3,11 +3,16 @@
 import time
 
 import keras
+import pytest
 
+from keras_imnet64.backend.devices import take_devices
+from keras_imnet64.core.errors import RunFailed
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.ship import ship
 from keras_imnet64.records import ModelInfo
-from keras_imnet64.training.scoring import have_same_network
+from keras_imnet64.training.build import make_network
+from keras_imnet64.training.data import load_data
+from keras_imnet64.training.scoring import have_same_network, score_file
 
 
 def test_files_of_the_same_network_are_known(tmp_path):
@@ -24,3 +29,13 @@ def test_files_of_the_same_network_are_known(tmp_path):
     model.get_layer("norm").moving_mean.assign([0.0, 1e-6])
     ship(model, other, ModelInfo(epoch=3))
     assert not have_same_network(last, other)
+
+
+def test_logits_that_are_not_finite_are_no_score(small_recipe, data_dir, tmp_path):
+    recipe = small_recipe()
+    model = make_network(recipe, image_size=16, num_classes=10)
+    initialize(model, 0)
+    model.get_layer("logits").bias.assign([float("nan"), *[0.0] * 9])
+    ship(model, tmp_path / "m.keras", ModelInfo())
+    with pytest.raises(RunFailed, match=r"m\.keras gives logits that are not finite"):
+        score_file(tmp_path / "m.keras", load_data(recipe, data_dir), take_devices(), "none")

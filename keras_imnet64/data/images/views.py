@@ -69,8 +69,7 @@ class View:
 
     def _resize_shorter_side(self, image: Image.Image) -> Image.Image:
         shorter = self.resize or default_resize(self.image_size)
-        scale = shorter / min(image.size)
-        width, height = (max(shorter, int(side * scale)) for side in image.size)
+        width, height = (shorter * side // min(image.size) for side in image.size)
         return image.resize((width, height), FILTERS[self.resize_filter])
 
     def _crop(self, pixels: np.ndarray, down: float, right: float) -> np.ndarray:

@@ -33,12 +33,10 @@ class Batches:
     """The files of both splits, in the order of their numbers.
 
     Attributes:
-        is_npz: whether they are npz files; else pickles.
         files: {split: its files}.
         labels: {split: int64 labels from 0}.
     """
 
-    is_npz: bool
     files: dict[str, list[Path]]
     labels: dict[str, np.ndarray]
 
@@ -87,7 +85,7 @@ def list_batches(
                 progress("reading labels", done, total)
         labels[split] = np.concatenate(parts)
     refuse_sorted_order(source, labels["validation"])
-    return Batches(is_npz, files, labels)
+    return Batches(files, labels)
 
 
 def _find(source: Path, is_npz: bool) -> dict[str, list[Path]]:

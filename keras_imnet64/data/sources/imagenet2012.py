@@ -5,6 +5,7 @@ unpacked: `ILSVRC2012_img_train.tar` holds a tar for each class, `ILSVRC2012_img
 images, whose classes a file of TFDS lists.
 """
 
+import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -174,8 +175,12 @@ def _list_validation_tar(path: Path, wnids: Sequence[str]) -> list[ImageEntry]:
 
 def built_by_tfds(data_dir: StrPath) -> Path | None:
     """Returns the folder of the newest `imagenet2012` that TFDS has built, or None."""
-    versions = sorted(Path(data_dir, "imagenet2012").glob("[0-9]*.*.*/dataset_info.json"))
-    return versions[-1].parent if versions else None
+    files = Path(data_dir, "imagenet2012").glob("[0-9]*.*.*/dataset_info.json")
+    return max((file.parent for file in files), key=_version, default=None)
+
+
+def _version(folder: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", folder.name)]
 
 
 def list_tfrecords(folder: StrPath, progress: PackProgress | None = None) -> folders.Listing:

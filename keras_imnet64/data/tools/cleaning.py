@@ -154,7 +154,7 @@ def _downloads(location: DatasetLocation) -> Iterator[Path]:
 
 def _remove(path: Path) -> None:
     try:
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()

@@ -48,6 +48,26 @@ def test_with_resize_the_centre_is_cropped():
     np.testing.assert_array_equal(shown(View(2, resize=4), pixels), grey([[8, 9], [14, 15]]))
 
 
+@pytest.mark.parametrize(
+    ("resize", "size", "expected"),
+    [  # torchvision's (width, height): the longer side is int(resize * longer / shorter)
+        (256, (98, 147), (256, 384)),
+        (256, (214, 107), (512, 256)),
+        (256, (500, 375), (341, 256)),
+        (20, (1, 300), (20, 6000)),
+    ],
+)
+def test_the_shorter_side_is_resized_as_by_torchvision(resize, size, expected, monkeypatch):
+    def record(image, size, resample):
+        sizes.append(size)
+        return Image.new("RGB", size)
+
+    sizes = []
+    monkeypatch.setattr(Image.Image, "resize", record)
+    View(16, resize=resize).show(Image.new("RGB", size))
+    assert sizes == [expected]
+
+
 def test_ten_crops_are_the_centre_the_corners_and_their_mirror_images():
     view = View(2, resize=4, ten_crop=True)
     crops = shown(view, grey(np.arange(24).reshape(4, 6)))

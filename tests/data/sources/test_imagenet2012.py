@@ -179,6 +179,7 @@ def test_other_spellings_of_folders_are_known_and_other_files_are_named(tmp_path
 def test_records_of_tfds_are_read_where_they_lie(tmp_path, counted):
     write_records(tmp_path)
     write_records(tmp_path, version="incomplete.X_5.1.0", label=99)  # of a build that broke off
+    write_records(tmp_path, version="5.0.9", label=99)  # an older one
     stores = prepare(None, tmp_path)
     assert sorted(contents(stores["train"])) == sorted(EXPECTED)
     assert [label for label, _ in contents(stores["train"])] == [2, 2, 1, 1, 0, 0]  # TFDS' order
@@ -338,3 +339,11 @@ def test_a_shard_of_other_bytes_is_refused(tmp_path, counted, content):
     shard.unlink()
     with pytest.raises(UserError, match="has no TFRecords of train: let TFDS build it again"):
         prepare(None, tmp_path)
+
+
+def test_the_newest_version_of_tfds_is_known_by_its_number(tmp_path):
+    for version in ("5.1.0", "10.0.0", "9.9.9", "incomplete.X_11.0.0"):
+        (tmp_path / "imagenet2012" / version).mkdir(parents=True)
+        (tmp_path / "imagenet2012" / version / "dataset_info.json").touch()
+    assert imagenet2012.built_by_tfds(tmp_path).name == "10.0.0"
+    assert imagenet2012.built_by_tfds(tmp_path / "nowhere") is None

@@ -127,6 +127,7 @@ def test_validation_in_class_folders_gives_the_same_store(tmp_path, write, image
     expected = prepare(write_zip(tmp_path / "tiny.zip", layout()), tmp_path / "data")
     files = sorted_into_classes(images, annotations, train=images)
     stores = prepare(write(tmp_path / "sorted", files), tmp_path / "other")
+    assert stores.keys() == expected.keys() == {"train", "validation"}
     for split, store in stores.items():
         assert store.verified and store.digest == expected[split].digest
         assert store.labels.tolist() == expected[split].labels.tolist()
