@@ -101,7 +101,8 @@ class Run:
     def best(self) -> Path:
         """The weights after the epoch that did best on the images held out (`data.holdout`).
 
-        Without such images it is a copy of `model.keras`.
+        Of epochs with the same top-1 it is the one with the lowest loss. Without such images it is
+        a copy of `model.keras`.
         """
         return self.path / "best.keras"
 

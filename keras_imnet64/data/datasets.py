@@ -8,18 +8,19 @@ import contextlib
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from keras_imnet64.core.errors import UserError, nearest
+from keras_imnet64.core.errors import UserError, first_few, nearest
 from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.core.validation import to_json
 from keras_imnet64.data.forms import cannot_skip, make_stores
 from keras_imnet64.data.images.views import FILTERS
-from keras_imnet64.data.locations import SUFFIX, Dataset, DatasetLocation
+from keras_imnet64.data.locations import FETCHED, SUFFIX, Dataset, DatasetLocation
 from keras_imnet64.data.prepare import (
     Request,
     from_image_files,
@@ -31,6 +32,7 @@ from keras_imnet64.data.prepare import (
 )
 from keras_imnet64.data.sources import archives, imagenet2012, shapes, tiny_imagenet
 from keras_imnet64.data.sources.finding import Faulty
+from keras_imnet64.data.stores import packing
 from keras_imnet64.data.stores.opening import Store, is_store, open_store
 from keras_imnet64.records import DatasetInfo, DatasetState
 
@@ -151,7 +153,7 @@ OTHER_NAMES = {  # by which papers and people call them, in small letters withou
 def _made_by_downsampling(request: Request) -> NoReturn:
     """Refuses to prepare a set that `downsample` makes from another one."""
     dataset = request.verified.dataset
-    raise UserError(f"{dataset.name} is made from larger images: run `{_command_for(dataset)}`")
+    raise UserError(f"{dataset.name} is made from larger images: run `{command_for(dataset)}`")
 
 
 def _downsampled_row(name: str) -> Dataset:
@@ -200,6 +202,25 @@ def find_dataset(name: str) -> Dataset:
     if name not in DATASETS:
         raise UserError(f'there is no data set "{name}": {nearest_dataset(name, DATASETS)}')
     return DATASETS[name]
+
+
+def all_rows(data_dir: StrPath | None, cache_dir: StrPath | None) -> list[Dataset]:
+    """Returns the rows of the table, then those of the user's own data sets on this machine.
+
+    The latter may be unfinished, or lie in folders that a command has left.
+    """
+    rows = dict(DATASETS)
+    own, _ = locations_of(rows[IMAGE_FOLDER], data_dir, cache_dir)
+    packed = own.packed_dir.parent
+    for folder in sorted(packed.glob("*")) + sorted(packed.glob(".*")):
+        stem = folder.name.removeprefix(".").partition(f".{packing.WORD}@")[0]
+        stem = stem.removesuffix(f".{FETCHED}").removesuffix(SUFFIX)
+        for kind in (IMAGE_FOLDER, DOWNSAMPLED):
+            if stem.startswith(f"{kind}_"):
+                name = f"{kind}/{stem.removeprefix(f'{kind}_')}"
+                with contextlib.suppress(UserError):  # not a data set's folder
+                    rows[name] = find_dataset(name)
+    return list(rows.values())
 
 
 def nearest_dataset(name: str, known: Collection[str]) -> str:
@@ -370,9 +391,22 @@ def open_dataset(
         found = _packed_meanwhile(locations, split, progress)
     if found is not None:
         return open_store(found.folder(split), in_memory)
+    others = [] if name in DATASETS else _own_prepared(data_dir, cache_dir)
+    prepared = f" (prepared are {first_few(others, 5)})" if others else ""
     raise UserError(
-        f"{name} is not prepared in {locations[0].data_dir}: run `{_command_for(dataset)}`"
+        f"{name} is not prepared in {locations[0].data_dir}{prepared}: run "
+        f"`{command_for(dataset, data_dir, cache_dir)}`"
     )
+
+
+def _own_prepared(data_dir: StrPath | None, cache_dir: StrPath | None) -> list[str]:
+    """Returns the names of the user's own data sets that are packed."""
+    rows = [row for row in all_rows(data_dir, cache_dir) if row.name not in DATASETS]
+    return [
+        row.name
+        for row in rows
+        if any(place.is_packed() for place in locations_of(row, data_dir, cache_dir))
+    ]
 
 
 def _packed_meanwhile(
@@ -395,11 +429,17 @@ def _packed_meanwhile(
         return found
 
 
-def _command_for(dataset: Dataset) -> str:
-    """Returns the command that makes a data set."""
+def command_for(
+    dataset: Dataset, data_dir: StrPath | None = None, cache_dir: StrPath | None = None
+) -> str:
+    """Returns the command that makes a data set in these folders."""
     if dataset.make is _made_by_downsampling:
         return f"python cli.py data downsample DATASET --size {dataset.image_size} --out DIR"
-    return f"python cli.py data prepare {dataset.name} --source {dataset.source_hint}"
+    words = ["python", "cli.py", "data", "prepare", dataset.name]
+    words += [] if dataset.embedded else ["--source", dataset.source_hint]
+    words += ["--data-dir", str(data_dir)] if data_dir else []
+    words += ["--cache-dir", str(cache_dir)] if cache_dir else []
+    return shlex.join(words)
 
 
 def info(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from keras_imnet64.core.errors import UserError, first_few, printable
 from keras_imnet64.core.paths import portable
 from keras_imnet64.core.types import PackProgress, StrPath
@@ -319,6 +321,7 @@ def index_listing(request: Request, listing: folders.Listing, unexpected: str) -
         if request.say:
             _warn_of_lost_classes(listing, validation, request.say)
             _warn_of_shared_images(train, validation, request.say)
+            _warn_of_contradictions(train, request.say)
         if damaged and location.dataset.promises_images:
             location = request.unverified
             for split in listing.splits:
@@ -404,6 +407,23 @@ def _warn_of_shared_images(
         say(
             f"note: train has the same file as {count:,} of the {len(hashes):,} validation "
             "images, so the scores will look too good"
+        )
+
+
+def _warn_of_contradictions(train: EncodedStore, say: Callable[[str], None]) -> None:
+    """Warns of training images of several classes, by the SHA-256 of their bytes."""
+    assert train.hashes is not None
+    hashes = np.ascontiguousarray(train.hashes).view(f"V{train.hashes.shape[1]}").ravel()
+    numbers = np.unique(hashes, return_inverse=True)[1]
+    first_label = np.empty(numbers.max() + 1, train.labels.dtype)
+    first_label[numbers[::-1]] = train.labels[::-1]
+    others = np.flatnonzero(first_label[numbers] != train.labels)
+    if len(others):
+        first = np.flatnonzero(numbers == numbers[others[0]])[0]
+        pair = " and ".join(printable(train.source_of(int(each))) for each in (first, others[0]))
+        say(
+            f"note: {len(others):,} images of train are in another class too, such as {pair}: at "
+            "most one of the labels is right"
         )
 
 

@@ -39,6 +39,13 @@ class Selection:
         """Pixels per side; None if images have any size."""
         return self.store.image_size
 
+    @property
+    def empty_classes(self) -> list[str]:
+        """The names of the classes of which no image is selected."""
+        _, labels = self.look_up(np.arange(len(self)))
+        counts = np.bincount(labels, minlength=self.num_classes)
+        return [name for name, count in zip(self.class_names, counts, strict=True) if not count]
+
     def look_up(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns positions in the store, int64, and labels, int32, of indices in any shape."""
         positions = indices if self.positions is None else self.positions[indices]

@@ -241,8 +241,9 @@ class TrainingStream:
             (first, _), *steps = steps
             yield Stage(first.op, images)
         else:
-            yield Stage("stored", images)
-        if self.mirror != "none" and self._encoded_store is None:  # else mirrored when decoded
+            is_mirrored = self.mirror != "none" and self._encoded_store is not None  # when decoded
+            yield Stage("stored, mirrored" if is_mirrored else "stored", images)
+        if self.mirror != "none" and self._encoded_store is None:
             images = mirror(images, samples.mirrored)
             yield Stage("mirror", images)
         for step, draws in steps:

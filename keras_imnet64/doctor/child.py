@@ -5,7 +5,6 @@
 """
 
 import json
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from keras_imnet64.core.types import JsonObject
 from keras_imnet64.doctor.report import DatasetState
 
 if TYPE_CHECKING:
-    from keras_imnet64.data.locations import Dataset
+    pass
 
 
 def main() -> None:
@@ -78,14 +77,22 @@ DEVICES: dict[str, Callable[[ModuleType], list[str]]] = {
 
 
 def try_datasets(data_dir: str | None, cache_dir: str | None) -> None:
-    """Reports the state of every data set, even of a damaged one."""
-    from keras_imnet64.data.datasets import DATASETS, default_data_dir, info
+    """Reports the state of every data set, the user's own included, even of a damaged one."""
+    from keras_imnet64.data.datasets import (
+        DATASETS,
+        all_rows,
+        command_for,
+        default_data_dir,
+        info,
+    )
 
     data_folder = data_dir or str(default_data_dir())
-    for name, dataset in DATASETS.items():
-        prepare = _prepare_command(dataset, data_dir, cache_dir)
+    for dataset in all_rows(data_dir, cache_dir):
+        name, prepare = dataset.name, command_for(dataset, data_dir, cache_dir)
         try:
             found = info(name, data_dir=data_dir, cache_dir=cache_dir)
+            if name not in DATASETS and found["state"] == "not prepared":
+                continue
             state = _state_of(found, prepare, data_folder, cache_dir)
         except UserError as error:
             state = DatasetState(name, prepare, "damaged", None, dataset.splits, problem=str(error))
@@ -110,14 +117,6 @@ def _state_of(info: JsonObject, prepare: str, data_dir: str, cache_dir: str | No
         info["location"],
         f"a part of it lies in {folder}, {size:,} bytes" if is_half else None,
     )
-
-
-def _prepare_command(dataset: "Dataset", data_dir: str | None, cache_dir: str | None) -> str:
-    words = ["python", "cli.py", "data", "prepare", dataset.name]
-    words += [] if dataset.embedded else ["--source", dataset.source_hint]
-    words += ["--data-dir", data_dir] if data_dir else []
-    words += ["--cache-dir", cache_dir] if cache_dir else []
-    return shlex.join(words)
 
 
 if __name__ == "__main__":

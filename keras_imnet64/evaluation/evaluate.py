@@ -3,13 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import keras
+import numpy as np
 
 from keras_imnet64.backend.devices import Devices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.activity import Activity
-from keras_imnet64.core.errors import RunFailed, UserError, nearest
+from keras_imnet64.core.console import say
+from keras_imnet64.core.errors import RunFailed, UserError, first_few, nearest
 from keras_imnet64.core.parts import WHOLE, Part
 from keras_imnet64.core.paths import check_output_file
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
@@ -29,7 +32,7 @@ from keras_imnet64.models.contract import check_stated_classes, classifier_shape
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.load import load_model
 from keras_imnet64.records import ModelInfo, Scores, ViewScores, ViewSet
-from keras_imnet64.runs import model_file
+from keras_imnet64.runs import Run, model_file
 
 BATCH_SIZE = 256
 
@@ -72,7 +75,8 @@ def evaluate(
     Returns:
         dict: top1, top5 (percent), loss (nats), count, classes compared and whether they were
         matched by class id or, for a file without ids, by position; dataset, split, crops
-        (1 or 10), views, verified. With views also top1_views, top5_views and loss_views; top1,
+        (1 or 10), views, verified. Images of classes that the model does not know are left out,
+        and then counted in left_out. With views also top1_views, top5_views and loss_views; top1,
         top5 and loss are those of the image itself all the same. With `per_class` also
         balanced_top1 (percent) and most_confused, see `per_class`; with `predictions` also that
         path.
@@ -96,6 +100,8 @@ def evaluate(
         dataset, split, data_dir=data_dir, cache_dir=cache_dir, progress=pack_progress
     )
     selection = select_known_classes(info, store, path)
+    left_out = _say_left_out(selection, store, path)
+    _say_other_images(Run(Path(run_or_model)), store)
     with devices.scope():
         model = load_model(path)
         shape = classifier_shape(model, path)
@@ -118,6 +124,8 @@ def evaluate(
             found = predict_top(forward, selection, batch_size, view, path)
             write_predictions(predictions, found, selection)
             result["predictions"] = str(predictions)
+    if left_out:
+        result["left_out"] = left_out
     return {
         **result,
         "matched_by": "class id" if info.wnids else "position",
@@ -154,6 +162,37 @@ def select_known_classes(info: ModelInfo, store: Store, path: StrPath) -> Select
             "nothing to score"
         )
     return known
+
+
+def _say_left_out(selection: Selection, store: Store, path: StrPath) -> int:
+    """Says which classes of a store the model does not know; returns the number of their images."""
+    names = dict(zip(store.wnids, store.class_names, strict=True))
+    counts = np.bincount(store.labels, minlength=len(store.wnids))
+    unknown = [
+        names[wnid]
+        for wnid, count in zip(store.wnids, counts, strict=True)
+        if count and wnid not in selection.wnids
+    ]
+    num_images = len(store) - len(selection)
+    if num_images:
+        say(
+            f"note: {num_images:,} of {len(store):,} images of {store.dataset} {store.split} are "
+            f"left out: they are of classes that {path} does not know ({first_few(unknown)})"
+        )
+    return num_images
+
+
+def _say_other_images(run: Run, store: Store) -> None:
+    """Says so if a run was begun with other images of this data set than a store has."""
+    if not run.environment_file.is_file():
+        return
+    environment = run.read_environment()
+    digest = vars(environment.digest)[store.split]
+    if environment.dataset == store.dataset and digest != store.digest:
+        say(
+            f"note: these are not the images of {store.dataset} {store.split} with which the run "
+            f"began (digest {store.digest[:8]}, then {digest[:8]})"
+        )
 
 
 def choose_view(

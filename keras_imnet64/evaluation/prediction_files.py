@@ -136,7 +136,7 @@ def _table(top: TopPredictions, selection: Selection) -> "pa.Table":
     ids, names = _texts(selection.wnids), _texts(selection.class_names)
     files = [""] * count
     if isinstance(store, EncodedStore):
-        files = _texts([store.file_of(position) for position in top.images]).tolist()
+        files = _texts([store.source_of(position) for position in top.images]).tolist()
     columns = {
         "dataset": [store.dataset] * count,
         "split": [store.split] * count,

@@ -199,7 +199,10 @@ def find_obstacle(dataset: str, height: int, width: int, request: ExportRequest)
         datasets.find_dataset(dataset)
     except UserError:
         return f"the data set {dataset} is not one of ours"
-    info = datasets.info(dataset, data_dir=request.data_dir, cache_dir=request.cache_dir)
+    try:
+        info = datasets.info(dataset, data_dir=request.data_dir, cache_dir=request.cache_dir)
+    except UserError as error:  # its images have moved, or a file is damaged
+        return str(error)
     if info["state"] != "packed":
         return f"the data set {dataset} is not packed here"
     side = info["image_size"] or height  # images of any size are shown as squares

@@ -77,6 +77,8 @@ def read_content(name_or_path: StrPath, overrides: Iterable[str] = ()) -> JsonOb
         UserError: there is no such recipe, its file is no TOML, or an override is not key=value.
     """
     path = find_recipe(name_or_path)
+    if isinstance(overrides, str):
+        raise UserError(f'overrides are a list of lines: pass ["{overrides}"]')
     try:
         content = parse_toml(decode_text(read_small(path, MAX_FILE_BYTES)))
     except (OSError, ValueError) as error:

@@ -159,7 +159,8 @@ class TrainSection(Table):
     xla: Literal["auto", "on", "off"] = "auto"
     """Whether TensorFlow compiles the training step with XLA; auto: on one GPU. JAX always does."""
     early_stopping: Count = 0
-    """Epochs without a better val_top1 after which the run ends; 0: never."""
+    """Epochs without a better val_top1, or an equal one with a lower val_loss, after which the run
+    ends; 0: never."""
     validate_every: Count = 1
     """The validation images are scored every so many epochs, and in the last one too; 0: only the
     finished model is scored."""

@@ -309,4 +309,4 @@ class Album:
 
     def _captions(self, numbers: np.ndarray) -> tuple[tuple[str, ...], ...]:
         names = short_names(self.images.class_names)
-        return tuple(caption(self.top, number, names) for number in numbers)
+        return tuple(caption(self.top, number, names, self.images.store) for number in numbers)

@@ -3,12 +3,16 @@
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from keras_imnet64.core.errors import printable
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.selection import Selection
+from keras_imnet64.data.stores.encoded import EncodedStore
+from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stream import evaluation_batches
 from keras_imnet64.evaluation.top_predictions import TopPredictions
 
@@ -124,13 +128,22 @@ def _encoded(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def caption(top: TopPredictions, number: int, names: Sequence[str]) -> tuple[str, ...]:
+def caption(
+    top: TopPredictions, number: int, names: Sequence[str], store: Store
+) -> tuple[str, ...]:
     """Returns the lines below an image: its label, the likeliest other classes, and which it is."""
     label = top.labels[number]
     guesses = zip(top.classes[number], top.probabilities[number], strict=True)
     others = [f"{names[guess]} {_percent(share)}" for guess, share in guesses if guess != label]
     own = f"label: {names[label]} {_percent(top.label_probability[number])}"
-    return own, *others[:2], f"image {top.images[number]:,}"
+    return own, *others[:2], _name_of(store, int(top.images[number]))
+
+
+def _name_of(store: Store, position: int) -> str:
+    """Returns "cats/tom.jpg", or "image 12" where images are no files."""
+    if not isinstance(store, EncodedStore):
+        return f"image {position:,}"
+    return printable("/".join(Path(store.source_of(position)).parts[-2:]))
 
 
 def _percent(share: float) -> str:

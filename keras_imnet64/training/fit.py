@@ -20,6 +20,7 @@ from keras_imnet64.backend.cluster import ALONE
 from keras_imnet64.backend.devices import Devices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.console import say
+from keras_imnet64.core.errors import first_few
 from keras_imnet64.core.files import write_atomic, write_json
 from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import PackProgress, StrPath
@@ -69,7 +70,8 @@ def fit(
         model: your functional or sequential Keras model, in place of the recipe's: pixels
             [B, H, W, 3] -> logits [B, K], of Keras' own layers. Training starts from its weights.
             On several devices build it within `devices.scope()`.
-        callbacks: your Keras callbacks, called after ours; validation scores are in `history`.
+        callbacks: your Keras callbacks, called after ours; `on_epoch_end` is also given val_loss,
+            val_top1 and val_top5 of epochs that are scored.
         data_dir: the folder of data sets; None: `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
         cache_dir: the folder whose `packed` holds the packed stores; None: the data dir.
         devices: the result of `take_devices`; None takes all. Those of several processes, each of
@@ -134,6 +136,11 @@ def log_start(setup: TrainingSetup, state: RunState) -> None:
         f"data     {store.dataset}: {len(data.train):,}{held_out} train, {len(data.final):,} "
         f"validation, {data.num_classes} classes of {data.image_size} px, {verified}"
     )
+    if lost := data.train.empty_classes:
+        say(
+            f"note     data.holdout = {recipe.data.holdout} leaves no training images of "
+            f"{first_few(lost)}"
+        )
     say(
         f"devices  {devices.backend} {version(devices.backend)} on {devices}, "
         f"{recipe.train.dtype}, Keras {keras.__version__}"

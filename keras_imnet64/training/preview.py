@@ -133,6 +133,13 @@ def steps_sheet(stages: Sequence[Stage], names: Sequence[str], title: str) -> Im
     return sheet.image
 
 
+def font_file() -> str:
+    """Returns a font with the letters of most European languages, unlike Pillow's own."""
+    import matplotlib
+
+    return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
+
+
 class _Sheet:
     """A page of cells for images, each with space for a line of text below it."""
 
@@ -143,7 +150,7 @@ class _Sheet:
         self.side = image_size * self.factor
         self.width, self.height = self.side + MARGIN, self.side + LINE + MARGIN
         self.top = MARGIN + LINE + MARGIN + head_lines * LINE
-        self.font = ImageFont.load_default(size=14)
+        self.font = ImageFont.truetype(font_file(), 14)
         text_width = int(self.font.getlength(title)) + 2 * MARGIN
         size = (max(MARGIN + columns * self.width, text_width), self.top + rows * self.height)
         self.image = Image.new("RGB", size, BACKGROUND)

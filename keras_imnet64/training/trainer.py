@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
+from typing import Any
 
 import keras
 import numpy as np
@@ -408,7 +409,7 @@ class Hooks(keras.callbacks.Callback):
         if self.replay:
             self.replay.before_step()
 
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Ends an epoch, even if a signal or a user's callback has cut it short.
 
         The order matters. The best model and the schedules decide by the validation scores, then
@@ -435,6 +436,12 @@ class Hooks(keras.callbacks.Callback):
             trainer.fill_copy(epoch + 1)
             scores = trainer.validation.score()
         row = trainer.recorder.make_row(epoch, logs or {}, scores, speed)
+        if scores and logs is not None:  # for the user's callbacks, which Keras calls after this
+            logs |= {
+                "val_loss": scores.loss,
+                "val_top1": scores.top1,
+                "val_top5": scores.top5,
+            }
         state = replace(trainer.state, history=(*trainer.state.history, row))
         state = trainer.best.choose(state)
         state = trainer.early_stopping.decide(state)

@@ -88,6 +88,15 @@ def test_predictions_are_compared_image_by_image(runs, data_dir):
     assert test.only_first + test.only_second > 0  # else the counts say nothing
 
 
+def test_evaluate_says_that_the_images_are_not_those_of_the_run(runs, data_dir, capsys):
+    evaluate(runs[0], data_dir=data_dir)
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "not the images of imagenet_resized/16x16 validation with which the run began" in said
+    assert "then bbbbbbbb)" in said and "left out" not in said
+    evaluate(runs[0] / "model.keras", data_dir=data_dir)
+    assert "began" not in capsys.readouterr().err
+
+
 def test_settings_and_curves_of_runs_stand_beside_each_other(runs, data_dir):
     result = compare_finished([*runs, runs[0] / "model.keras"], data_dir=data_dir)
     assert [m.label for m in result.models] == ["<b>first", "second", "<b>first/model.keras"]

@@ -1,5 +1,7 @@
 """Selections of selections: parts of some classes have images of these classes alone."""
 
+from dataclasses import replace
+
 import numpy as np
 from toy_store import in_memory, random_images
 
@@ -31,3 +33,10 @@ def test_evenly_spaced_images_are_of_the_selection():
     assert chosen.evenly_spaced(7) is chosen
     whole = select(in_memory(*random_images()))
     assert [position for position, _ in images_of(whole.evenly_spaced(3))] == [0, 3, 7]
+
+
+def test_classes_without_images_are_named():
+    chosen = some_classes()
+    assert chosen.empty_classes == []
+    lost = replace(chosen, positions=np.array([1, 4, 7]))
+    assert lost.empty_classes == [chosen.class_names[0]]

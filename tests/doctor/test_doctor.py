@@ -9,12 +9,14 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from class_folders import indexed
 from conftest import write_images
 
 from keras_imnet64.backend.keras_settings import KerasSettings, keras_settings
 from keras_imnet64.core import machine_limits
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.program_folder import ProgramFolder
-from keras_imnet64.data.datasets import DATASETS
+from keras_imnet64.data.datasets import DATASETS, open_dataset
 from keras_imnet64.data.stores import raw
 from keras_imnet64.doctor import examine, facts, lines, trials
 from keras_imnet64.doctor.problems import problems_of
@@ -150,6 +152,16 @@ def test_every_data_set_has_a_row_with_the_command_that_prepares_it(examined):
         assert row.prepare.startswith(f"python cli.py data prepare {name} ")
         assert row.prepare.endswith(f"--data-dir {place}")
         assert ("--source" in row.prepare) == (not DATASETS[name].embedded)
+
+
+def test_data_sets_of_ones_own_are_found(tmp_path):
+    indexed(tmp_path)
+    (tmp_path / "data" / "packed" / "image_folder_half").mkdir()
+    rows = {row.name: row for row in trials.examine_datasets(str(tmp_path / "data"), None)[0]}
+    assert rows.keys() == DATASETS.keys() | {"image_folder/toy"}
+    assert rows["image_folder/toy"].state == "packed"
+    with pytest.raises(UserError, match=r"petz is not prepared .*prepared are image_folder/toy\)"):
+        open_dataset("image_folder/petz", "train", data_dir=tmp_path / "data")
 
 
 def test_what_is_optional_is_no_problem(problems, examined):

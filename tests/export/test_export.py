@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from class_folders import indexed
 from conftest import ON_MACOS
 from export_in_process import run_in_this_process
 from keras import layers
@@ -320,6 +321,16 @@ def test_given_images_are_resized_to_the_model(tmp_path):
         assert chosen.pixels.shape == (2, *size, 3)
         assert [tuple(image[0, 0]) for image in chosen.pixels] == colours
         assert (chosen.source, chosen.is_stand_in) == ("the images given", False)
+
+
+def test_images_that_have_moved_are_replaced_by_drawn_ones(tmp_path):
+    indexed(tmp_path)
+    info = ModelInfo(image_size=32, dataset="image_folder/toy")
+    request = ExportRequest("m.keras", "keras", [], data_dir=str(tmp_path / "data"), cache_dir=None)
+    assert child.choose_images(32, 32, info, request).source == "image_folder/toy validation"
+    (tmp_path / "pictures").rename(tmp_path / "elsewhere")
+    chosen = child.choose_images(32, 32, info, request)
+    assert chosen.is_stand_in and re.match("drawn images: .* is missing", chosen.source)
 
 
 def test_one_image_is_compared_alone_and_in_a_batch(folder, tmp_path):

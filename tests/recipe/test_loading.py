@@ -167,6 +167,11 @@ def test_an_override_reaches_an_item_of_a_list():
     assert content["augment"][0] == {"op": "pad_crop", "padding": 2, "fill": "reflect"}
 
 
+def test_overrides_are_a_list():
+    with pytest.raises(UserError, match=r'pass \["train\.epochs=2"\]'):
+        load_recipe("demo", "train.epochs=2")
+
+
 def test_an_empty_table_is_no_list():
     with pytest.raises(UserError, match=r"augment must be a list"):
         load_recipe("demo", ["augment={}"])

@@ -57,7 +57,7 @@ def test_a_run_leaves_what_the_readme_promises(small_recipe, data_dir, tmp_path)
     assert metrics["dataset"] == "imagenet_resized/16x16"
     assert metrics["model.keras"]["count"] == 40  # 40 images in batches of 256
     assert metrics["model.keras"]["top1"] > 30  # chance is 10
-    best = max(run.history, key=lambda row: float(row["val_top1"]))
+    best = max(run.history, key=lambda row: (float(row["val_top1"]), -float(row["val_loss"])))
     assert metrics["best.keras"]["val_top1"] == pytest.approx(float(best["val_top1"]))
     assert run.environment["verified"] == {"train": False, "validation": False}
     assert run.classes_file.read_text().splitlines()[0] == "class 30"
@@ -414,7 +414,7 @@ def test_own_model_and_callbacks(small_recipe, data_dir, tmp_path, capsys):
 
     class EndsInTheSecond(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            seen.append(epoch)
+            seen.append(logs)
 
         def on_train_batch_end(self, batch, logs=None):
             if len(seen) == 1 and batch == 5:  # the last, where we stop Keras too
@@ -422,8 +422,11 @@ def test_own_model_and_callbacks(small_recipe, data_dir, tmp_path, capsys):
 
     callbacks = [EndsInTheSecond()]
     run = fit(small_recipe(), tmp_path, model=model, callbacks=callbacks, data_dir=data_dir)
-    assert seen == [0, 1]
-    assert len(run.history) == 2 and run.is_finished
+    assert len(seen) == len(run.history) == 2 and run.is_finished
+    for logs, row in zip(seen, run.history, strict=True):
+        assert {key: logs[key] for key in ("val_loss", "val_top1", "val_top5")} == {
+            key: pytest.approx(float(row[key])) for key in ("val_loss", "val_top1", "val_top5")
+        }
     assert "a callback ended this run after epoch 2 of 3" in capsys.readouterr().err
     assert [layer.name for layer in load_model(run.model).layers][-1] == "logits"
 
@@ -438,12 +441,13 @@ def test_xla_off_is_refused_where_it_cannot_be(small_recipe, data_dir, tmp_path)
         fit(recipe, tmp_path, data_dir=data_dir)
 
 
-def test_evaluate_matches_classes_by_id(small_recipe, data_dir, tmp_path):
+def test_evaluate_matches_classes_by_id(small_recipe, data_dir, tmp_path, capsys):
     """A model of the first four ids in sorted order: labels 9, 8, 7, 6 of the data set."""
     run = fit(small_recipe(data={"classes": 4}), tmp_path, data_dir=data_dir)
     scored = evaluate(run.model, data_dir=data_dir)
-    assert scored["count"] == 16
-    assert scored["classes"] == 4
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert (scored["count"], scored["left_out"], scored["classes"]) == (16, 24, 4)
+    assert "24 of 40 images of imagenet_resized/16x16 validation are left out" in said
     assert scored["top1"] == pytest.approx(run.metrics["model.keras"]["top1"])
 
 

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from class_folders import indexed
+from PIL import Image, ImageFont
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.augment.shrink import shrink_arrays
 from keras_imnet64.training.data import load_data, make_stream
-from keras_imnet64.training.preview import BACKGROUND, CELL, LINE, MARGIN, preview
+from keras_imnet64.training.preview import BACKGROUND, CELL, LINE, MARGIN, font_file, preview
 
 SIZE, FACTOR = 16, CELL // 16
 
@@ -125,3 +126,21 @@ def test_steps_have_a_column_for_each_smaller_size(small_recipe, data_dir, tmp_p
         places = np.arange(size) * CELL // size + CELL // size // 2  # within each pixel's square
         pixels = sheet[top : top + CELL, left : left + CELL][places][:, places]
         np.testing.assert_array_equal(pixels, shrink_arrays(cropped, size)[0])
+
+
+def test_images_that_are_mirrored_when_decoded_are_said_to_be(small_recipe, tmp_path):
+    indexed(tmp_path)
+    recipe = small_recipe(
+        data={"dataset": "image_folder/toy", "image_size": 16, "batch_size": 8},
+        model={"normalization": "imagenet"},
+        augment=[{"op": "pad_crop", "padding": 2, "fill": "reflect"}],
+    )
+    arguments = {"steps": True, "num_images": 2, "data_dir": tmp_path / "data"}
+    result = preview(recipe, tmp_path / "s.png", **arguments)
+    assert result["stages"] == ["stored, mirrored", "pad_crop"]
+
+
+def test_names_may_have_letters_of_other_languages():
+    font = ImageFont.truetype(font_file(), 14)
+    drawn = {bytes(font.getmask(letter)) for letter in "üÄßéøšжλ\uffff"}
+    assert len(drawn) == 9  # each unlike the box for what the font lacks

@@ -158,9 +158,11 @@ def _rows(file: Path) -> Iterator[_Row]:
         )
         if path is None or label is None:
             shown = first_few([f'"{name}"' for name in header], MAX_COLUMNS_SHOWN)
+            is_one = len(header) == 1 and any(mark in header[0] for mark in ";\t|")
+            advice = " (separate the columns with commas)" if is_one else ""
             raise UserError(
                 f"{file} needs a first line with the columns {PATH_COLUMNS[0]} and "
-                f"{LABEL_COLUMNS[0]}; received {shown or 'nothing'}"
+                f"{LABEL_COLUMNS[0]}{advice}; received {shown or 'nothing'}"
             )
         for number, cells in enumerate(lines, start=2):
             if cells:

@@ -8,6 +8,7 @@ listed. `data.images` decodes images.
 
 import contextlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ SYSTEM_FOLDERS = {  # in lower case
     "$recycle.bin", "system volume information",  # Windows
     ".ipynb_checkpoints", "__pycache__", ".git", ".cache", ".thumbnails",  # programs
 }  # fmt: skip
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has lost the second slash
 SYSTEM_PREFIXES = ("._", ".nfs", ".fuse_hidden", ".trash")  # AppleDouble, deleted files
 TEXT_SUFFIXES = {
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".sh", ".py",
@@ -134,6 +136,8 @@ def _images_at(path: Path, skipped: list[FaultyFile] | None) -> list[Path]:
             missing = "is neither a file nor a folder of images"
             if not path.exists():
                 missing = "does not exist; an image or a folder is needed"
+                if ADDRESS.match(str(path)):
+                    missing = "is an address; download the image first, and pass its file"
             raise UserError(f"{path} {missing}")
     except OSError as error:
         raise _cannot_be_searched(path, error) from error

@@ -23,11 +23,11 @@ from keras_imnet64.data.stores.files import damaged, map_array, read_array
 from keras_imnet64.records import EncodedStoreMeta
 
 CONVERTED = "converted.bin"
-IN_CONVERTED = -1  # the file number of an image that CONVERTED holds
+IN_CONVERTED = -1  # an image that CONVERTED holds: this number, in stores of before, or below
 HASH_BYTES = 32
 RECORD = np.dtype(
     [
-        ("file", "<i4"),  # a position in files.npy, or IN_CONVERTED
+        ("file", "<i4"),  # a position p in files.npy; IN_CONVERTED - 1 - p: it was there
         ("offset", "<i8"),  # of its bytes in that file
         ("length", "<i8"),
         ("height", "<i4"),  # in pixels, as decoded
@@ -102,7 +102,7 @@ class EncodedStore(StoreBase):
     @property
     def num_converted(self) -> int:
         """The number of images that the store keeps, as PNG or as copies."""
-        return int(np.count_nonzero(self.records["file"] == IN_CONVERTED))
+        return int(np.count_nonzero(self.records["file"] <= IN_CONVERTED))
 
     @property
     def converted_bytes(self) -> int:
@@ -111,9 +111,22 @@ class EncodedStore(StoreBase):
     def file_of(self, position: int) -> str:
         """Returns the path of the file that holds an image."""
         number = self.records["file"][position]
-        if number == IN_CONVERTED:
+        if number <= IN_CONVERTED:
             return os.path.join(self.path, CONVERTED)
         return os.path.join(self.root, os.fsdecode(bytes(self.files[number])))
+
+    def source_of(self, position: int) -> str:
+        """Returns the path of the file that held an image when it was indexed, for people.
+
+        Of an image in a file of several, such as a tar, it is the path of that file; if the store
+        holds a copy of the image, it also has the image's name in that file. Stores that earlier
+        versions wrote do not know where their copies come from.
+        """
+        number = int(self.records["file"][position])
+        if number == IN_CONVERTED:
+            return self.file_of(position)
+        name = self.files[number if number >= 0 else IN_CONVERTED - 1 - number]
+        return os.path.join(self.root, os.fsdecode(bytes(name)))
 
     def read(self, positions: np.ndarray) -> np.ndarray:
         """Returns the bytes of images, JPEG or PNG: an object array [B]. Safe to call from threads.
@@ -182,7 +195,7 @@ def open_encoded(path: Path, meta: EncodedStoreMeta) -> EncodedStore:
     store = EncodedStore(
         path, meta, files=files, records=records, hashes=hashes, sums=sums, labels=labels
     )
-    first = store.file_of(int(np.argmax(records["file"] != IN_CONVERTED)))
+    first = store.file_of(int(np.argmax(records["file"] > IN_CONVERTED)))
     if not os.path.isfile(first):
         raise UserError(
             f"{path} indexes images below {store.root}, but {first} is missing; restore "
@@ -194,10 +207,11 @@ def open_encoded(path: Path, meta: EncodedStoreMeta) -> EncodedStore:
 def _check_records(file: Path, records: np.ndarray, num_files: int, converted_bytes: int) -> None:
     """Raises a UserError for the first record that describes no image."""
     numbers, offsets, lengths = (records[key] for key in ("file", "offset", "length"))
-    is_valid = (numbers >= IN_CONVERTED) & (numbers < num_files) & (offsets >= 0) & (lengths > 0)
+    is_valid = (numbers >= IN_CONVERTED - num_files) & (numbers < num_files)
+    is_valid &= (offsets >= 0) & (lengths > 0)
     is_valid &= lengths <= 2**31
     is_valid &= (records["height"] > 0) & (records["width"] > 0)
     is_valid &= np.isin(records["orientation"], (1, *UPRIGHT))
-    is_valid &= (numbers != IN_CONVERTED) | (offsets <= converted_bytes - lengths)
+    is_valid &= (numbers > IN_CONVERTED) | (offsets <= converted_bytes - lengths)
     if not is_valid.all():
         raise damaged(file, f"is wrong about image {int(np.argmin(is_valid))}")

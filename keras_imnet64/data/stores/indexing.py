@@ -236,11 +236,12 @@ class _Index:
 
     def _add(self, entry: ImageEntry, image: "ExaminedImage", copy: bytes | None) -> None:
         if kept := image.converted or copy:
-            number, offset, length = IN_CONVERTED, self.converted.tell(), len(kept)
+            number = IN_CONVERTED - 1 - self._number_of(entry.in_words)
+            offset, length = self.converted.tell(), len(kept)
             self._require_space(length)
             self.converted.write(kept)
         else:
-            number = self.files.setdefault(entry.name, len(self.files))
+            number = self._number_of(entry.name)
             offset, length = entry.offset, image.length
         self.records[self.count] = (
             *(number, offset, length),
@@ -250,6 +251,10 @@ class _Index:
         self.labels[self.count] = entry.label
         self.hashes[self.count] = np.frombuffer(image.sha256, np.uint8)
         self.count += 1
+
+    def _number_of(self, name: str) -> int:
+        """Returns the position of a name in files.npy."""
+        return self.files.setdefault(name, len(self.files))
 
     def _require_space(self, length: int) -> None:
         """Refuses a PNG that does not fit on the disk; the size of all is known only at the end."""
@@ -274,7 +279,7 @@ class _Index:
         sync_file(self.converted)
         labels = self.labels[: self.count]
         arrays = {
-            "files": np.array([os.fsencode(name) for name in self.files] or [b"-"]),
+            "files": np.array([os.fsencode(name) for name in self.files]),
             "pictures": self.records[: self.count],
             "hashes": self.hashes[: self.count],
             "moments": self.sums[: self.count],

@@ -6,10 +6,9 @@ before they were in the store.
 Packed stores, sources and the work folders of running processes are never removed.
 """
 
-import contextlib
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.core.validation import read_record, to_json
 from keras_imnet64.core.work_folders import abandoned
 from keras_imnet64.data import datasets
-from keras_imnet64.data.locations import FETCHED, SUFFIX, Dataset, DatasetLocation
+from keras_imnet64.data.locations import DatasetLocation
 from keras_imnet64.data.stores import packing
 
 BUILD_SECONDS = 3600  # TFDS may still build in a folder if it has written there this recently
@@ -71,7 +70,7 @@ def clean(
         UserError: there is no such data set, or a process is packing it.
         RunFailed: something cannot be removed.
     """
-    rows = [datasets.find_dataset(name)] if name else _all_rows(data_dir, cache_dir)
+    rows = [datasets.find_dataset(name)] if name else datasets.all_rows(data_dir, cache_dir)
     locations = [
         location for row in rows for location in datasets.locations_of(row, data_dir, cache_dir)
     ]
@@ -86,22 +85,6 @@ def clean(
         "bytes": sum(item.bytes for item in removable),
         "dry_run": dry_run,
     }
-
-
-def _all_rows(data_dir: StrPath | None, cache_dir: StrPath | None) -> Collection[Dataset]:
-    """Returns the rows of the table, and those of the user's own data sets on this machine."""
-    rows = dict(datasets.DATASETS)
-    own, _ = datasets.locations_of(rows[datasets.IMAGE_FOLDER], data_dir, cache_dir)
-    packed = own.packed_dir.parent
-    for folder in sorted(packed.glob("*")) + sorted(packed.glob(".*")):
-        stem = folder.name.removeprefix(".").partition(f".{packing.WORD}@")[0]
-        stem = stem.removesuffix(f".{FETCHED}").removesuffix(SUFFIX)
-        for kind in (datasets.IMAGE_FOLDER, datasets.DOWNSAMPLED):
-            if stem.startswith(f"{kind}_"):
-                name = f"{kind}/{stem.removeprefix(f'{kind}_')}"
-                with contextlib.suppress(UserError):  # not a data set's folder
-                    rows[name] = datasets.find_dataset(name)
-    return rows.values()
 
 
 def _find_removable(location: DatasetLocation) -> Iterator[_Removable]:

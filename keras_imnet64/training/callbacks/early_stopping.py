@@ -7,7 +7,7 @@ from keras_imnet64.records import RunState
 
 
 class EarlyStopping:
-    """Stops after `patience` epochs without a better val_top1; 0 never stops."""
+    """Stops after `patience` epochs without a better one, see `BestModel`; 0 never stops."""
 
     def __init__(self, patience: int, num_epochs: int) -> None:
         self.patience, self.num_epochs = patience, num_epochs
@@ -21,4 +21,4 @@ class EarlyStopping:
 
     def say(self) -> None:
         """Says why the run ends; after the line of its epoch."""
-        say(f"stopping early: no better val_top1 for {self.patience} epochs")
+        say(f"stopping early: no better epoch for {self.patience} epochs")

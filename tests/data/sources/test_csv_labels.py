@@ -183,6 +183,7 @@ def test_an_image_that_is_missing_is_named_or_left_out(tmp_path, monkeypatch):
             "width,height\n1,2\n",
             r'needs a first line with the columns path and label; received "wi',
         ),
+        ("path;label\na.jpg;cat\n", r"path and label \(separate the columns with commas\); rec"),
         ("", "received nothing"),
         ('path,label\n"a.jpg', "is not a whole CSV file"),
         ("path,label,split\n1.jpg,cat,train\n2.jpg,3,val\n3.jpg,4,val\n", "not below"),

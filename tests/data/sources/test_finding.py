@@ -1,6 +1,7 @@
 """Which files below a folder are images, which are passed over or ignored, and which are faulty."""
 
 import os
+import pathlib
 import shutil
 
 import numpy as np
@@ -195,6 +196,10 @@ def test_a_file_whose_name_is_not_utf8_is_found(tmp_path):
     ("make", "message"),
     [
         (lambda path: path / "nowhere", "nowhere does not exist"),
+        (
+            lambda path: pathlib.Path("https://example.com/cat.jpg"),
+            "is an address; download the image",
+        ),
         (lambda path: path, "holds no image"),
         (lambda path: os.mkfifo(path / "pipe") or path / "pipe", "neither a file nor a folder"),
         (lambda path: path / ("x" * 300), "cannot be searched"),

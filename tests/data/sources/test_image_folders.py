@@ -235,6 +235,22 @@ def test_images_of_both_splits_are_counted(tmp_path):
     )
 
 
+def test_an_image_of_two_classes_is_named(tmp_path):
+    root, said = tmp_path / "p", []
+    for seed, name in enumerate("aabbcc"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        drawn(3, 3, seed).save(root / name / f"{seed % 2}.png")
+    shutil.copy(root / "a" / "1.png", root / "a" / "again.png")
+    prepare(root, tmp_path / "data", say=said.append)
+    assert not any("another class" in line for line in said)
+    for name in ("b", "c"):
+        shutil.copy(root / "a" / "1.png", root / name / "copy.png")
+    prepare(root, tmp_path / "data", say=said.append)
+    (note,) = [line for line in said if "another class" in line]
+    assert note.startswith("note: 2 images of train are in another class too, such as ")
+    assert f"{root / 'a' / '1.png'} and {root / 'b' / 'copy.png'}: at most one" in note
+
+
 def test_own_images_stay_verified_after_some_are_skipped(tmp_path):
     root = write(tmp_path / "p", *numbered("a", 3), *numbered("b", 3))
     (root / "a" / "3.png").write_bytes(b"no image")

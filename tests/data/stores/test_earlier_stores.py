@@ -62,6 +62,8 @@ def test_an_encoded_store_of_earlier_code_holds_the_same_values(version, tmp_pat
         else:
             assert found == expected
     assert store.num_converted == 2 and store.sizes(positions).tolist() == SIZES
+    sources = {Path(store.source_of(position)).name for position in positions}
+    assert "converted.bin" in sources and len(sources) > 1  # of copies it is not known
     hashes = np.stack([np.frombuffer(hashlib.sha256(c).digest(), "uint8") for c in contents])
     assert store.digest == digest_of(hashes, store.labels)
     if version == 1:

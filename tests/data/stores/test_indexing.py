@@ -158,6 +158,12 @@ def test_only_what_tensorflow_decodes_otherwise_is_converted(kinds):
     assert converted == set(CONVERTED)
 
 
+def test_the_file_of_a_converted_image_is_known(kinds):
+    store, folder = kinds
+    sources = [store.source_of(position) for position in range(len(store) - 1)]
+    assert sources == [str(folder / name) for name in sorted(KINDS, key=os.fsencode)]
+
+
 def test_sizes_are_those_of_images_as_they_are_seen(kinds):
     store, _ = kinds
     names = sorted(KINDS, key=os.fsencode)
@@ -325,7 +331,7 @@ def packed(tmp_path_factory):
 def with_field(field, value, of_converted=False):
     def change(path):
         records = np.load(path / "pictures.npy")
-        chosen = np.flatnonzero((records["file"] == -1) == of_converted)
+        chosen = np.flatnonzero((records["file"] < 0) == of_converted)
         records[field][chosen[-1]] = value
         np.save(path / "pictures.npy", records)
 
@@ -382,7 +388,7 @@ def test_a_store_of_the_first_format_opens(packed, tmp_path):
         (with_field("length", 2**62), r"pictures\.npy is wrong about"),
         (with_field("height", 0), r"pictures\.npy is wrong about"),
         (with_field("file", 99), r"pictures\.npy is wrong about"),
-        (with_field("file", -2), r"pictures\.npy is wrong about"),
+        (with_field("file", -99), r"pictures\.npy is wrong about"),
         (with_field("orientation", 99), r"pictures\.npy is wrong about"),
         (holding("pictures.npy", np.zeros(3)), r"pictures\.npy holds float64 \[3\] where"),
         (holding("files.npy", b"no array"), r"files\.npy cannot be read"),
