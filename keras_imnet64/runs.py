@@ -189,8 +189,12 @@ def model_file(run_or_model: StrPath) -> Path:
     """Returns the model file of a run folder; the path of a file is returned unchanged.
 
     Raises:
-        UserError: the path does not exist, the folder is no run, or the run is not finished.
+        UserError: it is no path, the path does not exist, the folder is no run, or the run is not
+            finished.
     """
+    if not isinstance(run_or_model, str | os.PathLike):
+        kind = type(run_or_model).__name__
+        raise UserError(f"a run folder or the path of a .keras file is needed; received a {kind}")
     path = expand(run_or_model)
     if not os.path.exists(path):
         raise UserError(f"{path} does not exist; a run folder or a .keras file is needed")

@@ -16,6 +16,7 @@ from keras_imnet64.runs import (
     check_folder,
     create_run,
     lock,
+    model_file,
     open_run,
     set_aside,
     unique_labels,
@@ -166,6 +167,11 @@ def test_a_run_that_is_set_aside_meanwhile_is_not_locked(moment, tmp_path, monke
         monkeypatch.setattr("fcntl.flock", flock)
     with pytest.raises(UserError, match="has just started over in"):
         lock(run)
+
+
+def test_what_is_no_path_is_no_model():
+    with pytest.raises(UserError, match=r"path of a \.keras file is needed; received a dict"):
+        model_file({})
 
 
 def test_labels_are_names_or_else_paths(tmp_path):

@@ -249,7 +249,7 @@ def _held_out(
 ) -> dict[str, list[ImageEntry]]:
     share = VALIDATION_SHARE if request.validation_share is None else request.validation_share
     if not 0 < share < 1:
-        raise UserError(f"--validation-share must be between 0 and 1; received {share}")
+        raise UserError(f"--validation-share must be above 0 and below 1; received {share}")
     names: dict[int, list[str]] = {}
     for image in images:
         names.setdefault(image.label, []).append(image.in_words)

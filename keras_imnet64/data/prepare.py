@@ -276,7 +276,7 @@ def from_image_folder(request: Request) -> dict[str, Store]:
     source = _required_source(request, "the folder of your images")
     share = VALIDATION_SHARE if request.validation_share is None else request.validation_share
     if not 0 < share < 1:
-        raise UserError(f"--validation-share must be between 0 and 1; received {share}")
+        raise UserError(f"--validation-share must be above 0 and below 1; received {share}")
     listing = folders.list_image_folder(source, share, request.splits)
     if listing.folders and request.validation_share is not None:
         raise UserError(

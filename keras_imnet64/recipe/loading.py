@@ -242,8 +242,15 @@ def parse_assignment(line: str) -> JsonObject:
 def override(content: JsonObject, changes: JsonObject) -> None:
     """Merges `changes` into `content`; a new model, optimizer or schedule drops the old options.
 
-    Normalisation is no option of a model from a file, which has its own.
+    Normalisation is no option of a model from a file, which has its own. Results of the recipe are
+    dropped with its images.
     """
+    data, changed = content.get("data"), changes.get("data")
+    if isinstance(data, dict) and isinstance(changed, dict):
+        keys = [key for key in ("dataset", "classes") if key in changed]
+        if any(changed[key] != data.get(key) for key in keys):
+            for results in ("reference", "measured"):
+                content.pop(results, None)
     for key, kind in TAGGED_TABLES.items():
         old, new = content.get(key), changes.get(key)
         if not (isinstance(old, dict) and isinstance(new, dict)):

@@ -167,6 +167,13 @@ def test_an_override_reaches_an_item_of_a_list():
     assert content["augment"][0] == {"op": "pad_crop", "padding": 2, "fill": "reflect"}
 
 
+def test_results_on_other_images_are_left_out():
+    assert load_recipe("wrn36_2").reference and load_recipe("demo").measured
+    assert load_recipe("demo", ['data.dataset="shapes"', "train.epochs=2"]).measured
+    assert not load_recipe("demo", ['data.dataset="tiny_imagenet"']).measured
+    assert not load_recipe("wrn36_2", ["data.classes=20"]).reference
+
+
 def test_overrides_are_a_list():
     with pytest.raises(UserError, match=r'pass \["train\.epochs=2"\]'):
         load_recipe("demo", "train.epochs=2")

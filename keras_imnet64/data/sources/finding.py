@@ -120,11 +120,16 @@ def find_images(
         The files in the order of `paths`; images of a folder are sorted.
 
     Raises:
-        UserError: a path does not exist, cannot be listed, or a folder holds no image.
+        UserError: a path does not exist or cannot be listed, a folder holds no image, or something
+            is no path.
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not paths:
         raise UserError("no images are given; pass image files or folders of images")
+    for path in paths:
+        if not isinstance(path, str | os.PathLike):
+            kind = type(path).__name__
+            raise UserError(f"images are given as paths of files or folders; received a {kind}")
     return [file for path in paths for file in _images_at(Path(path), skipped)]
 
 

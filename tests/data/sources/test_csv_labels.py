@@ -211,5 +211,5 @@ def test_options_of_class_folders_are_refused(images, tmp_path):
     write_csv(images / "labels.csv", PAIRS)
     with pytest.raises(UserError, match=r"--splits is for class folders, but .* is CSV"):
         prepare(images, tmp_path, splits="none")
-    with pytest.raises(UserError, match="--validation-share must be between 0 and 1"):
+    with pytest.raises(UserError, match="--validation-share must be above 0 and below 1"):
         prepare(images, tmp_path, validation_share=2.0)

@@ -200,6 +200,7 @@ def test_a_file_whose_name_is_not_utf8_is_found(tmp_path):
             lambda path: pathlib.Path("https://example.com/cat.jpg"),
             "is an address; download the image",
         ),
+        (lambda path: b"GIF89a", "received a bytes"),
         (lambda path: path, "holds no image"),
         (lambda path: os.mkfifo(path / "pipe") or path / "pipe", "neither a file nor a folder"),
         (lambda path: path / ("x" * 300), "cannot be searched"),

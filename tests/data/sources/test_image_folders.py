@@ -384,7 +384,7 @@ def test_every_class_is_in_both_splits(tmp_path, share, count):
 @pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
 def test_a_share_must_leave_images_in_both_splits(tmp_path, share):
     root = write_folders(tmp_path / "pictures")
-    with pytest.raises(UserError, match="--validation-share must be between 0 and 1"):
+    with pytest.raises(UserError, match="--validation-share must be above 0 and below 1"):
         prepare(root, tmp_path / "data", validation_share=share)
 
 
