@@ -285,24 +285,20 @@ def set_aside(path: StrPath, runs: Iterable[Run]) -> Path:
     Raises:
         UserError: another process works in one of them, or the system refuses.
     """
+    path = Path(os.path.abspath(path))  # of a link its own name, not that of its target
     with ExitStack() as locks:
         for run in runs:
             locks.enter_context(lock(run))
-        return _set_aside(path)
-
-
-def _set_aside(path: StrPath) -> Path:
-    path = Path(os.path.abspath(path))  # of a link its own name, not that of its target
-    number = 1
-    while (target := path.with_name(f"{path.name}.{number}")).exists():
-        number += 1
-    try:
-        path.rename(target)
-    except OSError as error:
-        raise UserError(
-            f"--fresh cannot rename {path} to {target} ({os_error_text(error, path.parent)}); "
-            "choose another --name or --out"
-        ) from error
+        number = 1
+        while (target := path.with_name(f"{path.name}.{number}")).exists():
+            number += 1
+        try:
+            path.rename(target)
+        except OSError as error:
+            raise UserError(
+                f"--fresh cannot rename {path} to {target} ({os_error_text(error, path.parent)}); "
+                "choose another --name or --out"
+            ) from error
     return target
 
 

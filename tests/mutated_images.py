@@ -183,7 +183,7 @@ def check_files(
     rng = np.random.default_rng(seed)
     for position, name in enumerate(kept):
         counts["accepted"] += name in files
-        counts["converted"] += int(store.records["file"][position] == IN_CONVERTED)
+        counts["converted"] += int(store.records["file"][position] <= IN_CONVERTED)
         if fault := _fault(store, position, root / "train" / "all" / name, rng):
             counts[fault] += 1
             wrong.append(f"{name}: {fault}")

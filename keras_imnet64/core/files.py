@@ -16,7 +16,7 @@ import socket
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from keras_imnet64.core.types import Json, StrPath
 
@@ -65,7 +65,7 @@ def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def is_at(path: StrPath, file: IO[Any]) -> bool:
+def is_at(path: StrPath, file: IO[str] | IO[bytes]) -> bool:
     """Returns whether an open file is still at `path`: it may have been moved or deleted."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))

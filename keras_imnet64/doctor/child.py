@@ -9,14 +9,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.types import JsonObject
 from keras_imnet64.doctor.report import DatasetState
-
-if TYPE_CHECKING:
-    pass
 
 
 def main() -> None:

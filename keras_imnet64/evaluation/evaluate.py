@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,7 +13,7 @@ from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, UserError, first_few, nearest
 from keras_imnet64.core.parts import WHOLE, Part
-from keras_imnet64.core.paths import check_output_file
+from keras_imnet64.core.paths import check_output_file, expand
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.images.views import View, check_filter
@@ -101,7 +100,7 @@ def evaluate(
     )
     selection = select_known_classes(info, store, path)
     left_out = _say_left_out(selection, store, path)
-    _say_other_images(Run(Path(run_or_model)), store)
+    _say_other_images(Run(expand(run_or_model)), store)
     with devices.scope():
         model = load_model(path)
         shape = classifier_shape(model, path)
@@ -166,12 +165,12 @@ def select_known_classes(info: ModelInfo, store: Store, path: StrPath) -> Select
 
 def _say_left_out(selection: Selection, store: Store, path: StrPath) -> int:
     """Says which classes of a store the model does not know; returns the number of their images."""
-    names = dict(zip(store.wnids, store.class_names, strict=True))
+    known, names = set(selection.wnids), dict(zip(store.wnids, store.class_names, strict=True))
     counts = np.bincount(store.labels, minlength=len(store.wnids))
     unknown = [
         names[wnid]
         for wnid, count in zip(store.wnids, counts, strict=True)
-        if count and wnid not in selection.wnids
+        if count and wnid not in known
     ]
     num_images = len(store) - len(selection)
     if num_images:

@@ -242,8 +242,8 @@ def parse_assignment(line: str) -> JsonObject:
 def override(content: JsonObject, changes: JsonObject) -> None:
     """Merges `changes` into `content`; a new model, optimizer or schedule drops the old options.
 
-    Normalisation is no option of a model from a file, which has its own. Results of the recipe are
-    dropped with its images.
+    Normalisation is no option of a model from a file, which has its own. Other images drop the
+    results of the recipe, which are not of them.
     """
     data, changed = content.get("data"), changes.get("data")
     if isinstance(data, dict) and isinstance(changed, dict):

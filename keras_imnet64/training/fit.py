@@ -136,7 +136,7 @@ def log_start(setup: TrainingSetup, state: RunState) -> None:
         f"data     {store.dataset}: {len(data.train):,}{held_out} train, {len(data.final):,} "
         f"validation, {data.num_classes} classes of {data.image_size} px, {verified}"
     )
-    if lost := data.train.empty_classes:
+    if recipe.data.holdout and (lost := data.train.empty_classes):
         say(
             f"note     data.holdout = {recipe.data.holdout} leaves no training images of "
             f"{first_few(lost)}"

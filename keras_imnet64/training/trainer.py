@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
 
 import keras
 import numpy as np
@@ -409,7 +408,7 @@ class Hooks(keras.callbacks.Callback):
         if self.replay:
             self.replay.before_step()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, object] | None = None) -> None:
         """Ends an epoch, even if a signal or a user's callback has cut it short.
 
         The order matters. The best model and the schedules decide by the validation scores, then

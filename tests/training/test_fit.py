@@ -10,16 +10,17 @@ import pytest
 from conftest import WNIDS, write_images
 from same_end import same_end
 
+from keras_imnet64 import training_setup
 from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.models import build_model
 from keras_imnet64.models.info import model_info
 from keras_imnet64.models.load import load_model
-from keras_imnet64.records import EpochRow
+from keras_imnet64.records import EpochRow, RunState
 from keras_imnet64.runs import create_run, lock
 from keras_imnet64.training.callbacks.recording import line_of
 from keras_imnet64.training.data import load_data
-from keras_imnet64.training.fit import fit
+from keras_imnet64.training.fit import fit, log_start
 from keras_imnet64.training.state import list_checkpoints, load_checkpoint, save_checkpoint
 
 
@@ -449,6 +450,13 @@ def test_evaluate_matches_classes_by_id(small_recipe, data_dir, tmp_path, capsys
     assert (scored["count"], scored["left_out"], scored["classes"]) == (16, 24, 4)
     assert "24 of 40 images of imagenet_resized/16x16 validation are left out" in said
     assert scored["top1"] == pytest.approx(run.metrics["model.keras"]["top1"])
+
+
+def test_classes_that_the_holdout_takes_as_a_whole_are_named(small_recipe, data_dir, capsys):
+    """92 of 96 images in 10 classes."""
+    data = {"holdout": 92, "batch_size": 4, "steps_per_epoch": 1}
+    log_start(training_setup(small_recipe(data=data), data_dir=data_dir), RunState(0, 0))
+    assert "data.holdout = 92 leaves no training images of class " in capsys.readouterr().err
 
 
 def test_evaluate_refuses_what_does_not_fit(small_recipe, data_dir, tmp_path):

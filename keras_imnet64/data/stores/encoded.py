@@ -23,11 +23,13 @@ from keras_imnet64.data.stores.files import damaged, map_array, read_array
 from keras_imnet64.records import EncodedStoreMeta
 
 CONVERTED = "converted.bin"
-IN_CONVERTED = -1  # an image that CONVERTED holds: this number, in stores of before, or below
+IN_CONVERTED = -1  # file numbers from here down are of images that CONVERTED holds
 HASH_BYTES = 32
 RECORD = np.dtype(
     [
-        ("file", "<i4"),  # a position p in files.npy; IN_CONVERTED - 1 - p: it was there
+        # p, a position in files.npy; IN_CONVERTED - 1 - p, if CONVERTED holds what was there;
+        # IN_CONVERTED itself in stores of earlier versions, which do not know where it was.
+        ("file", "<i4"),
         ("offset", "<i8"),  # of its bytes in that file
         ("length", "<i8"),
         ("height", "<i4"),  # in pixels, as decoded
@@ -119,8 +121,8 @@ class EncodedStore(StoreBase):
         """Returns the path of the file that held an image when it was indexed, for people.
 
         Of an image in a file of several, such as a tar, it is the path of that file; if the store
-        holds a copy of the image, it also has the image's name in that file. Stores that earlier
-        versions wrote do not know where their copies come from.
+        holds a copy of the image, it also has the image's name in that file. For copies in stores
+        of earlier versions, it is CONVERTED.
         """
         number = int(self.records["file"][position])
         if number == IN_CONVERTED:
