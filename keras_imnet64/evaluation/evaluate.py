@@ -73,12 +73,12 @@ def evaluate(
 
     Returns:
         dict: top1, top5 (percent), loss (nats), count, classes compared and whether they were
-        matched by class id or, for a file without ids, by position; dataset, split, crops
-        (1 or 10), views, verified. Images of classes that the model does not know are left out,
-        and then counted in left_out. With views also top1_views, top5_views and loss_views; top1,
-        top5 and loss are those of the image itself all the same. With `per_class` also
-        balanced_top1 (percent) and most_confused, see `per_class`; with `predictions` also that
-        path.
+        matched by class id or, for a file without ids, by position; dataset, split, crops (1 or
+        10), views, verified. Images of classes that the model does not know are left out, and
+        counted in left_out unless its recipe has chosen these classes. With views also top1_views,
+        top5_views and loss_views; top1, top5 and loss are those of the image itself all the same.
+        With `per_class` also balanced_top1 (percent) and most_confused, see `per_class`; with
+        `predictions` also that path.
 
     Raises:
         UserError: the file is not a model or does not fit the data, or a file cannot be written; or
@@ -99,7 +99,7 @@ def evaluate(
         dataset, split, data_dir=data_dir, cache_dir=cache_dir, progress=pack_progress
     )
     selection = select_known_classes(info, store, path)
-    left_out = _say_left_out(selection, store, path)
+    left_out = 0 if _chose_classes(info, store) else _say_left_out(selection, store, path)
     _say_other_images(Run(expand(run_or_model)), store)
     with devices.scope():
         model = load_model(path)
@@ -161,6 +161,12 @@ def select_known_classes(info: ModelInfo, store: Store, path: StrPath) -> Select
             "nothing to score"
         )
     return known
+
+
+def _chose_classes(info: ModelInfo, store: Store) -> bool:
+    """Whether the model's recipe takes only some classes of these images (`data.classes`)."""
+    data = (info.recipe or {}).get("data")
+    return isinstance(data, dict) and "classes" in data and data.get("dataset") == store.dataset
 
 
 def _say_left_out(selection: Selection, store: Store, path: StrPath) -> int:
