@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=FILE,
-    help="File to write; default: report.html, or README.md with --card, in the folder of the run; "
-    "for several runs, report.html in the current folder.",
+    help="File to write; default: report.html, or README.md with --card, in the folder that is "
+    "given; for several runs, report.html in the current folder.",
 )
 @click.option(
     "--card",

@@ -19,7 +19,7 @@ from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.files import write_atomic
-from keras_imnet64.core.paths import check_output_file
+from keras_imnet64.core.paths import check_output_file, expand
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.pages import Section, document, paragraph, table, tiles
@@ -50,6 +50,7 @@ from keras_imnet64.report.run_sections import (
     trained_section,
 )
 from keras_imnet64.report.subjects import Subject, classes_of, open_subjects
+from keras_imnet64.runs import Run
 
 SectionBody: TypeAlias = Callable[[Sequence[ReportedRun]], Markup | None]
 SECTIONS: tuple[tuple[str, str, SectionBody], ...] = (  # (anchor, title, body) in their order
@@ -67,7 +68,6 @@ SECTIONS: tuple[tuple[str, str, SectionBody], ...] = (  # (anchor, title, body) 
     ("about", "About this page", about_section),
 )
 MAX_PICTURES = 12  # in each list of a page about one run
-DEFAULT_OUT = Path("report.html")  # of several runs; that of one run lies in its folder
 
 
 @keras_defaults()
@@ -88,8 +88,8 @@ def report(
         runs: run folders, and files that `evaluate` has written with `predictions`, of one data
             set and of the same classes; folders of comparisons and of sweeps, which stand for
             their results, and for the whole runs, or the runs of the best combination, in them.
-        out: the page, whose name ends in .html; default: `report.html` in the folder of a single
-            run, else in the current folder.
+        out: the page, whose name ends in .html; default: `report.html` in the folder, if only one
+            is given, else in the current folder.
         data_dir, cache_dir, devices, pack_progress: as for `evaluate`.
 
     Returns:
@@ -102,8 +102,8 @@ def report(
     """
     sections, run_folders = unfold(runs)
     subjects = open_subjects(run_folders)
-    is_run = list(run_folders) == list(runs) and len(runs) == 1 and subjects[0].predictions is None
-    page_file = Path(out or (subjects[0].run.report_file if is_run else DEFAULT_OUT))
+    only = expand(runs[0]) if len(runs) == 1 else None
+    page_file = Path(out or Run(only if only and only.is_dir() else Path()).report_file)
     check_output_file(page_file, ".html")
     reported = []
     if subjects:

@@ -306,7 +306,7 @@ def test_a_sweep_shows_its_settings_and_the_runs_of_the_best(
     assert "4 of 4 cells are finished" in text and "40.00" in text and "Calibration" in text
     assert tags.count("script") == 1 and "0.0001" in text
     result = report([folder], data_dir=evil_dir)  # a page of its own, and not that of the cell
-    assert Path(result["out"]) == Path("report.html")
+    assert Path(result["out"]) == folder / "report.html"
     plain = to_json(record)
     few = plain | {"settings": plain["settings"][:1]}
     for damaged, said in (
