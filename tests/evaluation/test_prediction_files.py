@@ -2,14 +2,16 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from class_folders import write_folders
 from conftest import WNIDS
 from pyarrow import parquet
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.data.datasets import open_dataset
+from keras_imnet64.data.datasets import open_dataset, prepare
 from keras_imnet64.data.selection import select
 from keras_imnet64.evaluation.prediction_files import read_predictions, write_predictions
 from keras_imnet64.evaluation.top_predictions import TopPredictions, top_of
@@ -17,6 +19,7 @@ from keras_imnet64.models import build_model
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import ship
 from keras_imnet64.records import ModelInfo
+from keras_imnet64.report.pictures import caption
 
 FIRST_COLUMNS = ["dataset", "split", "image", "file", "label", "label_name", "label_probability"]
 
@@ -38,7 +41,8 @@ def validation(data_dir):
 
 
 def top(selection, seed=0):
-    logits = np.random.default_rng(seed).normal(size=(len(selection), 10)).astype("float32")
+    size = len(selection), selection.num_classes
+    logits = np.random.default_rng(seed).normal(size=size).astype("float32")
     labels = selection.look_up(np.arange(len(selection)))[1]
     return TopPredictions(np.arange(len(selection)), *top_of(logits, labels))
 
@@ -83,6 +87,21 @@ def test_what_is_written_is_read_back(name, validation, tmp_path):
     assert (ids[found.top.labels] == wnids[written.labels]).all()
     assert found.top.probabilities == pytest.approx(written.probabilities, rel=1e-6)
     assert found.top.label_probability == pytest.approx(written.label_probability, rel=1e-6)
+
+
+def test_images_are_named_by_their_files_though_the_store_has_converted_them(tmp_path):
+    """In the file of predictions with their path, below the pictures of a page in short."""
+    root = write_folders(tmp_path / "pictures", suffix=".gif")
+    store = prepare("image_folder/toy", source=root, data_dir=tmp_path / "data")["train"]
+    assert store.num_converted == len(store) > 3
+    images = select(store)
+    write_predictions(tmp_path / "found.csv", top(images), images)
+    rows = list(csv.DictReader((tmp_path / "found.csv").open(newline="")))
+    files = [Path(row["file"]) for row in rows]
+    assert all(file.is_file() for file in files)
+    assert [file.parent.name for file in files] == [row["label"] for row in rows]
+    shown = [caption(top(images), number, store.class_names, store)[-1] for number in range(4)]
+    assert shown == [str(file.relative_to(root)) for file in files[:4]]
 
 
 def test_other_files_are_refused(validation, tmp_path):
