@@ -138,6 +138,7 @@ class StoreMeta:
         source: where the images came from, for people.
         form: the form in which the source had them; None in stores of earlier versions.
         verified: whether the images are known to be those that the name of the data set promises.
+        count: number of images; 0 in training images of a set that is only for scoring.
         class_counts: images of each class, in label order.
         wnids: class ids, in label order.
         class_names: names for people, in label order.
@@ -153,7 +154,7 @@ class StoreMeta:
     source: str
     verified: bool
     split: str
-    count: PositiveCount
+    count: Count
     class_counts: list[Count]
     wnids: list[str]
     class_names: list[str]
@@ -177,6 +178,7 @@ class RawStoreMeta(StoreMeta):
 
     kind: Literal["raw"] = "raw"
     format_version: Literal[1] = 1
+    count: PositiveCount
     image_size: PositiveCount
 
 

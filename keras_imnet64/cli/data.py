@@ -49,7 +49,8 @@ def data() -> None:
 @click.option(
     "--validation-share",
     type=float,
-    help="image_folder without splits: share of each class to hold out; default: 0.1.",
+    help="image_folder without splits: share of each class to hold out; default: 0.1. With 1, the "
+    "set is for scoring only.",
 )
 @click.option(
     "--splits",

@@ -270,7 +270,8 @@ def prepare(
         skipped: receives (name, reason) of each image that was left out.
         class_list: for `imagenet21k`, a file of the class ids to select, one per line.
         validation_share: for `image_folder` without splits, the approximate share of each class
-            that is kept for validation; default 0.1.
+            that is kept for validation; default 0.1. With 1 models can be scored on the set, not
+            trained.
         splits: for `image_folder`, which folders are splits if that is not clear: "none", or the
             names of the training and the validation folder with a comma between.
         say: called with sentences about what was found, before the images are read.
@@ -378,7 +379,8 @@ def open_dataset(
         in_memory: as for `opening.open_store`.
 
     Raises:
-        UserError: unknown name or split, or the data is not prepared (the message has the command).
+        UserError: unknown name or split, the data is not prepared (the message has the command),
+            or all of its images are for validation and `split` is "train".
     """
     dataset = find_dataset(name)
     if split not in dataset.splits:
@@ -390,7 +392,13 @@ def open_dataset(
     if found is None or not is_store(found.folder(split)):
         found = _packed_meanwhile(locations, split, progress)
     if found is not None:
-        return open_store(found.folder(split), in_memory)
+        store = open_store(found.folder(split), in_memory)
+        if not len(store):
+            raise UserError(
+                f"{name} has no images of {split}, for all of them are for validation: prepare it "
+                "with a --validation-share below 1"
+            )
+        return store
     others = [] if name in DATASETS else _own_prepared(data_dir, cache_dir)
     prepared = f" (prepared are {first_few(others, 5)})" if others else ""
     raise UserError(
@@ -453,8 +461,8 @@ def info(
     dataset = find_dataset(name)
     location, state = _current_location(locations_of(dataset, data_dir, cache_dir))
     opened = location.open() if state == "packed" else {}
-    store = next(iter(opened.values()), None)
-    if store:
+    store = opened.get("validation")
+    if store is not None:
         wnids, class_names = store.wnids, store.class_names
     else:
         wnids, class_names = dataset.labels() if dataset.labels else ([], [])
@@ -462,7 +470,7 @@ def info(
         name=name,
         description=dataset.description,
         image_size=dataset.image_size,
-        num_classes=len(wnids) if store else dataset.num_classes,
+        num_classes=dataset.num_classes if store is None else len(wnids),
         class_ids=list(wnids[:5]),
         class_names=list(class_names[:5]),
         state=state,
@@ -472,8 +480,8 @@ def info(
         store_bytes=location.packed_bytes(),
         tfds_bytes=location.tfds_bytes(),
         location=None if state == "not prepared" else str(location.packed_dir),
-        source=store.source if store else None,
-        form=store.meta.form if store else None,
+        source=None if store is None else store.source,
+        form=None if store is None else store.meta.form,
     )
     return to_json(facts)
 

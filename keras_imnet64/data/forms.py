@@ -248,21 +248,17 @@ def _held_out(
     listed: Listed, images: Sequence[ImageEntry], classes: Classes, request: Request
 ) -> dict[str, list[ImageEntry]]:
     share = VALIDATION_SHARE if request.validation_share is None else request.validation_share
-    if not 0 < share < 1:
-        raise UserError(f"--validation-share must be above 0 and below 1; received {share}")
+    folders.check_validation_share(share)
     names: dict[int, list[str]] = {}
     for image in images:
         names.setdefault(image.label, []).append(image.in_words)
-    for label, each in names.items():
-        if len(each) < 2:
-            raise UserError(
-                f"{listed.labels.where} has one image of {classes.ids[label]}: to be split, a "
-                "class needs at least two"
-            )
-    validation = set().union(*(folders.held_out(each, share) for each in names.values()))
-    listed.notes.append(
-        f"nothing is split, so about {100 * share:g} % of each class are kept aside for validation"
+    validation = set().union(
+        *(
+            folders.held_out(each, share, f"the class {classes.ids[label]} of {listed.labels.where}")
+            for label, each in names.items()
+        )
     )
+    listed.notes.append(folders.split_note(share))
     return {
         "train": [image for image in images if image.in_words not in validation],
         "validation": [image for image in images if image.in_words in validation],
@@ -277,6 +273,8 @@ def _lacking_classes(
         return []
     notes = []
     for split, images in entries.items():
+        if not images:
+            continue  # all of them are for validation, as `split_note` says
         present = {image.label for image in images}
         lacking = [wnid for label, wnid in enumerate(classes.ids) if label not in present]
         if lacking:

@@ -275,8 +275,7 @@ def from_image_folder(request: Request) -> dict[str, Store]:
     """Indexes class folders of any images. Returns the stores by split."""
     source = _required_source(request, "the folder of your images")
     share = VALIDATION_SHARE if request.validation_share is None else request.validation_share
-    if not 0 < share < 1:
-        raise UserError(f"--validation-share must be above 0 and below 1; received {share}")
+    folders.check_validation_share(share)
     listing = folders.list_image_folder(source, share, request.splits)
     if listing.folders and request.validation_share is not None:
         raise UserError(
@@ -414,8 +413,8 @@ def _warn_of_contradictions(train: EncodedStore, say: Callable[[str], None]) -> 
     """Warns of training images of several classes, by the SHA-256 of their bytes."""
     assert train.hashes is not None
     hashes = np.ascontiguousarray(train.hashes).view(f"V{train.hashes.shape[1]}").ravel()
-    numbers = np.unique(hashes, return_inverse=True)[1]
-    first_label = np.empty(numbers.max() + 1, train.labels.dtype)
+    distinct, numbers = np.unique(hashes, return_inverse=True)
+    first_label = np.empty(len(distinct), train.labels.dtype)
     first_label[numbers[::-1]] = train.labels[::-1]
     others = np.flatnonzero(first_label[numbers] != train.labels)
     if len(others):

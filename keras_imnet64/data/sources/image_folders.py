@@ -9,7 +9,7 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,8 +142,7 @@ def list_image_folder(
     Args:
         source: the folder.
         validation_share: if the folder has no splits, the probability with which an image becomes
-            a validation image. Only the name of the image decides, so that it stays in its split
-            when others are added; but each class gets at least one image in either split.
+            a validation image; see `held_out`. 1 leaves no training images.
         splits: as for `layout.find_layout`.
 
     Raises:
@@ -214,26 +213,49 @@ def _classes_of_split(listing: Listing, name: str, known: Container[str]) -> dic
 def _split(root: Path, share: float, source: Path) -> Listing:
     """Lists a folder of class folders, and assigns each image to a split."""
     classes = class_folders(root)
-    kept = f"about {100 * share:g} % of each class are kept aside for validation"
-    listing = Listing(root, list(classes), notes=[f"nothing is split, so {kept}"])
+    listing = Listing(root, list(classes), notes=[split_note(share)])
     listing.record_source(source)
     for label, folder in enumerate(classes.values()):
         images = listing.list_class(folder, label)
-        if len(images) < 2:
-            raise UserError(f"{folder} holds one image: to be split, a class needs at least two")
-        validation = held_out((image.in_words for image in images), share)
+        validation = held_out([image.in_words for image in images], share, folder)
         for image in images:
             split = "validation" if image.in_words in validation else "train"
             listing.splits[split].append(image)
     return listing
 
 
-def held_out(names: Iterable[str], share: float) -> set[str]:
-    """Returns which images of a class are kept for validation, by their names.
+def check_validation_share(share: float) -> None:
+    """Raises a UserError if a share is not above 0 and at most 1."""
+    if not 0 < share <= 1:
+        raise UserError(f"--validation-share must be above 0 and at most 1; received {share}")
+
+
+def split_note(share: float) -> str:
+    """Returns the note about images without splits, of which a share is for validation."""
+    if share == 1:
+        return "every image is for validation: models can be scored on this set, not trained"
+    kept = f"about {100 * share:g} % of each class are kept aside for validation"
+    return f"nothing is split, so {kept}"
+
+
+def held_out(names: Collection[str], share: float, where: StrPath) -> set[str]:
+    """Returns which images of a class are kept for validation.
+
+    Only the name of an image decides, so that it stays in its split when others are added.
 
     Args:
-        share: the probability with which an image is; at least one is, and one is not.
+        names: of the images of the class.
+        share: the probability with which an image is kept; at least one is, and one is not.
+            With a share of 1 all are.
+        where: what holds them, for messages.
+
+    Raises:
+        UserError: a single image is to be split.
     """
+    if share == 1:
+        return set(names)
+    if len(names) < 2:
+        raise UserError(f"{where} holds one image: to be split, a class needs at least two")
     ordered = sorted(names, key=_draw)
     below_share = sum(_draw(name) < share for name in ordered)
     return set(ordered[: min(max(1, below_share), len(ordered) - 1)])

@@ -197,8 +197,8 @@ def open_encoded(path: Path, meta: EncodedStoreMeta) -> EncodedStore:
     store = EncodedStore(
         path, meta, files=files, records=records, hashes=hashes, sums=sums, labels=labels
     )
-    first = store.file_of(int(np.argmax(records["file"] > IN_CONVERTED)))
-    if not os.path.isfile(first):
+    in_place = np.flatnonzero(records["file"] > IN_CONVERTED)
+    if len(in_place) and not os.path.isfile(first := store.file_of(int(in_place[0]))):
         raise UserError(
             f"{path} indexes images below {store.root}, but {first} is missing; restore "
             f"them, or run `python cli.py data prepare {store.dataset} --source DIR` again"

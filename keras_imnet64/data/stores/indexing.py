@@ -274,12 +274,12 @@ class _Index:
 
     def write(self) -> np.ndarray:
         """Writes the arrays, and returns the labels, int32 [N]."""
-        if not self.count:
+        if not self.count and len(self.labels):
             raise UserError(f"{self.root} has no undamaged images left")
         sync_file(self.converted)
         labels = self.labels[: self.count]
         arrays = {
-            "files": np.array([os.fsencode(name) for name in self.files]),
+            "files": np.array([os.fsencode(name) for name in self.files], np.bytes_),
             "pictures": self.records[: self.count],
             "hashes": self.hashes[: self.count],
             "moments": self.sums[: self.count],

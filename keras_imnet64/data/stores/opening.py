@@ -46,8 +46,8 @@ def open_store(path: StrPath, in_memory: str = "auto") -> Store:
     else:
         store = open_encoded(path, meta)
     num_classes = len(meta.wnids)
-    in_range = store.labels.min() >= 0 and store.labels.max() < num_classes
-    if not in_range or class_counts(store.labels, num_classes) != meta.class_counts:
+    in_range = (store.labels >= 0) & (store.labels < num_classes)
+    if not in_range.all() or class_counts(store.labels, num_classes) != meta.class_counts:
         raise damaged(path / "labels.npy", "holds other labels than meta.json counts")
     return store
 

@@ -71,6 +71,16 @@ def test_without_splits_a_share_is_held_out(images, tmp_path):
     assert order == sorted(order)
 
 
+def test_a_list_that_is_only_for_scoring(images, tmp_path):
+    write_csv(images / "labels.csv", PAIRS)
+    said = []
+    stores = prepare(images / "labels.csv", tmp_path, validation_share=1, say=said.append)
+    assert shown(stores["validation"]) == PAIRS and len(stores["train"]) == 0
+    assert [text for text in said if text.startswith("note")] == [
+        "note: every image is for validation: models can be scored on this set, not trained"
+    ]
+
+
 def test_numbers_are_classes_of_the_list_beside_them(images, tmp_path):
     rows = [(name, str(number % 2)) for number, name in enumerate(NAMES)]
     write_csv(images / "labels.csv", rows)
@@ -123,7 +133,7 @@ MISTAKES = {
     "short row": ([*PAIRS, ("e.jpg",)], "row 8 has 1 cells, fewer than the first line"),
     "twice": ([*PAIRS, PAIRS[0]], r"names a b\.jpg twice: keep one of its rows"),
     "one class": ([(name, "cat") for name in NAMES], "images of one class, cat"),
-    "one image": ([*PAIRS[:5], ("g.jpg", "yak")], "has one image of yak: to be split"),
+    "one image": ([*PAIRS[:5], ("g.jpg", "yak")], "the class yak of .* holds one image: to be split"),
     "some are not labelled": (
         [(name, number - 1) for number, name in enumerate(NAMES)],
         "no labels for 1 of 6 images of train",
@@ -211,5 +221,5 @@ def test_options_of_class_folders_are_refused(images, tmp_path):
     write_csv(images / "labels.csv", PAIRS)
     with pytest.raises(UserError, match=r"--splits is for class folders, but .* is CSV"):
         prepare(images, tmp_path, splits="none")
-    with pytest.raises(UserError, match="--validation-share must be above 0 and below 1"):
+    with pytest.raises(UserError, match="--validation-share must be above 0 and at most 1"):
         prepare(images, tmp_path, validation_share=2.0)

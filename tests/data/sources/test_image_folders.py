@@ -381,11 +381,37 @@ def test_every_class_is_in_both_splits(tmp_path, share, count):
     assert len(found) == 2 * count
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
-def test_a_share_must_leave_images_in_both_splits(tmp_path, share):
+@pytest.mark.parametrize("share", [0, 1.1, -0.1, float("nan")])
+def test_a_share_must_leave_images_to_score_on(tmp_path, share):
     root = write_folders(tmp_path / "pictures")
-    with pytest.raises(UserError, match="--validation-share must be above 0 and below 1"):
+    with pytest.raises(UserError, match="--validation-share must be above 0 and at most 1"):
         prepare(root, tmp_path / "data", validation_share=share)
+
+
+def test_a_set_that_is_only_for_scoring(tmp_path):
+    root = write(tmp_path / "p", "a/1.png", "a/2.png", "b/1.png")  # b has too few for a split
+    said, data_dir = [], tmp_path / "data"
+    stores = prepare(root, data_dir, validation_share=1, say=said.append)
+    assert stores["validation"].labels.tolist() == [0, 0, 1] and len(stores["train"]) == 0
+    assert said[1] == (
+        "note: every image is for validation: models can be scored on this set, not trained"
+    )
+    assert not any("train" in sentence for sentence in said[2:])
+    info = datasets.info("image_folder/toy", data_dir=data_dir)
+    assert info["splits"] == {"train": 0, "validation": 3}
+    assert info["classes"] == 2 and info["source"] == f"index:{root}"
+    opened = datasets.open_dataset("image_folder/toy", "validation", data_dir=data_dir)
+    assert opened.digest == stores["validation"].digest
+    with pytest.raises(UserError, match="toy has no images of train, for all .* are for validation"):
+        datasets.open_dataset("image_folder/toy", "train", data_dir=data_dir)
+
+
+def test_a_set_without_whole_images_is_not_one_that_is_only_for_scoring(tmp_path):
+    root = write(tmp_path / "p", "a/1.png", "b/1.png")
+    for file in root.rglob("*.png"):
+        file.write_bytes(b"no image")
+    with pytest.raises(UserError, match="has no undamaged images left"):
+        prepare(root, tmp_path / "data", validation_share=1, skip_corrupt=True)
 
 
 def test_where_the_folder_lies_does_not_matter(tmp_path):
