@@ -252,12 +252,10 @@ def _held_out(
     names: dict[int, list[str]] = {}
     for image in images:
         names.setdefault(image.label, []).append(image.in_words)
-    validation = set().union(
-        *(
-            folders.held_out(each, share, f"the class {classes.ids[label]} of {listed.labels.where}")
-            for label, each in names.items()
-        )
-    )
+    validation = set()
+    for label, each in names.items():
+        where = f"the class {classes.ids[label]} of {listed.labels.where}"
+        validation |= folders.held_out(each, share, where)
     listed.notes.append(folders.split_note(share))
     return {
         "train": [image for image in images if image.in_words not in validation],

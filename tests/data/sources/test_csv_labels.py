@@ -133,7 +133,7 @@ MISTAKES = {
     "short row": ([*PAIRS, ("e.jpg",)], "row 8 has 1 cells, fewer than the first line"),
     "twice": ([*PAIRS, PAIRS[0]], r"names a b\.jpg twice: keep one of its rows"),
     "one class": ([(name, "cat") for name in NAMES], "images of one class, cat"),
-    "one image": ([*PAIRS[:5], ("g.jpg", "yak")], "the class yak of .* holds one image: to be split"),
+    "one image": ([*PAIRS[:5], ("g.jpg", "yak")], "the class yak of .* holds one image: to be"),
     "some are not labelled": (
         [(name, number - 1) for number, name in enumerate(NAMES)],
         "no labels for 1 of 6 images of train",
