@@ -13,9 +13,12 @@ import warnings
 from collections.abc import Callable, Iterator
 
 from keras_imnet64.core.activity import Activity, is_active, showing_on
+from keras_imnet64.core.late_imports import put_off
 
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 LIBRARIES = ("absl", "jax", "tensorflow", "h5py", "PIL", "urllib3")
+MATPLOTLIB = ("matplotlib", "matplotlib.pyplot", "matplotlib.patches")
+JAX = ("jax", "jax.jit", "jax.monitoring", "jax.monitoring.record_scalar")
 
 
 def show_library_logs() -> None:
@@ -86,12 +89,17 @@ def import_tensorflow() -> None:
     """Imports TensorFlow, which tf.data needs under every backend, without its messages.
 
     TensorFlow writes to standard error before its log level applies. These messages are hidden
-    unless the import fails.
+    unless the import fails. What it and Keras import for what few programs do is put off.
     """
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault(LEVEL, "3")
-    with contextlib.nullcontext() if is_active() else Activity("loading tensorflow", at_once=True):
+    with contextlib.ExitStack() as stack:
+        if not is_active():
+            stack.enter_context(Activity("loading tensorflow", at_once=True))
+        stack.enter_context(put_off(MATPLOTLIB))
+        if os.environ.get("KERAS_BACKEND") == "tensorflow":  # else Keras may need JAX
+            stack.enter_context(put_off(JAX))
         _import_tensorflow()
 
 
