@@ -35,8 +35,9 @@ from keras_imnet64.backend.devices import (
     hide_gpus_from_tensorflow,
     take_devices,
 )
+from keras_imnet64.backend.loading import import_tensorflow
 from keras_imnet64.core.errors import RunFailed, UserError, reason
-from keras_imnet64.core.library_logs import import_tensorflow, silence_libraries
+from keras_imnet64.core.library_logs import silence_libraries
 from keras_imnet64.core.types import JsonObject
 from keras_imnet64.core.validation import parse_record
 from keras_imnet64.recipe.loading import check_recipe, parse_toml

@@ -190,6 +190,8 @@ class EncodedStoreMeta(StoreMeta):
         root: the folder of the image files, as `paths.portable` writes it; the address of a remote
             source.
         copied: whether the store holds copies of all images, and the source is not needed any more.
+        given: what the user passed as the source, as `root`; empty in stores of earlier versions.
+        options: words of the command that made the store, which decide about splits and classes.
     """
 
     FILES: ClassVar[FilesByVersion] = {1: _ENCODED_1, 2: _ENCODED_1 | {"hashes.npy"}}
@@ -198,11 +200,15 @@ class EncodedStoreMeta(StoreMeta):
     format_version: Literal[1, 2] = 2
     root: str
     copied: bool = False
+    given: str = ""
+    options: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not is_portable(self.root):
             raise ValueError('its "root" is wrong')
+        if self.given and not is_portable(self.given):
+            raise ValueError('its "given" is wrong')
 
 
 # ------------------------------------------------------------------------------------- data sets

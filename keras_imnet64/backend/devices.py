@@ -19,10 +19,10 @@ from keras_imnet64.backend.cluster import ALONE, Cluster, join
 from keras_imnet64.backend.environment import check_environment
 from keras_imnet64.backend.keras_settings import BACKENDS, check_keras_json, keras_settings
 from keras_imnet64.backend.launchers import Place, check_backend
+from keras_imnet64.backend.loading import chosen_backend, import_tensorflow
 from keras_imnet64.backend.programs import keep_jax_programs, program_settings
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import UserError, nearest, reason
-from keras_imnet64.core.library_logs import import_tensorflow
 
 
 def choose_backend(name: str | None = None) -> str | None:
@@ -61,14 +61,6 @@ def choose_backend(name: str | None = None) -> str | None:
     check_installed(named, f" that {settings.path} names")
     check_environment(named)
     return None
-
-
-def chosen_backend() -> str:
-    """Returns the backend that Keras uses, or will use; does not import Keras."""
-    if "keras" in sys.modules:
-        return str(sys.modules["keras"].config.backend())
-    named = os.environ.get("KERAS_BACKEND")
-    return named or str(keras_settings().content.get("backend", "tensorflow"))
 
 
 def check_installed(name: str, named_by: str = "") -> None:

@@ -6,9 +6,10 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from keras_imnet64.backend.devices import check_installed, chosen_backend
+from keras_imnet64.backend.devices import check_installed
 from keras_imnet64.backend.environment import check_environment
 from keras_imnet64.backend.keras_settings import check_keras_json
+from keras_imnet64.backend.loading import chosen_backend
 from keras_imnet64.bench.record import Subject
 from keras_imnet64.bench.rounds import Side
 from keras_imnet64.bench.worker_request import Request

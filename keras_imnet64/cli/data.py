@@ -81,7 +81,7 @@ def prepare(
     \b
     Example: python cli.py data prepare imagenet_resized/64x64 --source ARCHIVES
     """
-    from keras_imnet64.core.library_logs import import_tensorflow
+    from keras_imnet64.backend.loading import import_tensorflow
     from keras_imnet64.data import datasets
 
     import_tensorflow()
@@ -112,6 +112,8 @@ def report_files(skipped: list[tuple[str, str]], stores: Mapping[str, "Store"]) 
     for name, reason in skipped:
         click.echo(printable(f"skipped: {name} {reason}"), err=True)
     for split, store in stores.items():
+        if not len(store):
+            continue
         if store.image_size is None and store.meta.copied:
             click.echo(
                 f"{split}: {len(store):,} images copied into the store, {store.converted_bytes:,} "
@@ -235,7 +237,7 @@ def preview(
     Example: python cli.py data preview --recipe demo --out sheet.png --steps
     """
     from keras_imnet64.backend.devices import choose_backend, hide_gpus_from_tensorflow
-    from keras_imnet64.core.library_logs import import_tensorflow
+    from keras_imnet64.backend.loading import import_tensorflow
     from keras_imnet64.recipe.loading import load_recipe
 
     choose_backend()

@@ -155,7 +155,7 @@ def fit(
 
 def run_folder(recipe_name: str, name: str | None, out: Path | None, suffix: str = "") -> Path:
     """Returns the folder of --out or --name; the default is <recipe>-<backend><suffix>."""
-    from keras_imnet64.backend.devices import chosen_backend
+    from keras_imnet64.backend.loading import chosen_backend
     from keras_imnet64.core.paths import DEFAULT_RUNS
     from keras_imnet64.recipe.schema import is_folder_name
 

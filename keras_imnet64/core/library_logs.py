@@ -5,6 +5,7 @@ everything; otherwise only errors are shown.
 """
 
 import contextlib
+import importlib
 import logging
 import os
 import sys
@@ -12,13 +13,10 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 
-from keras_imnet64.core.activity import Activity, is_active, showing_on
-from keras_imnet64.core.late_imports import put_off
+from keras_imnet64.core.activity import showing_on
 
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 LIBRARIES = ("absl", "jax", "tensorflow", "h5py", "PIL", "urllib3")
-MATPLOTLIB = ("matplotlib", "matplotlib.pyplot", "matplotlib.patches")
-JAX = ("jax", "jax.jit", "jax.monitoring", "jax.monitoring.record_scalar")
 
 
 def show_library_logs() -> None:
@@ -85,28 +83,14 @@ def hide_standard_error() -> Iterator[Callable[[], None]]:
         os.close(before)
 
 
-def import_tensorflow() -> None:
-    """Imports TensorFlow, which tf.data needs under every backend, without its messages.
+def import_quietly(name: str) -> None:
+    """Imports a library that writes to standard error before its log level applies.
 
-    TensorFlow writes to standard error before its log level applies. These messages are hidden
-    unless the import fails. What it and Keras import for what few programs do is put off.
+    These messages are hidden unless the import fails, or with `-v`.
     """
-    if "tensorflow" in sys.modules:
-        return
     os.environ.setdefault(LEVEL, "3")
-    with contextlib.ExitStack() as stack:
-        if not is_active():
-            stack.enter_context(Activity("loading tensorflow", at_once=True))
-        stack.enter_context(put_off(MATPLOTLIB))
-        if os.environ.get("KERAS_BACKEND") == "tensorflow":  # else Keras may need JAX
-            stack.enter_context(put_off(JAX))
-        _import_tensorflow()
-
-
-def _import_tensorflow() -> None:
     if not is_quiet():
-        import tensorflow
-
+        importlib.import_module(name)
         return
     sys.stderr.flush()
     before = os.dup(2)
@@ -114,7 +98,7 @@ def _import_tensorflow() -> None:
         with tempfile.TemporaryFile() as messages, showing_on(before):
             os.dup2(messages.fileno(), 2)
             try:
-                import tensorflow  # noqa: F401
+                importlib.import_module(name)
             except Exception:  # not for Ctrl-C
                 messages.seek(0)
                 os.write(before, messages.read())

@@ -194,7 +194,8 @@ def from_listed(
         read=listed.read,
         source=expand(request.source),
     )
-    require_classes(classes.ids, listed.root)
+    if listing.splits["train"]:
+        require_classes(classes.ids, listed.root)
     unexpected = _mismatch(request.verified.dataset, listing)
     if request.verified.dataset.image_size is None:
         return index_listing(request, listing, unexpected)
@@ -229,6 +230,8 @@ def _with_labels(listed: Listed, classes: Classes, request: Request) -> dict[str
         for split, images in listed.entries.items()
     }
     name = request.verified.dataset.name
+    if "train" not in entries:
+        return _only_scored(listed, entries["validation"], request)
     if "validation" in entries:
         if request.validation_share is not None:
             raise UserError(
@@ -242,6 +245,21 @@ def _with_labels(listed: Listed, classes: Classes, request: Request) -> dict[str
             "like validation or val"
         )
     return _held_out(listed, entries["train"], classes, request)
+
+
+def _only_scored(
+    listed: Listed, images: list[ImageEntry], request: Request
+) -> dict[str, list[ImageEntry]]:
+    lacking = f"{request.source} has no images of train"
+    if request.verified.dataset.promises_images:
+        raise UserError(f"{lacking}, which {request.verified.dataset.name} needs")
+    if request.validation_share != 1:
+        raise UserError(
+            f"{lacking}: add them, or pass --validation-share 1 for a set on which models are only "
+            "scored"
+        )
+    listed.notes.append(folders.split_note(1))
+    return {"train": [], "validation": images}
 
 
 def _held_out(

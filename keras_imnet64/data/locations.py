@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keras_imnet64.backend.loading import import_tensorflow
 from keras_imnet64.core.errors import RunFailed, UserError
-from keras_imnet64.core.library_logs import import_tensorflow
 from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.core.turns import one_at_a_time
 from keras_imnet64.core.work_folders import publish

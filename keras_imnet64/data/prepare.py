@@ -55,6 +55,17 @@ class Request:
     say: Callable[[str], None] | None = None
     origin: str = ""
 
+    @property
+    def options(self) -> list[str]:
+        """The words of the command that decide which images are in which split and class."""
+        values = {
+            "--class-list": self.class_list,
+            "--validation-share": self.validation_share,
+            "--splits": self.splits,
+        }
+        words = [word for key, value in values.items() if value for word in (key, str(value))]
+        return words + ["--skip-corrupt"] * self.skip_corrupt
+
 
 # ---------------------------------------------------------------------------------- through TFDS
 
@@ -308,7 +319,8 @@ def index_listing(request: Request, listing: folders.Listing, unexpected: str) -
         raise UserError(
             f"{listing.root} is not {name}: {unexpected}; pass --allow-unverified to use it anyway"
         )
-    require_classes(listing.wnids, listing.root)
+    if listing.splits["train"]:
+        require_classes(listing.wnids, listing.root)
     location = request.unverified if unexpected else request.verified
     if request.say:
         describe(listing, request.say)
@@ -320,7 +332,7 @@ def index_listing(request: Request, listing: folders.Listing, unexpected: str) -
         if request.say:
             _warn_of_lost_classes(listing, validation, request.say)
             _warn_of_shared_images(train, validation, request.say)
-            _warn_of_contradictions(train, request.say)
+            _warn_of_contradictions(train if len(train) else validation, request.say)
         if damaged and location.dataset.promises_images:
             location = request.unverified
             for split in listing.splits:
@@ -363,6 +375,8 @@ def _write_splits(
             form=listing.form,
             contents=read(listing.splits[split]) if read else None,
             origin=request.origin,
+            given=listing.source,
+            options=request.options,
             verified=verified,
             skipped=damaged,
             progress=request.progress,
@@ -409,20 +423,20 @@ def _warn_of_shared_images(
         )
 
 
-def _warn_of_contradictions(train: EncodedStore, say: Callable[[str], None]) -> None:
-    """Warns of training images of several classes, by the SHA-256 of their bytes."""
-    assert train.hashes is not None
-    hashes = np.ascontiguousarray(train.hashes).view(f"V{train.hashes.shape[1]}").ravel()
-    distinct, numbers = np.unique(hashes, return_inverse=True)
-    first_label = np.empty(len(distinct), train.labels.dtype)
-    first_label[numbers[::-1]] = train.labels[::-1]
-    others = np.flatnonzero(first_label[numbers] != train.labels)
+def _warn_of_contradictions(store: EncodedStore, say: Callable[[str], None]) -> None:
+    """Warns of images of several classes, by the SHA-256 of their bytes."""
+    assert store.hashes is not None
+    hashes = np.ascontiguousarray(store.hashes).view(f"V{store.hashes.shape[1]}").ravel()
+    numbers = np.unique(hashes, return_inverse=True)[1]
+    first_label = np.empty(numbers.max() + 1, store.labels.dtype)
+    first_label[numbers[::-1]] = store.labels[::-1]
+    others = np.flatnonzero(first_label[numbers] != store.labels)
     if len(others):
         first = np.flatnonzero(numbers == numbers[others[0]])[0]
-        pair = " and ".join(printable(train.source_of(int(each))) for each in (first, others[0]))
+        pair = " and ".join(printable(store.source_of(int(each))) for each in (first, others[0]))
         say(
-            f"note: {len(others):,} images of train are in another class too, such as {pair}: at "
-            "most one of the labels is right"
+            f"note: {len(others):,} images of {store.split} are in another class too, such as "
+            f"{pair}: at most one of the labels is right"
         )
 
 

@@ -87,8 +87,10 @@ def evaluate(
     """
     path = model_file(run_or_model)
     if per_class:
+        per_class = expand(per_class)
         check_output_file(per_class, ".csv")
     if predictions:
+        predictions = expand(predictions)
         check_predictions_file(predictions)
     info = read_model_info(path)
     dataset = dataset or info.dataset
@@ -144,8 +146,8 @@ def evaluate(
 def select_known_classes(info: ModelInfo, store: Store, path: StrPath) -> Selection:
     """Returns the images of a store whose classes the model knows.
 
-    Classes are matched by id. A model without ids is assumed to have the store's classes in the
-    store's order.
+    Classes are matched by id, and those that the store lacks keep their names in the model. A model
+    without ids is assumed to have the store's classes in the store's order.
     """
     if not info.wnids:
         return select(store)
@@ -160,7 +162,11 @@ def select_known_classes(info: ModelInfo, store: Store, path: StrPath) -> Select
             f"{store.dataset} {store.split} has no image of a class that {path} knows, so there is "
             "nothing to score"
         )
-    return known
+    names = zip(info.wnids, info.class_names or info.wnids, known.class_names, strict=True)
+    in_store = set(store.wnids)
+    return replace(
+        known, class_names=[theirs if wnid in in_store else own for wnid, own, theirs in names]
+    )
 
 
 def _chose_classes(info: ModelInfo, store: Store) -> bool:

@@ -17,7 +17,7 @@ from keras_imnet64.backend.devices import Devices, take_devices
 from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.files import csv_text, write_atomic
-from keras_imnet64.core.paths import check_output_file
+from keras_imnet64.core.paths import check_output_file, expand
 from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.data.images.views import View, check_filter
 from keras_imnet64.evaluation.forward import compile_forward
@@ -60,6 +60,7 @@ def embed(
             has no features.
         RunFailed: the features are not finite.
     """
+    out = expand(out)
     write = _writer(out)
     path = model_file(run_or_model)
     info = read_model_info(path)

@@ -112,7 +112,13 @@ def evaluate_neighbours(
 
 def _known_classes(info: ModelInfo, store: Store) -> Selection:
     known = [wnid for wnid in store.wnids if wnid in set(info.wnids or ())]
-    return select(store, known or None)
+    selection = select(store, known or None)
+    if not len(selection):
+        raise UserError(
+            f"{store.dataset} {store.split} has no image of the classes that the model knows, so "
+            "there is nothing to compare"
+        )
+    return selection
 
 
 def _view(model: keras.Model, info: ModelInfo, store: Store, path: StrPath) -> View | None:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from keras_imnet64.backend.loading import import_tensorflow
 from keras_imnet64.core.errors import RunFailed, UserError, reason
-from keras_imnet64.core.library_logs import import_tensorflow, silence_libraries
+from keras_imnet64.core.library_logs import silence_libraries
 from keras_imnet64.core.types import Json
 from keras_imnet64.data import datasets
 from keras_imnet64.data.images.reading import read_image, turn_upright

@@ -299,7 +299,42 @@ class CallbacksBesideSteps(keras.callbacks.CallbackList):
     device unless all callbacks are `async_safe` and the backend counts as thread-safe, which in
     Keras 3.15 JAX does and TensorFlow does not. Here other threads only read finished tensors of
     TensorFlow. To be replaced once Keras converts logs when a callback reads them.
+
+    Args:
+        spanning: those of the callbacks whose training goes on over several calls of `Model.fit`:
+            they hear of the beginning of the first alone, and the caller tells them of the end.
+        is_first: whether this is the first of these calls.
     """
+
+    callbacks: list[keras.callbacks.Callback]
+
+    def __init__(
+        self,
+        callbacks: Sequence[keras.callbacks.Callback],
+        *,
+        spanning: Sequence[keras.callbacks.Callback] = (),
+        is_first: bool = True,
+        **options: object,
+    ) -> None:
+        super().__init__(callbacks, **options)
+        self.spanning, self.is_first = list(spanning), is_first
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        with self._without([] if self.is_first else self.spanning):
+            super().on_train_begin(logs)
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        with self._without(self.spanning):
+            super().on_train_end(logs)
+
+    @contextlib.contextmanager
+    def _without(self, left_out: Sequence[keras.callbacks.Callback]) -> Iterator[None]:
+        every = self.callbacks
+        self.callbacks = [each for each in every if each not in left_out]
+        try:
+            yield
+        finally:
+            self.callbacks = every
 
     def _configure_async_dispatch(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
         super()._configure_async_dispatch(callbacks)

@@ -16,6 +16,7 @@ from keras_imnet64.models.packages import (
     needed_packages,
     require_packages,
 )
+from keras_imnet64.models.paths import by_path
 from keras_imnet64.models.ship import fill, float32_copy
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def check_loads_anywhere(model: keras.Model, name: str) -> list[str]:
         _check_layers(serialize_keras_object(model), allow_registered=False)
         plain = float32_copy(model)
         fill(plain, model)
+        by_path(model)  # checkpoints hold weights by path
         return list(needed_packages(serialize_keras_object(plain)))
     except UserError as error:
         raise UserError(f"{name} {error}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from keras_imnet64.core.validation import to_json
 from keras_imnet64.core.work_folders import publish, work_folder
 from keras_imnet64.models.info import INFO_MEMBER
 from keras_imnet64.models.packages import is_of_keras, needed_packages
-from keras_imnet64.models.paths import SEED_STATE, by_path
+from keras_imnet64.models.paths import SEED_STATE
 from keras_imnet64.records import ModelInfo
 
 if TYPE_CHECKING:
@@ -85,13 +86,32 @@ def copy_whole(model: keras.Model, dtype: str = "float32") -> keras.Model:
 def fill(
     plain: keras.Model, model: keras.Model, averages: Mapping[str, Variable] | None = None
 ) -> None:
-    """Copies the weights of `model` into `plain` by path; `averages` {path: variable} go first."""
+    """Copies the weights of a model into a copy of it, seeds excepted, which model files lack.
+
+    They are matched by their order: paths differ where a layer was first built in another model.
+
+    Args:
+        averages: {path in `model`: the value that goes first}.
+
+    Raises:
+        KeyError: the path of the first variable that has no counterpart, as where the copy has two
+            layers for a single one that is called in two places.
+    """
     from keras import ops
 
-    source = by_path(model) | dict(averages or {})
-    for path, variable in by_path(plain).items():
-        if variable.name != SEED_STATE:  # model files hold no seeds
-            variable.assign(ops.convert_to_numpy(source[path]))
+    averages = averages or {}
+    targets, sources = (
+        [variable for variable in each.variables if variable.name != SEED_STATE]
+        for each in (plain, model)
+    )
+    for target, source in zip_longest(targets, sources):
+        if target is None or source is None or _name_and_shape(target) != _name_and_shape(source):
+            raise KeyError((target or source).path)
+        target.assign(ops.convert_to_numpy(averages.get(source.path, source)))
+
+
+def _name_and_shape(variable: Variable) -> tuple[str, tuple[int, ...]]:
+    return variable.name, tuple(variable.shape)
 
 
 def ship(plain: keras.Model, path: StrPath, info: ModelInfo) -> None:

@@ -54,7 +54,10 @@ def warm_start(
     from keras import ops
 
     loaded = load_model(find_weights(path))
-    source = by_path(loaded)
+    try:
+        source = by_path(loaded)
+    except ValueError as error:
+        raise UserError(f"train.initial_weights: {path} cannot be read: {error}") from None
     their_wnids = read_model_info(find_weights(path)).wnids
     same_classes = their_wnids == tuple(wnids)
     skipped, num_filled = [], 0

@@ -7,7 +7,7 @@ through, so that nothing is lost; then the network's own stem. Training leaves t
 are.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import keras
 import numpy as np
@@ -51,14 +51,16 @@ def set_filters(
     model: keras.Model,
     batches: Iterable[np.ndarray],
     normalization: Normalization,
-    whitening: Whitening,
+    whitening: Whitening | Mapping[str, object],
 ) -> None:
     """Measures training images and gives the layer `whitening` of a network its filters.
 
     Args:
         batches: pixels 0..255 [B, H, W, 3].
         normalization: that of the network, see `build_model`.
+        whitening: as `build_model` has been given it, such as {"size": 2}.
     """
+    whitening = Whitening.model_validate(whitening)
     mean, std = mean_and_std(normalization, model.input.shape[1:])
     normalized = ((batch / 255 - mean) / std for batch in batches)
     moments = patch_moments(normalized, whitening.size)

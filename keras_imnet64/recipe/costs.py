@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
+from keras_imnet64.backend.loading import import_tensorflow
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import write_atomic
-from keras_imnet64.core.library_logs import import_tensorflow
 from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import Options
 from keras_imnet64.data.datasets import find_dataset

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_imnet64.backend.devices import chosen_backend
 from keras_imnet64.backend.launchers import Place, check_backend
+from keras_imnet64.backend.loading import chosen_backend
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError

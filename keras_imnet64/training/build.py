@@ -23,6 +23,7 @@ from keras_imnet64.training.loss import add_l2, is_penalised, make_loss
 from keras_imnet64.training.optim import is_decayed, make_optimizer, make_schedule
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
 from keras_imnet64.training.remat import set_remat
+from keras_imnet64.training.saved_as_plain import SavedAsPlain
 from keras_imnet64.training.sizes import set_sizes
 
 
@@ -60,18 +61,14 @@ def make_network(
     return model
 
 
-def training_model(model: keras.Model, is_sized: bool = False) -> keras.Model:
+def training_model(model: keras.Model) -> keras.Model:
     """Returns the model that trains in place of another, on the same layers and variables.
 
-    Under TensorFlow it calls faster kernels; under JAX, XLA makes its own.
-
-    Args:
-        is_sized: whether it will take further sizes, which the other model shall not.
+    Under TensorFlow it calls faster kernels; under JAX, XLA makes its own. The other model stays
+    usable as before, with the trained weights at any time, and files of both are the same.
     """
     if keras.backend.backend() != "tensorflow":
-        return (
-            keras.Model(model.inputs[0], model.outputs[0], name=model.name) if is_sized else model
-        )
+        return SavedAsPlain(model.inputs[0], model.outputs[0], name=model.name)
     from keras_imnet64.training.training_model import TrainingModel
 
     return TrainingModel(model.inputs[0], model.outputs[0], name=model.name)

@@ -33,6 +33,7 @@ from keras_imnet64.runs import Run, classes_text
 from keras_imnet64.training.callbacks.recording import write_history
 from keras_imnet64.training.clock import in_tenths
 from keras_imnet64.training.memory import PeakMemory
+from keras_imnet64.training.model import as_before
 from keras_imnet64.training.nan_recovery import train_with_recovery
 from keras_imnet64.training.run_folder import (
     acquire_together,
@@ -95,7 +96,7 @@ def fit(
     if resumes:
         recipe = keep_initial_weights(recipe, out_dir, cluster)
     devices = devices or take_devices()
-    with report_os_errors(out_dir):
+    with report_os_errors(out_dir), as_before(model):
         setup = build_setup(
             recipe,
             devices,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import Tensor, Variable
 from keras_imnet64.recipe.optimizers import GroupOptions
 from keras_imnet64.recipe.schema import LossSection
@@ -116,12 +117,20 @@ def add_l2(
             variable. With "all", l2 = w / 2 gives SGD the gradients that `weight_decay=w` gives
             PyTorch's SGD.
         groups: the `weight_decay_factor` of a variable's group multiplies l2.
+
+    Raises:
+        UserError: a variable has a regularizer already, as a layer of the caller's may.
     """
     chosen = group_of_each(groups, [variable.path for variable in model.trainable_variables])
     for variable in model.trainable_variables:
         group = chosen[variable.path]
         own_l2 = l2 * group.weight_decay_factor if group else l2
         if is_penalised(variable, of) and own_l2:
+            if variable.regularizer is not None:
+                raise UserError(
+                    f"loss.l2 penalises {variable.path}, whose layer has a regularizer of its own: "
+                    "remove one of the two"
+                )
             variable.regularizer = keras.regularizers.L2(own_l2)
 
 

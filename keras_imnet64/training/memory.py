@@ -24,17 +24,22 @@ class PeakMemory:
     """Measures the peak of memory within its context.
 
     Attributes:
-        megabytes: the peak; None where the system or the allocator does not count.
+        megabytes: the peak; None where the system or the allocator does not count, and under JAX on
+            a GPU whose peak was as high before.
     """
 
     def __init__(self, devices: Devices) -> None:
         self.devices = devices
         self.megabytes: float | None = None
+        self._before = 0
         self._end = threading.Event()
 
     def __enter__(self) -> Self:
         if self.devices.kind == "cpu" and STATUS.exists():
             threading.Thread(target=self._poll, daemon=True).start()
+        elif self.devices.kind != "cpu":
+            with suppress(Exception):
+                self._before = reset_gpu_peak(self.devices)
         return self
 
     def __exit__(
@@ -46,7 +51,8 @@ class PeakMemory:
         self._end.set()
         if self.devices.kind != "cpu":
             with suppress(Exception):  # an allocator that does not count must not end a run
-                self.megabytes = to_megabytes(peak_gpu_bytes(self.devices))
+                peak = peak_gpu_bytes(self.devices)
+                self.megabytes = to_megabytes(peak) if peak > self._before else None
 
     def _poll(self) -> None:
         peak = 0
@@ -59,6 +65,17 @@ def anonymous_bytes() -> int:
     """Returns the bytes of this process that no file backs; 0 where they are not counted."""
     found = re.search(r"RssAnon:\s+(\d+)", STATUS.read_text())
     return 1024 * int(found[1]) if found else 0
+
+
+def reset_gpu_peak(devices: Devices) -> int:
+    """Makes the GPUs count their peak anew, under TensorFlow; returns the peak that stays."""
+    if devices.backend != "tensorflow":
+        return peak_gpu_bytes(devices)
+    import tensorflow as tf
+
+    for name in devices.names:
+        tf.config.experimental.reset_memory_stats(name)
+    return 0
 
 
 def peak_gpu_bytes(devices: Devices) -> int:

@@ -1,5 +1,6 @@
 """Makes the model of a run: the recipe's network for the run's images, or the caller's model."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
 import keras
@@ -15,6 +16,7 @@ from keras_imnet64.evaluation.evaluate import check_model_fits
 from keras_imnet64.models.contract import ends_in_softmax
 from keras_imnet64.models.from_file import replace_head
 from keras_imnet64.models.init import seed_generators
+from keras_imnet64.models.keras_private import all_layers
 from keras_imnet64.models.load import check_loads_anywhere
 from keras_imnet64.models.options import (
     FILE,
@@ -93,6 +95,45 @@ def make_model(
         for layer in differences:
             say(f"taken from {path}, although it computes something else there: {layer}")
     return model
+
+
+def check_own_dtype(recipe: Recipe, model: keras.Model) -> None:
+    """Refuses a model of the caller's that computes in another dtype than the recipe states."""
+    dtypes = {layer.compute_dtype for layer in all_layers(model) if layer.weights}
+    stated, is_mixed = recipe.train.dtype, "bfloat16" in dtypes
+    if "float16" in dtypes:
+        raise UserError(
+            "your model computes in float16, in which gradients vanish without a scaling of the "
+            'loss, which is not supported: build it with the dtype "mixed_bfloat16" or "float32"'
+        )
+    if is_mixed != (stated == "mixed_bfloat16"):
+        raise UserError(
+            f'train.dtype is "{stated}", but your own model computes in '
+            f"{'bfloat16' if is_mixed else 'float32'}: set it to "
+            f'"{"mixed_bfloat16" if is_mixed else "float32"}", or build the model with the dtype '
+            f'"{stated}"'
+        )
+
+
+@contextlib.contextmanager
+def as_before(model: keras.Model | None) -> Iterator[None]:
+    """Gives back a model of the caller's as it was, but for its weights, when the block ends.
+
+    While it trains, its variables have the L2 penalty of the recipe, and its batch normalisation is
+    synchronised over several devices.
+    """
+    own_layers = all_layers(model) if model is not None else []
+    norms = [layer for layer in own_layers if isinstance(layer, keras.layers.BatchNormalization)]
+    variables = model.trainable_variables if model is not None else []
+    synchronized = [norm.synchronized for norm in norms]
+    regularizers = [variable.regularizer for variable in variables]
+    try:
+        yield
+    finally:
+        for norm, before in zip(norms, synchronized, strict=True):
+            norm.synchronized = before
+        for variable, regularizer in zip(variables, regularizers, strict=True):
+            variable.regularizer = regularizer
 
 
 def say_needed(packages: Iterable[str]) -> None:

@@ -14,8 +14,8 @@ def set_batch_norm(
 ) -> None:
     """Makes batch normalisation see the global batch ("global") or each device's part.
 
-    Only the training model changes; what ships has plain normalisation. Under JAX a step is one
-    program over the global batch, so its statistics are global by nature.
+    What ships has plain normalisation; `as_before` gives it back to a model of the caller's. Under
+    JAX a step is one program over the global batch, so its statistics are global by nature.
     """
     if devices.count == 1:
         return

@@ -29,7 +29,7 @@ from keras_imnet64.training.build import (
     training_model,
 )
 from keras_imnet64.training.data import Data, check_length, load_data, make_stream
-from keras_imnet64.training.model import make_model, make_smaller
+from keras_imnet64.training.model import check_own_dtype, make_model, make_smaller
 from keras_imnet64.training.sizes import check_sizes
 from keras_imnet64.training.statistics import check_statistics
 
@@ -66,26 +66,38 @@ def training_setup(
     recipe: Recipe | StrPath,
     *,
     data_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
     devices: Devices | None = None,
+    pack_progress: PackProgress | None = None,
 ) -> TrainingSetup:
     """Makes the compiled model and the training stream with which `fit` trains a recipe.
 
     Calling `model.train_on_batch` on `stream.batch(epoch, step)`, step after step, trains the model
     as `fit` does; with `train.sizes` call `model.make_train_function(force=True)` before the first
     batch of another size. What `fit` does between epochs and at the end is left to the caller: the
-    plateau schedule, early stopping, `train.average_last` and `train.remeasure_statistics`. Nothing
-    is written, except that a data set that is not packed yet is packed.
+    plateau schedule, early stopping, `train.average_last` and `train.remeasure_statistics`, and
+    that averages ship in place of the weights: those of `train.ema` are
+    `optim.averaged_weights(model.optimizer)`, Lookahead's `optim.slow_weights(model.optimizer)`.
+    Nothing is written, except that a data set that is not packed yet is packed.
 
     Args:
         recipe: a `Recipe`, or the name or path of one.
         data_dir: the folder of data sets, see `datasets.open_dataset`.
+        cache_dir: the folder whose `packed` holds the packed stores; None: the data dir.
         devices: the result of `take_devices`; None takes all. On several devices use the model
             within `devices.scope()`.
+        pack_progress: called as (description, done, total) while a data set is packed.
 
     Raises:
         UserError: the recipe cannot be trained here.
     """
-    return build_setup(as_recipe(recipe), devices or take_devices(), data_dir=data_dir)
+    return build_setup(
+        as_recipe(recipe),
+        devices or take_devices(),
+        data_dir=data_dir,
+        cache_dir=cache_dir,
+        pack_progress=pack_progress,
+    )
 
 
 def build_setup(
@@ -152,6 +164,8 @@ def check_setup(recipe: Recipe, devices: Devices, model: keras.Model | None = No
                 "train.freeze is for the network of a recipe: set layer.trainable = False in "
                 f"layers of your own model instead; received {recipe.train.freeze!r}"
             )
+        else:
+            check_own_dtype(recipe, model)
         check_sizes(recipe, network, own_model=model is not None)
         check_statistics(recipe, network)
         check_group_options(recipe, network)
@@ -170,7 +184,7 @@ def setup_on(
         network = make_model(recipe, data, model, load_initial_weights)
         frozen = freeze_layers(network, recipe.train.freeze)
         smaller = make_smaller(recipe, data, network, own_model=model is not None)
-        trained = training_model(network, is_sized=bool(smaller))
+        trained = training_model(network)
         metrics = compile_for_training(trained, recipe, stream.steps_per_epoch, devices, smaller)
     return TrainingSetup(
         recipe, devices, data, stream, network, trained, metrics, model is not None, frozen

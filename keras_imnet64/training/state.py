@@ -83,8 +83,8 @@ def assign_variables(variables: Variables, arrays: Arrays, source: object) -> No
     if differing:
         raise UserError(
             f"{source} does not fit this network: {differing[0]} and {len(differing) - 1} more "
-            "differ; it was written by another recipe, or by a model of your own whose layers need "
-            "fixed names (Keras' default names depend on what the process built before)"
+            "differ; it was written by another recipe, or by a model of your own that needs fixed "
+            "names, as its layers do (Keras' default names depend on what the process built before)"
         )
     for path, variable in variables.items():
         variable.assign(arrays[path].astype(variable.dtype))

@@ -198,13 +198,15 @@ class Trainer:
         )
         images = as_run_failed(self.stream.selection.store)
         with report_out_of_memory(advice), images, self.recorder.open_logs():
-            for stage in self.recipe.size_stages:
-                if stage.end_epoch > self.state.epoch:
-                    self._train_at_one_size(stage)
-                    if self.model.stop_training:  # by a signal, a failure or a callback
-                        break
+            stages = [each for each in self.recipe.size_stages if each.end_epoch > self.state.epoch]
+            for stage in stages:
+                self._train_at_one_size(stage, is_first=stage is stages[0])
+                if self.model.stop_training:  # by a signal, a failure or a callback
+                    break
+            for callback in self.callbacks:
+                callback.on_train_end(self.hooks.last_logs)
 
-    def _train_at_one_size(self, stage: SizeStage) -> None:
+    def _train_at_one_size(self, stage: SizeStage, is_first: bool) -> None:
         """Runs Keras' loop from the current state to the end of a stage, or until a stop."""
         if self.recipe.smaller_sizes:
             self.model.train_function = None  # else TensorFlow traces a step for any size
@@ -217,6 +219,8 @@ class Trainer:
                 epochs=stage.end_epoch,
                 callbacks=CallbacksBesideSteps(
                     [self.hooks, *self.callbacks, self.bar],
+                    spanning=self.callbacks,
+                    is_first=is_first,
                     add_history=True,
                     model=self.model,
                     epochs=self.recipe.train.epochs,
@@ -329,7 +333,8 @@ class Trainer:
         """
         optimizer = self.model.optimizer
         averages = averaged_weights(optimizer) or slow_weights(optimizer)
-        fill(self.float32_copy, self.model, averages | self.last_epochs.means(num_epochs))
+        means = self.last_epochs.means(num_epochs)
+        fill(self.float32_copy, self.setup.network, averages | means)
 
     def remeasure_copy(self) -> None:
         """Measures the statistics of the copy's batch normalisation anew, if the recipe says so.
@@ -385,6 +390,7 @@ class Hooks(keras.callbacks.Callback):
         super().__init__()
         self.trainer = trainer
         self.replay: Replay | None = None  # while the trainer looks for the first bad step
+        self.last_logs: Logs | None = None  # with which Keras ended training at the last size
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         trainer = self.trainer
@@ -452,3 +458,6 @@ class Hooks(keras.callbacks.Callback):
             self.model.stop_training = True
             trainer.early_stopping.say()
         trainer.save(epoch + 1, 0)
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        self.last_logs = logs

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import keras
 
-from keras_imnet64.core.types import Logs, StrPath, Tensor
+from keras_imnet64.core.types import Logs, Tensor
 from keras_imnet64.models.keras_private import (
     Graph,
     graph_inputs,
@@ -15,22 +15,16 @@ from keras_imnet64.models.keras_private import (
     with_training,
 )
 from keras_imnet64.training.kernels import KERNELS
+from keras_imnet64.training.saved_as_plain import SavedAsPlain
 
 
-class TrainingModel(keras.Model):
+class TrainingModel(SavedAsPlain):
     """A functional model of the same layers, and so of the same variables, as another.
 
     In inference it calls the layers themselves. On several devices with accumulation it has two
     training steps: one sums the gradients of a part of a batch on each device, the other, for the
     last part, sums them over the devices and updates the weights.
-
-    `TrainingModel(model.inputs[0], model.outputs[0])` leaves `model` usable as before, with the
-    trained weights at any time. Files of both are the same.
     """
-
-    def save(self, filepath: StrPath, **options: object) -> None:
-        """Saves the plain model: a user's callback may be what calls."""
-        keras.Model(self.inputs[0], self.outputs[0], name=self.name).save(filepath, **options)
 
     def call(
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None

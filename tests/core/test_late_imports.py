@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 
@@ -62,10 +63,12 @@ def test_an_error_in_the_block_leaves_nothing_behind(package):
     assert importlib.import_module("late").double(1) == 2
 
 
-def test_tensorflow_comes_without_jax_and_matplotlib_which_work_all_the_same(tmp_path):
+@pytest.mark.parametrize("backend", [None, "tensorflow", "jax"])
+def test_tensorflow_comes_without_jax_and_matplotlib_which_work_all_the_same(tmp_path, backend):
+    """Unless JAX is the backend, here by keras.json; without any choice it is TensorFlow."""
     code = """
 import json, sys
-from keras_imnet64.core.library_logs import import_tensorflow
+from keras_imnet64.backend.loading import import_tensorflow
 import_tensorflow()
 loaded = [name for name in ("jax", "matplotlib", "matplotlib.pyplot") if name in sys.modules]
 import matplotlib
@@ -77,8 +80,15 @@ from tensorflow.lite.python import util
 print(json.dumps([loaded, float(util._jit(lambda x: x + 1)(2.0))]))
 """
     picture = tmp_path / "gallery.png"
+    environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
+    if backend:
+        (tmp_path / "keras.json").write_text(json.dumps({"backend": backend}))
     done = subprocess.run(
-        [sys.executable, "-c", code, picture], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, picture],
+        env=environment | {"KERAS_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert json.loads(done.stdout) == [[], 3.0]
+    assert json.loads(done.stdout) == [["jax"] if backend == "jax" else [], 3.0]
     assert picture.read_bytes().startswith(b"\x89PNG")

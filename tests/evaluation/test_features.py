@@ -13,6 +13,7 @@ from keras import layers
 
 from keras_imnet64 import embed, evaluate_neighbours
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.data import datasets
 from keras_imnet64.data.datasets import open_dataset
 from keras_imnet64.data.images.reading import read_image
 from keras_imnet64.data.images.views import View
@@ -234,6 +235,19 @@ def test_classes_that_the_model_knows_limit_both_splits(tmp_path, data_dir):
     ship(model, tmp_path / "model.keras", ModelInfo(wnids=known, dataset=store.dataset))
     result = evaluate_neighbours(tmp_path / "model.keras", 5, data_dir=data_dir)
     assert result["classes"] == 4 and result["count"] == 16 and result["bank"] < 50
+
+
+def test_a_split_without_images_of_the_models_classes_is_refused(tmp_path):
+    for name in ("train/a", "train/b", "val/a"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        drawn(20, 20, 0).save(tmp_path / "pictures" / name / "1.png")
+    datasets.prepare("image_folder/toy", source=tmp_path / "pictures", data_dir=tmp_path)
+    model = build_model("wide_resnet", image_size=16, num_classes=2, depth=6, stages=1, width=0.5)
+    ship(model, tmp_path / "m.keras", ModelInfo(wnids=("b", "c"), dataset="image_folder/toy"))
+    with pytest.raises(
+        UserError, match="toy validation has no image of the classes that the model"
+    ):
+        evaluate_neighbours(tmp_path / "m.keras", 1, data_dir=tmp_path)
 
 
 def test_a_model_whose_images_are_not_square_is_refused(place, tmp_path):

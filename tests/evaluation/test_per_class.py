@@ -124,7 +124,9 @@ def store(data_dir):
 @pytest.fixture
 def model(tmp_path, store):
     """A model with another class order than the data, and two classes that the data lacks."""
-    return write_model(tmp_path / "model.keras", ["n1", *sorted(store.wnids), "n2"])
+    wnids = ["n1", *sorted(store.wnids), "n2"]
+    names = tuple(f"own {wnid[-2:]}" for wnid in wnids)
+    return write_model(tmp_path / "model.keras", wnids, class_names=names)
 
 
 def read_csv(path):
@@ -158,6 +160,7 @@ def test_an_evaluation_against_numpy(model, store, data_dir, tmp_path):
         assert row["class_name"] == f"class {wnids[label][-2:]}"
         assert float(row["top1"]) == 100 * matrix[label, label] / 4
         assert float(row["top5"]) == 100 * (best[labels == label] == label).sum() / 4
+    assert [rows[0]["class_name"], rows[-1]["class_name"]] == ["own n1", "own n2"]
     for row in (rows[0], rows[-1]):
         assert [row[c] for c in per_class.COLUMNS[2:]] == ["0", "", "", "", "", ""]
     right = np.diagonal(matrix)

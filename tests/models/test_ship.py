@@ -205,6 +205,19 @@ def test_a_warm_start_names_a_pool_of_only_one_network(tmp_path, slim, undrawn):
     assert differences == ["stem_pool is only in the file"]
 
 
+def test_a_warm_start_from_a_file_whose_layers_share_a_path_is_refused(tmp_path):
+    pixels = keras.Input((16, 16, 3))
+    parts = [
+        keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(3, 1, name="c")], name="s")
+        for _ in range(2)
+    ]
+    outer = keras.Sequential([keras.Input((16, 16, 3)), parts[1]], name="outer")
+    both = keras.Model(pixels, keras.layers.add([parts[0](pixels), outer(pixels)]))
+    both.save(tmp_path / "both.keras")
+    with pytest.raises(UserError, match=r"train\.initial_weights: .* two variables share the path"):
+        warm_start(wrn(), tmp_path / "both.keras", WNIDS)
+
+
 def test_model_info_of_other_files(tmp_path):
     wrn().save(tmp_path / "other.keras")
     assert model_info(tmp_path / "other.keras") == {}

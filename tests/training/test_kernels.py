@@ -261,18 +261,6 @@ def test_small_maps_get_their_kernel_gradient_from_products(monkeypatch):
 # ----------------------------------------------------------------------------- what others may do
 
 
-def test_a_saved_training_model_is_the_plain_model(tmp_path):
-    """A user's ModelCheckpoint saves `self.model`, which any Keras must be able to load."""
-    plain = keras.Sequential([keras.Input((4, 4, 3)), layers.Conv2D(2, 3), layers.Flatten()])
-    model = training_model(plain)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    images = RNG.normal(size=(2, 4, 4, 3))
-    assert type(loaded) is not type(model)
-    np.testing.assert_array_equal(loaded(images), plain(images))
-    assert keras.models.clone_model(model).count_params() == plain.count_params()
-
-
 def test_layers_with_losses_masks_and_other_dtypes_train_as_in_keras():
     inputs = keras.Input((6, 4))
     x = layers.Masking(0.0)(inputs)

@@ -45,6 +45,13 @@ def test_a_schedule_falls_with_the_updates_of_a_run(small_recipe, data_dir):
     np.testing.assert_allclose(rates, [0.05, 0.025, 0.0], rtol=1e-6, atol=1e-9)  # half a cosine
 
 
+def test_the_stores_may_lie_in_a_folder_of_their_own(small_recipe, data_dir, tmp_path):
+    setup = keras_imnet64.training_setup(
+        small_recipe(), data_dir=tmp_path / "none", cache_dir=data_dir
+    )
+    assert len(setup.data.train) == 96
+
+
 def test_the_setup_is_that_of_the_recipe(small_recipe, data_dir):
     setup = keras_imnet64.training_setup(small_recipe(), data_dir=data_dir)
     assert isinstance(setup.model, keras.Model) and setup.model.compiled

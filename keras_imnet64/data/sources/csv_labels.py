@@ -83,7 +83,7 @@ def list_csv(source: Path, progress: PackProgress | None = None) -> Listed:
             "the folder of its images"
         )
     notes: list[str] = []
-    splits = choose_splits(_splits(rows, len(files) > 1), source, notes)
+    splits = choose_splits(_splits(rows, len(files) > 1), notes)
     labels = Labels(str(source), read_class_list(folder))
     spellings: dict[int, str] = {}
     entries = {

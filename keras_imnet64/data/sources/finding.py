@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from keras_imnet64.core.errors import UserError, first_few, printable
-from keras_imnet64.core.paths import os_error_text
+from keras_imnet64.core.paths import expand, os_error_text
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.data.images.reading import (
     Unreadable,
@@ -130,7 +130,7 @@ def find_images(
         if not isinstance(path, str | os.PathLike):
             kind = type(path).__name__
             raise UserError(f"images are given as paths of files or folders; received a {kind}")
-    return [file for path in paths for file in _images_at(Path(path), skipped)]
+    return [file for path in paths for file in _images_at(expand(path), skipped)]
 
 
 def _images_at(path: Path, skipped: list[FaultyFile] | None) -> list[Path]:

@@ -10,8 +10,8 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from keras_imnet64.backend.loading import import_tensorflow
 from keras_imnet64.core.errors import UserError, reason
-from keras_imnet64.core.library_logs import import_tensorflow
 from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.data.sources import image_folders as folders
 from keras_imnet64.data.sources import layout

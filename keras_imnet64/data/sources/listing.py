@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.sources.class_lists import Labels
-from keras_imnet64.data.sources.layout import TEST, TRAIN, VALIDATION, join_names
+from keras_imnet64.data.sources.layout import TEST, TRAIN, VALIDATION
 from keras_imnet64.data.stores.indexing import ImageEntry, ReadImages
 from keras_imnet64.records import SourceForm
 
@@ -36,10 +35,8 @@ class Listed:
     notes: list[str] = field(default_factory=list)
 
 
-def choose_splits(
-    found: Mapping[str, list[Part]], where: Path, notes: list[str]
-) -> dict[str, list[Part]]:
-    """Returns the parts of "train", and of "validation" unless there is none.
+def choose_splits(found: Mapping[str, list[Part]], notes: list[str]) -> dict[str, list[Part]]:
+    """Returns the parts of "train" and of "validation", unless there are none.
 
     Without validation images, labelled test images are used, as for class folders.
 
@@ -48,9 +45,7 @@ def choose_splits(
         notes: receives what the user should know.
     """
     train = found.get(TRAIN) or found.get("")
-    if not train:
-        raise UserError(f"{where} has images of {join_names(sorted(found))}, but none of train")
-    chosen = {TRAIN: train}
+    chosen = {TRAIN: train} if train else {}
     if VALIDATION in found:
         chosen[VALIDATION] = found[VALIDATION]
         if TEST in found:

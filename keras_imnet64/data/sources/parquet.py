@@ -45,7 +45,7 @@ def list_parquet(source: Path, progress: PackProgress | None = None) -> Listed:
     if len(found) > 1 and TEST in found and _is_unlabelled(found[TEST]):
         notes.append("test has no labels and is left out")
         del found[TEST]
-    chosen = choose_splits(found, source, notes)
+    chosen = choose_splits(found, notes)
     tables = {split: [_Table(path) for path in paths] for split, paths in chosen.items()}
     all_tables = [table for each in tables.values() for table in each]
     for table in all_tables:

@@ -50,7 +50,7 @@ def list_webdataset(source: Path, progress: PackProgress | None = None) -> Liste
     if len(found) > 1 and TEST in found and _is_unlabelled(found[TEST][0]):
         notes.append("test has no labels and is left out")
         del found[TEST]
-    chosen = choose_splits(found, source, notes)
+    chosen = choose_splits(found, notes)
     labels = Labels(str(source), read_class_list(root))
     entries: dict[str, list[ImageEntry]] = {}
     total, done = sum(map(len, chosen.values())), 0

@@ -10,6 +10,7 @@ Images are not copied, except those that TensorFlow decodes differently from Pil
 
 import hashlib
 import os
+import shlex
 from collections import deque
 from pathlib import Path
 
@@ -164,7 +165,12 @@ class EncodedStore(StoreBase):
     @property
     def command(self) -> str:
         """The command that indexes the images again."""
-        return f"`python cli.py data prepare {self.dataset} --source {self.root}`"
+        return self.command_for(native(self.meta.given) if self.meta.given else self.root)
+
+    def command_for(self, source: str) -> str:
+        """Returns the command that indexes images of another folder as these were."""
+        words = ["python", "cli.py", "data", "prepare", self.dataset, "--source", source]
+        return f"`{shlex.join(words + self.meta.options)}`"
 
 
 def digest_of(hashes: np.ndarray, labels: np.ndarray) -> str:
@@ -201,7 +207,7 @@ def open_encoded(path: Path, meta: EncodedStoreMeta) -> EncodedStore:
     if len(in_place) and not os.path.isfile(first := store.file_of(int(in_place[0]))):
         raise UserError(
             f"{path} indexes images below {store.root}, but {first} is missing; restore "
-            f"them, or run `python cli.py data prepare {store.dataset} --source DIR` again"
+            f"them, or run {store.command_for('DIR')} again"
         )
     return store
 

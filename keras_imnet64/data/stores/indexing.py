@@ -18,11 +18,11 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from keras_imnet64.backend.loading import import_tensorflow
 from keras_imnet64.core.errors import RunFailed, UserError, printable
 from keras_imnet64.core.files import sync_file
-from keras_imnet64.core.library_logs import import_tensorflow
 from keras_imnet64.core.paths import portable
-from keras_imnet64.core.types import PackProgress
+from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.core.validation import read_record
 from keras_imnet64.data.images.damage import JPEG_FORMATS, check_undamaged
 from keras_imnet64.data.images.reading import (
@@ -99,6 +99,8 @@ def write_index(
     form: SourceForm | None = None,
     contents: Iterable[bytes] | None = None,
     origin: str = "",
+    given: StrPath | None = None,
+    options: Sequence[str] = (),
     skipped: list[tuple[str, str]] | None = None,
     progress: PackProgress | None = None,
 ) -> EncodedStore:
@@ -111,6 +113,7 @@ def write_index(
         contents: the bytes of the images in the order of `entries`, which the store copies; None
             reads the images from their files, where they stay.
         origin: the address of a remote source, from which `root` is a copy.
+        given, options: source and options of `data prepare`, see `EncodedStoreMeta`; None: `root`.
         skipped: receives (name, reason) of damaged images, which are left out; None refuses them.
         others: as for `packing.write_store`.
 
@@ -138,6 +141,8 @@ def write_index(
             class_names=list(class_names),
             root=origin or portable(root),
             copied=contents is not None,
+            given=origin or portable(Path(os.path.abspath(given or root))),
+            options=list(options),
             digest=digest_of(index.hashes[: len(labels)], labels),
             class_counts=class_counts(labels, len(wnids)),
             file_sizes=file_sizes(work),

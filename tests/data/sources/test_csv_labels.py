@@ -81,6 +81,17 @@ def test_a_list_that_is_only_for_scoring(images, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_list_of_another_split_than_train_is_for_scoring(split, images, tmp_path):
+    write_csv(images / "labels.csv", [(*pair, split) for pair in PAIRS], ("path", "label", "split"))
+    with pytest.raises(UserError, match="no images of train: add them, or pass --validation-share"):
+        prepare(images, tmp_path)
+    stores = prepare(images, tmp_path, validation_share=1)
+    assert shown(stores["validation"]) == PAIRS and len(stores["train"]) == 0
+    words = f"image_folder/own --source {images} --validation-share 1"
+    assert stores["validation"].command == f"`python cli.py data prepare {words}`"
+
+
 def test_numbers_are_classes_of_the_list_beside_them(images, tmp_path):
     rows = [(name, str(number % 2)) for number, name in enumerate(NAMES)]
     write_csv(images / "labels.csv", rows)

@@ -249,6 +249,28 @@ def test_an_image_of_two_classes_is_named(tmp_path):
     (note,) = [line for line in said if "another class" in line]
     assert note.startswith("note: 2 images of train are in another class too, such as ")
     assert f"{root / 'a' / '1.png'} and {root / 'b' / 'copy.png'}: at most one" in note
+    said.clear()
+    prepare(root, tmp_path / "data", validation_share=1, say=said.append)
+    assert [line[:24] for line in said if "another class" in line] == ["note: 2 images of valida"]
+
+
+def test_a_set_that_is_only_for_scoring_may_have_one_class(tmp_path):
+    root = write(tmp_path / "p", "a/1.png", "a/2.png")
+    with pytest.raises(UserError, match="two classes or more are needed"):
+        prepare(root, tmp_path / "data")
+    stores = prepare(root, tmp_path / "data", validation_share=1)
+    assert stores["validation"].wnids == ["a"] and len(stores["validation"]) == 2
+
+
+def test_the_command_that_indexes_again_has_the_options_of_the_first_time(tmp_path):
+    root = write(tmp_path / "p", "learn/a/1.png", "learn/b/1.png", "check/a/1.png")
+    options = {"splits": "learn,check", "skip_corrupt": True}
+    store = prepare(root, tmp_path / "data", **options)["train"]
+    words = f"image_folder/toy --source {root} --splits learn,check --skip-corrupt`"
+    assert store.command == f"`python cli.py data prepare {words}"
+    shutil.rmtree(root)
+    with pytest.raises(UserError, match="--source DIR --splits learn,check --skip-corrupt` again"):
+        datasets.open_dataset("image_folder/toy", "train", data_dir=tmp_path / "data")
 
 
 def test_own_images_stay_verified_after_some_are_skipped(tmp_path):

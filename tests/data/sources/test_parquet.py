@@ -173,6 +173,15 @@ def test_images_without_splits_are_split_by_the_share(tmp_path):
     assert positions == sorted(positions)
 
 
+def test_shards_of_test_alone_are_for_scoring(tmp_path, run):
+    contents = [jpeg(seed, (16, 16)) for seed in range(4)]
+    write_parquet(tmp_path / "a", "test", contents, [0, 1] * 2, ["ant", "bee"])
+    words = ("image_folder/own", "--source", tmp_path / "a", "--data-dir", tmp_path / "store")
+    status, out, err = run("data", "prepare", *words, "--validation-share", 1)
+    assert status == 0 and "train 0  validation 4" in out
+    assert "validation: 4 images copied" in err and "train: 0" not in err
+
+
 def test_imagenet2012_takes_sorted_ids(tmp_path):
     write_tiny(tmp_path / "a", [WNIDS[1], WNIDS[0], WNIDS[2]])
     with pytest.raises(UserError, match="3 classes are not ImageNet's 1,000"):
