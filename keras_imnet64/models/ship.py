@@ -106,7 +106,7 @@ def fill(
     )
     for target, source in zip_longest(targets, sources):
         if target is None or source is None or _name_and_shape(target) != _name_and_shape(source):
-            raise KeyError((target or source).path)
+            raise KeyError((source if target is None else target).path)
         target.assign(ops.convert_to_numpy(averages.get(source.path, source)))
 
 

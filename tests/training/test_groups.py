@@ -139,6 +139,9 @@ def test_the_decay_factor_scales_the_l2_penalty_too():
     kernel.regularizer = bias.regularizer = None
     add_l2(model, 0.5, "weights", groups)
     assert bias.regularizer is None
+    with pytest.raises(UserError, match=r"loss\.l2 penalises head/kernel, whose layer has a reg"):
+        add_l2(model, 0.5, "weights", groups)
+    kernel.regularizer = None
     add_l2(model, 0.5, "all", [GroupOptions(variables="bias", weight_decay_factor=0.0)])
     assert bias.regularizer is None and kernel.regularizer is not None
 
