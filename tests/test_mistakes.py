@@ -1169,6 +1169,16 @@ def file_that_is_no_model(place):
     (place.path / "other.keras").write_text("no model")
 
 
+@mistake(r"keras.models.load_model\(", command="predict model.h5 red.jpg")
+def model_in_hdf5(place):
+    (place.path / "model.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+
+
+@mistake("`python cli.py convert` makes one", command="evaluate resnet50.pth --dataset shapes")
+def weights_of_pytorch(place):
+    (place.path / "resnet50.pth").write_bytes(b"PK")
+
+
 @mistake("model.keras is not a .keras file", command="export model.keras --format saved_model")
 def model_cut_short(place):
     os.truncate("model.keras", 4000)

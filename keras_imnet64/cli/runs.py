@@ -443,7 +443,7 @@ def predict(
 
     result = guess(run_or_model, images, top=top, devices=taken, skip_corrupt=skip_corrupt)
     for skipped in result["skipped"]:
-        click.echo(f"skipped: {skipped['reason']}", err=True)
+        click.echo(printable(f"skipped: {skipped['reason']}"), err=True)
     if as_csv:
         write_text(csv_of(result))
     elif as_json:
@@ -483,7 +483,7 @@ def embed(
 
     RUN_OR_MODEL is a run folder or a .keras file; IMAGE is a file of any kind that Pillow reads, or
     a folder of such files. Each row has the path of an image and its features, in float32: the
-    output of the layer `pool`, or the input of the last dense layer.
+    input of the last dense layer, or the output of the layer `pool`.
 
     \b
     Example: python cli.py embed saved_models/demo-tensorflow holiday/ --out features.parquet
@@ -493,7 +493,7 @@ def embed(
 
     result = write(run_or_model, images, out, devices=taken, skip_corrupt=skip_corrupt)
     for skipped in [] if as_json else result.pop("skipped"):
-        click.echo(f"skipped: {skipped['reason']}", err=True)
+        click.echo(printable(f"skipped: {skipped['reason']}"), err=True)
     show(result, as_json)
 
 

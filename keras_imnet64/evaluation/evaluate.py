@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -34,6 +35,7 @@ from keras_imnet64.records import ModelInfo, Scores, ViewScores, ViewSet
 from keras_imnet64.runs import Run, model_file
 
 BATCH_SIZE = 256
+FULL_SIZE = 256  # pixels per side up to which a batch has so many images
 
 
 @keras_defaults()
@@ -92,6 +94,8 @@ def evaluate(
     if predictions:
         predictions = expand(predictions)
         check_predictions_file(predictions)
+    if per_class and predictions and Path(per_class).resolve() == Path(predictions).resolve():
+        raise UserError(f"per_class and predictions are both {per_class}: give each its own file")
     info = read_model_info(path)
     dataset = dataset or info.dataset
     if not dataset:
@@ -309,8 +313,9 @@ def as_viewed(model: keras.Model, devices: Devices, view: View | None) -> tuple[
     """Returns a network from images as they are shown to logits, and the size of its batches."""
     if view and view.ten_crop:
         crops = with_ten_crops(with_logits(model), view.image_size)
-        return crops, scoring_batch_size(devices, NUM_CROPS)
-    return with_logits(model), scoring_batch_size(devices)
+        return crops, scoring_batch_size(devices, NUM_CROPS, view.image_size)
+    size = view.image_size if view else None
+    return with_logits(model), scoring_batch_size(devices, image_size=size)
 
 
 def score_views(
@@ -385,11 +390,13 @@ def score_selection(
     )
 
 
-def scoring_batch_size(devices: Devices, num_views: int = 1) -> int:
+def scoring_batch_size(devices: Devices, num_views: int = 1, image_size: int | None = None) -> int:
     """Returns how many images of `num_views` views each a batch has.
 
-    The views are at most BATCH_SIZE, unless each device gets a single image; the number of images
-    is a multiple of the number of devices.
+    The views are at most BATCH_SIZE, and fewer if they have more than FULL_SIZE pixels per side,
+    unless each device gets a single image; the number of images is a multiple of the number of
+    devices.
     """
-    per_device = BATCH_SIZE // devices.count // num_views
+    enlarged = max(1.0, (image_size or FULL_SIZE) / FULL_SIZE) ** 2
+    per_device = int(BATCH_SIZE / enlarged) // devices.count // num_views
     return max(1, per_device) * devices.count

@@ -1,6 +1,6 @@
 """Features: the vector of an image from which a model's head computes the logits.
 
-It is what the layer `pool` gives; of a model without this layer, the input of its last dense layer.
+It is the input of the last dense layer; where a model ends otherwise, what its `pool` gives.
 `embed` writes the features of image files into a file; `neighbours` scores with them.
 """
 
@@ -22,7 +22,7 @@ from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.data.images.views import View, check_filter
 from keras_imnet64.evaluation.forward import compile_forward
 from keras_imnet64.evaluation.image_files import apply_to_files, find_files, view_for
-from keras_imnet64.models.contract import output_of, with_logits
+from keras_imnet64.models.contract import output_of, passes_on, with_logits
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.keras_private import producer
 from keras_imnet64.models.load import load_model
@@ -68,22 +68,25 @@ def embed(
     found = find_files(images, skip_corrupt)
     devices = devices or take_devices()
     files: list[str] = []
-    rows: list[np.ndarray] = []
-    skipped = found.skipped
+    rows, skipped = np.empty((0, 0), "float32"), found.skipped
     with devices.scope():
         model = load_model(path)
         view = view_for(model, info, path)
         forward = compile_forward(feature_model(model, path), devices)
         for batch, features in apply_to_files(forward, found, view, devices, path, "features"):
             skipped += batch.skipped
+            if not batch.files:
+                continue
+            if not rows.size:  # the length of a vector is known from the first batch
+                rows = np.empty((len(found.files), features.shape[1]), "float32")
+            rows[len(files) : len(files) + len(features)] = features
             files += map(str, batch.files)
-            rows += list(features)
     found.check_any_read(len(files), skipped)
-    write_atomic(out, write(files, np.stack(rows)))
+    write_atomic(out, write(files, rows[: len(files)]))
     return {
         "out": str(out),
         "images": len(files),
-        "features": len(rows[0]),
+        "features": rows.shape[1],
         "model": str(path),
         "skipped": [asdict(file) for file in skipped],
     }
@@ -96,14 +99,17 @@ def feature_model(model: keras.Model, name: StrPath) -> keras.Model:
         name: of the model in messages.
 
     Raises:
-        UserError: it has no layer `pool` that gives vectors, and does not end in a dense layer.
+        UserError: it does not end in a dense layer that takes vectors, and has no layer `pool`
+            that gives some.
     """
     pools = [layer for layer in model.layers if layer.name == POOL]
     last = producer(with_logits(model).outputs[0])
-    if pools:
-        features = output_of(model, pools[0])
-    elif isinstance(last, keras.layers.Dense):
+    while passes_on(last):
+        last = producer(last.input)
+    if isinstance(last, keras.layers.Dense):
         features = last.input
+    elif pools:
+        features = output_of(model, pools[0])
     else:
         raise UserError(
             f'{name} has no layer "{POOL}" whose output could be taken, and ends in the layer '

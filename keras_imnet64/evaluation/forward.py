@@ -105,5 +105,5 @@ def _weights(model: keras.Model) -> Weights:
 
 
 def _apply(model: keras.Model, weights: Weights, pixels: Tensor) -> Tensor:
-    logits, _ = model.stateless_call(*weights, pixels, training=False)
-    return logits
+    outputs, _ = model.stateless_call(*weights, pixels, training=False)
+    return keras.tree.flatten(outputs)[0]  # a model may name its output

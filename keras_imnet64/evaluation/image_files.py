@@ -101,7 +101,7 @@ def apply_to_files(
         UserError: a file cannot be read, and `images.skip_corrupt` is false.
         RunFailed: the model cannot be applied, or gives numbers that are not finite.
     """
-    batch_size = _batch_size(len(images.files), devices)
+    batch_size = _batch_size(len(images.files), devices, view.image_size)
     num_done = 0
     with Activity(f"computing {what}") as applying:
         for batch in read_batches(images.files, batch_size, view, images.skip_corrupt):
@@ -113,12 +113,12 @@ def apply_to_files(
             applying.count(num_done, len(images.files))
 
 
-def _batch_size(num_images: int, devices: Devices) -> int:
+def _batch_size(num_images: int, devices: Devices, image_size: int) -> int:
     """Returns the size of equal batches, at most that of `evaluate`, which padding fills up.
 
     Padding costs as much as images: 300 images are two batches of 150, not of 256.
     """
-    num_batches = -(-num_images // scoring_batch_size(devices))
+    num_batches = -(-num_images // scoring_batch_size(devices, image_size=image_size))
     return -(-num_images // (num_batches * devices.count)) * devices.count
 
 

@@ -91,7 +91,7 @@ def evaluate_neighbours(
         model = load_model(path)
         view = _view(model, info, final.store, path)
         forward = compile_forward(feature_model(model, path), devices)
-        batch_size = scoring_batch_size(devices)
+        batch_size = scoring_batch_size(devices, image_size=view.image_size if view else None)
         bank, bank_labels = features_of(forward, train, batch_size, view, path)
         features, labels = features_of(forward, final, batch_size, view, path)
     ranks = neighbour_ranks(bank, bank_labels, features, labels, num_neighbours, train.num_classes)

@@ -12,12 +12,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.files import write_csv
 from keras_imnet64.core.types import JsonObject, StrPath, Tensor
 from keras_imnet64.data.selection import Selection
 from keras_imnet64.evaluation.metrics import in_top_k
 
 NUM_PAIRS = 10
+MAX_NUM_CLASSES = 40_000  # whose table has 6 GB, and cells that int32 can number
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class ConfusionMatrix(keras.metrics.Metric):
 
     def __init__(self, num_classes: int, name: str = "confusion") -> None:
         super().__init__(name=name)
+        if num_classes > MAX_NUM_CLASSES:
+            raise UserError(
+                f"scores of each class are for at most {MAX_NUM_CLASSES:,} classes; received a "
+                f"model of {num_classes:,}"
+            )
         self.num_classes = num_classes
         shape = (num_classes, num_classes + 1)
         self.matrix = self.add_weight(shape=shape, initializer="zeros", name="matrix")

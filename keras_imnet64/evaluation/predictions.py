@@ -99,7 +99,7 @@ def predict_logits(
         for images, labels, is_real in labelled_batches(selection, batch_size, view)
     ]
     logits, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    return np.moveaxis(logits, 1, 0), labels
+    return np.ascontiguousarray(np.moveaxis(logits, 1, 0)), labels
 
 
 def outcomes(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

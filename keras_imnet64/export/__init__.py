@@ -174,6 +174,11 @@ def choose_target(run_or_model: StrPath, source: Path, format: Format, out: StrP
     suffix = Path(format.default_name).suffix
     if suffix and target.suffix != suffix:
         raise UserError(f"--out must end in {suffix} here; received {target}")
+    if not suffix and target.suffix in (".keras", ".h5", ".onnx", ".tflite", ".pb"):
+        raise UserError(
+            f"--out names a folder here, and {target.suffix} is the end of a file's name; received "
+            f"{target}"
+        )
     refuse_existing(target)
     return target
 

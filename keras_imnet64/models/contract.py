@@ -34,7 +34,8 @@ def classifier_shape(model: keras.Model, name: StrPath) -> ClassifierShape:
         name: of the model in messages, such as its path.
 
     Raises:
-        UserError: the only input is not images [B, H, W, 3], or the only output not logits [B, K].
+        UserError: the only input is not images [B, H, W, 3], or the only output not logits [B, K]
+            or probabilities of a softmax.
     """
     inputs, outputs = _shapes(model, "inputs"), _shapes(model, "outputs")
     if not inputs or not outputs:
@@ -52,6 +53,11 @@ def classifier_shape(model: keras.Model, name: StrPath) -> ClassifierShape:
         raise UserError(
             f"{name} gives {_listed(outputs)}; one output of logits [None, K], of two classes or "
             "more, is needed"
+        )
+    if ends_in_sigmoid(model):
+        raise UserError(
+            f"{name} ends in a sigmoid, which is for images of several classes at a time; logits "
+            "or a softmax are needed, of one class for each image"
         )
     _, height, width, _ = inputs[0]
     return ClassifierShape(height, width, num_classes)
@@ -89,14 +95,38 @@ def ends_in_softmax(model: keras.Model) -> bool:
     return has_activation or type(last).__name__ == "Softmax"  # Keras' layer, or its operation
 
 
+def ends_in_sigmoid(model: keras.Model) -> bool:
+    """Whether a classifier outputs a probability for each class by itself."""
+    import keras
+
+    last = _last_operation(model)
+    has_activation = getattr(last, "activation", None) is keras.activations.sigmoid
+    return has_activation or type(last).__name__ == "Sigmoid"
+
+
 def _last_operation(model: keras.Model) -> keras.Operation:
-    """Returns the layer or operation that outputs the logits, of nested models the inner one."""
+    """Returns the layer or operation that computes the logits, of nested models the inner one."""
     from keras_imnet64.models.keras_private import graph_of, producer
 
     last = producer(model.outputs[0])
-    while (graph := graph_of(last)) is not None:
-        last = producer(graph.outputs[0])
-    return last
+    while True:
+        if (graph := graph_of(last)) is not None:
+            last = producer(graph.outputs[0])
+        elif passes_on(last):
+            last = producer(last.input)
+        else:
+            return last
+
+
+def passes_on(operation: keras.Operation) -> bool:
+    """Whether a layer or operation of a model that is applied gives what it takes."""
+    from keras import activations, layers
+
+    is_linear = isinstance(operation, layers.Activation) and (
+        operation.activation is activations.linear
+    )
+    is_identity = isinstance(operation, layers.Identity | layers.Dropout)
+    return is_linear or is_identity or type(operation).__name__ == "Cast"
 
 
 def with_logits(model: keras.Model) -> keras.Model:

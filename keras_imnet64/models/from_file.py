@@ -13,14 +13,16 @@ from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import sha256_of
 from keras_imnet64.core.paths import expand
-from keras_imnet64.models.contract import HEAD, classifier_shape, with_logits
+from keras_imnet64.models.contract import HEAD, classifier_shape, passes_on, with_logits
 from keras_imnet64.models.info import read_model_info
-from keras_imnet64.models.init import draw_weights
+from keras_imnet64.models.init import draw_weights, is_drawn
 from keras_imnet64.models.keras_private import producer
 from keras_imnet64.models.load import check_loads_anywhere, load_model
 from keras_imnet64.models.options import FileOptions
 from keras_imnet64.models.paths import SEED_STATE, by_path
-from keras_imnet64.models.ship import copy_whole, is_copied_whole
+from keras_imnet64.models.ship import copy_whole, is_copied_whole, use_assigned_statistics
+
+USUAL_INITIALIZERS = {"kernel_initializer": "glorot_uniform", "bias_initializer": "zeros"}
 
 
 def build_from_file(
@@ -125,6 +127,8 @@ def _head_of(model: keras.Model, path: str) -> keras.Layer:
         UserError: another layer gives them, or another one is called `logits`.
     """
     last = producer(model.outputs[0])
+    while passes_on(last):
+        last = producer(last.input)
     if not isinstance(last, keras.layers.Dense):
         raise UserError(
             f'model.path: {path} ends in the layer "{last.name}" ({type(last).__name__}); a head '
@@ -149,6 +153,9 @@ def _copy(model: keras.Model, head: keras.Layer, num_classes: int, dtype: str) -
         config = layer.get_config()
         if layer is head:
             config |= {"name": HEAD, "units": num_classes, "activation": "linear"}
+            for name, usual in USUAL_INITIALIZERS.items():
+                if not is_drawn(getattr(layer, name)):
+                    config[name] = usual
         if isinstance(layer, keras.Layer) and not isinstance(layer, keras.layers.InputLayer):
             is_float32 = layer is head or _stays_float32(layer)
             config["dtype"] = "float32" if is_float32 else dtype
@@ -168,6 +175,7 @@ def _fill(network: keras.Model, model: keras.Model, head: keras.Layer) -> None:
         found = weights[f"{head.name}/{name}" if layer == HEAD else path]
         if variable.name != SEED_STATE and (layer != HEAD or found.shape == variable.shape):
             variable.assign(keras.ops.convert_to_numpy(found))
+    use_assigned_statistics(network)
 
 
 def _stays_float32(layer: keras.Layer) -> bool:

@@ -4,15 +4,19 @@
 """
 
 import zipfile
+from pathlib import Path
 
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import parse_json
+from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.core.validation import parse_record
 from keras_imnet64.core.zips import MAX_TEXT_BYTES, open_zip, read_member
 from keras_imnet64.records import ModelInfo
 
 INFO_MEMBER = "imnet64.json"
+WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")  # of PyTorch
+HDF5 = (".h5", ".hdf5")
 
 
 def model_info(path: StrPath) -> JsonObject:
@@ -23,7 +27,7 @@ def model_info(path: StrPath) -> JsonObject:
     Raises:
         UserError: the file is not a `.keras` file, or what it states has a wrong type.
     """
-    return _read(path)[0]
+    return _read(expand(path))[0]
 
 
 def read_model_info(path: StrPath) -> ModelInfo:
@@ -39,5 +43,17 @@ def _read(path: StrPath) -> tuple[JsonObject, ModelInfo]:
             text = read_member(archive, INFO_MEMBER, MAX_TEXT_BYTES)
         record = parse_record(ModelInfo, text)
         return {key: value for key, value in parse_json(text).items() if value is not None}, record
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; a .keras file is needed") from None
     except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise UserError(f"{path} is not a .keras file: {reason(error)}") from error
+        raise UserError(f"{path} is not a .keras file{advice_on(path, error)}") from error
+
+
+def advice_on(path: StrPath, error: Exception) -> str:
+    """Returns how to make a `.keras` file of a file of another kind, else what is wrong with it."""
+    suffix = Path(path).suffix.lower()
+    if suffix in WEIGHTS:
+        return "; `python cli.py convert` makes one of weights of torchvision or timm"
+    if suffix in HDF5:
+        return '; in Python, keras.models.load_model("IN.h5").save("OUT.keras") makes one of it'
+    return f": {reason(error)}"

@@ -22,6 +22,12 @@ TRUNCATED_STD = 0.87962566103423978
 # Attributes with initialisers that are not called "<variable>_initializer".
 INITIALIZER_NAMES = {"DepthwiseConv2D": {"kernel": "depthwise_initializer"}}
 DETERMINISTIC = (initializers.Zeros, initializers.Ones, initializers.Constant)
+RANDOM = (
+    initializers.VarianceScaling,
+    initializers.TruncatedNormal,
+    initializers.RandomNormal,
+    initializers.RandomUniform,
+)
 
 
 def initialize(model: keras.Model, seed: int, init: str = "default") -> None:
@@ -105,6 +111,12 @@ def draw(initializer: keras.Initializer, shape: Sequence[int], seed: int, path: 
         f"{path} has the initialiser {type(initializer).__name__}, which is not drawn on the host; "
         "use VarianceScaling, a normal, a uniform or a constant one"
     )
+
+
+def is_drawn(initializer: keras.Initializer) -> bool:
+    """Whether `draw` draws from an initialiser, for any shape."""
+    is_number = np.ndim(getattr(initializer, "value", 0)) == 0
+    return isinstance(initializer, RANDOM + DETERMINISTIC) and is_number
 
 
 def _initializer(layer: keras.Layer, variable: Variable) -> keras.Initializer:

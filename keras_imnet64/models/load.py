@@ -10,6 +10,7 @@ from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import parse_json
 from keras_imnet64.core.types import Json, StrPath
 from keras_imnet64.core.zips import MAX_TEXT_BYTES, open_zip, read_member
+from keras_imnet64.models.info import advice_on
 from keras_imnet64.models.packages import (
     KERAS_PACKAGES,
     OPTIONAL_PACKAGES,
@@ -87,7 +88,8 @@ def check_loads_anywhere(model: keras.Model, name: str) -> list[str]:
 
 def _read_config(path: StrPath) -> Json:
     if Path(path).suffix != ".keras" or Path(path).is_dir():
-        raise UserError("is not a .keras file: its name must end in .keras")
+        ending = ValueError("its name must end in .keras")
+        raise UserError(f"is not a .keras file{advice_on(path, ending)}")
     with open_zip(path) as archive:
         if "config.json" not in archive.namelist():
             raise UserError("is a zip, but not a .keras file: it has no config.json")

@@ -108,6 +108,21 @@ def fill(
         if target is None or source is None or _name_and_shape(target) != _name_and_shape(source):
             raise KeyError((source if target is None else target).path)
         target.assign(ops.convert_to_numpy(averages.get(source.path, source)))
+    use_assigned_statistics(plain)
+
+
+def use_assigned_statistics(model: keras.Model) -> None:
+    """Lets adapted `Normalization` layers compute with the statistics that their weights hold.
+
+    They compute with copies of them, which are made when a layer is built, adapted or loaded.
+    """
+    from keras import layers
+
+    from keras_imnet64.models.keras_private import all_layers
+
+    for layer in all_layers(model):
+        if isinstance(layer, layers.Normalization):
+            layer.finalize_state()
 
 
 def _name_and_shape(variable: Variable) -> tuple[str, tuple[int, ...]]:

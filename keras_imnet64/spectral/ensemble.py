@@ -130,11 +130,12 @@ def _write_run(
     """Writes the files that every run folder has: recipe, classes, model.
 
     A run with a metrics.json counts as finished, so that file is deleted first, and the caller
-    writes it last.
+    writes it last. The page about an earlier ensemble goes with it.
     """
     if run.is_finished:
         say("the earlier ensemble is replaced")
         run.metrics_file.unlink()
+        run.report_file.unlink(missing_ok=True)
     first = members[0]
     recipe = with_band(first.recipe, "all")
     bands = tuple(member.band for member in members)

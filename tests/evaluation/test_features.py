@@ -113,14 +113,29 @@ def test_features_of_a_model_without_a_pool_are_what_its_head_takes():
     )
 
 
+@pytest.mark.parametrize("name", ["vgg16", "alexnet"])
+def test_features_are_what_the_logits_are_computed_from(name, slim):
+    """And not the flattened map, which is called `pool` in these networks too."""
+    model = build_model(name, image_size=64, num_classes=3)
+    features = module.feature_model(model, name)
+    assert features.output_shape == (None, 64)
+
+
+def test_a_map_that_is_called_pool_does_not_matter():
+    inputs = keras.Input((16, 16, 3))
+    x = layers.MaxPooling2D(name="pool")(layers.Conv2D(5, 3)(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    assert module.feature_model(model, "m").output_shape == (None, 5)
+
+
 def test_a_model_without_features_is_refused():
     model = head_only(layers.Dense(2, name="logits"), layers.Rescaling(2.0, name="scaled"))
     with pytest.raises(UserError, match=r'no layer "pool" .* ends in the layer "scaled" \(Resc'):
         module.feature_model(model, "m")
     inputs = keras.Input((SIZE, SIZE, 3))
-    x = layers.GlobalAveragePooling2D()(layers.AveragePooling2D(2, name="pool")(inputs))
+    x = layers.Dense(2)(layers.AveragePooling2D(2, name="pool")(inputs))
     with pytest.raises(UserError, match="must be vectors"):
-        module.feature_model(keras.Model(inputs, layers.Dense(2)(x)), "m")
+        module.feature_model(keras.Model(inputs, layers.GlobalAveragePooling2D()(x)), "m")
 
 
 def test_a_file_without_pyarrow_says_what_else_there_is(place, tmp_path, monkeypatch):

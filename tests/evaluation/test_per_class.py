@@ -177,6 +177,13 @@ def test_an_evaluation_against_numpy(model, store, data_dir, tmp_path):
     assert json.loads(json.dumps(result)) == result
 
 
+def test_two_tables_in_one_file_are_refused(model, tmp_path):
+    file = tmp_path / "table.csv"
+    with pytest.raises(UserError, match=r"both .*table\.csv: give each its own file"):
+        evaluate(model, per_class=file, predictions=str(file))
+    assert not file.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

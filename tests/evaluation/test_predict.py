@@ -93,6 +93,19 @@ def test_top5_is_the_softmax_of_keras_predictions(model, tmp_path):
 
 
 @pytest.mark.backend
+def test_an_output_may_have_a_name(model, tmp_path):
+    write_images(tmp_path / "pictures", 3)
+    named = load_model(model)
+    named = keras.Model(named.inputs[0], {"scores": named.outputs[0]})
+    named.save(tmp_path / "named.keras")
+    found = predict(tmp_path / "named.keras", tmp_path / "pictures")["images"]
+    expected = predict(model, tmp_path / "pictures")["images"]
+    for one, other in zip(found, expected, strict=True):
+        probabilities = [[entry["probability"] for entry in each["top"]] for each in (one, other)]
+        np.testing.assert_allclose(*probabilities, rtol=1e-5)
+
+
+@pytest.mark.backend
 def test_by_hand(tmp_path):
     """Logits are log 2 times red, green and blue; yellow is 1, 1, 0, which gives 2/5, 2/5, 1/5."""
     weights = [np.eye(3) * np.log(2), np.zeros(3)]
@@ -148,7 +161,7 @@ def test_files_that_cannot_be_read_are_refused_or_listed(model, tmp_path):
 
 
 def test_a_batch_of_damaged_files_alone(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_files, "scoring_batch_size", lambda devices: 2)
+    monkeypatch.setattr(image_files, "scoring_batch_size", lambda devices, image_size: 2)
     files = write_images(tmp_path / "pictures", 5)
     for file in files[2:4]:
         file.write_bytes(b"")

@@ -333,6 +333,21 @@ def test_images_that_have_moved_are_replaced_by_drawn_ones(tmp_path):
     assert chosen.is_stand_in and re.match("drawn images: .* is missing", chosen.source)
 
 
+def test_what_is_served_are_logits_of_a_softmax_too(tmp_path):
+    pixels = keras.Input((16, 16, 3))
+    pool = keras.layers.GlobalAveragePooling2D()(pixels)
+    model = keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(pool))
+    model.save(tmp_path / "m.keras")
+    source = str(tmp_path / "m.keras")
+    child.make(tmp_path, ExportRequest(source, "keras", [], data_dir=None, cache_dir=None))
+    images, logits = (np.load(tmp_path / f"{name}.npy") for name in ("images", "reference"))
+    assert logits.min() < 0  # no probability is
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected = model.predict(images, verbose=0)
+    found = powers / powers.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-30)
+
+
 def test_one_image_is_compared_alone_and_in_a_batch(folder, tmp_path):
     """An artefact that takes one image at a time, or several only, would be found out."""
     Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
@@ -376,6 +391,8 @@ def test_wrong_targets_and_formats_are_refused(folder, tmp_path):
         export(folder / "small.keras", "savedmodel")
     with pytest.raises(UserError, match=r"must end in \.keras"):
         export(folder / "small.keras", "keras", out=tmp_path / "model.h5")
+    with pytest.raises(UserError, match=r"--out names a folder here, and \.keras is the end of a"):
+        export(folder / "small.keras", "saved_model", out=tmp_path / "model.keras")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write into .*file .*--out"):
         export(folder / "small.keras", "keras", out=tmp_path / "file" / "x.keras")

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_imnet64.models.contract import ends_in_softmax, output_of, with_logits
+from keras_imnet64.core.errors import UserError
+from keras_imnet64.models.contract import (
+    classifier_shape,
+    ends_in_softmax,
+    output_of,
+    with_logits,
+)
 
 PIXELS = np.random.default_rng(0).uniform(0, 1, (4, 6, 6, 3)).astype("float32")
 
@@ -27,11 +33,19 @@ def dense_and(layer):
     return lambda x: layer(layers.Dense(3)(x))
 
 
+def softmax_and_more(x):
+    return layers.Identity()(ops.cast(ops.softmax(x), "float32"))
+
+
 HEADS = {
     "activation of the last layer": lambda x: layers.Dense(3, activation="softmax")(x),
     "layer": dense_and(layers.Softmax()),
     "activation": dense_and(layers.Activation("softmax")),
     "operation": dense_and(ops.softmax),
+    "before a cast": lambda x: layers.Activation("linear", dtype="float32")(
+        layers.Dense(3, activation="softmax")(x)
+    ),
+    "before an identity": dense_and(softmax_and_more),
 }
 
 
@@ -46,6 +60,12 @@ def test_the_softmax_of_the_logits_is_what_the_model_says(head, is_wrapped):
     assert ends_in_softmax(model)
     logits = with_logits(model)(PIXELS)
     np.testing.assert_allclose(ops.convert_to_numpy(ops.softmax(logits)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("head", [layers.Dense(3, activation="sigmoid"), dense_and(ops.sigmoid)])
+def test_probabilities_of_several_classes_at_a_time_are_refused(head):
+    with pytest.raises(UserError, match="ends in a sigmoid, which is for images of several"):
+        classifier_shape(wrapped(network(head)), "m.keras")
 
 
 def test_logits_stay_as_they_are():

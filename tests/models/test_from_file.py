@@ -15,7 +15,7 @@ from keras_imnet64.models.keras_private import all_layers
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.options import FileOptions
 from keras_imnet64.models.paths import by_path
-from keras_imnet64.models.ship import ship
+from keras_imnet64.models.ship import fill, float32_copy, ship
 from keras_imnet64.records import ModelInfo
 
 WNIDS = tuple(f"n{number:08}" for number in range(6))
@@ -123,6 +123,25 @@ def test_a_model_of_anybody_is_taken(tmp_path):
     assert np.array_equal(
         arrays(larger)["conv/kernel"], arrays(load_model(tmp_path / "model.keras"))["conv/kernel"]
     )
+
+
+def test_adapted_statistics_and_any_head_are_taken(tmp_path):
+    """`Normalization` computes with copies of its weights, which are made when it is loaded."""
+    pixels = np.random.default_rng(0).uniform(0, 255, (8, 16, 16, 3)).astype("float32")
+    norm = layers.Normalization()
+    norm.adapt(pixels)
+    inputs = keras.Input((16, 16, 3))
+    pool = layers.GlobalAveragePooling2D()(norm(inputs))
+    x = layers.Dense(6, kernel_initializer="orthogonal", name="logits")(pool)
+    model = keras.Model(inputs, layers.Activation("linear", dtype="float32")(x))
+    model.save(tmp_path / "model.keras")
+    network = from_file(tmp_path / "model.keras")
+    np.testing.assert_allclose(network(pixels), model(pixels), rtol=1e-5, atol=1e-5)
+    plain = float32_copy(model)
+    fill(plain, model)
+    np.testing.assert_allclose(plain(pixels), model(pixels), rtol=1e-5, atol=1e-5)
+    drawn = from_file(tmp_path / "model.keras", num_classes=4)
+    assert len(replace_head(drawn, str(tmp_path / "model.keras"), WNIDS[:4], seed=1)) == 2
 
 
 def test_a_model_with_a_model_inside_is_taken(tmp_path):
