@@ -83,7 +83,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
     heads.forEach(other => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", rises ? "ascending" : "descending");
     const key = row => row.cells[column].dataset.sort ?? row.cells[column].textContent;
-    const order = (a, b) => Number.isNaN(a - b) ? String(a).localeCompare(String(b)) : a - b;
+    const words = value => String(value).replaceAll(",", "");
+    const order = (a, b) => Number.isNaN(a - b)
+      ? words(a).localeCompare(words(b), undefined, {numeric: true}) : a - b;
     const rows = [...body.rows].sort((a, b) => order(key(a), key(b)));
     body.append(...(rises ? rows : rows.reverse()));
   }));
@@ -297,6 +299,7 @@ def _class(is_number: bool) -> Markup:
 def _cell(value: Json, is_number: bool, digits: int) -> Markup:
     if not is_number:
         return Markup("<td>{}</td>").format(text(value))
-    shown = f"{value:,.{digits}f}" if isinstance(value, float) else text_of(value)
+    is_shown = isinstance(value, float) and (value == 0 or abs(value) >= 10.0**-digits)
+    shown = f"{value:,.{digits}f}" if is_shown else text_of(value)
     key = ABSENT if shown == NOTHING else repr(value)
     return Markup('<td class="number" data-sort="{}">{}</td>').format(key, shown)

@@ -209,6 +209,11 @@ def differences(before: BenchRecord, after: BenchRecord) -> Iterator[str]:
         yield f"overrides were {then}, and are {now}"
     if before.images != after.images:
         yield f"images were {before.images}, and are {after.images}"
+    then_on = {row.label: row.devices for row in before.rows}
+    for row in after.rows:
+        if row.devices != then_on.get(row.label, row.devices):
+            then, now = (", ".join(names) for names in (then_on[row.label], row.devices))
+            yield f"{row.label} ran on {then}, and runs on {now}"
     for name in before.versions.keys() | after.versions.keys():
         then, now = (record.versions.get(name, "missing") for record in (before, after))
         if then != now:

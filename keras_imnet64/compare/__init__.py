@@ -15,7 +15,7 @@ from pathlib import Path
 
 from keras_imnet64.compare.folder import RESULT, SETTINGS, Comparison
 from keras_imnet64.compare.page import page
-from keras_imnet64.compare.result import Result, result_of
+from keras_imnet64.compare.result import FinalScores, Result, result_of
 from keras_imnet64.compare.scores import final_scores
 from keras_imnet64.compare.sides import check_exact, parse_sides
 from keras_imnet64.compare.verdict import step_to_examine
@@ -76,11 +76,16 @@ def compare(
         comparison.train(index, steps=[0])
     examined = [examine(comparison, index) for index in range(1, len(comparison.sides))]
     result = result_of(comparison, examined)
+    _write(comparison, result)  # whatever becomes of the whole runs
     if num_epochs is not None:
         result = replace(result, scores=final_scores(comparison, num_epochs, num_seeds))
+        _write(comparison, result)
+    return result
+
+
+def _write(comparison: Comparison, result: Result) -> None:
     write_json(comparison.result_file, to_json(result))
     write_atomic(comparison.page_file, page(result))
-    return result
 
 
 def is_comparison(path: StrPath) -> bool:
@@ -103,9 +108,18 @@ def read_result(folder: StrPath) -> Result:
         ) from error
 
 
-def whole_runs(folder: StrPath) -> list[Path]:
-    """Returns the folders of the finished whole runs of a comparison, those of a seed together."""
-    runs = [file.parent for file in Path(folder).glob("*/*-epochs-seed-*/metrics.json")]
+def whole_runs(folder: StrPath, scores: FinalScores | None) -> list[Path]:
+    """Returns the folders of the finished whole runs of a comparison, those of a seed together.
+
+    Args:
+        scores: of the comparison's result, whose runs they are; None if it has none.
+    """
+    if scores is None:
+        return []
+    pattern = f"*/{scores.epochs}-epochs-seed-*/metrics.json"
+    seeds = {seed for side in scores.sides for seed in side.seeds}
+    found = [file.parent for file in Path(folder).glob(pattern)]
+    runs = [run for run in found if int(run.name.rpartition("-")[2]) in seeds]
 
     def order(run: Path) -> list[int]:
         """The epochs, the seed and the number of the side."""

@@ -111,6 +111,7 @@ def compare_finished(
         store = open_dataset(
             dataset, split, data_dir=data_dir, cache_dir=cache_dir, progress=pack_progress
         )
+        check_images_are_here(store, labels, environments)
         found = predictions_of(files, infos, stored, store, devices or take_devices())
         verified = bool(store.verified)
     result = FinishedResult(
@@ -240,6 +241,20 @@ def environment_of(path: StrPath) -> Environment | None:
     """Returns what a run folder states about its processes and images; None for a model file."""
     run = Run(Path(path))
     return run.read_environment() if run.environment_file.is_file() else None
+
+
+def check_images_are_here(
+    store: Store, labels: Sequence[str], environments: Sequence[Environment | None]
+) -> None:
+    """Refuses other images of a split than those that a run began with."""
+    for label, environment in zip(labels, environments, strict=True):
+        digest = vars(environment.digest)[store.split] if environment else store.digest
+        if digest != store.digest:
+            raise UserError(
+                f"the {store.split} images of {store.dataset} are not those of {label} (their "
+                f"digests begin with {store.digest[:8]} and {digest[:8]}): name the folder of its "
+                "data with --data-dir"
+            )
 
 
 def check_same_images(labels: Sequence[str], environments: Sequence[Environment | None]) -> None:

@@ -139,6 +139,8 @@ class Comparison:
             "sides": [side.label for side in self.sides],
             "steps": self.num_steps,
             "virtual_devices": self.virtual_devices,
+            "data_dir": self.data_dir and os.path.abspath(self.data_dir),
+            "cache_dir": self.cache_dir and os.path.abspath(self.cache_dir),
             "versions": versions({side.backend for side in self.sides}),
         }
 

@@ -4,6 +4,7 @@
 that were there. Needs no Keras.
 """
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -106,8 +107,8 @@ class SeedScores:
 
     @property
     def spread(self) -> float:
-        """The distance of the best top-1 from the worst."""
-        return max(self.top1) - min(self.top1)
+        """The standard deviation of top-1 over the seeds; 0 for a single one."""
+        return statistics.stdev(self.top1) if len(self.top1) > 1 else 0.0
 
 
 @dataclass(frozen=True)

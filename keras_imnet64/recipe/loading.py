@@ -259,7 +259,15 @@ def override(content: JsonObject, changes: JsonObject) -> None:
         if after != before:
             kept = kind.shared_keys - ({"normalization"} if FILE in (before, after) else set())
             content[key] = {k: v for k, v in old.items() if k in kept}
+    _drop_other_base(content.get("model"), changes.get("model"))
     merge(content, changes)
+
+
+def _drop_other_base(model: Json, changed: Json) -> None:
+    """Drops the options of the network behind a band if another one takes its place."""
+    old, new = (each.get("base") if isinstance(each, dict) else None for each in (model, changed))
+    if isinstance(old, dict) and isinstance(new, dict) and isinstance(model, dict):
+        model["base"] = old if new.get("name", old.get("name")) == old.get("name") else {}
 
 
 def merge(content: JsonObject, changes: JsonObject) -> None:
@@ -284,12 +292,12 @@ def _is_numbered(value: Json) -> bool:
 
 
 def merge_item(items: list[Json], index: int, change: Json) -> None:
-    """Merges a change into an item of a list; another operation drops the old one's options."""
+    """Merges a change into an item of a list; another operation or layer drops the old options."""
     old = items[index]
     if (
         isinstance(old, dict)
         and isinstance(change, dict)
-        and change.get("op", old.get("op")) == old.get("op")
+        and all(change.get(key, old.get(key)) == old.get(key) for key in ("op", "layer"))
     ):
         merge(old, change)
     else:

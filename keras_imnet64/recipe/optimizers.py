@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
+from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.tables import (
     AS_WRITTEN,
     Table,
@@ -177,6 +178,20 @@ class ScheduleOptions(TaggedTable):
     by_epoch: bool = False
     """Whether the rate stays the same within an epoch, as in timm: the schedule then counts epochs
     as it counts steps by default."""
+
+    def check_warmup(self, learning_rate: float, num_epochs: float) -> None:
+        """Refuses a warm-up as long as the run, or one that begins above the peak."""
+        first = self.warmup_learning_rate
+        if first != "auto" and first > learning_rate:
+            raise UserError(
+                f"schedule.warmup_learning_rate must be at most the peak, {learning_rate}; "
+                f"received {first}"
+            )
+        if self.warmup_epochs >= num_epochs:
+            raise UserError(
+                f"schedule.warmup_epochs must lie below the run's {num_epochs} epochs; received "
+                f"{self.warmup_epochs}"
+            )
 
     @model_validator(mode="after")
     def _has_a_warmup(self) -> Self:

@@ -376,6 +376,7 @@ class Recipe(Table):
         self._check_average()
         self._check_loss()
         self._check_repeats()
+        self.schedule.check_warmup(self.optimizer.learning_rate, self.train.epochs)
 
     def _check_mixing(self) -> None:
         """An operation that mixes labels must be the last step and have two images to mix."""
@@ -585,6 +586,11 @@ class Recipe(Table):
             raise UserError(
                 "loss.target_threshold and loss.sum_classes are options of "
                 'loss.name = "binary_cross_entropy"; received "cross_entropy"'
+            )
+        if loss.l2_of == "all" and not loss.l2:
+            raise UserError(
+                'loss.l2_of = "all" says of which variables loss.l2 is, which is 0 here: set '
+                "loss.l2, or remove loss.l2_of"
             )
         if self.num_classes:
             check_target_threshold(loss, self.num_classes)

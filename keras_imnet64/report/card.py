@@ -156,7 +156,7 @@ def _results(metrics: Metrics, recipe: Recipe) -> Iterator[str]:
     yield f"On all {scores.count:,} images of {metrics.dataset} {metrics.split}{unverified}:\n"
     yield "| result | top-1 (%) | top-5 (%) |\n|---|---|---|"
     yield f"| `model.keras`, measured | {scores.top1:.2f} | {scores.top5:.2f} |"
-    if best is not None:
+    if best is not None and metrics.selected_on not in (None, "none"):
         yield f"| `best.keras`, measured, epoch {best.epoch} | {best.top1:.2f} | {best.top5:.2f} |"
     if published is not None and published.accuracy is not None:
         source = _code(published.source or "no source")

@@ -28,7 +28,7 @@ def unfold(paths: Sequence[StrPath]) -> tuple[list[Section], list[StrPath]]:
         if is_comparison(path):
             result = read_result(path)
             title = f"{result.recipe}, compared"
-            found = whole_runs(path)
+            found = whole_runs(path, result.scores)
             body = verdicts(result)
             if len(found) > MAX_RUNS:
                 body += paragraph(
@@ -38,9 +38,13 @@ def unfold(paths: Sequence[StrPath]) -> tuple[list[Section], list[StrPath]]:
             runs += found[:MAX_RUNS]
         elif folder.record_file.is_file():
             record = folder.read()
-            runs += best_runs(folder, record)
-            title = f"Sweep of {record.name}"
-            sections.append(Section(f"sweep-{number}", title, sweep_body(folder, record)))
+            best = best_runs(folder, record)
+            runs += best[:MAX_RUNS]
+            title, body = f"Sweep of {record.name}", sweep_body(folder, record)
+            if len(best) > MAX_RUNS:
+                note = f"Below are {MAX_RUNS} of the {len(best)} runs of the best combination."
+                body += paragraph(note, note=True)
+            sections.append(Section(f"sweep-{number}", title, body))
         else:
             runs.append(path)
     return sections, runs
@@ -48,6 +52,12 @@ def unfold(paths: Sequence[StrPath]) -> tuple[list[Section], list[StrPath]]:
 
 def sweep_body(folder: SweepFolder, record: SweepRecord) -> Markup:
     """Shows a sweep: the best setting, all settings, the pictures, and the best recipe."""
+    if not record.cells:
+        return paragraph(
+            "The cells of this sweep have not been summed up yet: run the command that began it "
+            "once more, which does so without training anything again.",
+            note=True,
+        )
     finished = sum(cell.state == "finished" for cell in record.cells)
     text = (
         f"{finished:,} of {len(record.cells):,} cells are finished. Combinations are compared on "
@@ -71,4 +81,4 @@ def best_runs(folder: SweepFolder, record: SweepRecord) -> list[Path]:
         return []
     cells = [record.cells[number] for number in record.settings[record.best].cells]
     runs = [folder.path / cell.folder for cell in cells]
-    return [run for run in runs if Run(run).is_finished][:MAX_RUNS]
+    return [run for run in runs if Run(run).is_finished]

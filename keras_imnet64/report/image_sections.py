@@ -73,7 +73,7 @@ def classes_section(runs: Sequence[ReportedRun]) -> Markup | None:
         )
         for (label, _), accuracy in zip(seen, accuracies, strict=True)
     ]
-    order = np.argsort(accuracies[0], kind="stable")[:MAX_ROWS]
+    order = np.lexsort((accuracies[0], counts == 0))[:MAX_ROWS]  # those without images come last
     in_top5 = _by_class(first.top.is_in_top5, first)
     sure = _by_class(first.top.confidence, first)
     rows: list[JsonObject] = []
@@ -95,7 +95,10 @@ def classes_section(runs: Sequence[ReportedRun]) -> Markup | None:
     if len(seen) == 1:
         columns |= {"top5": "top-5 (%)", "sure": "mean probability of the predicted class (%)"}
     hidden = len(counts) - len(order)
-    note = paragraph(f"{hidden:,} more classes, with higher accuracies, are left out.", note=True)
+    note = paragraph(
+        f"{hidden:,} more classes, with higher accuracies or without images, are left out.",
+        note=True,
+    )
     return figures(charts) + table(rows, columns, digits=1) + (note if hidden else Markup())
 
 

@@ -248,8 +248,9 @@ def with_values(
 
 def _sets_a_name(axis: Axis) -> bool:
     if axis.path[0] == "augment":
-        return axis.path[2:] in ((), ("op",))
-    return axis.path[0] in TAGGED_TABLES and axis.path[1:] in ((), ("name",))
+        return axis.path[2:] in ((), ("op",), ("layer",))
+    names = ((), ("name",), ("base",), ("base", "name"))
+    return axis.path[0] in TAGGED_TABLES and axis.path[1:] in names
 
 
 def _set_value(content: JsonObject, axis: Axis, value: Json) -> None:

@@ -36,7 +36,7 @@ def settings_table(record: SweepRecord) -> tuple[list[JsonObject], dict[str, str
         **short_names([*record.keys, *record.ranges]),
         "score": "held-out top-1",
         "finished": "finished",
-        "epochs": "epochs",
+        "epochs": "epochs trained",
         "cells": "cells",
     }
     return [_row(record, record.settings[index]) for index in ranking(record.settings)], columns

@@ -27,6 +27,7 @@ from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.core.validation import to_json
 from keras_imnet64.models.macs import count_parameters
 from keras_imnet64.recipe.loading import as_recipe
+from keras_imnet64.recipe.optimizers import StepOptions
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import Metrics, RunState, SizeStage
 from keras_imnet64.runs import Run, classes_text
@@ -152,6 +153,13 @@ def log_start(setup: TrainingSetup, state: RunState) -> None:
     )
     if recipe.smaller_sizes:
         say(f"sizes    {stages_in_words(recipe.size_stages)}")
+    if isinstance(recipe.schedule, StepOptions) and recipe.schedule.epochs:
+        first = min(recipe.schedule.epochs)
+        if first >= recipe.train.epochs:
+            say(
+                f"note     the rate does not fall: schedule.epochs begins with {first:g}, and the "
+                f"run has {recipe.train.epochs} epochs"
+            )
     for step in stream.inexact_steps:
         say(
             f"augment  {step.op} draws its own random numbers: this run can be neither repeated "

@@ -78,12 +78,7 @@ def make_schedule(
     whole = float(steps_per_epoch).is_integer() and float(num_epochs).is_integer()
     needed = "schedule.by_epoch needs whole numbers of steps per epoch and of epochs"
     _require(whole or not by_epoch, needed, f"{steps_per_epoch} and {num_epochs}")
-    rises = warmup_learning_rate == "auto" or warmup_learning_rate <= learning_rate
-    limit = f"schedule.warmup_learning_rate must be at most the peak, {learning_rate}"
-    _require(rises, limit, warmup_learning_rate)
-    fits = warmup_epochs < num_epochs
-    limit = f"schedule.warmup_epochs must lie below the run's {num_epochs} epochs"
-    _require(fits, limit, warmup_epochs)
+    table.check_warmup(learning_rate, num_epochs)
     num_steps = num_epochs * steps_per_epoch
     _require(num_steps < 2**31, "the run must have fewer than 2^31 steps", num_steps)
     return Schedule(

@@ -167,3 +167,8 @@ def test_what_else_may_have_changed_the_figures():
         "torch was missing, and is 2.13",
     ]
     assert list(differences(before, before)) == []
+    moved = replace(before, rows=(replace(ROWS[0], devices=("gpu:0", "gpu:1")), *ROWS[1:]))
+    was = ", ".join(ROWS[0].devices)
+    assert list(differences(before, moved)) == [
+        f"{ROWS[0].label} ran on {was}, and runs on gpu:0, gpu:1"
+    ]

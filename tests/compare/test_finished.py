@@ -15,6 +15,7 @@ from keras_imnet64.compare import whole_runs
 from keras_imnet64.compare.finished import compare_finished
 from keras_imnet64.compare.folder import Comparison
 from keras_imnet64.compare.page import finished_page
+from keras_imnet64.compare.result import FinalScores, SeedScores
 from keras_imnet64.compare.scores import final_scores
 from keras_imnet64.compare.sides import Side
 from keras_imnet64.core.errors import RunFailed, UserError
@@ -28,6 +29,14 @@ from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import ship
 from keras_imnet64.records import Environment, ModelInfo, PerSplit, ProcessEntry
 from keras_imnet64.training.build import make_network
+
+DIGESTS = {}  # of the splits on which runs are scored
+
+
+@pytest.fixture(scope="module", autouse=True)
+def digests(data_dir):
+    store = open_dataset("imagenet_resized/16x16", "validation", data_dir=data_dir)
+    DIGESTS["validation"] = store.digest
 
 
 def make_run(folder, recipe, seed, backend="tensorflow", digest="a" * 64):
@@ -45,7 +54,7 @@ def make_run(folder, recipe, seed, backend="tensorflow", digest="a" * 64):
     environment = Environment(
         dataset="imagenet_resized/16x16",
         verified=PerSplit(False, False),
-        digest=PerSplit(digest, "b" * 64),
+        digest=PerSplit(digest, DIGESTS["validation"]),
         processes=(ProcessEntry(0, 0, backend, ("CPU:0",), "3.12.1", {"keras": "3.15.1"}),),
     )
     write_json(folder / "environment.json", to_json(environment))
@@ -88,12 +97,18 @@ def test_predictions_are_compared_image_by_image(runs, data_dir):
     assert test.only_first + test.only_second > 0  # else the counts say nothing
 
 
-def test_evaluate_says_that_the_images_are_not_those_of_the_run(runs, data_dir, capsys):
-    evaluate(runs[0], data_dir=data_dir)
+def test_other_images_than_those_of_the_run_are_noticed(
+    plain_recipe, data_dir, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(DIGESTS, "validation", "b" * 64)
+    run = make_run(tmp_path / "run", plain_recipe, 0)
+    with pytest.raises(UserError, match="are not those of run .*and bbbbbbbb.: name the folder"):
+        compare_finished([run, run / "model.keras"], data_dir=data_dir)
+    evaluate(run, data_dir=data_dir)
     said = capsys.readouterr().err.replace("\n", " ")
     assert "not the images of imagenet_resized/16x16 validation with which the run began" in said
     assert "then bbbbbbbb)" in said and "left out" not in said
-    evaluate(runs[0] / "model.keras", data_dir=data_dir)
+    evaluate(run / "model.keras", data_dir=data_dir)
     assert "began" not in capsys.readouterr().err
 
 
@@ -222,7 +237,8 @@ def test_each_seed_of_each_side_is_a_run_of_fit(comparison, fits):
         ("tensorflow seed 0", "jax@2 seed 0"),
         ("tensorflow seed 1", "jax@2 seed 1"),
     ]
-    assert scores.sides[0].spread == abs(scores.sides[0].top1[0] - scores.sides[0].top1[1])
+    one, other = scores.sides[0].top1
+    assert scores.sides[0].spread == pytest.approx(abs(one - other) / 2**0.5)  # of two
     assert (scores.count, scores.epochs) == (40, 2)
     assert (scores.after, replace(scores, epochs=1).after) == ("2 epochs", "1 epoch")
 
@@ -247,7 +263,13 @@ def test_a_report_shows_the_first_seeds_of_many_runs(comparison):
             run = module.run_of(comparison, index, 3, seed).path
             run.mkdir(parents=True)
             (run / "metrics.json").write_text("{}")
-    found = [f"{run.parent.name}/{run.name}" for run in whole_runs(comparison.folder)]
+    earlier = module.run_of(comparison, 0, 1, 0).path
+    earlier.mkdir(parents=True)
+    (earlier / "metrics.json").write_text("{}")
+    sides = (SeedScores("tensorflow", tuple(range(11)), (0.0,) * 11, (0.0,) * 11),)
+    scores = FinalScores(3, "shapes", "validation", 40, True, sides, ())
+    assert whole_runs(comparison.folder, None) == []
+    found = [f"{run.parent.name}/{run.name}" for run in whole_runs(comparison.folder, scores)]
     assert found[:3] == [
         "1-tensorflow/3-epochs-seed-0",
         "2-jax@2/3-epochs-seed-0",

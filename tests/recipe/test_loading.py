@@ -167,6 +167,30 @@ def test_an_override_reaches_an_item_of_a_list():
     assert content["augment"][0] == {"op": "pad_crop", "padding": 2, "fill": "reflect"}
 
 
+def test_another_layer_or_operation_of_a_step_drops_the_old_options():
+    cutout = {"layer": "keras_cv.layers.RandomCutout", "height_factor": [0.25, 0.25]}
+    content = minimal() | {"augment": [dict(cutout), {"op": "pad_crop", "padding": 4}]}
+    override(content, parse_override("augment.0.height_factor=[0.5, 0.5]"))
+    assert content["augment"][0] == cutout | {"height_factor": [0.5, 0.5]}
+    for number in (0, 1):
+        line = f'augment.{number}.layer="keras.layers.RandomBrightness"'
+        override(content, parse_override(line))
+        assert content["augment"][number] == {"layer": "keras.layers.RandomBrightness"}
+
+
+def test_another_network_behind_a_band_drops_the_options_of_the_old_one():
+    name = "spectral_wrn28_2_sub4"
+    other = load_recipe(name, ['model.base.name="resnet34"'])
+    assert other.model.base.name == "resnet34"
+    wider = load_recipe(name, ["model.base.width=4"])
+    assert wider.model.base.depth == load_recipe(name).model.base.depth
+
+
+def test_a_warmup_as_long_as_the_run_is_refused_before_anything_is_done():
+    with pytest.raises(UserError, match=r"schedule\.warmup_epochs must lie below the run's 3 ep"):
+        load_recipe("resnet50_64", ["train.epochs=3"])
+
+
 def test_results_on_other_images_are_left_out():
     assert load_recipe("wrn36_2").reference and load_recipe("demo").measured
     assert load_recipe("demo", ['data.dataset="shapes"', "train.epochs=2"]).measured

@@ -399,7 +399,8 @@ def test_the_command_trains_cells_for_real(run, content, data_dir, tmp_path):
     status, out, err = run(*command)
     assert status == 0, err
     assert err.count("  finished\n") == 2 and "learning_rate=0.01 seed=0" in err
-    assert re.search(r"^learning_rate +held-out top-1 +finished +epochs +cells$", out, re.MULTILINE)
+    heads = r"^learning_rate +held-out top-1 +finished +epochs trained +cells$"
+    assert re.search(heads, out, re.MULTILINE)
     assert re.search(r"^ *0\.0?1 .* % +1 of 1 +1 +cell-00[01]$", out, re.MULTILINE)
     assert "of 16 images, by which it was chosen" in out
     assert "of 40 images of the validation split" in out
