@@ -102,7 +102,7 @@ def test_other_images_than_those_of_the_run_are_noticed(
 ):
     monkeypatch.setitem(DIGESTS, "validation", "b" * 64)
     run = make_run(tmp_path / "run", plain_recipe, 0)
-    with pytest.raises(UserError, match="are not those of run .*and bbbbbbbb.: name the folder"):
+    with pytest.raises(UserError, match=r"are not those of run .*and bbbbbbbb\): name the folder"):
         compare_finished([run, run / "model.keras"], data_dir=data_dir)
     evaluate(run, data_dir=data_dir)
     said = capsys.readouterr().err.replace("\n", " ")
