@@ -580,6 +580,16 @@ def export(
     metavar="student.",
     help="Prefix of the tensor names that selects one of several networks in the file.",
 )
+@click.option(
+    "--resize",
+    type=int,
+    help="Pixels of the shorter side before the centre is cropped, such as 256 for 224; default: "
+    "the whole image is resized.",
+)
+@click.option(
+    "--resize-filter",
+    help="bilinear, bicubic, box, lanczos, hamming or nearest; default: that of the family.",
+)
 @json_option
 def convert(
     model: str,
@@ -589,6 +599,8 @@ def convert(
     classes: str | None,
     settings: tuple[str, ...],
     prefix: str | None,
+    resize: int | None,
+    resize_filter: str | None,
     as_json: bool,
 ) -> None:
     """Convert weights of torchvision or timm into a model file.
@@ -616,6 +628,8 @@ def convert(
         options=parsed.options,
         normalization=parsed.normalization,
         prefix=prefix,
+        resize=resize,
+        resize_filter=resize_filter,
     )
     for note in notes_on(result):
         click.echo(printable(note), err=True)

@@ -32,6 +32,7 @@ from keras_imnet64.core.files import sha256_of
 from keras_imnet64.core.paths import check_output_file, expand, refuse_existing
 from keras_imnet64.core.types import Json, JsonObject, Options, StrPath
 from keras_imnet64.core.work_folders import publish, report_failed_write, work_folder
+from keras_imnet64.data.images.views import check_filter
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
 from keras_imnet64.models import build_model, check_whole
 from keras_imnet64.models.options import ChannelNormalization
@@ -59,6 +60,8 @@ def convert(
     options: Options | None = None,
     normalization: Json = "imagenet",
     prefix: str | None = None,
+    resize: int | None = None,
+    resize_filter: str | None = None,
 ) -> JsonObject:
     """Writes a `.keras` file with the weights of a torchvision or timm checkpoint.
 
@@ -78,6 +81,9 @@ def convert(
         normalization: "imagenet" or {"mean": [3 numbers], "std": [3 numbers]}, see `build_model`.
         prefix: the beginning of the names of the network's tensors, such as "student.", for a file
             of several networks. None: the only network, or the averaged one of two.
+        resize: pixels of the shorter side before the centre is cropped, as in torchvision; None
+            resizes the whole image to `image_size`.
+        resize_filter: a key of `views.FILTERS`; None: that of the family.
 
     Returns:
         dict, fit for JSON: model, image_size, num_classes, parameters (trainable), tensors (number
@@ -91,6 +97,10 @@ def convert(
     """
     model_options = options_of(name, options or {}, normalization)
     check_whole("--image-size", image_size, 1, MAX_IMAGE_SIZE)
+    if resize is not None:
+        check_whole("--resize", resize, image_size, MAX_IMAGE_SIZE)
+    if resize_filter is not None:
+        check_filter(resize_filter)
     weights, out = expand(weights), expand(out)
     check_target(out)
     class_ids = ordered_class_ids(classes)
@@ -113,7 +123,8 @@ def convert(
         wnids=class_ids,
         class_names=class_ids and class_names_of(class_ids),
         image_size=image_size,
-        resize_filter=family_of(name).resize_filter,
+        resize_filter=resize_filter or family_of(name).resize_filter,
+        resize=resize,
         converted_from=ConvertedFrom(
             file=weights.name,
             sha256=sha256_of(weights),

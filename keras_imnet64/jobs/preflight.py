@@ -14,7 +14,6 @@ from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.library_logs import silence_libraries
 from keras_imnet64.core.processes import run_child
 from keras_imnet64.core.progress_bars import PackingBar
-from keras_imnet64.recipe.costs import outline_of
 from keras_imnet64.recipe.loading import check_recipe, parse_toml
 from keras_imnet64.recipe.schema import Recipe
 
@@ -95,11 +94,12 @@ def _check(request: PreflightRequest) -> list[int]:
     present = take_devices(None, request.virtual_devices)
     chosen: list[int] = choose_indices(request.devices, present.count, present.kind)
     from keras_imnet64.training.data import check_length, load_data, make_stream
+    from keras_imnet64.training.setup import check_network
 
     for text in request.recipes:
         recipe: Recipe = check_recipe(parse_toml(text))
-        outline_of(recipe)
         with keras_defaults(), PackingBar() as progress:
+            check_network(recipe)
             data = load_data(recipe, request.data_dir, request.cache_dir, progress)
             check_length(recipe, make_stream(recipe, data))
     return [] if present.kind == "cpu" else chosen

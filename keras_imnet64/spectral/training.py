@@ -31,6 +31,7 @@ from keras_imnet64.spectral.branches import (
     check_branches_fit,
     check_same_recipe,
     has_branches,
+    with_band,
 )
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def fit_branches(
     check_branches_fit(out_dir, None if fresh else recipe)
     say(f"recipe   {recipe.name}: {len(bands)} branches")
     request = PreflightRequest(
-        [recipe.to_toml()],
+        [with_band(recipe, bands[0]).to_toml()],
         devices,
         virtual_devices,
         data_dir=None if data_dir is None else str(data_dir),

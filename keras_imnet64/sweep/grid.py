@@ -37,6 +37,16 @@ from keras_imnet64.sweep.records import CellRecord, SweepRecord
 from keras_imnet64.sweep.results import with_results, write_results
 
 FIT = ("fit", "--json", "--no-report")  # the command that trains a cell
+CHECKED: dict[str, bool | set[str]] = {  # the parts of a recipe that `preflight` looks at
+    "model": True,
+    "data": True,
+    "augment": True,
+    "optimizer": {"name", "groups", "lookahead"},
+    "train": {
+        *("accumulate_steps", "early_stopping", "epochs", "freeze"),
+        *("remeasure_statistics", "sizes"),
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -211,11 +221,10 @@ def _is_done(run: Run) -> bool:
 
 
 def representatives(recipes: Sequence[Recipe]) -> list[Recipe]:
-    """Returns one of the recipes that share a network and data, so that each is checked once."""
+    """Returns one of the recipes that share all that is checked before training begins."""
     found: dict[str, Recipe] = {}
     for recipe in recipes:
-        parts = recipe.model_dump_json(include={"model", "data", "augment"})
-        found.setdefault(f"{parts} {recipe.train.accumulate_steps} {recipe.train.sizes}", recipe)
+        found.setdefault(recipe.model_dump_json(include=CHECKED), recipe)
     return list(found.values())
 
 

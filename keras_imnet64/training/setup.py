@@ -143,12 +143,17 @@ def check_same_stores(data: Data, cluster: Cluster) -> None:
 
 
 def check_setup(recipe: Recipe, devices: Devices, model: keras.Model | None = None) -> None:
-    """Refuses a recipe that cannot be trained, whatever its images are."""
+    """Refuses a recipe that cannot be trained on these devices, whatever its images are."""
     num_parts = recipe.train.accumulate_steps
     devices.check_batch_size(
         recipe.data.batch_size // num_parts,
         "data.batch_size / train.accumulate_steps" if num_parts > 1 else "data.batch_size",
     )
+    check_network(recipe, model)
+
+
+def check_network(recipe: Recipe, model: keras.Model | None = None) -> None:
+    """Refuses a recipe that cannot be trained on any devices, whatever its images are."""
     check_training(recipe)
     with Activity("checking the network"):
         network = outline_of(recipe) if model is None else model  # refuses what cannot be built

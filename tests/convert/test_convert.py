@@ -18,9 +18,10 @@ from keras_imnet64.cli import cli
 from keras_imnet64.convert import ModelSettings, convert, parse_settings, reorder_logits
 from keras_imnet64.convert.namings import NAMINGS, family_of
 from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.data.images.views import View
 from keras_imnet64.data.sources.archives import imagenet_class_names, imagenet_wnids
 from keras_imnet64.models import build_model
-from keras_imnet64.models.info import model_info
+from keras_imnet64.models.info import model_info, read_model_info
 from keras_imnet64.models.init import initialize
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.ship import write_model_file
@@ -161,6 +162,22 @@ def test_the_command_reports_its_result_which_predict_accepts(run, bfloat16_file
     assert status == 0
     (image,) = json.loads(shown)["images"]
     assert {guess["class_id"] for guess in image["top"]} < set(imagenet_wnids())
+
+
+def test_images_are_shown_as_the_user_says(ten_classes, tmp_path):
+    words = {"image_size": 32, "out": tmp_path / "m.keras"}
+    for wrong, sentence in (
+        ({"resize": 31}, "--resize must be a whole number from 32 to"),
+        ({"resize_filter": "bicubik"}, 'did you mean "bicubic"'),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            convert("resnet18", ten_classes, **words, **wrong)
+    convert("resnet18", ten_classes, **words, resize=36, resize_filter="bicubic")
+    view = View.of(read_model_info(tmp_path / "m.keras"), 32)
+    assert (view.resize, view.resize_filter) == (36, "bicubic")
+    image = Image.effect_noise((50, 40), 90).convert("RGB")
+    expected = image.resize((45, 36), Image.Resampling.BICUBIC).crop((6, 2, 38, 34))
+    np.testing.assert_array_equal(view.show(image), np.asarray(expected))
 
 
 def test_the_command_reports_which_network_it_took(run, slimmer, tmp_path):

@@ -322,6 +322,8 @@ def test_networks_and_data_are_checked_once_each(plan):
     made = plan(RATES, "model.width=0.5,1", seeds=2)
     checked = representatives([cell.recipe for cell in made.cells])
     assert [recipe.model.width for recipe in checked] == [0.5, 1]
+    other = plan("train.remeasure_statistics=1,2", "optimizer.lookahead.steps=2,3")
+    assert len(representatives([cell.recipe for cell in other.cells])) == 4
 
 
 def test_jobs_and_virtual_devices_exclude_each_other(plan, trained):
