@@ -343,6 +343,7 @@ simply("statistics_many", f"{STATISTICS}7", "at most 6, the batches of an epoch;
 simply("holdout", f"{FIT} --set data.holdout=96", "must leave images to train on")
 simply("depth", f"{FIT} --set model.depth=9", "received 9; the nearest that fits is 8")
 simply("run_name", "fit --recipe small.toml --name ../up", "one folder below saved_models")
+simply("run_name_and_out", f"{FIT} --name run", "--name and --out both name the folder")
 simply("run_name_above", "fit --recipe small.toml --name ..", "one folder below saved_models")
 simply(
     "preview_out",

@@ -113,3 +113,8 @@ def test_numbers_are_sorted_as_numbers(value, shown, key):
     text = pages.table([{"a": value}], {"a": "A"})
     (cell,) = re.findall('<td class="number" data-sort="(.*?)">(.*?)</td>', text)
     assert cell[0].startswith(key) and cell[1] == shown
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.0, "0.0000"), (0.5, "0.5000"), (3e-5, "3e-05")])
+def test_small_numbers_are_not_shown_as_zero(value, shown):
+    assert f">{shown}</td>" in pages.table([{"a": value}], {"a": "A"}, digits=4)

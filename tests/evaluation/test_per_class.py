@@ -51,6 +51,11 @@ def test_counts_by_hand():
     assert metric.counts()[0].sum() == 0
 
 
+def test_a_table_of_too_many_classes_is_refused():
+    with pytest.raises(UserError, match="at most 40,000 classes; received a model of 40,001"):
+        ConfusionMatrix(40_001)
+
+
 def test_padding_rows_of_a_batch_are_not_counted():
     metric = ConfusionMatrix(3)
     logits = np.eye(3, dtype="float32")[[0, 2, 2]]

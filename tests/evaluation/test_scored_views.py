@@ -98,6 +98,12 @@ def test_a_batch_has_at_most_256_views_but_an_image_for_each_device(devices, vie
     assert evaluation.scoring_batch_size(taken, views) == size
 
 
+@pytest.mark.parametrize(("side", "size"), [(64, 256), (256, 256), (512, 64), (4096, 1)])
+def test_a_batch_has_fewer_images_if_they_are_large(side, size):
+    one = Devices("jax", "cpu", ("cpu:0",))
+    assert evaluation.scoring_batch_size(one, image_size=side) == size
+
+
 # ---------------------------------------------------------------------------------- whole files
 
 

@@ -158,6 +158,14 @@ def test_the_gpus_to_share_are_those_asked_for(small_recipe, data_dir, monkeypat
     assert preflight.reply_to(request) == PreflightReply([2, 5])
 
 
+def test_what_fit_would_refuse_is_refused_before_any_run(small_recipe, data_dir):
+    groups = [{"variables": "no_such_layer", "learning_rate_factor": 2.0}]
+    recipe = small_recipe(optimizer={"groups": groups})
+    request = PreflightRequest(recipes=[recipe.to_toml()], data_dir=str(data_dir))
+    reply = preflight.reply_to(request)
+    assert reply.error is not None and "no_such_layer" in reply.error
+
+
 def test_gpus_are_shared_out(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert share_machine(1, "0,3", [0, 3])[0].options == ("--devices", "0,3")

@@ -191,6 +191,11 @@ def test_a_warmup_as_long_as_the_run_is_refused_before_anything_is_done():
         load_recipe("resnet50_64", ["train.epochs=3"])
 
 
+def test_a_penalty_of_nothing_has_no_variables():
+    with pytest.raises(UserError, match=r'loss\.l2_of = "all" says of which variables loss\.l2 is'):
+        load_recipe("resnet18_128", ["loss.l2=0.0"])
+
+
 def test_results_on_other_images_are_left_out():
     assert load_recipe("wrn36_2").reference and load_recipe("demo").measured
     assert load_recipe("demo", ['data.dataset="shapes"', "train.epochs=2"]).measured

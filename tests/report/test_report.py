@@ -17,6 +17,7 @@ import pytest
 from conftest import WNIDS, learnable_images
 from PIL import Image
 
+from keras_imnet64 import pages as page_parts
 from keras_imnet64.backend.devices import take_devices
 from keras_imnet64.charts import MAX_CELLS
 from keras_imnet64.cli.report import reporter
@@ -316,6 +317,10 @@ def test_a_sweep_shows_its_settings_and_the_runs_of_the_best(
         write_json(folder / "sweep.json", damaged)
         with pytest.raises(UserError, match=f"damaged .{said}"):
             report([folder], tmp_path / "page.html", data_dir=evil_dir)
+    write_json(folder / "sweep.json", plain | {"cells": [], "settings": [], "best": None})
+    result = report([folder], tmp_path / "page.html", data_dir=evil_dir)
+    text, _ = words((tmp_path / "page.html").read_text())
+    assert "have not been summed up yet: run the command that began it" in text
     (folder / "sweep.json").write_text("{}")
     with pytest.raises(UserError, match=r"sweep\.json"):
         report([folder], tmp_path / "page.html", data_dir=evil_dir)
@@ -409,6 +414,13 @@ def test_the_card_has_a_head_that_hubs_read(trained, tmp_path, run):
     assert [m["value"] for m in result["metrics"]] == pytest.approx([scores.top1, scores.top5])
     for said in ("# `<b>first`", "NOT VERIFIED", f"| {scores.top1:.2f} |", "Intended use"):
         assert said in body
+    assert "`best.keras`, measured, epoch" in body  # chosen on images held out
+    metrics = json.loads(Run(trained).metrics_file.read_text())
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    write_json(Run(other).metrics_file, metrics | {"selected_on": "none"})
+    assert run("report", other, "--card", "--out", tmp_path / "CARD.md")[0] == 0
+    assert "best.keras`, measured" not in (tmp_path / "CARD.md").read_text()
     status, _, error = run("report", trained, *options)
     assert status == 2 and "README.md exists and is never overwritten" in error
     assert yaml.safe_load(yaml_of({"name": "demo-\U0001f680 é"})) == {"name": "demo-\U0001f680 é"}
@@ -545,6 +557,17 @@ def test_the_page_fits_and_asks_for_nothing(name, width, scheme, tab, pages):
     dark = [int(number) < 128 for number in re.findall(r"\d+", paper)]
     assert all(dark) == (scheme == "dark") and len(set(dark)) == 1
     assert tab.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+
+
+def test_texts_with_numbers_are_sorted_by_these(tab, tmp_path):
+    texts = ["100.00 %", "9.87 %", "57.30 ± 0.82 %", "1,024 MB"]
+    body = page_parts.table([{"a": text} for text in texts], {"a": "A"})
+    file = tmp_path / "page.html"
+    file.write_text(page_parts.document("t", "", [page_parts.Section("s", "S", body)]))
+    tab.show(file, 1280, "light")
+    tab.run('document.querySelector("th button").click()')
+    found = tab.run('[...document.querySelectorAll("tbody td")].map(cell => cell.innerText)')
+    assert found == ["9.87 %", "57.30 ± 0.82 %", "100.00 %", "1,024 MB"]
 
 
 def test_a_click_sorts_and_a_switch_changes_the_axis(tab, pages):

@@ -334,7 +334,9 @@ def test_a_part_of_the_branches_is_joined_on_request(branches, data_dir, capsys)
     assert list(joined["weights"]) == ["branch-00", "branch-01", "branch-03"]
     assert joined["left_out"] == ["branch-02"]
     assert "left out, not finished: branch-02" in capsys.readouterr().err
+    Run(branches).report_file.write_text("the page about the earlier one")
     two = ensemble(branches, branches=[3, 0], data_dir=data_dir)
+    assert not Run(branches).report_file.exists()
     assert two["weights"] == {"branch-00": 0.5, "branch-03": 0.5}
     assert "the earlier ensemble is replaced" in capsys.readouterr().err
 

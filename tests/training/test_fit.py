@@ -549,6 +549,17 @@ def test_a_model_trains_on_in_another_run(small_recipe, data_dir, tmp_path):
         np.testing.assert_allclose(loaded, model.predict(images, verbose=0), rtol=1e-5)
 
 
+def test_a_rate_that_never_falls_is_noted(small_recipe, data_dir, tmp_path, capsys):
+    for epochs, is_noted in (([1.0, 9.0], False), ([2.0], True)):
+        schedule = {"name": "step", "epochs": epochs}
+        recipe = small_recipe(schedule=schedule, train={"epochs": 2}, data={"steps_per_epoch": 1})
+        fit(recipe, tmp_path / f"{is_noted}", data_dir=data_dir)
+        said = capsys.readouterr().err
+        assert ("the rate does not fall: schedule.epochs begins with 2, and the run" in said) == (
+            is_noted
+        )
+
+
 def test_a_recipe_may_be_named(data_dir, tmp_path):
     with pytest.raises(UserError, match='did you mean "demo"'):
         fit("demmo", tmp_path / "run", data_dir=data_dir)
