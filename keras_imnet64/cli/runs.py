@@ -159,12 +159,12 @@ def run_folder(recipe_name: str, name: str | None, out: Path | None, suffix: str
     from keras_imnet64.core.paths import DEFAULT_RUNS
     from keras_imnet64.recipe.schema import is_folder_name
 
-    if name is not None and out is not None:
-        raise UserError("--name and --out both name the folder: give one of them")
     if name is not None and not is_folder_name(name):
         raise UserError(
             f'--name must be one folder below saved_models; received "{name}": use --out'
         )
+    if name is not None and out is not None:
+        raise UserError("--name and --out both name the folder: give one of them")
     return out or DEFAULT_RUNS / (name or f"{recipe_name}-{chosen_backend()}{suffix}")
 
 
