@@ -1,7 +1,7 @@
 """Puts off imports that other libraries make, and few programs need, until something uses them.
 
 TensorFlow imports JAX for its converter to TFLite, and Keras Matplotlib for its galleries of
-images: a fifth of the time of `import tensorflow`.
+images: a quarter of the time of `import tensorflow`.
 """
 
 import contextlib

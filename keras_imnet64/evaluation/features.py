@@ -22,7 +22,7 @@ from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.data.images.views import View, check_filter
 from keras_imnet64.evaluation.forward import compile_forward
 from keras_imnet64.evaluation.image_files import apply_to_files, find_files, view_for
-from keras_imnet64.models.contract import output_of, passes_on, with_logits
+from keras_imnet64.models.contract import output_of, that_computes, with_logits
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.keras_private import producer
 from keras_imnet64.models.load import load_model
@@ -103,9 +103,7 @@ def feature_model(model: keras.Model, name: StrPath) -> keras.Model:
             that gives some.
     """
     pools = [layer for layer in model.layers if layer.name == POOL]
-    last = producer(with_logits(model).outputs[0])
-    while passes_on(last):
-        last = producer(last.input)
+    last = that_computes(producer(with_logits(model).outputs[0]))
     if isinstance(last, keras.layers.Dense):
         features = last.input
     elif pools:

@@ -112,13 +112,22 @@ def _last_operation(model: keras.Model) -> keras.Operation:
     while True:
         if (graph := graph_of(last)) is not None:
             last = producer(graph.outputs[0])
-        elif passes_on(last):
-            last = producer(last.input)
+        elif (before := that_computes(last)) is not last:
+            last = before
         else:
             return last
 
 
-def passes_on(operation: keras.Operation) -> bool:
+def that_computes(operation: keras.Operation) -> keras.Operation:
+    """Returns an operation of a graph, or the one before it if it only passes on what it takes."""
+    from keras_imnet64.models.keras_private import producer
+
+    while _passes_on(operation):
+        operation = producer(operation.input)
+    return operation
+
+
+def _passes_on(operation: keras.Operation) -> bool:
     """Whether a layer or operation of a model that is applied gives what it takes."""
     from keras import activations, layers
 

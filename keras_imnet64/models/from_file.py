@@ -13,7 +13,7 @@ from keras_imnet64.backend.keras_settings import keras_defaults
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import sha256_of
 from keras_imnet64.core.paths import expand
-from keras_imnet64.models.contract import HEAD, classifier_shape, passes_on, with_logits
+from keras_imnet64.models.contract import HEAD, classifier_shape, that_computes, with_logits
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.init import draw_weights, is_drawn
 from keras_imnet64.models.keras_private import producer
@@ -126,9 +126,7 @@ def _head_of(model: keras.Model, path: str) -> keras.Layer:
     Raises:
         UserError: another layer gives them, or another one is called `logits`.
     """
-    last = producer(model.outputs[0])
-    while passes_on(last):
-        last = producer(last.input)
+    last = that_computes(producer(model.outputs[0]))
     if not isinstance(last, keras.layers.Dense):
         raise UserError(
             f'model.path: {path} ends in the layer "{last.name}" ({type(last).__name__}); a head '

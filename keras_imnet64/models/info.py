@@ -46,14 +46,14 @@ def _read(path: StrPath) -> tuple[JsonObject, ModelInfo]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; a .keras file is needed") from None
     except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise UserError(f"{path} is not a .keras file{advice_on(path, error)}") from error
+        raise UserError(f"{path} is not a .keras file{advice_on(path, reason(error))}") from error
 
 
-def advice_on(path: StrPath, error: Exception) -> str:
-    """Returns how to make a `.keras` file of a file of another kind, else what is wrong with it."""
+def advice_on(path: StrPath, fault: str) -> str:
+    """Returns how to make a `.keras` file of a file of another kind, else the fault."""
     suffix = Path(path).suffix.lower()
     if suffix in WEIGHTS:
         return "; `python cli.py convert` makes one of weights of torchvision or timm"
     if suffix in HDF5:
         return '; in Python, keras.models.load_model("IN.h5").save("OUT.keras") makes one of it'
-    return f": {reason(error)}"
+    return f": {fault}"

@@ -88,8 +88,8 @@ def check_loads_anywhere(model: keras.Model, name: str) -> list[str]:
 
 def _read_config(path: StrPath) -> Json:
     if Path(path).suffix != ".keras" or Path(path).is_dir():
-        ending = ValueError("its name must end in .keras")
-        raise UserError(f"is not a .keras file{advice_on(path, ending)}")
+        advice = advice_on(path, "its name must end in .keras")
+        raise UserError(f"is not a .keras file{advice}")
     with open_zip(path) as archive:
         if "config.json" not in archive.namelist():
             raise UserError("is a zip, but not a .keras file: it has no config.json")

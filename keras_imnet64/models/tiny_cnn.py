@@ -1,6 +1,6 @@
-"""Two small convolutional networks for Tiny ImageNet, after the list of layers in their brief.
+"""Two small convolutional networks for Tiny ImageNet, after a list of their layers.
 
-Their source code was never published. The brief gives the second one 512 features at 64 pixels,
+Their source code was never published. That list gives the second one 512 features at 64 pixels,
 where four pools leave 2,048: it is consistent only with a pool after every convolution.
 """
 
@@ -38,7 +38,7 @@ def build(
         image_size: pixels per side; at least 8 for the first, 32 for the second.
         num_classes: K.
         normalization: see `build_model`.
-        dropout: rate before the last dense layer. The brief states 0.5 for the second network and
+        dropout: rate before the last dense layer. The list states 0.5 for the second network and
             nothing for the first, which has 0.5 here too.
 
     Returns:
@@ -72,7 +72,7 @@ def tiny_cnn1(x: Tensor, dropout: float) -> Tensor:
 def tiny_cnn2(x: Tensor, dropout: float) -> Tensor:
     """A pool after every convolution, and a softmax between the dense layers.
 
-    The normalisation after the softmax has no gamma and beta: the brief lists it as a layer and
+    The normalisation after the softmax has no gamma and beta: the list has it as a layer and
     counts no parameters for it.
     """
     check_image_size("tiny_cnn2", x.shape[1], 32)

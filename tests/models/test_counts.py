@@ -71,7 +71,7 @@ NETWORKS = [
     ("davit_tiny", 64, 1000, {"stem": "full_15x15"}, 28_410_856, "4.681"),
     # counted by hand from its definition
     ("small_resnet", 64, 200, {}, 5_000_712, "0.254"),
-    # the brief's networks for Tiny ImageNet
+    # the small networks for Tiny ImageNet
     ("tiny_cnn1", 64, 200, {}, 4_790_728, None),
     ("tiny_cnn2", 64, 200, {}, 1_725_528, None),
 ]
