@@ -21,6 +21,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     PROGRAMS = tempfile.TemporaryDirectory(prefix="programs-")
     os.environ["KERAS_IMNET64_PROGRAMS_DIR"] = PROGRAMS.name
 
+sys.argv[0] = "cli.py"  # messages name the program as its users have started it
+
 import numpy as np
 import pytest
 

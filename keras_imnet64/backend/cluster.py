@@ -179,10 +179,13 @@ class JoinedCluster(Cluster):
         """Ignores the others from now on."""
         self._leaving.set()
 
-    def connect(self, place: Place, seconds: int, refusal: Callable[[], UserError]) -> None:
+    def connect(
+        self, place: Place, address: str, seconds: int, refusal: Callable[[], UserError]
+    ) -> None:
         """Connects to the others.
 
         Args:
+            address: of process 0.
             refusal: returns the error for a failure, where JAX aborts instead of raising one.
         """
 
@@ -196,7 +199,7 @@ class JoinedCluster(Cluster):
                 self.on_abort()
 
             call_before_abort(refuse)
-            connect(place, seconds)
+            connect(place, address, seconds)
             self._texts = SharedTexts()
         self._watcher.start()
 
@@ -538,7 +541,7 @@ def join(place: Place) -> JoinedCluster:
         seconds = max(MIN_JOIN_SECONDS, JOIN_SECONDS - round(time.monotonic() - begun))
         end = time.monotonic() + seconds - 1
         try:
-            cluster.connect(place, seconds, lambda: _not_joined(place, address, end))
+            cluster.connect(place, address, seconds, lambda: _not_joined(place, address, end))
         except (RuntimeError, ValueError) as error:  # the former is the base of JAX's own
             cluster.give_up()
             atexit.register(_end_at_once, EXIT_USER_ERROR)

@@ -23,6 +23,7 @@ from keras_imnet64.backend.loading import chosen_backend, import_tensorflow
 from keras_imnet64.backend.programs import keep_jax_programs, program_settings
 from keras_imnet64.core.activity import Activity
 from keras_imnet64.core.errors import UserError, nearest, reason
+from keras_imnet64.core.invocation import program_name
 
 
 def choose_backend(name: str | None = None) -> str | None:
@@ -184,7 +185,7 @@ def _import_backend(reads_data: bool) -> str:
     except Exception as error:  # a broken installation, or a variable that cannot be parsed
         raise UserError(
             f"Keras with {chosen_backend()} cannot be loaded ({reason(error)}): "
-            "`python cli.py doctor` examines this installation"
+            f"`{program_name()} doctor` examines this installation"
         ) from error
     return str(keras.config.backend())
 
@@ -198,9 +199,8 @@ def _looking_for_devices(backend: Literal["tensorflow", "jax"]) -> Iterator[None
         variables = [name for name in DEVICE_KINDS[backend] if os.environ.get(name)]
         settings = ", ".join(f"{name}={os.environ[name]}" for name in variables)
         received = f" with {settings}" if settings else ""
-        remedy = (
-            f"`unset {' '.join(variables)}`" if variables else "`python cli.py doctor` examines it"
-        )
+        examine = f"`{program_name()} doctor` examines it"
+        remedy = f"`unset {' '.join(variables)}`" if variables else examine
         raise UserError(
             f"{backend} finds no device{received} ({reason(error)}): {remedy}"
         ) from error

@@ -20,15 +20,19 @@ DIRECT_HOSTS = "no_grpc_proxy"  # gRPC reads it before `no_proxy`
 _HANDLERS: list[Any] = []  # functions of ctypes, which the system calls as long as they exist
 
 
-def connect(place: Place, seconds: int) -> None:
-    """Joins the processes of a run; raises an error of JAX if not all come within `seconds`."""
+def connect(place: Place, address: str, seconds: int) -> None:
+    """Joins the processes of a run; raises an error of JAX if not all come within `seconds`.
+
+    Args:
+        address: of process 0.
+    """
     import jax
 
     # Its handler of SIGTERM would replace ours, which also handles Ctrl-C.
     jax.config.update("jax_enable_preemption_service", False)
-    _connect_directly(place.coordinator)
+    _connect_directly(address)
     jax.distributed.initialize(
-        place.coordinator or coordinator_of_launcher(place),
+        address,
         place.num_processes,
         place.process_id,
         local_device_ids=None if place.local_device is None else [place.local_device],
@@ -50,11 +54,11 @@ def coordinator_of_launcher(place: Place) -> str:
     return address
 
 
-def _connect_directly(coordinator: str | None) -> None:
-    """Keeps gRPC from connecting to the coordinator through a proxy of the internet."""
-    host = (coordinator or "").rpartition(":")[0].strip("[]")
+def _connect_directly(address: str) -> None:
+    """Keeps gRPC from connecting to process 0 through a proxy of the internet."""
+    host = address.rpartition(":")[0].strip("[]")
     others = os.environ.get(DIRECT_HOSTS, os.environ.get("no_proxy", ""))
-    if host and any(os.environ.get(name) for name in PROXIES):
+    if any(os.environ.get(name) for name in PROXIES):
         os.environ[DIRECT_HOSTS] = ",".join(filter(None, (others, host)))
 
 

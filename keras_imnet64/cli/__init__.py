@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from io import TextIOWrapper
-from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -26,6 +25,7 @@ from keras_imnet64.cli import (  # noqa: F401 (each adds its commands)
 )
 from keras_imnet64.cli.frame import cli
 from keras_imnet64.core.errors import EXIT_RUN_FAILED, EXIT_STOPPED_AT_ONCE, UserError, printable
+from keras_imnet64.core.invocation import program_name
 
 
 def main() -> None:
@@ -61,9 +61,3 @@ def main() -> None:
 def exit_with(message: object, status: int) -> NoReturn:
     click.echo(f"Error: {printable(message)}", err=True)
     sys.exit(status)
-
-
-def program_name() -> str:
-    """Returns what the user typed: the console script or `python cli.py`."""
-    name = Path(sys.argv[0]).name
-    return f"python {name}" if name.endswith(".py") else name

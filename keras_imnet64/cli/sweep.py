@@ -20,6 +20,7 @@ from keras_imnet64.cli.frame import (
 from keras_imnet64.cli.runs import run_folder
 from keras_imnet64.core.console import show
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.invocation import program_words
 
 FOR_GRIDS = ("--grid", "--seeds", "--cell", "--slurm")
 SUFFIX = "-sweep"  # of the default folder's name
@@ -191,7 +192,4 @@ def refuse_several(search: int) -> None:
 
 def command_line() -> list[str]:
     """Returns the command line of this process without --slurm, for another process to run."""
-    program = [str(Path(sys.argv[0]).absolute())]
-    if program[0].endswith(".py"):
-        program = [sys.executable, *program]
-    return [*program, *(word for word in sys.argv[1:] if word != "--slurm")]
+    return [*program_words(), *(word for word in sys.argv[1:] if word != "--slurm")]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keras_imnet64.core.errors import RunFailed, reason
+from keras_imnet64.core.invocation import STARTED_AS, program_name
 from keras_imnet64.core.types import JsonObject, StrPath
 
 PACKAGE_PARENT = Path(__file__).parents[2]
@@ -187,8 +188,12 @@ def module_command(module: str, arguments: tuple[str, ...]) -> list[str]:
 
 
 def environment_with_package(environment: Mapping[str, str] | None) -> dict[str, str]:
-    """Returns the variables of a child that imports this package from where this process does."""
+    """Returns the variables of a child that imports this package from where this process does.
+
+    Its messages name the program as this process was started.
+    """
     variables = dict(os.environ if environment is None else environment)
+    variables[STARTED_AS] = program_name()
     if PACKAGE_PARENT.name not in ("site-packages", "dist-packages"):  # which Python searches
         path = [str(PACKAGE_PARENT), variables.get("PYTHONPATH", "")]
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, path))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from keras_imnet64.core.errors import UserError, first_few, nearest
+from keras_imnet64.core.invocation import program_name
 from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.core.validation import to_json
@@ -442,8 +443,8 @@ def command_for(
 ) -> str:
     """Returns the command that makes a data set in these folders."""
     if dataset.make is _made_by_downsampling:
-        return f"python cli.py data downsample DATASET --size {dataset.image_size} --out DIR"
-    words = ["python", "cli.py", "data", "prepare", dataset.name]
+        return f"{program_name()} data downsample DATASET --size {dataset.image_size} --out DIR"
+    words = [*program_name().split(), "data", "prepare", dataset.name]
     words += [] if dataset.embedded else ["--source", dataset.source_hint]
     words += ["--data-dir", str(data_dir)] if data_dir else []
     words += ["--cache-dir", str(cache_dir)] if cache_dir else []

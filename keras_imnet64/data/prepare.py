@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_imnet64.core.errors import UserError, first_few, printable
+from keras_imnet64.core.invocation import program_name
 from keras_imnet64.core.paths import portable
 from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.data.locations import Dataset, DatasetLocation
@@ -190,7 +191,7 @@ def from_image_files(request: Request) -> dict[str, Store]:
     if request.source is None:
         raise UserError(
             "tiny_imagenet is read from its zip or folder: pass it with --source, as in "
-            "`python cli.py data prepare tiny_imagenet --source tiny-imagenet-200.zip`"
+            f"`{program_name()} data prepare tiny_imagenet --source tiny-imagenet-200.zip`"
         )
     with tiny_imagenet.open_tree(request.source) as tree:
         listing = tiny_imagenet.read_listing(tree)
@@ -301,7 +302,7 @@ def _required_source(request: Request, source_kind: str) -> StrPath:
         name = request.verified.dataset.name
         raise UserError(
             f"{name} needs a source: pass {source_kind} with --source, as in "
-            f"`python cli.py data prepare {name} --source DIR`"
+            f"`{program_name()} data prepare {name} --source DIR`"
         )
     return request.source
 

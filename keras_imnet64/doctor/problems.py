@@ -12,6 +12,7 @@ from keras_imnet64.backend.devices import DEVICE_KINDS
 from keras_imnet64.backend.keras_settings import BACKENDS
 from keras_imnet64.backend.programs import FOLDER
 from keras_imnet64.core.errors import nearest
+from keras_imnet64.core.invocation import program_name
 from keras_imnet64.core.processes import BY_SIGNAL, NO_ANSWER, PACKAGE_PARENT
 from keras_imnet64.doctor.facts import DISTRIBUTION
 from keras_imnet64.doctor.report import BackendTrial, Gpu, Problem, Report
@@ -65,14 +66,14 @@ def _backend_fix(name: str, trial: BackendTrial, error: str, gpus: Sequence[Gpu]
     if LACKS_MEMORY.search(error):
         return OTHERS_ON_GPU if gpus else "end other programs, then run the doctor again"
     if error.startswith(NO_ANSWER):
-        return "run this again when the machine is less busy: python cli.py doctor"
+        return f"run this again when the machine is less busy: {program_name()} doctor"
     if not trial.imports:
         return _pip(f"--force-reinstall {name}")
     variables = [variable for variable in DEVICE_KINDS.get(name, ()) if os.environ.get(variable)]
     if variables and not trial.devices:
         return f"unset {' '.join(variables)}"
     if error.startswith(BY_SIGNAL):
-        return "run this again when no other program is running: python cli.py doctor"
+        return f"run this again when no other program is running: {program_name()} doctor"
     code = shlex.quote("import keras; print(keras.ops.ones(1))")
     return f"read the whole message: KERAS_BACKEND={name} python -c {code}"
 

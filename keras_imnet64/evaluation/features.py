@@ -21,7 +21,7 @@ from keras_imnet64.core.paths import check_output_file, expand
 from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.data.images.views import View, check_filter
 from keras_imnet64.evaluation.forward import compile_forward
-from keras_imnet64.evaluation.image_files import apply_to_files, find_files, view_for
+from keras_imnet64.evaluation.image_files import SkippedFile, apply_to_files, find_files, view_for
 from keras_imnet64.models.contract import output_of, that_computes, with_logits
 from keras_imnet64.models.info import read_model_info
 from keras_imnet64.models.keras_private import producer
@@ -68,20 +68,21 @@ def embed(
     found = find_files(images, skip_corrupt)
     devices = devices or take_devices()
     files: list[str] = []
-    rows, skipped = np.empty((0, 0), "float32"), found.skipped
+    unread: list[SkippedFile] = []
+    rows = np.empty((0, 0), "float32")
     with devices.scope():
         model = load_model(path)
         view = view_for(model, info, path)
         forward = compile_forward(feature_model(model, path), devices)
         for batch, features in apply_to_files(forward, found, view, devices, path, "features"):
-            skipped += batch.skipped
+            unread += batch.skipped
             if not batch.files:
                 continue
             if not rows.size:  # the length of a vector is known from the first batch
                 rows = np.empty((len(found.files), features.shape[1]), "float32")
             rows[len(files) : len(files) + len(features)] = features
             files += map(str, batch.files)
-    found.check_any_read(len(files), skipped)
+    skipped = found.all_skipped(unread)
     write_atomic(out, write(files, rows[: len(files)]))
     return {
         "out": str(out),

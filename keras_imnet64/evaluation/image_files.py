@@ -49,13 +49,18 @@ class ImageFiles:
     """The files that hold images, and those that do not but may be skipped."""
 
     files: Sequence[Path]
-    skipped: list[SkippedFile]
+    skipped: Sequence[SkippedFile]
     skip_corrupt: bool
 
-    def check_any_read(self, num_read: int, skipped: Sequence[SkippedFile]) -> None:
-        """Raises a UserError if no file could be read."""
-        if not num_read:
-            raise UserError(f"none of {len(self.files)} images could be read: {skipped[0].reason}")
+    def all_skipped(self, unread: Sequence[SkippedFile]) -> list[SkippedFile]:
+        """Returns all files that are skipped, with those of `files` that could not be read.
+
+        Raises:
+            UserError: none of `files` could be read.
+        """
+        if len(unread) == len(self.files):
+            raise UserError(f"none of {len(self.files)} images could be read: {unread[0].reason}")
+        return [*self.skipped, *unread]
 
 
 def find_files(images: StrPath | Iterable[StrPath], skip_corrupt: bool) -> ImageFiles:
@@ -68,7 +73,8 @@ def find_files(images: StrPath | Iterable[StrPath], skip_corrupt: bool) -> Image
         UserError: there are no images; or one is not an image, unless such files are skipped.
     """
     not_images: list[FaultyFile] | None = [] if skip_corrupt else None
-    files = find_images(images, not_images)
+    remedy = "convert or move such files, or leave them out with --skip-corrupt"
+    files = find_images(images, not_images, remedy)
     skipped = [SkippedFile(str(file), f"{file} {fault}") for file, fault in not_images or []]
     return ImageFiles(files, skipped, skip_corrupt)
 

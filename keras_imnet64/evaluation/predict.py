@@ -13,7 +13,7 @@ from keras_imnet64.core.files import csv_text
 from keras_imnet64.core.types import Json, JsonObject, StrPath
 from keras_imnet64.data.images.views import View, check_filter
 from keras_imnet64.evaluation.forward import compile_forward, keras_forward
-from keras_imnet64.evaluation.image_files import apply_to_files, find_files, view_for
+from keras_imnet64.evaluation.image_files import SkippedFile, apply_to_files, find_files, view_for
 from keras_imnet64.models.contract import check_stated_classes, classifier_shape, with_logits
 from keras_imnet64.models.fold import fold_batch_norm
 from keras_imnet64.models.info import read_model_info
@@ -92,7 +92,7 @@ def predict(
     found = find_files(images, skip_corrupt)
     devices = devices or take_devices()
     predictions: list[Prediction] = []
-    skipped = found.skipped
+    unread: list[SkippedFile] = []
     with devices.scope():
         model = load_model(path)
         view = view_for(model, info, path)
@@ -104,12 +104,12 @@ def predict(
             else keras_forward(classifier)
         )
         for batch, logits in apply_to_files(forward, found, view, devices, path, "logits"):
-            skipped += batch.skipped
+            unread += batch.skipped
             predictions += [
                 Prediction(str(file), _most_probable(row, labels, top))
                 for file, row in zip(batch.files, logits, strict=True)
             ]
-    found.check_any_read(len(predictions), skipped)
+    skipped = found.all_skipped(unread)
     return {
         "model": str(path),
         "verified": info.verified,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import parse_json
+from keras_imnet64.core.invocation import program_name
 from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import JsonObject, StrPath
 from keras_imnet64.core.validation import parse_record
@@ -53,7 +54,7 @@ def advice_on(path: StrPath, fault: str) -> str:
     """Returns how to make a `.keras` file of a file of another kind, else the fault."""
     suffix = Path(path).suffix.lower()
     if suffix in WEIGHTS:
-        return "; `python cli.py convert` makes one of weights of torchvision or timm"
+        return f"; `{program_name()} convert` makes one of weights of torchvision or timm"
     if suffix in HDF5:
         return '; in Python, keras.models.load_model("IN.h5").save("OUT.keras") makes one of it'
     return f": {fault}"

@@ -41,7 +41,8 @@ CHECKED: dict[str, bool | set[str]] = {  # the parts of a recipe that `preflight
     "model": True,
     "data": True,
     "augment": True,
-    "optimizer": {"name", "groups", "lookahead"},
+    "loss": True,
+    "optimizer": {"name", "groups", "lookahead", "weight_decay"},
     "train": {
         *("accumulate_steps", "early_stopping", "epochs", "freeze"),
         *("remeasure_statistics", "sizes"),

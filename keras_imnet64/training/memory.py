@@ -116,16 +116,19 @@ def report_out_of_memory(advice: str) -> Iterator[None]:
         raise RunFailed(advice) from error
 
 
-def out_of_memory_advice(batch_size: int, num_parts: int, remat_is_off: bool) -> str:
+def out_of_memory_advice(
+    batch_size: int, num_parts: int, num_devices: int, remat_is_off: bool
+) -> str:
     """Returns the error message of a run whose memory ran out, with the options that help.
 
     Args:
         batch_size: the recipe's `data.batch_size`.
         num_parts: the recipe's `train.accumulate_steps`.
+        num_devices: on which a part must be divided evenly.
         remat_is_off: whether the recipe leaves `train.remat` off.
     """
     candidates = range(num_parts + 1, batch_size + 1)
-    more_parts = next((n for n in candidates if batch_size % n == 0), None)
+    more_parts = next((n for n in candidates if batch_size % (n * num_devices) == 0), None)
     remedies = []
     if remat_is_off:
         remedies.append(

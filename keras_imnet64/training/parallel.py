@@ -17,18 +17,21 @@ def set_batch_norm(
     What ships has plain normalisation; `as_before` gives it back to a model of the caller's. Under
     JAX a step is one program over the global batch, so its statistics are global by nature.
     """
-    if devices.count == 1:
-        return
-    if devices.backend == "jax":
-        if mode == "per_device":
-            raise UserError(
-                'train.batch_norm = "per_device" does not exist under jax on several devices, '
-                'where statistics are global; use "global" or --backend tensorflow'
-            )
+    check_batch_norm(mode, devices)
+    if devices.count == 1 or devices.backend == "jax":
         return
     for layer in all_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = mode == "global"
+
+
+def check_batch_norm(mode: Literal["global", "per_device"], devices: Devices) -> None:
+    """Refuses statistics of each device's part where a step is one program."""
+    if mode == "per_device" and devices.backend == "jax" and devices.count > 1:
+        raise UserError(
+            'train.batch_norm = "per_device" does not exist under jax on several devices, '
+            'where statistics are global; use "global" or --backend tensorflow'
+        )
 
 
 def jit_compile(xla: Literal["auto", "on", "off"], devices: Devices) -> bool:
@@ -37,6 +40,9 @@ def jit_compile(xla: Literal["auto", "on", "off"], devices: Devices) -> bool:
     "auto" is on for one TensorFlow GPU. It is off for the CPU, where gradients of convolutions are
     slow under XLA, and under MirroredStrategy, where Keras 3.15 fails with XLA. JAX always
     compiles.
+
+    Raises:
+        UserError: the backend cannot on these devices.
     """
     if devices.backend == "jax":
         if xla == "off":

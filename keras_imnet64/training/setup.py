@@ -30,6 +30,7 @@ from keras_imnet64.training.build import (
 )
 from keras_imnet64.training.data import Data, check_length, load_data, make_stream
 from keras_imnet64.training.model import check_own_dtype, make_model, make_smaller
+from keras_imnet64.training.parallel import check_batch_norm, jit_compile
 from keras_imnet64.training.sizes import check_sizes
 from keras_imnet64.training.statistics import check_statistics
 
@@ -149,6 +150,8 @@ def check_setup(recipe: Recipe, devices: Devices, model: keras.Model | None = No
         recipe.data.batch_size // num_parts,
         "data.batch_size / train.accumulate_steps" if num_parts > 1 else "data.batch_size",
     )
+    jit_compile(recipe.train.xla, devices)  # for its refusals
+    check_batch_norm(recipe.train.batch_norm, devices)
     check_network(recipe, model)
 
 

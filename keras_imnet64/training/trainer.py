@@ -65,7 +65,7 @@ class Trainer:
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> None:
         self.run, self.setup, self.callbacks = run, setup, list(callbacks or ())
-        self.cluster = setup.devices.cluster
+        self.cluster, self.num_devices = setup.devices.cluster, setup.devices.count
         self.recipe, self.model, self.stream = setup.recipe, setup.model, setup.stream
         self.state = RunState(0, 0)
         with Activity("building the model that ships"):
@@ -194,6 +194,7 @@ class Trainer:
         advice = out_of_memory_advice(
             self.recipe.data.batch_size,
             self.recipe.train.accumulate_steps,
+            self.num_devices,
             remat_is_off=not self.recipe.train.remat,
         )
         images = as_run_failed(self.stream.selection.store)

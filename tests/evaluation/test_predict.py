@@ -158,6 +158,14 @@ def test_files_that_cannot_be_read_are_refused_or_listed(model, tmp_path):
     assert ids(result["images"][1]) == ids(alone)  # what follows a gap keeps its numbers
     with pytest.raises(UserError, match="none of 1 images could be read"):
         predict(model, folder / "0001.png", skip_corrupt=True)
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    (mixed / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (mixed / "b.jpg").write_text("no image")
+    with pytest.raises(UserError, match="HEIC .* or leave them out with --skip-corrupt"):
+        predict(model, mixed)
+    with pytest.raises(UserError, match=r"none of 1 images could be read: .*b\.jpg is not"):
+        predict(model, mixed, skip_corrupt=True)
 
 
 def test_a_batch_of_damaged_files_alone(model, tmp_path, monkeypatch):

@@ -324,6 +324,9 @@ def test_networks_and_data_are_checked_once_each(plan):
     assert [recipe.model.width for recipe in checked] == [0.5, 1]
     other = plan("train.remeasure_statistics=1,2", "optimizer.lookahead.steps=2,3")
     assert len(representatives([cell.recipe for cell in other.cells])) == 4
+    for axis in ('loss.l2_of="all","weights"', "optimizer.weight_decay=0.0,0.1"):
+        recipes = [cell.recipe for cell in plan(axis, loss={"l2": 0.1}).cells]
+        assert len(representatives(recipes)) == 2, axis  # groups of variables depend on it
 
 
 def test_jobs_and_virtual_devices_exclude_each_other(plan, trained):
@@ -359,8 +362,8 @@ def test_the_script_begins_the_sweep(plan, tmp_path):
 
 
 def test_the_command_is_repeated_without_slurm(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["/bin/tool", "sweep", "--slurm", "--seeds", "2"])
-    assert command_line() == ["/bin/tool", "sweep", "--seeds", "2"]
+    monkeypatch.setattr("sys.argv", ["/bin/keras-imnet64", "sweep", "--slurm", "--seeds", "2"])
+    assert command_line() == ["/bin/keras-imnet64", "sweep", "--seeds", "2"]
     monkeypatch.setattr("sys.argv", ["cli.py", "sweep", "--slurm"])
     python, program, *rest = command_line()
     assert "python" in python and Path(program).is_absolute() and rest == ["sweep"]

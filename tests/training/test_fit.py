@@ -22,6 +22,7 @@ from keras_imnet64.runs import create_run, lock
 from keras_imnet64.training.callbacks.recording import line_of
 from keras_imnet64.training.data import load_data
 from keras_imnet64.training.fit import fit, log_start
+from keras_imnet64.training.memory import out_of_memory_advice
 from keras_imnet64.training.state import list_checkpoints, load_checkpoint, save_checkpoint
 
 
@@ -302,6 +303,12 @@ def test_out_of_memory_names_the_remedy(small_recipe, data_dir, tmp_path):
     recipe = small_recipe(train={"remat": True})
     with pytest.raises(RunFailed, match=r"step: --fresh --set train\.accumulate_steps=2"):
         fit(recipe, tmp_path / "other", data_dir=data_dir, callbacks=[Full()])
+
+
+def test_parts_that_are_advised_are_divided_among_the_devices():
+    assert "accumulate_steps=5 " in out_of_memory_advice(100, 1, 4, remat_is_off=False)
+    assert out_of_memory_advice(100, 5, 4, remat_is_off=False).count("accumulate_steps=25 ") == 1
+    assert "smaller data.batch_size" in out_of_memory_advice(100, 25, 4, remat_is_off=False)
 
 
 def test_fine_tuning_takes_all_but_the_head(small_recipe, data_dir, tmp_path, capsys):

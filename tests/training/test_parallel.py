@@ -13,6 +13,7 @@ from keras_imnet64.backend.devices import Devices, choose_indices
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.models import build_model
 from keras_imnet64.training.parallel import jit_compile, set_batch_norm
+from keras_imnet64.training.setup import check_setup
 
 SCRIPT = Path(__file__).with_name("two_devices.py")
 
@@ -125,6 +126,12 @@ def test_xla_auto_is_on_for_one_gpu_only():
         jit_compile("on", several("tensorflow"))
     with pytest.raises(UserError, match=r'train\.xla = "off" does not exist'):
         jit_compile("off", several("jax"))
+
+
+@pytest.mark.parametrize("setting", [{"xla": "off"}, {"batch_norm": "per_device"}])
+def test_what_a_backend_cannot_do_is_refused_before_data_is_read(small_recipe, setting):
+    with pytest.raises(UserError, match="does not exist under jax"):
+        check_setup(small_recipe(train=setting), several("jax"))
 
 
 def test_only_the_training_model_synchronises_its_normalisation():

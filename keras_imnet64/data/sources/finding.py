@@ -105,7 +105,9 @@ class SourceFiles:
 
 
 def find_images(
-    paths: StrPath | Iterable[StrPath], skipped: list[FaultyFile] | None = None
+    paths: StrPath | Iterable[StrPath],
+    skipped: list[FaultyFile] | None = None,
+    remedy: str = "convert or move such files",
 ) -> list[Path]:
     """Returns the files among `paths`, and the images in the folders among them.
 
@@ -115,6 +117,7 @@ def find_images(
         paths: one path or several.
         skipped: receives (file, what is wrong with it) of each faulty file in a folder; None
             refuses such files.
+        remedy: what to do about them, for the message.
 
     Returns:
         The files in the order of `paths`; images of a folder are sorted.
@@ -130,10 +133,10 @@ def find_images(
         if not isinstance(path, str | os.PathLike):
             kind = type(path).__name__
             raise UserError(f"images are given as paths of files or folders; received a {kind}")
-    return [file for path in paths for file in _images_at(expand(path), skipped)]
+    return [file for path in paths for file in _images_at(expand(path), skipped, remedy)]
 
 
-def _images_at(path: Path, skipped: list[FaultyFile] | None) -> list[Path]:
+def _images_at(path: Path, skipped: list[FaultyFile] | None, remedy: str) -> list[Path]:
     try:
         if path.is_file():
             return [path]
@@ -149,10 +152,7 @@ def _images_at(path: Path, skipped: list[FaultyFile] | None) -> list[Path]:
     found = find_below(path)
     if found.faulty and skipped is None:
         faulty = [(str(file.relative_to(path)), fault) for file, fault in found.faulty]
-        raise UserError(
-            f"{describe_faulty(faulty, len(found.images), path)}; convert or move such files "
-            "(`predict` leaves them out with --skip-corrupt)"
-        )
+        raise UserError(f"{describe_faulty(faulty, len(found.images), path)}; {remedy}")
     if skipped is not None:
         skipped.extend(found.faulty)
     return found.images

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.core.invocation import program_name
 from keras_imnet64.core.paths import native
 from keras_imnet64.data.images.reading import UPRIGHT
 from keras_imnet64.data.stores.base import StoreBase
@@ -169,7 +170,7 @@ class EncodedStore(StoreBase):
 
     def command_for(self, source: str) -> str:
         """Returns the command that indexes images of another folder as these were."""
-        words = ["python", "cli.py", "data", "prepare", self.dataset, "--source", source]
+        words = [*program_name().split(), "data", "prepare", self.dataset, "--source", source]
         return f"`{shlex.join(words + self.meta.options)}`"
 
 

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import PIL
 
 from keras_imnet64.core.errors import RunFailed, UserError
-from keras_imnet64.core.files import sync_file, write_atomic, write_json
-from keras_imnet64.core.paths import check_writable, expand, os_error_text
+from keras_imnet64.core.files import is_at, sync_file, write_atomic, write_json
+from keras_imnet64.core.paths import check_writable, expand, os_error_text, refuse_existing
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.core.validation import read_record, to_json
 from keras_imnet64.data import datasets
@@ -88,7 +89,8 @@ def downsample(
     with _locked(expand(out_dir)) as folder, _report_os_errors(folder):
         works = {split: _ResizedSplit(folder, store, view) for split, store in stores.items()}
         if not works["train"].is_begun():
-            _refuse_existing_archives(folder, output.file_names)
+            for file_name in output.file_names:
+                refuse_existing(folder / file_name)
         _refuse_other_class_list(folder, output.wnids)
         _require_space(folder, output.location.packed_dir, list(works.values()))
         splits = {
@@ -200,15 +202,6 @@ def _refuse_other_classes(store: EncodedStore) -> None:
         )
 
 
-def _refuse_existing_archives(folder: Path, file_names: Sequence[str]) -> None:
-    for path in (folder / file_name for file_name in file_names):
-        if os.path.lexists(path):
-            raise UserError(
-                f"{path} exists and is never overwritten: remove it, or choose another folder with "
-                "--out"
-            )
-
-
 def _refuse_other_class_list(folder: Path, wnids: Sequence[str]) -> None:
     path = folder / CLASSES
     if os.path.lexists(path) and path.read_text("utf-8", "replace") != _class_list(wnids):
@@ -227,13 +220,15 @@ def _locked(folder: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         check_writable(folder)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except (OSError, ValueError) as error:
+        file = os.fdopen(descriptor, "r+b")
+        is_mine = _acquire_lock(file, folder / LOCK)
+    except (OSError, ValueError) as error:  # of the lock where the file system has none
         raise UserError(
             f"{folder} cannot be written ({os_error_text(error, folder)}); "
             "choose another folder with --out"
         ) from None
-    try:
-        if not _acquire_lock(descriptor, folder / LOCK):
+    with file:
+        if not is_mine:
             raise UserError(
                 f"another process is downsampling into {folder}: wait until it is done, or "
                 "choose another folder with --out"
@@ -245,17 +240,15 @@ def _locked(folder: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # the folder is empty only if the call was refused
                 if is_new:
                     folder.rmdir()
-    finally:
-        os.close(descriptor)
 
 
-def _acquire_lock(descriptor: int, path: Path) -> bool:
+def _acquire_lock(file: IO[bytes], path: Path) -> bool:
     """Returns whether this process now holds the lock, and the locked file still has its name."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except OSError:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
+    return is_at(path, file)
 
 
 @contextlib.contextmanager

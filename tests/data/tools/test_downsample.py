@@ -288,6 +288,15 @@ def test_a_second_process_is_refused(toy, tmp_path):
     small(tmp_path)
 
 
+def test_a_file_system_without_locks_is_named(toy, tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(UserError, match=r"out cannot be written \(No locks available\); choose"):
+        small(tmp_path)
+
+
 def test_existing_archives_are_never_overwritten(toy, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / VAL_ZIP).write_text("precious")
