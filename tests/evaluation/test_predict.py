@@ -162,7 +162,7 @@ def test_files_that_cannot_be_read_are_refused_or_listed(model, tmp_path):
     mixed.mkdir()
     (mixed / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
     (mixed / "b.jpg").write_text("no image")
-    with pytest.raises(UserError, match="HEIC .* or leave them out with --skip-corrupt"):
+    with pytest.raises(UserError, match=r"HEIC .* or leave them out with --skip-corrupt"):
         predict(model, mixed)
     with pytest.raises(UserError, match=r"none of 1 images could be read: .*b\.jpg is not"):
         predict(model, mixed, skip_corrupt=True)
