@@ -180,7 +180,7 @@ def open_run(path: StrPath) -> Run:
 def classes_text(names: list[str]) -> str:
     """Returns the text of classes.txt: one name on each line, in the order of the logits.
 
-    Line breaks within a name are written as escapes.
+    Line breaks and other control characters within a name are written as escapes.
     """
     return "".join(f"{printable(name)}\n" for name in names)
 

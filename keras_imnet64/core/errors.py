@@ -1,6 +1,7 @@
 """The exceptions that end a command, their exit statuses, and helpers for their messages."""
 
 from collections.abc import Iterable, Sequence
+from unicodedata import category
 
 EXIT_DONE = 0
 EXIT_RUN_FAILED = 1
@@ -24,6 +25,8 @@ EXIT_STATUSES = {  # what each tells whoever runs a command
     EXIT_STOPPED_AT_ONCE: "Stopped at once, by Ctrl-C or another signal.",
 }
 
+CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, ends of lines and paragraphs
+DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 MAX_MESSAGE_CHARACTERS = 1500  # enough for the names and digests of three archives
 
 
@@ -67,9 +70,17 @@ def nearest(name: object, known: Iterable[str]) -> str:
 def printable(text: object) -> str:
     """Returns the text with its control characters as escapes, safe to print on a terminal.
 
-    Names of files and classes come from anywhere: a line break in one could forge a line.
+    Names of files and classes come from anywhere: a line break in one could forge a line, and marks
+    of direction reorder it. Spaces of any width and joiners are part of words, and stay.
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    return "".join(
+        c if c.isprintable() or not _is_control(c) else c.encode("unicode_escape").decode()
+        for c in str(text)
+    )
+
+
+def _is_control(character: str) -> bool:
+    return category(character) in CONTROLS or character in DIRECTIONS
 
 
 def shortened(text: str, max_characters: int) -> str:

@@ -205,6 +205,24 @@ def find_dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
+def scored_images(dataset: str, split: str, count: int, num_classes: int | None) -> str:
+    """Returns in words which images a score is of, with the classes if they are not all.
+
+    Args:
+        num_classes: of the images; None if it is not known.
+    """
+    some = ""
+    if has_part_of_classes(dataset, num_classes):
+        some = f"{num_classes:,} of the {DATASETS[dataset].num_classes:,} classes of "
+    return f"all {count:,} images of {some}{dataset} {split}"
+
+
+def has_part_of_classes(dataset: str, num_classes: int | None) -> bool:
+    """Whether images have fewer classes than the published data set; False where none is known."""
+    total = DATASETS[dataset].num_classes if dataset in DATASETS else None
+    return bool(num_classes and total and num_classes < total)
+
+
 def all_rows(data_dir: StrPath | None, cache_dir: StrPath | None) -> list[Dataset]:
     """Returns the rows of the table, then those of the user's own data sets on this machine.
 

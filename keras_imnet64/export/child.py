@@ -30,7 +30,12 @@ from keras_imnet64.data.images.views import View
 from keras_imnet64.data.sources import shapes
 from keras_imnet64.export.formats import FORMATS, Serve
 from keras_imnet64.export.messages import ExportRequest, MakeReport, StepOutcome
-from keras_imnet64.models.contract import check_stated_classes, classifier_shape, with_logits
+from keras_imnet64.models.contract import (
+    check_stated_classes,
+    classifier_shape,
+    gives_probabilities,
+    with_logits,
+)
 from keras_imnet64.models.info import model_info, read_model_info
 from keras_imnet64.models.load import load_model
 from keras_imnet64.records import ModelInfo
@@ -69,8 +74,10 @@ def run_step(step: str, work: Path, request: ExportRequest) -> StepOutcome:
 def make(work: Path, request: ExportRequest) -> MakeReport:
     """Writes the artefact, the images and the logits that the model computes for them."""
     info = read_model_info(request.source)
-    model = with_logits(load_in_float32(Path(request.source), work))
+    model = load_in_float32(Path(request.source), work)
     shape = classifier_shape(model, request.source)
+    has_softmax = gives_probabilities(model)
+    model = with_logits(model)
     check_stated_classes(info, shape.num_classes, request.source)
     chosen = choose_images(shape.height, shape.width, info, request)
     num_images = len(chosen.pixels)
@@ -85,6 +92,7 @@ def make(work: Path, request: ExportRequest) -> MakeReport:
         image_source=chosen.source,
         is_stand_in=chosen.is_stand_in,
         num_class_names=len(info.class_names) if info.class_names else None,
+        has_softmax=has_softmax,
     )
 
 

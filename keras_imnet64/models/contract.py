@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import StrPath, Tensor
 from keras_imnet64.records import ModelInfo
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 HEAD = "logits"  # the layer, in every network of the table
 LEAST_PROBABILITY = 1e-30  # whose logarithm is finite
+DRAWN_SIZE = 64  # pixels per side of the images about which a model of any size is asked
 Shape = tuple[int | None, ...]
 
 
@@ -95,6 +98,25 @@ def ends_in_softmax(model: keras.Model) -> bool:
     return has_activation or type(last).__name__ == "Softmax"  # Keras' layer, or its operation
 
 
+def gives_probabilities(model: keras.Model) -> bool:
+    """Whether the outputs of a classifier are probabilities, whatever computes them.
+
+    A mean of several softmaxes does, and a softmax that is clipped or reshaped. Where no layer or
+    operation at the end tells, the model is asked about drawn images.
+    """
+    import keras
+
+    if ends_in_softmax(model):
+        return True
+    last = _last_operation(model)
+    if last.name == HEAD or isinstance(last, keras.layers.Dense | keras.layers.Conv2D):
+        return False
+    height, width = (side or DRAWN_SIZE for side in model.inputs[0].shape[1:3])
+    drawn = np.random.default_rng(0).integers(0, 256, (2, height, width, 3)).astype("float32")
+    outputs = keras.ops.convert_to_numpy(model(drawn, training=False)).astype("float32")
+    return bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=-1), 1, atol=1e-3))
+
+
 def ends_in_sigmoid(model: keras.Model) -> bool:
     """Whether a classifier outputs a probability for each class by itself."""
     import keras
@@ -147,13 +169,13 @@ def with_logits(model: keras.Model) -> keras.Model:
 
     from keras_imnet64.models.keras_private import producer
 
-    if not ends_in_softmax(model):
+    if not gives_probabilities(model):
         return model
     last = _last_operation(model)
     is_softmax_alone = isinstance(last, keras.layers.Softmax | keras.layers.Activation)
     if is_softmax_alone and last is producer(model.outputs[0]):
         return keras.Model(model.inputs[0], last.input)
-    if hasattr(last, "activation"):
+    if ends_in_softmax(model) and hasattr(last, "activation"):
         last.activation = keras.activations.linear
         return model
     logits = keras.ops.log(keras.ops.maximum(model.outputs[0], LEAST_PROBABILITY))

@@ -21,7 +21,7 @@ from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.paths import check_output_file, expand
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
-from keras_imnet64.data.datasets import open_dataset
+from keras_imnet64.data.datasets import open_dataset, scored_images
 from keras_imnet64.pages import Section, document, paragraph, table, tiles
 from keras_imnet64.report.calibration import reliability
 from keras_imnet64.report.examination import (
@@ -172,7 +172,8 @@ def page_of(runs: Sequence[ReportedRun], before: Sequence[Section] = ()) -> str:
 def lead(runs: Sequence[ReportedRun]) -> Markup:
     """Returns what stands first: the scores, and what is missing."""
     first = runs[0].metrics
-    images = f"all {first.model.count:,} images of {first.dataset} {first.split}"
+    num_classes = len(runs[0].subject.info.wnids or ())
+    images = scored_images(first.dataset, first.split, first.model.count, num_classes)
     is_unverified = any(run.verified is False for run in runs)
     unverified = " (NOT VERIFIED data)" if is_unverified else ""
     text = paragraph(

@@ -10,6 +10,7 @@ from keras_imnet64.core.errors import UserError, printable
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.paths import check_output_file, refuse_existing
 from keras_imnet64.core.types import Json, JsonObject, StrPath
+from keras_imnet64.data.datasets import has_part_of_classes, scored_images
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import Metrics, ModelInfo
 from keras_imnet64.report.subjects import Subject, open_subjects
@@ -66,7 +67,9 @@ def yaml_of(values: Json, indent: str = "") -> str:
 def _head(subject: Subject, license_id: str | None) -> JsonObject:
     metrics, scores = subject.metrics, subject.metrics.model
     unverified = "" if metrics.verified else " (not verified)"
-    hub_name = HUB_NAMES.get(metrics.dataset) if metrics.verified else None
+    is_subset = has_part_of_classes(metrics.dataset, len(subject.info.wnids or ()))
+    some = f", {len(subject.info.wnids or ()):,} of its classes" if is_subset else ""
+    hub_name = HUB_NAMES.get(metrics.dataset) if metrics.verified and not is_subset else None
     return {
         "library_name": "keras",
         "pipeline_tag": "image-classification",
@@ -82,7 +85,7 @@ def _head(subject: Subject, license_id: str | None) -> JsonObject:
                         "task": {"type": "image-classification"},
                         "dataset": {
                             "type": hub_name or metrics.dataset,
-                            "name": f"{metrics.dataset}{unverified}",
+                            "name": f"{metrics.dataset}{some}{unverified}",
                             "split": metrics.split,
                         },
                         "metrics": [
@@ -133,7 +136,7 @@ def _body(subject: Subject, recipe: Recipe, license_id: str | None) -> Iterator[
     if license_id is None:
         yield "The licence of the weights is not stated: ask the author."
     yield "\n## Results\n"
-    yield from _results(metrics, recipe)
+    yield from _results(metrics, len(info.wnids or ()), recipe)
     yield "\n## Training\n"
     yield "| | |\n|---|---|"
     for name, value in _training(subject, recipe).items():
@@ -149,11 +152,13 @@ def packages_of(info: ModelInfo) -> str:
     return " and ".join(["Keras", *info.needs]) if info.needs else "Keras alone"
 
 
-def _results(metrics: Metrics, recipe: Recipe) -> Iterator[str]:
+def _results(metrics: Metrics, num_classes: int, recipe: Recipe) -> Iterator[str]:
     """Yields the lines of the scores, those that were published apart from those measured."""
+    images = scored_images(metrics.dataset, metrics.split, metrics.model.count, num_classes)
+    crops = ", as the mean of ten crops of each" if metrics.crops == 10 else ""
     scores, best, published = metrics.model, metrics.best, recipe.reference
     unverified = "" if metrics.verified else ", which are NOT VERIFIED to be the published ones"
-    yield f"On all {scores.count:,} images of {metrics.dataset} {metrics.split}{unverified}:\n"
+    yield f"On {images}{crops}{unverified}:\n"
     yield "| result | top-1 (%) | top-5 (%) |\n|---|---|---|"
     yield f"| `model.keras`, measured | {scores.top1:.2f} | {scores.top5:.2f} |"
     if best is not None and metrics.selected_on not in (None, "none"):

@@ -25,6 +25,7 @@ from keras_imnet64.core.files import write_atomic, write_json
 from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.core.validation import to_json
+from keras_imnet64.data.datasets import scored_images
 from keras_imnet64.models.macs import count_parameters
 from keras_imnet64.recipe.loading import as_recipe
 from keras_imnet64.recipe.optimizers import StepOptions
@@ -213,10 +214,12 @@ def finish(trainer: Trainer, peak_memory_mb: float | None) -> None:
         best=best_score,
     )
     cluster.from_writer(partial(write_results, run, setup, state, metrics))
+    num_classes = setup.data.train.num_classes
+    images = scored_images(metrics.dataset, metrics.split, model_score.count, num_classes)
     say(
         f"{run.model}: top1 {model_score.top1:.2f} %, top5 {model_score.top5:.2f} %, loss "
-        f"{model_score.loss:.4f} on all {model_score.count} images of {metrics.dataset} "
-        f"{metrics.split}{'' if metrics.verified else ' (NOT VERIFIED data)'}, from the file"
+        f"{model_score.loss:.4f} on {images}"
+        f"{'' if metrics.verified else ' (NOT VERIFIED data)'}, from the file"
     )
 
 

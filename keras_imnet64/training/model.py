@@ -13,7 +13,7 @@ from keras_imnet64.core.types import Options
 from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.data.stream import evaluation_batches
 from keras_imnet64.evaluation.evaluate import check_model_fits
-from keras_imnet64.models.contract import ends_in_softmax
+from keras_imnet64.models.contract import gives_probabilities
 from keras_imnet64.models.from_file import replace_head
 from keras_imnet64.models.init import seed_generators
 from keras_imnet64.models.keras_private import all_layers
@@ -57,9 +57,9 @@ def make_model(
     if own_model is not None:
         check_model_fits(own_model, data.train, "your model", data.view)
         needed = check_loads_anywhere(own_model, "your model")
-        if ends_in_softmax(own_model):
+        if gives_probabilities(own_model):
             raise UserError(
-                "your model ends in a softmax, but the loss takes logits: remove the softmax"
+                "your model gives probabilities, but the loss takes logits: remove the softmax"
             )
         if is_unmeasured(own_model):
             raise UserError(

@@ -339,13 +339,24 @@ def test_what_is_served_are_logits_of_a_softmax_too(tmp_path):
     model = keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(pool))
     model.save(tmp_path / "m.keras")
     source = str(tmp_path / "m.keras")
-    child.make(tmp_path, ExportRequest(source, "keras", [], data_dir=None, cache_dir=None))
+    request = ExportRequest(source, "keras", [], data_dir=None, cache_dir=None)
+    assert child.make(tmp_path, request).has_softmax
     images, logits = (np.load(tmp_path / f"{name}.npy") for name in ("images", "reference"))
     assert logits.min() < 0  # no probability is
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected = model.predict(images, verbose=0)
     found = powers / powers.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-30)
+
+
+def test_a_second_output_is_not_dropped(tmp_path):
+    pixels = keras.Input((16, 16, 3))
+    pool = keras.layers.GlobalAveragePooling2D()(pixels)
+    outputs = [keras.layers.Softmax()(keras.layers.Dense(6)(pool)), keras.layers.Dense(3)(pool)]
+    keras.Model(pixels, outputs).save(tmp_path / "m.keras")
+    request = ExportRequest(str(tmp_path / "m.keras"), "keras", [], data_dir=None, cache_dir=None)
+    with pytest.raises(UserError, match=r"gives \[None, 6\] and \[None, 3\]; one output"):
+        child.make(tmp_path, request)
 
 
 def test_one_image_is_compared_alone_and_in_a_batch(folder, tmp_path):

@@ -9,6 +9,7 @@ from keras_imnet64.core.errors import UserError
 from keras_imnet64.models.contract import (
     classifier_shape,
     ends_in_softmax,
+    gives_probabilities,
     output_of,
     with_logits,
 )
@@ -37,6 +38,10 @@ def softmax_and_more(x):
     return layers.Identity()(ops.cast(ops.softmax(x), "float32"))
 
 
+def mean_of_two(x):
+    return layers.Average()([layers.Dense(3, activation="softmax")(x) for _ in range(2)])
+
+
 HEADS = {
     "activation of the last layer": lambda x: layers.Dense(3, activation="softmax")(x),
     "layer": dense_and(layers.Softmax()),
@@ -46,6 +51,12 @@ HEADS = {
         layers.Dense(3, activation="softmax")(x)
     ),
     "before an identity": dense_and(softmax_and_more),
+    "before a mean": mean_of_two,
+    "before another shape": dense_and(lambda x: layers.Reshape((3,))(ops.softmax(x))),
+    "before bounds": dense_and(lambda x: ops.clip(ops.softmax(x), 1e-7, 1)),
+    "in a scaled exponential": dense_and(
+        lambda x: ops.exp(x) / ops.sum(ops.exp(x), axis=-1, keepdims=True)
+    ),
 }
 
 
@@ -57,7 +68,7 @@ def test_the_softmax_of_the_logits_is_what_the_model_says(head, is_wrapped):
     model = network(HEADS[head])
     model = wrapped(wrapped(model)) if is_wrapped else model
     expected = ops.convert_to_numpy(model(PIXELS))
-    assert ends_in_softmax(model)
+    assert gives_probabilities(model)
     logits = with_logits(model)(PIXELS)
     np.testing.assert_allclose(ops.convert_to_numpy(ops.softmax(logits)), expected, rtol=1e-5)
 
@@ -69,8 +80,9 @@ def test_probabilities_of_several_classes_at_a_time_are_refused(head):
 
 
 def test_logits_stay_as_they_are():
-    model = wrapped(network(layers.Dense(3)))
-    assert not ends_in_softmax(model) and with_logits(model) is model
+    for head in (layers.Dense(3), dense_and(ops.relu), dense_and(lambda x: x / 2)):
+        model = wrapped(network(head))
+        assert not ends_in_softmax(model) and with_logits(model) is model
 
 
 def test_a_model_within_another_outputs_a_tensor_of_the_other():

@@ -410,7 +410,7 @@ def test_the_card_has_a_head_that_hubs_read(trained, tmp_path, run):
     }
     (result,) = model["results"]
     assert model["name"] == "<b>first"
-    assert result["dataset"]["name"] == "imagenet_resized/16x16 (not verified)"
+    assert result["dataset"]["name"] == "imagenet_resized/16x16, 10 of its classes (not verified)"
     assert [m["value"] for m in result["metrics"]] == pytest.approx([scores.top1, scores.top5])
     for said in ("# `<b>first`", "NOT VERIFIED", f"| {scores.top1:.2f} |", "Intended use"):
         assert said in body
@@ -421,6 +421,12 @@ def test_the_card_has_a_head_that_hubs_read(trained, tmp_path, run):
     write_json(Run(other).metrics_file, metrics | {"selected_on": "none"})
     assert run("report", other, "--card", "--out", tmp_path / "CARD.md")[0] == 0
     assert "best.keras`, measured" not in (tmp_path / "CARD.md").read_text()
+    published = {"dataset": "tiny_imagenet", "verified": True, "crops": 10}
+    write_json(Run(other).metrics_file, metrics | published)
+    assert run("report", other, "--card", "--out", tmp_path / "TINY.md")[0] == 0
+    card = (tmp_path / "TINY.md").read_text()
+    assert "of 10 of the 200 classes of tiny_imagenet" in card and "ten crops of each" in card
+    assert "zh-plus" not in card  # whose score this is not
     status, _, error = run("report", trained, *options)
     assert status == 2 and "README.md exists and is never overwritten" in error
     assert yaml.safe_load(yaml_of({"name": "demo-\U0001f680 é"})) == {"name": "demo-\U0001f680 é"}

@@ -515,7 +515,7 @@ def own_models():
         "your model does not state the shapes": Subclassed(),
         "your model does not state": keras.Sequential([keras.layers.Flatten()]),
         "your model uses the layer of .* twice": shared_inside(),
-        "your model ends in a softmax": keras.Sequential(
+        "your model gives probabilities, but": keras.Sequential(
             [pixels, keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
         ),
         r"your model gives \[None, 3\] and \[None, 3\]": keras.Model(

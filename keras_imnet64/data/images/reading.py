@@ -19,6 +19,7 @@ from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.data.images.contents import HEAD_BYTES, describe_content
+from keras_imnet64.data.images.damage import check_undamaged
 from keras_imnet64.data.images.views import View, check_filter
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, beyond which it warns: 256 MiB of RGB
@@ -52,15 +53,24 @@ def read_image(path: StrPath, view: View) -> np.ndarray:
         uint8 [S, S, 3], RGB; [10, S, S, 3] if the view has ten crops.
 
     Raises:
-        UserError: the file is not an image, is damaged, has more than MAX_PIXELS, or holds values
-            of an unknown range.
+        UserError: the file is not an image, is damaged, has more than MAX_PIXELS or would have them
+            when it is resized, or holds values of an unknown range.
     """
     check_filter(view.resize_filter)
     path = Path(path)
     if not path.is_file():  # reading a pipe would never end
         raise UserError(f"{path} is not a file; an image is needed")
     with report_image_errors(path), open(path, "rb") as file, open_image(file, path) as image:
-        return view.show(to_rgb(turn_upright(image), path))
+        check_undamaged(path.read_bytes(), image.format)  # finds damage that Pillow overlooks
+        upright = turn_upright(image)
+        width, height = view.resized(upright.size)
+        if width * height > MAX_PIXELS:
+            raise UserError(
+                f"{path} is too narrow: its {upright.width} x {upright.height} pixels would become "
+                f"{width:,} x {height:,} as the shorter side is resized, of which the model sees "
+                "the centre; crop it first"
+            )
+        return view.show(to_rgb(upright, path))
 
 
 # ---------------------------------------------------------------------------------------- formats

@@ -58,19 +58,21 @@ class View:
 
     def show(self, image: Image.Image) -> np.ndarray:
         """Returns uint8 [S, S, 3] of an RGB image; [10, S, S, 3] with `ten_crop`."""
+        pixels = np.asarray(image.resize(self.resized(image.size), FILTERS[self.resize_filter]))
         if self.resize is None and not self.ten_crop:
-            size = (self.image_size, self.image_size)
-            return np.array(image.resize(size, FILTERS[self.resize_filter]))
-        pixels = np.asarray(self._resize_shorter_side(image))
+            return pixels.copy()
         if not self.ten_crop:
             return self._crop(pixels, *CENTRE).copy()
         crops = [self._crop(pixels, down, right) for down, right in (CENTRE, *CORNERS)]
         return np.stack([*crops, *(crop[:, ::-1] for crop in crops)])
 
-    def _resize_shorter_side(self, image: Image.Image) -> Image.Image:
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Returns the (width, height) to which an image of this (width, height) is resized."""
+        if self.resize is None and not self.ten_crop:
+            return self.image_size, self.image_size
         shorter = self.resize or default_resize(self.image_size)
-        width, height = (shorter * side // min(image.size) for side in image.size)
-        return image.resize((width, height), FILTERS[self.resize_filter])
+        width, height = (shorter * side // min(size) for side in size)
+        return width, height
 
     def _crop(self, pixels: np.ndarray, down: float, right: float) -> np.ndarray:
         """Returns the S x S crop at these shares of the free height and of the free width."""

@@ -178,8 +178,30 @@ def test_a_truncated_jpeg_is_refused(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")
     path = write(tmp_path / "a.jpg", pixels)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(UserError, match=r"a\.jpg is not a whole image: .*truncated"):
+    with pytest.raises(UserError, match=r"a\.jpg is not a whole image: Premature end"):
         read_image(path, View(16))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_damage_that_pillow_overlooks_is_refused_as_by_data_sets(tmp_path, suffix):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")
+    path = write(tmp_path / f"a{suffix}", pixels)
+    content = bytearray(path.read_bytes())
+    if suffix == ".jpg":
+        middle = len(content) // 2
+        content[middle : middle + 2] = b"\xff\xd9"  # the marker of an end
+    else:
+        content[content.index(b"IEND") - 5] ^= 1  # in the checksum of the pixels
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\{suffix} is not a whole image"):
+        read_image(path, View(16))
+
+
+def test_a_line_is_not_resized_to_gigabytes(tmp_path):
+    path = write(tmp_path / "line.png", np.zeros((1, 3000, 3), "uint8"))
+    assert read_image(path, View(8)).shape == (8, 8, 3)
+    with pytest.raises(UserError, match=r"too narrow: its 3000 x 1 .* become 768,000 x 256 as"):
+        read_image(path, View(224, "bilinear", 256))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # Pillow's
