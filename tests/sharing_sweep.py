@@ -17,6 +17,7 @@ from pytest import MonkeyPatch
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.jobs import claims, sharing
+from keras_imnet64.jobs import machine as here
 from keras_imnet64.recipe.loading import load_recipe, read_content
 from keras_imnet64.sweep import grid
 from keras_imnet64.sweep.axes import parse_axis
@@ -34,7 +35,7 @@ def plan_of(folder):
 
 
 def main(recipe, out, rates, machine=None):
-    grid.run_preflight = lambda request: []
+    here.run_preflight = lambda request: []
     broken = {"ending": "failed", "scores": []}
     stand_in_fit.use(
         MonkeyPatch(), lambda folder: plan_of(folder) | (broken if machine == "broken" else {})
@@ -44,7 +45,7 @@ def main(recipe, out, rates, machine=None):
     if machine:
         claims.machine_id = lambda: machine
     plan = plan_grid(read_content(recipe, ()), [parse_axis(f"optimizer.learning_rate={rates}")], 1)
-    outcome = grid.run_grid(plan, Path(out), grid.Machine())
+    outcome = grid.run_grid(plan, Path(out), here.Machine())
     try:
         outcome.raise_unfinished()
     finally:

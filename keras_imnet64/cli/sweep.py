@@ -99,9 +99,10 @@ def sweep(
     Example: python cli.py sweep --recipe demo --grid optimizer.learning_rate=0.003,0.01,0.03
     """
     from keras_imnet64.backend.devices import choose_backend
+    from keras_imnet64.jobs.machine import Machine
     from keras_imnet64.recipe.loading import read_content
     from keras_imnet64.sweep.axes import parse_axis
-    from keras_imnet64.sweep.grid import Machine, fit_cell, run_grid
+    from keras_imnet64.sweep.grid import fit_cell, run_grid
     from keras_imnet64.sweep.plan import plan_grid
     from keras_imnet64.sweep.search import plan_search, run_search
     from keras_imnet64.sweep.slurm import write_script

@@ -193,12 +193,17 @@ def run_jobs(source: JobSource, shares: Sequence[MachineShare]) -> JobsResult:
                 source.job_ended(process.job, ending, failure)
 
 
-def raise_unfinished(result: JobsResult, what: str, num_jobs: int, again: str) -> None:
+def again(fresh: bool) -> str:
+    """Returns the command that goes on, in words, after one with or without --fresh."""
+    return "the same command without --fresh" if fresh else "the same command"
+
+
+def raise_unfinished(result: JobsResult, what: str, num_jobs: int, command: str) -> None:
     """Raises an error for all jobs if a signal stopped them or some of them failed.
 
     Args:
         what: the jobs, such as "branches".
-        again: the command that trains what is not finished, such as "the same command".
+        command: what trains what is not finished, see `again`.
 
     Raises:
         Stopped: a signal stopped the jobs.
@@ -209,14 +214,14 @@ def raise_unfinished(result: JobsResult, what: str, num_jobs: int, again: str) -
     names = first_few([job.name for job in failed], MAX_NAMED)
     if result.stopped:
         raise Stopped(
-            f"stopped; the {what}' states are saved, and {again} resumes them"
+            f"stopped; the {what}' states are saved, and {command} resumes them"
             + (f"; failed: {names}" if failed else "")
         )
     if failed:
         is_mistake = all(job.status == EXIT_USER_ERROR for job in failed)
         raise (UserError if is_mistake else RunFailed)(
             f"{len(failed)} of {num_jobs} {what} failed ({names}), the first with: "
-            f"{failed[0].reason}; fix this, then {again} trains the {what} that are not finished"
+            f"{failed[0].reason}; fix this, then {command} trains the {what} that are not finished"
         )
 
 

@@ -17,9 +17,9 @@ from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.files import write_together
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.jobs.claims import SUMMARY, Claims
-from keras_imnet64.jobs.preflight import PreflightRequest, run_preflight
-from keras_imnet64.jobs.running import Job, raise_unfinished, run_jobs
-from keras_imnet64.jobs.shares import MachineShare, share_machine
+from keras_imnet64.jobs.machine import Machine
+from keras_imnet64.jobs.running import Job, again, raise_unfinished, run_jobs
+from keras_imnet64.jobs.shares import MachineShare
 from keras_imnet64.jobs.sharing import SharedJobs
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.runs import Run, lock, set_aside
@@ -77,7 +77,8 @@ def fit_recipe(
 
     Args:
         branch: the number of the only branch to train.
-        jobs, data_dir, cache_dir, devices, virtual_devices, fresh: see `fit_branches`.
+        jobs, data_dir, cache_dir, devices, virtual_devices: see `Machine`.
+        fresh: start over; what was there is kept under another name.
         place: where this process stands among those that train one run, see `take_devices`.
         pack_progress: see `training.fit`.
         on_finished: called with an ordinary run, or that of one branch, and the devices on which it
@@ -99,16 +100,8 @@ def fit_recipe(
             f"--virtual-devices; received {jobs}"
         )
     if trains_all(recipe, branch):
-        fitted = fit_branches(
-            recipe,
-            out_dir,
-            jobs=jobs,
-            data_dir=data_dir,
-            cache_dir=cache_dir,
-            devices=devices,
-            virtual_devices=virtual_devices,
-            fresh=fresh,
-        )
+        machine = Machine(jobs, devices, virtual_devices, data_dir, cache_dir)
+        fitted = fit_branches(recipe, out_dir, machine, fresh=fresh)
         return Fitted({"run": str(out_dir), **fitted.scores}, fitted.is_reported)
     if branch is not None:
         check_branches_fit(out_dir, recipe)
@@ -136,15 +129,7 @@ def fit_recipe(
 
 
 def fit_branches(
-    recipe: Recipe,
-    out_dir: StrPath,
-    *,
-    jobs: int = 1,
-    data_dir: StrPath | None = None,
-    cache_dir: StrPath | None = None,
-    devices: str | None = None,
-    virtual_devices: int | None = None,
-    fresh: bool = False,
+    recipe: Recipe, out_dir: StrPath, machine: Machine, *, fresh: bool = False
 ) -> Fitted:
     """Trains all branches of a recipe that are not finished, several at a time.
 
@@ -155,9 +140,6 @@ def fit_branches(
         recipe: a recipe with band "all".
         out_dir: folder of the branches' run folders, `branch-00` and so on; the same call resumes
             branches in it.
-        jobs: number of branches that are trained at a time, each on its share of the devices.
-        data_dir, cache_dir: folders of data sets and their stores, see `datasets.open_dataset`.
-        devices, virtual_devices: as for `take_devices`; virtual devices only for one job.
         fresh: start all branches anew; earlier ones are kept under another name.
 
     Raises:
@@ -169,34 +151,27 @@ def fit_branches(
     folder, bands = Run(Path(out_dir)), bands_of(recipe)
     check_branches_fit(out_dir, None if fresh else recipe)
     say(f"recipe   {recipe.name}: {len(bands)} branches")
-    request = PreflightRequest(
-        [with_band(recipe, bands[0]).to_toml()],
-        devices,
-        virtual_devices,
-        data_dir=None if data_dir is None else str(data_dir),
-        cache_dir=None if cache_dir is None else str(cache_dir),
-    )
+    is_done = not fresh and all(run.is_finished for run in _runs_of(bands, out_dir))
+    checked = [] if is_done else [with_band(recipe, bands[0])]  # the others differ in their band
 
-    def prepare() -> Sequence[MachineShare]:
-        return share_machine(min(jobs, len(bands)), devices, run_preflight(request))
+    def prepare() -> tuple[Sequence[MachineShare], list[str]]:
+        return machine.prepare(checked, len(bands))
 
-    prepared = prepare() if fresh else None
+    prepared = prepare() if fresh or is_done else None
     if fresh and has_branches(out_dir):
         aside = set_aside(folder.path, [folder, *branch_runs(folder.path)])
         say(f"what was in {folder.path} is kept as {aside}")
-    again = "the same command without --fresh" if fresh else "the same command"
     with Claims(folder.path) as claims:
-        shares = prepared or claims.prepare_data(prepare)
+        shares, options = prepared or claims.prepare_data(prepare)
         folder.path.mkdir(parents=True, exist_ok=True)
         with lock(folder, shared=True):
-            unfinished = _unfinished_jobs(recipe, folder, request.fit_options)
+            unfinished = _unfinished_jobs(recipe, folder, options)
             write_together(folder.recipe_file, recipe.to_toml())  # from which the children read it
             source = SharedJobs(unfinished, claims, lambda run: run.is_finished)
             result = source.with_elsewhere(run_jobs(source, shares))
             source.say_shares()
-        raise_unfinished(result, "branches", len(bands), again)
-        runs = [Run(branch_folder(out_dir, band)) for band in bands]
-        scores = {run.path.name: run.metrics["model.keras"] for run in runs}
+        raise_unfinished(result, "branches", len(bands), again(fresh))
+        scores = {run.path.name: run.metrics["model.keras"] for run in _runs_of(bands, out_dir)}
         is_reported = claims.once(SUMMARY, "", lambda: None, "reporting the scores")
     say(
         f"all branches are trained, and `ensemble {folder.path}` joins them"
@@ -204,6 +179,10 @@ def fit_branches(
         else "another process has reported the scores"
     )
     return Fitted(scores, is_reported)
+
+
+def _runs_of(bands: Sequence[int], out_dir: StrPath) -> list[Run]:
+    return [Run(branch_folder(out_dir, band)) for band in bands]
 
 
 def _unfinished_jobs(recipe: Recipe, folder: Run, options: Sequence[str]) -> list[Job]:

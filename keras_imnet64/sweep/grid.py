@@ -16,9 +16,9 @@ from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.core.validation import to_json
 from keras_imnet64.jobs.claims import SUMMARY, Claims
-from keras_imnet64.jobs.preflight import PreflightRequest, run_preflight
-from keras_imnet64.jobs.running import Job, JobsResult, raise_unfinished, run_jobs
-from keras_imnet64.jobs.shares import MachineShare, share_machine
+from keras_imnet64.jobs.machine import Machine
+from keras_imnet64.jobs.running import Job, JobsResult, again, raise_unfinished, run_jobs
+from keras_imnet64.jobs.shares import MachineShare
 from keras_imnet64.jobs.sharing import SharedJobs
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.runs import Run, lock
@@ -48,53 +48,6 @@ CHECKED: dict[str, bool | set[str]] = {  # the parts of a recipe that `preflight
         *("remeasure_statistics", "sizes"),
     },
 }
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where cells are trained, and on which data.
-
-    Attributes:
-        jobs: number of cells that are trained at a time, each on its share of the devices.
-        devices, virtual_devices: as for `take_devices`; virtual devices only for one job.
-        data_dir, cache_dir: as for `fit`.
-    """
-
-    jobs: int = 1
-    devices: str | None = None
-    virtual_devices: int | None = None
-    data_dir: StrPath | None = None
-    cache_dir: StrPath | None = None
-
-    def prepare(
-        self, recipes: Sequence[Recipe], num_cells: int
-    ) -> tuple[Sequence[MachineShare], list[str]]:
-        """Checks that recipes can be trained, unless there are none.
-
-        Returns:
-            (the shares of the machine, the options of `fit` for all cells).
-
-        Raises:
-            UserError, RunFailed: see `run_preflight` and `share_machine`.
-        """
-        if not recipes:
-            return [], []
-        request = PreflightRequest(
-            [recipe.to_toml() for recipe in representatives(recipes)],
-            self.devices,
-            self.virtual_devices,
-            data_dir=None if self.data_dir is None else str(self.data_dir),
-            cache_dir=None if self.cache_dir is None else str(self.cache_dir),
-        )
-        gpus = run_preflight(request)
-        return share_machine(min(self.jobs, num_cells), self.devices, gpus), request.fit_options
-
-    def check(self) -> None:
-        """Raises a UserError if several jobs are to share virtual devices."""
-        if self.jobs > 1 and self.virtual_devices:
-            raise UserError(
-                f"--virtual-devices is for one job at a time; received --jobs {self.jobs}"
-            )
 
 
 @dataclass(frozen=True)
@@ -157,7 +110,6 @@ def run_grid(plan: Plan, out_dir: StrPath, machine: Machine, *, fresh: bool = Fa
             opened; there are fewer devices than jobs.
         RunFailed: the data could not be packed.
     """
-    machine.check()
     record = record_of(plan)
     folder = check_sweep_folder(out_dir, record, fresh)
     say(
@@ -167,7 +119,8 @@ def run_grid(plan: Plan, out_dir: StrPath, machine: Machine, *, fresh: bool = Fa
     todo = [cell for cell in plan.cells if fresh or not _is_done(cell.run(folder.path))]
 
     def prepare() -> tuple[Sequence[MachineShare], list[str]]:
-        return machine.prepare([cell.recipe for cell in todo], len(plan.cells))
+        recipes = representatives([cell.recipe for cell in todo])
+        return machine.prepare(recipes, len(plan.cells))
 
     prepared = prepare() if fresh or not todo else None
     if fresh:
@@ -189,8 +142,7 @@ def run_grid(plan: Plan, out_dir: StrPath, machine: Machine, *, fresh: bool = Fa
             )
     if not is_written and not others_go_on:
         say(f"another process has written the results into {folder.path}")
-    again = "the same command without --fresh" if fresh else "the same command"
-    return Outcome(record, result, again, is_written)
+    return Outcome(record, result, again(fresh), is_written)
 
 
 def _cell_jobs(

@@ -21,7 +21,8 @@ import numpy as np
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.types import Json, JsonObject, StrPath
-from keras_imnet64.jobs.running import Ending, FailedJob, HistoryRow, Job, run_jobs
+from keras_imnet64.jobs.machine import Machine
+from keras_imnet64.jobs.running import Ending, FailedJob, HistoryRow, Job, again, run_jobs
 from keras_imnet64.runs import Run, lock
 from keras_imnet64.sweep.axes import Axis, take_axes
 from keras_imnet64.sweep.folder import (
@@ -33,9 +34,9 @@ from keras_imnet64.sweep.folder import (
     write_cell_recipe,
 )
 from keras_imnet64.sweep.grid import (
-    Machine,
     Outcome,
     cell_job,
+    representatives,
     without_diverged,
     write_all,
 )
@@ -124,11 +125,10 @@ def run_search(
         UserError: see `run_grid`; the study in the folder cannot be read.
         RunFailed: the study could not be written, or the data not packed.
     """
-    machine.check()
     folder = check_sweep_folder(out_dir, plan.record, fresh)
     say(f"recipe   {plan.record.name}: a search of {plan.num_trials} trials")
     recipes = [plan.space.recipe(plan.content, values) for values in plan.space.samples()]
-    shares, options = machine.prepare(recipes, plan.num_trials)
+    shares, options = machine.prepare(representatives(recipes), plan.num_trials)
     begin(folder, plan.record, fresh)
     with lock(folder.as_run):
         search = Search(plan, folder, options)
@@ -136,8 +136,7 @@ def run_search(
         record = replace(plan.record, trials=max(plan.num_trials, len(search.trials())))
         record = with_results(record, folder, search.cell_records())
         write_all(folder, record)
-    again = "the same command without --fresh" if fresh else "the same command"
-    return Outcome(record, without_diverged(result, folder), again)
+    return Outcome(record, without_diverged(result, folder), again(fresh))
 
 
 class Search:

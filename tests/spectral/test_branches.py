@@ -16,13 +16,15 @@ from conftest import SPECTRAL
 from same_end import same_end, weights
 
 from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.core.files import write_json
 from keras_imnet64.jobs import preflight
+from keras_imnet64.jobs.machine import Machine
 from keras_imnet64.jobs.preflight import PreflightRequest
 from keras_imnet64.jobs.running import FailedJob, JobsResult
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.runs import Run, lock
 from keras_imnet64.spectral import training
-from keras_imnet64.spectral.branches import branch_folder, branch_recipe, branch_runs
+from keras_imnet64.spectral.branches import bands_of, branch_folder, branch_recipe, branch_runs
 from keras_imnet64.spectral.ensemble import ensemble
 from keras_imnet64.spectral.training import fit_branches
 from keras_imnet64.training.fit import fit
@@ -89,10 +91,10 @@ def test_all_branches_are_trained_and_a_failed_one_is_trained_again(
 
     other = small_recipe(model=SPECTRAL, train={"epochs": 2})
     with pytest.raises(UserError, match=r"was begun with another recipe \(train.epochs: 1 -> 2"):
-        fit_branches(other, tmp_path / "run", data_dir=data_dir)
+        fit_branches(other, tmp_path / "run", Machine(data_dir=data_dir))
     (tmp_path / "run" / "recipe.toml").unlink()  # as where branches of other machines are put
     with pytest.raises(UserError, match=r"branch-00 was begun with another recipe"):
-        fit_branches(other, tmp_path / "run", data_dir=data_dir)
+        fit_branches(other, tmp_path / "run", Machine(data_dir=data_dir))
 
 
 @pytest.mark.slow
@@ -198,9 +200,8 @@ def test_an_error_before_training_leaves_the_folder_as_it_is(
     earlier = branch_folder(tmp_path / "run", 0)
     earlier.mkdir(parents=True)
     with pytest.raises(UserError, match=sentence):
-        fit_branches(
-            small_recipe(**sections), tmp_path / "run", data_dir=data_dir, fresh=True, **options
-        )
+        machine = Machine(data_dir=data_dir, **options)
+        fit_branches(small_recipe(**sections), tmp_path / "run", machine, fresh=True)
     assert list(tmp_path.rglob("*")) == [tmp_path / "run", earlier]
 
 
@@ -210,16 +211,32 @@ def test_a_folder_of_something_else_is_left_alone(fresh, small_recipe, tmp_path)
     file.touch()
     for path, sentence in ((tmp_path, "is not empty and holds no run"), (file, "is a file")):
         with pytest.raises(UserError, match=sentence):
-            fit_branches(small_recipe(model=SPECTRAL), path, fresh=fresh)
+            fit_branches(small_recipe(model=SPECTRAL), path, Machine(), fresh=fresh)
     assert file.exists()
 
 
 def test_one_process_at_a_time_trains_branches(small_recipe, tmp_path, data_dir, check_here):
     check_here()
     branch_folder(tmp_path, 0).mkdir()
+    machine = Machine(data_dir=data_dir)
     for fresh in (False, True):
         with lock(Run(tmp_path)), pytest.raises(UserError, match="another process is working in"):
-            fit_branches(small_recipe(model=SPECTRAL), tmp_path, data_dir=data_dir, fresh=fresh)
+            fit_branches(small_recipe(model=SPECTRAL), tmp_path, machine, fresh=fresh)
+
+
+def test_finished_branches_need_neither_data_nor_devices(small_recipe, tmp_path, monkeypatch):
+    recipe = small_recipe(model=SPECTRAL)
+    for band in bands_of(recipe):
+        run = Run(branch_folder(tmp_path, band))
+        run.path.mkdir()
+        run.recipe_file.write_text(branch_recipe(recipe, band).to_toml())
+        score = {"top1": 1.0, "top5": 5.0, "loss": 2.0, "count": 40}
+        images = {"dataset": "imagenet_resized/16x16", "split": "validation", "verified": False}
+        content = {"recipe": "small", "backend": "jax", "selected_on": "none", **images}
+        write_json(run.metrics_file, content | {"seconds": 1.0, "model.keras": score})
+    monkeypatch.setattr(preflight, "run_child", None)
+    fitted = fit_branches(recipe, tmp_path, Machine(data_dir=tmp_path / "gone"))
+    assert [score["top1"] for score in fitted.scores.values()] == [1.0] * 4
 
 
 def test_fresh_keeps_the_earlier_branches(small_recipe, data_dir, tmp_path, monkeypatch):
@@ -232,7 +249,7 @@ def test_fresh_keeps_the_earlier_branches(small_recipe, data_dir, tmp_path, monk
 
     monkeypatch.setattr(training, "run_jobs", fail_all)
     with pytest.raises(RunFailed, match="without --fresh trains the branches"):
-        fit_branches(recipe, tmp_path / "run", data_dir=data_dir, fresh=True)
+        fit_branches(recipe, tmp_path / "run", Machine(data_dir=data_dir), fresh=True)
     assert (branch_folder(tmp_path / "run.1", 0) / "model.keras").exists()
     assert not branch_folder(tmp_path / "run", 0).exists()
 
@@ -241,7 +258,7 @@ def test_branches_do_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_path
     fit(small_recipe(train={"epochs": 1}), tmp_path / "run", data_dir=data_dir)
     for fresh in (False, True):
         with pytest.raises(UserError, match="holds an ordinary run"):
-            fit_branches(small_recipe(model=SPECTRAL), tmp_path / "run", fresh=fresh)
+            fit_branches(small_recipe(model=SPECTRAL), tmp_path / "run", Machine(), fresh=fresh)
     with pytest.raises(UserError, match="name the folder that holds branches"):
         ensemble(tmp_path / "run", data_dir=data_dir)
 

@@ -14,12 +14,12 @@ import stand_in_fit
 from keras_imnet64.cli.sweep import command_line
 from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.jobs import running
+from keras_imnet64.jobs.machine import Machine
 from keras_imnet64.recipe.loading import load_recipe, parse_toml
 from keras_imnet64.runs import Run, lock
-from keras_imnet64.sweep import grid
 from keras_imnet64.sweep.axes import parse_axis
 from keras_imnet64.sweep.folder import SweepFolder
-from keras_imnet64.sweep.grid import Machine, fit_cell, representatives, run_grid
+from keras_imnet64.sweep.grid import fit_cell, representatives, run_grid
 from keras_imnet64.sweep.plan import MAX_CELLS, plan_grid
 from keras_imnet64.sweep.records import CellRecord
 from keras_imnet64.sweep.results import best_setting, ranking, summarize
@@ -64,7 +64,7 @@ def trained(monkeypatch, tmp_path):
 
     trained.starts lists the cells that were started.
     """
-    monkeypatch.setattr(grid, "run_preflight", lambda request: [])
+    monkeypatch.setattr("keras_imnet64.jobs.machine.run_preflight", lambda request: [])
     changes = {}
 
     def plan_of(folder):

@@ -11,11 +11,11 @@ import pytest
 import stand_in_fit
 
 from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.jobs.machine import Machine
 from keras_imnet64.recipe.loading import load_recipe, parse_toml
-from keras_imnet64.sweep import grid, search
+from keras_imnet64.sweep import search
 from keras_imnet64.sweep.axes import Axis, parse_axis
 from keras_imnet64.sweep.folder import SweepFolder
-from keras_imnet64.sweep.grid import Machine
 from keras_imnet64.sweep.search import plan_search, report_study_errors, run_search
 from keras_imnet64.sweep.space import Range, make_space, parse_space, rounded
 
@@ -48,7 +48,7 @@ def searched(monkeypatch, tmp_path):
 
     pause: the seconds of an epoch, without which a cell is finished before it can be pruned.
     """
-    monkeypatch.setattr(grid, "run_preflight", lambda request: [])
+    monkeypatch.setattr("keras_imnet64.jobs.machine.run_preflight", lambda request: [])
     changes = {}
 
     def plan_of(folder):
@@ -258,15 +258,15 @@ import sys
 sys.path.insert(0, {tests!r})
 import pytest, stand_in_fit
 from keras_imnet64.recipe.loading import read_content
-from keras_imnet64.sweep import grid, search
-from keras_imnet64.sweep.grid import Machine
+from keras_imnet64.jobs import machine
+from keras_imnet64.sweep import search
 from keras_imnet64.sweep.space import parse_space
 
-grid.run_preflight = lambda request: []
+machine.run_preflight = lambda request: []
 plan = {{"scores": [50.0] * 9, "ending": "finished", "pause": 0.2}}
 stand_in_fit.use(pytest.MonkeyPatch(), lambda folder: plan)
 made = search.plan_search(read_content({recipe!r}), [parse_space({rate!r})], 4)
-search.run_search(made, {folder!r}, Machine())
+search.run_search(made, {folder!r}, machine.Machine())
 """
 
 
