@@ -2,7 +2,7 @@
 
 `recipes/costs.json` holds the costs of shipped recipes, so that a listing builds no network and
 needs no Keras. After adding or changing a recipe, `python -m keras_imnet64.recipe.costs` rewrites
-that table; a test builds every network and compares. `models.macs` counts.
+that table; a test builds every network and compares. `networks` builds, `models.macs` counts.
 """
 
 from __future__ import annotations
@@ -10,21 +10,16 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 from keras_imnet64.backend.loading import import_tensorflow
-from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.paths import expand
-from keras_imnet64.core.types import Options
 from keras_imnet64.data.datasets import find_dataset
-from keras_imnet64.models import build_model, num_bands
 from keras_imnet64.models.options import FileOptions, NetworkOptions
 from keras_imnet64.recipe.loading import recipes_dir, shipped_recipes
+from keras_imnet64.recipe.networks import num_branches, outline_of, sized_network
 from keras_imnet64.recipe.schema import Recipe
-
-if TYPE_CHECKING:
-    import keras
 
 
 class Costs(TypedDict):
@@ -68,7 +63,7 @@ def measure(recipe: Recipe) -> Costs:
     from keras_imnet64.models.keras_private import without_weights
     from keras_imnet64.models.macs import count_macs, count_parameters
 
-    model, times = outline_of(recipe), max(1, _num_bands(recipe))
+    model, times = outline_of(recipe), max(1, num_branches(recipe))
     costs: Costs = {
         "parameters": times * count_parameters(model),
         "macs": times * count_macs(model),
@@ -92,7 +87,7 @@ def parameters_that_train(recipe: Recipe, costs: Costs) -> int | None:
     from keras_imnet64.models.freeze import freeze_layers
 
     frozen = freeze_layers(outline_of(recipe), recipe.train.freeze).num_parameters
-    return costs["parameters"] - max(1, _num_bands(recipe)) * frozen
+    return costs["parameters"] - max(1, num_branches(recipe)) * frozen
 
 
 def macs_of_run(recipe: Recipe, costs: Costs) -> int | None:
@@ -123,70 +118,6 @@ def images_of_epoch(recipe: Recipe) -> int | None:
     return samples // data.batch_size * data.batch_size
 
 
-def outline_of(
-    recipe: Recipe,
-    input_size: int | None = None,
-    normalization: str | Options = "imagenet",
-    num_classes: int | None = None,
-) -> keras.Model:
-    """Returns the recipe's network without weights; raises a UserError if it cannot be built.
-
-    That of a file has its weights.
-
-    Args:
-        input_size, normalization: as for `build_model`.
-        num_classes: in place of the recipe's.
-
-    For a recipe of several branches, which all have the same shapes, this is the first branch.
-    """
-    from keras_imnet64.models.keras_private import without_weights
-
-    num_classes = num_classes or recipe.num_classes or 2  # unknown: any number checks the network
-    if isinstance(recipe.model, FileOptions):
-        from keras_imnet64.models.from_file import build_from_file
-
-        return build_from_file(recipe.model, image_size=recipe.image_size, num_classes=num_classes)
-    options = recipe.model.options | ({"band": 0} if _num_bands(recipe) else {})
-    with without_weights():
-        return build_model(
-            recipe.model.name,
-            image_size=recipe.image_size,
-            num_classes=num_classes,
-            input_size=input_size,
-            normalization=normalization,
-            dtype=recipe.train.dtype if input_size else "float32",
-            **options,
-        )
-
-
-def sized_network(
-    recipe: Recipe, network: keras.Model, size: int, normalization: str | Options = "imagenet"
-) -> keras.Model:
-    """Returns the recipe's network, with its variables, in a graph for smaller images.
-
-    Args:
-        network: of the full size, or its outline.
-        size: pixels per side.
-        normalization: of images of that size, as for `build_model`.
-
-    Raises:
-        UserError: the network does not work on that size, or would need other weights.
-    """
-    from keras_imnet64.models.sizes import check_takes_sizes, network_at
-
-    check_takes_sizes(network)
-    if isinstance(recipe.model, FileOptions):
-        return network_at(network, size)
-    try:
-        pattern = outline_of(recipe, size, normalization, network.outputs[0].shape[-1])
-    except Exception as error:  # a layer may raise any exception where a map would be empty
-        raise UserError(
-            f"train.sizes: {recipe.model.name} does not work on {size} pixels ({reason(error)}): "
-            "choose a larger size"
-        ) from error
-    return network_at(network, size, pattern)
-
-
 def network_of(recipe: Recipe) -> Network:
     """Returns what the recipe's costs depend on; any normalization counts as the same."""
     model = recipe.model.model_copy(update={"normalization": "imagenet"})
@@ -198,10 +129,6 @@ def _is_unknown(recipe: Recipe) -> bool:
     model = recipe.model
     is_missing = isinstance(model, FileOptions) and not expand(model.path).is_file()
     return recipe.num_classes is None or is_missing
-
-
-def _num_bands(recipe: Recipe) -> int:
-    return num_bands(recipe.model.name, recipe.model.options)
 
 
 def table_file() -> Path:

@@ -19,8 +19,8 @@ from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.data.stream import TrainingStream
 from keras_imnet64.models.freeze import Frozen, freeze_layers
 from keras_imnet64.models.warm_start import find_weights
-from keras_imnet64.recipe.costs import outline_of
 from keras_imnet64.recipe.loading import as_recipe
+from keras_imnet64.recipe.networks import outline_of
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.training.build import (
     check_group_options,

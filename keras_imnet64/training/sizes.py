@@ -14,7 +14,7 @@ from keras_imnet64.core.types import Options, Tensor
 from keras_imnet64.data.augment.shrink import shrink_mean
 from keras_imnet64.models.keras_private import without_weights
 from keras_imnet64.models.sizes import network_at
-from keras_imnet64.recipe.costs import sized_network
+from keras_imnet64.recipe.networks import sized_network
 from keras_imnet64.recipe.schema import Recipe
 
 
