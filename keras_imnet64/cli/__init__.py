@@ -2,9 +2,9 @@
 
 Results go to standard output (`--json`: one object on one line), everything else to standard error.
 `core.errors` lists the exit statuses. The commands are in `runs` (train and use models), `report`,
-`compare`, `sweep`, `data` and `about` (recipes, compiled programs, the machine); `frame` has what
-they share. Commands import late, so that `--help` is fast and the backend is chosen before Keras is
-imported.
+`compare`, `sweep`, `data`, `recipes` and `machine` (compiled programs, `doctor`, `bench`); `frame`
+has what they share. Commands import late, so that `--help` is fast and the backend is chosen before
+Keras is imported.
 """
 
 import os
@@ -16,9 +16,10 @@ from typing import NoReturn
 import click
 
 from keras_imnet64.cli import (  # noqa: F401 (each adds its commands)
-    about,
     compare,
     data,
+    machine,
+    recipes,
     report,
     runs,
     sweep,

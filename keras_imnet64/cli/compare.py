@@ -5,7 +5,6 @@ from typing import Unpack
 
 import click
 
-from keras_imnet64.cli.about import split_list
 from keras_imnet64.cli.frame import (
     FILE,
     DataFolders,
@@ -15,6 +14,8 @@ from keras_imnet64.cli.frame import (
     json_option,
     packing_bar,
     recipe_names,
+    set_option,
+    split_list,
     start_backend,
 )
 from keras_imnet64.core.errors import UserError
@@ -30,13 +31,7 @@ FOR_RECIPES = ("--recipe", "--set", "--backends", "--steps", "--epochs", "--seed
     shell_complete=completing(recipe_names),
     help="Name of a shipped recipe, or path of a TOML file, to train on each side.",
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a setting of the recipe, in TOML; repeatable.",
-)
+@set_option
 @click.option(
     "--backends",
     "sides",

@@ -235,6 +235,26 @@ def machine_options(command: Decorated) -> Decorated:
     )(command)
 
 
+def split_list(values: tuple[str, ...]) -> list[str]:
+    """Returns the names in an option that is repeated, or holds a list such as "a,b"."""
+    return [name.strip() for value in values for name in value.split(",")]
+
+
+def run_folder(recipe_name: str, name: str | None, out: Path | None, suffix: str = "") -> Path:
+    """Returns the folder of --out or --name; the default is <recipe>-<backend><suffix>."""
+    from keras_imnet64.backend.loading import chosen_backend
+    from keras_imnet64.core.paths import DEFAULT_RUNS
+    from keras_imnet64.recipe.schema import is_folder_name
+
+    if name is not None and not is_folder_name(name):
+        raise UserError(
+            f'--name must be one folder below saved_models; received "{name}": use --out'
+        )
+    if name is not None and out is not None:
+        raise UserError("--name and --out both name the folder: give one of them")
+    return out or DEFAULT_RUNS / (name or f"{recipe_name}-{chosen_backend()}{suffix}")
+
+
 def share_out(what: str, fresh: bool) -> None:
     """Prepares one of the processes that share out the runs of a folder.
 

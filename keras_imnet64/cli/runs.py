@@ -19,6 +19,7 @@ from keras_imnet64.cli.frame import (
     machine_options,
     packing_bar,
     recipe_option,
+    run_folder,
     share_out,
     start_backend,
 )
@@ -151,21 +152,6 @@ def fit(
         )
     if fitted.is_reported:
         show(fitted.scores, as_json)
-
-
-def run_folder(recipe_name: str, name: str | None, out: Path | None, suffix: str = "") -> Path:
-    """Returns the folder of --out or --name; the default is <recipe>-<backend><suffix>."""
-    from keras_imnet64.backend.loading import chosen_backend
-    from keras_imnet64.core.paths import DEFAULT_RUNS
-    from keras_imnet64.recipe.schema import is_folder_name
-
-    if name is not None and not is_folder_name(name):
-        raise UserError(
-            f'--name must be one folder below saved_models; received "{name}": use --out'
-        )
-    if name is not None and out is not None:
-        raise UserError("--name and --out both name the folder: give one of them")
-    return out or DEFAULT_RUNS / (name or f"{recipe_name}-{chosen_backend()}{suffix}")
 
 
 @cli.command()

@@ -15,9 +15,9 @@ from keras_imnet64.cli.frame import (
     json_option,
     packing_bar,
     recipe_option,
+    run_folder,
     share_out,
 )
-from keras_imnet64.cli.runs import run_folder
 from keras_imnet64.core.console import show
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.invocation import program_words
