@@ -22,10 +22,10 @@ from keras_imnet64.core.files import write_atomic
 from keras_imnet64.core.paths import check_output_file, expand
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.data.datasets import open_dataset, scored_images
+from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.pages import Section, document, paragraph, table, tiles
 from keras_imnet64.report.calibration import reliability
 from keras_imnet64.report.examination import (
-    OpenSplit,
     check_alike,
     check_same_images,
     examine,
@@ -127,12 +127,16 @@ def report(
 
 
 def _examined(
-    subjects: Sequence[Subject], open_split: OpenSplit, devices: Devices
+    subjects: Sequence[Subject], open_split: Callable[[str], Store], devices: Devices
 ) -> list[ReportedRun]:
-    """Returns each run with what its network does, or with the reason why that is not known."""
+    """Returns each run with what its network does, or with the reason why that is not known.
+
+    Args:
+        open_split: returns the images of a split; a UserError says why they are not here.
+    """
     num_pictures = max(2, MAX_PICTURES // len(subjects))
     classes = classes_of(subjects)
-    unseen, split = None, None
+    unseen, split, train = None, None, None
     try:
         split = open_split(subjects[0].metrics.split)
         train = open_split("train")
@@ -148,8 +152,8 @@ def _examined(
         examined = None
         if subject.predictions is not None:
             examined = examine_predictions(subject, classes, split, num_pictures)
-        elif unseen is None:
-            examined = examine(subject, open_split, devices, num_pictures)
+        elif split is not None and train is not None:
+            examined = examine(subject, split, train, devices, num_pictures)
         verified = None if split is None else bool(split.verified)
         found.append(ReportedRun(subject, examined, unseen, verified))
     return found

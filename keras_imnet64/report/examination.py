@@ -1,6 +1,6 @@
 """Shows the images of a run to its network once, and keeps what a page says of it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -48,7 +48,6 @@ from keras_imnet64.report.subjects import Subject
 MAX_NAME = 80  # characters of a class's name on a page, which shows it hundreds of times
 MAX_FITTED = 5000  # images on which a temperature is fitted: one number needs no more
 MAX_FITTED_BYTES = 2**26  # of their logits
-OpenSplit = Callable[[str], Store]  # the name of a split -> its images
 
 
 @dataclass(frozen=True)
@@ -125,19 +124,19 @@ class Examination:
 
 
 def examine(
-    subject: Subject, open_split: OpenSplit, devices: Devices, num_pictures: int
+    subject: Subject, validation: Store, train: Store, devices: Devices, num_pictures: int
 ) -> Examination:
-    """Returns what a run's model does with its validation images, see `check_same_images`.
+    """Returns what a run's model does with its validation images.
 
     Args:
+        validation, train: the images of the run, see `check_same_images`.
         num_pictures: the maximum in each list.
 
     Raises:
-        UserError: the images are not prepared, or do not fit.
+        UserError: the images do not fit the model.
         RunFailed: the logits are not finite, or an image cannot be read.
     """
     path, info = subject.run.model, subject.info
-    validation, train = open_split("validation"), open_split("train")
     images = select_known_classes(info, validation, path)
     training, held_out = images_of_training(subject, train)
     with devices.scope():

@@ -99,7 +99,7 @@ def page(trained, evil_dir):
 @pytest.fixture(scope="module")
 def examined(trained, evil_dir):
     (subject,) = open_subjects([trained])
-    return examine(subject, lambda split: store_of(evil_dir, split), take_devices(), 6)
+    return examine(subject, store_of(evil_dir), store_of(evil_dir, "train"), take_devices(), 6)
 
 
 def store_of(data_dir, split="validation"):
@@ -336,7 +336,7 @@ def test_a_temperature_is_fitted_on_few_of_many_held_out_images(trained, evil_di
     """The page still says how many are held out."""
     monkeypatch.setattr(examination, "MAX_FITTED", 10)
     (subject,) = open_subjects([trained])
-    found = examine(subject, lambda split: store_of(evil_dir, split), take_devices(), 6)
+    found = examine(subject, store_of(evil_dir), store_of(evil_dir, "train"), take_devices(), 6)
     assert (found.temperature.count, found.network.num_held_out) == (10, 24)
 
 
