@@ -97,9 +97,7 @@ def evaluate(
     if per_class and predictions and Path(per_class).resolve() == Path(predictions).resolve():
         raise UserError(f"per_class and predictions are both {per_class}: give each its own file")
     info = read_model_info(path)
-    dataset = dataset or info.dataset
-    if not dataset:
-        raise UserError(f"{path} does not state its data set; name one with --dataset")
+    dataset = dataset_of(info, dataset, path)
     devices = devices or take_devices()
     store = open_dataset(
         dataset, split, data_dir=data_dir, cache_dir=cache_dir, progress=pack_progress
@@ -197,6 +195,14 @@ def _say_left_out(selection: Selection, store: Store, path: StrPath) -> int:
     return num_images
 
 
+def dataset_of(info: ModelInfo, dataset: str | None, path: StrPath) -> str:
+    """Returns the data set that the caller names, or else that of a model's file."""
+    found = dataset or info.dataset
+    if not found:
+        raise UserError(f"{path} does not state its data set; name one with --dataset")
+    return found
+
+
 def _say_other_images(run: Run, store: Store) -> None:
     """Says so if a run was begun with other images of this data set than a store has."""
     if not run.environment_file.is_file():
@@ -275,11 +281,8 @@ def check_model_fits(
 ) -> None:
     """Refuses a model that cannot be scored on these images; `name` is its name in messages."""
     shape = classifier_shape(model, name)
-    size, dataset = view.image_size if view else selection.image_size, selection.store.dataset
-    if (shape.height, shape.width) not in [(size, size), (None, None)]:
-        raise UserError(
-            f"{name} takes images of {shape.height} x {shape.width}; {dataset} has {size} x {size}"
-        )
+    dataset = selection.store.dataset
+    shape.check_size(view.image_size if view else selection.image_size, name, dataset)
     if shape.num_classes != selection.num_classes:
         raise UserError(
             f"{name} gives {shape.num_classes} logits; {dataset} needs one for each of "

@@ -85,12 +85,8 @@ def view_for(model: keras.Model, info: ModelInfo, path: StrPath) -> View:
     Raises:
         UserError: the model does not take square images, or any size and does not state which.
     """
-    shape = classifier_shape(model, path)
-    if shape.height != shape.width:
-        raise UserError(
-            f"{path} takes images of {shape.height} x {shape.width}; square ones are needed"
-        )
-    return View.of(info, image_size_of(info, shape.height, path)).one_crop
+    size = classifier_shape(model, path).square_size(path)
+    return View.of(info, image_size_of(info, size, path)).one_crop
 
 
 def apply_to_files(

@@ -21,7 +21,7 @@ from keras_imnet64.data.selection import Selection, select
 from keras_imnet64.data.stores.decoding import as_run_failed
 from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stream import evaluation_batches
-from keras_imnet64.evaluation.evaluate import choose_view, scoring_batch_size
+from keras_imnet64.evaluation.evaluate import choose_view, dataset_of, scoring_batch_size
 from keras_imnet64.evaluation.features import feature_model
 from keras_imnet64.evaluation.forward import Forward, compile_forward
 from keras_imnet64.models.contract import classifier_shape
@@ -69,9 +69,7 @@ def evaluate_neighbours(
     """
     path = model_file(run_or_model)
     info = read_model_info(path)
-    dataset = dataset or info.dataset
-    if not dataset:
-        raise UserError(f"{path} does not state its data set; name one with --dataset")
+    dataset = dataset_of(info, dataset, path)
     devices = devices or take_devices()
     train, final = (
         _known_classes(
@@ -124,17 +122,8 @@ def _known_classes(info: ModelInfo, store: Store) -> Selection:
 def _view(model: keras.Model, info: ModelInfo, store: Store, path: StrPath) -> View | None:
     """Returns how images are shown: as `evaluate` shows them, in one crop."""
     shape = classifier_shape(model, path)
-    size = store.image_size
-    if size and (shape.height, shape.width) not in [(size, size), (None, None)]:
-        raise UserError(
-            f"{path} takes images of {shape.height} x {shape.width}; {store.dataset} has {size} x "
-            f"{size}"
-        )
-    if shape.height != shape.width:
-        raise UserError(
-            f"{path} takes images of {shape.height} x {shape.width}; square ones are needed"
-        )
-    return choose_view(info, store, shape.height, False, path)
+    shape.check_size(store.image_size, path, store.dataset)
+    return choose_view(info, store, shape.square_size(path), False, path)
 
 
 def features_of(

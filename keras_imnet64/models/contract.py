@@ -29,6 +29,27 @@ class ClassifierShape:
     width: int | None
     num_classes: int
 
+    def check_size(self, size: int | None, name: StrPath, dataset: str) -> None:
+        """Refuses images of a data set that the model does not take.
+
+        Args:
+            size: pixels per side, None for images of any size, which are resized.
+            name: of the model in messages.
+        """
+        if size and (self.height, self.width) not in [(size, size), (None, None)]:
+            raise UserError(
+                f"{name} takes images of {self.height} x {self.width}; {dataset} has {size} x "
+                f"{size}"
+            )
+
+    def square_size(self, name: StrPath) -> int | None:
+        """Returns the pixels per side, None for any; refuses a model for other than squares."""
+        if self.height != self.width:
+            raise UserError(
+                f"{name} takes images of {self.height} x {self.width}; square ones are needed"
+            )
+        return self.height
+
 
 def classifier_shape(model: keras.Model, name: StrPath) -> ClassifierShape:
     """Returns the size of the images that a model takes and the number of its classes.
