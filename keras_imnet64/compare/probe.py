@@ -28,10 +28,9 @@ from keras_imnet64.models.keras_private import (
     MaxPool,
     Relu,
     Relu6,
+    call_graph,
     calls_of,
-    graph_inputs,
     graph_of,
-    run_graph,
 )
 from keras_imnet64.training.remat import function_of
 
@@ -221,8 +220,7 @@ def run_held(graph: Graph, images: Tensor, held: Sequence[Tensor]) -> Tensor:
             return function
         return lambda x, **options: function(hold(x, next(remaining)), **options)
 
-    logits = run_graph(graph, graph_inputs(graph, images), replace)
-    return logits[0] if isinstance(logits, list | tuple) else logits
+    return call_graph(graph, images, replace)
 
 
 def hold(x: Tensor, value: Tensor) -> Tensor:

@@ -159,8 +159,18 @@ def graph_inputs(graph: Graph, inputs: Tensor) -> list[Tensor]:
 
 def graph_outputs(graph: Graph, outputs: Sequence[Tensor]) -> Tensor:
     """Returns the outputs of a functional model's call in its structure, see `graph_inputs`."""
-    packed = keras.tree.pack_sequence_as(graph._outputs_struct, list(outputs))
-    return packed[0] if isinstance(packed, list | tuple) and len(packed) == 1 else packed
+    return _without_list_of_one(keras.tree.pack_sequence_as(graph._outputs_struct, list(outputs)))
+
+
+def call_graph(
+    graph: Graph, inputs: Tensor, replace: Callable[[keras.Operation], Callable[..., Tensor]]
+) -> Tensor:
+    """Returns what the call of a functional model returns, run as by `run_graph`."""
+    return _without_list_of_one(run_graph(graph, graph_inputs(graph, inputs), replace))
+
+
+def _without_list_of_one(outputs: Tensor) -> Tensor:
+    return outputs[0] if isinstance(outputs, list | tuple) and len(outputs) == 1 else outputs
 
 
 def has_mask(tensor: Tensor) -> bool:

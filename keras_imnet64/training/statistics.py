@@ -23,10 +23,9 @@ from keras_imnet64.core.types import Tensor, Variable
 from keras_imnet64.models.keras_private import (
     Graph,
     all_layers,
+    call_graph,
     calls_of,
-    graph_inputs,
     graph_of,
-    run_graph,
     with_training,
 )
 from keras_imnet64.recipe.schema import Recipe
@@ -218,8 +217,7 @@ def _run(
             return lambda inputs, **_: _normalize(operation, inputs, found, moments)
         return with_training(operation, False)
 
-    outputs = run_graph(graph, graph_inputs(graph, inputs), replace)
-    return outputs[0] if isinstance(outputs, list | tuple) and len(outputs) == 1 else outputs
+    return call_graph(graph, inputs, replace)
 
 
 def _normalize(

@@ -6,11 +6,9 @@ import keras
 
 from keras_imnet64.core.types import Logs, Tensor
 from keras_imnet64.models.keras_private import (
-    Graph,
-    graph_inputs,
+    call_graph,
     graph_of,
     has_mask,
-    run_graph,
     step_function,
     with_training,
 )
@@ -30,7 +28,9 @@ class TrainingModel(SavedAsPlain):
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Returns what the plain model would, up to the rounding of sums."""
-        return _train(self, inputs) if training else super().call(inputs, training, mask)
+        if training:
+            return call_graph(self, inputs, fast_function)
+        return super().call(inputs, training, mask)
 
     def make_train_function(self, force: bool = False) -> None:
         """Makes the training step; Keras calls this when `fit` begins.
@@ -71,7 +71,7 @@ def fast_function(operation: keras.Operation) -> Callable[..., Tensor]:
     """Returns what a training step calls in place of a layer or an operation of a graph."""
     graph = graph_of(operation)
     if graph is not None:
-        return lambda inputs, **_: _train(graph, inputs)
+        return lambda inputs, **_: call_graph(graph, inputs, fast_function)
     plain = with_training(operation, True)
     make_kernel = KERNELS.get(type(operation))
     kernel = make_kernel(operation) if make_kernel else None
@@ -84,8 +84,3 @@ def fast_function(operation: keras.Operation) -> Callable[..., Tensor]:
         return kernel(inputs)
 
     return call
-
-
-def _train(graph: Graph, inputs: Tensor) -> Tensor:
-    outputs = run_graph(graph, graph_inputs(graph, inputs), fast_function)
-    return outputs[0] if isinstance(outputs, list | tuple) and len(outputs) == 1 else outputs
