@@ -403,6 +403,10 @@ class PerSplit(Generic[Value]):
     train: Value
     validation: Value
 
+    def of(self, split: str) -> Value:
+        value: Value = vars(self)[split]
+        return value
+
 
 @dataclass(frozen=True)
 class ProcessEntry:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TextIO, TypeAlias, TypeVar
 
 from keras_imnet64.core.branches import BRANCH_FOLDERS
 from keras_imnet64.core.errors import UserError, printable, reason
@@ -27,6 +27,7 @@ from keras_imnet64.records import Environment, Metrics
 LEFTOVERS = ".*.writing*"  # half-written files of processes that were killed
 MAX_HISTORY_BYTES = 2**26  # an epoch takes 200 bytes
 
+HistoryRow: TypeAlias = dict[str, str]  # of history.csv as text, see `records.EpochRow`
 Record = TypeVar("Record")
 
 
@@ -144,13 +145,18 @@ class Run:
         return _read(self.environment_file, Environment)[0]
 
     @property
-    def history(self) -> list[dict[str, str]]:
+    def history(self) -> list[HistoryRow]:
         """One dict of text for each epoch, by the columns of history.csv (`records.EpochRow`)."""
         try:
             text = read_small(self.history_file, MAX_HISTORY_BYTES).decode()
             return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         except (OSError, ValueError, csv.Error) as error:
             raise _damaged(self.history_file, error) from error
+
+    @property
+    def history_so_far(self) -> list[HistoryRow]:
+        """The same, or nothing before the first epoch has ended; an ensemble has no history."""
+        return self.history if self.history_file.exists() else []
 
 
 def _read(file: Path, kind: type[Record]) -> tuple[Record, JsonObject]:

@@ -248,7 +248,7 @@ def check_images_are_here(
 ) -> None:
     """Refuses other images of a split than those that a run began with."""
     for label, environment in zip(labels, environments, strict=True):
-        digest = vars(environment.digest)[store.split] if environment else store.digest
+        digest = environment.digest.of(store.split) if environment else store.digest
         if digest != store.digest:
             raise UserError(
                 f"the {store.split} images of {store.dataset} are not those of {label} (their "

@@ -208,7 +208,7 @@ def _say_other_images(run: Run, store: Store) -> None:
     if not run.environment_file.is_file():
         return
     environment = run.read_environment()
-    digest = vars(environment.digest)[store.split]
+    digest = environment.digest.of(store.split)
     if environment.dataset == store.dataset and digest != store.digest:
         say(
             f"note: these are not the images of {store.dataset} {store.split} with which the run "

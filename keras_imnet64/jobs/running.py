@@ -24,7 +24,7 @@ from keras_imnet64.core.errors import (
 )
 from keras_imnet64.core.processes import failure_reason, start_child
 from keras_imnet64.jobs.shares import MachineShare
-from keras_imnet64.runs import Run
+from keras_imnet64.runs import HistoryRow, Run
 
 POLL_SECONDS = 0.5
 STATUSES_AFTER_SIGTERM = (EXIT_STOPPED_STATE_SAVED, EXIT_STOPPED_AT_ONCE, -signal.SIGTERM)
@@ -35,7 +35,6 @@ ENDINGS = {
     "lost": "given up: another process took this one for dead, and trains it now",
 }
 
-HistoryRow: TypeAlias = dict[str, str]  # of history.csv, see `records.EpochRow`
 # stopped: with its state saved; lost: to another process, which trains it now.
 Ending: TypeAlias = Literal["finished", "failed", "stopped", "lost"]
 
@@ -114,7 +113,7 @@ class _Process:
 
     def log_epochs(self) -> list[HistoryRow]:
         """Logs each epoch that the run has added to its history, and returns their rows."""
-        rows = _history(self.job.run)
+        rows = self.job.run.history_so_far
         added = rows[self.num_epochs_logged :]
         for row in added:
             score = f"  val_top1 {float(row['val_top1']):.2f}" if row["val_top1"] else ""
@@ -227,7 +226,7 @@ def raise_unfinished(result: JobsResult, what: str, num_jobs: int, command: str)
 
 def _start(job: Job, share: MachineShare) -> _Process:
     log_start = job.log.stat().st_size if job.log.exists() else 0
-    num_epochs = len(_history(job.run))
+    num_epochs = len(job.run.history_so_far)
     child = start_child(
         "keras_imnet64",
         *job.arguments,
@@ -240,10 +239,6 @@ def _start(job: Job, share: MachineShare) -> _Process:
         os.sched_setaffinity(child.pid, share.cores)
     say(f"{job.name}  started, process {child.pid}" + (f": {job.note}" if job.note else ""))
     return _Process(job, child, share, log_start, num_epochs)
-
-
-def _history(run: Run) -> list[HistoryRow]:
-    return run.history if run.history_file.exists() else []
 
 
 @contextmanager

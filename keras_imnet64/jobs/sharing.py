@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import first_few
 from keras_imnet64.jobs.claims import STALE_SECONDS, Claims, is_working
-from keras_imnet64.jobs.running import Ending, FailedJob, HistoryRow, Job, JobsResult
-from keras_imnet64.runs import Run
+from keras_imnet64.jobs.running import Ending, FailedJob, Job, JobsResult
+from keras_imnet64.runs import HistoryRow, Run
 
 LOOK_SECONDS = 5.0  # between two looks at what the others have taken
 MAX_FAILURES = 3  # in a row, after which the machine may be the reason

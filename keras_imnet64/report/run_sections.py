@@ -113,7 +113,7 @@ def curves_section(runs: Sequence[ReportedRun]) -> Markup | None:
             panels[f"over {against}"] = figures(drawn)
     if not panels:
         return None
-    rows = [_epoch_row(each.label, row) for each in runs for row in each.subject.history]
+    rows = [_epoch_row(each.label, row) for each in runs for row in each.subject.run.history_so_far]
     if not rows:  # an ensemble has the curves of its branches, and no epochs of its own
         return tabs("curves", panels)
     every = -(-len(rows) // MAX_ROWS)
@@ -196,7 +196,7 @@ def speed_section(runs: Sequence[ReportedRun]) -> Markup | None:
     for each in runs:
         if each.recipe is None:
             continue
-        rates = [_number(row.get("images_per_second")) for row in each.subject.history]
+        rates = [_number(row.get("images_per_second")) for row in each.subject.run.history_so_far]
         known = [rate for rate in rates if rate]
         rows.append(
             {

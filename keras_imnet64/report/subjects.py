@@ -51,11 +51,6 @@ class Subject:
         return Run(self.path)
 
     @property
-    def history(self) -> list[dict[str, str]]:
-        """The rows of history.csv; an ensemble has none."""
-        return self.run.history if self.run.history_file.is_file() else []
-
-    @property
     def is_ensemble(self) -> bool:
         return self.info.ensemble is not None
 

@@ -193,7 +193,7 @@ def read_cell(
             epochs=metrics.epochs or 0,
             seconds=metrics.training_seconds,
         )
-    rows = run.history if run.history_file.exists() else []
+    rows = run.history_so_far
     scores = scores_by_epoch(rows)
     epoch = max(scores, key=lambda each: (scores[each], -each), default=None)
     return CellRecord(

@@ -22,8 +22,8 @@ from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import RunFailed, UserError, reason
 from keras_imnet64.core.types import Json, JsonObject, StrPath
 from keras_imnet64.jobs.machine import Machine
-from keras_imnet64.jobs.running import Ending, FailedJob, HistoryRow, Job, again, run_jobs
-from keras_imnet64.runs import Run, lock
+from keras_imnet64.jobs.running import Ending, FailedJob, Job, again, run_jobs
+from keras_imnet64.runs import HistoryRow, Run, lock
 from keras_imnet64.sweep.axes import Axis, take_axes
 from keras_imnet64.sweep.folder import (
     SweepFolder,
@@ -226,8 +226,7 @@ class Search:
 
     def _catch_up(self, job: Job) -> bool:
         """Reports the epochs that were trained before; returns whether the trial may go on."""
-        rows = job.run.history if job.run.history_file.exists() else []
-        return all(self.may_continue(job, row) for row in rows)
+        return all(self.may_continue(job, row) for row in job.run.history_so_far)
 
     def may_continue(self, job: Job, row: HistoryRow) -> bool:
         """Reports an epoch's score, and returns whether the trial is among the better ones.
