@@ -2,11 +2,8 @@
 
 Each function says what it is needed for and what would replace it. If Keras changes a private part,
 only two modules have to follow: this one, and `training/optim.py`, whose optimizers override
-`_apply_weight_decay`, `_use_weight_decay`, `_clip_gradients`, `_all_reduce_sum_gradients`,
-`_get_current_learning_rate`, `_backend_update_step`, `_should_use_adamw` and
-`_update_model_variables_moving_average`, and read `_learning_rate`, `_iterations`, `_momentums`,
-`_velocities`, `_trainable_variables`, `_get_variable_index` and `_model_variables_moving_average`.
-A test finds uses in other modules.
+private methods. `ALLOWED` in `tests/models/test_keras_private.py` lists those; the test finds all
+other uses.
 """
 
 import contextlib
