@@ -62,19 +62,19 @@ class Predictions:
 def compare_finished(
     runs_or_models: Sequence[StrPath],
     *,
-    split: str = "validation",
     data_dir: StrPath | None = None,
     cache_dir: StrPath | None = None,
     devices: Devices | None = None,
     page_file: StrPath | None = None,
     pack_progress: PackProgress | None = None,
 ) -> FinishedResult:
-    """Compares finished runs and model files on the images of a split.
+    """Compares finished runs and model files on the validation split.
+
+    Files of predictions alone are compared on the images of their own split.
 
     Args:
         runs_or_models: two or more run folders, `.keras` files, or files that `evaluate` has
             written with `predictions`; the others are held against the first.
-        split: of the data set that all of them state; of files of predictions alone, theirs.
         page_file: an HTML file to write, which shows the result.
         data_dir, cache_dir, devices, pack_progress: as for `evaluate`.
 
@@ -90,8 +90,7 @@ def compare_finished(
         check_output_file(page_file, ".html")
     stored = list(map(stored_predictions, runs_or_models))
     tables = [each for each in stored if each is not None]
-    if len(tables) == len(stored):
-        split = tables[0].split
+    split = tables[0].split if len(tables) == len(stored) else "validation"
     check_same_split(runs_or_models, stored, split)
     files = [
         Path(path) if each else model_file(path)

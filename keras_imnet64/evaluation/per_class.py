@@ -85,8 +85,8 @@ class ConfusionMatrix(keras.metrics.Metric):
         top5: [K], images whose class is among the five largest logits.
     """
 
-    def __init__(self, num_classes: int, name: str = "confusion") -> None:
-        super().__init__(name=name)
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(name="confusion")
         if num_classes > MAX_NUM_CLASSES:
             raise UserError(
                 f"scores of each class are for at most {MAX_NUM_CLASSES:,} classes; received a "

@@ -125,14 +125,14 @@ def rank(top1: Sequence[float]) -> list[int]:
     return sorted(range(len(top1)), key=lambda position: -top1[position])
 
 
-def geometric(ranking: Sequence[int], p: float = GEO_P) -> list[float]:
-    """Returns p (1 - p)^rank of each position, scaled to sum to 1.
+def geometric(ranking: Sequence[int]) -> list[float]:
+    """Returns p (1 - p)^rank of each position, scaled to sum to 1; p is `GEO_P`.
 
     Args:
         ranking: positions, best first.
     """
     weights = np.empty(len(ranking))
-    weights[list(ranking)] = p * (1 - p) ** np.arange(len(ranking))
+    weights[list(ranking)] = GEO_P * (1 - GEO_P) ** np.arange(len(ranking))
     scaled: list[float] = (weights / weights.sum()).tolist()
     return scaled
 

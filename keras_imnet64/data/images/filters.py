@@ -26,8 +26,8 @@ def _triangle(x: Tensor, xp: ModuleType) -> Tensor:
     return 1.0 - xp.abs(x)
 
 
-def _cubic(x: Tensor, xp: ModuleType, a: float = -0.5) -> Tensor:
-    x = xp.abs(x)
+def _cubic(x: Tensor, xp: ModuleType) -> Tensor:
+    a, x = -0.5, xp.abs(x)
     near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
     return xp.where(x < 1.0, near, (((x - 5.0) * x + 8.0) * x - 4.0) * a)
 

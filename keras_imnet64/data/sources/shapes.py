@@ -32,16 +32,15 @@ Corners = list[tuple[float, float]]  # (x, y) of each corner of a polygon
 # Each function takes coordinates x, y [n, s, s] and returns a signed distance, negative inside.
 
 
-def _corners(radii: Sequence[float], start: float = 0.0) -> Corners:
-    """Returns corners at equal angles and these radii.
+def _corners(radii: Sequence[float]) -> Corners:
+    """Returns corners at equal angles from 0 on and these radii.
 
     Corners are rounded, so that different cosines of platforms change no pixel.
     """
     step = 2 * math.pi / len(radii)
-    angles = [start + i * step for i in range(len(radii))]
     return [
-        (round(r * math.cos(a), 6), round(r * math.sin(a), 6))
-        for r, a in zip(radii, angles, strict=True)
+        (round(r * math.cos(i * step), 6), round(r * math.sin(i * step), 6))
+        for i, r in enumerate(radii)
     ]
 
 
