@@ -26,13 +26,10 @@ from keras_imnet64.core.errors import UserError, nearest, reason
 from keras_imnet64.core.invocation import program_name
 
 
-def choose_backend(name: str | None = None) -> str | None:
+def choose_backend(name: str | None = None) -> None:
     """Chooses the backend: `name`, else KERAS_BACKEND, else keras.json, else tensorflow.
 
     If Keras is imported already, its backend stays, and another name is refused.
-
-    Returns:
-        The backend, or None if keras.json decides.
 
     Raises:
         UserError: the backend is not known, not installed, or Keras runs another one already; or
@@ -49,19 +46,18 @@ def choose_backend(name: str | None = None) -> str | None:
                 f"start a new process with KERAS_BACKEND={name}"
             )
         check_environment(current)
-        return current
+        return
     check_keras_json()
     name = name or os.environ.get("KERAS_BACKEND")
     if name:
         check_installed(name)
         check_environment(name)
         os.environ["KERAS_BACKEND"] = name
-        return name
+        return
     settings = keras_settings()
     named = settings.content.get("backend", "tensorflow")
     check_installed(named, f" that {settings.path} names")
     check_environment(named)
-    return None
 
 
 def check_installed(name: str, named_by: str = "") -> None:

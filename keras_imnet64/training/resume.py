@@ -5,6 +5,7 @@ images in `same_images`, the recipe of each checkpoint in `state.newest_checkpoi
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def restore_checkpoint(
     if not state.step:  # an epoch begins; Keras would reset only the metrics that it has built
         metrics = {path: np.zeros_like(array) for path, array in metrics.items()}
     assign_variables(variables, arrays | metrics, checkpoint.path)
-    if not cluster.from_writer(lambda: _check_best(state.best, run) is not None):
+    if not cluster.from_writer(partial(_is_best_there, state.best, run)):
         state = replace(state, best=None)
     say(f"resuming from {checkpoint.path}")
     return state, metrics
@@ -70,15 +71,15 @@ def _same_checkpoint(
     return chosen[0] if chosen else None
 
 
-def _check_best(best: BestEpoch | None, run: Run) -> BestEpoch | None:
-    """Returns the best epoch recorded in a checkpoint, or None if best.keras does not match it."""
+def _is_best_there(best: BestEpoch | None, run: Run) -> bool:
+    """Whether best.keras is of the best epoch that a checkpoint records; says so if it is not."""
     if best is None:
-        return None
+        return False
     if not run.best.exists():
         problem = f"of epoch {best.epoch} is gone"
     elif model_info(run.best).get("epoch") != best.epoch:
         problem = f"is of an epoch later than {best.epoch}, which is now repeated"
     else:
-        return best
+        return True
     say(f"{run.best} {problem}: the best epoch is chosen among the next ones")
-    return None
+    return False
