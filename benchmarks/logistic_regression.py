@@ -39,7 +39,8 @@ def main(dataset, classes, data_dir):
 
 
 def pixels(selection):
-    images, labels = selection.gather(np.arange(len(selection)))
+    positions, labels = selection.look_up(np.arange(len(selection)))
+    images, _ = selection.store.gather(positions)
     return images.reshape(len(images), -1).astype("float32"), labels
 
 

@@ -9,7 +9,6 @@ from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.order import holdout_positions
 from keras_imnet64.data.stores.moments import Moments, moments
 from keras_imnet64.data.stores.opening import Store
-from keras_imnet64.data.stores.raw import RawStore
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,6 @@ class Selection:
         positions = indices if self.positions is None else self.positions[indices]
         labels = np.take(self.store.labels, positions)
         return positions, labels if self.label_map is None else self.label_map[labels]
-
-    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns images, uint8 [B, H, W, 3], and labels, int32 [B], of indices in a raw store."""
-        assert isinstance(self.store, RawStore)
-        positions, labels = self.look_up(indices)
-        return np.take(self.store.images, positions, axis=0), labels
 
     def evenly_spaced(self, count: int) -> "Selection":
         """Selects `count` images at equal distances, from the first on; all if there are fewer."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from selected_images import images_of
 from toy_store import in_memory
 
 from keras_imnet64.core.errors import UserError
@@ -167,7 +168,7 @@ def test_first_classes_are_relabelled_in_sorted_order():
     chosen = select(store, first_classes(store, 2))
     assert chosen.wnids == ["n5", "n6"]
     assert chosen.class_names == ["N5", "N6"]
-    images, labels = chosen.gather(np.arange(len(chosen)))
+    images, labels = images_of(chosen)
     assert len(chosen) == 20
     assert {
         (int(i) % 5, int(label)) for i, label in zip(images[:, 0, 0, 0], labels, strict=True)
@@ -179,9 +180,7 @@ def test_first_classes_are_relabelled_in_sorted_order():
 
 def test_holdout_and_train_share_no_image():
     train, held_out = split_holdout(select(tiny_store()), 10)
-    ids = [
-        set(part.gather(np.arange(len(part)))[0][:, 0, 0, 0].tolist()) for part in (train, held_out)
-    ]
+    ids = [set(images_of(part)[0][:, 0, 0, 0].tolist()) for part in (train, held_out)]
     assert len(ids[0]) == 40
     assert len(ids[1]) == 10
     assert not ids[0] & ids[1]

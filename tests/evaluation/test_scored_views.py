@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from class_folders import indexed
+from selected_images import images_of
 from toy_store import in_memory, random_images
 
 from keras_imnet64.backend.devices import Devices
@@ -121,7 +122,7 @@ def write_model(path, info, seed=3):
 def expected(path, data_dir, views):
     """(top-1, top-5, loss) of the views in float64, with NumPy alone."""
     selection = select(open_dataset(DATASET, "validation", data_dir=data_dir))
-    images, labels = selection.gather(np.arange(len(selection)))
+    images, labels = images_of(selection)
     kernel = keras.saving.load_model(path).get_layer("logits").get_weights()[0]
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
     shown = {"plain": (images, 1.0)}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from class_folders import indexed
 from PIL import Image, ImageFont
+from selected_images import images_of
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.data.augment.shrink import shrink_arrays
@@ -67,7 +68,7 @@ def test_stages_are_the_results_of_the_operations(recipe, data_dir):
     stream = make_stream(recipe, data)
     ((_, stored), (_, mirrored), (_, cropped), (_, solarized)), labels = stream.stages(0, 3)
     stored_in = {
-        image.tobytes(): label for image, label in zip(*data.train.gather(range(96)), strict=True)
+        image.tobytes(): label for image, label in zip(*images_of(data.train), strict=True)
     }
     assert [stored_in[image.tobytes()] for image in stored] == labels.tolist()
     flips = [(m == s[:, ::-1]).all() for m, s in zip(mirrored, stored, strict=True)]

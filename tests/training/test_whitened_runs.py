@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from same_end import same_end
+from selected_images import images_of
 from test_fit import SignalAt
 
 from keras_imnet64.core.errors import Stopped
@@ -39,7 +40,7 @@ def test_it_ends_as_it_was_measured_and_a_resumed_run_does_not_measure(
     recipe = small_recipe(**DECAYED)
     straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
     data = load_data(recipe, data_dir)
-    images = data.train.gather(np.arange(len(data.train)))[0]
+    images = images_of(data.train)[0]
     normalized = (images - data.channel_mean) / data.channel_std  # normalization = "dataset"
     expected = filters(patch_moments([normalized], 2), 1e-3)
     for path in (straight.model, straight.best):
@@ -61,7 +62,7 @@ def test_few_images_are_measured_and_evenly_spaced(small_recipe, data_dir, monke
     setup = training_setup(small_recipe(model={"whitening": {}}), data_dir=data_dir)
 
     def measured_on(numbers):
-        images = setup.data.train.gather(numbers)[0]
+        images = images_of(setup.data.train, numbers)[0]
         normalized = (images - setup.data.channel_mean) / setup.data.channel_std
         return filters(patch_moments([normalized], 2), 5e-4)
 
