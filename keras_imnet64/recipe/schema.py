@@ -7,7 +7,7 @@ The options of networks, augmentations, optimizers and schedules are declared in
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, field_validator
 
@@ -18,6 +18,7 @@ from keras_imnet64.data.augment.layers import PUBLIC_NAME
 from keras_imnet64.data.augment.options import AnyOperation, OperationOptions
 from keras_imnet64.data.datasets import find_dataset
 from keras_imnet64.data.images.filters import ResizeFilter
+from keras_imnet64.data.images.views import View, default_resize
 from keras_imnet64.data.locations import Dataset
 from keras_imnet64.models.options import AnyModel, FileOptions, SpectralOptions
 from keras_imnet64.recipe.optimizers import (
@@ -28,9 +29,6 @@ from keras_imnet64.recipe.optimizers import (
     named_constant,
 )
 from keras_imnet64.records import SizeStage, ViewSet
-
-if TYPE_CHECKING:
-    from keras_imnet64.data.images.views import View
 
 MAX_COUNT = 10**9  # fits 32 bits
 MIN_IMAGE_SIZE = 8  # pixels per side
@@ -321,10 +319,8 @@ class Recipe(Table):
         return tuple(size for size in sizes if size < self.image_size)
 
     @property
-    def view(self) -> "View | None":
+    def view(self) -> View | None:
         """The view of images in evaluation; None for images as they are stored."""
-        from keras_imnet64.data.images.views import View, default_resize
-
         evaluation, size = self.evaluation, self.image_size
         if not self.data.image_size and not evaluation.ten_crop:
             return None

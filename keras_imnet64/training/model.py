@@ -27,6 +27,7 @@ from keras_imnet64.models.options import (
     SpectralOptions,
 )
 from keras_imnet64.models.packages import needed_packages
+from keras_imnet64.models.spectral import band_mean_and_std, band_of
 from keras_imnet64.models.warm_start import warm_start
 from keras_imnet64.models.whitening import is_unmeasured, set_filters
 from keras_imnet64.recipe.schema import Recipe
@@ -173,8 +174,6 @@ def resolve_normalization(network: NetworkOptions, data: Data) -> str | Options:
 
 def measure_band(normalization: str, data: Data, factor: int, band: int) -> Options:
     """Returns the normalization of a band, measured on one crop of evenly spaced images."""
-    from keras_imnet64.models.spectral import band_mean_and_std, band_of
-
     if normalization == "mean_image":
         assert data.mean_image is not None  # as in `resolve_normalization`
         return {"mean": band_of(data.mean_image, factor, band) / 255, "std": 1.0}
