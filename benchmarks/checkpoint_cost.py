@@ -55,12 +55,13 @@ def prepare(name, devices):
 def cost(model, variables, folder, number):
     """Returns the seconds of copying, the seconds of checking and writing, and the bytes."""
     from keras_imnet64.records import RunState
-    from keras_imnet64.training.state import is_finite, read_variables, save_checkpoint
+    from keras_imnet64.training.finite import find_not_finite
+    from keras_imnet64.training.state import read_variables, save_checkpoint
 
     begin = time.perf_counter()
     arrays = read_variables(model, variables)
     copied = time.perf_counter()
-    is_finite(arrays)
+    find_not_finite(arrays)
     path = save_checkpoint(folder, arrays, RunState(epoch=number, step=0))
     return copied - begin, time.perf_counter() - copied, path.stat().st_size
 

@@ -9,10 +9,10 @@ import keras
 from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import reason
 from keras_imnet64.records import RunState
+from keras_imnet64.training.finite import find_not_finite
 from keras_imnet64.training.state import (
     Arrays,
     Variables,
-    is_finite,
     read_variables,
     save_checkpoint,
 )
@@ -64,17 +64,17 @@ class Checkpoints:
         """Returns copies of the state between two steps."""
         return read_variables(self.model, self.variables)
 
-    def save(self, run_state: RunState) -> bool:
-        """Writes the current state if it is finite, and returns whether it was.
+    def save(self, run_state: RunState) -> str | None:
+        """Writes the current state, or returns what is not finite, see `find_not_finite`.
 
         Raises:
             OSError: the file could not be written; earlier checkpoints are intact.
         """
         arrays = self.read()
-        if not is_finite(arrays):
-            return False
+        if what := find_not_finite(arrays):
+            return what
         self.save_arrays(arrays, run_state)
-        return True
+        return None
 
     def save_arrays(self, arrays: Arrays, run_state: RunState) -> None:
         """Writes a finite state that `read` returned; raises an OSError as `save` does."""
@@ -104,7 +104,7 @@ class Checkpoints:
         self._writer.shutdown()
 
     def _write(self, arrays: Arrays, run_state: RunState, started: float) -> None:
-        if not is_finite(arrays):  # the next check of the state ends the run
+        if find_not_finite(arrays):  # the next check of the state ends the run
             say("no checkpoint was written: a weight, or the optimizer's state, is not finite")
             return
         try:

@@ -90,11 +90,6 @@ def assign_variables(variables: Variables, arrays: Arrays, source: object) -> No
         variable.assign(arrays[path].astype(variable.dtype))
 
 
-def is_finite(arrays: Arrays) -> bool:
-    """Returns whether no number is infinite or NaN."""
-    return all(np.isfinite(array).all() for array in arrays.values())
-
-
 def save_checkpoint(folder: Path, arrays: Arrays, run_state: RunState) -> Path:
     """Writes a checkpoint, whole or not at all, and deletes all but the newest two.
 

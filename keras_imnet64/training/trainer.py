@@ -150,9 +150,9 @@ class Trainer:
         seconds = self.clock.seconds
         self.state = replace(self.state, epoch=epoch, step=step, training_seconds=seconds)
         with Activity("saving the state"):
-            saved = self.checkpoints.save(self.state)
-        if not saved:
-            raise self.finiteness.error("a weight")
+            what = self.checkpoints.save(self.state)
+        if what:
+            raise self.finiteness.error(what)
         self._restart_interval()
 
     def has_checkpoint(self, before: tuple[int, int] | None = None) -> bool:
@@ -185,7 +185,7 @@ class Trainer:
             UserError: the initial weights are not finite.
         """
         with Activity("saving the initial state"):
-            if not self.has_checkpoint() and not self.checkpoints.save(self.state):
+            if not self.has_checkpoint() and self.checkpoints.save(self.state):
                 raise UserError("the initial weights are not finite: start from other weights")
         self.clock.start(self.state)
         if self.state.epoch >= self.recipe.train.epochs or self.state.stopped_early:

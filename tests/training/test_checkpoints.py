@@ -1,10 +1,16 @@
-"""When a checkpoint within an epoch is due, by a clock that only moves where a test moves it."""
+"""When a checkpoint within an epoch is due, by a clock that only moves where a test moves it.
+
+Also that no state is written which is not finite.
+"""
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from keras_imnet64.records import RunState
 from keras_imnet64.training import checkpoints as module
+from keras_imnet64.training.state import list_checkpoints
 
 
 @pytest.fixture
@@ -65,3 +71,14 @@ def test_by_epoch_none_is_due_within(make, hands):
     checkpoints = make("epoch")
     hands.now += 10**6
     assert not checkpoints.is_due(10**6)
+
+
+def test_what_is_not_finite_is_named_and_nothing_is_written(make, tmp_path, monkeypatch):
+    checkpoints = make("epoch")
+    arrays = {"model/kernel": np.ones(2), "optimizer/momentum": np.array([1.0, np.nan])}
+    monkeypatch.setattr(checkpoints, "read", lambda: arrays)
+    assert checkpoints.save(RunState(1, 0)) == "optimizer/momentum"
+    assert list_checkpoints(tmp_path) == []
+    arrays["optimizer/momentum"] = np.zeros(2)
+    assert checkpoints.save(RunState(1, 0)) is None
+    assert len(list_checkpoints(tmp_path)) == 1

@@ -28,9 +28,9 @@ from keras_imnet64.models.davit import VARIANTS
 from keras_imnet64.models.info import model_info
 from keras_imnet64.records import Rollback, RunState
 from keras_imnet64.runs import Run
+from keras_imnet64.training.finite import find_not_finite
 from keras_imnet64.training.fit import fit
 from keras_imnet64.training.state import (
-    is_finite,
     list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
@@ -444,7 +444,7 @@ def test_the_state_before_a_step_that_is_not_finite_is_kept(small_recipe, data_d
             fit(recipe, tmp_path / "run", data_dir=data_dir)
         newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
         assert newest.name == "epoch-0000-step-0000001.safetensors"
-        assert is_finite(load_checkpoint(newest).arrays)
+        assert find_not_finite(load_checkpoint(newest).arrays) is None
     found = json.loads((tmp_path / "run/not_finite.json").read_text())
     assert (found["epoch"], found["step"], len(found["positions"])) == (1, 2, 16)
 
@@ -694,6 +694,7 @@ from pathlib import Path
 import keras
 from keras_imnet64.core.errors import Stopped
 from keras_imnet64.recipe.loading import load_recipe
+from keras_imnet64.training.finite import find_not_finite
 from keras_imnet64.training.fit import fit
 
 class Stop(keras.callbacks.Callback):

@@ -15,8 +15,9 @@ from keras import ops
 from keras_imnet64.core.errors import RunFailed, Stopped
 from keras_imnet64.runs import Run
 from keras_imnet64.training.data import load_data, make_stream
+from keras_imnet64.training.finite import find_not_finite
 from keras_imnet64.training.fit import fit
-from keras_imnet64.training.state import is_finite, list_checkpoints, load_checkpoint
+from keras_imnet64.training.state import list_checkpoints, load_checkpoint
 
 ADAMW = {"name": "adamw", "learning_rate": 0.003}
 
@@ -66,7 +67,7 @@ class AfterFailure(Overwrite):
 def checkpoint_names(folder):
     """Names of the checkpoints, all of which must be finite."""
     paths = list_checkpoints(Run(folder).checkpoints)
-    assert all(is_finite(load_checkpoint(path).arrays) for path in paths)
+    assert not any(find_not_finite(load_checkpoint(path).arrays) for path in paths)
     return [path.name.removesuffix(".safetensors") for path in paths]
 
 
