@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -48,7 +48,6 @@ from keras_imnet64.models.paths import by_path
 from keras_imnet64.recipe.loading import check_recipe, parse_toml
 from keras_imnet64.runs import Run, lock
 from keras_imnet64.training.memory import PeakMemory, is_out_of_memory
-from keras_imnet64.training.model import make_smaller
 from keras_imnet64.training.setup import build_setup
 from keras_imnet64.training.state import (
     Variables,
@@ -140,9 +139,6 @@ class SideRun:
                 f"{request.num_steps}"
             )
         self.variables = variables_by_path(self.model, [])  # metrics begin anew at each step
-        self.networks: Mapping[int, keras.Model] = make_smaller(
-            recipe, self.setup.data, self.setup.network, own_model=False
-        )
         self._size: int | None = None  # of the images of the last step
         self._readers: dict[int, probe.Reader] = {}  # by the size of the images
 
@@ -300,7 +296,7 @@ class SideRun:
             state = one_bit_apart(state, 1, near)
         epoch, first = self.place_of(task.step)
         batch, size = self.stream.batch(epoch, first), self._prepare_size(epoch)
-        network = self.networks.get(size, self.setup.network)
+        network = self.setup.smaller.get(size, self.setup.network)
         self.assign(state)
         found = probe.activations(self.model, network, batch[0], self.devices)
         calls = tuple(_once(probe.network_calls(network)))

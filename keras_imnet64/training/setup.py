@@ -4,7 +4,7 @@
 selects the images, `model` makes the model for them, and `build` compiles it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -45,6 +45,7 @@ class TrainingSetup:
             and labels as NumPy arrays.
         network: the model of Keras' own layers, with its initial weights: the same variables as
             those of `model`, which may call faster functions.
+        smaller: the same network for the smaller sizes of `train.sizes`, by pixels per side.
         model: compiled; pixels [B, H, W, 3] -> float32 logits [B, K].
         metrics: the metrics whose state checkpoints hold.
         own_model: whether the model is the caller's and not the recipe's.
@@ -56,6 +57,7 @@ class TrainingSetup:
     data: Data
     stream: TrainingStream
     network: keras.Model
+    smaller: Mapping[int, keras.Model]
     model: keras.Model
     metrics: Sequence[keras.metrics.Metric]
     own_model: bool
@@ -195,5 +197,14 @@ def setup_on(
         trained = training_model(network)
         metrics = compile_for_training(trained, recipe, stream.steps_per_epoch, devices, smaller)
     return TrainingSetup(
-        recipe, devices, data, stream, network, trained, metrics, model is not None, frozen
+        recipe=recipe,
+        devices=devices,
+        data=data,
+        stream=stream,
+        network=network,
+        smaller=smaller,
+        model=trained,
+        metrics=metrics,
+        own_model=model is not None,
+        frozen=frozen,
     )

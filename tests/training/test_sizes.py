@@ -317,6 +317,7 @@ def test_a_loop_of_your_own_makes_its_step_anew_for_each_size(small_recipe, data
         setup.model.make_train_function(force=True)
         assert np.isfinite(setup.model.train_on_batch(images, labels)[0])
     assert setup.network.inputs[0].shape == (None, 16, 16, 3)
+    assert [each.inputs[0].shape for each in setup.smaller.values()] == [(None, 8, 8, 3)]
     with pytest.raises(ValueError, match=r"(?i)shape"):  # the network itself takes no other size
         setup.network(PIXELS[:, :8, :8])
 
