@@ -147,7 +147,7 @@ def fit(
             fresh=fresh,
             place=place,
             pack_progress=progress,
-            on_finished=reporter(folders) if has_report and not ends_with_parent else None,
+            on_finished=reporter(folders) if has_report else None,
             **folders,
         )
     if fitted.is_reported:

@@ -192,7 +192,8 @@ def _unfinished_jobs(recipe: Recipe, folder: Run, options: Sequence[str]) -> lis
         options: of `fit`, for all branches.
     """
     unfinished = []
-    arguments = ("fit", "--json", "--recipe", str(folder.recipe_file), "--out", str(folder.path))
+    recipe_file, out = str(folder.recipe_file), str(folder.path)
+    arguments = ("fit", "--json", "--no-report", "--recipe", recipe_file, "--out", out)
     for band in bands_of(recipe):
         run = Run(branch_folder(folder.path, band))
         if run.is_finished:
