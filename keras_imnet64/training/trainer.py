@@ -103,7 +103,7 @@ class Trainer:
         self.plateau = PlateauSchedule(self.recipe.schedule.name == "plateau", self.model.optimizer)
         self.recorder = Recorder(
             run,
-            self.recipe,
+            self.recipe.size_of_epoch,
             self.model.optimizer,
             self.learning_rate,
             self.clock,

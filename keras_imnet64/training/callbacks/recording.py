@@ -12,7 +12,6 @@ import keras
 
 from keras_imnet64.core.files import write_csv
 from keras_imnet64.core.types import Logs
-from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.records import EpochRow, RunState, Scores
 from keras_imnet64.runs import Run
 from keras_imnet64.training.clock import TrainingClock, in_tenths
@@ -25,7 +24,7 @@ class Recorder:
     """Makes and writes the record of an epoch; call `write` within `open_logs`.
 
     Args:
-        recipe: tells the length of the run and the size of each epoch.
+        size_of_epoch: epoch, counted from 0 -> pixels per side of its images.
         learning_rate: update, counted from 0 -> learning rate.
         writes: whether this process writes the record; of several that train one run, one does.
     """
@@ -33,13 +32,13 @@ class Recorder:
     def __init__(
         self,
         run: Run,
-        recipe: Recipe,
+        size_of_epoch: Callable[[int], int],
         optimizer: keras.optimizers.Optimizer,
         learning_rate: Callable[[int], float],
         clock: TrainingClock,
         writes: bool = True,
     ) -> None:
-        self.run, self.recipe, self.writes = run, recipe, writes
+        self.run, self.size_of_epoch, self.writes = run, size_of_epoch, writes
         self.optimizer, self.learning_rate, self.clock = optimizer, learning_rate, clock
 
     @contextmanager
@@ -83,7 +82,7 @@ class Recorder:
             images_per_second=None if rate is None else round(rate, 1),
             seconds=round(seconds, 1),
             training_seconds=in_tenths(self.clock.seconds),
-            size=self.recipe.size_of_epoch(epoch),
+            size=self.size_of_epoch(epoch),
         )
 
     def write(self, state: RunState) -> None:
