@@ -8,6 +8,7 @@ from keras_imnet64.core.errors import UserError
 from keras_imnet64.models.load import load_model
 from keras_imnet64.training.fit import fit
 from keras_imnet64.training.model import as_before
+from keras_imnet64.training.saved_as_plain import SavedAsPlain
 
 PIXELS = np.arange(2 * 16 * 16 * 3, dtype="uint8").reshape(2, 16, 16, 3)
 
@@ -83,6 +84,17 @@ def test_what_the_callers_model_is_compiled_with_and_saved_as_stays(
     assert not kept.compiled
     expected = model.predict(PIXELS, verbose=0)
     np.testing.assert_allclose(kept.predict(PIXELS, verbose=0), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_trains_is_saved_with_the_arguments_that_keras_takes(tmp_path):
+    model = small_model()
+    trained = SavedAsPlain(model.inputs[0], model.outputs[0], name=model.name)
+    file = tmp_path / "kept.keras"
+    for overwrite in (False, True):
+        trained.save(file, overwrite, None)
+    kept = keras.saving.load_model(file)
+    assert not isinstance(kept, SavedAsPlain)
+    np.testing.assert_array_equal(kept(PIXELS), model(PIXELS))
 
 
 def test_a_penalty_of_ones_own_is_refused_beside_that_of_the_recipe(
