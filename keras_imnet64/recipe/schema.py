@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.tables import Number, Table, TaggedTable, expected
+from keras_imnet64.core.tables import Number, Rate, Table, TaggedTable, expected
 from keras_imnet64.core.types import Json, JsonObject
 from keras_imnet64.data.augment.layers import PUBLIC_NAME
 from keras_imnet64.data.augment.options import AnyOperation, OperationOptions
@@ -34,7 +34,6 @@ MAX_COUNT = 10**9  # fits 32 bits
 MIN_IMAGE_SIZE = 8  # pixels per side
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataSection(Table):

@@ -84,6 +84,12 @@ def test_options_of_optimization_are_recorded_whole():
     assert check_recipe(tomllib.loads(recipe.to_toml())) == recipe
 
 
+def test_a_rate_of_zero_is_saved_as_it_was_written():
+    settings = ["loss.label_smoothing=0", "train.ema=0"]
+    lines = load_recipe("demo", settings).to_toml().splitlines()
+    assert {"label_smoothing = 0", "ema = 0"} <= set(lines)
+
+
 def test_two_procedures_of_resnet_strikes_back_differ_where_its_table_does():
     """Table 2 of arXiv:2110.00476, and A1 leaves its smoothed targets as they are."""
     a1, a3 = load_recipe("resnet50_a1"), load_recipe("resnet50_a3")
