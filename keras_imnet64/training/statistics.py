@@ -90,7 +90,7 @@ def remeasure(
     Args:
         model: a functional or sequential float32 model, pixels [B, H, W, 3] -> logits, built within
             `devices.scope()`; `check_statistics` accepts it.
-        batches: uint8 pixels [B, H, W, 3]; at least `num_batches` of one shape.
+        batches: uint8 pixels [B, H, W, 3]; `num_batches` of one shape.
         per_device: whether TensorFlow's devices normalise their parts by themselves, as they train
             with `train.batch_norm = "per_device"`; the statistics are then means over the parts.
     """
@@ -100,7 +100,7 @@ def remeasure(
     measure = _compile(model, graph, norms, devices, per_device)
     totals: Statistics | None = None
     with Activity("measuring the statistics of batch normalisation") as measuring:
-        for number, (_, pixels) in enumerate(zip(range(num_batches), batches, strict=False)):
+        for number, pixels in enumerate(batches):
             measuring.count(number, num_batches)
             parts = distribute(pixels, devices)
             found = [np.asarray(each, "float64") for each in measure(parts)]
