@@ -14,7 +14,7 @@ from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.files import sha256_of
 from keras_imnet64.core.paths import expand
 from keras_imnet64.models.contract import HEAD, classifier_shape, that_computes, with_logits
-from keras_imnet64.models.info import read_model_info
+from keras_imnet64.models.info import head_problem, read_model_info
 from keras_imnet64.models.init import draw_weights, is_drawn
 from keras_imnet64.models.keras_private import producer
 from keras_imnet64.models.load import check_loads_anywhere, load_model
@@ -106,8 +106,7 @@ def replace_head(network: keras.Model, path: str, wnids: Sequence[str], seed: in
     if theirs == tuple(wnids):
         return []
     draw_weights(network.get_layer(HEAD), seed)
-    problem = "has other classes" if theirs else "does not name its classes"
-    return [f"{v.path}: the file {problem}" for v in network.get_layer(HEAD).variables]
+    return [f"{v.path}: {head_problem(theirs)}" for v in network.get_layer(HEAD).variables]
 
 
 def _check_input(model: keras.Model, path: str, image_size: int) -> None:

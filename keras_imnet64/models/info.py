@@ -4,6 +4,7 @@
 """
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from keras_imnet64.core.errors import UserError, reason
@@ -48,6 +49,11 @@ def _read(path: StrPath) -> tuple[JsonObject, ModelInfo]:
         raise UserError(f"{path} does not exist; a .keras file is needed") from None
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise UserError(f"{path} is not a .keras file{advice_on(path, reason(error))}") from error
+
+
+def head_problem(wnids: Sequence[str] | None) -> str:
+    """Returns why a head is not taken from a file whose class ids are not those of the network."""
+    return f"the file {'has other classes' if wnids else 'does not name its classes'}"
 
 
 def advice_on(path: StrPath, fault: str) -> str:

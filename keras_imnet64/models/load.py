@@ -14,6 +14,7 @@ from keras_imnet64.models.info import advice_on
 from keras_imnet64.models.packages import (
     KERAS_PACKAGES,
     OPTIONAL_PACKAGES,
+    classes_in,
     needed_packages,
     require_packages,
 )
@@ -106,20 +107,12 @@ def _check_layers(config: Json, allow_registered: bool = True) -> None:
     """
     from keras.saving import get_registered_object
 
-    to_check = [config]
-    while to_check:
-        part = to_check.pop()
-        if isinstance(part, list):
-            to_check += part
-        if not isinstance(part, dict):
-            continue
-        to_check += [v for key, v in part.items() if allow_registered or key != "compile_config"]
-        name, module = part.get("class_name"), part.get("module")
+    skip = () if allow_registered else ("compile_config",)
+    for part, name, package in classes_in(config, skip):
         if name in RUNS_CODE:
             raise UserError(
                 f"has a {name} layer, which runs code from the file: such models are not loaded"
             )
-        package = module.split(".")[0] if isinstance(module, str) else "keras"
         if package in TRUSTED_PACKAGES:
             continue
         if not allow_registered:

@@ -1,6 +1,6 @@
 """Packages beside Keras whose layers a model may have, and the sentence where one is missing."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -12,15 +12,19 @@ KERAS_PACKAGES = ("keras", "builtins")
 OPTIONAL_PACKAGES = {"keras_cv": "keras-cv", "keras_hub": "keras-hub"}
 
 
-def classes_in(config: Json) -> Iterator[tuple[Json, str, str]]:
-    """Yields (the config, class name, package) of each object in the config of a model."""
+def classes_in(config: Json, skip: Collection[str] = ()) -> Iterator[tuple[Json, str, str]]:
+    """Yields (the config, class name, package) of each object in the config of a model.
+
+    Args:
+        skip: keys whose values are left out, wherever they stand.
+    """
     waiting = [config]
     while waiting:
         part = waiting.pop()
         if isinstance(part, list):
             waiting += part
         if isinstance(part, dict):
-            waiting += part.values()
+            waiting += [value for key, value in part.items() if key not in skip]
             module: Any = part.get("module")  # of a file, so of any type
             package = module.split(".")[0] if isinstance(module, str) else "keras"
             yield part, str(part.get("class_name")), package

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.paths import expand
 from keras_imnet64.core.types import StrPath
-from keras_imnet64.models.info import read_model_info
+from keras_imnet64.models.info import head_problem, read_model_info
 from keras_imnet64.models.load import load_model
 from keras_imnet64.models.options import WHITENING
 from keras_imnet64.models.paths import SEED_STATE, by_path
@@ -73,8 +73,7 @@ def warm_start(
             continue
         shape = tuple(variable.shape)
         if not same_classes and name.startswith("logits/"):
-            problem = "has other classes" if their_wnids else "does not name its classes"
-            skipped.append(f"{name}: the file {problem}")
+            skipped.append(f"{name}: {head_problem(their_wnids)}")
         elif name in source and tuple(source[name].shape) == shape:
             variable.assign(ops.convert_to_numpy(source[name]))
             num_filled += 1
