@@ -15,12 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from keras_imnet64.core.errors import UserError, first_few
-from keras_imnet64.core.files import decode_text, read_small
+from keras_imnet64.core.files import byte_order_mark, decode_text, read_small
 from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.core.types import PackProgress
 from keras_imnet64.data.sources.class_lists import Labels, read_class_list
 from keras_imnet64.data.sources.finding import list_folder
-from keras_imnet64.data.sources.layout import join_names, split_in
+from keras_imnet64.data.sources.layout import (
+    TEST,
+    enter_single_folders,
+    folders_between,
+    join_names,
+    split_in,
+    split_of,
+)
 from keras_imnet64.data.sources.listing import Listed, choose_splits
 from keras_imnet64.data.stores.indexing import ImageEntry
 
@@ -28,8 +35,10 @@ SUFFIXES = {".csv": ",", ".tsv": "\t"}
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img")
 LABEL_COLUMNS = ("label", "class", "wnid", "class_id", "category", "target")
 SPLIT_COLUMNS = ("split", "subset", "set")
+LABELS = "labels"  # the name of a file with labels, without its suffix
 NUMBER = re.compile(r"-?\d{1,9}", re.ASCII)
 MAX_BYTES = 2**30
+MAX_LINE_BYTES = 2**16  # of the first line
 MAX_COLUMNS_SHOWN = 6
 
 
@@ -43,20 +52,38 @@ class _Row:
     split: str
 
 
+@dataclass(frozen=True)
+class _LabelFiles:
+    """The CSV files that say that they have labels, the folder in which they lie, and others.
+
+    Attributes:
+        unlabelled: names of files that list test images without labels.
+    """
+
+    folder: Path
+    files: list[Path]
+    unlabelled: Sequence[str] = ()
+
+
 def is_csv(source: Path) -> bool:
     """Returns whether a source is a CSV file of labels, or a folder labelled by such files.
 
     A folder whose folders tell the classes of the images already is one of class folders.
+
+    Raises:
+        UserError: a file in the folder says that it has the labels, but cannot be used.
     """
-    if source.is_file():
-        return source.suffix.lower() in SUFFIXES
-    files = _csv_files(source)
+    if not source.is_dir():
+        return source.is_file() and source.suffix.lower() in SUFFIXES
+    found = _label_files(source)
+    if not found.files:
+        return False
     try:
-        rows = [row for file in files for row in _rows(file)]
-    except UserError:
-        return False  # a CSV of something else
-    root = _image_root(source, rows) if rows else None
-    return root is not None and not _folders_tell_classes(rows)
+        rows = [row for _, row in _rows_of(found)]
+        _image_root(found, rows)
+    except UserError as error:  # without this file, the folders would become the classes
+        raise UserError(f"{error}; if the folders tell the classes, move the file away") from None
+    return not _folders_tell_classes(rows)
 
 
 def list_csv(source: Path, progress: PackProgress | None = None) -> Listed:
@@ -65,24 +92,15 @@ def list_csv(source: Path, progress: PackProgress | None = None) -> Listed:
     Raises:
         UserError: a file is damaged, or a row names no image, one outside, or one without a label.
     """
-    folder = source.parent if source.is_file() else source
-    files = [source] if source.is_file() else _csv_files(source)
+    found = _label_files(source)
+    folder, files = found.folder, found.files
     if len(files) > 1 and any(split_in(file.stem) is None for file in files):
         raise UserError(
             f"{folder} has {join_names(file.name for file in files)}: pass one of them as --source"
         )
-    rows = [(file, row) for file in files for row in _rows(file)]
-    if not rows:
-        raise UserError(
-            f"{files[0]} names no images: add a row for each image below its first line"
-        )
-    root = _image_root(folder, [row for _, row in rows])
-    if root is None:
-        raise UserError(
-            f"{files[0]} names {rows[0][1].path}, which is not below {folder}: put the CSV beside "
-            "the folder of its images"
-        )
-    notes: list[str] = []
+    rows = _rows_of(found)
+    root = _image_root(found, [row for _, row in rows])
+    notes = [f"{name} has no labels and is left out" for name in found.unlabelled]
     splits = choose_splits(_splits(rows, len(files) > 1), notes)
     labels = Labels(str(source), read_class_list(folder))
     spellings: dict[int, str] = {}
@@ -121,19 +139,76 @@ def _list_rows(
     return entries
 
 
-def _csv_files(folder: Path) -> list[Path]:
-    """Returns the CSV files of a folder that have columns of paths and labels."""
-    if not folder.is_dir():
-        return []
-    found = [file for file in list_folder(folder)[1] if file.suffix.lower() in SUFFIXES]
-    return [file for file in found if _has_columns(file)]
+def _label_files(source: Path) -> _LabelFiles:
+    """Returns the CSV files that say that they have labels: `source`, or files in this folder.
+
+    Of folders that hold nothing but one other folder, the first with such files counts.
+    """
+    if not source.is_dir():
+        return _LabelFiles(source.parent, [source])
+    for folder in folders_between(source, enter_single_folders(source, stop=split_of)):
+        tables = [file for file in list_folder(folder)[1] if file.suffix.lower() in SUFFIXES]
+        found = _choose_label_files(folder, tables)
+        if found.files:
+            return found
+    return _LabelFiles(source, [])
 
 
-def _has_columns(file: Path) -> bool:
+def _choose_label_files(folder: Path, tables: Sequence[Path]) -> _LabelFiles:
+    """Returns the files among CSV files whose names or first lines say that they have labels.
+
+    If the first line of one file names both columns, another file needs the name of a label file,
+    so that a table of something else about the images, such as their sizes, is passed over.
+    """
+    columns = {file: _columns_named(file) for file in tables}
+    if any(len(named) == 2 for named in columns.values()):
+        files = [file for file in tables if columns[file] and _is_chosen(file, columns[file])]
+    else:
+        files = [file for file in tables if columns[file] or file.stem.casefold() == LABELS]
+    unlabelled = [
+        file.name
+        for file in files
+        if len(files) > 1 and split_of(file.stem) == TEST and columns[file] == {PATH_COLUMNS}
+    ]
+    return _LabelFiles(folder, [f for f in files if f.name not in unlabelled], unlabelled)
+
+
+def _is_chosen(file: Path, named: set[tuple[str, ...]]) -> bool:
+    return len(named) == 2 or file.stem.casefold() == LABELS or split_of(file.stem) is not None
+
+
+def _columns_named(file: Path) -> set[tuple[str, ...]]:
+    """Returns PATH_COLUMNS and LABEL_COLUMNS, if the first line of a file names one of them.
+
+    The line is read in any encoding and with any separator, so that a label file is recognised
+    that `_rows` then refuses.
+    """
+    if not file.is_file():
+        return set()
     try:
-        return next(_rows(file), None) is not None
-    except UserError:
-        return False
+        with open(file, "rb") as opened:
+            content = opened.read(MAX_LINE_BYTES)
+    except OSError:
+        return set()
+    if byte_order_mark(content) is None:
+        content = content.replace(b"\0", b"")  # of UTF-16
+    line = next(iter(decode_text(content, "replace").splitlines()), "")
+    names = {name.strip(" \"'").casefold() for name in re.split(r"[,;\t|]", line)}
+    return {known for known in (PATH_COLUMNS, LABEL_COLUMNS) if names.intersection(known)}
+
+
+def _rows_of(found: _LabelFiles) -> list[tuple[Path, _Row]]:
+    """Returns all rows, each with its file.
+
+    Raises:
+        UserError: a file cannot be used, or there are no rows.
+    """
+    rows = [(file, row) for file in found.files for row in _rows(file)]
+    if not rows:
+        raise UserError(
+            f"{found.files[0]} names no images: add a row for each image below its first line"
+        )
+    return rows
 
 
 def _rows(file: Path) -> Iterator[_Row]:
@@ -189,12 +264,19 @@ def _row(
     return _Row(number, PurePosixPath(name).as_posix(), cells[label].strip(), said)
 
 
-def _image_root(folder: Path, rows: Sequence[_Row]) -> Path | None:
-    """Returns the folder below which the images lie, by the first row: `folder`, or one in it."""
+def _image_root(found: _LabelFiles, rows: Sequence[_Row]) -> Path:
+    """Returns the folder below which the images lie, by the first row.
+
+    It is the folder of the CSV files, or one in it.
+    """
+    folder = found.folder
     for candidate in (folder, *(folder / name for name in list_folder(folder)[0])):
         if os.path.isfile(candidate / rows[0].path):
             return candidate
-    return None
+    raise UserError(
+        f"{found.files[0]} names {rows[0].path}, which is not below {folder}: put the CSV beside "
+        "the folder of its images"
+    )
 
 
 def _folders_tell_classes(rows: Sequence[_Row]) -> bool:

@@ -134,6 +134,95 @@ def test_class_folders_that_a_csv_describes_stay_class_folders(tmp_path):
     assert train.wnids == ["0", "1"] and train.meta.form == "CSV"
 
 
+def write_parts(folder, labels=("a", "b")):
+    """Writes drawn images of each label into three folders; returns rows of paths and labels."""
+    rows = [(f"part{n % 3}/{n}.png", labels[n // 3 % 2]) for n in range(12)]
+    for seed, (name, _) in enumerate(rows):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        drawn(20, 24, seed).save(folder / name)
+    return rows
+
+
+def as_text(rows, separator=","):
+    return "".join(separator.join(row) + "\n" for row in [("path", "label"), *rows])
+
+
+UNUSABLE = {  # what makes a label file unusable: (its text, of its rows; encoding; the message)
+    "semicolons": (lambda rows: as_text(rows, ";"), "utf-8", "separate the columns with commas"),
+    "another encoding": (lambda rows: as_text([*rows, ("é.png", "a")]), "latin-1", "not UTF-8"),
+    "UTF-16 without its mark": (as_text, "utf-16-le", "has zero bytes"),
+    "another name of the paths": (
+        lambda rows: as_text(rows).replace("path", "img_name", 1),
+        "utf-8",
+        'columns path and label; received "img_name", "label"',
+    ),
+    "another name of the labels": (
+        lambda rows: as_text(rows).replace("label", "breed", 1),
+        "utf-8",
+        'columns path and label; received "path", "breed"',
+    ),
+    "a missing image": (
+        lambda rows: as_text([("part0/99.png", "a"), *rows]),
+        "utf-8",
+        r"part0/99\.png, which is not below",
+    ),
+    "a missing label": (
+        lambda rows: as_text([*rows[:-1], (rows[-1][0], "")]),
+        "utf-8",
+        "row 13 has no label",
+    ),
+    "no rows": (lambda rows: as_text([]), "utf-8", "names no images"),
+}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("fault", UNUSABLE)
+def test_a_label_file_that_cannot_be_used_is_never_passed_over(fault, nested, tmp_path):
+    """The folders beside it would become the classes, and their names the labels."""
+    folder = tmp_path / "set" / "inner" if nested else tmp_path / "set"
+    rows = write_parts(folder)
+    text, encoding, sentence = UNUSABLE[fault]
+    file = folder / "labels.csv"
+    file.write_bytes(text(rows).encode(encoding))
+    with pytest.raises(UserError, match=sentence) as alone:
+        prepare(file, tmp_path)
+    with pytest.raises(UserError) as beside:
+        prepare(tmp_path / "set", tmp_path)
+    remedy = "; if the folders tell the classes, move the file away"
+    assert str(beside.value) == str(alone.value) + remedy
+
+
+def test_a_file_called_labels_needs_columns(tmp_path):
+    rows = write_parts(tmp_path / "set")
+    write_csv(tmp_path / "set" / "Labels.csv", rows, ("name", "breed"))
+    with pytest.raises(UserError, match=r'Labels\.csv needs .* received "name", "breed"; if'):
+        prepare(tmp_path / "set", tmp_path)
+    (tmp_path / "set" / "Labels.csv").rename(tmp_path / "set" / "breeds.csv")
+    said = []
+    prepare(tmp_path / "set", tmp_path, say=said.append)
+    assert "ignored: breeds.csv" in said
+
+
+def test_a_label_file_is_found_beside_nested_folders(tmp_path):
+    rows = write_parts(tmp_path / "set" / "inner")
+    write_csv(tmp_path / "set" / "inner" / "labels.csv", rows)
+    assert prepare(tmp_path / "set", tmp_path)["train"].wnids == ["a", "b"]
+
+
+def test_other_files_beside_a_label_file(images, tmp_path):
+    """A table of sizes is passed over; unlabelled test images are left out, with a note."""
+    write_csv(images / "train.csv", PAIRS)
+    write_csv(images / "sizes.csv", [(NAMES[0], 20)], ("path", "width"))
+    write_csv(images / "test.csv", [(name,) for name in NAMES], ("path",))
+    said = []
+    stores = prepare(images, tmp_path, say=said.append)
+    assert sorted(shown(stores["train"]) + shown(stores["validation"])) == sorted(PAIRS)
+    assert "note: test.csv has no labels and is left out" in said
+    write_csv(images / "val.csv", PAIRS, ("path", "breed"))
+    with pytest.raises(UserError, match=r'val\.csv needs a first line .* received "path", "breed"'):
+        prepare(images, tmp_path)
+
+
 MISTAKES = {
     "outside": ([("../set/images/a b.jpg", "x")], r"row 2 names \.\./set.*points outside"),
     "absolute": ([("/etc/passwd", "x")], "row 2 names /etc/passwd, which points outside"),
