@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,9 +21,11 @@ from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.core.types import PackProgress
 from keras_imnet64.data.sources.class_lists import Labels, read_class_list
 from keras_imnet64.data.sources.finding import list_folder
+from keras_imnet64.data.sources.image_folders import class_id
 from keras_imnet64.data.sources.layout import (
     TEST,
     enter_single_folders,
+    find_layout,
     folders_between,
     join_names,
     split_in,
@@ -68,22 +71,23 @@ class _LabelFiles:
 def is_csv(source: Path) -> bool:
     """Returns whether a source is a CSV file of labels, or a folder labelled by such files.
 
-    A folder whose folders tell the classes of the images already is one of class folders.
+    A folder is one of class folders if the files only repeat what its folders tell.
 
     Raises:
         UserError: a file in the folder says that it has the labels, but cannot be used.
     """
     if not source.is_dir():
         return source.is_file() and source.suffix.lower() in SUFFIXES
+    source = Path(os.path.abspath(source))  # as in `list_csv`, whose messages name the same paths
     found = _label_files(source)
     if not found.files:
         return False
     try:
         rows = [row for _, row in _rows_of(found)]
-        _image_root(found, rows)
+        root = _image_root(found, rows)
     except UserError as error:  # without this file, the folders would become the classes
         raise UserError(f"{error}; if the folders tell the classes, move the file away") from None
-    return not _folders_tell_classes(rows)
+    return not _repeats_folders(source, found, [(f"{root}/{row.path}", row) for row in rows])
 
 
 def list_csv(source: Path, progress: PackProgress | None = None) -> Listed:
@@ -279,12 +283,47 @@ def _image_root(found: _LabelFiles, rows: Sequence[_Row]) -> Path:
     )
 
 
-def _folders_tell_classes(rows: Sequence[_Row]) -> bool:
-    """Returns whether each folder has images of one label, and there are several."""
-    labels: dict[PurePosixPath, set[str]] = {}
-    for row in rows:
-        labels.setdefault(PurePosixPath(row.path).parent, set()).add(row.label)
-    return len(labels) > 1 and all(len(each) == 1 for each in labels.values())
+def _repeats_folders(source: Path, found: _LabelFiles, images: Sequence[tuple[str, _Row]]) -> bool:
+    """Returns whether label files say no more than the class folders in which the images lie.
+
+    They state no split, and each label is the name of the image's class folder. Numbers count too,
+    if each class folder has one of its own and no list of classes gives them other names.
+
+    Args:
+        images: the path of each image, and its row.
+    """
+    is_split = len(found.files) > 1 and all(split_in(file.stem) for file in found.files)
+    if is_split or any(row.split for _, row in images):
+        return False
+    labels = {unicodedata.normalize("NFC", row.label) for _, row in images}
+    try:
+        layout = find_layout(source)
+        tops = [layout.root]
+        if layout.splits is not None:
+            names = (layout.splits.train, layout.splits.validation)
+            tops = [enter_single_folders(layout.root / n, labels.__contains__) for n in names]
+    except UserError:  # the folders alone would be refused
+        return False
+    pairs = {
+        (_folder_below(tops, path), unicodedata.normalize("NFC", row.label)) for path, row in images
+    }
+    folders = {folder for folder, _ in pairs}
+    if None in folders or len(folders) < 2:
+        return False
+    if all(folder == label for folder, label in pairs):
+        return True
+    is_numbered = all(NUMBER.fullmatch(label) for label in labels)
+    is_one_to_one = len(pairs) == len(folders) == len(labels)
+    return is_numbered and is_one_to_one and read_class_list(found.folder) is None
+
+
+def _folder_below(tops: Sequence[Path], image: str) -> str | None:
+    """Returns the class of an image by its folder, which lies in one of `tops`; else None."""
+    for top in tops:
+        folder, _, rest = image.removeprefix(f"{top}/").partition("/")
+        if image.startswith(f"{top}/") and rest:
+            return class_id(folder)
+    return None
 
 
 def _splits(rows: Sequence[tuple[Path, _Row]], by_file: bool) -> dict[str, list[tuple[Path, _Row]]]:

@@ -223,6 +223,60 @@ def test_other_files_beside_a_label_file(images, tmp_path):
         prepare(images, tmp_path)
 
 
+def write_beside(folder, rows, header=("path", "label")):
+    """Writes the images of some rows, and labels.csv beside them."""
+    for seed, (name, *_) in enumerate(rows):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        drawn(20, 24, seed).save(folder / name)
+    write_csv(folder / "labels.csv", rows, header)
+    return folder
+
+
+BATCHES = [(f"batch{n % 4}/{n}.png", ("dog", "cat")[n % 2]) for n in range(12)]
+KINDS = [(f"{kind}/{n}.png", kind) for kind in ("cat", "dog") for n in range(6)]
+
+
+def test_folders_with_one_label_each_are_no_classes(tmp_path):
+    stores = prepare(write_beside(tmp_path / "set", BATCHES), tmp_path)
+    assert stores["train"].wnids == ["cat", "dog"] and stores["train"].meta.form == "CSV"
+    fruits = [("fruit/apple", "apple"), ("fruit/pear", "pear"), ("root/carrot", "carrot")]
+    rows = [(f"{folder}/{n}.png", label) for folder, label in fruits for n in range(3)]
+    stores = prepare(write_beside(tmp_path / "food", rows), tmp_path)
+    assert stores["train"].wnids == ["apple", "carrot", "pear"]
+
+
+def test_splits_of_a_label_file_count_beside_class_folders(tmp_path):
+    rows = [(name, kind, "val" if n % 6 < 2 else "train") for n, (name, kind) in enumerate(KINDS)]
+    stores = prepare(write_beside(tmp_path / "set", rows, ("path", "label", "split")), tmp_path)
+    assert shown(stores["validation"]) == [row[:2] for row in rows if row[2] == "val"]
+    assert shown(stores["train"]) == [row[:2] for row in rows if row[2] == "train"]
+    (tmp_path / "set" / "labels.csv").unlink()
+    write_csv(tmp_path / "set" / "train.csv", KINDS[1:-1])
+    write_csv(tmp_path / "set" / "val.csv", [KINDS[0], KINDS[-1]])
+    stores = prepare(tmp_path / "set", tmp_path)
+    assert shown(stores["validation"]) == [KINDS[0], KINDS[-1]]
+
+
+@pytest.mark.parametrize(
+    "prefixes", [("",), ("inner/",), ("train/", "val/"), ("train/images/", "val/images/")]
+)
+def test_a_label_file_that_repeats_the_folders_is_passed_over(prefixes, tmp_path, monkeypatch):
+    rows = [(prefix + name, kind) for prefix in prefixes for name, kind in KINDS]
+    monkeypatch.chdir(write_beside(tmp_path / "set", rows))
+    said = []
+    train = prepare(".", tmp_path, say=said.append)["train"]
+    assert train.wnids == ["cat", "dog"] and train.meta.form == "class folders"
+    assert any(line.startswith("ignored") and line.endswith("labels.csv") for line in said)
+
+
+def test_numbers_of_class_folders_are_passed_over_unless_a_list_names_them(tmp_path):
+    rows = [(name, str(("dog", "cat").index(kind))) for name, kind in KINDS]
+    folder = write_beside(tmp_path / "set", rows)
+    assert prepare(folder, tmp_path)["train"].wnids == ["cat", "dog"]
+    (folder / "classes.txt").write_text("hound\ntiger\n")
+    assert prepare(folder, tmp_path)["train"].wnids == ["hound", "tiger"]
+
+
 MISTAKES = {
     "outside": ([("../set/images/a b.jpg", "x")], r"row 2 names \.\./set.*points outside"),
     "absolute": ([("/etc/passwd", "x")], "row 2 names /etc/passwd, which points outside"),
