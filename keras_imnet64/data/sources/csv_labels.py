@@ -1,8 +1,8 @@
 """Lists images and their labels in CSV files: a path and a label in each row, beside a folder.
 
 `labels.csv` has all images, with a column `split` or without; or `train.csv` and `val.csv` have
-those of a split. Paths are relative to the folder of the CSV file, or to one folder in it. Rows
-keep their order.
+those of a split. Paths are relative to the folder of the CSV file, or to one folder in it, which
+may be another for each split. Rows keep their order.
 """
 
 import csv
@@ -12,7 +12,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from keras_imnet64.core.errors import UserError, first_few
@@ -24,6 +24,7 @@ from keras_imnet64.data.sources.finding import list_folder
 from keras_imnet64.data.sources.image_folders import class_id
 from keras_imnet64.data.sources.layout import (
     TEST,
+    VALIDATION,
     enter_single_folders,
     find_layout,
     folders_between,
@@ -41,6 +42,7 @@ SPLIT_COLUMNS = ("split", "subset", "set")
 LABELS = "labels"  # the name of a file with labels, without its suffix
 NUMBER = re.compile(r"-?\d{1,9}", re.ASCII)
 MAX_BYTES = 2**30
+ROWS_TRIED = 20  # by which the folder of the images is found, because images may be missing
 MAX_LINE_BYTES = 2**16  # of the first line
 MAX_COLUMNS_SHOWN = 6
 
@@ -83,18 +85,18 @@ def is_csv(source: Path) -> bool:
     if not found.files:
         return False
     try:
-        rows = [row for _, row in _rows_of(found)]
-        root = _image_root(found, rows)
+        root, rows = _with_folders(found.folder, _rows_of(found))
     except UserError as error:  # without this file, the folders would become the classes
         raise UserError(f"{error}; if the folders tell the classes, move the file away") from None
-    return not _repeats_folders(source, found, [(f"{root}/{row.path}", row) for row in rows])
+    return not _repeats_folders(source, found, [(f"{root}/{row.path}", row) for _, row in rows])
 
 
 def list_csv(source: Path, progress: PackProgress | None = None) -> Listed:
     """Lists the images that CSV files name.
 
     Raises:
-        UserError: a file is damaged, or a row names no image, one outside, or one without a label.
+        UserError: a file is damaged, a row names no image, one outside, or one without a label, or
+            several folders have images of the rows.
     """
     found = _label_files(source)
     folder, files = found.folder, found.files
@@ -102,8 +104,7 @@ def list_csv(source: Path, progress: PackProgress | None = None) -> Listed:
         raise UserError(
             f"{folder} has {join_names(file.name for file in files)}: pass one of them as --source"
         )
-    rows = _rows_of(found)
-    root = _image_root(found, [row for _, row in rows])
+    root, rows = _with_folders(folder, _rows_of(found))
     notes = [f"{name} has no labels and is left out" for name in found.unlabelled]
     splits = choose_splits(_splits(rows, len(files) > 1), notes)
     labels = Labels(str(source), read_class_list(folder))
@@ -205,14 +206,17 @@ def _rows_of(found: _LabelFiles) -> list[tuple[Path, _Row]]:
     """Returns all rows, each with its file.
 
     Raises:
-        UserError: a file cannot be used, or there are no rows.
+        UserError: a file cannot be used, or has no rows.
     """
-    rows = [(file, row) for file in found.files for row in _rows(file)]
-    if not rows:
-        raise UserError(
-            f"{found.files[0]} names no images: add a row for each image below its first line"
-        )
-    return rows
+    all_rows: list[tuple[Path, _Row]] = []
+    for file in found.files:
+        rows = [(file, row) for row in _rows(file)]
+        if not rows:
+            raise UserError(
+                f"{file} names no images: add a row for each image below its first line"
+            )
+        all_rows += rows
+    return all_rows
 
 
 def _rows(file: Path) -> Iterator[_Row]:
@@ -268,19 +272,66 @@ def _row(
     return _Row(number, PurePosixPath(name).as_posix(), cells[label].strip(), said)
 
 
-def _image_root(found: _LabelFiles, rows: Sequence[_Row]) -> Path:
-    """Returns the folder below which the images lie, by the first row.
+def _with_folders(
+    folder: Path, rows: Sequence[tuple[Path, _Row]]
+) -> tuple[Path, list[tuple[Path, _Row]]]:
+    """Returns the folder below which all images lie, and the rows with their paths below it.
 
-    It is the folder of the CSV files, or one in it.
+    The rows of each file, and of each split in it, have a folder of images of their own.
     """
-    folder = found.folder
-    for candidate in (folder, *(folder / name for name in list_folder(folder)[0])):
-        if os.path.isfile(candidate / rows[0].path):
-            return candidate
-    raise UserError(
-        f"{found.files[0]} names {rows[0].path}, which is not below {folder}: put the CSV beside "
-        "the folder of its images"
-    )
+    parts: dict[tuple[Path, str | None], list[tuple[int, _Row]]] = {}
+    for number, (file, row) in enumerate(rows):
+        parts.setdefault((file, split_in(row.split or file.stem)), []).append((number, row))
+    if any(split == VALIDATION for _, split in parts):  # test images are not used, or even there
+        parts = {part: numbered for part, numbered in parts.items() if part[1] != TEST}
+    roots = {
+        part: _image_root(folder, *part, [row for _, row in numbered])
+        for part, numbered in parts.items()
+    }
+    first, *others = set(roots.values())
+    if not others:
+        return first, list(rows)
+    placed = list(rows)
+    for part, numbered in parts.items():
+        below = roots[part].relative_to(folder)
+        for number, row in numbered:
+            placed[number] = (part[0], replace(row, path=(below / row.path).as_posix()))
+    return folder, placed
+
+
+def _image_root(folder: Path, file: Path, split: str | None, rows: Sequence[_Row]) -> Path:
+    """Returns the folder below which the images of rows lie: that of the CSV, or one in it.
+
+    Args:
+        folder: that of the CSV file.
+        split: that of the rows, if they state one. Of several folders with such images, the one
+            that is named like it counts.
+
+    Raises:
+        UserError: no folder has such images, or several have them.
+    """
+    tried = rows[:ROWS_TRIED]
+    if any(os.path.isfile(folder / row.path) for row in tried):
+        return folder
+    found: dict[str, str] = {}  # name of a folder -> the first of the images in it
+    for name in list_folder(folder)[0]:
+        paths = (row.path for row in tried if os.path.isfile(folder / name / row.path))
+        if path := next(paths, None):
+            found[name] = path
+    if not found:
+        raise UserError(
+            f"{file} names {rows[0].path}, which is not below {folder}: put the CSV beside the "
+            "folder of its images"
+        )
+    named = [name for name in found if split and split_in(name) == split]
+    chosen = named if len(named) == 1 else list(found)
+    if len(chosen) > 1:
+        name = chosen[0]
+        raise UserError(
+            f"{file} names {found[name]}, and each of the folders {join_names(chosen)} has images "
+            f"that it names: write the folder into its paths, as in {name}/{found[name]}"
+        )
+    return folder / chosen[0]
 
 
 def _repeats_folders(source: Path, found: _LabelFiles, images: Sequence[tuple[str, _Row]]) -> bool:

@@ -161,10 +161,10 @@ UNUSABLE = {  # what makes a label file unusable: (its text, of its rows; encodi
         "utf-8",
         'columns path and label; received "path", "breed"',
     ),
-    "a missing image": (
-        lambda rows: as_text([("part0/99.png", "a"), *rows]),
+    "missing images": (
+        lambda rows: as_text([(f"elsewhere/{name}", label) for name, label in rows]),
         "utf-8",
-        r"part0/99\.png, which is not below",
+        r"elsewhere/part0/0\.png, which is not below",
     ),
     "a missing label": (
         lambda rows: as_text([*rows[:-1], (rows[-1][0], "")]),
@@ -221,6 +221,9 @@ def test_other_files_beside_a_label_file(images, tmp_path):
     write_csv(images / "val.csv", PAIRS, ("path", "breed"))
     with pytest.raises(UserError, match=r'val\.csv needs a first line .* received "path", "breed"'):
         prepare(images, tmp_path)
+    write_csv(images / "val.csv", [])
+    with pytest.raises(UserError, match=r"val\.csv names no images"):
+        prepare(images, tmp_path)
 
 
 def write_beside(folder, rows, header=("path", "label")):
@@ -275,6 +278,79 @@ def test_numbers_of_class_folders_are_passed_over_unless_a_list_names_them(tmp_p
     assert prepare(folder, tmp_path)["train"].wnids == ["cat", "dog"]
     (folder / "classes.txt").write_text("hound\ntiger\n")
     assert prepare(folder, tmp_path)["train"].wnids == ["hound", "tiger"]
+
+
+def write_split_folders(folder):
+    """Writes train/0.png ... 23.png and val/12.png ... 23.png; returns the rows of both splits."""
+    folders = {"train": range(24), "val": range(12, 24)}
+    for name, numbers in folders.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in numbers:
+            drawn(20, 24, 100 * (name == "val") + number).save(folder / name / f"{number}.png")
+    rows = [(f"{n}.png", ("dog", "cat")[n % 2]) for n in range(24)]
+    return rows[:12], rows[12:]
+
+
+@pytest.mark.parametrize("by_column", [False, True])
+def test_images_of_a_split_are_those_in_its_folder(by_column, tmp_path):
+    """Although train/ has files with the names of those in val/."""
+    folder = tmp_path / "set"
+    train, validation = write_split_folders(folder)
+    if by_column:
+        rows = [(*row, "train") for row in train] + [(*row, "val") for row in validation]
+        write_csv(folder / "labels.csv", rows, ("path", "label", "split"))
+    else:
+        write_csv(folder / "train.csv", train)
+        write_csv(folder / "val.csv", validation)
+    stores = prepare(folder, tmp_path)
+    assert shown(stores["train"]) == [(f"train/{name}", label) for name, label in train]
+    assert shown(stores["validation"]) == [(f"val/{name}", label) for name, label in validation]
+    assert stores["validation"].file_of(0) == str(folder / "val" / "12.png")
+
+
+def test_images_of_a_test_split_that_is_not_used_may_be_elsewhere(tmp_path):
+    train, validation = write_split_folders(tmp_path / "set")
+    rows = [(*row, "train") for row in train] + [(*row, "val") for row in validation]
+    rows += [("0.png", "dog", "test"), ("lost.png", "cat", "test")]
+    write_csv(tmp_path / "set" / "labels.csv", rows, ("path", "label", "split"))
+    stores = prepare(tmp_path / "set", tmp_path)
+    assert (len(stores["train"]), len(stores["validation"])) == (12, 12)
+
+
+def test_images_of_two_splits_may_have_the_same_names(tmp_path):
+    folder = tmp_path / "set"
+    _, rows = write_split_folders(folder)
+    write_csv(folder / "train.csv", rows)
+    write_csv(folder / "val.csv", rows)
+    stores = prepare(folder, tmp_path)
+    assert shown(stores["train"]) == [(f"train/{name}", label) for name, label in rows]
+    assert shown(stores["validation"]) == [(f"val/{name}", label) for name, label in rows]
+
+
+def test_several_folders_with_the_images_of_a_label_file_are_refused(tmp_path):
+    folder = tmp_path / "set"
+    _, rows = write_split_folders(folder)
+    (folder / "train").rename(folder / "depth")
+    (folder / "val").rename(folder / "rgb")
+    write_csv(folder / "labels.csv", [("lost.png", "dog"), *rows])
+    message = (
+        r"labels\.csv names 12\.png, and each of the folders depth and rgb has images that it "
+        r"names: write the folder into its paths, as in depth/12\.png"
+    )
+    for source in (folder, folder / "labels.csv"):
+        with pytest.raises(UserError, match=message):
+            prepare(source, tmp_path)
+    write_csv(folder / "labels.csv", [(f"rgb/{name}", label) for name, label in rows])
+    assert prepare(folder, tmp_path)["train"].file_of(0).startswith(str(folder / "rgb"))
+
+
+def test_the_image_of_the_first_row_may_be_missing(images, tmp_path):
+    write_csv(images / "labels.csv", [("lost.jpg", "bad"), *PAIRS])
+    with pytest.raises(UserError, match=r"lost\.jpg is not a file"):
+        prepare(images, tmp_path)
+    skipped = []
+    prepare(images, tmp_path, skip_corrupt=True, skipped=skipped)
+    assert skipped == [("lost.jpg", "is not a file")]
 
 
 MISTAKES = {
