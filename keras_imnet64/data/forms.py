@@ -44,6 +44,7 @@ from keras_imnet64.data.sources import (
     layout,
     parquet,
     remote,
+    shards,
     tiny_imagenet,
     webdataset,
 )
@@ -521,14 +522,16 @@ FORMS = (  # the first that matches counts
         "Parquet",
         "`train-00000-of-00040.parquet` ..., as the Hugging Face Hub has them",
         ANY,
-        lambda files: files.mostly(parquet.SUFFIX),
+        lambda files: shards.holds_shards(files, parquet.SUFFIX),
         partial(from_listed, parquet.list_parquet),
     ),
     Form(
         "WebDataset",
         "`train-000000.tar` ..., of `.jpg` files with `.cls` or `.json`",
         ANY,
-        lambda files: files.mostly(webdataset.SUFFIX) and webdataset.is_webdataset(files.path),
+        lambda files: (
+            shards.holds_shards(files, webdataset.SUFFIX) and webdataset.is_webdataset(files.path)
+        ),
         partial(from_listed, webdataset.list_webdataset),
     ),
     Form(

@@ -118,6 +118,46 @@ def test_a_few_shards_among_many_images_are_no_form(tmp_path):
     assert forms.find_form(row, tmp_path / "source").name == "class folders"
 
 
+@pytest.mark.parametrize("form", ["Parquet", "WebDataset"])
+def test_a_few_pictures_beside_shards_are_no_form(form, tmp_path):
+    """Such as those that the description of a data set on a hub shows."""
+    source, data = tmp_path / "source", tmp_path / "source" / "data"
+    if form == "Parquet":
+        write_tiny(data)
+    else:
+        write_webdataset(data, "train", TRAIN, [WNIDS[label] for label in TRAIN_LABELS])
+        write_webdataset(data, "val", VALIDATION, [WNIDS[label] for label in VALIDATION_LABELS])
+    (source / "assets").mkdir()
+    for number in range(9):
+        drawn(20, 20, number).save(source / "assets" / f"{number}.png")
+    row = datasets.find_dataset("image_folder/own")
+    assert forms.find_form(row, source).name == form
+    stores = datasets.prepare("image_folder/own", source=source, data_dir=tmp_path)
+    assert (len(stores["train"]), len(stores["validation"])) == (len(TRAIN), len(VALIDATION))
+    for number in range(2):  # two folders of pictures may be classes
+        (source / "more").mkdir(exist_ok=True)
+        drawn(20, 20, number).save(source / "more" / f"{number}.png")
+    message = rf"{data} holds no image but .*, which may hold many: pass {data} as --source"
+    with pytest.raises(UserError, match=message):
+        datasets.prepare("image_folder/own", source=source, data_dir=tmp_path)
+
+
+def test_a_table_of_another_name_beside_pictures_is_no_shard(tmp_path):
+    write_csv_of_pictures(tmp_path / "source")
+    write_parquet(tmp_path, "train", TRAIN[:2], [0, 1], WNIDS)
+    file = next(tmp_path.glob("*.parquet"))
+    file = file.rename(tmp_path / "source" / "embeddings.parquet")
+    row = datasets.find_dataset("image_folder")
+    assert forms.find_form(row, tmp_path / "source").name == "CSV"
+    (tmp_path / "source" / "labels.csv").unlink()
+    for number in range(4):
+        picture = tmp_path / "source" / "pictures" / f"{number}.png"
+        picture.rename(tmp_path / "source" / picture.name)
+    (tmp_path / "source" / "pictures").rmdir()
+    with pytest.raises(UserError, match=f"holds images such as 0.png, .*: pass {file} as --source"):
+        datasets.prepare("image_folder/own", source=tmp_path / "source", data_dir=tmp_path)
+
+
 def test_what_is_no_form_gets_the_message_of_its_data_set(tmp_path):
     with pytest.raises(UserError, match=r"--source must be tiny-imagenet-200\.zip, the folder"):
         datasets.prepare("tiny_imagenet", source=tmp_path, data_dir=tmp_path)

@@ -75,12 +75,14 @@ class SourceFiles:
             of a file its own.
         suffixes: how many of these have each suffix, in lower case.
         num_images: how many files have the suffix of an image.
+        image_folders: up to two of the folders that these are in; two may be classes.
     """
 
     path: Path
     names: set[str] = field(default_factory=set)
     suffixes: Counter[str] = field(default_factory=Counter)
     num_images: int = 0
+    image_folders: set[PurePath] = field(default_factory=set)
 
     @classmethod
     def of(cls, path: Path) -> "SourceFiles":
@@ -95,6 +97,8 @@ class SourceFiles:
         suffix = file.suffix.lower()
         if suffix in readable_suffixes():  # of which there may be millions
             self.num_images += 1
+            if len(self.image_folders) < 2:
+                self.image_folders.add(file.parent)
         else:
             self.suffixes[suffix] += 1
             self.names.add(file.name)
@@ -173,14 +177,23 @@ def find_below(folder: Path, needed: str = "files such as .png and .jpg are need
     Raises:
         UserError: a folder cannot be listed, or there is no image.
     """
-    try:
-        found = sort_files(sorted(files_below(folder)))
-    except OSError as error:
-        raise _cannot_be_searched(folder, error) from error
+    found = sort_below(folder)
     if not found.images:
         example = f"; {found.faulty[0][0]} {found.faulty[0][1]}" if found.faulty else ""
         raise UserError(f"the folder {folder} holds no image; {needed}{example}")
     return found
+
+
+def sort_below(folder: Path) -> FoundFiles:
+    """Sorts all files below a folder by kind; each list is in sorted order and may be empty.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+    try:
+        return sort_files(sorted(files_below(folder)))
+    except OSError as error:
+        raise _cannot_be_searched(folder, error) from error
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -23,8 +23,10 @@ from keras_imnet64.data.sources.finding import (
     FoundFiles,
     find_below,
     list_folder,
+    sort_below,
     sort_files,
 )
+from keras_imnet64.data.sources.shards import SHARD_SUFFIXES
 from keras_imnet64.data.stores.indexing import ImageEntry, ReadImages
 from keras_imnet64.records import SourceForm
 
@@ -77,8 +79,14 @@ class Listing:
         return {split: len(images) for split, images in self.splits.items()}
 
     def list_class(self, folder: Path, label: int) -> list[ImageEntry]:
-        """Returns the images of a class folder, and records its other files and subfolders."""
-        found = find_below(folder, "add some, or move or delete the folder if it is no class")
+        """Returns the images of a class folder, and records its other files and subfolders.
+
+        Raises:
+            UserError: the folder holds no image.
+        """
+        found = sort_below(folder)
+        if not found.images:
+            raise _no_image(folder, found)
         parents = {file.parent for file in found.images} - {folder}
         names = {parent.relative_to(folder).parts[0] for parent in parents}
         self.subfolders.setdefault(self.wnids[label], set()).update(names)
@@ -129,6 +137,24 @@ class Listing:
             return file.relative_to(self.root).as_posix()
         except ValueError:
             return file.as_posix()
+
+
+def _no_image(folder: Path, found: FoundFiles) -> UserError:
+    """Returns the error for a class folder without images."""
+    if shard := _first_shard(file for file, _ in found.faulty):
+        return UserError(
+            f"the folder {folder} holds no image but {shard.name}, which may hold many: pass "
+            f"{shard.parent} as --source to use them, or move the folder away"
+        )
+    example = f"; {found.faulty[0][0]} {found.faulty[0][1]}" if found.faulty else ""
+    return UserError(
+        f"the folder {folder} holds no image; add some, or move the folder away if it is no "
+        f"class{example}"
+    )
+
+
+def _first_shard(files: Iterable[Path]) -> Path | None:
+    return next((file for file in files if file.suffix.lower() in SHARD_SUFFIXES), None)
 
 
 # ----------------------------------------------------------------------------------- any data set
@@ -373,11 +399,14 @@ def class_folders(folder: Path) -> dict[str, Path]:
     names, files = list_folder(folder)
     if not names:
         loose = sort_files(files).images
-        raise UserError(
-            f"{folder} holds images such as {loose[0].name}, but no class folders with images"
-            if loose
-            else f"{folder} holds no class folders; <class>/<image> is needed"
-        )
+        fault = f"{folder} holds no class folders; <class>/<image> is needed"
+        if loose:
+            fault = (
+                f"{folder} holds images such as {loose[0].name}, but no class folders with images"
+            )
+        if shard := _first_shard(files):
+            fault += f"; {shard.name} may hold images too: pass {shard} as --source to use them"
+        raise UserError(fault)
     name_of: dict[str, str] = {}  # class id -> name of its folder
     for name in names:
         other = name_of.setdefault(class_id(name), name)

@@ -22,7 +22,7 @@ from keras_imnet64.core.validation import read_record, to_json
 from keras_imnet64.core.work_folders import report_failed_write
 from keras_imnet64.data.sources.class_lists import CLASS_LISTS
 from keras_imnet64.data.sources.finding import SourceFiles, is_system_file, is_system_folder
-from keras_imnet64.data.sources.shards import has_suffix
+from keras_imnet64.data.sources.shards import SHARD_SUFFIXES, has_suffix, holds_shards
 from keras_imnet64.data.stores import packing
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 NOTE = ".fetched.json"
 PART = ".part"  # the suffix of a file that is not complete
 BLOCK_BYTES = 8 * 2**20
-SHARD_SUFFIXES = (".parquet", ".tar")  # beside which other files are not fetched
 # What file systems call the state of a file; the first that is there tells whether it has changed.
 VERSIONS = (
     "etag", "ETag", "md5Hash", "blob_id",
@@ -139,8 +138,8 @@ def _needed(files: dict[str, _RemoteFile]) -> dict[str, _RemoteFile]:
     source = SourceFiles(Path())
     for name in files:
         source.add(PurePosixPath(name))
-    for suffix in SHARD_SUFFIXES:
-        if source.mostly(suffix):
+    for suffix in SHARD_SUFFIXES:  # beside which other files are not fetched
+        if holds_shards(source, suffix):
             return {
                 name: file
                 for name, file in files.items()

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.data.sources.finding import files_below
+from keras_imnet64.data.sources.finding import SourceFiles, files_below
 from keras_imnet64.data.sources.layout import join_names, split_in
 
+SHARD_SUFFIXES = (".parquet", ".tar")
+MAX_STRAY_IMAGES = 100  # beside shards, such as those that a description shows
 NUMBERED = re.compile(
     r"(?P<prefix>.*?)[-_.]?(?P<number>\d{1,6})(-of-(?P<total>\d{1,6}))?(-[0-9a-f]{16})?", re.ASCII
 )
@@ -33,6 +35,24 @@ class Shard:
     number: int | None
     total: int | None
     split: str
+
+
+def holds_shards(files: SourceFiles, suffix: str) -> bool:
+    """Returns whether a source consists of shards with this suffix, also beside a few images.
+
+    A shard holds many images, so that a few images in one folder, which cannot be class folders, do
+    not count beside files that are named like shards.
+    """
+    if files.mostly(suffix):
+        return True
+    if len(files.image_folders) > 1 or files.num_images > MAX_STRAY_IMAGES:
+        return False
+    return any(_is_shard(name, suffix) and _is_named_like_one(name) for name in files.names)
+
+
+def _is_named_like_one(name: str) -> bool:
+    stem = name.split(".")[0]
+    return bool(NUMBERED.fullmatch(stem) or split_in(stem))
 
 
 def find_shards(source: Path, suffix: str) -> list[Path]:

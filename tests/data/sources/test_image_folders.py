@@ -77,7 +77,7 @@ def test_a_class_may_be_missing_in_validation(tmp_path):
         (["train/1.png", "val/1.png"], r"train holds images such as 1\.png, but no class"),
         (["train/a/1.png", "val/1.png"], r"val holds images such as 1\.png, but no class"),
         (["1.png", "2.png"], r"holds images such as [12]\.png, but no class folders"),
-        (["a/.hidden.png", "b/1.png"], "the folder .*a holds no image; add some, or move or del"),
+        (["a/.hidden.png", "b/1.png"], "the folder .*a holds no image; add some, or move the fo"),
         (["train/Cat/1.png", "val/cat/1.png"], "lacks: rename it to Cat, as in training"),
         (["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/c/1.png"], "lacks: a model cannot"),
         (["a/1.png", "b/1.png", "b/2.png"], "a holds one image: to be split"),
