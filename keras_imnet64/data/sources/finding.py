@@ -25,6 +25,7 @@ from keras_imnet64.data.images.reading import (
     report_image_errors,
     report_unreadable,
 )
+from keras_imnet64.data.stores.opening import is_store
 
 SYSTEM_FILES = {  # in lower case
     ".ds_store", ".apdisk", ".localized", "icon\r",  # macOS
@@ -38,6 +39,8 @@ SYSTEM_FOLDERS = {  # in lower case
     "$recycle.bin", "system volume information",  # Windows
     ".ipynb_checkpoints", "__pycache__", ".git", ".cache", ".thumbnails",  # programs
 }  # fmt: skip
+STORES_FOLDER = "packed"  # in the data dir or the cache dir, see `locations`
+SPLITS_OF_STORES = ("train", "validation")
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has lost the second slash
 SYSTEM_PREFIXES = ("._", ".nfs", ".fuse_hidden", ".trash")  # AppleDouble, deleted files
 TEXT_SUFFIXES = {
@@ -197,7 +200,7 @@ def sort_below(folder: Path) -> FoundFiles:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yields the paths of all files below `folder`, without system files.
+    """Yields the paths of all files below `folder`, without system files and prepared data sets.
 
     Hidden folders are not entered; they are yielded like files. Each real folder is entered once,
     and the parents of `folder` never, so that links cannot form a loop.
@@ -216,14 +219,14 @@ def files_below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         entered.add(real)
-        names_of_folders = sorted(name for name in folders if not is_system_folder(name))
+        names_of_folders = sorted(n for n in folders if not _is_passed_over(Path(where), n))
         folders[:] = [name for name in names_of_folders if not name.startswith(".")]
         hidden = [name for name in names_of_folders if name.startswith(".")]
         yield from (Path(where, n) for n in [*hidden, *names] if not is_system_file(n))
 
 
 def list_folder(folder: Path) -> tuple[list[str], list[Path]]:
-    """Returns what lies directly in a folder, without system files and folders.
+    """Returns what lies directly in a folder, without system files, and prepared data sets.
 
     Returns:
         (names of the folders, paths of the files), both sorted. Hidden folders count as files.
@@ -240,7 +243,7 @@ def list_folder(folder: Path) -> tuple[list[str], list[Path]]:
     for entry in entries:
         # Links are followed; a link to itself counts as a file.
         is_folder = entry.is_dir(follow_symlinks=False) or os.path.isdir(entry)
-        if is_folder and is_system_folder(entry.name):
+        if is_folder and (_is_passed_over(folder, entry.name) or _is_data_dir(Path(entry))):
             continue
         if is_folder and not entry.name.startswith("."):
             folders.append(entry.name)
@@ -284,6 +287,41 @@ def is_system_folder(name: str) -> bool:
     """Returns whether systems or programs make folders of this name, such as @eaDir."""
     name = name.lower()
     return name in SYSTEM_FOLDERS or name.startswith(SYSTEM_PREFIXES)
+
+
+def _is_passed_over(parent: Path, name: str) -> bool:
+    return is_system_folder(name) or (name == STORES_FOLDER and _holds_stores(parent / name))
+
+
+def _is_data_dir(folder: Path) -> bool:
+    """Returns whether a folder in a source has nothing but prepared data sets and hidden files.
+
+    Before the first data set is prepared there, it has the hidden lock of the one that is.
+    """
+    is_data_dir = False
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:  # of a class folder, the first one is usually enough
+            if not entry.name.startswith("."):
+                if entry.name != STORES_FOLDER or not _holds_stores(Path(entry)):
+                    return False
+                is_data_dir = True
+            elif entry.name.endswith(".lock"):
+                is_data_dir = True
+    return is_data_dir
+
+
+def _holds_stores(folder: Path) -> bool:
+    """Returns whether a folder, of a source that is also the data dir, has prepared data sets.
+
+    Until the first one is complete, the folder has hidden work folders only.
+    """
+    try:
+        folders = [entry for entry in folder.iterdir() if entry.is_dir()]
+    except OSError:  # to be reported by the one who enters the folder
+        return False
+    sets = [entry for entry in folders if not entry.name.startswith(".")]
+    is_new = bool(folders) and not sets
+    return is_new or any(is_store(each / split) for each in sets for split in SPLITS_OF_STORES)
 
 
 def is_text(file: str | Path) -> bool:

@@ -107,6 +107,26 @@ def test_an_empty_class_folder_is_named(tmp_path):
         prepare(root, tmp_path / "data")
 
 
+@pytest.mark.parametrize("place", ["source", "source/more"])
+def test_prepared_data_sets_in_the_source_are_passed_over(place, tmp_path):
+    """Of a source that is also the data dir, or has it; converted images begin like a PNG."""
+    source = write(tmp_path / "source", *numbered("a", 4), *numbered("b", 4))
+    (source / "a" / "0.png").rename(source / "a" / "0.gif")
+    first = prepare(source, tmp_path / place)
+    again = prepare(source, tmp_path / place)
+    assert again["train"].wnids == first["train"].wnids == ["a", "b"]
+    assert again["train"].digest == first["train"].digest
+    shutil.rmtree(tmp_path / place / "packed" / "image_folder_toy")
+    (tmp_path / place / "packed" / ".image_folder_other.writing").mkdir()
+    assert prepare(source, tmp_path / place)["train"].wnids == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["packed/0.png", "packed/deep/0.png"])
+def test_a_class_may_be_called_packed(name, tmp_path):
+    source = write(tmp_path / "source", *numbered("a", 4), *numbered("packed", 4), name)
+    assert prepare(source, tmp_path / "data")["train"].wnids == ["a", "packed"]
+
+
 def test_every_file_that_is_left_out_is_named(tmp_path):
     root = write(tmp_path / "p", *numbered("a", 2), *numbered("b", 2), "a/.hidden.png", "a/._0.png")
     write(root, "loose.png", ".old/1.png", "a/no suffix", "a/1.jpg_large", "a/@eaDir/0.png/t.png")
