@@ -532,7 +532,7 @@ simply("unverified_nothing", "data prepare tiny_imagenet --allow-unverified", "n
 simply(
     "source_missing",
     "data prepare tiny_imagenet --source no.zip",
-    "--source must .*received no.zip",
+    "--source no.zip does not exist; check the path",
 )
 simply(
     "archives_missing", "data prepare imagenet_resized/8x8 --source .", "train_npz.zip is missing"

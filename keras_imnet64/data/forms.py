@@ -5,20 +5,22 @@ A form is recognised by the files of a source, not by an option. To add one, wri
 for the forms that belong to one data set; those for forms that any data set may have are here.
 """
 
+import contextlib
 import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from keras_imnet64.core.errors import UserError
-from keras_imnet64.core.paths import expand, is_remote, portable, without_secrets
-from keras_imnet64.core.types import PackProgress
+from keras_imnet64.core.paths import expand, is_remote, os_error_text, portable, without_secrets
+from keras_imnet64.core.types import PackProgress, StrPath
 from keras_imnet64.data.images.exact import decode_exactly
 from keras_imnet64.data.images.reading import report_unreadable
 from keras_imnet64.data.locations import Dataset, DatasetLocation
@@ -99,6 +101,9 @@ def make_stores(request: Request) -> dict[str, Store]:
 
     A source of no known form is left to the data set's own function, whose message says what it
     needs. A remote source is fetched first.
+
+    Raises:
+        UserError: the source does not exist, cannot be used, or does not go with the options.
     """
     dataset = request.verified.dataset
     if request.source is not None and is_remote(request.source):
@@ -110,12 +115,29 @@ def make_stores(request: Request) -> dict[str, Store]:
                 return make_stores(replace(request, source=copy, origin=without_secrets(url)))
     form = None
     if request.source is not None and not dataset.embedded:
+        _require_source(request.source)
         form = find_form(dataset, expand(request.source))
     if form is not None and request.splits is not None and form.name != "class folders":
         raise UserError(f"--splits is for class folders, but {request.source} is {form.name}")
     if form is not None and request.skip_corrupt and not form.can_skip:
         raise cannot_skip(f"{request.source}, which is {form.name},")
     return form.make(request) if form else dataset.make(request)
+
+
+def _require_source(source: StrPath) -> None:
+    """Refuses a path that does not exist; the message has the nearest name beside it."""
+    path = expand(source)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        beside: list[str] = []
+        with contextlib.suppress(OSError, ValueError):
+            beside = os.listdir(path.parent)
+        close = get_close_matches(path.name, beside, n=1)
+        advice = f"did you mean {path.with_name(close[0])}?" if close else "check the path"
+        raise UserError(f"--source {source} does not exist; {advice}") from None
+    except OSError as error:
+        raise UserError(f"--source {source} cannot be read: {os_error_text(error, path)}") from None
 
 
 def cannot_skip(source: str) -> UserError:

@@ -32,6 +32,8 @@ from keras_imnet64.records import SourceForm
 
 MAX_LIST_BYTES = 2**22
 MAX_NAMED = 5  # folders in a note
+OTHER_FORMS = ", a CSV file of paths and labels, or Parquet or WebDataset shards"
+ARCHIVE_SUFFIXES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 IN_NO_CLASS = "lies in no class folder"
 IMAGENET_21K_MORE_THAN = 500  # images of a selected class (Alibaba-MIIL/ImageNet21K)
 IMAGENET_21K_VALIDATION = 50  # the first images of each class
@@ -175,7 +177,7 @@ def list_image_folder(
         UserError: there are no classes, a class has no images, a class is only in the validation
             folder, or the layout is ambiguous.
     """
-    folder = source_folder(source)
+    folder = source_folder(source, OTHER_FORMS)
     layout = layouts.find_layout(folder, splits)
     if layout.splits is None:
         listing = _split(layout.root, validation_share, folder)
@@ -374,11 +376,22 @@ def _selected_ids(path: StrPath) -> list[str]:
 # ---------------------------------------------------------------------------------------- folders
 
 
-def source_folder(source: StrPath) -> Path:
-    """Returns the absolute path of the folder that the user passed as --source."""
+def source_folder(source: StrPath, others: str = "") -> Path:
+    """Returns the absolute path of the folder that the user passed as --source.
+
+    Args:
+        others: the other sources that the data set may have, for the message.
+
+    Raises:
+        UserError: it is no folder.
+    """
     folder = expand(source)
     if not os.path.isdir(folder):
-        raise UserError(f"--source must be a folder of class folders; received {source}")
+        kind = folder.suffix.lower()
+        advice = "; unpack it first" if kind in ARCHIVE_SUFFIXES and os.path.isfile(folder) else ""
+        raise UserError(
+            f"--source must be a folder of class folders{others}; received {source}{advice}"
+        )
     return Path(os.path.abspath(folder))
 
 
@@ -404,7 +417,10 @@ def class_folders(folder: Path) -> dict[str, Path]:
             fault = (
                 f"{folder} holds images such as {loose[0].name}, but no class folders with images"
             )
-        if shard := _first_shard(files):
+        archives = [file for file in files if file.suffix.lower() in ARCHIVE_SUFFIXES - {".tar"}]
+        if archives and not loose:
+            fault += f"; unpack {archives[0].name} first"
+        elif shard := _first_shard(files):
             fault += f"; {shard.name} may hold images too: pass {shard} as --source to use them"
         raise UserError(fault)
     name_of: dict[str, str] = {}  # class id -> name of its folder

@@ -33,7 +33,7 @@ def list_images(source: StrPath, progress: PackProgress | None = None) -> folder
     Raises:
         UserError: the folder holds neither, or a tar is damaged or holds other files.
     """
-    folder = folders.source_folder(source)
+    folder = folders.source_folder(source, folders.OTHER_FORMS)
     if (folder / TRAIN_TAR).is_file():
         if not (folder / VALIDATION_TAR).is_file():
             raise UserError(f"{folder} has {TRAIN_TAR} but not {VALIDATION_TAR}; both are needed")

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -93,11 +94,42 @@ def test_folders_that_hold_no_classes_of_images(tmp_path, names, message):
     assert str(root) in str(refusal.value) and not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("name", ["nowhere", "file.png"])
-def test_a_source_that_is_no_folder(tmp_path, name):
-    write(tmp_path, "file.png")
-    with pytest.raises(UserError, match=f"must be a folder of class folders; received .*{name}"):
-        prepare(tmp_path / name, tmp_path / "data")
+def test_a_source_that_is_no_folder(tmp_path):
+    write(tmp_path, "file.png", "pets.zip")
+    forms = (
+        "a folder of class folders, a CSV file of paths and labels, or Parquet or WebDataset sha"
+    )
+    with pytest.raises(UserError, match=rf"must be {forms}rds; received .*file\.png$"):
+        prepare(tmp_path / "file.png", tmp_path / "data")
+    with tarfile.open(tmp_path / "pets.tar", "w") as archive:
+        archive.add(tmp_path / "file.png", "cat/1.png")
+    for name in ("pets.zip", "pets.tar"):
+        with pytest.raises(UserError, match=f"received .*{name}; unpack it first"):
+            prepare(tmp_path / name, tmp_path / "data")
+    with pytest.raises(UserError, match=r"must be a folder of class folders; received .*file\.png"):
+        datasets.prepare("imagenet21k", source=tmp_path / "file.png", data_dir=tmp_path / "data")
+
+
+@pytest.mark.parametrize("dataset", ["image_folder/toy", "imagenet2012", "tiny_imagenet"])
+def test_a_source_that_does_not_exist(dataset, tmp_path):
+    write(tmp_path / "pictures", "a/1.png")
+    (tmp_path / "labels.csv").write_text("path,label\n")
+    for name, advice in {
+        "lables.csv": r"did you mean .*labels\.csv\?",
+        "picture": "did you mean .*pictures",
+        "nowhere": "check the path",
+        "labels.csv/images": "check the path",
+        "absent/images": "check the path",
+    }.items():
+        with pytest.raises(UserError, match=f"--source .*{name} does not exist; {advice}"):
+            datasets.prepare(dataset, source=tmp_path / name, data_dir=tmp_path / "data")
+
+
+def test_an_archive_in_the_source_is_to_be_unpacked(tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "pets.tar.gz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"holds no class folders; .*; unpack pets\.tar\.gz first"):
+        prepare(tmp_path / "source", tmp_path / "data")
 
 
 def test_an_empty_class_folder_is_named(tmp_path):

@@ -257,8 +257,11 @@ def test_checking_reports_bytes(published, source, tmp_path):
 
 
 def test_a_source_that_is_no_folder(tmp_path):
-    with pytest.raises(UserError, match=r"must be a folder .* received .*nowhere"):
+    with pytest.raises(UserError, match=r"--source .*nowhere does not exist; check the path"):
         prepare(tmp_path / "nowhere", tmp_path)
+    (tmp_path / "a.file").write_bytes(b"")
+    with pytest.raises(UserError, match=r"must be a folder .* received .*a\.file"):
+        prepare(tmp_path / "a.file", tmp_path)
 
 
 def test_unverified_archives_go_to_a_place_of_their_own(source, tmp_path):
