@@ -2,7 +2,7 @@
 
 `labels.csv` has all images, with a column `split` or without; or `train.csv` and `val.csv` have
 those of a split. Paths are relative to the folder of the CSV file, or to one folder in it, which
-may be another for each split. Rows keep their order.
+may be another for each split; whole paths must lie in that folder. Rows keep their order.
 """
 
 import csv
@@ -263,13 +263,31 @@ def _row(
     if not name or not cells[label].strip():
         lacking = "path" if not name else "label"
         raise UserError(f"{file}: row {number} has no {lacking}")
-    parts = PurePosixPath(name).parts
-    if name.startswith("/") or ".." in parts or "\0" in name or re.match(r"[A-Za-z]:/", name):
+    path_below = _path_below(file.parent, name)
+    if path_below is None:
         raise UserError(
-            f"{file}: row {number} names {name}, which points outside the folder of the CSV"
+            f"{file}: row {number} names {name}, which points outside the folder of the CSV: move "
+            "the CSV to a folder that holds all its images, and write the paths from there"
         )
     said = cells[split].strip() if split is not None else ""
-    return _Row(number, PurePosixPath(name).as_posix(), cells[label].strip(), said)
+    return _Row(number, path_below, cells[label].strip(), said)
+
+
+def _path_below(folder: Path, name: str) -> str | None:
+    """Returns the path of an image below the folder of its CSV; None if it points outside.
+
+    Args:
+        name: relative to the folder, or to a folder in it, or the whole path of an image in it.
+    """
+    path = PurePosixPath(name)
+    if ".." in path.parts or "\0" in name or re.match(r"[A-Za-z]:/", name):
+        return None
+    if not path.is_absolute():
+        return path.as_posix()
+    for known in (os.path.abspath(folder), os.path.realpath(folder)):
+        if path.is_relative_to(known):
+            return path.relative_to(known).as_posix()
+    return None
 
 
 def _with_folders(

@@ -353,9 +353,26 @@ def test_the_image_of_the_first_row_may_be_missing(images, tmp_path):
     assert skipped == [("lost.jpg", "is not a file")]
 
 
+def test_whole_paths_may_lie_in_the_folder_of_the_csv(images, tmp_path):
+    (tmp_path / "link").symlink_to(images)
+    rows = [(images / "images" / name, label) for name, label in PAIRS]
+    write_csv(images / "labels.csv", rows)
+    for source in (images, images / "labels.csv", tmp_path / "link"):
+        stores = prepare(source, tmp_path)
+        found = sorted(shown(stores["train"]) + shown(stores["validation"]))
+        assert found == sorted((f"images/{name}", label) for name, label in PAIRS)
+    for name in (images / ".." / "labels.csv", f"{images}2/a.jpg", images.parent / "a.jpg"):
+        write_csv(images / "labels.csv", [*rows, (name, "bad")])
+        with pytest.raises(UserError, match=r"row 8 names .*, which points outside the folder"):
+            prepare(images, tmp_path)
+
+
 MISTAKES = {
     "outside": ([("../set/images/a b.jpg", "x")], r"row 2 names \.\./set.*points outside"),
-    "absolute": ([("/etc/passwd", "x")], "row 2 names /etc/passwd, which points outside"),
+    "absolute": (
+        [("/etc/passwd", "x")],
+        "row 2 names /etc/passwd, which points outside .*: move the CSV to a folder that holds all",
+    ),
     "backslashes": ([("..\\secret.jpg", "x")], "row 2 names ../secret.jpg, which points outside"),
     "missing": ([("nowhere.jpg", "x")], "names nowhere.jpg, which is not below"),
     "missing later": ([*PAIRS, ("nowhere.jpg", "bad")], "nowhere.jpg is not a file"),
