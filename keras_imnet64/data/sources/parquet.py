@@ -8,6 +8,7 @@ copied into the store. Rows keep their order.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -169,24 +170,31 @@ class _Table:
         return entries
 
     def images(self) -> Iterator[bytes]:
-        """Yields the bytes of the image of each row.
+        """Yields the bytes of the image of each row; none for a row without an image.
 
         Raises:
-            UserError: the file is damaged, or a row holds no image.
+            UserError: the file is damaged, or no row holds an image.
         """
-        row = 0
+        num_without = 0  # rows before the first image
+        has_images = False
         for batch in self._batches([self.image_column]):
             column = batch.column(0)
             values = column.field("bytes") if _is_struct(column.type) else column
             for value in values:
                 content = value.as_py()
-                if not isinstance(content, bytes):
-                    raise UserError(
-                        f"{self.path}: row {row} has no image: its bytes are missing, and only "
-                        "a path is there; get a copy that holds its images"
-                    )
-                yield content
-                row += 1
+                if isinstance(content, bytes):
+                    yield from itertools.repeat(b"", 0 if has_images else num_without)
+                    has_images = True
+                    yield content
+                elif has_images:
+                    yield b""
+                else:
+                    num_without += 1
+        if num_without and not has_images:
+            raise UserError(
+                f"{self.path}: row 0 has no image: its bytes are missing, as are those of all "
+                "other rows, and only paths are there; get a copy that holds its images"
+            )
 
     def _labels_and_names(self) -> Iterator[tuple[int | str | None, str]]:
         """Yields the label and the name of the image of each row."""

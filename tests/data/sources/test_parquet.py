@@ -261,7 +261,7 @@ LIES = {
     ),
     "no bytes": (
         with_images([{"bytes": None, "path": "a.jpg"}] * 2),
-        r"row 0 has no image: its bytes are missing",
+        r"row 0 has no image: its bytes are missing, as are those of all other rows",
     ),
     "no image": (
         with_images([{"bytes": b"text", "path": "a.jpg"}] * 2),
@@ -398,6 +398,20 @@ def test_a_value_that_many_rows_share_fills_no_memory(column, tmp_path):
     finally:
         tracemalloc.stop()
     assert max(sizes, default=0) < 150 * 2**20 and peak < 160 * 2**20
+
+
+@pytest.mark.parametrize("dataset", ["tiny_imagenet", "image_folder/own"])
+@pytest.mark.parametrize("row", [0, 1])
+def test_rows_without_bytes_can_be_left_out(row, dataset, tmp_path):
+    source, skipped = write_tiny(tmp_path / "a"), []
+    rows = [{"bytes": content, "path": "a"} for content in TRAIN[2:4]]
+    rows[row]["bytes"] = None
+    edited_table(shard(source), with_images(rows))
+    with pytest.raises(UserError, match=rf"00001-of-00003\.parquet: row {row} is empty"):
+        prepare(source, tmp_path, dataset)
+    train = prepare(source, tmp_path, dataset, skip_corrupt=True, skipped=skipped)["train"]
+    assert skipped == [(f"train-00001-of-00003.parquet: row {row}", "is empty")]
+    assert train.labels.tolist() == [label for n, label in enumerate(TRAIN_LABELS) if n != 2 + row]
 
 
 def test_damaged_images_can_be_left_out(tmp_path):
