@@ -29,6 +29,7 @@ from keras_imnet64.data.sources.layout import (
     find_layout,
     folders_between,
     join_names,
+    named_splits,
     split_in,
     split_of,
 )
@@ -76,19 +77,33 @@ def is_csv(source: Path) -> bool:
     A folder is one of class folders if the files only repeat what its folders tell.
 
     Raises:
-        UserError: a file in the folder says that it has the labels, but cannot be used.
+        UserError: a file in the folder says that it has the labels, but cannot be used, or lies in
+            the folder of a split.
     """
     if not source.is_dir():
         return source.is_file() and source.suffix.lower() in SUFFIXES
     source = Path(os.path.abspath(source))  # as in `list_csv`, whose messages name the same paths
     found = _label_files(source)
     if not found.files:
+        _refuse_files_in_splits(source)
         return False
     try:
         root, rows = _with_folders(found.folder, _rows_of(found))
     except UserError as error:  # without this file, the folders would become the classes
         raise UserError(f"{error}; if the folders tell the classes, move the file away") from None
     return not _repeats_folders(source, found, [(f"{root}/{row.path}", row) for _, row in rows])
+
+
+def _refuse_files_in_splits(source: Path) -> None:
+    """Refuses label files in the folders of splits, whose folders would become the classes."""
+    root = enter_single_folders(source, stop=split_of)
+    for name, split in named_splits(list_folder(root)[0]).items():
+        files = _label_files(root / name).files if split != TEST else []
+        if files and is_csv(root / name):
+            raise UserError(
+                f"{files[0]} lies in the folder of a split: put a file {name}.csv into {root} for "
+                f"each split, or one file labels.csv with the column {SPLIT_COLUMNS[0]}"
+            )
 
 
 def list_csv(source: Path, progress: PackProgress | None = None) -> Listed:

@@ -192,6 +192,23 @@ def test_a_label_file_that_cannot_be_used_is_never_passed_over(fault, nested, tm
     assert str(beside.value) == str(alone.value) + remedy
 
 
+@pytest.mark.parametrize("folder", ["set", "set/inner"])
+def test_label_files_in_the_folders_of_splits_are_never_passed_over(folder, tmp_path):
+    for split in ("train", "val"):
+        rows = write_parts(tmp_path / folder / split)
+        write_csv(tmp_path / folder / split / "labels.csv", rows)
+    message = r"train/labels\.csv lies in the folder of a split: put a file train\.csv into .*set"
+    with pytest.raises(UserError, match=message):
+        prepare(tmp_path / "set", tmp_path)
+    write_csv(tmp_path / folder / "train" / "labels.csv", rows, ("path", "breed"))
+    with pytest.raises(UserError, match=r"train/labels\.csv needs a first line"):
+        prepare(tmp_path / "set", tmp_path)
+    for split in ("train", "val"):
+        of_folders = [(name, name.partition("/")[0]) for name, _ in rows]
+        write_csv(tmp_path / folder / split / "labels.csv", of_folders)
+    assert prepare(tmp_path / "set", tmp_path)["train"].wnids == ["part0", "part1", "part2"]
+
+
 def test_a_file_called_labels_needs_columns(tmp_path):
     rows = write_parts(tmp_path / "set")
     write_csv(tmp_path / "set" / "Labels.csv", rows, ("name", "breed"))
