@@ -177,14 +177,12 @@ def _label_files(source: Path) -> _LabelFiles:
 def _choose_label_files(folder: Path, tables: Sequence[Path]) -> _LabelFiles:
     """Returns the files among CSV files whose names or first lines say that they have labels.
 
-    If the first line of one file names both columns, another file needs the name of a label file,
-    so that a table of something else about the images, such as their sizes, is passed over.
+    A first line says so with a column of paths and one of labels, a name with the word "labels"; of
+    a file that is named like a split, one such column will do. Others, such as a table of the
+    images' sizes or a sample of results to hand in, are passed over.
     """
     columns = {file: _columns_named(file) for file in tables}
-    if any(len(named) == 2 for named in columns.values()):
-        files = [file for file in tables if columns[file] and _is_chosen(file, columns[file])]
-    else:
-        files = [file for file in tables if columns[file] or file.stem.casefold() == LABELS]
+    files = [file for file in tables if _is_chosen(file, columns[file])]
     unlabelled = [
         file.name
         for file in files
@@ -194,7 +192,8 @@ def _choose_label_files(folder: Path, tables: Sequence[Path]) -> _LabelFiles:
 
 
 def _is_chosen(file: Path, named: set[tuple[str, ...]]) -> bool:
-    return len(named) == 2 or file.stem.casefold() == LABELS or split_of(file.stem) is not None
+    is_of_split = split_of(file.stem) is not None
+    return len(named) == 2 or file.stem.casefold() == LABELS or (is_of_split and bool(named))
 
 
 def _columns_named(file: Path) -> set[tuple[str, ...]]:

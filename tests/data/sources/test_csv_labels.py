@@ -128,6 +128,7 @@ def test_class_folders_that_a_csv_describes_stay_class_folders(tmp_path):
     rows = [(f"{'cat' if n % 2 == 0 else 'dog'}/{n}.jpg", n % 2) for n in range(6)]
     write_csv(tmp_path / "set" / "list.csv", rows)
     write_csv(tmp_path / "set" / "sizes.csv", [(1, 2)], ("width", "height"))
+    write_csv(tmp_path / "set" / "sample_submission.csv", [("9", "cat")], ("id", "label"))
     train = prepare(tmp_path / "set", tmp_path)["train"]
     assert train.wnids == ["cat", "dog"] and train.meta.form == "class folders"
     train = prepare(tmp_path / "set" / "list.csv", tmp_path)["train"]
