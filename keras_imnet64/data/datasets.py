@@ -299,13 +299,13 @@ def prepare(
         The stores by split, memory-mapped.
 
     Raises:
-        UserError: unknown name, wrong or missing archives, damaged images, a full disk, a failed
-            download, or another process on this machine is packing the same set on a file system
-            without locks.
+        UserError: unknown name, an option without the source that it needs, wrong or missing
+            archives, damaged images, a full disk, a failed download, or another process on this
+            machine is packing the same set on a file system without locks.
     """
     dataset = find_dataset(name)
     _check_request(dataset, source, allow_unverified, skip_corrupt)
-    _check_options(dataset, class_list, validation_share, splits)
+    _check_options(dataset, source, skip_corrupt, class_list, validation_share, splits)
     verified, unverified = locations_of(dataset, data_dir, cache_dir)
     if source is None and verified.is_packed():
         return verified.open()
@@ -349,22 +349,39 @@ def _check_request(
         raise UserError(f"{name} is drawn by this package and takes no --source; received {source}")
     if skip_corrupt and dataset.embedded:
         raise UserError(f"{name} is drawn by this package: leave out --skip-corrupt")
+    if skip_corrupt and dataset.make is _made_by_downsampling:
+        raise UserError(f"{name} is made from another data set: leave out --skip-corrupt")
     if skip_corrupt and dataset.builder and source is None:
         raise cannot_skip(f"the archives of {name}")
 
 
 def _check_options(
     dataset: Dataset,
+    source: StrPath | None,
+    skip_corrupt: bool,
     class_list: StrPath | None,
     validation_share: float | None,
     splits: str | None,
 ) -> None:
-    """Refuses options that belong to another data set."""
+    """Refuses options that belong to another data set, or have no effect without a source."""
     if class_list is not None and dataset.name != "imagenet21k":
         raise UserError(f"--class-list is for imagenet21k; received it for {dataset.name}")
     for option, value in {"--validation-share": validation_share, "--splits": splits}.items():
         if value is not None and dataset.make is not from_image_folder:
             raise UserError(f"{option} is for {IMAGE_FOLDER}; received it for {dataset.name}")
+    given = {
+        "--class-list": class_list is not None,
+        "--validation-share": validation_share is not None,
+        "--splits": splits is not None,
+        # ImageNet-1K is also read from where TFDS keeps it.
+        "--skip-corrupt": skip_corrupt and dataset.make is not from_imagenet2012,
+    }
+    if source is None and any(given.values()):
+        option = next(option for option, is_given in given.items() if is_given)
+        raise UserError(
+            f"{option} needs --source, the images to use: without --source, a data set that is "
+            "prepared already is only opened"
+        )
 
 
 def locations_of(

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from class_folders import indexed
 from toy_store import random_images, write
 
 from keras_imnet64.core.errors import UserError
@@ -66,6 +67,32 @@ def test_options_that_contradict_the_set_are_refused(tmp_path):
         datasets.prepare("shapes", source=tmp_path, data_dir=tmp_path)
     with pytest.raises(UserError, match="needs --source"):
         datasets.prepare("imagenet_resized/8x8", allow_unverified=True, data_dir=tmp_path)
+    with pytest.raises(UserError, match="made from another data set: leave out --skip-corrupt"):
+        datasets.prepare("downsampled/toy_8x8", skip_corrupt=True, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("image_folder/toy", {"validation_share": 0.5}),
+        ("image_folder/toy", {"splits": "none"}),
+        ("image_folder/toy", {"skip_corrupt": True}),
+        ("imagenet21k", {"class_list": "classes.txt"}),
+        ("tiny_imagenet", {"skip_corrupt": True}),
+    ],
+    ids=str,
+)
+def test_options_about_images_need_a_source_even_where_the_set_is_prepared(name, options, tmp_path):
+    indexed(tmp_path)
+    (option,) = options
+    with pytest.raises(UserError, match=f"^--{option.replace('_', '-')} needs --source, the image"):
+        datasets.prepare(name, data_dir=tmp_path / "data", **options)
+    assert len(datasets.prepare("image_folder/toy", data_dir=tmp_path / "data")) == 2
+
+
+def test_imagenet_is_looked_for_whatever_is_skipped(tmp_path):
+    with pytest.raises(UserError, match="imagenet2012 is read from"):
+        datasets.prepare("imagenet2012", skip_corrupt=True, data_dir=tmp_path)
 
 
 def test_data_dir_follows_tfds(monkeypatch):
