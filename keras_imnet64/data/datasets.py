@@ -431,8 +431,9 @@ def open_dataset(
         store = open_store(found.folder(split), in_memory)
         if not len(store):
             raise UserError(
-                f"{name} has no images of {split}, for all of them are for validation: prepare it "
-                "with a --validation-share below 1"
+                f"{name} has no images of {split}, for all of them are for validation: score "
+                f"models on it with `{program_name()} evaluate MODEL --dataset {name}`, and train "
+                "on another data set"
             )
         return store
     others = [] if name in DATASETS else _own_prepared(data_dir, cache_dir)

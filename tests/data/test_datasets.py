@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from class_folders import indexed
+from class_folders import indexed, write_folders
 from toy_store import random_images, write
 
 from keras_imnet64.core.errors import UserError
@@ -93,6 +93,19 @@ def test_options_about_images_need_a_source_even_where_the_set_is_prepared(name,
 def test_imagenet_is_looked_for_whatever_is_skipped(tmp_path):
     with pytest.raises(UserError, match="imagenet2012 is read from"):
         datasets.prepare("imagenet2012", skip_corrupt=True, data_dir=tmp_path)
+
+
+def test_a_set_that_is_only_for_scoring_says_what_it_is_for(tmp_path):
+    root = write_folders(tmp_path / "pictures")
+    name, data_dir = "image_folder/toy", tmp_path / "data"
+    datasets.prepare(name, source=root, data_dir=data_dir, validation_share=1)
+    with pytest.raises(UserError) as refusal:
+        datasets.open_dataset(name, "train", data_dir=data_dir)
+    assert str(refusal.value) == (
+        "image_folder/toy has no images of train, for all of them are for validation: score "
+        "models on it with `python cli.py evaluate MODEL --dataset image_folder/toy`, and train on "
+        "another data set"
+    )
 
 
 def test_data_dir_follows_tfds(monkeypatch):
