@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from keras_imnet64.backend.loading import import_tensorflow
-from keras_imnet64.core.errors import RunFailed, UserError, printable
+from keras_imnet64.core.errors import RunFailed, UserError, first_few, printable
 from keras_imnet64.core.files import sync_file
 from keras_imnet64.core.paths import portable
 from keras_imnet64.core.types import PackProgress, StrPath
@@ -83,6 +83,7 @@ class ImageEntry:
 
 
 ReadImages = Callable[[Sequence[ImageEntry]], Iterator[bytes]]  # their bytes, in order
+Damaged = tuple[ImageEntry, str]  # a damaged image, and what is wrong with it, as a clause
 
 
 def write_index(
@@ -118,7 +119,8 @@ def write_index(
         others: as for `packing.write_store`.
 
     Raises:
-        UserError: an image is damaged, a class has no images, or the disk is full.
+        UserError: an image is damaged, a class of `train` or the whole split has no undamaged
+            images, or the disk is full.
         RunFailed: a write failed.
     """
     import_tensorflow()
@@ -126,10 +128,17 @@ def write_index(
     with new_store(path, task, len(entries) * BYTES_PER_IMAGE + SLACK_BYTES) as work:
         with open(work / CONVERTED, "wb") as converted:
             index = _Index(root, work, converted, len(entries), task)
-            index.add_images(entries, contents, skipped, progress)
+            damaged = index.add_images(entries, contents, skipped is not None, progress)
             if split == "train":  # `prepare` only warns of a class without validation images
-                index.refuse_lost_classes(entries, wnids, split)
+                index.refuse_lost_classes(damaged, wnids, split)
+            if damaged and not index.count:
+                raise UserError(
+                    f"{root} has no undamaged images left in {split}: {_in_words(damaged)}; fix "
+                    "the damaged images, or add others"
+                )
             labels = index.write()
+        if skipped is not None:
+            skipped.extend((entry.in_words, fault) for entry, fault in damaged)
         meta = EncodedStoreMeta(
             dataset=dataset,
             source=source,
@@ -187,10 +196,18 @@ class _Index:
         self,
         entries: Sequence[ImageEntry],
         contents: Iterable[bytes] | None,
-        skipped: list[tuple[str, str]] | None,
+        skip_damaged: bool,
         progress: PackProgress | None,
-    ) -> None:
-        """Examines the images in threads, and adds them in the order of `entries`."""
+    ) -> list[Damaged]:
+        """Examines the images in threads, and adds them in the order of `entries`.
+
+        Returns:
+            The damaged images, which are left out.
+
+        Raises:
+            UserError: an image is damaged, and `skip_damaged` is False.
+        """
+        damaged: list[Damaged] = []
         done, total = 0, len(entries)
         given: Iterator[bytes | None]
         given = itertools.repeat(None) if contents is None else iter(contents)
@@ -202,14 +219,15 @@ class _Index:
                 for entry, copy, found in zip(chunk, copies, examined, strict=True):
                     if not isinstance(found, UserError):
                         self._add(entry, found, copy)
-                    elif skipped is None:
+                    elif not skip_damaged:
                         raise UserError(f"{found}; pass --skip-corrupt to leave out such images")
                     else:
                         fault = str(found).removeprefix(f"{printable(self._path_of(entry))} ")
-                        skipped.append((entry.in_words, fault))
+                        damaged.append((entry, fault))
                 done += len(chunk)
                 if progress:
                     progress(self.task, done, total)
+        return damaged
 
     def _examine(self, entry: ImageEntry, copy: bytes | None) -> "ExaminedImage | UserError":
         """Returns what the index records about an image, or the error if it is damaged.
@@ -267,20 +285,20 @@ class _Index:
         require_space(self.folder, length + SLACK_BYTES, purpose)
 
     def refuse_lost_classes(
-        self, entries: Sequence[ImageEntry], wnids: Sequence[str], split: str
+        self, damaged: Sequence[Damaged], wnids: Sequence[str], split: str
     ) -> None:
         """Refuses a split in which all images of a class were left out."""
-        lost = {entry.label for entry in entries} - set(self.labels[: self.count].tolist())
+        lost = {entry.label for entry, _ in damaged} - set(self.labels[: self.count].tolist())
         if lost:
+            of_class = [each for each in damaged if each[0].label == min(lost)]
             raise UserError(
                 f"{self.root} has no whole image of {wnids[min(lost)]} in {split}, even with "
-                "--skip-corrupt: fix the damaged images, add others, or move the class away"
+                f"--skip-corrupt ({_in_words(of_class)}): fix the damaged images, add others, or "
+                "move the class away"
             )
 
     def write(self) -> np.ndarray:
         """Writes the arrays, and returns the labels, int32 [N]."""
-        if not self.count and len(self.labels):
-            raise UserError(f"{self.root} has no undamaged images left")
         sync_file(self.converted)
         labels = self.labels[: self.count]
         arrays = {
@@ -293,6 +311,11 @@ class _Index:
         for name, array in arrays.items():
             save_array(self.folder / f"{name}.npy", array)
         return labels
+
+
+def _in_words(damaged: Sequence[Damaged]) -> str:
+    """Returns the first few damaged images, and what is wrong with each."""
+    return printable(first_few([f"{entry.in_words} {fault}" for entry, fault in damaged]))
 
 
 def read_in_place(root: Path, entries: Iterable[ImageEntry]) -> Iterator[bytes]:

@@ -256,8 +256,28 @@ def test_a_class_that_loses_all_its_images_is_refused(tmp_path):
     root = write_folders(tmp_path / "pictures")
     for file in (root / "bee").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(UserError, match="pictures has no whole image of bee in train"):
+    with pytest.raises(UserError) as refusal:
         prepare(root, tmp_path / "data", skip_corrupt=True)
+    assert str(refusal.value).startswith(
+        f"{root} has no whole image of bee in train, even with --skip-corrupt (bee/"
+    )
+    assert ".jpg is empty, bee/" in str(refusal.value)
+    assert left_in(tmp_path / "data") == []
+
+
+def test_a_split_that_loses_all_its_images_is_named_with_its_files(tmp_path):
+    validation = indexed(tmp_path / "whole")["validation"]
+    held_out = [Path(validation.file_of(position)) for position in range(len(validation))]
+    names = [f"{file.parent.name}/{file.name}" for file in held_out]
+    root = write_folders(tmp_path / "pictures")
+    for name in names:
+        (root / name).write_bytes(b"")
+    with pytest.raises(UserError) as refusal:
+        prepare(root, tmp_path / "data", skip_corrupt=True)
+    assert str(refusal.value) == (
+        f"{root} has no undamaged images left in validation: {names[0]} is empty, {names[1]} is "
+        f"empty, {names[2]} is empty; fix the damaged images, or add others"
+    )
     assert left_in(tmp_path / "data") == []
 
 
