@@ -333,7 +333,8 @@ def index_listing(request: Request, listing: folders.Listing, unexpected: str) -
         if request.say:
             _warn_of_lost_classes(listing, validation, request.say)
             _warn_of_shared_images(train, validation, request.say)
-            _warn_of_contradictions(train if len(train) else validation, request.say)
+            _warn_of_contradictions(train, request.say)
+            _warn_of_contradictions(validation, request.say)
         if damaged and location.dataset.promises_images:
             location = request.unverified
             for split in listing.splits:
@@ -415,17 +416,35 @@ def _warn_of_shared_images(
     """Warns of validation images that are training images too, by the SHA-256 of their bytes."""
     assert train.hashes is not None and validation.hashes is not None
     hashes = list(map(bytes, validation.hashes))
-    trained_on = set(hashes).intersection(map(bytes, train.hashes))
-    count = sum(digest in trained_on for digest in hashes)
-    if count:
+    trained_as: dict[bytes, set[int]] = {digest: set() for digest in hashes}  # their labels
+    for digest, label in zip(map(bytes, train.hashes), train.labels.tolist(), strict=True):
+        if digest in trained_as:
+            trained_as[digest].add(label)
+    in_same: list[int] = []  # positions of validation images that have the same class in train
+    in_other: list[int] = []
+    for position, label in enumerate(validation.labels.tolist()):
+        if labels := trained_as[hashes[position]]:
+            (in_same if label in labels else in_other).append(position)
+    total = f"of the {len(hashes):,} validation images"
+    if in_same:
         say(
-            f"note: train has the same file as {count:,} of the {len(hashes):,} validation "
-            "images, so the scores will look too good"
+            f"note: train has the same file as {len(in_same):,} {total}, so the scores will look "
+            "too good"
+        )
+    if in_other:
+        first = in_other[0]
+        trained = int(np.flatnonzero((train.hashes == validation.hashes[first]).all(axis=1))[0])
+        say(
+            f"note: train has the same file as {len(in_other):,} {total} in another class, such as "
+            f"{_pair((train, trained), (validation, first))}: at most one of the labels is right, "
+            "so the scores will look too bad"
         )
 
 
 def _warn_of_contradictions(store: EncodedStore, say: Callable[[str], None]) -> None:
     """Warns of images of several classes, by the SHA-256 of their bytes."""
+    if not len(store):
+        return
     assert store.hashes is not None
     hashes = np.ascontiguousarray(store.hashes).view(f"V{store.hashes.shape[1]}").ravel()
     numbers = np.unique(hashes, return_inverse=True)[1]
@@ -433,12 +452,16 @@ def _warn_of_contradictions(store: EncodedStore, say: Callable[[str], None]) -> 
     first_label[numbers[::-1]] = store.labels[::-1]
     others = np.flatnonzero(first_label[numbers] != store.labels)
     if len(others):
-        first = np.flatnonzero(numbers == numbers[others[0]])[0]
-        pair = " and ".join(printable(store.source_of(int(each))) for each in (first, others[0]))
+        first = int(np.flatnonzero(numbers == numbers[others[0]])[0])
         say(
             f"note: {len(others):,} images of {store.split} are in another class too, such as "
-            f"{pair}: at most one of the labels is right"
+            f"{_pair((store, first), (store, int(others[0])))}: at most one of the labels is right"
         )
+
+
+def _pair(*images: tuple[EncodedStore, int]) -> str:
+    """Returns the paths of two images, each given as its store and position."""
+    return " and ".join(printable(store.source_of(position)) for store, position in images)
 
 
 def require_classes(wnids: Sequence[str], source: StrPath) -> None:

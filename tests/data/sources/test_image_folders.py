@@ -279,7 +279,7 @@ def test_images_of_both_splits_are_counted(tmp_path):
     said = []
     prepare(tmp_path, tmp_path / "data", say=said.append)
     assert not any("same file" in line for line in said)
-    shutil.copy(tmp_path / names[0], tmp_path / names[3])
+    shutil.copy(tmp_path / names[0], tmp_path / names[2])
     prepare(tmp_path, tmp_path / "data", say=said.append)
     assert said[-1] == (
         "note: train has the same file as 1 of the 2 validation images, so the scores will look "

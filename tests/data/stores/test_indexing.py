@@ -281,6 +281,53 @@ def test_a_split_that_loses_all_its_images_is_named_with_its_files(tmp_path):
     assert left_in(tmp_path / "data") == []
 
 
+# ------------------------------------------------------------------------- labels that contradict
+
+
+def write_splits(root, **seeds):
+    """Writes <split>/<class>/<number>.png for each seed of the list <split>_<class>."""
+    for name, numbers in seeds.items():
+        folder = root / name.replace("_", "/")
+        folder.mkdir(parents=True)
+        for number, seed in enumerate(numbers):
+            drawn(5, 5, seed).save(folder / f"{number}.png")
+    return root
+
+
+def noted(root):
+    said = []
+    prepare(root, root.parent / "data", say=said.append)
+    return [line for line in said if "same file" in line or "another class" in line]
+
+
+def test_validation_images_of_several_classes_are_named_too(tmp_path):
+    root = write_splits(
+        tmp_path / "p", train_a=[0, 1], train_b=[2, 3], val_a=[4, 5, 6], val_b=[7, 5, 6]
+    )
+    assert noted(root) == [
+        "note: 2 images of validation are in another class too, such as "
+        f"{root / 'val/a/1.png'} and {root / 'val/b/1.png'}: at most one of the labels is right"
+    ]
+
+
+def test_training_images_in_another_class_of_validation_spoil_the_scores(tmp_path):
+    root = write_splits(tmp_path / "p", train_a=[0, 1], train_b=[2, 3], val_a=[4, 0], val_b=[5, 1])
+    assert noted(root) == [
+        "note: train has the same file as 1 of the 4 validation images, so the scores will look "
+        "too good",
+        "note: train has the same file as 1 of the 4 validation images in another class, such as "
+        f"{root / 'train/a/1.png'} and {root / 'val/b/1.png'}: at most one of the labels is "
+        "right, so the scores will look too bad",
+    ]
+
+
+def test_a_file_that_training_has_in_both_classes_is_in_the_same_class(tmp_path):
+    root = write_splits(tmp_path / "p", train_a=[0, 1], train_b=[1, 3], val_a=[4], val_b=[1])
+    of_train, shared = sorted(noted(root))
+    assert of_train.startswith("note: 1 images of train are in another class too")
+    assert shared.endswith("as 1 of the 2 validation images, so the scores will look too good")
+
+
 # ---------------------------------------------------------------------- files that have changed
 
 
