@@ -269,7 +269,10 @@ def split_note(share: float) -> str:
 def held_out(names: Collection[str], share: float, where: StrPath) -> set[str]:
     """Returns which images of a class are kept for validation.
 
-    Only the name of an image decides, so that it stays in its split when others are added.
+    Only the name of an image decides, so that it stays in its split when others are added. The
+    exception is an image that is kept because the hash of none is below the share: it moves to
+    training when another with a lower hash is added. With a share of 0.1, that may happen in
+    classes of fewer than about 50 images, since 0.9**50 is 0.5 %.
 
     Args:
         names: of the images of the class.

@@ -432,6 +432,18 @@ def test_a_damaged_image_with_an_odd_name_is_reported_in_one_line(tmp_path):
 # ------------------------------------------------------------------------- one folder that is split
 
 
+def test_only_the_image_that_is_kept_for_want_of_others_may_move():
+    """As the guide says: at most one of a class that doubles, and none of a large class."""
+    moved = dict.fromkeys((5, 20, 100), 0)
+    for count in moved:
+        for draw in range(100):
+            names = [f"c{draw}/{number}.jpg" for number in range(2 * count)]
+            few, many = (folders.held_out(each, 0.1, "") for each in (names[:count], names))
+            assert len(few - many) <= (len(few) == 1)
+            moved[count] += len(few - many)
+    assert moved[5] > moved[20] > moved[100] == 0
+
+
 def test_an_image_stays_in_its_split_when_others_are_added(tmp_path):
     root = write(tmp_path, *numbered("a", 40), *numbered("b", 40))
     before = split_of_each(root)
