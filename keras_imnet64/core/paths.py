@@ -17,6 +17,11 @@ def expand(path: StrPath) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def default_data_dir() -> Path:
+    """Returns the default folder of data sets: `TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
+    return expand(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+
+
 def is_remote(source: StrPath) -> bool:
     """Returns whether a source is an address such as s3://bucket/folder, and not a local path."""
     return isinstance(source, str) and bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source))

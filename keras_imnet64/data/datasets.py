@@ -6,17 +6,15 @@ To add a data set, add its row to DATASETS; a new form of sources is a row of `f
 
 import contextlib
 import hashlib
-import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NoReturn
 
 from keras_imnet64.core.errors import UserError, first_few, nearest
 from keras_imnet64.core.invocation import program_name
-from keras_imnet64.core.paths import expand
+from keras_imnet64.core.paths import default_data_dir, expand
 from keras_imnet64.core.types import JsonObject, PackProgress, StrPath
 from keras_imnet64.core.validation import to_json
 from keras_imnet64.data.forms import cannot_skip, make_stores
@@ -248,11 +246,6 @@ def nearest_dataset(name: str, known: Collection[str]) -> str:
     return nearest(other if other in known else name, known)
 
 
-def default_data_dir() -> Path:
-    """Returns the default folder of TFDS: `TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
-    return expand(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-
-
 def prepare(
     name: str,
     *,
@@ -276,7 +269,7 @@ def prepare(
 
     Args:
         name: a key of DATASETS.
-        data_dir: where TFDS keeps its data; by default `default_data_dir()`.
+        data_dir: where TFDS keeps its data; by default `paths.default_data_dir()`.
         cache_dir: where packed stores go, by default data_dir (in the folder `packed`).
         source: a file or folder in any form of the table `forms.FORMS`, or the address of one,
             such as s3://bucket/folder. JPEGs of any size stay where they are, unless they are

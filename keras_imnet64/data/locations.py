@@ -17,6 +17,7 @@ from keras_imnet64.core.paths import os_error_text
 from keras_imnet64.core.turns import one_at_a_time
 from keras_imnet64.core.work_folders import publish
 from keras_imnet64.data.stores import packing
+from keras_imnet64.data.stores.base import PACKED
 from keras_imnet64.data.stores.opening import Store, is_store, open_store
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class DatasetLocation:
     def __init__(self, dataset: Dataset, data_dir: Path, cache_dir: Path, verified: bool) -> None:
         self.dataset, self.data_dir, self.verified = dataset, data_dir, verified
         folder = dataset.name.replace("/", "_") + ("" if verified else SUFFIX)
-        self.packed_dir = cache_dir / "packed" / folder
+        self.packed_dir = cache_dir / PACKED / folder
         self.builder_name = dataset.builder if verified else dataset.unverified_builder
 
     @property

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from types import ModuleType
 
 from keras_imnet64.core.errors import UserError, reason
+from keras_imnet64.core.paths import default_data_dir
 from keras_imnet64.core.types import JsonObject
 from keras_imnet64.doctor.report import DatasetState
 
@@ -78,7 +79,6 @@ def try_datasets(data_dir: str | None, cache_dir: str | None) -> None:
         DATASETS,
         all_rows,
         command_for,
-        default_data_dir,
         info,
     )
 

@@ -17,7 +17,7 @@ from keras_imnet64.backend.keras_settings import KerasSettings
 from keras_imnet64.backend.programs import program_settings
 from keras_imnet64.core.errors import UserError, reason
 from keras_imnet64.core.machine_limits import cores, memory
-from keras_imnet64.core.paths import DEFAULT_RUNS, check_writable
+from keras_imnet64.core.paths import DEFAULT_RUNS, check_writable, default_data_dir
 from keras_imnet64.core.program_folder import check_folder, program_files
 from keras_imnet64.core.types import StrPath
 from keras_imnet64.doctor.report import Gpu, Machine, Place, Problem, Programs, UnmetRequirement
@@ -130,7 +130,7 @@ def driver_gpus() -> tuple[list[Gpu], str | None]:
 def disk(data_dir: StrPath | None = None, cache_dir: StrPath | None = None) -> list[Place]:
     """Examines the folders that commands write into, or the parent of a folder that is missing."""
     places = {
-        "data": data_dir or _default_data_dir(),  # and the cache, unless it has its own folder
+        "data": data_dir or default_data_dir(),  # and the cache, unless it has its own folder
         "cache": cache_dir,
         "runs": DEFAULT_RUNS,
         "temporary files": _temporary_folder(),
@@ -170,17 +170,6 @@ def _place(what: str, named: StrPath) -> Place:
         with tempfile.TemporaryFile(dir=folder):
             place = replace(place, writable=True)
     return place
-
-
-def _default_data_dir() -> StrPath | None:
-    """Returns None if NumPy is missing, or if the home folder is not known."""
-    try:
-        from keras_imnet64.data.datasets import default_data_dir
-
-        folder: StrPath = default_data_dir()
-        return folder
-    except (ImportError, RuntimeError, UserError):
-        return None
 
 
 def _temporary_folder() -> str:

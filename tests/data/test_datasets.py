@@ -13,6 +13,7 @@ from class_folders import indexed, write_folders
 from toy_store import random_images, write
 
 from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.paths import default_data_dir
 from keras_imnet64.data import datasets
 
 
@@ -110,9 +111,9 @@ def test_a_set_that_is_only_for_scoring_says_what_it_is_for(tmp_path):
 
 def test_data_dir_follows_tfds(monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", "/elsewhere")
-    assert datasets.default_data_dir() == Path("/elsewhere")
+    assert default_data_dir() == Path("/elsewhere")
     monkeypatch.delenv("TFDS_DATA_DIR")
-    assert datasets.default_data_dir() == Path.home() / "tensorflow_datasets"
+    assert default_data_dir() == Path.home() / "tensorflow_datasets"
 
 
 def test_room_for_imagenet64_is_checked_before_any_work(tmp_path, monkeypatch):

@@ -6,6 +6,8 @@ import numpy as np
 
 from keras_imnet64.records import StoreMeta
 
+PACKED = "packed"  # the folder of all stores in the data dir or cache dir: packed/<set>/<split>
+
 
 def class_counts(labels: np.ndarray, num_classes: int) -> list[int]:
     """Returns the number of labels in each class; labels lie in 0..num_classes - 1."""

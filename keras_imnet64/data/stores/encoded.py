@@ -18,9 +18,9 @@ import numpy as np
 
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.invocation import program_name
-from keras_imnet64.core.paths import native
+from keras_imnet64.core.paths import default_data_dir, native
 from keras_imnet64.data.images.reading import UPRIGHT
-from keras_imnet64.data.stores.base import StoreBase
+from keras_imnet64.data.stores.base import PACKED, StoreBase
 from keras_imnet64.data.stores.files import damaged, map_array, read_array
 from keras_imnet64.records import EncodedStoreMeta
 
@@ -169,9 +169,19 @@ class EncodedStore(StoreBase):
         return self.command_for(native(self.meta.given) if self.meta.given else self.root)
 
     def command_for(self, source: str) -> str:
-        """Returns the command that indexes images of another folder as these were."""
+        """Returns the command that indexes images of another folder as these were, and there."""
         words = [*program_name().split(), "data", "prepare", self.dataset, "--source", source]
-        return f"`{shlex.join(words + self.meta.options)}`"
+        words += self.meta.options
+        words += [] if self.verified else ["--allow-unverified"]
+        return f"`{shlex.join(words + self._place_words())}`"
+
+    def _place_words(self) -> list[str]:
+        """Returns the words with which `data prepare` writes to the folder of this store."""
+        packed = self.path.parent.parent
+        folder = os.path.abspath(packed.parent)
+        if packed.name != PACKED or folder == os.path.abspath(default_data_dir()):
+            return []
+        return ["--cache-dir", folder]
 
 
 def digest_of(hashes: np.ndarray, labels: np.ndarray) -> str:

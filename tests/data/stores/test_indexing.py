@@ -8,6 +8,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -370,6 +371,40 @@ def test_a_file_that_has_changed_is_named_in_one_sentence(change, sentence, tmp_
         shown(store, View(16, "bilinear"))
     assert "data prepare image_folder/toy --source" in str(failure.value)
     assert "\n" not in str(failure.value)
+
+
+def printed_command(store):
+    """The words of the command that a message about the store names, after the program's name."""
+    program, script, *words = shlex.split(store.command.strip("`"))
+    assert (program, script) == ("python", "cli.py")
+    return words
+
+
+@pytest.mark.parametrize("folders", [("data",), ("data", "cache")], ids=" ".join)
+def test_the_printed_command_writes_to_the_folder_of_the_store(folders, tmp_path, run, monkeypatch):
+    root, places = write_folders(tmp_path / "pictures"), [tmp_path / name for name in folders]
+    options = dict(zip(("data_dir", "cache_dir"), places, strict=False))
+    store = datasets.prepare(TOY, source=root, **options)["train"]
+    (root / "ant" / "new.jpg").write_bytes(UNCONVERTED["RGB.JPEG"])
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "elsewhere"))
+    assert run(*printed_command(store))[0] == 0
+    assert not (tmp_path / "elsewhere").exists()
+    again = datasets.open_dataset(TOY, "train", **options)
+    assert again.path == store.path and again.digest != store.digest
+    monkeypatch.setenv("TFDS_DATA_DIR", str(places[-1]))
+    assert "--cache-dir" not in store.command
+
+
+def test_the_printed_command_accepts_the_unverified_images_of_the_store(tmp_path, run):
+    (tmp_path / "list.txt").write_text("ant\nbee\n")
+    options = {"class_list": tmp_path / "list.txt", "allow_unverified": True}
+    root = write_folders(tmp_path / "pictures", per_class=60)
+    store = prepare(root, tmp_path / "data", "imagenet21k", **options)["train"]
+    Path(store.file_of(0)).unlink()
+    status, _, err = run(*printed_command(store))
+    assert status == 0, err
+    again = datasets.open_dataset("imagenet21k", "train", data_dir=tmp_path / "data")
+    assert again.path == store.path and len(again) == len(store) - 1
 
 
 @pytest.mark.parametrize("first", ["RGB.JPEG", "cmyk.jpg"])  # the latter lies in the store
