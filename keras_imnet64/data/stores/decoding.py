@@ -203,6 +203,5 @@ def _failure_of(store: EncodedStore, error: Exception) -> ImageFailed | None:
         record = store.records[position]
         (content,) = store.read(np.array([position]))
         if decode_eagerly(content, (record["height"], record["width"])) is None:
-            fault = f"{store.file_of(position)} is damaged, or has changed since it was indexed"
-            return ImageFailed(fault, store, position)
+            return store.changed(position)
     return None

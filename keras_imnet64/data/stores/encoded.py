@@ -8,10 +8,12 @@ Images are not copied, except those that TensorFlow decodes differently from Pil
 `converted.bin` holds all images. `indexing` writes such a store, `opening` opens it.
 """
 
+import contextlib
 import hashlib
 import os
 import shlex
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ import numpy as np
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.invocation import program_name
 from keras_imnet64.core.paths import default_data_dir, native
-from keras_imnet64.data.images.reading import UPRIGHT
+from keras_imnet64.data.images.reading import UPRIGHT, report_image_errors
 from keras_imnet64.data.stores.base import PACKED, StoreBase
 from keras_imnet64.data.stores.files import damaged, map_array, read_array
 from keras_imnet64.records import EncodedStoreMeta
@@ -162,6 +164,30 @@ class EncodedStore(StoreBase):
         if len(content) != length:
             raise ImageFailed(f"{file} is shorter than when it was indexed", self, position)
         return content
+
+    def changed(self, position: int) -> ImageFailed:
+        """Returns the failure of an image that was read, but is not the one that was indexed."""
+        fault = f"{self.file_of(position)} is damaged, or has changed since it was indexed"
+        return ImageFailed(fault, self, position)
+
+    @contextlib.contextmanager
+    def image_as_indexed(self, position: int, content: bytes) -> Iterator[None]:
+        """Raises an ImageFailed if an image has changed, or the block cannot decode it with Pillow.
+
+        Args:
+            content: the bytes that `read` has returned. Those of a PNG that the store made, and
+                those of images in stores of format 1, have no hash, and are only decoded.
+        """
+        is_original = self.records["file"][position] > IN_CONVERTED
+        if self.hashes is not None and is_original:
+            digest = hashlib.sha256(content).digest()
+            if digest != bytes(self.hashes[position]):
+                raise self.changed(position)
+        try:
+            with report_image_errors(self.file_of(position)):
+                yield
+        except UserError as error:
+            raise self.changed(position) from error
 
     @property
     def command(self) -> str:

@@ -28,7 +28,6 @@ from keras_imnet64.data import datasets
 from keras_imnet64.data.images.reading import (
     apply_orientation,
     open_image,
-    report_image_errors,
     to_rgb,
 )
 from keras_imnet64.data.images.views import View, check_filter
@@ -79,7 +78,7 @@ def downsample(
     Raises:
         UserError: unknown name, size or filter; a data set whose images have one size already; a
             full disk; an existing archive; or another process that downsamples there.
-        RunFailed: writing failed, or an image is gone.
+        RunFailed: writing failed, or an image is gone or has changed since it was indexed.
     """
     _check(name, size, resize_filter)
     view = View(size, resize_filter)
@@ -343,13 +342,20 @@ class _ResizedSplit:
         write_json(self._folder / STATE, to_json(state))
 
     def _resized(self, position: int) -> bytes:
-        """Returns the bytes of one resized image, uint8 [S, S, 3]."""
+        """Returns the bytes of one resized image, uint8 [S, S, 3].
+
+        Raises:
+            ImageFailed: the image is gone, or has changed since it was indexed.
+        """
         (content,) = self.store.read(np.array([position]))
-        where = f"{self.store.file_of(position)} (image {position})"
+        file = self.store.file_of(position)
         orientation = int(self.store.records["orientation"][position])
-        with report_image_errors(where), open_image(io.BytesIO(content), where) as image:
+        with (
+            self.store.image_as_indexed(position, content),
+            open_image(io.BytesIO(content), file) as image,
+        ):
             image.load()
-            return self._view.show(apply_orientation(to_rgb(image, where), orientation)).tobytes()
+            return self._view.show(apply_orientation(to_rgb(image, file), orientation)).tobytes()
 
     def remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

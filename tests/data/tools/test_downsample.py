@@ -5,6 +5,7 @@ import fcntl
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import PIL
@@ -27,6 +28,14 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.setattr(downsample, "CHUNK", 2)
     monkeypatch.setattr(archives, "CHUNK", 2)
     return indexed(tmp_path)
+
+
+def forget_hashes(path):
+    """Makes a store one of format 1, without hashes of its images."""
+    (path / "hashes.npy").unlink()
+    meta = json.loads((path / "meta.json").read_text())
+    del meta["bytes"]["hashes.npy"]
+    (path / "meta.json").write_text(json.dumps(meta | {"format_version": 1}))
 
 
 def small(tmp_path, out="out", name="image_folder/toy", size=8, **options):
@@ -274,6 +283,50 @@ def test_a_damaged_state_starts_again(toy, tmp_path, monkeypatch):
     decoded = break_after(monkeypatch, 1000)
     small(tmp_path)
     assert len(decoded) == 12
+
+
+# ------------------------------------------------------------------------------- images that change
+
+
+def replace_by_a_larger_image(file):
+    Image.new("RGB", (300, 300), "red").save(file, quality=100)
+
+
+def replace_by_an_image_of_the_same_length(file):
+    length = file.stat().st_size
+    Image.new("RGB", (2, 2)).save(file)
+    file.write_bytes(file.read_bytes().ljust(length, b"\0"))
+    assert file.stat().st_size == length
+
+
+@pytest.mark.parametrize(
+    ("change", "has_hashes"),
+    [
+        (replace_by_a_larger_image, True),
+        (replace_by_an_image_of_the_same_length, True),
+        (replace_by_a_larger_image, False),  # a store of format 1
+    ],
+)
+def test_an_image_that_has_changed_is_not_downsampled(change, has_hashes, toy, tmp_path):
+    if not has_hashes:
+        forget_hashes(toy["train"].path)
+    file = Path(toy["train"].file_of(3))
+    change(file)
+    with pytest.raises(RunFailed) as failure:
+        small(tmp_path)
+    assert str(failure.value) == (
+        f"{file} is damaged, or has changed since it was indexed: restore the original file, or "
+        f"fix it and run {toy['train'].command}"
+    )
+    assert not list((tmp_path / "out").glob("*.zip"))
+
+
+def test_an_image_that_the_store_has_converted_is_downsampled(tmp_path):
+    """The hash of such an image is that of its file, not that of the PNG in the store."""
+    root = write_folders(tmp_path / "pictures")
+    Image.new("CMYK", (20, 30), (90, 80, 70, 60)).save(root / "ant" / "0.jpg")
+    datasets.prepare("image_folder/toy", source=root, data_dir=tmp_path / "data")
+    assert small(tmp_path)["images"] == {"train": 9, "validation": 3}
 
 
 # ---------------------------------------------------------------------------------------- refusals
