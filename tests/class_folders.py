@@ -1,5 +1,7 @@
 """Class folders of drawn images of many sizes, for tests of indexed data sets."""
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
@@ -30,7 +32,16 @@ def write_folders(root, per_class=4, suffix=".jpg"):
     return root
 
 
-def indexed(folder, per_class=4, name="image_folder/toy"):
+def damage(store, position):
+    """Changes a byte of a PNG that a store indexes. Returns its path."""
+    file = Path(store.file_of(position))
+    content = bytearray(file.read_bytes())
+    content[60] ^= 255  # of the compressed pixels, which begin at byte 41
+    file.write_bytes(content)
+    return file
+
+
+def indexed(folder, per_class=4, name="image_folder/toy", suffix=".jpg"):
     """Writes images to `folder`, and returns their stores by split."""
-    root = write_folders(folder / "pictures", per_class)
+    root = write_folders(folder / "pictures", per_class, suffix)
     return prepare(name, source=root, data_dir=folder / "data")

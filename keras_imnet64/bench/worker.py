@@ -30,6 +30,7 @@ from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.library_logs import silence_libraries
 from keras_imnet64.core.types import JsonObject, Logs
 from keras_imnet64.core.validation import parse_record
+from keras_imnet64.data.stores.decoding import as_run_failed
 from keras_imnet64.recipe.loading import check_recipe, parse_toml
 from keras_imnet64.recipe.schema import Recipe
 from keras_imnet64.training.data import load_data, make_stream
@@ -83,11 +84,15 @@ class Worker:
         }
 
     def reply(self, line: str) -> JsonObject:
-        """Returns the answer to a line such as "step 5"."""
+        """Returns the answer to a line such as "step 5".
+
+        Raises:
+            ImageFailed: an image is gone, or has changed since it was indexed.
+        """
         task, _, count = line.partition(" ")
         if task == "memory":
             return {"peak_mb": self.memory.step_megabytes}
-        with self.devices.scope():
+        with self.devices.scope(), as_run_failed(self.stream.selection.store):
             return {"seconds": self.tasks[task](int(count))}
 
     def _fit(self, batches: tf.data.Dataset, num_updates: int, epochs: int = 2) -> list[float]:

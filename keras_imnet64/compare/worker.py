@@ -43,6 +43,7 @@ from keras_imnet64.core.files import write_json
 from keras_imnet64.core.library_logs import silence_libraries
 from keras_imnet64.core.types import Logs
 from keras_imnet64.core.validation import parse_record, read_record, to_json
+from keras_imnet64.data.stores.decoding import as_run_failed
 from keras_imnet64.models.keras_private import CallbacksBesideSteps
 from keras_imnet64.models.paths import by_path
 from keras_imnet64.recipe.loading import check_recipe, parse_toml
@@ -179,14 +180,18 @@ class SideRun:
     # -------------------------------------------------------------------------------------- steps
 
     def train(self, end: int, *callbacks: keras.callbacks.Callback) -> None:
-        """Trains from the first step to before another, both counted over all epochs."""
+        """Trains from the first step to before another, both counted over all epochs.
+
+        Raises:
+            ImageFailed: an image is gone, or has changed since it was indexed.
+        """
         step = 0
         while step < end:
             epoch, first = self.place_of(step)
             count = min(end - step, self.stream.steps_per_epoch - first)
             size = self._prepare_size(epoch)
             self.stream.begin(epoch, first)
-            with self.devices.scope():
+            with self.devices.scope(), as_run_failed(self.stream.selection.store):
                 self.model.fit(
                     self.stream.dataset(size),
                     steps_per_epoch=1,  # an epoch of Keras is a step: its loss is that of the step

@@ -29,6 +29,7 @@ from keras_imnet64.data.selection import Selection
 from keras_imnet64.data.stores.decoding import (
     REGION,
     Show,
+    as_run_failed,
     crop_resizer,
     decode,
     regions_of,
@@ -181,14 +182,15 @@ class TrainingStream:
 
         Raises:
             UserError: the epoch or the step is no whole number, or there is no such step.
-            ImageFailed: a file of an encoded store is gone or shorter than when it was indexed.
+            ImageFailed: a file of an encoded store is gone, or has changed since it was indexed so
+                that it cannot be decoded.
         """
         if not isinstance(epoch, Integral) or epoch < 0:
             raise UserError(f"epoch must be a whole number from 0; received {epoch!r}")
         if not isinstance(step, Integral):
             raise UserError(f"step must be a whole number; received {step!r}")
         samples = self._samples(epoch, step)
-        with ON_CPU():
+        with ON_CPU(), as_run_failed(self.selection.store):
             images, labels = self._load(self.size_of_epoch(epoch), samples)
         return images.numpy(), np.asarray(labels)
 
@@ -207,10 +209,14 @@ class TrainingStream:
         Returns:
             (stages, labels int32 [B]), as arrays: the first stage holds the images as they are
             read, the last those that the model receives.
+
+        Raises:
+            UserError: there is no such step.
+            ImageFailed: as for `batch`.
         """
         samples = self._samples(epoch, step)
         size = image_size or self.size_of_epoch(epoch)
-        with ON_CPU():
+        with ON_CPU(), as_run_failed(self.selection.store):
             stages = list(self._augment(size, self._read_images(size, samples), samples))
         arrays = [Stage(name, images.numpy()) for name, images in stages]
         return arrays, np.asarray(samples.labels)

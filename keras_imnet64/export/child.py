@@ -28,6 +28,7 @@ from keras_imnet64.data import datasets
 from keras_imnet64.data.images.reading import read_image, turn_upright
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.sources import shapes
+from keras_imnet64.data.stores.encoded import EncodedStore
 from keras_imnet64.export.formats import FORMATS, Serve
 from keras_imnet64.export.messages import ExportRequest, MakeReport, StepOutcome
 from keras_imnet64.models.contract import (
@@ -196,7 +197,7 @@ def choose_images(
     positions, source = _spread(len(store), NUM_IMAGES), f"{dataset} validation"
     if store.image_size is None:
         view = View.of(info, height).one_crop
-        return ChosenImages(np.stack([_show(jpeg, view) for jpeg in store.read(positions)]), source)
+        return ChosenImages(np.stack([_show(store, each, view) for each in positions]), source)
     return ChosenImages(store.gather(positions)[0], source)
 
 
@@ -225,8 +226,12 @@ def _spread(count: int, wanted: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, wanted)).astype(int)
 
 
-def _show(jpeg: bytes, view: View) -> np.ndarray:
-    with Image.open(io.BytesIO(jpeg)) as image:
+def _show(store: EncodedStore, position: int, view: View) -> np.ndarray:
+    (content,) = store.read(np.array([position]))
+    with (
+        store.image_as_indexed(position, content),
+        Image.open(io.BytesIO(content)) as image,
+    ):
         return view.show(turn_upright(image).convert("RGB"))
 
 

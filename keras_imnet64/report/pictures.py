@@ -11,6 +11,7 @@ from PIL import Image
 from keras_imnet64.core.errors import printable
 from keras_imnet64.data.images.views import View
 from keras_imnet64.data.selection import Selection
+from keras_imnet64.data.stores.decoding import as_run_failed
 from keras_imnet64.data.stores.encoded import EncodedStore
 from keras_imnet64.data.stores.opening import Store
 from keras_imnet64.data.stream import evaluation_batches
@@ -77,9 +78,13 @@ def pixels_of(selection: Selection, numbers: np.ndarray, view: View | None) -> n
 
     Args:
         view: as for `stream.evaluation_batches`, of one crop.
+
+    Raises:
+        ImageFailed: an image is gone, or has changed since it was indexed.
     """
     chosen = replace(selection, positions=selection.look_up(numbers)[0])
-    ((images, _, _),) = evaluation_batches(chosen, len(numbers), view).as_numpy_iterator()
+    with as_run_failed(chosen.store):
+        ((images, _, _),) = evaluation_batches(chosen, len(numbers), view).as_numpy_iterator()
     return np.asarray(images)
 
 

@@ -11,6 +11,7 @@ from keras_imnet64.core.console import say
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.types import Options
 from keras_imnet64.data.datasets import find_dataset
+from keras_imnet64.data.stores.decoding import as_run_failed
 from keras_imnet64.data.stream import evaluation_batches
 from keras_imnet64.evaluation.evaluate import check_model_fits
 from keras_imnet64.models.contract import gives_probabilities
@@ -181,12 +182,17 @@ def measure_band(normalization: str, data: Data, factor: int, band: int) -> Opti
 
 
 def one_view(data: Data, max_images: int) -> Iterator[np.ndarray]:
-    """Yields one crop of evenly spaced training images, uint8 [B, H, W, 3], not augmented."""
+    """Yields one crop of evenly spaced training images, uint8 [B, H, W, 3], not augmented.
+
+    Raises:
+        ImageFailed: an image is gone, or has changed since it was indexed.
+    """
     images = data.train.evenly_spaced(max_images)
     batch_size = min(len(images), MEASURING_BATCH_SIZE)
     batches = evaluation_batches(images, batch_size, data.one_crop_view)
-    for pixels, _, weights in batches.as_numpy_iterator():
-        yield pixels[weights > 0]
+    with as_run_failed(images.store):
+        for pixels, _, weights in batches.as_numpy_iterator():
+            yield pixels[weights > 0]
 
 
 def model_info_of(recipe: Recipe, data: Data, own_model: bool, epoch: int) -> ModelInfo:

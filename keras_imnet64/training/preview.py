@@ -51,6 +51,7 @@ def preview(
 
     Raises:
         UserError: the recipe or its data does not work, or the file cannot be written.
+        RunFailed: an image is gone, or has changed since it was indexed.
     """
     out = Path(out)
     check_output_file(out, ".png")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from class_folders import damage, indexed
 
 from keras_imnet64 import training_setup
 from keras_imnet64.bench import worker as module
@@ -9,7 +10,7 @@ from keras_imnet64.bench.memory import StepMemory
 from keras_imnet64.bench.stand_in import random_data, stream_on
 from keras_imnet64.bench.worker import Worker
 from keras_imnet64.bench.worker_request import Request
-from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.training.setup import setup_on
 from keras_imnet64.training.state import read_variables, variables_by_path
 
@@ -44,6 +45,20 @@ def test_a_step_is_the_one_that_fit_makes(small_recipe, data_dir):
     assert found.keys() == expected.keys()
     for path, array in expected.items():
         np.testing.assert_allclose(found[path], array, rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+def test_an_image_that_has_changed_is_named(small_recipe, tmp_path):
+    store = indexed(tmp_path, suffix=".png")["train"]
+    data = {"dataset": "image_folder/toy", "image_size": 16, "batch_size": 3}
+    recipe = small_recipe(data=data, model={"normalization": "imagenet"}, augment=[])
+    worker = Worker(request_for(recipe, tmp_path / "data"))
+    files = [damage(store, position) for position in range(len(store))]
+    for run in (lambda: worker.reply("input 1"), lambda: worker.reply("both 1")):
+        with pytest.raises(RunFailed, match=r"\.png is damaged, or has changed since") as failure:
+            run()
+        assert any(str(failure.value).startswith(str(file)) for file in files)
+    with pytest.raises(RunFailed, match=r"\.png is damaged, or has changed since"):
+        Worker(request_for(recipe, tmp_path / "data"))
 
 
 @pytest.mark.backend

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from class_folders import indexed
+from class_folders import damage, indexed
 from conftest import ON_MACOS
 from export_in_process import run_in_this_process
 from keras import layers
@@ -321,6 +321,14 @@ def test_given_images_are_resized_to_the_model(tmp_path):
         assert chosen.pixels.shape == (2, *size, 3)
         assert [tuple(image[0, 0]) for image in chosen.pixels] == colours
         assert (chosen.source, chosen.is_stand_in) == ("the images given", False)
+
+
+def test_an_image_of_the_data_set_that_has_changed_is_named(tmp_path):
+    file = damage(indexed(tmp_path, suffix=".png")["validation"], 0)
+    info = ModelInfo(image_size=32, dataset="image_folder/toy")
+    request = ExportRequest("m.keras", "keras", [], data_dir=str(tmp_path / "data"), cache_dir=None)
+    with pytest.raises(RunFailed, match=f"^{re.escape(str(file))} is damaged, or has changed"):
+        child.choose_images(32, 32, info, request)
 
 
 def test_images_that_have_moved_are_replaced_by_drawn_ones(tmp_path):

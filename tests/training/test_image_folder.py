@@ -8,9 +8,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from class_folders import indexed
+from class_folders import damage, indexed
 from PIL import Image
 
+from keras_imnet64.compare.request import Request
+from keras_imnet64.compare.worker import SideRun
 from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.data.datasets import open_dataset, prepare
 from keras_imnet64.data.images.reading import read_image
@@ -21,8 +23,10 @@ from keras_imnet64.evaluation.predict import predict
 from keras_imnet64.models.info import model_info, read_model_info
 from keras_imnet64.models.load import load_model
 from keras_imnet64.recipe.loading import check_recipe
+from keras_imnet64.report.pictures import pixels_of
 from keras_imnet64.training.data import load_data, make_stream
 from keras_imnet64.training.fit import fit
+from keras_imnet64.training.model import one_view
 from keras_imnet64.training.preview import preview
 
 RECIPE = {
@@ -124,6 +128,28 @@ def test_a_image_that_was_replaced_ends_the_run_in_a_sentence(tmp_path):
         file.write_bytes(file.read_bytes().ljust(length, b"\0")[:length])
     with pytest.raises(RunFailed, match=r"bee/\d\.jpg is damaged, or has changed since"):
         fit(check_recipe(RECIPE), tmp_path / "run", data_dir=tmp_path / "data")
+
+
+def test_every_pipeline_names_an_image_that_was_replaced(tmp_path):
+    """That of a comparison, that of pictures in a report, and that which measures weights."""
+    store = indexed(tmp_path, suffix=".png")["train"]
+    for position in range(len(store)):
+        damage(store, position)
+    data = load_data(recipe(), tmp_path / "data")
+    sentence = r"\.png is damaged, or has changed since it was indexed: restore the original"
+    with pytest.raises(RunFailed, match=sentence):
+        list(one_view(data, 3))
+    with pytest.raises(RunFailed, match=sentence):
+        pixels_of(data.train, np.arange(2), data.one_crop_view)
+    asked = Request(
+        recipe().to_toml(),
+        start=str(tmp_path / "start.npz"),
+        num_steps=1,
+        trajectory=str(tmp_path / "trajectory.json"),
+        data_dir=str(tmp_path / "data"),
+    )
+    with pytest.raises(RunFailed, match=sentence):
+        SideRun(asked).train(1)
 
 
 def test_a_run_on_smaller_crops_is_scored_at_the_size_of_the_model(folder, tmp_path):

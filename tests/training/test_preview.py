@@ -1,12 +1,14 @@
 """The contact sheet shows exactly the pixels that the model is fed."""
 
+import re
+
 import numpy as np
 import pytest
-from class_folders import indexed
+from class_folders import damage, indexed
 from PIL import Image, ImageFont
 from selected_images import images_of
 
-from keras_imnet64.core.errors import UserError
+from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.data.augment.shrink import shrink_arrays
 from keras_imnet64.training.data import load_data, make_stream
 from keras_imnet64.training.preview import BACKGROUND, CELL, LINE, MARGIN, font_file, preview
@@ -139,6 +141,26 @@ def test_images_that_are_mirrored_when_decoded_are_said_to_be(small_recipe, tmp_
     arguments = {"steps": True, "num_images": 2, "data_dir": tmp_path / "data"}
     result = preview(recipe, tmp_path / "s.png", **arguments)
     assert result["stages"] == ["stored, mirrored", "pad_crop"]
+
+
+def test_an_image_that_has_changed_is_named_in_one_sentence(small_recipe, tmp_path):
+    """By `data preview`, and by a training loop of one's own."""
+    store = indexed(tmp_path, suffix=".png")["train"]
+    data = {"dataset": "image_folder/toy", "image_size": 16, "batch_size": 3}
+    recipe = small_recipe(data=data, model={"normalization": "imagenet"}, augment=[])
+    stream = make_stream(recipe, load_data(recipe, tmp_path / "data"))
+    file = damage(store, int(stream.positions(0, 1)[0]))
+    sentence = f"^{re.escape(str(file))} is damaged, or has changed since it was indexed: restore"
+    arguments = {"num_images": 6, "data_dir": tmp_path / "data"}
+    with pytest.raises(RunFailed, match=sentence) as failure:
+        preview(recipe, tmp_path / "s.png", **arguments)
+    assert "\n" not in str(failure.value) and not (tmp_path / "s.png").exists()
+    with pytest.raises(RunFailed, match=sentence):
+        stream.batch(0, 1)
+    assert len(stream.batch(0, 0)[0]) == 3
+    file.unlink()
+    with pytest.raises(RunFailed, match=r"\.png can no longer be read"):
+        preview(recipe, tmp_path / "s.png", **arguments)
 
 
 def test_names_may_have_letters_of_other_languages():
