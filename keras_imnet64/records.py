@@ -223,7 +223,7 @@ class DatasetInfo:
     """What is known of a data set and of its state on this machine, as `data info` shows it.
 
     All fields describe one location: that of verified images, unless only unverified images, or a
-    part of them, exist.
+    part of them, exist. After `data prepare`, they describe what it has prepared.
 
     Attributes:
         num_classes: None if it depends on the user's images and these are not packed.

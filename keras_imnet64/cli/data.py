@@ -101,7 +101,7 @@ def prepare(
             say=say,
         )
     report_files(skipped, stores)
-    result = datasets.info(dataset, **folders)
+    result = datasets.info(dataset, **folders, stores=stores)
     if as_json:
         result["skipped"] = [{"file": name, "reason": reason} for name, reason in skipped]
     show(result, as_json)
@@ -185,6 +185,7 @@ def downsample(
             resize_filter=resize_filter,
             **folders,
             progress=progress,
+            say=say,
         )
     show(result, as_json)
 

@@ -286,7 +286,8 @@ def prepare(
             trained.
         splits: for `image_folder`, which folders are splits if that is not clear: "none", or the
             names of the training and the validation folder with a comma between.
-        say: called with sentences about what was found, before the images are read.
+        say: called with sentences about what was found, before the images are read; and with one if
+            the images are not verified, but verified images take precedence over them.
 
     Returns:
         The stores by split, memory-mapped.
@@ -316,6 +317,8 @@ def prepare(
         splits=splits,
         say=say,
     )
+    if allow_unverified:  # the images may be the published ones, which only their files tell
+        warn_of_precedence(verified, _remedy_for_precedence(cache_dir), say)
     options = (source, allow_unverified, skip_corrupt, class_list, validation_share, splits)
     with verified.preparing(_digest(*map(str, options))) as is_done:
         if source is None and verified.is_packed():  # by another process meanwhile
@@ -323,7 +326,32 @@ def prepare(
         if is_done and location.is_packed():
             return location.open()
         location.refuse_if_being_packed()
-        return make_stores(request)
+        stores = make_stores(request)
+    if not allow_unverified and not stores["train"].verified:  # without the damaged images
+        warn_of_precedence(verified, _remedy_for_precedence(cache_dir), say)
+    return stores
+
+
+def warn_of_precedence(
+    verified: DatasetLocation, remedy: str, say: Callable[[str], None] | None
+) -> None:
+    """Says that verified images, if there are any, are used instead of the unverified ones.
+
+    Args:
+        verified: where the verified images of the data set lie, if they exist.
+        remedy: what to do to use the unverified images, as a clause.
+    """
+    if say and verified.is_ready():
+        folder = verified.packed_dir if verified.is_packed() else verified.tfds_dir
+        say(
+            f"note: the verified {verified.dataset.name} in {folder} takes precedence in all other "
+            f"commands: to use unverified images, {remedy}"
+        )
+
+
+def _remedy_for_precedence(cache_dir: StrPath | None) -> str:
+    folders = "other folders (--data-dir and --cache-dir)" if cache_dir else "another --data-dir"
+    return f"move it away, or prepare them in {folders}"
 
 
 def _digest(*texts: str) -> str:
@@ -481,16 +509,28 @@ def command_for(
 
 
 def info(
-    name: str, *, data_dir: StrPath | None = None, cache_dir: StrPath | None = None
+    name: str,
+    *,
+    data_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    stores: Mapping[str, Store] | None = None,
 ) -> JsonObject:
     """Describes a data set and its state on this machine, prepared or not.
 
+    Args:
+        name, data_dir, cache_dir: as for `prepare`.
+        stores: what `prepare` has returned, to describe them even if verified images take
+            precedence; default: what `open_dataset` opens.
+
     Returns:
         dict, fit for JSON: the fields of `records.DatasetInfo`, `num_classes` as "classes".
+
+    Raises:
+        UserError: unknown name, or a damaged store.
     """
     dataset = find_dataset(name)
-    location, state = _current_location(locations_of(dataset, data_dir, cache_dir))
-    opened = location.open() if state == "packed" else {}
+    locations = locations_of(dataset, data_dir, cache_dir)
+    location, state, opened = _described(locations, stores)
     store = opened.get("validation")
     if store is not None:
         wnids, class_names = store.wnids, store.class_names
@@ -516,10 +556,21 @@ def info(
     return to_json(facts)
 
 
+def _described(
+    locations: tuple[DatasetLocation, DatasetLocation], stores: Mapping[str, Store] | None
+) -> tuple[DatasetLocation, DatasetState, Mapping[str, Store]]:
+    """Returns the location that `info` describes, the state there, and the stores if packed."""
+    if stores:
+        verified, unverified = locations
+        return verified if stores["train"].verified else unverified, "packed", stores
+    location, state = _current_location(locations)
+    return location, state, location.open() if state == "packed" else {}
+
+
 def _current_location(
     locations: tuple[DatasetLocation, DatasetLocation],
 ) -> tuple[DatasetLocation, DatasetState]:
-    """Returns the location that `info` describes, and how far the data set is prepared there."""
+    """Returns the location that is used, and how far the data set is prepared there."""
     for location in locations:
         if location.is_ready():
             return location, "packed" if location.is_packed() else "built by TFDS, not packed"

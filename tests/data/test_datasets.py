@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 from class_folders import indexed, write_folders
+from three_classes import (
+    TRAIN,
+    TRAIN_LABELS,
+    VALIDATION,
+    VALIDATION_LABELS,
+    WNIDS,
+    expect_three_classes,
+    write_tiny,
+)
 from toy_store import random_images, write
+from write_forms import write_parquet
 
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.paths import default_data_dir
@@ -107,6 +117,60 @@ def test_a_set_that_is_only_for_scoring_says_what_it_is_for(tmp_path):
         "models on it with `python cli.py evaluate MODEL --dataset image_folder/toy`, and train on "
         "another data set"
     )
+
+
+@pytest.fixture
+def verified_tiny(tmp_path, monkeypatch):
+    """The location of a verified Tiny ImageNet, of three classes while it was prepared."""
+    with monkeypatch.context() as patch:
+        expect_three_classes(patch)
+        source = write_tiny(tmp_path / "source")
+        stores = datasets.prepare("tiny_imagenet", source=source, data_dir=tmp_path / "data")
+    assert stores["train"].verified
+    return stores["train"].path.parent
+
+
+def described(run, *words):
+    """Returns what a command has printed as JSON, and the notes of it about precedence."""
+    status, out, err = run("data", *words, "--json")
+    assert status == 0, err
+    return json.loads(out), [line for line in err.splitlines() if "precedence" in line]
+
+
+@pytest.mark.parametrize("cache", [(), ("--cache-dir",)])
+def test_prepare_describes_what_it_has_made_beside_a_verified_set(
+    cache, verified_tiny, tmp_path, run
+):
+    words = ["tiny_imagenet", "--data-dir", tmp_path / "data"]
+    words += [*cache, tmp_path / "data"] if cache else []
+    command = ("prepare", *words, "--source", tmp_path / "source", "--allow-unverified")
+    made, notes = described(run, *command)
+    assert (made["verified"], made["state"]) == (False, "packed")
+    assert made["location"] == f"{verified_tiny}-unverified"
+    assert made["splits"] == {"train": 6, "validation": 3}
+    folders = "other folders (--data-dir and --cache-dir)" if cache else "another --data-dir"
+    assert notes == [
+        f"note: the verified tiny_imagenet in {verified_tiny} takes precedence in all other "
+        "commands: to use unverified images, move it away, or prepare them in " + folders
+    ]
+    used, notes = described(run, "info", *words)
+    assert (used["verified"], used["location"], notes) == (True, str(verified_tiny), [])
+    verified_tiny.rename(tmp_path / "away")
+    assert described(run, *command) == (made, [])
+    assert described(run, "info", *words)[0] == {k: v for k, v in made.items() if k != "skipped"}
+
+
+def test_a_published_set_without_its_damaged_images_is_described(
+    verified_tiny, tmp_path, run, monkeypatch
+):
+    expect_three_classes(monkeypatch)
+    contents = [b"no image", *TRAIN[1:]]
+    write_parquet(tmp_path / "damaged", "train", contents, TRAIN_LABELS, WNIDS)
+    write_parquet(tmp_path / "damaged", "valid", VALIDATION, VALIDATION_LABELS, WNIDS)
+    words = ("tiny_imagenet", "--data-dir", tmp_path / "data", "--source", tmp_path / "damaged")
+    made, notes = described(run, "prepare", *words, "--skip-corrupt")
+    assert made["verified"] is False and made["splits"] == {"train": 5, "validation": 3}
+    assert len(notes) == len(made["skipped"]) == 1
 
 
 def test_data_dir_follows_tfds(monkeypatch):

@@ -10,7 +10,7 @@ import fcntl
 import io
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,6 +55,7 @@ def downsample(
     data_dir: StrPath | None = None,
     cache_dir: StrPath | None = None,
     progress: PackProgress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> JsonObject:
     """Resizes every image of a data set to size x size, whatever its aspect ratio.
 
@@ -69,6 +70,8 @@ def downsample(
         resize_filter: a key of `views.FILTERS`.
         data_dir, cache_dir: as for `datasets.prepare`.
         progress: called as `progress(description, done, total)`.
+        say: called with a sentence, before the work begins, if the result is not verified, but
+            verified images of its name take precedence over it.
 
     Returns:
         dict, fit for JSON: dataset (what recipes call the result; for `imagenet2012` the name of
@@ -85,6 +88,9 @@ def downsample(
     stores = _open_stores(name, data_dir, cache_dir)
     output = _output(name, view, stores["train"], data_dir, cache_dir)
     output.location.refuse_if_being_packed()
+    if not output.location.verified:
+        verified, _ = datasets.locations_of(output.location.dataset, data_dir, cache_dir)
+        datasets.warn_of_precedence(verified, "move it away", say)
     with _locked(expand(out_dir)) as folder, _report_os_errors(folder):
         works = {split: _ResizedSplit(folder, store, view) for split, store in stores.items()}
         if not works["train"].is_begun():

@@ -181,6 +181,28 @@ def test_imagenet_gets_its_published_names_and_label_order(tmp_path):
         )
 
 
+def test_downsampled_images_that_will_not_be_used_are_said_so_before_the_work(
+    toy, tmp_path, monkeypatch
+):
+    """Unverified images, beside verified ones of the same name."""
+    for store in toy.values():
+        meta = json.loads((store.path / "meta.json").read_text())
+        (store.path / "meta.json").write_text(json.dumps(meta | {"verified": False}))
+    said = []
+    small(tmp_path, out="first", say=said.append)
+    assert said == []
+    unverified = tmp_path / "data" / "packed" / "downsampled_toy_8x8-unverified"
+    verified = unverified.with_name("downsampled_toy_8x8")
+    unverified.rename(verified)
+    break_after(monkeypatch, 0)
+    with pytest.raises(RunFailed, match="the power is gone"):
+        small(tmp_path, say=said.append)
+    assert said == [
+        f"note: the verified downsampled/toy_8x8 in {verified} takes precedence in all other "
+        "commands: to use unverified images, move it away"
+    ]
+
+
 def _contents(store):
     """Returns the images with their labels, in sorted order."""
     return sorted(zip(map(bytes, store.images), store.labels.tolist(), strict=True))
