@@ -158,9 +158,16 @@ def test_an_image_that_has_changed_is_named_in_one_sentence(small_recipe, tmp_pa
     with pytest.raises(RunFailed, match=sentence):
         stream.batch(0, 1)
     assert len(stream.batch(0, 0)[0]) == 3
+    content = file.read_bytes()
     file.unlink()
     with pytest.raises(RunFailed, match=r"\.png can no longer be read"):
         preview(recipe, tmp_path / "s.png", **arguments)
+    with pytest.raises(RunFailed, match=r"\.png can no longer be read"):
+        stream.batch(0, 1)
+    file.write_bytes(content)
+    other = damage(store, int(stream.positions(0, 0)[0]))
+    with pytest.raises(RunFailed, match=f"^{re.escape(str(other))} is damaged"):
+        stream.batch(0, 0)
 
 
 def test_names_may_have_letters_of_other_languages():

@@ -183,11 +183,12 @@ def as_run_failed(store: Store) -> Iterator[None]:
     """Raises an ImageFailed if a pipeline in the block cannot read or decode an image."""
     try:
         yield
-    except ImageFailed:  # from another store that the block reads
-        raise
     except Exception as error:
-        failure = _failure_of(store, error) if isinstance(store, EncodedStore) else None
-        if failure is None:
+        if not isinstance(store, EncodedStore):
+            raise
+        failure = None if isinstance(error, ImageFailed) else _failure_of(store, error)
+        store.failure = None  # it is reported, and must not be taken for the next failure
+        if failure is None:  # no image is the cause, or the error names it already
             raise
         raise failure from error
 
