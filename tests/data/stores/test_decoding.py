@@ -110,10 +110,11 @@ def test_the_centre_is_cropped_from_the_shorter_side():
 def test_sizes_are_rounded_as_torchvision_does():
     """375 x 500 at 256: the longer side is int(256 * 500 / 375) = 341, its margin round(58.5)."""
     view = View(224, "bilinear", 256)
-    resized = view._resize_shorter_side(drawn(375, 500))
-    assert resized.size == (341, 256)
+    large = drawn(375, 500)
+    assert view.resized(large.size) == (341, 256)
+    resized = large.resize((341, 256), Image.Resampling.BILINEAR)
     expected = np.asarray(resized)[16 : 16 + 224, 58 : 58 + 224]
-    np.testing.assert_array_equal(view.show(drawn(375, 500)), expected)
+    np.testing.assert_array_equal(view.show(large), expected)
 
 
 def test_ten_crops_are_the_centre_the_corners_and_their_mirrors():
