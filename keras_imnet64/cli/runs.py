@@ -531,7 +531,7 @@ def export(
     )
     if result["compared"]["stand_in"]:
         click.echo("Compared on generated images; --image takes real ones.", err=True)
-    if result["softmax_removed"]:
+    if result["had_softmax"]:
         click.echo("The model ends in a softmax; what is exported gives its logits.", err=True)
     show(result, as_json)
 

@@ -60,7 +60,7 @@ def export(
 
     Returns:
         dict, fit for JSON: model, format, path, bytes, classes (number of class names in the
-        artefact, None if the model has none), softmax_removed (whether the model gives
+        artefact, None if the model has none), had_softmax (whether the model gives
         probabilities: the artefact gives logits), compared: the fields of `Comparison`, and images
         (number of images), source (of the images, in words) and stand_in (whether they are drawn
         because those of the data set are missing).
@@ -99,7 +99,7 @@ def export(
         "path": str(target),
         "bytes": size,
         "classes": report.num_class_names,
-        "softmax_removed": report.has_softmax,
+        "had_softmax": report.had_softmax,
         "compared": {
             "images": report.num_images,
             "source": report.image_source,

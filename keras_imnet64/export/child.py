@@ -77,7 +77,7 @@ def make(work: Path, request: ExportRequest) -> MakeReport:
     info = read_model_info(request.source)
     model = load_in_float32(Path(request.source), work)
     shape = classifier_shape(model, request.source)
-    has_softmax = gives_probabilities(model)
+    had_softmax = gives_probabilities(model)
     model = with_logits(model)
     check_stated_classes(info, shape.num_classes, request.source)
     chosen = choose_images(shape.height, shape.width, info, request)
@@ -93,7 +93,7 @@ def make(work: Path, request: ExportRequest) -> MakeReport:
         image_source=chosen.source,
         is_stand_in=chosen.is_stand_in,
         num_class_names=len(info.class_names) if info.class_names else None,
-        has_softmax=has_softmax,
+        had_softmax=had_softmax,
     )
 
 

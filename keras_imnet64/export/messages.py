@@ -32,14 +32,14 @@ class MakeReport:
         image_source: the origin of the images, in words.
         is_stand_in: whether images are drawn because those of the model's data set are missing.
         num_class_names: None if the model file states no class names.
-        has_softmax: whether the model gives probabilities, where the artefact gives logits.
+        had_softmax: whether the model gives probabilities, where the artefact gives logits.
     """
 
     num_images: int
     image_source: str
     is_stand_in: bool
     num_class_names: int | None
-    has_softmax: bool
+    had_softmax: bool
 
 
 @dataclass(frozen=True)

@@ -348,7 +348,7 @@ def test_what_is_served_are_logits_of_a_softmax_too(tmp_path):
     model.save(tmp_path / "m.keras")
     source = str(tmp_path / "m.keras")
     request = ExportRequest(source, "keras", [], data_dir=None, cache_dir=None)
-    assert child.make(tmp_path, request).has_softmax
+    assert child.make(tmp_path, request).had_softmax
     images, logits = (np.load(tmp_path / f"{name}.npy") for name in ("images", "reference"))
     assert logits.min() < 0  # no probability is
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
