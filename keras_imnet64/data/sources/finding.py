@@ -25,6 +25,7 @@ from keras_imnet64.data.images.reading import (
     report_image_errors,
     report_unreadable,
 )
+from keras_imnet64.data.stores.base import PACKED
 from keras_imnet64.data.stores.opening import is_store
 
 SYSTEM_FILES = {  # in lower case
@@ -39,7 +40,6 @@ SYSTEM_FOLDERS = {  # in lower case
     "$recycle.bin", "system volume information",  # Windows
     ".ipynb_checkpoints", "__pycache__", ".git", ".cache", ".thumbnails",  # programs
 }  # fmt: skip
-STORES_FOLDER = "packed"  # in the data dir or the cache dir, see `locations`
 SPLITS_OF_STORES = ("train", "validation")
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has lost the second slash
 SYSTEM_PREFIXES = ("._", ".nfs", ".fuse_hidden", ".trash")  # AppleDouble, deleted files
@@ -290,7 +290,7 @@ def is_system_folder(name: str) -> bool:
 
 
 def _is_passed_over(parent: Path, name: str) -> bool:
-    return is_system_folder(name) or (name == STORES_FOLDER and _holds_stores(parent / name))
+    return is_system_folder(name) or (name == PACKED and _holds_stores(parent / name))
 
 
 def _is_data_dir(folder: Path) -> bool:
@@ -302,7 +302,7 @@ def _is_data_dir(folder: Path) -> bool:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:  # of a class folder, the first one is usually enough
             if not entry.name.startswith("."):
-                if entry.name != STORES_FOLDER or not _holds_stores(Path(entry)):
+                if entry.name != PACKED or not _holds_stores(Path(entry)):
                     return False
                 is_data_dir = True
             elif entry.name.endswith(".lock"):
