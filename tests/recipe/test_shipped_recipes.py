@@ -1,8 +1,9 @@
 """Every shipped recipe: two real steps of a narrow one on stand-ins.
 
 Built at full size they are in test_costs. Recipes that differ in numbers alone are one kind, and of
-the kinds so many are run as have every part between them: a network, a normalisation, a loss, a way
-of training, an augmentation. The others, whose parts are all run in other recipes, are set up here.
+the kinds so many are run as have every mechanism between them: a family of networks, an option of a
+loss, an optimizer or a way of training. The others are set up here, and of them the slow runs take
+those that combine the options of a section as no other recipe does.
 """
 
 import json
@@ -20,6 +21,7 @@ from keras_imnet64.training.build import optimizer_for
 from keras_imnet64.training.fit import fit
 
 IS_JAX = keras.backend.backend() == "jax"
+FAMILIES = {"vgg16_bn": "vgg16", "tiny_cnn2": "tiny_cnn1"}  # whose layers are those of another
 MIXING = ("mixup", "cutmix", "mixup_or_cutmix")  # which give labels that the loss must take
 
 
@@ -132,19 +134,44 @@ def parts_of(content):
     return {json.dumps(part, sort_keys=True) for part in parts}
 
 
-def with_every_part(found):
-    """The names of few that have all parts between them: next is always that with most new ones."""
+def mechanisms_of(content):
+    """What may fail for itself in training: each option of each section, as JSON.
+
+    Those that are set up show their other augmentations and normalisations.
+    """
+    network, base = content["model"], content["model"].get("base", content["model"])
+    options = [
+        {section: {key: "a number" if value == 1 and value is not True else value}}
+        for section in ("loss", "schedule", "optimizer", "train", "data", "evaluation")
+        for key, value in content[section].items()
+        if key != "dataset"
+    ]
+    mechanisms = [
+        {"family": FAMILIES.get(base["name"], base["name"])},
+        {"branches": network["name"] == "spectral"},
+        *options,
+        *({"mixing": step["op"]} for step in content["augment"] if step.get("op") in MIXING),
+    ]
+    return {json.dumps(mechanism, sort_keys=True) for mechanism in mechanisms}
+
+
+def with_every_part(found, parts_of):
+    """The names of few that have all parts between them: next is always that with most new ones.
+
+    Of equals it is the one that has fewest in all, which compiles soonest.
+    """
     parts = {content: parts_of(json.loads(content)) for content in found}
     left, chosen = set().union(*parts.values()), []
     while left:
-        content = max(parts, key=lambda content: len(parts[content] & left))
+        content = max(parts, key=lambda content: (len(parts[content] & left), -len(parts[content])))
         chosen.append(found[content])
         left -= parts[content]
     return chosen
 
 
 KINDS = kinds()
-RUN = with_every_part(KINDS)
+RUN = with_every_part(KINDS, mechanisms_of)
+COMBINED = [names for names in with_every_part(KINDS, parts_of) if names not in RUN]
 SET_UP = [names for names in KINDS.values() if names not in RUN]
 
 
@@ -168,13 +195,14 @@ def test_what_is_run_has_every_part_of_every_recipe():
     mixed = one | {"model": {"name": "a", "normalization": "y"}, "train": 2}
     cut = one | {"augment": [{"op": "b"}, {"op": "d"}]}
     found = {json.dumps(content): [content] for content in (one, other, mixed, cut)}
-    assert with_every_part(found) == [[cut], [other]]
-    of_all, of_run = set(), set()
-    for content, names in KINDS.items():
-        parts = parts_of(json.loads(content))
-        of_all |= parts
-        of_run |= parts if names in RUN else set()
-    assert of_run == of_all
+    assert with_every_part(found, parts_of) == [[cut], [other]]
+    for parts_in, run in ((mechanisms_of, RUN), (parts_of, RUN + COMBINED)):
+        of_all, of_run = set(), set()
+        for content, names in KINDS.items():
+            parts = parts_in(json.loads(content))
+            of_all |= parts
+            of_run |= parts if names in run else set()
+        assert of_run == of_all
 
 
 def test_the_optimizer_and_the_rates_of_every_recipe_can_be_made():
@@ -186,7 +214,11 @@ def test_the_optimizer_and_the_rates_of_every_recipe_can_be_made():
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("names", RUN, ids=" ".join)
+@pytest.mark.parametrize(
+    "names",
+    [*RUN, *(pytest.param(names, marks=pytest.mark.slow) for names in COMBINED)],
+    ids=" ".join,
+)
 def test_two_real_steps(names, tmp_path, slimmer):
     size, content = narrow(names[0])
     data_dir = write_images(tmp_path / "data", size, train=24, validation=10)
@@ -200,7 +232,7 @@ def test_two_real_steps(names, tmp_path, slimmer):
 @pytest.mark.skipif(IS_JAX, reason="combinations are left out there")
 @pytest.mark.parametrize("names", SET_UP, ids=" ".join)
 def test_model_and_first_batch_are_made(names, tmp_path, slimmer):
-    """Of recipes whose parts have all been run in others."""
+    """Of recipes whose mechanisms have all been run in others."""
     size, content = narrow(names[0])
     data_dir = write_images(tmp_path / "data", size, train=24, validation=10)
     content = with_a_file(content, size, tmp_path)
