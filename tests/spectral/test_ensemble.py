@@ -42,6 +42,7 @@ from keras_imnet64.spectral.fusion import (
 )
 from keras_imnet64.spectral.report import correlation, read_rows
 from keras_imnet64.training.fit import fit
+from keras_imnet64.training.setup import training_setup
 
 ROOT = Path(__file__).parents[2]
 
@@ -123,58 +124,58 @@ def branches(trained, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def join(trained, data_dir, tmp_path_factory):
-    """join(fusion) -> (folder, result) of an ensemble that is made once, and stays as it is."""
-    made = {}
+def single(small_recipe, data_dir, tmp_path_factory):
+    """A run of one network for the whole image."""
+    folder = tmp_path_factory.mktemp("single") / "run"
+    return fit(small_recipe(train={"epochs": 1}), folder, data_dir=data_dir)
 
-    def join(fusion):
-        if fusion not in made:
-            folder = shutil.copytree(trained, tmp_path_factory.mktemp("joined") / fusion)
-            made[fusion] = folder, ensemble(folder, fusion=fusion, data_dir=data_dir)
-        return made[fusion]
 
-    return join
+@pytest.fixture(scope="module")
+def join(trained, single, data_dir, tmp_path_factory):
+    """(folder, result) of an ensemble of all branches by rank, which stays as it is."""
+    folder = shutil.copytree(trained, tmp_path_factory.mktemp("joined") / "geo")
+    return folder, ensemble(folder, fusion="geo", single=single.path, data_dir=data_dir)
 
 
 @pytest.fixture
 def joined(join, tmp_path):
-    """The folder of an ensemble of the mean, to be changed."""
-    return shutil.copytree(join("avg")[0], tmp_path / "run")
+    """The folder of that ensemble, to be changed."""
+    return shutil.copytree(join[0], tmp_path / "run")
 
 
-@pytest.mark.parametrize("fusion", ["avg", "geo", "fit"])
-def test_the_file_gives_the_weighted_sum_of_its_branches(fusion, join):
-    branches, result = join(fusion)
-    weights = [result["weights"][f"branch-{band:02}"] for band in range(4)]
-    if fusion == "avg":
-        assert weights == [0.25] * 4
-    if fusion == "geo":  # by the last epoch's accuracy on the held-out images
-        held_out = [
-            float(Run(branch_folder(branches, b)).history[-1]["val_top1"]) for b in range(4)
-        ]
-        assert weights == pytest.approx(geometric(rank(held_out)))
-
+def check_weighted_sum(folder, result):
+    """The file of an ensemble computes it of its branches, and states it."""
+    bands = [int(name[-2:]) for name in result["weights"]]
+    weights = list(result["weights"].values())
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), "uint8")
-    files = [branch_folder(branches, band) / "model.keras" for band in range(4)]
-    alone = [load_model(file).predict(images, verbose=0) for file in files]
-    joined = keras.saving.load_model(branches / "model.keras")
+    files = [branch_folder(folder, band) / "model.keras" for band in bands]
+    alone = [load_model(file)(images) for file in files]
+    joined = keras.saving.load_model(folder / "model.keras")
     np.testing.assert_allclose(
-        joined.predict(images, verbose=0), np.tensordot(weights, alone, 1), rtol=1e-4, atol=1e-5
+        joined(images), np.tensordot(weights, alone, 1), rtol=1e-4, atol=1e-5
     )
-    assert model_info(branches / "model.keras")["ensemble"] == {
-        "fusion": fusion,
-        "branches": [0, 1, 2, 3],
+    assert model_info(folder / "model.keras")["ensemble"] == {
+        "fusion": result["fusion"],
+        "branches": bands,
         "weights": weights,
     }
 
 
+def test_the_file_gives_the_weighted_sum_of_its_branches(join):
+    """By rank: the last epoch's accuracy on the held-out images."""
+    folder, result = join
+    assert list(result["weights"]) == [f"branch-{band:02}" for band in range(4)]
+    held_out = [float(Run(branch_folder(folder, b)).history[-1]["val_top1"]) for b in range(4)]
+    assert list(result["weights"].values()) == pytest.approx(geometric(rank(held_out)))
+    check_weighted_sum(folder, result)
+
+
 def test_an_ensemble_is_a_model_like_any_other(join, data_dir):
-    branches, result = join("avg")
+    branches, result = join
     again = evaluate(branches, data_dir=data_dir)
     assert {key: again[key] for key in ("top1", "top5", "count")} == {
         key: result["model.keras"][key] for key in ("top1", "top5", "count")
     }
-    assert evaluate(branches, data_dir=data_dir, ten_crop=True)["crops"] == 10
     assert Run(branches).is_finished
 
 
@@ -183,7 +184,7 @@ def test_an_ensemble_that_was_exported_is_not_replaced(joined, data_dir, monkeyp
     run_in_this_process(monkeypatch)
     with zipfile.ZipFile(joined / "model.keras") as archive:
         assert b"keras_imnet64" not in archive.read("config.json")
-    exported = export(joined, "saved_model", data_dir=data_dir)
+    exported = export(joined, "keras", data_dir=data_dir)
     assert exported["compared"]["largest_difference"] < 1e-5
     Image.new("RGB", (16, 16), "red").save(joined / "red.png")
     pixels = np.zeros((1, 16, 16, 3), "uint8") + np.uint8([255, 0, 0])
@@ -191,7 +192,7 @@ def test_an_ensemble_that_was_exported_is_not_replaced(joined, data_dir, monkeyp
     (image,) = predict(joined, [joined / "red.png"], top=10)["images"]
     probabilities = [guess["probability"] for guess in image["top"]]
     assert probabilities == pytest.approx(sorted(softmax(logits[0]), reverse=True), rel=1e-4)
-    with pytest.raises(UserError, match="saved_model was exported from the ensemble"):
+    with pytest.raises(UserError, match=r"exported\.keras was exported from the ensemble"):
         ensemble(joined, fusion="geo", data_dir=data_dir)
 
 
@@ -226,8 +227,8 @@ def test_shipped_spectral_recipes_can_be_joined_by_rank(branches, data_dir):
         ensemble(branches, fusion="gio", data_dir=data_dir)
 
 
-def test_the_report_has_a_row_for_each_branch_mixture_and_pair(join, data_dir):
-    branches, result = join("geo")
+def test_the_report_has_a_row_for_each_branch_mixture_and_pair(join, single, data_dir):
+    branches, result = join
     rows = list(csv.DictReader((branches / "ensemble.csv").open()))
     kinds = [row["kind"] for row in rows]
     assert [kinds.count(kind) for kind in ("branch", "mixture", "pair")] == [4, 9, 6]
@@ -253,10 +254,14 @@ def test_the_report_has_a_row_for_each_branch_mixture_and_pair(join, data_dir):
             assert float(row["error_correlation"]) == pytest.approx(correlation(*right), abs=1e-5)
     assert {row["ranked_on"] for row in rows if row["kind"] == "mixture"} == {"holdout"}
     assert (branches / "ensemble.png").read_bytes()[:4] == b"\x89PNG"
+    (row,) = [row for row in rows if row["kind"] == "single"]
+    assert float(row["top1"]) == pytest.approx(single.metrics["model.keras"]["top1"])
+    assert int(row["parameters"]) == 2450
+    assert float(row["peak_memory_mb"]) == single.metrics["peak_memory_mb"] > 100
 
 
 def test_the_page_of_an_ensemble_shows_its_plots(join, data_dir, tmp_path):
-    branches, result = join("geo")
+    branches, result = join
     rows = read_rows(branches / "ensemble.csv")
     joined = next(row for row in rows if row.name == "joined")
     assert joined.top1 == pytest.approx(result["model.keras"]["top1"]) and joined.weight is None
@@ -295,7 +300,7 @@ def test_branches_of_two_backends_are_joined(branches, recipe, data_dir, tmp_pat
             "--no-report",
             *where,
         ],
-        ["ensemble", str(branches), "--no-report", *where],
+        ["ensemble", str(branches), "--branches", "0,1", "--no-report", *where],
     ]
     command = [sys.executable, "-c", COMMANDS, json.dumps(lines)]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
@@ -303,7 +308,9 @@ def test_branches_of_two_backends_are_joined(branches, recipe, data_dir, tmp_pat
     backends = [Run(branch_folder(branches, band)).metrics["backend"] for band in (0, 1)]
     assert backends == ["tensorflow", "jax"]
 
-    result = ensemble(branches, data_dir=data_dir)
+    result = ensemble(branches, branches=[1, 0], data_dir=data_dir)
+    assert result["weights"] == {"branch-00": 0.5, "branch-01": 0.5}
+    check_weighted_sum(branches, result)
     rows = list(csv.DictReader((branches / "ensemble.csv").open()))
     (row,) = [row for row in rows if row["name"] == "branch-01"]
     alone = Run(branch_folder(branches, 1)).metrics["model.keras"]
@@ -325,20 +332,21 @@ for words in json.loads(sys.argv[1]):
 """
 
 
-def test_a_part_of_the_branches_is_joined_on_request(branches, data_dir, capsys):
-    shutil.rmtree(branch_folder(branches, 2))
+def test_a_part_of_the_branches_is_joined_on_request(joined, data_dir, capsys):
+    """In the place of an earlier ensemble of all, with weights that are fitted."""
+    shutil.rmtree(branch_folder(joined, 2))
     with pytest.raises(UserError, match=r"branch-02 of .* not finished"):
-        ensemble(branches, data_dir=data_dir)
+        ensemble(joined, data_dir=data_dir)
     capsys.readouterr()
-    joined = ensemble(branches, allow_missing=True, data_dir=data_dir)
-    assert list(joined["weights"]) == ["branch-00", "branch-01", "branch-03"]
-    assert joined["left_out"] == ["branch-02"]
-    assert "left out, not finished: branch-02" in capsys.readouterr().err
-    Run(branches).report_file.write_text("the page about the earlier one")
-    two = ensemble(branches, branches=[3, 0], data_dir=data_dir)
-    assert not Run(branches).report_file.exists()
-    assert two["weights"] == {"branch-00": 0.5, "branch-03": 0.5}
-    assert "the earlier ensemble is replaced" in capsys.readouterr().err
+    Run(joined).report_file.write_text("the page about the earlier one")
+    result = ensemble(joined, fusion="fit", allow_missing=True, data_dir=data_dir)
+    assert list(result["weights"]) == ["branch-00", "branch-01", "branch-03"]
+    assert result["left_out"] == ["branch-02"]
+    said = capsys.readouterr().err
+    assert "left out, not finished: branch-02" in said
+    assert "the earlier ensemble is replaced" in said
+    assert not Run(joined).report_file.exists()
+    check_weighted_sum(joined, result)
 
 
 def test_branches_that_do_not_belong_together_are_refused(branches, recipe, data_dir, tmp_path):
@@ -378,54 +386,58 @@ def test_numbers_of_no_branch_are_refused(numbers, branches, data_dir):
         ensemble(branches, branches=numbers, data_dir=data_dir)
 
 
-def test_a_single_network_stands_beside_them_in_the_report(
-    branches, small_recipe, data_dir, tmp_path
-):
-    single = fit(small_recipe(train={"epochs": 1}), tmp_path / "single", data_dir=data_dir)
-    ensemble(branches, single=single.path, data_dir=data_dir)
-    rows = list(csv.DictReader((branches / "ensemble.csv").open()))
-    (row,) = [row for row in rows if row["kind"] == "single"]
-    assert float(row["top1"]) == pytest.approx(single.metrics["model.keras"]["top1"])
-    assert int(row["parameters"]) == 2450
-    assert float(row["peak_memory_mb"]) == single.metrics["peak_memory_mb"] > 100
-    fewer = small_recipe(data={"classes": 5}, train={"epochs": 1})
-    fewer = fit(fewer, tmp_path / "fewer", data_dir=data_dir)
+def test_a_single_network_of_other_classes_is_refused(branches, single, data_dir, tmp_path):
+    fewer = Run(shutil.copytree(single.path, tmp_path / "fewer"))
+    info = read_model_info(fewer.model)
+    ship(load_model(fewer.model), fewer.model, replace(info, wnids=info.wnids[::-1]))
     with pytest.raises(UserError, match=r"--single .*fewer was trained on other classes than the"):
         ensemble(branches, single=fewer.path, data_dir=data_dir)
     with pytest.raises(UserError, match="is not a run folder"):
         ensemble(branches, single=tmp_path / "nowhere", data_dir=data_dir)
 
 
-def test_a_paper_that_ranked_on_the_test_split_can_be_repeated(small_recipe, data_dir, tmp_path):
-    recipe = small_recipe(model=SPECTRAL, train={"epochs": 1, "select_on": "validation"})
-    for band in (0, 1):
-        fit(branch_recipe(recipe, band), branch_folder(tmp_path, band), data_dir=data_dir)
-    result = ensemble(tmp_path, fusion="geo", branches=[0, 1], data_dir=data_dir)
+def without_holdout(branches, **train):
+    """Makes the branches those of a recipe that holds no images out."""
+    for band in range(4):
+        run = Run(branch_folder(branches, band))
+        content = load_recipe(run.recipe_file).model_dump(exclude_none=True)
+        content["data"]["holdout"] = 0
+        content["train"] |= train
+        run.recipe_file.write_text(check_recipe(content).to_toml())
+
+
+def test_a_paper_that_ranked_on_the_test_split_can_be_repeated(branches, data_dir):
+    without_holdout(branches, select_on="validation")
+    result = ensemble(branches, fusion="geo", branches=[0, 1], data_dir=data_dir)
     assert result["selected_on"] == "validation"
+    final = [Run(branch_folder(branches, b)).metrics["model.keras"]["top1"] for b in (0, 1)]
+    assert list(result["weights"].values()) == pytest.approx(geometric(rank(final)))
     with pytest.raises(UserError, match="no score is computed"):
-        ensemble(tmp_path, fusion="fit", branches=[0, 1], data_dir=data_dir)
+        ensemble(branches, fusion="fit", branches=[0, 1], data_dir=data_dir)
 
 
-def test_weights_to_begin_with_leave_the_band_as_it_is(trained, recipe, data_dir, tmp_path):
+def test_weights_to_begin_with_leave_the_band_as_it_is(trained, recipe, data_dir):
     first = branch_folder(trained, 0) / "model.keras"
     content = branch_recipe(recipe, 2).model_dump(exclude_none=True)
     content["train"] |= {"initial_weights": str(first)}
-    run = fit(check_recipe(content), tmp_path / "run", data_dir=data_dir)
-    found = keras.ops.convert_to_numpy(load_model(run.model).get_layer("band").kernel)
-    np.testing.assert_allclose(found, kernel(2, 2), atol=1e-6)
+    network = training_setup(check_recipe(content), data_dir=data_dir).network
+    convolution = "stage1_block1_conv1"
+    for layer, expected in (
+        ("band", kernel(2, 2)),
+        (convolution, load_model(first).get_layer(convolution).kernel),
+    ):
+        found = keras.ops.convert_to_numpy(network.get_layer(layer).kernel)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("normalization", ["dataset", "mean_image"])
-def test_a_band_is_normalised_by_what_is_measured_on_it(
-    normalization, small_recipe, data_dir, tmp_path
-):
+def test_a_band_is_normalised_by_what_is_measured_on_it(normalization, small_recipe, data_dir):
     """The inputs of the network behind the band, over all training images."""
     model = SPECTRAL | {"normalization": normalization, "band": 1}
-    run = fit(small_recipe(model=model, train={"epochs": 1}), tmp_path / "run", data_dir=data_dir)
-    network = load_model(run.model)
+    network = training_setup(small_recipe(model=model), data_dir=data_dir).network
     seen = keras.Model(network.input, network.get_layer("normalization").output)
     images = open_dataset("imagenet_resized/16x16", "train", data_dir=data_dir).images
-    values = seen.predict(np.asarray(images), verbose=0)
+    values = keras.ops.convert_to_numpy(seen(np.asarray(images)))
     if normalization == "dataset":
         np.testing.assert_allclose(values.mean(axis=(0, 1, 2)), 0, atol=1e-4)
         np.testing.assert_allclose(values.std(axis=(0, 1, 2)), 1, atol=1e-4)
@@ -433,13 +445,14 @@ def test_a_band_is_normalised_by_what_is_measured_on_it(
         np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-4)
 
 
-def test_without_images_to_rank_by_only_the_mean_works(small_recipe, data_dir, tmp_path):
-    recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
-    fit(branch_recipe(recipe, 0), branch_folder(tmp_path, 0), data_dir=data_dir)
+def test_without_images_to_rank_by_only_the_mean_works(branches, data_dir):
+    without_holdout(branches)
+    for band in (1, 2, 3):
+        shutil.rmtree(branch_folder(branches, band))
     for fusion in ("geo", "fit"):
         with pytest.raises(UserError, match=r"data\.holdout"):
-            ensemble(tmp_path, fusion=fusion, allow_missing=True, data_dir=data_dir)
-    result = ensemble(tmp_path, allow_missing=True, data_dir=data_dir)
+            ensemble(branches, fusion=fusion, allow_missing=True, data_dir=data_dir)
+    result = ensemble(branches, allow_missing=True, data_dir=data_dir)
     assert result["selected_on"] == "none"
 
 
