@@ -79,7 +79,7 @@ def test_a_head_is_kept_for_the_same_classes_in_the_same_order_alone(
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_layers_compute_in_the_types_of_a_network_of_the_table(name, tmp_path, slim):
+def test_layers_compute_in_the_types_of_a_network_of_the_table(name, tmp_path, slimmer):
     size = 64 if name == "tiny_cnn1" else 16
     model = build_model(name, image_size=size, num_classes=6, **NETWORKS[name])
     ship(model, tmp_path / "model.keras", ModelInfo())

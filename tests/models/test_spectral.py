@@ -12,6 +12,7 @@ from keras_imnet64.models.keras_private import without_weights
 from keras_imnet64.models.macs import count_macs, count_parameters
 from keras_imnet64.models.parts import IMAGENET_MEAN, IMAGENET_STD
 
+slow = pytest.mark.slow  # networks whose counts alone are in `test_counts` too
 IDENTITY = {"mean": 0.0, "std": 1.0}
 
 
@@ -45,7 +46,7 @@ def test_bands_are_those_of_scipy(factor, undrawn):
         model = network(16 * factor, factor, band)
         layer = keras.Model(model.input, model.get_layer("band").output)
         scale = abs(expected[band]).max()
-        found = layer.predict(images, verbose=0)
+        found = keras.ops.convert_to_numpy(layer(images))
         np.testing.assert_allclose(found, expected[band], rtol=0, atol=1e-5 * scale)
         by_hand = spectral.band_of(images, factor, band)
         np.testing.assert_allclose(by_hand, expected[band], rtol=0, atol=1e-5 * scale)
@@ -92,13 +93,17 @@ def test_mean_and_spread_are_measured_on_the_bands():
 @pytest.mark.parametrize(
     ("base", "size", "factor", "num_classes", "parameters"),
     [
-        ({"name": "vgg16_bn"}, 224, 2, 1000, 54_479_912),  # 207.82 MB
-        ({"name": "resnet34"}, 224, 2, 1000, 21_797_672),  # 83.15 MB
         ({"name": "resnet34", "stem": "small"}, 224, 4, 1000, 21_789_992),
-        ({"name": "resnet50"}, 224, 2, 1000, 25_557_032),
-        ({"name": "resnet50", "stem": "imagenet"}, 336, 6, 10_450, 44_920_082),
-        ({"name": "resnet34", "stem": "imagenet"}, 336, 6, 10_450, 26_645_522),
         ({"name": "alexnet"}, 224, 2, 1000, 27_546_408),
+        pytest.param({"name": "vgg16_bn"}, 224, 2, 1000, 54_479_912, marks=slow),  # 207.82 MB
+        pytest.param({"name": "resnet34"}, 224, 2, 1000, 21_797_672, marks=slow),  # 83.15 MB
+        pytest.param({"name": "resnet50"}, 224, 2, 1000, 25_557_032, marks=slow),
+        pytest.param(
+            {"name": "resnet50", "stem": "imagenet"}, 336, 6, 10_450, 44_920_082, marks=slow
+        ),
+        pytest.param(
+            {"name": "resnet34", "stem": "imagenet"}, 336, 6, 10_450, 26_645_522, marks=slow
+        ),
     ],
 )
 def test_parameters_are_those_of_the_published_sizes_that_can_be_confirmed(
@@ -131,13 +136,12 @@ def test_the_layers_of_a_network_keep_their_names_and_outputs(undrawn):
     assert not model.get_layer("band").trainable_variables
 
 
-@pytest.mark.backend
 def test_the_joined_model_computes_the_mean_of_its_branches():
     joined = network(32, 2, "all")
     images = random_images(32)
-    logits = joined.predict(images, verbose=0)
+    logits = joined(images)
     branches = [joined.get_layer(f"branch-{band:02}") for band in range(4)]
-    alone = [branch.predict(images, verbose=0) for branch in branches]
+    alone = [branch(images) for branch in branches]
     np.testing.assert_allclose(logits, np.mean(alone, axis=0), rtol=0, atol=1e-5)
     assert len({v.path for v in joined.variables}) == len(joined.variables)
     for band, branch in enumerate(branches):

@@ -68,6 +68,7 @@ def test_the_nearest_mean_colour_predicts_little(drawn):
     assert (nearest == val_labels).mean() < 0.20
 
 
+@pytest.mark.slow  # of the bytes that the first test above has frozen
 def test_a_logistic_regression_on_pixels_stays_under_60_percent(drawn):
     """Ten iterations with a small penalty, which tell enough."""
     (images, labels), (val_images, val_labels) = (
