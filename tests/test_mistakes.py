@@ -24,6 +24,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import png_that_claims, write_images
+from export_in_process import run_in_this_process
 from foreign_weights import shapes_of, write_zeros
 from PIL import Image
 from safetensors.numpy import save
@@ -125,7 +126,9 @@ def test_each_mistake(name, place, run):
 
 def pytest_generate_tests(metafunc):
     if "name" in metafunc.fixturenames:
-        metafunc.parametrize("name", MISTAKES)
+        slow = {"bench_network": pytest.mark.slow}  # its child loads TensorFlow; see test_rounds
+        names = [pytest.param(name, marks=slow.get(name, ())) for name in MISTAKES]
+        metafunc.parametrize("name", names)
 
 
 # ------------------------------------------------------------------------------- names and numbers
@@ -1143,7 +1146,8 @@ def test_a_disk_that_fills_stops_a_run_which_goes_on_once_there_is_room(small_di
     assert not list(small_disk.path.rglob("*.writing*"))
 
 
-def test_a_disk_that_fills_leaves_nothing_of_an_export(small_disk, run):
+def test_a_disk_that_fills_leaves_nothing_of_an_export(small_disk, run, monkeypatch):
+    run_in_this_process(monkeypatch)
     command = "export model.keras --format saved_model --out disk/served"
     status, out, err = run(*command.split())
     assert (status, out) == (1, "")

@@ -30,6 +30,8 @@ def heads(tree):
 
 def unexplained(source):
     """Lines of signatures and statements that use `Any` without a comment."""
+    if "Any" not in source:  # most files, which need not be read closely
+        return []
     said = comments(source)
     return sorted(
         first
@@ -48,6 +50,8 @@ def unexplained(source):
 def test_what_is_not_checked_says_why(module):
     source = module.read_text()
     assert unexplained(source) == []
+    if "type: ignore" not in source:
+        return
     ignored = [text for text in comments(source).values() if "type: ignore" in text]
     assert [text for text in ignored if not JUSTIFIED.search(text)] == []
 

@@ -212,7 +212,9 @@ else:
 """
 
 
-@pytest.mark.parametrize(("other", "times"), [("a.zip", 1), ("b.zip", 2), ("fit", 1)])
+@pytest.mark.parametrize(
+    ("other", "times"), [pytest.param("a.zip", 1, marks=pytest.mark.slow), ("b.zip", 2), ("fit", 1)]
+)
 def test_one_process_prepares_and_the_others_wait(other, times, tmp_path):
     """Another source is prepared afterwards; `fit` takes what is there."""
 

@@ -42,22 +42,22 @@ def test_an_epoch_has_all_whole_batches_and_no_image_twice():
     assert all((images[:, 0, 0, 0] % 5 == labels).all() for images, labels in batches)
 
 
-@pytest.mark.parametrize("step", [1, 3, 5])
 @pytest.mark.parametrize("mirror", ["random", "alternating"])
 @pytest.mark.parametrize("ops", [["pad_crop"], ["trivial_augment", "mixup_or_cutmix"]])
-def test_a_stream_from_a_step_is_the_tail_of_the_epoch(ops, mirror, step):
+def test_a_stream_from_a_step_is_the_tail_of_the_epoch(ops, mirror):
     options = {"pad_crop": {"padding": 2}}
     steps = [check_augment(op, options.get(op, {})) for op in ops]
     data = stream(augmentation=steps, mirror=mirror, seed=3)
     batches = data.dataset()
     data.begin(2)
     whole = read(batches)
-    data.begin(2, step)
-    tail = read(batches)
-    assert len(tail) == 6 - step
-    for (a, la), (b, lb) in zip(whole[step:], tail, strict=True):
-        assert np.array_equal(a, b)
-        assert np.array_equal(la, lb)
+    for step in (1, 3, 5):
+        data.begin(2, step)
+        tail = read(batches)
+        assert len(tail) == 6 - step
+        for (a, la), (b, lb) in zip(whole[step:], tail, strict=True):
+            assert np.array_equal(a, b)
+            assert np.array_equal(la, lb)
 
 
 @pytest.mark.parametrize("repeats", [1, 3])

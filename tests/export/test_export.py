@@ -129,6 +129,7 @@ def test_a_program_with_only_tensorflow_serves_the_saved_model(exported, folder,
     assert_same(found[paths[1]], predict_logits(folder / "bare.keras", pixels), 0.05)  # bfloat16
 
 
+@pytest.mark.slow  # each export loads its file so, as that of the command below
 def test_a_program_with_only_keras_loads_the_keras_file(exported, folder):
     paths = [exported[stem, "keras"]["path"] for stem in ("small", "bare")]
     inputs = folder / "images.npz"

@@ -45,7 +45,7 @@ def test_damaged_archives(official):
 
 
 def test_damaged_arrays_in_whole_archives(official):
-    @fuzz(150)
+    @fuzz(60)
     @given(damage(npz(**GOOD)), damage(npy(GOOD["data"])), damage(npy(GOOD["labels"])))
     def try_one(member, data, labels):
         for content in (member, zipped({"data.npy": data, "labels.npy": labels})):

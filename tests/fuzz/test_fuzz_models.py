@@ -66,7 +66,7 @@ def test_a_model_file_cut_short_anywhere(members, tmp_path):
 def test_model_files_with_edited_json(name, members, tmp_path):
     content = json.loads(members[name])
 
-    @fuzz(120)
+    @fuzz(60)
     @given(edited(content, SMALL if name == "config.json" else JSON))
     def try_one(changed):
         changed = {name: json.dumps(changed).encode()}

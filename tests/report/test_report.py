@@ -97,6 +97,13 @@ def page(trained, evil_dir):
 
 
 @pytest.fixture(scope="module")
+def two(trained, other, evil_dir, tmp_path_factory):
+    """The page of both runs, and what `report` returned."""
+    out = tmp_path_factory.mktemp("two") / "two.html"
+    return out, report([trained, other], out, data_dir=evil_dir)
+
+
+@pytest.fixture(scope="module")
 def examined(trained, evil_dir):
     (subject,) = open_subjects([trained])
     return examine(subject, store_of(evil_dir), store_of(evil_dir, "train"), take_devices(), 6)
@@ -104,6 +111,10 @@ def examined(trained, evil_dir):
 
 def store_of(data_dir, split="validation"):
     return open_dataset("imagenet_resized/16x16", split, data_dir=data_dir)
+
+
+def logits_of(run, images):
+    return np.asarray(load_model(run / "model.keras")(np.asarray(images)))
 
 
 def words(page):
@@ -122,7 +133,7 @@ def words(page):
 def test_predictions_are_those_of_the_model(trained, evil_dir, examined):
     """As Keras alone predicts them, image by image."""
     store, top = store_of(evil_dir), examined.top
-    logits = load_model(trained / "model.keras").predict(store.images, verbose=0)
+    logits = logits_of(trained, store.images)
     shares = np.asarray(keras.ops.softmax(logits))
     assert top.labels.tolist() == store.labels.tolist()
     assert top.first_class.tolist() == logits.argmax(axis=1).tolist()
@@ -137,7 +148,7 @@ def test_the_temperature_is_fitted_on_the_images_held_out(trained, evil_dir, exa
     assert (examined.network.num_train, examined.network.num_held_out) == (72, 24)
     found = examined.temperature
     assert found.count == 24 and found.loss_after <= found.loss_before
-    logits = load_model(trained / "model.keras").predict(store_of(evil_dir).images, verbose=0)
+    logits = logits_of(trained, store_of(evil_dir).images)
     tempered = np.asarray(keras.ops.softmax(logits / found.value)).max(axis=1)
     assert examined.tempered == pytest.approx(tempered, rel=1e-3)
 
@@ -162,16 +173,12 @@ def test_a_run_without_images_held_out_gets_no_temperature(trained, examined):
     assert "No temperature is fitted" in text and "Logits divided by" not in text
 
 
-def test_runs_stand_beside_each_other(trained, other, evil_dir, tmp_path):
-    out = tmp_path / "two.html"
-    result = report([trained, other], out, data_dir=evil_dir)
+def test_runs_stand_beside_each_other(two, trained, other, evil_dir):
+    out, result = two
     assert result["runs"] == ["<b>first", "second"] and result["without_images"] == []
     text, _ = words(out.read_text())
     images = store_of(evil_dir).images
-    first, second = (
-        load_model(run / "model.keras").predict(images, verbose=0).argmax(axis=1)
-        for run in (trained, other)
-    )
+    first, second = (logits_of(run, images).argmax(axis=1) for run in (trained, other))
     agreement = 100 * (first == second).mean()
     assert f"both predict the same class for {agreement:.2f} %" in text
     assert "top-1 (%), second" in text
@@ -235,7 +242,7 @@ def test_fit_ends_with_its_page_unless_it_is_told_not_to(
     assert has_line == (option == "--report")
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+@pytest.mark.parametrize("suffix", ["parquet", pytest.param("csv", marks=pytest.mark.slow)])
 def test_predictions_stand_in_for_a_run(suffix, trained, other, evil_dir, tmp_path, run):
     """In `report` and in `compare`, with the same figures as the runs themselves."""
     file, page = tmp_path / f"second.{suffix}", tmp_path / "page.html"
@@ -306,7 +313,9 @@ def test_a_sweep_shows_its_settings_and_the_runs_of_the_best(
     text, tags = words((tmp_path / "page.html").read_text())
     assert "4 of 4 cells are finished" in text and "40.00" in text and "Calibration" in text
     assert tags.count("script") == 1 and "0.0001" in text
-    result = report([folder], data_dir=evil_dir)  # a page of its own, and not that of the cell
+    empty = tmp_path / "empty"  # of images, which the pages below are not about
+    empty.mkdir()
+    result = report([folder], data_dir=empty)  # a page of its own, and not that of the cell
     assert Path(result["out"]) == folder / "report.html"
     plain = to_json(record)
     few = plain | {"settings": plain["settings"][:1]}
@@ -318,7 +327,7 @@ def test_a_sweep_shows_its_settings_and_the_runs_of_the_best(
         with pytest.raises(UserError, match=f"damaged .{said}"):
             report([folder], tmp_path / "page.html", data_dir=evil_dir)
     write_json(folder / "sweep.json", plain | {"cells": [], "settings": [], "best": None})
-    result = report([folder], tmp_path / "page.html", data_dir=evil_dir)
+    result = report([folder], tmp_path / "page.html", data_dir=empty)
     text, _ = words((tmp_path / "page.html").read_text())
     assert "have not been summed up yet: run the command that began it" in text
     (folder / "sweep.json").write_text("{}")
@@ -513,10 +522,8 @@ def thousand(trained, examined, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pages(page, trained, other, thousand, evil_dir, tmp_path_factory):
-    two = tmp_path_factory.mktemp("two") / "two.html"
-    report([trained, other], two, data_dir=evil_dir)
-    return {"one": trained / "report.html", "two": two, "thousand": thousand}
+def pages(page, trained, two, thousand):
+    return {"one": trained / "report.html", "two": two[0], "thousand": thousand}
 
 
 CLICK = """
@@ -547,9 +554,14 @@ def test_the_browser_sees_what_is_wrong_with_a_page(tab, tmp_path):
     assert "http://127.0.0.1:9/x.png" in tab.requests
 
 
-@pytest.mark.parametrize("name", ["one", "two", "thousand"])
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("scheme", SCHEMES)
+LOOKS = list(product(SCHEMES, WIDTHS, ("one", "two", "thousand")))
+SEEN = LOOKS[:3] + LOOKS[-3:]  # light and narrow, dark and wide; the others are slow
+
+
+@pytest.mark.parametrize(
+    ("scheme", "width", "name"),
+    [pytest.param(*look, marks=[] if look in SEEN else [pytest.mark.slow]) for look in LOOKS],
+)
 def test_the_page_fits_and_asks_for_nothing(name, width, scheme, tab, pages):
     file = pages[name]
     assert file.stat().st_size < MAX_BYTES

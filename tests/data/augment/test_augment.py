@@ -105,8 +105,22 @@ def as_arrays(draws):
     }
 
 
-@BOTH
-@pytest.mark.parametrize(("op", "options", "draws", "expected"), BY_HAND)
+# One case of each operation, which tf.data traces anew for each case.
+FIRST = [next(case for case in BY_HAND if case[0] == op) for op in {op: None for op, *_ in BY_HAND}]
+
+
+@pytest.mark.parametrize(
+    ("run", "op", "options", "draws", "expected"),
+    [
+        *((eagerly, *case) for case in BY_HAND),
+        *((in_tf_data, *case) for case in FIRST),
+        *(
+            pytest.param(in_tf_data, *case, marks=pytest.mark.slow)
+            for case in BY_HAND
+            if not any(case is first for first in FIRST)
+        ),
+    ],
+)
 def test_by_hand(run, op, options, draws, expected):
     needed = {"degrees": 90} if op == "random_rotation" else {}
     step = check_augment(op, needed | options)
@@ -281,11 +295,11 @@ def test_one_operation_may_be_drawn_for_a_batch_too(op):
 
 def test_all_other_images_are_equally_likely_partners():
     rng = np.random.default_rng(0)
-    found = np.stack([partner_positions({"partner": rng.random(5)}).numpy() for _ in range(2000)])
+    found = np.stack([partner_positions({"partner": rng.random(5)}).numpy() for _ in range(500)])
     for row in range(5):
         counts = np.bincount(found[:, row], minlength=5)
         assert counts[row] == 0
-        assert np.delete(counts, row).min() > 420  # of 500
+        assert np.delete(counts, row).min() > 85  # of 125
 
 
 # ---------------------------------------------------------------------------------------- draws
