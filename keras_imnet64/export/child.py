@@ -184,8 +184,8 @@ def choose_images(
     dataset = info.dataset or ""
     obstacle = find_obstacle(dataset, height, width, request)
     if obstacle:
-        drawn, _ = shapes.draw("validation")
-        pixels = _resize(drawn[:NUM_IMAGES], height, width)
+        drawn, _ = shapes.draw("validation", NUM_IMAGES)
+        pixels = _resize(drawn, height, width)
         return ChosenImages(pixels, f"drawn images: {obstacle}", is_stand_in=True)
     store = datasets.open_dataset(
         dataset,

@@ -72,7 +72,7 @@ def folder(tmp_path_factory):
             layers.Conv2D(8, 3, activation="relu", **mixed),
             layers.BatchNormalization(synchronized=True, **mixed),
             layers.Reshape((14, 14 * 8), **mixed),
-            layers.Bidirectional(layers.GRU(4, **mixed), **mixed),
+            layers.Bidirectional(layers.SimpleRNN(4, **mixed), **mixed),
             layers.Dense(5, **mixed),
         ]
     )

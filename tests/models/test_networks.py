@@ -118,7 +118,7 @@ def test_sizes_work_or_are_refused_in_a_sentence(name, shallow):
         for name in RUN
     ],
 )
-def test_a_file_gives_the_same_logits_and_bfloat16_nearly(name, tmp_path, slim, undrawn):
+def test_a_file_gives_the_same_logits_and_bfloat16_nearly(name, tmp_path, slimmer):
     size, options = RUN[name]
     model = network(name, size, **options)
     initialize(model, 3)

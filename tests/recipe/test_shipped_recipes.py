@@ -21,7 +21,7 @@ from keras_imnet64.training.build import optimizer_for
 from keras_imnet64.training.fit import fit
 
 IS_JAX = keras.backend.backend() == "jax"
-FAMILIES = {"vgg16_bn": "vgg16", "tiny_cnn2": "tiny_cnn1"}  # whose layers are those of another
+PLAIN = ("alexnet", "vgg16", "vgg16_bn", "tiny_cnn1", "tiny_cnn2")  # one family: layer on layer
 MIXING = ("mixup", "cutmix", "mixup_or_cutmix")  # which give labels that the loss must take
 
 
@@ -137,17 +137,18 @@ def parts_of(content):
 def mechanisms_of(content):
     """What may fail for itself in training: each option of each section, as JSON.
 
-    Those that are set up show their other augmentations and normalisations.
+    Those that are set up show their other augmentations and normalisations, and
+    `test_scored_views` how they are scored.
     """
     network, base = content["model"], content["model"].get("base", content["model"])
     options = [
         {section: {key: "a number" if value == 1 and value is not True else value}}
-        for section in ("loss", "schedule", "optimizer", "train", "data", "evaluation")
+        for section in ("loss", "schedule", "optimizer", "train", "data")
         for key, value in content[section].items()
-        if key != "dataset"
+        if value and key != "dataset"  # 0 and false switch an option off
     ]
     mechanisms = [
-        {"family": FAMILIES.get(base["name"], base["name"])},
+        {"family": "plain" if base["name"] in PLAIN else base["name"]},
         {"branches": network["name"] == "spectral"},
         *options,
         *({"mixing": step["op"]} for step in content["augment"] if step.get("op") in MIXING),

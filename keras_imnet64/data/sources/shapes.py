@@ -140,11 +140,12 @@ CLASSES = tuple(SHAPES)
 # --------------------------------------------------------------------------------------- images
 
 
-def draw(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Draws all images of one split, balanced and shuffled; the same bytes every time.
+def draw(split: str, num_images: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Draws the images of one split, balanced and shuffled; the same bytes every time.
 
     Args:
         split: "train" (4,000) or "validation" (1,000).
+        num_images: the first N of the split; None for all.
 
     Returns:
         (uint8 [N, 64, 64, 3], int64 labels [N], positions in CLASSES).
@@ -153,10 +154,10 @@ def draw(split: str) -> tuple[np.ndarray, np.ndarray]:
     bits = np.random.Philox(key=[SEED, ("train", "validation").index(split)])
     labels = np.argsort(_uniform(bits, count), kind="stable") % len(CLASSES)
     images = np.empty((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    for start in range(0, count, CHUNK):
+    for start in range(0, count if num_images is None else num_images, CHUNK):
         part = slice(start, start + CHUNK)
         images[part] = _images(bits, labels[part])
-    return images, labels
+    return images[:num_images], labels[:num_images]
 
 
 def write(folder: Path) -> dict[str, Path]:

@@ -35,6 +35,11 @@ def test_images_are_the_same_bytes_everywhere(drawn):
     )
 
 
+def test_the_first_images_are_those_of_the_whole_split(drawn):
+    for first, whole in zip(shapes.draw("validation", 64), drawn["validation"], strict=True):
+        np.testing.assert_array_equal(first, whole[:64])
+
+
 def test_splits_are_balanced_and_shuffled(drawn):
     for split, count in (("train", 4000), ("validation", 1000)):
         images, labels = drawn[split]
