@@ -43,7 +43,7 @@ def encoded(tmp_path_factory):
 
 
 @pytest.mark.parametrize("operations", OPERATIONS, ids=["boxes", "mixed"])
-@pytest.mark.parametrize("epoch", [0, 1, 2])
+@pytest.mark.parametrize("epoch", [pytest.param(0, marks=pytest.mark.slow), 1, 2])
 def test_smaller_epochs_are_the_full_ones_shrunk(raw, operations, epoch):
     """Boxes, borders and shares of labels are those of the full size."""
     full, sized = stream(raw, operations), stream(raw, operations, size_of_epoch=size_of_epoch)
