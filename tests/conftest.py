@@ -1,5 +1,6 @@
 """The suite runs under TensorFlow; test_backends.py runs those marked `backend` under JAX too."""
 
+import gc
 import importlib
 import os
 import struct
@@ -20,6 +21,8 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if "PYTEST_XDIST_WORKER" not in os.environ:
     PROGRAMS = tempfile.TemporaryDirectory(prefix="programs-")
     os.environ["KERAS_IMNET64_PROGRAMS_DIR"] = PROGRAMS.name
+
+gc.set_threshold(50_000, 10, 10)  # TensorFlow's million objects cost time at each look for cycles
 
 sys.argv[0] = "cli.py"  # messages name the program as its users have started it
 
