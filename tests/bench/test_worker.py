@@ -1,10 +1,13 @@
 """A worker measures the model that `fit` compiles, on the recipe's images or on random ones."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from class_folders import damage, indexed
 
 from keras_imnet64 import training_setup
+from keras_imnet64.bench import memory
 from keras_imnet64.bench import worker as module
 from keras_imnet64.bench.memory import StepMemory
 from keras_imnet64.bench.stand_in import random_data, stream_on
@@ -15,10 +18,14 @@ from keras_imnet64.training.setup import setup_on
 from keras_imnet64.training.state import read_variables, variables_by_path
 
 
-@pytest.fixture(autouse=True)
-def no_more_steps(monkeypatch):
-    """The first step alone, before a worker is asked."""
-    monkeypatch.setattr(module, "MIN_SECONDS", 0.0)
+@pytest.fixture(scope="module", autouse=True)
+def quick_workers():
+    """The first step alone before a worker is asked; one very small network for this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MIN_SECONDS", 0.0)
+        train_once = cache(memory.train_very_small_network)
+        patch.setattr(memory, "train_very_small_network", train_once)
+        yield
 
 
 def updates(worker):
@@ -30,7 +37,7 @@ def request_for(recipe, data_dir=None):
 
 
 @pytest.mark.backend
-def test_a_step_is_the_one_that_fit_makes(small_recipe, data_dir):
+def test_a_step_is_the_one_that_fit_makes_and_as_many_are_timed_as_are_not(small_recipe, data_dir):
     """Averages, clipping, L2 and smoothing included: the weights after it are the same."""
     recipe = small_recipe(
         loss={"label_smoothing": 0.1},
@@ -45,6 +52,13 @@ def test_a_step_is_the_one_that_fit_makes(small_recipe, data_dir):
     assert found.keys() == expected.keys()
     for path, array in expected.items():
         np.testing.assert_allclose(found[path], array, rtol=1e-4, atol=1e-6, err_msg=path)
+    assert worker.facts()["tasks"] == ["forward", "step", "input", "both"]
+    assert worker.facts()["compile_seconds"] > 0
+    made = updates(worker)
+    for task, num_updates in {"step 2": 4, "both 3": 6, "forward 2": 0, "input 2": 0}.items():
+        assert worker.reply(task)["seconds"] > 0
+        assert updates(worker) - made == num_updates, task
+        made = updates(worker)
 
 
 def test_an_image_that_has_changed_is_named(small_recipe, tmp_path):
@@ -59,18 +73,6 @@ def test_an_image_that_has_changed_is_named(small_recipe, tmp_path):
         assert any(str(failure.value).startswith(str(file)) for file in files)
     with pytest.raises(RunFailed, match=r"\.png is damaged, or has changed since"):
         Worker(request_for(recipe, tmp_path / "data"))
-
-
-@pytest.mark.backend
-def test_as_many_steps_are_timed_as_are_not(small_recipe, data_dir):
-    worker = Worker(request_for(small_recipe(), data_dir))
-    assert worker.facts()["tasks"] == ["forward", "step", "input", "both"]
-    assert worker.facts()["compile_seconds"] > 0
-    made = updates(worker)
-    for task, num_updates in {"step 2": 4, "both 3": 6, "forward 2": 0, "input 2": 0}.items():
-        assert worker.reply(task)["seconds"] > 0
-        assert updates(worker) - made == num_updates, task
-        made = updates(worker)
 
 
 def test_steps_of_an_accumulated_batch_are_updates_at_the_full_size(small_recipe, data_dir):

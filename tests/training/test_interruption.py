@@ -371,15 +371,34 @@ def test_checkpoints_that_are_deleted_under_our_feet_are_written_again(
 
 @pytest.fixture(scope="module")
 def stopped(eight_steps, data_dir, tmp_path_factory):
-    """The folder of a run that was stopped in its second epoch."""
+    """The folder of a run that was stopped in its second epoch, as by a scheduler."""
 
     def stop():
         os.kill(os.getpid(), signal.SIGTERM)
 
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped, match="in epoch 2 after step 2"):
         fit(eight_steps[0], folder, data_dir=data_dir, callbacks=[CallAt(6, stop)])
     return folder
+
+
+def test_a_run_that_was_stopped_ends_with_the_bits_of_a_straight_one(
+    eight_steps, stopped, data_dir, tmp_path, monkeypatch, capsys
+):
+    recipe, straight = eight_steps
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    (folder / "checkpoints" / ".half.writing").write_bytes(b"killed here")
+    assert not (folder / "metrics.json").exists()
+    monkeypatch.setenv("NCCL_ALGO", "Ring")
+    run = fit(recipe, folder, data_dir=data_dir)
+    assert "setting NCCL_ALGO is Ring, was not set: last bits may" in capsys.readouterr().err
+    assert run.environment["processes"][-1]["settings"]["NCCL_ALGO"] == "Ring"
+    # Half a cosine from 0.05 over 8 updates, at the last one of each epoch: updates 3 and 7.
+    rates = [0.025 * (1 + math.cos(math.pi * update / 8)) for update in (3, 7)]
+    assert [float(r["learning_rate"]) for r in run.history] == pytest.approx(rates, rel=1e-4)
+    same_end(straight, run)
+    assert [p["from_step"] for p in run.environment["processes"]] == [0, 2]
+    assert not list(run.path.rglob("*.writing"))
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["gone", "later"])
