@@ -22,14 +22,20 @@ NUM_STEPS = 4
 TOLERANCE = TOLERANCES["float32"]
 
 
-def train(recipe, data_dir, folder, step=0):
-    """A side's trajectory and its record of a step; the first side in a folder makes the start."""
+def side_of(recipe, data_dir, folder, step=0):
+    """A side and a task: to record a step. The first side in a folder makes the start."""
     start, folder_of_data = str(folder / "start.npz"), str(data_dir)
     request = Request(recipe.to_toml(), start, NUM_STEPS, "not written", data_dir=folder_of_data)
     side = worker.SideRun(request)
     state = folder / f"state-{step}.npz" if step else folder / "start.npz"
     shared = [str(folder / f"{kind}-{step}.npz") for kind in ("gradients", "kinks")]
     task = StepTask(step, str(state), *shared, "not written")
+    return side, task
+
+
+def train(recipe, data_dir, folder):
+    """A side's trajectory and its record of the first step."""
+    side, task = side_of(recipe, data_dir, folder)
     return SimpleNamespace(
         side=side, task=task, trajectory=side.trajectory(), record=side.record(task)
     )
@@ -137,6 +143,7 @@ def test_a_wrong_epsilon_is_named_with_its_layer(judged, alter):
     assert words.startswith("different from step 1 in layer stage1_block1_2_bn: forward"), words
 
 
+@pytest.mark.slow
 def test_another_padding_is_named_with_its_layer(judged, alter):
     def change(setup):
         layer = setup.network.get_layer("stage1_block1_conv1")
@@ -152,7 +159,6 @@ def test_another_padding_is_named_with_its_layer(judged, alter):
     assert words.startswith("different from step 1 in layer stage1_block1_conv1: forward"), words
 
 
-@pytest.mark.backend
 def test_a_swapped_gradient_is_named_with_its_layer(judged, alter):
     @ops.custom_gradient
     def swap(x):
@@ -198,14 +204,13 @@ def test_a_fault_of_the_optimizer_is_none_of_a_layer(judged, monkeypatch):
     assert "different from step 1 in the optimizer: its update" in judged().in_words
 
 
-@pytest.mark.backend
 def test_a_later_step_is_computed_from_the_state_before_it(reference, small_recipe, data_dir):
     """Its loss is that of the trajectory there, and so are its rate and its batch."""
-    later = train(small_recipe(), data_dir, reference.folder, step=2)
-    expected = reference.first.trajectory
-    assert later.record.facts.loss == pytest.approx(expected.losses[2], rel=1e-6)
-    assert later.record.facts.rate == pytest.approx(expected.rates[2])
-    assert worker.digest(later.record.images, later.record.labels) == expected.digests[2]
+    side, task = side_of(small_recipe(), data_dir, reference.folder, step=2)
+    later, expected = side.record(task), reference.first.trajectory
+    assert later.facts.loss == pytest.approx(expected.losses[2], rel=1e-6)
+    assert later.facts.rate == pytest.approx(expected.rates[2])
+    assert worker.digest(later.images, later.labels) == expected.digests[2]
 
 
 @pytest.mark.backend
@@ -257,9 +262,9 @@ def test_outputs_on_both_sides_of_a_kink_are_no_fault(small_recipe, data_dir, al
             layer.call = rounded
 
         alter(change)
-        sides.append(train(small_recipe(), data_dir, tmp_path))
-    first, second = sides
-    step = compare_step(first.record, second.record, TOLERANCE)
+        side, task = side_of(small_recipe(), data_dir, tmp_path)
+        sides.append(side.record(task))
+    step = compare_step(*sides, TOLERANCE)
     assert step.first is None, step.first
     assert step.largest("forward").size < 1e-4 and step.largest("backward").size < 1e-4
     assert step.largest("kinks").size > 1e-3

@@ -47,8 +47,9 @@ def features_by_keras(folder, files):
     return keras.ops.convert_to_numpy(pool(pixels))
 
 
-@pytest.mark.backend
-@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".npz"])
+@pytest.mark.parametrize(
+    "suffix", [".parquet", ".csv", pytest.param(".npz", marks=pytest.mark.backend)]
+)
 def test_a_file_has_the_output_of_the_pool_beside_each_path(suffix, place, tmp_path):
     files = sorted((place / "holiday").iterdir())
     result = embed(place / "model.keras", place / "holiday", tmp_path / f"out{suffix}")
@@ -215,7 +216,6 @@ def test_features_are_held_once(monkeypatch):
     np.testing.assert_allclose(np.linalg.norm(bank, axis=1), 1, rtol=1e-5)
 
 
-@pytest.mark.backend
 def test_a_model_is_scored_on_classes_that_it_does_not_know(place, run):
     """By all training images of ants, bees and cats, against votes worked out image by image."""
     result = evaluate_neighbours(

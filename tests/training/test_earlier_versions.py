@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from same_end import weights
 
 from keras_imnet64.evaluation.evaluate import evaluate
 from keras_imnet64.models.info import model_info
@@ -20,7 +21,11 @@ STOPPED, FINISHED = Run(GOLDEN / "stopped"), Run(GOLDEN / "finished")
 
 @pytest.mark.backend
 def test_a_run_of_an_earlier_version_resumes(data_dir, tmp_path, capsys):
-    """From step 3 of epoch 2 it comes to the end of its twin, but for another machine's bits."""
+    """From step 3 of epoch 2 it comes to the end of its twin, but for another machine's bits.
+
+    TensorFlow wrote both. JAX goes on from TensorFlow's checkpoint, and what it writes has the same
+    layout, so that TensorFlow can go on again.
+    """
     shutil.copytree(STOPPED.path, tmp_path / "run")
     run = fit(load_recipe(STOPPED.recipe_file), tmp_path / "run", data_dir=data_dir)
     assert "resuming from" in capsys.readouterr().err
@@ -38,6 +43,17 @@ def test_a_run_of_an_earlier_version_resumes(data_dir, tmp_path, capsys):
     assert run.metrics.keys() == FINISHED.metrics.keys() | {"training_seconds", "views"}
     assert run.metrics["training_seconds"] is None
     assert run.metrics["best.keras"].keys() == FINISHED.metrics["best.keras"].keys()
+    layouts = [
+        {path: (array.shape, array.dtype) for path, array in arrays_of(each).items()}
+        for each in (STOPPED, run)
+    ]
+    assert layouts[0] == layouts[1]
+    for ours, theirs in zip(weights(run.model), weights(FINISHED.model), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def arrays_of(run):
+    return load_checkpoint(list_checkpoints(run.checkpoints)[-1]).arrays
 
 
 def test_the_state_of_an_earlier_version_is_read():

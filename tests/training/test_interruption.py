@@ -654,10 +654,12 @@ def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
 # ------------------------------------------------------------------------------- between backends
 
 
+@pytest.mark.slow
 def test_a_run_begun_under_one_backend_goes_on_under_the_other(small_recipe, data_dir, tmp_path):
     """From a common checkpoint, float32 and no dropout, 50 steps agree in loss to 1e-3.
 
     The first epoch is TensorFlow's, the next five are JAX's, and the last five TensorFlow's again.
+    In test_earlier_versions JAX goes on from TensorFlow's file, and writes one of the same layout.
     """
     recipe = small_recipe(
         data={"steps_per_epoch": 5},

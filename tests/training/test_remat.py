@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from same_end import same_end
 from test_fit import SignalAt
 
 from keras_imnet64.backend.devices import Devices
@@ -95,35 +94,20 @@ def test_two_steps_are_the_same(model, train, tolerance, small_recipe, slimmer):
     check_same(plain, again, tolerance)
 
 
-def test_a_run_has_the_history_of_one_without_and_goes_on_to_its_end_where_it_is_stopped(
-    small_recipe, data_dir, tmp_path
-):
-    """Under JAX `test_interruption` goes on with it, after kills."""
+def test_a_run_out_of_memory_may_go_on_with_it(small_recipe, data_dir, tmp_path):
+    """It has the history of one without; test_finetune and test_interruption kill runs with it."""
     plain, recipe = (
         small_recipe(model={"dropout": 0.2}, train={"epochs": 2, "remat": remat})
         for remat in (False, True)
     )
-    straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
     without = fit(plain, tmp_path / "plain", data_dir=data_dir)
-    for first, second in zip(without.history, straight.history, strict=True):
+    with pytest.raises(Stopped):
+        fit(plain, tmp_path / "run", data_dir=data_dir, callbacks=[SignalAt(0, 3)])
+    run = fit(recipe, tmp_path / "run", data_dir=data_dir)
+    assert len(run.history) == 2
+    for first, second in zip(without.history, run.history, strict=True):
         for key in ("loss", "val_loss", "top1"):
             assert float(second[key]) == pytest.approx(float(first[key]), rel=1e-3), key
-    with pytest.raises(Stopped):
-        fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[SignalAt(0, 3)])
-    same_end(straight, fit(recipe, tmp_path / "run", data_dir=data_dir))
-
-
-def test_a_run_out_of_memory_may_go_on_with_it(small_recipe, data_dir, tmp_path):
-    with pytest.raises(Stopped):
-        fit(
-            small_recipe(train={"epochs": 1}),
-            tmp_path / "run",
-            data_dir=data_dir,
-            callbacks=[SignalAt(0, 2)],
-        )
-    recipe = small_recipe(train={"epochs": 1, "remat": True})
-    run = fit(recipe, tmp_path / "run", data_dir=data_dir)
-    assert len(run.history) == 1
 
 
 # --------------------------------------------------------------------------------- what it is for

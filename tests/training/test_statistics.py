@@ -1,9 +1,6 @@
 """Statistics of batch normalisation measured anew, against numbers worked out layer by layer."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+import shutil
 
 import keras
 import numpy as np
@@ -12,14 +9,17 @@ import pytest
 from keras_imnet64.backend.devices import Devices
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.models.load import load_model
-from keras_imnet64.models.paths import by_path
+from keras_imnet64.models.paths import SEED_STATE, by_path
+from keras_imnet64.runs import Run
 from keras_imnet64.training.data import load_data, make_stream
 from keras_imnet64.training.fit import fit
 from keras_imnet64.training.memory import PeakMemory
+from keras_imnet64.training.state import list_checkpoints, load_checkpoint
 from keras_imnet64.training.statistics import check_statistics, remeasure
 from keras_imnet64.training.trainer import Trainer
 
-TRAIN = {"epochs": 2, "sizes": [[0.0, 8], [0.5, 16]]}
+TRAIN = {"epochs": 1, "validate_every": 0, "sizes": [[0.0, 8]], "remeasure_statistics": 3}
+AVERAGES = {"ema": 0.9, "accumulate_steps": 2}
 
 
 def one_device():
@@ -27,35 +27,53 @@ def one_device():
 
 
 def arrays(path):
-    return {p: keras.ops.convert_to_numpy(v) for p, v in by_path(load_model(path)).items()}
+    """The weights of a file, without the seeds of dropout, which a file does not hold."""
+    found = by_path(load_model(path)).items()
+    return {p: keras.ops.convert_to_numpy(v) for p, v in found if v.name != SEED_STATE}
 
 
 def is_statistic(path):
     return path.endswith(("moving_mean", "moving_variance"))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, pytest.param({"ema": 0.9, "accumulate_steps": 2}, marks=pytest.mark.backend)],
-    ids=["", "averages"],
-)
+@pytest.fixture(scope="module")
+def averaged(small_recipe, data_dir, tmp_path_factory):
+    """A recipe with averages and parts of batches, trained on small images, and its run."""
+    recipe = small_recipe(model={"dropout": 0.4}, train=TRAIN | AVERAGES)
+    return recipe, fit(recipe, tmp_path_factory.mktemp("averaged") / "run", data_dir=data_dir)
+
+
+@pytest.mark.backend
+def test_the_statistics_that_ship_are_those_of_the_averages_that_ship(averaged, data_dir):
+    check_statistics_by_hand(*averaged, data_dir)
+
+
+@pytest.mark.slow
 def test_the_statistics_that_ship_are_those_of_the_weights_that_ship(
-    options, small_recipe, data_dir, tmp_path
+    small_recipe, data_dir, tmp_path
 ):
-    """Those of the first normalisation, worked out from the file's own weights."""
-    sections = {"model": {"dropout": 0.4}}
-    plain = small_recipe(**sections, train=TRAIN | options)
-    recipe = small_recipe(**sections, train=TRAIN | options | {"remeasure_statistics": 3})
-    before = arrays(fit(plain, tmp_path / "plain", data_dir=data_dir).model)
-    run = fit(recipe, tmp_path / "run", data_dir=data_dir)
+    recipe = small_recipe(model={"dropout": 0.4}, train=TRAIN)
+    check_statistics_by_hand(recipe, fit(recipe, tmp_path / "run", data_dir=data_dir), data_dir)
+
+
+def check_statistics_by_hand(recipe, run, data_dir):
+    """Those of the first normalisation, worked out from the file's own weights.
+
+    The weights are those of the last checkpoint, or their averages, and statistics are not.
+    """
+    trained = load_checkpoint(list_checkpoints(run.checkpoints)[-1]).arrays
     after = arrays(run.model)
-    for path in before.keys() - {p for p in before if "seed_generator" in p}:
-        assert np.array_equal(before[path], after[path]) == (not is_statistic(path)), path
-    model, stream = load_model(run.model), make_stream(recipe, load_data(recipe, data_dir))
+    for path in after:
+        average = trained.get(f"optimizer/{path.replace('/', '_')}_average")
+        before = trained[f"model/{path}"] if average is None else average
+        assert np.array_equal(before, after[path]) == (not is_statistic(path)), path
+    assert any(path.endswith("_average") for path in trained) == bool(recipe.train.ema)
+    model = load_model(run.model)
+    stream = make_stream(recipe, load_data(recipe, data_dir), full_size=True)
     stem = keras.Model(model.inputs, model.get_layer("stem_conv").output)
-    num_parts = options.get("accumulate_steps", 1)
+    num_parts = recipe.train.accumulate_steps
     maps = [
-        keras.ops.convert_to_numpy(stem(stream.batch(2, step)[0])) for step in range(3 * num_parts)
+        keras.ops.convert_to_numpy(stem(stream.batch(1, step)[0])) for step in range(3 * num_parts)
     ]
     norm = model.get_layer("stem_bn")
     means, variances = (
@@ -69,14 +87,32 @@ def test_the_statistics_that_ship_are_those_of_the_weights_that_ship(
 
 
 @pytest.mark.backend
-def test_an_end_that_is_repeated_measures_the_same(small_recipe, data_dir, tmp_path):
-    recipe = small_recipe(train=TRAIN | {"remeasure_statistics": 2})
-    run = fit(recipe, tmp_path / "run", data_dir=data_dir)
-    first = arrays(run.model)
+def test_an_end_that_is_repeated_measures_the_same_within_the_peak_of_memory(
+    averaged, data_dir, tmp_path, monkeypatch
+):
+    recipe, straight = averaged
+    run = Run(shutil.copytree(straight.path, tmp_path / "run"))
     run.metrics_file.unlink()  # as if the process had been killed before the end
     run.model.unlink()
-    again = arrays(fit(recipe, tmp_path / "run", data_dir=data_dir).model)
+    seen = []
+
+    class Watched(PeakMemory):
+        def __enter__(self):
+            seen.append("begin")
+            return super().__enter__()
+
+        def __exit__(self, *error):
+            seen.append("end")
+            super().__exit__(*error)
+
+    measure = Trainer.remeasure_copy
+    monkeypatch.setattr("keras_imnet64.training.fit.PeakMemory", Watched)
+    monkeypatch.setattr(Trainer, "remeasure_copy", lambda self: seen.append("it") or measure(self))
+    again = arrays(fit(recipe, run.path, data_dir=data_dir).model)
+    first = arrays(straight.model)
+    assert first.keys() == again.keys()
     assert all(np.array_equal(first[path], again[path]) for path in first)
+    assert seen == ["begin", "it", "end"]
 
 
 @pytest.mark.backend
@@ -118,35 +154,6 @@ def test_frozen_normalisation_stays_and_normalises_as_it_trained():
     between = (pixels - np.array([10, 20, 30])) / np.sqrt(np.array([4, 9, 16]) + frozen.epsilon)
     np.testing.assert_allclose(trained.moving_mean, between.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(trained.moving_variance, between.var((0, 1, 2)), rtol=1e-4)
-
-
-def by_hand(pixels):
-    """Mean and variance before two normalisations, with a square between them."""
-    x = pixels.astype("float64")
-    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    squares = (x - mean) ** 2 / (variance + 1e-3)
-    return np.array([mean, variance, squares.mean((0, 1, 2)), squares.var((0, 1, 2))])
-
-
-def test_two_devices_measure_the_whole_batch_or_each_its_part(tmp_path):
-    """The two halves of the batch differ, so the variance over both is larger.
-
-    Under JAX `test_parallel` notes what each device measures.
-    """
-    modes = ("global", "per_device")
-    pixels = np.random.default_rng(0).integers(0, 128, (6, 4, 4, 3), "uint8")
-    pixels[3:] += 100
-    np.save(tmp_path / "pixels.npy", pixels)
-    script = Path(__file__).with_name("statistics_on_two_devices.py")
-    command = [sys.executable, script, tmp_path / "pixels.npy", *modes]
-    child = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert child.returncode == 0, child.stderr[-5000:]
-    whole, parts = by_hand(pixels), (by_hand(pixels[:3]) + by_hand(pixels[3:])) / 2
-    assert not np.allclose(whole, parts, rtol=0.1)
-    found = json.loads(child.stdout.splitlines()[-1])
-    assert list(found) == list(modes)
-    for mode, statistics in found.items():
-        np.testing.assert_allclose(statistics, whole if mode == "global" else parts, rtol=1e-4)
 
 
 def frozen_alone(norm):
@@ -200,30 +207,10 @@ def test_memory_that_runs_out_while_measuring_leaves_a_run_that_goes_on(
     def run_out(*arguments, **options):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
 
-    recipe = small_recipe(train={"epochs": 1, "remeasure_statistics": 1})
+    recipe = small_recipe(train={"epochs": 1, "validate_every": 0, "remeasure_statistics": 1})
     with monkeypatch.context() as patch:
         patch.setattr("keras_imnet64.training.trainer.remeasure", run_out)
         with pytest.raises(RunFailed, match=r"16 images per step while .* same command") as caught:
             fit(recipe, tmp_path / "run", data_dir=data_dir)
     assert "\n" not in str(caught.value)
     assert len(fit(recipe, tmp_path / "run", data_dir=data_dir).history) == 1
-
-
-def test_the_peak_of_memory_includes_measuring(small_recipe, data_dir, tmp_path, monkeypatch):
-    seen = []
-
-    class Watched(PeakMemory):
-        def __enter__(self):
-            seen.append("begin")
-            return super().__enter__()
-
-        def __exit__(self, *error):
-            seen.append("end")
-            super().__exit__(*error)
-
-    measure = Trainer.remeasure_copy
-    monkeypatch.setattr("keras_imnet64.training.fit.PeakMemory", Watched)
-    monkeypatch.setattr(Trainer, "remeasure_copy", lambda self: seen.append("it") or measure(self))
-    recipe = small_recipe(train={"epochs": 1, "remeasure_statistics": 1})
-    fit(recipe, tmp_path / "run", data_dir=data_dir)
-    assert seen == ["begin", "it", "end"]

@@ -56,7 +56,7 @@ def test_no_step_waits_for_the_device(small_recipe, data_dir, tmp_path, monkeypa
             started.set() if 1 <= batch < 5 else started.clear()
 
     monkeypatch.setattr(backend, "convert_to_numpy", recorded)
-    recipe = small_recipe(train={"epochs": 1})
+    recipe = small_recipe(train={"epochs": 1, "validate_every": 0})
     run = fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[Within()])
     assert int(run.history[0]["step"]) == 6
     assert reads and not any(reads)
