@@ -178,6 +178,7 @@ def test_a_swapped_gradient_is_named_with_its_layer(judged, alter):
     assert words.startswith("different from step 1 in layer stage1_block1_conv1: backward"), words
 
 
+@pytest.mark.slow
 def test_another_draw_is_named_as_the_input(judged, alter):
     def change(setup):
         setup.stream.seed += 1

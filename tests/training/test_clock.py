@@ -1,13 +1,11 @@
 """What `training_seconds` counts, by a clock that only moves where a test moves it."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import keras
 import pytest
 
 from keras_imnet64.records import RunState
-from keras_imnet64.training import checkpoints
 from keras_imnet64.training import clock as module
 from keras_imnet64.training import fit as fit_module
 from keras_imnet64.training.callbacks.validation import Validation
@@ -92,7 +90,8 @@ def test_a_run_that_failed_and_goes_on_counts_both_processes(
     hands, small_recipe, data_dir, tmp_path
 ):
     """The first fails at its ninth step; its newest checkpoint is that before its eighth."""
-    recipe = small_recipe(train={"epochs": 2, "checkpoint_every": "1 steps"})
+    train = {"epochs": 2, "validate_every": 0, "checkpoint_every": "1 steps"}
+    recipe = small_recipe(train=train)
     with pytest.raises(KeyboardInterrupt):
         fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[Passing(hands, 9)])
     (*_, newest) = list_checkpoints(tmp_path / "run" / "checkpoints")
@@ -104,24 +103,3 @@ def test_a_run_that_failed_and_goes_on_counts_both_processes(
     run = fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[Passing(hands)])
     assert run.metrics["training_seconds"] == 10 * 12
     assert run.history[0]["training_seconds"] == "60.0"
-
-
-def test_a_run_of_an_earlier_version_has_an_unknown_total(
-    hands, small_recipe, data_dir, tmp_path, monkeypatch
-):
-    recipe = small_recipe(train={"epochs": 2})
-
-    def without_seconds(state):
-        return replace(state, training_seconds=None)
-
-    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
-        save = checkpoints.save_checkpoint
-        patch.setattr(
-            checkpoints,
-            "save_checkpoint",
-            lambda folder, arrays, state: save(folder, arrays, without_seconds(state)),
-        )
-        fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[Passing(hands, 9)])
-    run = fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[Passing(hands)])
-    assert run.metrics["training_seconds"] is None
-    assert [row["training_seconds"] for row in run.history] == ["60.0", ""]

@@ -44,10 +44,10 @@ def test_a_run_of_an_earlier_version_resumes(data_dir, tmp_path, capsys):
     assert run.metrics["training_seconds"] is None
     assert run.metrics["best.keras"].keys() == FINISHED.metrics["best.keras"].keys()
     layouts = [
-        {path: (array.shape, array.dtype) for path, array in arrays_of(each).items()}
+        {path: (array.shape, array.dtype.kind) for path, array in arrays_of(each).items()}
         for each in (STOPPED, run)
     ]
-    assert layouts[0] == layouts[1]
+    assert layouts[0] == layouts[1]  # integers have 32 bits under JAX
     for ours, theirs in zip(weights(run.model), weights(FINISHED.model), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 

@@ -9,6 +9,7 @@ from class_folders import indexed
 from conftest import ON_MACOS
 from test_fit import SignalAt
 from test_interruption import check_kills
+from untrained_run import write_run
 
 from keras_imnet64.backend.cluster import ALONE
 from keras_imnet64.core.errors import Stopped, UserError
@@ -58,9 +59,10 @@ def arrays(path):
 
 @pytest.fixture(scope="module")
 def source(small_recipe, data_dir, tmp_path_factory):
-    """The file of a model with dropout that was trained on ten classes."""
-    recipe = small_recipe(model={"dropout": 0.2}, train={"epochs": 1})
-    return fit(recipe, tmp_path_factory.mktemp("source") / "run", data_dir=data_dir).model
+    """The file of a model with dropout for ten classes."""
+    folder = tmp_path_factory.mktemp("source") / "run"
+    write_run(folder, small_recipe(model={"dropout": 0.2}), 1, data_dir)
+    return folder / "model.keras"
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +71,11 @@ def finetuned(source, small_recipe, data_dir, tmp_path_factory):
     return recipe, fit(recipe, tmp_path_factory.mktemp("finetuned") / "run", data_dir=data_dir)
 
 
-@pytest.mark.backend
 def test_frozen_weights_ship_as_in_the_file_and_all_others_train(source, finetuned):
-    """In the file, the checkpoint and the optimizer; the head is one for the new classes."""
+    """In the file, the checkpoint and the optimizer; the head is one for the new classes.
+
+    Under JAX the probe below freezes layers.
+    """
     _, run = finetuned
     before, after = arrays(source), arrays(run.model)
     assert after.keys() == before.keys()
@@ -87,7 +91,6 @@ def test_frozen_weights_ship_as_in_the_file_and_all_others_train(source, finetun
     assert np.array_equal(saved["model/stem_conv/kernel"], before["stem_conv/kernel"])
 
 
-@pytest.mark.backend
 def test_what_ships_is_not_frozen(finetuned):
     for path in (finetuned[1].model, finetuned[1].best):
         model = load_model(path)
@@ -110,7 +113,8 @@ def test_a_file_that_moved_is_taken_and_one_that_changed_is_refused(
 
     def recipe(path):
         model = {"name": "file", "path": str(path)}
-        return small_recipe(model=model, data={"steps_per_epoch": 2}, train={"epochs": 2})
+        train = {"epochs": 2, "validate_every": 0}
+        return small_recipe(model=model, data={"steps_per_epoch": 2}, train=train)
 
     with pytest.raises(Stopped):
         fit(recipe(file), tmp_path / "run", data_dir=data_dir, callbacks=[SignalAt(0, 1)])
@@ -139,7 +143,7 @@ def test_a_probe_keeps_every_weight_but_the_heads_and_can_be_trained_on(
         data={"classes": 5, "steps_per_epoch": 2},
         loss={"l2": 0.0},
         optimizer={"name": "muon", "learning_rate": 0.01},
-        train={"epochs": 1, "freeze": "backbone", "ema": 0.5},
+        train={"epochs": 1, "validate_every": 0, "freeze": "backbone", "ema": 0.5},
     )
     run = fit(probe, tmp_path / "probe", data_dir=data_dir)
     err = capsys.readouterr().err
@@ -228,7 +232,9 @@ def test_two_files_with_weights_are_one_too_many(small_recipe):
         )
 
 
-@pytest.mark.parametrize("name", ["finetune", "finetune_probe"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("finetune", marks=pytest.mark.slow), "finetune_probe"]
+)
 def test_the_recipes_take_a_folder_of_images_and_any_file(name, source, tmp_path, run):
     """By the command line, of another number of pixels than the recipe has."""
     indexed(tmp_path)
@@ -236,7 +242,7 @@ def test_the_recipes_take_a_folder_of_images_and_any_file(name, source, tmp_path
         *("fit", "--recipe", name, "--data-dir", tmp_path / "data", "--out", tmp_path / "run"),
         *("--set", f'model.path="{source}"', "--set", "data.image_size=16"),
         *("--set", 'data.dataset="image_folder/toy"', "--set", "data.batch_size=4"),
-        *("--set", "train.epochs=2"),
+        *("--set", "train.epochs=1"),
     )
     assert status == 0, err
     found = Run(tmp_path / "run").metrics

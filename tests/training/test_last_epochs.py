@@ -86,7 +86,7 @@ def test_the_model_file_has_the_mean_of_the_last_epochs(small_recipe, data_dir, 
 def test_the_model_file_has_lookaheads_slow_weights(small_recipe, data_dir, tmp_path):
     """Three epochs of 6 updates; after 18 of them the last synchronisation is 3 updates ago."""
     record = Record()
-    recipe = small_recipe(optimizer={"lookahead": {"steps": 5}})
+    recipe = small_recipe(optimizer={"lookahead": {"steps": 5}}, train={"validate_every": 0})
     run = fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[record])
     found, weights = shipped(run), record.weights[-1]
     newest = load_checkpoint(list_checkpoints(run.checkpoints)[-1])
@@ -96,7 +96,6 @@ def test_the_model_file_has_lookaheads_slow_weights(small_recipe, data_dir, tmp_
     assert not np.array_equal(found["logits/kernel"], weights["logits/kernel"])
 
 
-@pytest.mark.backend
 @pytest.mark.parametrize(
     ("train", "shipping"),
     [
@@ -108,6 +107,7 @@ def test_the_model_file_has_lookaheads_slow_weights(small_recipe, data_dir, tmp_
 def test_an_average_ships_before_the_slow_weights(
     train, shipping, small_recipe, data_dir, tmp_path
 ):
+    train = train | {"epochs": 2, "validate_every": 0}
     recipe = small_recipe(optimizer={"lookahead": {"steps": 5}}, train=train)
     run = fit(recipe, tmp_path / "run", data_dir=data_dir)
     found = shipped(run)["logits/kernel"]
