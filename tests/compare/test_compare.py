@@ -323,16 +323,22 @@ def test_the_command_prints_a_table_and_the_verdict(sides, compared, run, tmp_pa
 # ---------------------------------------------------------------------------------- real processes
 
 
-def test_two_backends_train_a_small_network_alike(small_recipe, data_dir, tmp_path):
-    """Float32 on two devices of the CPU, from the first step to the last; with a real yardstick."""
+@pytest.mark.parametrize(
+    "names",
+    [("tensorflow@1", "jax@2"), pytest.param(("tensorflow@2", "jax@1"), marks=pytest.mark.slow)],
+    ids=lambda names: names[0],
+)
+def test_two_backends_train_a_small_network_alike(names, small_recipe, data_dir, tmp_path):
+    """Float32 on one device of the CPU and on two, from the first step to the last; with a real
+    yardstick."""
     path = tmp_path / "small.toml"
     path.write_text(small_recipe().to_toml())
     options = {"num_steps": 4, "out": tmp_path / "out", "virtual_devices": 2}
-    result = package.compare(path, ["tensorflow@2", "jax"], data_dir=data_dir, **options)
+    result = package.compare(path, names, data_dir=data_dir, **options)
     (pair,) = result.pairs
     assert pair.answer in ("equal", "equal within chaos"), pair.answer
     assert pair.distances[0] < 1e-5 and pair.steps[0].largest("backward").size < 1e-4
     assert pair.steps[0].largest("update").size < 1e-4
     assert [side.backend for side in result.sides] == ["tensorflow", "jax"]
-    assert [len(side.devices) for side in result.sides] == [2, 2]
+    assert [len(side.devices) for side in result.sides] == [int(name[-1]) for name in names]
     assert result.sides[0].losses != result.sides[1].losses  # to the bit: they are two programs

@@ -114,6 +114,16 @@ def test_a_run_out_of_memory_may_go_on_with_it(small_recipe, data_dir, tmp_path)
 # --------------------------------------------------------------------------------- what it is for
 
 
+FIVE_BLOCKS = {
+    "name": "wide_resnet",
+    "image_size": 32,
+    "num_classes": 10,
+    "depth": 14,
+    "stages": 1,
+    "width": 1,
+}
+
+
 def kept_bytes(model):
     """Bytes of the tensors that the backward pass takes from the first pass, weights included."""
     shape = (8, *model.input_shape[1:])
@@ -163,8 +173,7 @@ def kept_by_jax(model, shape):
 
 @pytest.mark.backend
 def test_less_is_kept_for_the_backward_pass():
-    network = build_model("wide_resnet", image_size=32, num_classes=10, depth=22, width=1)
-    model = training_model(network)
+    model = training_model(build_model(**FIVE_BLOCKS))
     plain = kept_bytes(model)
     set_remat(model, True, xla=False)
     again = kept_bytes(model)
@@ -191,10 +200,7 @@ def gradients_under_jax(model):
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="what XLA does with JAX's programs")
 def test_xla_holds_the_second_pass_back():
     """Through a loop on CPUs, where it drops the barriers that it heeds on GPUs."""
-    network = build_model(
-        "wide_resnet", image_size=32, num_classes=10, depth=22, width=1, dropout=0.2
-    )
-    model = training_model(network)
+    model = training_model(build_model(**FIVE_BLOCKS, dropout=0.2))
     needed = {}
     for remat in (False, True):
         set_remat(model, remat, xla=False)

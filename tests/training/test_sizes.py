@@ -250,7 +250,7 @@ def shrunken_dir(tmp_path_factory):
     "options",
     [
         {},
-        pytest.param({"dtype": "mixed_bfloat16", "remat": True}, marks=pytest.mark.backend),
+        {"dtype": "mixed_bfloat16", "remat": True},
     ],
 )
 def test_small_epochs_train_as_on_small_images(
