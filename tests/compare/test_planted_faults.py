@@ -243,6 +243,7 @@ def test_gradients_with_held_inputs_are_those_of_the_step(reference):
         np.testing.assert_allclose(record.held[path], gradient, atol=1e-5 * scale, err_msg=path)
 
 
+@pytest.mark.slow
 def test_outputs_on_both_sides_of_a_kink_are_no_fault(small_recipe, data_dir, alter, tmp_path):
     """Outputs near zero become 1e-5 on one side and -1e-5 on the other: a ReLU passes half of them.
 

@@ -261,6 +261,10 @@ def test_parts_that_are_advised_are_divided_among_the_devices():
 
 
 def test_fine_tuning_takes_all_but_the_head(finished, small_recipe, data_dir, tmp_path, capsys):
+    """To four classes, the first ids in sorted order: labels 9, 8, 7, 6 of the data set.
+
+    By their ids the file is scored on their images alone.
+    """
     taken = {"initial_weights": str(finished / "model.keras"), "epochs": 1, "validate_every": 0}
     recipe = small_recipe(
         train=taken,
@@ -276,6 +280,16 @@ def test_fine_tuning_takes_all_but_the_head(finished, small_recipe, data_dir, tm
     stems = [keras.ops.convert_to_numpy(m.get_layer("stem_conv").kernel) for m in (old, new)]
     assert np.array_equal(*stems)
     assert model_info(second.model)["wnids"] == ["n00000021", "n00000022", "n00000023", "n00000024"]
+    capsys.readouterr()
+    scored = evaluate(second.model, data_dir=data_dir)
+    assert (scored["count"], scored["classes"]) == (16, 4)
+    assert "left_out" not in scored and "left out" not in capsys.readouterr().err  # as chosen
+    assert scored["top1"] == pytest.approx(second.metrics["model.keras"]["top1"])
+    info = ModelInfo(dataset="imagenet_resized/16x16", wnids=tuple(sorted(WNIDS)[:4]))
+    ship(new, tmp_path / "other.keras", info)
+    assert evaluate(tmp_path / "other.keras", data_dir=data_dir)["left_out"] == 24
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "24 of 40 images of imagenet_resized/16x16 validation are left out" in said
 
 
 @pytest.mark.parametrize(
@@ -407,23 +421,6 @@ def test_xla_off_is_refused_where_it_cannot_be(small_recipe, data_dir, tmp_path)
             fit(recipe, tmp_path, data_dir=data_dir)
     else:
         fit(recipe, tmp_path, data_dir=data_dir)
-
-
-def test_evaluate_matches_classes_by_id(small_recipe, data_dir, tmp_path, capsys):
-    """A model of the first four ids in sorted order: labels 9, 8, 7, 6 of the data set."""
-    recipe = small_recipe(
-        data={"classes": 4, "steps_per_epoch": 1}, train={"epochs": 1, "validate_every": 0}
-    )
-    run = fit(recipe, tmp_path, data_dir=data_dir)
-    scored = evaluate(run.model, data_dir=data_dir)
-    assert (scored["count"], scored["classes"]) == (16, 4)
-    assert "left_out" not in scored and "left out" not in capsys.readouterr().err  # as chosen
-    assert scored["top1"] == pytest.approx(run.metrics["model.keras"]["top1"])
-    info = ModelInfo(dataset="imagenet_resized/16x16", wnids=tuple(sorted(WNIDS)[:4]))
-    ship(load_model(run.model), tmp_path / "other.keras", info)
-    assert evaluate(tmp_path / "other.keras", data_dir=data_dir)["left_out"] == 24
-    said = capsys.readouterr().err.replace("\n", " ")
-    assert "24 of 40 images of imagenet_resized/16x16 validation are left out" in said
 
 
 def test_classes_that_the_holdout_takes_as_a_whole_are_named(small_recipe, data_dir, capsys):

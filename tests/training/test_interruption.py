@@ -466,6 +466,9 @@ def test_the_step_that_made_a_weight_infinite_is_the_one_that_is_named(
 
 
 @pytest.mark.backend
+@pytest.mark.skipif(
+    keras.config.backend() != "jax", reason="under TensorFlow other runs roll back, below"
+)
 def test_rollback_takes_back_slow_weights_and_the_mean_of_the_last_epochs(
     small_recipe, data_dir, tmp_path, capsys
 ):

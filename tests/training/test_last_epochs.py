@@ -100,7 +100,7 @@ def test_the_model_file_has_lookaheads_slow_weights(small_recipe, data_dir, tmp_
     ("train", "shipping"),
     [
         ({"ema": 0.5}, "optimizer/logits_kernel_average"),
-        ({"average_last": 2}, "last_epochs/logits/kernel"),
+        pytest.param(*({"average_last": 2}, "last_epochs/logits/kernel"), marks=pytest.mark.slow),
     ],
     ids=["ema", "average_last"],
 )

@@ -151,31 +151,3 @@ def test_a_dtype_other_than_the_recipes_is_refused(
     recipe = small_recipe(train={"dtype": of_recipe})
     with pytest.raises(UserError, match=sentence):
         fit(recipe, tmp_path / "run", model=model, data_dir=tmp_path / "no data")
-
-
-class Counting(keras.callbacks.Callback):
-    """How often training begins and ends, and with which logs."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def on_train_begin(self, logs=None):
-        self.calls.append("begin")
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.calls.append(epoch)
-
-    def on_train_end(self, logs=None):
-        self.calls.append("end" if logs and "loss" in logs else "end without logs")
-
-
-def test_callbacks_see_training_begin_and_end_once(small_recipe, data_dir, tmp_path):
-    """Else Keras' EarlyStopping would set the best weights back at each change of size."""
-    counting = Counting()
-    recipe = small_recipe(
-        train={"epochs": 3, "validate_every": 0, "sizes": [[0.0, 8], [0.5, 16]]},
-        data={"steps_per_epoch": 2},
-    )
-    fit(recipe, tmp_path / "run", callbacks=[counting], data_dir=data_dir)
-    assert counting.calls == ["begin", 0, 1, 2, "end"]

@@ -98,17 +98,20 @@ def test_two_steps_are_the_same(model, train, tolerance, small_recipe, slimmer):
 def test_a_run_out_of_memory_may_go_on_with_it(small_recipe, data_dir, tmp_path):
     """It has the history of one without; test_finetune and test_interruption kill runs with it."""
     plain, recipe = (
-        small_recipe(model={"dropout": 0.2}, train={"epochs": 2, "remat": remat})
+        small_recipe(
+            model={"dropout": 0.2}, train={"epochs": 1, "validate_every": 0, "remat": remat}
+        )
         for remat in (False, True)
     )
     without = fit(plain, tmp_path / "plain", data_dir=data_dir)
     with pytest.raises(Stopped):
         fit(plain, tmp_path / "run", data_dir=data_dir, callbacks=[SignalAt(0, 3)])
     run = fit(recipe, tmp_path / "run", data_dir=data_dir)
-    assert len(run.history) == 2
-    for first, second in zip(without.history, run.history, strict=True):
-        for key in ("loss", "val_loss", "top1"):
-            assert float(second[key]) == pytest.approx(float(first[key]), rel=1e-3), key
+    (first,), (second,) = without.history, run.history
+    for key in ("loss", "top1"):
+        assert float(second[key]) == pytest.approx(float(first[key]), rel=1e-3), key
+    losses = [each.metrics["model.keras"]["loss"] for each in (without, run)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 # --------------------------------------------------------------------------------- what it is for

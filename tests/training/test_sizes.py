@@ -250,7 +250,7 @@ def shrunken_dir(tmp_path_factory):
     "options",
     [
         {},
-        {"dtype": "mixed_bfloat16", "remat": True},
+        pytest.param({"dtype": "mixed_bfloat16", "remat": True}, marks=pytest.mark.slow),
     ],
 )
 def test_small_epochs_train_as_on_small_images(
@@ -277,16 +277,36 @@ def test_small_epochs_train_as_on_small_images(
     np.testing.assert_allclose(found, expected, rtol=1e-3 if options else 1e-5)
 
 
+class Counting(keras.callbacks.Callback):
+    """How often training begins and ends, and with which logs."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def on_train_begin(self, logs=None):
+        self.calls.append("begin")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.calls.append(epoch)
+
+    def on_train_end(self, logs=None):
+        self.calls.append("end" if logs and "loss" in logs else "end without logs")
+
+
 def test_a_stop_at_the_change_of_sizes_goes_on(small_recipe, data_dir, tmp_path, capsys):
     """After the last step of the last small epoch; test_interruption has kills within epochs.
 
-    The last epoch is below the size of the model, and the statistics are those of 16 pixels.
+    The last epoch is below the size of the model, and the statistics are those of 16 pixels. To
+    callbacks training begins once: else Keras' EarlyStopping would set the best weights back.
     """
+    counting = Counting()
     train = {"epochs": 2, "sizes": [[0.0, 8], [0.5, 12]], "remeasure_statistics": 2}
     recipe = small_recipe(
         train=train | {"validate_every": 0}, augment=[{"op": "cutmix", "per": "batch"}]
     )
-    straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
+    straight = fit(recipe, tmp_path / "straight", data_dir=data_dir, callbacks=[counting])
+    assert counting.calls == ["begin", 0, 1, "end"]
     assert "sizes    8 px in epoch 1, then 12 px in epoch 2" in capsys.readouterr().err
     assert [row["size"] for row in straight.history] == ["8", "12"]
     assert load_model(straight.model).input_shape == (None, 16, 16, 3)

@@ -43,8 +43,8 @@ def averaged(small_recipe, data_dir, tmp_path_factory):
     return recipe, fit(recipe, tmp_path_factory.mktemp("averaged") / "run", data_dir=data_dir)
 
 
-@pytest.mark.backend
 def test_the_statistics_that_ship_are_those_of_the_averages_that_ship(averaged, data_dir):
+    """Under JAX test_interruption has runs that measure; what is measured is below."""
     check_statistics_by_hand(*averaged, data_dir)
 
 
@@ -86,7 +86,6 @@ def check_statistics_by_hand(recipe, run, data_dir):
     assert run.best.read_bytes() == run.model.read_bytes()
 
 
-@pytest.mark.backend
 def test_an_end_that_is_repeated_measures_the_same_within_the_peak_of_memory(
     averaged, data_dir, tmp_path, monkeypatch
 ):

@@ -28,9 +28,12 @@ def kernel_of(path):
     return keras.ops.convert_to_numpy(load_model(path).get_layer("whitening").kernel)
 
 
-@pytest.mark.backend
 def test_runs_with_two_sizes_keep_the_filters(small_recipe, data_dir, tmp_path):
-    """A small epoch and a full one; the filters are those of the images of the full size."""
+    """A small epoch and a full one; the filters are those of the images of the full size.
+
+    Under JAX `test_parallel` compares the losses of such runs, and test_finetune keeps what does
+    not train.
+    """
     train = DECAYED["train"] | {"sizes": [[0.0, 8], [0.5, 16]], "remat": True}
     recipe = small_recipe(**DECAYED | {"train": train})
     run = fit(recipe, tmp_path / "run", data_dir=data_dir)
