@@ -82,9 +82,11 @@ def test_the_model_file_has_the_mean_of_the_last_epochs(small_recipe, data_dir, 
     np.testing.assert_array_equal(newest.arrays["model/logits/kernel"], third["logits/kernel"])
 
 
-@pytest.mark.backend
 def test_the_model_file_has_lookaheads_slow_weights(small_recipe, data_dir, tmp_path):
-    """Three epochs of 6 updates; after 18 of them the last synchronisation is 3 updates ago."""
+    """Three epochs of 6 updates; after 18 of them the last synchronisation is 3 updates ago.
+
+    Under JAX test_lookahead has their numbers, and the mean above replaces weights in a file.
+    """
     record = Record()
     recipe = small_recipe(optimizer={"lookahead": {"steps": 5}}, train={"validate_every": 0})
     run = fit(recipe, tmp_path / "run", data_dir=data_dir, callbacks=[record])
