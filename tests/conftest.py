@@ -31,7 +31,7 @@ import pytest
 
 from keras_imnet64.backend.programs import keep_jax_programs
 from keras_imnet64.cli import main
-from keras_imnet64.data.datasets import prepare
+from keras_imnet64.data.sources import shapes
 from keras_imnet64.data.stores.packing import write_store
 from keras_imnet64.recipe.loading import check_recipe
 
@@ -135,9 +135,25 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shapes_dir(tmp_path_factory):
-    """A data folder with the drawn shapes, 4,000 + 1,000 images of 64 pixels."""
+    """A data folder with the drawn shapes, 4,000 + 1,000 images of 64 pixels.
+
+    They are drawn into stores; `data prepare` writes archives and TFRecords before.
+    """
     folder = tmp_path_factory.mktemp("shapes")
-    prepare("shapes", data_dir=folder)
+    for split in ("train", "validation"):
+        images, labels = shapes.draw(split)
+        write_store(
+            folder / "packed" / "shapes" / split,
+            [(images, labels)],
+            dataset="shapes",
+            split=split,
+            count=len(labels),
+            image_size=shapes.IMAGE_SIZE,
+            wnids=shapes.CLASSES,
+            class_names=shapes.CLASSES,
+            source="drawn by the tests",
+            verified=True,
+        )
     return folder
 
 

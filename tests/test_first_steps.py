@@ -4,92 +4,46 @@ import csv
 import json
 import re
 import shlex
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import documents
 import first_steps as steps
 import pytest
-from conftest import ON_MACOS
+from forks import Forks
 
 from keras_imnet64.recipe.loading import list_recipes
 
 TEXT = steps.PAGE.read_text()
 SHOWN = steps.transcript(TEXT)
 PYTHON = {block.text: block.page for block in documents.blocks(documents.WRITTEN, "python")}
-SHORTER = " --set train.epochs=1 --set schedule.warmup_epochs=0.0"
-
-
-# Runs each of some programs, {"arguments", "code"}, in a process of its own, in which Keras is
-# imported and not used yet; prints [how it ended, what it printed] of each.
-IN_FORKS = """
-import json, os, sys, tempfile, traceback
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # as the command sets it before it imports
-import keras_imnet64.training.fit
-ends = []
-for program in json.load(sys.stdin):
-    with tempfile.TemporaryFile() as printed:
-        child = os.fork()
-        if child == 0:
-            os.dup2(printed.fileno(), 1)
-            os.dup2(printed.fileno(), 2)
-            sys.argv[:], status = program["arguments"], 0
-            try:
-                exec(program["code"], {"__name__": "__main__"})
-            except SystemExit as stop:
-                status = stop.code
-            except BaseException:
-                traceback.print_exc()
-                status = 1
-            sys.stdout.flush()
-            os._exit(status or 0)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        printed.seek(0)
-        ends.append([status, printed.read().decode()])
-print(json.dumps(ends))
-"""
-
-
-def run_in_forks(programs, folder, environment):
-    """[(exit status, what is printed)] of (arguments, code) of each, one after the other."""
-    child = subprocess.run(
-        [sys.executable, "-c", IN_FORKS],
-        input=json.dumps([{"arguments": words, "code": code} for words, code in programs]),
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(child.stdout.splitlines()[-1])
+COMMANDS = [command for command in SHOWN if command != steps.DOCTOR]  # which test_doctor has
+SHORTER = " --set train.epochs=1 --set schedule.warmup_epochs=0.0 --set model.width=0.5"
+SHORTER_CODE = {"train.epochs=2": "train.epochs=1", "depth=12, width=1": "depth=6, stages=1"}
 
 
 def program(command):
-    """(arguments, code) of a command of the transcript; the code of cli.py is that of the clone."""
+    """A command of the transcript for `Forks`; the code of cli.py is that of the clone."""
     python, *words = shlex.split(command)
     assert python == "python", command
     if words[0] == "-c":
-        return words[:1], words[1]
-    return words, (steps.ROOT / words[0]).read_text()
+        return {"arguments": words[:1], "code": words[1], "merged": True}
+    return {"arguments": words, "code": (steps.ROOT / words[0]).read_text(), "merged": True}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, shapes_dir):
-    """A newcomer's folder after the transcript; training is one epoch there, all else as shown."""
+    """A newcomer's folder after the transcript; training is shorter there, all else as shown."""
     folder = tmp_path_factory.mktemp("newcomer")
     steps.settle(folder)
     environment = steps.newcomer(folder, shapes_dir)
-    commands = steps.commands(TEXT)
-    shortened = [command + SHORTER * (" fit " in command) for command in commands]
-    if ON_MACOS:  # whose libraries do not outlive a fork
-        ends = [(0, steps.run(command, folder, environment)) for command in shortened]
-    else:
-        ends = run_in_forks(map(program, shortened), folder, environment)
-    for command, (status, text) in zip(commands, ends, strict=True):
-        assert status == 0, f"{command}\n{text}"
-    printed = {command: text for command, (_, text) in zip(commands, ends, strict=True)}
-    return SimpleNamespace(path=folder, environment=environment, printed=printed)
+    environment["TF_CPP_MIN_LOG_LEVEL"] = "3"  # as the command sets it before it imports
+    printed = {}
+    with Forks("keras_imnet64.training.fit", folder=folder, environment=environment) as forks:
+        for command in COMMANDS:
+            ((status, text, _),) = forks.run(program(command + SHORTER * (" fit " in command)))
+            assert status == 0, f"{command}\n{text}"
+            printed[command] = text
+        yield SimpleNamespace(path=folder, forks=forks, printed=printed)
 
 
 def printed_by(place, words):
@@ -110,7 +64,7 @@ def test_the_recipes_are_shown_as_they_are_now(run):
     assert "\n".join(line.rstrip() for line in out.splitlines()) in TEXT
 
 
-@pytest.mark.parametrize("command", SHOWN)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_transcript_has_every_key_that_is_printed(place, command):
     """A key that is left out or added is stale. A model that is trained for so short confuses
     classes, whose table stands last; the one of the transcript does not."""
@@ -165,11 +119,14 @@ def test_the_steps_leave_their_files(place):
 
 
 def test_one_epoch_shows_that_the_demo_learns(place):
-    """Ten times its rate leaves it at chance by then: 10 %, and a loss of ln 10 = 2.303."""
+    """Ten times its rate leaves it at chance by then: 10 %, and a loss of ln 10 = 2.303.
+
+    It has half its channels here, with which the epoch ends at 19.5 % and 2.20.
+    """
     pattern = r"^model\.keras +top1 ([\d.]+) .* loss ([\d.]+)"
     ((top1, loss),) = re.findall(pattern, printed_by(place, " fit "), re.MULTILINE)
     assert float(top1) > 15
-    assert float(loss) < 2.2
+    assert float(loss) < 2.25
 
 
 def test_predict_names_five_classes_with_probabilities(place):
@@ -186,11 +143,17 @@ def test_predict_names_five_classes_with_probabilities(place):
 def python_examples(place):
     """{code: (how its process ended, what it printed)}, in the pages' order."""
     (place.path / "saved_models" / "imagenet64").symlink_to("first")  # as the README names it
-    programs = [([""], code) for code in PYTHON]
-    return dict(zip(PYTHON, run_in_forks(programs, place.path, place.environment), strict=True))
+    ends = {}
+    for code in PYTHON:
+        shortened = code
+        for shown, shorter in SHORTER_CODE.items():
+            shortened = shortened.replace(shown, shorter)
+        example = {"arguments": [""], "code": shortened, "merged": True}
+        ((status, printed, _),) = place.forks.run(example)
+        ends[code] = (status, printed)
+    return ends
 
 
-@pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
 @pytest.mark.parametrize("code", PYTHON, ids=PYTHON.values())
 def test_each_python_example_runs(python_examples, code):
     status, printed = python_examples[code]

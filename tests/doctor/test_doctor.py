@@ -8,10 +8,12 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
+import first_steps as steps
 import pytest
 from class_folders import indexed
 from conftest import write_images
 
+from keras_imnet64 import doctor
 from keras_imnet64.backend.keras_settings import KerasSettings, keras_settings
 from keras_imnet64.core import machine_limits
 from keras_imnet64.core.errors import UserError
@@ -100,6 +102,14 @@ def test_both_backends_compute_here(examined):
         assert trial.version == metadata.version(name)
         assert trial.devices[0].lower().startswith(("cpu:0", "gpu:0"))
         assert trial.seconds > 0
+
+
+def test_the_first_steps_show_every_line_that_is_printed(examined, run, monkeypatch):
+    monkeypatch.setattr(doctor, "examine", lambda **_: examined)
+    status, out, _ = run("doctor")
+    assert status == 0
+    shown = steps.transcript(steps.PAGE.read_text())[steps.DOCTOR]
+    assert steps.keys(shown) == steps.keys(out)
 
 
 def test_the_report_is_json_and_names_what_a_bug_report_needs(examined):

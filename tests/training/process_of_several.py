@@ -1,17 +1,16 @@
 """One of several processes of a run: the command line, with actions at steps and shorter waits.
 
-    python process_of_several.py ACTION ... -- fit --coordinator ...
-
-An ACTION is "step N NAME": at the beginning of the N-th step of this process it gets the signal of
-that name; or "wait N": it waits N seconds for processes that do not come, and for files.
+Its arguments are ACTION ... -- fit --coordinator ...; an ACTION is "step N NAME": at the beginning
+of the N-th step of this process it gets the signal of that name; or "wait N": it waits N seconds
+for processes that do not come, and for files.
 """
 
 import os
 import signal
 import sys
 
+from keras_imnet64 import cli
 from keras_imnet64.backend import cluster
-from keras_imnet64.cli import main
 
 
 def act_at(signals):
@@ -30,7 +29,7 @@ def act_at(signals):
     Position.begin_step = counting
 
 
-if __name__ == "__main__":
+def main():
     end = sys.argv.index("--")
     actions, sys.argv[1:] = [each.split() for each in sys.argv[1:end]], sys.argv[end + 1 :]
     for _, seconds in (each for each in actions if each[0] == "wait"):
@@ -38,4 +37,4 @@ if __name__ == "__main__":
     signals = {int(step): name for _, step, name in (each for each in actions if each[0] == "step")}
     if signals:
         act_at(signals)
-    main()
+    cli.main()

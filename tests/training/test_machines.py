@@ -1,25 +1,25 @@
 """Several processes on the loopback interface train one run, under JAX.
 
-Two processes with a device each must end with the bits of one process with two devices. Each
-process takes some ten seconds to start, so a test starts few of them and asks several questions.
+Two processes with a device each must end with the bits of one process with two devices. A process
+compiles its steps for some seconds, so a test starts few of them and asks several questions.
 """
 
 import json
 import os
 import re
 import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+from forks import Forks
 from same_end import same_end
 
 from keras_imnet64.runs import Run
 
-SCRIPT = Path(__file__).with_name("process_of_several.py")
-ROOT = Path(__file__).parent.parent.parent
+FIT = "keras_imnet64.training.fit"
+MODULE = "process_of_several"
+TESTS = Path(__file__).parent
+ROOT = TESTS.parents[1]
 RECIPE = {  # nearly all that has state or looks at the whole batch
     "model": {"dropout": 0.2},
     "data": {"holdout": 17, "steps_per_epoch": 4},
@@ -49,61 +49,36 @@ def free_port():
 
 
 class Machines:
-    """Starts the processes of runs that train one recipe on one data set."""
+    """Runs the processes of runs that train one recipe on one data set."""
 
-    def __init__(self, place, recipe, data_dir):
-        self.place, self.data_dir = place, data_dir
+    def __init__(self, forks, place, recipe, data_dir):
+        self.forks, self.place, self.data_dir = forks, place, data_dir
         (place / "recipe.toml").write_text(recipe.to_toml())
 
-    def start(self, name, *options, actions=(), **environment):
-        """Starts `fit` into the folder `name`."""
-        out = self.place / name
-        command = [sys.executable, SCRIPT, *actions, "--", "fit", "--json"]
-        command += ["--recipe", self.place / "recipe.toml", "--out", out]
+    def fit(self, name, *options, actions=(), **environment):
+        """The program that trains into the folder `name`."""
+        command = ["cli.py", *actions, "--", "fit", "--json"]
+        command += ["--recipe", self.place / "recipe.toml", "--out", self.place / name]
         command += ["--data-dir", self.data_dir, *options]
-        environment = {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)} | environment
-        return subprocess.Popen(
-            list(map(str, command)),
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        arguments = list(map(str, command))
+        return {"module": MODULE, "arguments": arguments, "environment": environment}
 
-    def start_all(self, name, *options, count=2, actions=None, **environment):
-        """Starts the processes of a run; `actions` are by the number of a process."""
+    def ends(self, *programs):
+        """(exit status, standard output, standard error) of programs that run at the same time."""
+        return self.forks.run(*programs)
+
+    def ends_of_all(self, name, *options, count=2, actions=None):
+        """Those of the processes of a run; `actions` are by the number of a process."""
         address = f"127.0.0.1:{free_port()}"
-        return [
-            self.start(
-                name,
-                *options,
-                f"--coordinator={address}",
-                f"--num-processes={count}",
-                f"--process-id={number}",
-                actions=(actions or {}).get(number, ()),
-                **environment,
-            )
-            for number in range(count)
-        ]
+        options += (f"--coordinator={address}", f"--num-processes={count}")
+        numbers = range(count)
+        actions = {number: () for number in numbers} | (actions or {})
+        return self.ends(
+            *(self.fit(name, *options, f"--process-id={n}", actions=actions[n]) for n in numbers)
+        )
 
     def run(self, name):
         return Run(self.place / name)
-
-
-def ends(processes, seconds=300):
-    """(exit status, standard output, standard error) of each."""
-    end = time.monotonic() + seconds
-    found = []
-    for process in processes:
-        try:
-            out, err = process.communicate(timeout=max(1, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            for each in processes:
-                each.kill()
-            out, err = process.communicate()
-            pytest.fail(f"a process was still there after {seconds} s: {err[-3000:]}")
-        found.append((process.returncode, out, err))
-    return found
 
 
 def statuses(found):
@@ -117,13 +92,19 @@ def errors(found):
 
 @pytest.fixture(scope="module")
 def machines(small_recipe, data_dir, tmp_path_factory):
-    return Machines(tmp_path_factory.mktemp("machines"), small_recipe(**RECIPE), data_dir)
+    path = os.pathsep.join(map(str, (ROOT, TESTS)))
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": path}
+    with Forks("tensorflow", FIT, MODULE, environment=environment) as forks:
+        place = tmp_path_factory.mktemp("machines")
+        yield Machines(forks, place, small_recipe(**RECIPE), data_dir)
 
 
 @pytest.fixture(scope="module")
 def straight(machines):
     """The run of one process with two devices."""
-    [(status, _, err)] = ends([machines.start("straight", "--virtual-devices=2")])
+    [(status, _, err)] = machines.ends(
+        machines.fit("straight", "--virtual-devices=2", "--no-report")
+    )
     assert status == 0, err[-3000:]
     return machines.run("straight")
 
@@ -137,15 +118,15 @@ def test_a_signal_to_one_stops_all_and_the_run_resumes(between, machines, straig
     step, whose compilation takes longer than the agreement on the last one.
     """
     name = "moved" if between else "stopped"
-    found = ends(machines.start_all(name, actions={1: ["step 1 SIGTERM"]}))
+    found = machines.ends_of_all(name, actions={1: ["step 1 SIGTERM"]})
     assert statuses(found) == [75, 75], found
     sentences = errors(found)
     assert sentences[0] == sentences[1]
     assert re.match(r"stopped in epoch \d after step \d; the state is saved", sentences[0][0])
     if between:
-        [one] = ends([machines.start(name, "--virtual-devices=2", actions=["step 3 SIGTERM"])])
+        [one] = machines.ends(machines.fit(name, "--virtual-devices=2", actions=["step 3 SIGTERM"]))
         assert one[0] == 75, one
-    found = ends(machines.start_all(name))
+    found = machines.ends_of_all(name)
     assert statuses(found) == [0, 0], found
     same_end(straight, machines.run(name))
     processes = machines.run(name).read_environment().processes
@@ -165,12 +146,12 @@ def test_a_signal_to_one_stops_all_and_the_run_resumes(between, machines, straig
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_the_other_and_the_same_command_resumes(machines, straight, killed):
     name = f"killed{killed}"
-    found = ends(machines.start_all(name, actions={killed: ["step 6 SIGKILL"]}))
+    found = machines.ends_of_all(name, actions={killed: ["step 6 SIGKILL"]})
     assert found[killed][0] == -9
     assert found[1 - killed][0] == 1, found
     [[sentence], []] = sorted(errors(found), reverse=True)
     assert re.search(r"was lost .* the same command on every machine resumes", sentence)
-    assert statuses(ends(machines.start_all(name))) == [0, 0]
+    assert statuses(machines.ends_of_all(name)) == [0, 0]
     same_end(straight, machines.run(name))
 
 
@@ -190,10 +171,10 @@ def check_refused(found, sentence, num_sentences=1):
 def test_processes_that_differ_are_refused_on_all(machines):
     address = f"--coordinator=127.0.0.1:{free_port()}"
     both = [address, "--num-processes=2"]
-    found = ends(
-        [
-            machines.start("differ", *both, "--process-id=0"),
-            machines.start("differ", *both, "--process-id=1", "--set", "train.seed=1"),
+    found = machines.ends(
+        *[
+            machines.fit("differ", *both, "--process-id=0"),
+            machines.fit("differ", *both, "--process-id=1", "--set", "train.seed=1"),
         ]
     )
     check_refused(found, "same setting train.seed; received 0 in process 0 on .* and 1 in process")
@@ -217,10 +198,10 @@ def test_stores_versions_and_numbers_of_devices_and_processes_that_differ(machin
     }
     for sentence, (options, environment) in cases.items():
         both = [f"--coordinator=127.0.0.1:{free_port()}", "--num-processes=2"]
-        found = ends(
-            [
-                machines.start("differ", *both, "--process-id=0"),
-                machines.start("differ", *both, "--process-id=1", *options, **environment),
+        found = machines.ends(
+            *[
+                machines.fit("differ", *both, "--process-id=0"),
+                machines.fit("differ", *both, "--process-id=1", *options, **environment),
             ]
         )
         check_refused(found, sentence)
@@ -230,10 +211,10 @@ def test_stores_versions_and_numbers_of_devices_and_processes_that_differ(machin
 @pytest.mark.slow
 def test_a_folder_that_is_not_shared_is_refused_on_all(machines):
     both = [f"--coordinator=127.0.0.1:{free_port()}", "--num-processes=2"]
-    found = ends(
-        [
-            machines.start("here", *both, "--process-id=0"),
-            machines.start("there", *both, "--process-id=1", actions=["wait 5"]),
+    found = machines.ends(
+        *[
+            machines.fit("here", *both, "--process-id=0"),
+            machines.fit("there", *both, "--process-id=1", actions=["wait 5"]),
         ]
     )
     check_refused(found, r"the run folder \S+ is not shared: process 1 on .* does not see")
@@ -248,7 +229,9 @@ def test_processes_that_do_not_come(machines):
         ["not all of the 2 processes have joined", f"process 0 cannot be reached at {address}"]
     ):
         option = f"--process-id={number}"
-        check_refused(ends([machines.start("x", *both, option, actions=["wait 5"])]), sentence)
+        check_refused(
+            machines.ends(*[machines.fit("x", *both, option, actions=["wait 5"])]), sentence
+        )
     assert not machines.run("x").path.exists()
 
 
@@ -256,6 +239,8 @@ def test_processes_that_do_not_come(machines):
 @pytest.mark.parametrize("numbers", [(0, 1, 1), (0, 0)])
 def test_processes_with_the_same_number(machines, numbers):
     options = [f"--coordinator=127.0.0.1:{free_port()}", "--num-processes=3"]
-    found = ends([machines.start("x", *options, f"--process-id={number}") for number in numbers])
+    found = machines.ends(
+        *[machines.fit("x", *options, f"--process-id={number}") for number in numbers]
+    )
     check_refused(found, "not all of the 3 processes|has the same number|cannot listen on port")
     assert not machines.run("x").path.exists()
