@@ -352,7 +352,10 @@ def test_prepare_lists_what_it_skipped(run, tmp_path, monkeypatch):
 # -------------------------------------------------------------------------- messages and completion
 
 
-@pytest.mark.parametrize(("options", "quiet"), [([], True), (["-v"], False)])
+VERBOSE = pytest.param(["-v"], False, marks=pytest.mark.slow)  # the next test has its loggers
+
+
+@pytest.mark.parametrize(("options", "quiet"), [([], True), VERBOSE])
 def test_other_libraries_speak_only_when_asked(model, images, options, quiet):
     child = subprocess.run(
         [sys.executable, ROOT / "cli.py", "predict", model, images, "--json", *options],

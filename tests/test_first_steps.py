@@ -18,7 +18,10 @@ SHOWN = steps.transcript(TEXT)
 PYTHON = {block.text: block.page for block in documents.blocks(documents.WRITTEN, "python")}
 COMMANDS = [command for command in SHOWN if command != steps.DOCTOR]  # which test_doctor has
 SHORTER = " --set train.epochs=1 --set schedule.warmup_epochs=0.0 --set model.width=0.5"
-SHORTER_CODE = {"train.epochs=2": "train.epochs=1", "depth=12, width=1": "depth=6, stages=1"}
+SHORTER_CODE = {
+    "train.epochs=2": "train.epochs=1",
+    "depth=12, width=1": "depth=6, width=0.5, stages=1",
+}
 
 
 def program(command):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
 from keras_imnet64.backend import programs
 from keras_imnet64.core.program_folder import program_files
@@ -15,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 CHILD = """
 import sys
 import jax
+import numpy
 from keras_imnet64.backend.programs import keep_jax_programs
 keep_jax_programs()
 hits = []
@@ -31,28 +33,35 @@ def step(weights, pixels):
         return (maps ** 2).mean()
     return jax.grad(loss)(weights)
 
-keys = jax.random.split(jax.random.key(0), 4)
-weights = [jax.random.normal(key, (8, 8, 3, 3)) for key in keys]
-gradients = step(weights, jax.random.normal(keys[0], (2, 8, 16, 16)))
+draw = numpy.random.default_rng(0).standard_normal
+weights = [draw((8, 8, 3, 3), "float32") for _ in range(3)]
+gradients = step(weights, draw((2, 8, 16, 16), "float32"))
 print(len(hits), b"".join(g.tobytes() for g in map(jax.device_get, gradients)).hex())
 """
 
 
-def compile_in_a_child(folder, **environment):
-    """(programs that were found, the bits of what they computed, standard error)."""
+def variables(folder):
     mine = {n: v for n, v in os.environ.items() if not n.startswith(("JAX_", "KERAS_IMNET64"))}
     mine |= {programs.FOLDER: str(folder), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    mine |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD],
-        env=mine | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr
-    hits, bits = child.stdout.split()
-    return int(hits), bits, child.stderr
+    return mine | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+@pytest.fixture(scope="module")
+def compile_with():
+    """compile_with(folder) -> (number of programs found, bits of what they computed, errors)."""
+    imported = ("jax", "keras_imnet64.backend.programs")
+
+    def compile_with(folder):
+        environment = {programs.FOLDER: str(folder)}
+        ((status, out, error),) = forks.run(
+            {"arguments": [""], "code": CHILD, "environment": environment}
+        )
+        assert status == 0, error
+        hits, bits = out.split()
+        return int(hits), bits, error
+
+    with Forks(*imported, environment=variables("off")) as forks:
+        yield compile_with
 
 
 @pytest.fixture
@@ -61,25 +70,25 @@ def clean_environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_jax_finds_its_programs_again_and_they_compute_the_same_bits(tmp_path):
-    hits, without, _ = compile_in_a_child("off")
+def test_jax_finds_its_programs_again_and_they_compute_the_same_bits(compile_with, tmp_path):
+    hits, without, _ = compile_with("off")
     assert hits == 0
     folder = tmp_path / "programs"
-    assert compile_in_a_child(folder)[:2] == (0, without)
+    assert compile_with(folder)[:2] == (0, without)
     kept = [file.path for file in program_files(folder)]
-    hits, bits, error = compile_in_a_child(folder)
+    hits, bits, error = compile_with(folder)
     assert (hits, bits, error) == (len(kept), without, "")
     assert hits > 0
 
     for path in kept:  # damage
         path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    assert compile_in_a_child(folder)[:2] == (0, without)
-    assert compile_in_a_child(folder)[:2] == (hits, without)
+    assert compile_with(folder)[:2] == (0, without)
+    assert compile_with(folder)[:2] == (hits, without)
 
 
-def test_a_folder_that_cannot_be_is_said_once_and_the_run_goes_on(tmp_path):
+def test_a_folder_that_cannot_be_is_said_once_and_the_run_goes_on(compile_with, tmp_path):
     (tmp_path / "file").write_text("")
-    hits, _, error = compile_in_a_child(tmp_path / "file" / "programs")
+    hits, _, error = compile_with(tmp_path / "file" / "programs")
     assert hits == 0
     (line,) = error.splitlines()
     assert line.startswith("note: compiled programs are not kept (")
@@ -87,8 +96,10 @@ def test_a_folder_that_cannot_be_is_said_once_and_the_run_goes_on(tmp_path):
 
 
 def test_a_folder_of_jax_itself_is_left_to_jax(tmp_path):
+    """JAX reads the variable when it is imported."""
     of_jax, ours = tmp_path / "jax", tmp_path / "programs"
-    compile_in_a_child(ours, JAX_COMPILATION_CACHE_DIR=str(of_jax))
+    environment = variables(ours) | {"JAX_COMPILATION_CACHE_DIR": str(of_jax)}
+    subprocess.run([sys.executable, "-c", CHILD], env=environment, check=True)
     assert list(of_jax.glob("*-cache"))
     assert not ours.exists()
 

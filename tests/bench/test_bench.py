@@ -166,7 +166,8 @@ def test_a_real_worker_on_images(small_recipe, data_dir, tmp_path, run, monkeypa
     monkeypatch.setattr(bench, "measure", lambda sides, rounds, _: measure(sides, rounds, 0.1))
     (tmp_path / "small.toml").write_text(small_recipe().to_toml())
     monkeypatch.chdir(tmp_path)
-    options = ("--data-dir", data_dir, "--backend", "tensorflow", "--dtype", "mixed_bfloat16")
+    options = ("--data-dir", data_dir, "--batch-size", 4)
+    options += ("--backend", "tensorflow", "--dtype", "mixed_bfloat16")
     record, _, err = result_of(run, *options)
     assert record.images == "imagenet_resized/16x16"
     (row,) = record.rows

@@ -63,7 +63,10 @@ def test_an_error_in_the_block_leaves_nothing_behind(package):
     assert importlib.import_module("late").double(1) == 2
 
 
-@pytest.mark.parametrize("backend", [None, "tensorflow", "jax"])
+TENSORFLOW = pytest.param("tensorflow", marks=pytest.mark.slow)  # as without any choice
+
+
+@pytest.mark.parametrize("backend", [None, TENSORFLOW, "jax"])
 def test_tensorflow_comes_without_jax_and_matplotlib_which_work_all_the_same(tmp_path, backend):
     """Unless JAX is the backend, here by keras.json; without any choice it is TensorFlow."""
     code = """

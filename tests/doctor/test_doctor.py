@@ -15,6 +15,7 @@ from conftest import write_images
 
 from keras_imnet64 import doctor
 from keras_imnet64.backend.keras_settings import KerasSettings, keras_settings
+from keras_imnet64.backend.programs import FOLDER
 from keras_imnet64.core import machine_limits
 from keras_imnet64.core.errors import UserError
 from keras_imnet64.core.program_folder import ProgramFolder
@@ -41,7 +42,7 @@ ABSENT = KerasSettings(Path("/home/me/.keras/keras.json"), False, {}, None)
 def examined(tmp_path_factory):
     """A real report, on an empty data folder."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
+        for name in ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS", FOLDER):
             patch.delenv(name, raising=False)
         patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("home") / "none"))
         return examine(data_dir=tmp_path_factory.mktemp("data"))

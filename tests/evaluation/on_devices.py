@@ -1,7 +1,7 @@
 """Child of test_several_devices.py: asks every command that predicts, on N virtual devices.
 
-Usage: python on_devices.py NUM_DEVICES FOLDER DATA_DIR OUT, with FOLDER as `write_inputs` of the
-test makes it. Files are written into OUT; what the commands return is printed as JSON.
+Usage: python on_devices.py NUM_DEVICES FOLDER DATA_DIR OUT COMMAND..., with FOLDER as the test's
+`write_inputs` makes it. Files are written into OUT; what the commands return is printed as JSON.
 """
 
 import json
@@ -11,8 +11,8 @@ from pathlib import Path
 from keras_imnet64.backend.devices import choose_backend, take_devices
 
 
-def ask(devices, folder, data_dir, out):
-    """What each command returns, by its name."""
+def ask(devices, folder, data_dir, out, names):
+    """What each of some commands returns, by its name."""
     from keras_imnet64.compare.finished import compare_finished
     from keras_imnet64.core.validation import to_json
     from keras_imnet64.evaluation.evaluate import evaluate
@@ -24,20 +24,21 @@ def ask(devices, folder, data_dir, out):
     model, pictures, run = folder / "model.keras", folder / "pictures", folder / "run"
     data = {"data_dir": data_dir, "devices": devices}
     tables = {"per_class": out / "classes.csv", "predictions": out / "predictions.csv"}
-    return {
-        "evaluate": evaluate(model, **data, **tables),
-        "predict": predict(model, pictures, devices=devices),
-        "embed": embed(model, pictures, out / "features.npz", devices=devices),
-        "compare": to_json(compare_finished([run, folder / "other.keras"], **data)),
-        "report": report([run], out / "report.html", **data),
-        "ensemble": ensemble(out / "branches", fusion="fit", branches=[0, 1], **data),
+    commands = {
+        "evaluate": lambda: evaluate(model, **data, **tables),
+        "predict": lambda: predict(model, pictures, devices=devices),
+        "embed": lambda: embed(model, pictures, out / "features.npz", devices=devices),
+        "compare": lambda: to_json(compare_finished([run, folder / "other.keras"], **data)),
+        "report": lambda: report([run], out / "report.html", **data),
+        "ensemble": lambda: ensemble(out / "branches", fusion="fit", branches=[0, 1], **data),
     }
+    return {name: commands[name]() for name in names}
 
 
-def main(num_devices, folder, data_dir, out):
+def main(num_devices, folder, data_dir, out, *names):
     choose_backend()
     devices = take_devices(virtual=int(num_devices))
-    found = ask(devices, Path(folder), Path(data_dir), Path(out))
+    found = ask(devices, Path(folder), Path(data_dir), Path(out), names)
     print(json.dumps({"devices": devices.names} | found))
 
 

@@ -53,10 +53,10 @@ def test_a_mistake_is_one_sentence(arguments, words):
 
 
 def test_a_mistake_that_a_worker_finds_is_one_sentence():
-    done = call("--set", "model.depth=7", "--side", "tensorflow")  # a network of no such depth
+    done = call("--set", "model.depth=7", "--side", "jax")  # a network of no such depth
     assert done.returncode == 2
     progress, line = done.stderr.splitlines()
-    assert progress.startswith("starting tensorflow ...")
+    assert progress.startswith("starting jax ...")
     assert line.startswith("Error: ") and "model.depth" in line
 
 

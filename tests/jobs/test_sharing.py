@@ -64,7 +64,12 @@ def wait_until(is_true, process):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("machines", [((), ()), (("a",), ("b",))], ids=["one_machine", "two"])
+ONE, TWO = ((), ()), (("a",), ("b",))
+
+
+@pytest.mark.parametrize(
+    "machines", [pytest.param(ONE, marks=pytest.mark.slow), TWO], ids=["one_machine", "two"]
+)
 def test_each_cell_is_trained_once_and_one_process_writes_the_results(
     machines, start, cells, tmp_path
 ):
@@ -87,7 +92,9 @@ def test_each_cell_is_trained_once_and_one_process_writes_the_results(
     assert len([text for text in errors if "another process has written the results" in text]) == 1
 
 
-@pytest.mark.parametrize("machines", [((), ()), (("a",), ("b",))], ids=["one_machine", "two"])
+@pytest.mark.parametrize(
+    "machines", [ONE, pytest.param(TWO, marks=pytest.mark.slow)], ids=["one_machine", "two"]
+)
 def test_what_a_killed_process_leaves_is_taken_over(machines, start, cells, tmp_path):
     """Its cell goes on behind the epochs that it has trained."""
     first = start("0.6,0.01", *machines[0])

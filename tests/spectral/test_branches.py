@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import SPECTRAL
 from same_end import same_end, weights
+from untrained_run import write_run
 
 from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.files import write_json
@@ -52,42 +53,61 @@ def begin(data_dir, tmp_path):
     return begin
 
 
+@pytest.fixture
+def check_here(monkeypatch):
+    """check_here() makes the check before training run in this process."""
+
+    def run_child(_, *, request, **options):
+        reply = asdict(preflight.reply_to(PreflightRequest(**request)))
+        return SimpleNamespace(reply=lambda what: reply)
+
+    return lambda: monkeypatch.setattr(preflight, "run_child", run_child)
+
+
 def test_all_branches_are_trained_and_a_failed_one_is_trained_again(
-    small_recipe, data_dir, tmp_path, begin
+    small_recipe, data_dir, tmp_path, begin, run, check_here, monkeypatch
 ):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
-    (tmp_path / "run").mkdir()
-    in_the_way = branch_folder(tmp_path / "run", 0)
-    in_the_way.touch()
-    fit(branch_recipe(recipe, 3), branch_folder(tmp_path / "run", 3), data_dir=data_dir)
-    child = begin(recipe, "--jobs", "2")
-    while not branch_folder(tmp_path / "run", 1).exists():
+    branches = [branch_folder(tmp_path / "run", band) for band in range(4)]
+    branches[0].parent.mkdir()
+    branches[0].touch()  # in the way
+    for band in (2, 3):
+        write_run(branches[band], branch_recipe(recipe, band), band, data_dir)
+    child = begin(recipe)
+    while not (tmp_path / "run" / "branch-00.log").exists():
         assert child.poll() is None, child.stderr.read()
         time.sleep(0.02)
-    (tmp_path / "recipe.toml").write_text("")  # all are of the recipe as it was at the start
+    file = tmp_path / "recipe.toml"
+    file.write_text("")  # all are of the recipe as it was at the start
     _, text = child.communicate()
     assert child.returncode == 2  # the user's mistake, and nothing else, is in the way
     assert "1 of 4 branches failed (branch-00), the first with: the run folder" in text
-    assert text.count("finished before") == 1
-    assert text.count(" started, process ") == 3 and text.count("  finished\n") == 2
-    assert "branch-02  epoch 1  loss " in text  # which waited until branch-00 had failed
-    files = [branch_folder(tmp_path / "run", band) / "recipe.toml" for band in (1, 2)]
-    assert {load_recipe(file).train for file in files} == {recipe.train}
+    assert text.count("finished before") == 2
+    assert text.count(" started, process ") == 2 and text.count("  finished\n") == 1
+    assert "branch-01  epoch 1  loss " in text  # which waited until branch-00 had failed
+    assert load_recipe(branches[1] / "recipe.toml").train == recipe.train
     alone = fit(branch_recipe(recipe, 1), tmp_path / "alone", data_dir=data_dir)
-    for a, b in zip(  # on one core each there, so not to the bit
-        weights(alone.model),
-        weights(branch_folder(tmp_path / "run", 1) / "model.keras"),
-        strict=True,
-    ):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
+    for a, b in zip(weights(alone.model), weights(branches[1] / "model.keras"), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)  # on one core there: not to the bit
 
-    in_the_way.unlink()
-    child = begin(recipe, "--jobs", "2")
-    out, text = child.communicate()
-    assert child.returncode == 0, text
-    assert text.count("finished before") == 3 and text.count(" started, process ") == 1
-    scores = json.loads(out)
-    assert list(scores) == ["run", *(f"branch-{band:02}" for band in range(4))]
+    trained = []
+
+    def train(source, shares):
+        for job in iter(source.next_job, None):
+            trained.append(job.name)
+            write_run(job.run.path, branch_recipe(recipe, 0), 0, data_dir)
+        return JobsResult([], stopped=False)
+
+    branches[0].unlink()
+    file.write_text(recipe.to_toml())
+    check_here()
+    monkeypatch.setattr(training, "run_jobs", train)
+    command = ["fit", "--recipe", file, "--out", tmp_path / "run", "--data-dir", data_dir]
+    status, out, text = run(*command, "--json")
+    assert status == 0, text
+    assert trained == ["branch-00"]
+    assert text.count("finished before") == 3
+    assert list(json.loads(out)) == ["run", *(f"branch-{band:02}" for band in range(4))]
 
     other = small_recipe(model=SPECTRAL, train={"epochs": 2})
     with pytest.raises(UserError, match=r"was begun with another recipe \(train.epochs: 1 -> 2"):
@@ -121,10 +141,11 @@ def test_two_processes_share_out_the_branches_and_one_is_killed(
         same_end(alone, Run(branch_folder(tmp_path / "run", band)))
 
 
-def test_a_signal_stops_all_branches_with_their_states_saved(small_recipe, tmp_path, begin):
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_signal_stops_all_branches_with_their_states_saved(jobs, small_recipe, tmp_path, begin):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 10**6})
-    child = begin(recipe, "--jobs", "2")
-    folders = [branch_folder(tmp_path / "run", band) for band in (0, 1)]
+    child = begin(recipe, "--jobs", str(jobs))
+    folders = [branch_folder(tmp_path / "run", band) for band in range(jobs)]
     while not all((folder / "history.csv").exists() for folder in folders):
         assert child.poll() is None, child.stderr.read()
         time.sleep(0.1)
@@ -132,10 +153,12 @@ def test_a_signal_stops_all_branches_with_their_states_saved(small_recipe, tmp_p
     _, text = child.communicate(timeout=60)
     assert child.returncode == 75, text
     assert "the branches' states are saved" in text
-    for number in text.split(" started, process ")[1:]:
+    numbers = text.split(" started, process ")[1:]
+    assert len(numbers) == jobs
+    for number in numbers:
         with pytest.raises(ProcessLookupError):
             os.kill(int(number.split()[0]), 0)
-    assert not branch_folder(tmp_path / "run", 2).exists()
+    assert not branch_folder(tmp_path / "run", jobs).exists()
 
 
 def test_branches_stop_when_the_parent_process_is_killed(small_recipe, tmp_path, begin):
@@ -177,17 +200,6 @@ PREFLIGHT_ERRORS = {
         '"99" asks for more than the',
     ),
 }
-
-
-@pytest.fixture
-def check_here(monkeypatch):
-    """check_here() makes the check before training run in this process."""
-
-    def run_child(_, *, request, **options):
-        reply = asdict(preflight.reply_to(PreflightRequest(**request)))
-        return SimpleNamespace(reply=lambda what: reply)
-
-    return lambda: monkeypatch.setattr(preflight, "run_child", run_child)
 
 
 @pytest.mark.parametrize("case", PREFLIGHT_ERRORS)
@@ -239,9 +251,12 @@ def test_finished_branches_need_neither_data_nor_devices(small_recipe, tmp_path,
     assert [score["top1"] for score in fitted.scores.values()] == [1.0] * 4
 
 
-def test_fresh_keeps_the_earlier_branches(small_recipe, data_dir, tmp_path, monkeypatch):
+def test_fresh_keeps_the_earlier_branches(
+    small_recipe, data_dir, tmp_path, monkeypatch, check_here
+):
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 1})
-    fit(branch_recipe(recipe, 0), branch_folder(tmp_path / "run", 0), data_dir=data_dir)
+    write_run(branch_folder(tmp_path / "run", 0), branch_recipe(recipe, 0), 0, data_dir)
+    check_here()
 
     def fail_all(source, shares):
         names = [job.name for job in iter(source.next_job, None)]
@@ -255,7 +270,7 @@ def test_fresh_keeps_the_earlier_branches(small_recipe, data_dir, tmp_path, monk
 
 
 def test_branches_do_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_path):
-    fit(small_recipe(train={"epochs": 1}), tmp_path / "run", data_dir=data_dir)
+    write_run(tmp_path / "run", small_recipe(), 0, data_dir)
     for fresh in (False, True):
         with pytest.raises(UserError, match="holds an ordinary run"):
             fit_branches(small_recipe(model=SPECTRAL), tmp_path / "run", Machine(), fresh=fresh)
@@ -264,7 +279,7 @@ def test_branches_do_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_path
 
 
 def test_one_branch_does_not_lie_in_an_ordinary_run(small_recipe, data_dir, tmp_path, run):
-    fit(small_recipe(train={"epochs": 1}), tmp_path / "run", data_dir=data_dir)
+    write_run(tmp_path / "run", small_recipe(), 0, data_dir)
     file = tmp_path / "recipe.toml"
     file.write_text(small_recipe(model=SPECTRAL).to_toml())
     command = ["fit", "--recipe", file, "--branch", 0, "--out"]

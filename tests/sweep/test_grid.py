@@ -393,7 +393,10 @@ def test_a_single_cell_is_an_ordinary_run(plan, trained, data_dir, tmp_path):
 
 
 def test_the_command_trains_cells_for_real(run, content, data_dir, tmp_path):
-    """Two cells of a step each, in processes of their own; then the table and JSON from disk."""
+    """Two cells of a step each: one alone, as on a cluster; the other in a process of its own.
+
+    Then the table and JSON from disk.
+    """
     import tomli_w
 
     values = content(train={"epochs": 1}, data={"steps_per_epoch": 1})
@@ -401,9 +404,11 @@ def test_the_command_trains_cells_for_real(run, content, data_dir, tmp_path):
     (tmp_path / "grid.toml").write_text(tomli_w.dumps(values))
     command = ["sweep", "--recipe", tmp_path / "grid.toml", "--out", tmp_path / "sweep"]
     command += ["--data-dir", data_dir]
+    assert run(*command, "--cell", 0)[0] == 0
     status, out, err = run(*command)
     assert status == 0, err
-    assert err.count("  finished\n") == 2 and "learning_rate=0.01 seed=0" in err
+    assert "1 cells were done before" in err and err.count("  finished\n") == 1
+    assert "learning_rate=0.1 seed=0" in err
     heads = r"^learning_rate +held-out top-1 +finished +epochs trained +cells$"
     assert re.search(heads, out, re.MULTILINE)
     assert re.search(r"^ *0\.0?1 .* % +1 of 1 +1 +cell-00[01]$", out, re.MULTILINE)

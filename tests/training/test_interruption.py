@@ -124,11 +124,11 @@ def steps_gone_on_from(text):
 
 @pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
 def test_kills_end_with_the_bits_of_a_straight_run(small_recipe, data_dir, tmp_path):
-    """Within a step, between steps, within a save, and between what follows it.
+    """Between steps, within a save, and between what follows it; `test_finetune` has within a step.
 
     What is left in the folder is the same under JAX, where the next test goes on from it.
     """
-    kills = ["before replace 1", "during step 5", "before replace 4", "step 5", "after replace 5"]
+    kills = ["before replace 4", "step 5", "after replace 5"]
     check_kills(small_recipe(**EVERYTHING, optimizer=ADAMW), kills, data_dir, tmp_path)
 
 
@@ -137,16 +137,16 @@ def test_kills_end_with_the_bits_of_a_straight_run(small_recipe, data_dir, tmp_p
     keras.config.backend() != "jax", reason="test_finetune has nearly all of it under TensorFlow"
 )
 @pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
-def test_two_kills_of_a_run_with_slow_weights_and_the_mean_of_its_last_epochs(
+def test_a_kill_of_a_run_with_slow_weights_and_the_mean_of_its_last_epochs(
     small_recipe, data_dir, tmp_path
 ):
-    """The first kill is in a small epoch, the second in the last, when the mean has one of its two.
+    """The kill is in the last epoch, when the mean has one of its two.
 
     Stochastic depth draws in the first pass, and `remat` computes with the same draws again. At the
     end statistics are measured anew.
     """
     recipe = small_recipe(**STRIKES_BACK)
-    check_kills(recipe, ["during step 7", "step 20"], data_dir, tmp_path)
+    check_kills(recipe, ["step 27"], data_dir, tmp_path)
     [newest] = list_checkpoints(tmp_path / "run" / "checkpoints")[-1:]
     paths = set(load_checkpoint(newest).arrays)
     assert {"optimizer/logits_kernel_slow", "last_epochs/logits/kernel"} <= paths
@@ -173,7 +173,7 @@ def test_kills_anywhere(seed, model, optimizer, small_recipe, data_dir, tmp_path
 CALLS = ("replace", "fsync", "unlink")
 
 
-def check_kills(recipe, kills, data_dir, tmp_path):
+def check_kills(recipe, kills, data_dir, tmp_path, straight=None):
     file = tmp_path / "recipe.toml"
     file.write_text(recipe.to_toml())
     child = subprocess.run(
@@ -185,8 +185,8 @@ def check_kills(recipe, kills, data_dir, tmp_path):
     )
     ends = json.loads(child.stdout)
     assert ends == [-signal.SIGKILL] * len(kills) + [0], child.stderr
-    assert len(steps_gone_on_from(child.stderr)) >= len(kills) - 2, child.stderr
-    straight = fit(recipe, tmp_path / "straight", data_dir=data_dir)
+    assert len(steps_gone_on_from(child.stderr)) >= max(1, len(kills) - 2), child.stderr
+    straight = straight or fit(recipe, tmp_path / "straight", data_dir=data_dir)
     same_end(straight, Run(tmp_path / "run"))
     assert not list((tmp_path / "run").rglob("*.writing"))
 

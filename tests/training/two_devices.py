@@ -1,7 +1,7 @@
 """Child of test_parallel.py: ten steps on one or both of two virtual devices, in each of some runs.
 
 Usage: python two_devices.py DATA_DIR OUT RUN... ; a RUN is the number of devices and options, such
-as 2, 2-remat, 1-davit or 2-parts-moved, and lies in OUT/RUN. Prints {run: what it found} as JSON.
+as 2-remat, 1-davit or 2-parts-moved, and lies in OUT/RUN. Prints {run: what it found} as JSON.
 """
 
 import contextlib
@@ -19,16 +19,15 @@ BOTH = take_devices(virtual=2)
 ONE = Devices(BOTH.backend, BOTH.kind, BOTH.names[:1])
 
 import keras
-from killed import FOUR_BLOCKS
 
 from keras_imnet64.core.errors import Stopped
-from keras_imnet64.evaluation.evaluate import evaluate
-from keras_imnet64.models.davit import VARIANTS
+from keras_imnet64.models.davit import VARIANTS, Variant
 from keras_imnet64.recipe.loading import check_recipe
 from keras_imnet64.training import data as feed
 from keras_imnet64.training import statistics
 from keras_imnet64.training.fit import fit
 
+TWO_BLOCKS = Variant(32, (1,))  # of one stage
 RECIPE = {
     "name": "parallel",
     "model": {
@@ -57,27 +56,24 @@ RECIPE = {
         "ema": 0.9,
         "sizes": [[0.0, 8], [0.5, 16]],
         "remeasure_statistics": 2,
+        "freeze": ["stem"],
     },
 }
 
 
 def recipe_with(options):
     content = deepcopy(RECIPE)
-    if {"davit", "freeze", "parts"} & set(options):
-        content["train"] = {"epochs": 2, "ema": 0.9}  # of one size: one step is compiled
-    if "davit" in options:
+    if "davit" in options:  # of one size: one step is compiled
         content["model"] = {"name": "davit_tiny", "stem": "small"}
         content["optimizer"] |= {"name": "lamb", "learning_rate": 0.002, "weight_decay": 0.02}
         content["train"] = {"epochs": 2, "average_last": 2}
     content["train"]["remat"] = "remat" in options
-    if {"freeze", "parts"} & set(options):
-        content["train"]["freeze"] = ["stem"]
     content["train"]["accumulate_steps"] = 2 if "parts" in options else 1
     return check_recipe(content)
 
 
 class Losses(keras.callbacks.Callback):
-    """The loss of each step, from Keras' running mean over the epoch."""
+    """The loss of each step of whole epochs, from Keras' running mean over the epoch."""
 
     def __init__(self):
         super().__init__()
@@ -93,14 +89,15 @@ class Losses(keras.callbacks.Callback):
 
 
 class StopAt(keras.callbacks.Callback):
-    """Stops after a step of the first epoch."""
+    """Stops after a number of steps of this process."""
 
-    def __init__(self, step):
+    def __init__(self, num_steps):
         super().__init__()
-        self.step = step
+        self.left = num_steps
 
     def on_train_batch_begin(self, batch, logs=None):
-        if batch + 1 == self.step:
+        self.left -= 1
+        if self.left == 0:
             self.model.stop_training = True
 
 
@@ -146,27 +143,28 @@ def found_in(name, data_dir, out):
     with devices.scope():
         stream = feed.make_stream(recipe, feed.load_data(recipe, data_dir))
         received = images_on_each_device(stream, devices, recipe.size_of_epoch(0))
-    if "moved" in options:  # between the two parts of a batch, to the other number of devices
-        with devices.scope(), contextlib.suppress(Stopped):
-            fit(recipe, out / name, data_dir=data_dir, devices=devices, callbacks=[StopAt(3)])
-        devices = ONE if count == "2" else BOTH
+    # Twice between the two parts of a batch, to the other number of devices.
+    for num_steps, at_first in ((3, devices), (4, ONE)) if "moved" in options else ():
+        stop = [StopAt(num_steps)]
+        with at_first.scope(), contextlib.suppress(Stopped):
+            fit(recipe, out / name, data_dir=data_dir, devices=at_first, callbacks=stop)
     run = fit(recipe, out / name, data_dir=data_dir, devices=devices, callbacks=[losses])
     statistics.distribute = distribute
-    scores = run.metrics["model.keras"]
-    is_plain = not options  # and then the command is asked too
-    scored = evaluate(run.path, data_dir=data_dir, devices=devices) if is_plain else scores
+    num_steps = recipe.data.steps_per_epoch * recipe.train.accumulate_steps
     return {
         "devices": list(devices.names),
         "losses": losses.losses,
+        "last_losses": losses.losses[-num_steps:],
+        "mean_losses": [float(row["loss"]) for row in run.history],
+        "devices_before": [len(at.devices) for at in run.read_environment().processes],
         "received": received,
         "measured": measured,
-        "metrics": scores,
-        "evaluated": {key: scored[key] for key in scores},
+        "metrics": run.metrics["model.keras"],
     }
 
 
 def main(data_dir, out, *names):
-    VARIANTS["davit_tiny"] = FOUR_BLOCKS
+    VARIANTS["davit_tiny"] = TWO_BLOCKS
     print(json.dumps({name: found_in(name, Path(data_dir), Path(out)) for name in names}))
 
 
