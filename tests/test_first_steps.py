@@ -19,18 +19,29 @@ PYTHON = {block.text: block.page for block in documents.blocks(documents.WRITTEN
 COMMANDS = [command for command in SHOWN if command != steps.DOCTOR]  # which test_doctor has
 SHORTER = " --set train.epochs=1 --set schedule.warmup_epochs=0.0 --set model.width=0.5"
 SHORTER_CODE = {
+    '"train.epochs=2", "optimizer': '"train.epochs=1", "data.steps_per_epoch=5", "optimizer',
     "train.epochs=2": "train.epochs=1",
     "depth=12, width=1": "depth=6, width=0.5, stages=1",
 }
 
 
+EXPORT_IN_PROCESS = """
+import export_in_process, pytest
+export_in_process.run_in_this_process(pytest.MonkeyPatch())
+"""
+
+
 def program(command):
-    """A command of the transcript for `Forks`; the code of cli.py is that of the clone."""
+    """A command of the transcript for `Forks`; the code of cli.py is that of the clone.
+
+    The steps of an export have processes of their own in `test_export`.
+    """
     python, *words = shlex.split(command)
     assert python == "python", command
     if words[0] == "-c":
         return {"arguments": words[:1], "code": words[1], "merged": True}
-    return {"arguments": words, "code": (steps.ROOT / words[0]).read_text(), "merged": True}
+    code = EXPORT_IN_PROCESS * (words[1] == "export") + (steps.ROOT / words[0]).read_text()
+    return {"arguments": words, "code": code, "merged": True}
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +157,7 @@ def test_predict_names_five_classes_with_probabilities(place):
 def python_examples(place):
     """{code: (how its process ended, what it printed)}, in the pages' order."""
     (place.path / "saved_models" / "imagenet64").symlink_to("first")  # as the README names it
+    assert all(any(shown in code for code in PYTHON) for shown in SHORTER_CODE)
     ends = {}
     for code in PYTHON:
         shortened = code

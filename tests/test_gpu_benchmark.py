@@ -135,6 +135,7 @@ def test_both_backends_on_two_devices(tmp_path):
     check_that_both_make_the_same_step(rows)
 
 
+@pytest.mark.slow
 def test_jax_needs_no_tensorflow(tmp_path):
     """Neither the script nor the processes of its rows can import TensorFlow."""
     (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(HIDE_TENSORFLOW))

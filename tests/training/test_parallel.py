@@ -19,21 +19,19 @@ SCRIPT = Path(__file__).with_name("two_devices.py")
 
 
 ON_JAX = keras.config.backend() == "jax"
-NAMES = ("1", "2-remat") if ON_JAX else ("1-parts", "2-parts-moved", "1-davit", "2-davit-remat")
 
 
-@pytest.fixture(scope="module")
-def runs(data_dir, tmp_path_factory):
-    """[what each of NAMES found] in one child process, which has two devices."""
-    command = [sys.executable, SCRIPT, data_dir, tmp_path_factory.mktemp("runs"), *NAMES]
+def found_by(runs, data_dir, out):
+    """[what each run found] in one child process, which has two devices."""
+    command = [sys.executable, SCRIPT, data_dir, out, *runs]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     assert child.returncode == 0, child.stderr[-5000:]
     found = json.loads(child.stdout.splitlines()[-1])
-    return [found[name] for name in NAMES]
+    return [found[name] for name in runs]
 
 
 @pytest.mark.backend
-def test_two_devices_give_one_devices_losses(runs):
+def test_two_devices_give_one_devices_losses(data_dir, tmp_path):
     """Ten steps of a WRN: global BN, L2, smoothing, clipping that bites, groups, Lookahead, EMA.
 
     Its first layer is whitening, which is measured, its stem is frozen. The decay of kernels is
@@ -42,8 +40,10 @@ def test_two_devices_give_one_devices_losses(runs):
 
     Under TensorFlow, where two devices keep sums of gradients, each step has its batch in two
     parts, and one reduction; in the middle of a batch the run moves to one device, and back.
+    `test_whitened_runs` has whole batches there.
     """
-    one, two = runs[:2]
+    runs = ("1", "2-remat") if ON_JAX else ("1-parts", "2-parts-moved")
+    one, two = found_by(runs, data_dir, tmp_path)
     assert len(two["devices"]) == 2
     np.testing.assert_allclose(two["mean_losses"], one["mean_losses"], rtol=1e-4)
     np.testing.assert_allclose(two["last_losses"], one["last_losses"], rtol=1e-4)
@@ -64,12 +64,13 @@ def test_two_devices_give_one_devices_losses(runs):
     assert two["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-3)
 
 
-def test_two_devices_give_one_devices_losses_of_a_davit(runs):
+@pytest.mark.slow
+def test_two_devices_give_one_devices_losses_of_a_davit(data_dir, tmp_path):
     """Whose training step has functions that XLA compiles within the one of each device.
 
     With LAMB, Lookahead and the mean of two epochs; two devices compute activations again.
     """
-    one, two = runs[2:]
+    one, two = found_by(("1-davit", "2-davit-remat"), data_dir, tmp_path)
     assert len(two["devices"]) == 2
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
     assert two["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-3)
