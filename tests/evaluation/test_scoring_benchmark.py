@@ -52,6 +52,7 @@ def test_a_mistake_is_one_sentence(arguments, words):
     assert line.startswith("Error: ") and words in line
 
 
+@pytest.mark.slow  # `test_rounds` has workers that end
 def test_a_mistake_that_a_worker_finds_is_one_sentence():
     done = call("--set", "model.depth=7", "--side", "jax")  # a network of no such depth
     assert done.returncode == 2

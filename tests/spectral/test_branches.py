@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import SPECTRAL
+from preflight_in_process import check_in_this_process
 from same_end import same_end, weights
 from untrained_run import write_run
 
@@ -20,7 +19,6 @@ from keras_imnet64.core.errors import RunFailed, UserError
 from keras_imnet64.core.files import write_json
 from keras_imnet64.jobs import preflight
 from keras_imnet64.jobs.machine import Machine
-from keras_imnet64.jobs.preflight import PreflightRequest
 from keras_imnet64.jobs.running import FailedJob, JobsResult
 from keras_imnet64.recipe.loading import load_recipe
 from keras_imnet64.runs import Run, lock
@@ -57,11 +55,7 @@ def begin(data_dir, tmp_path):
 def check_here(monkeypatch):
     """check_here() makes the check before training run in this process."""
 
-    def run_child(_, *, request, **options):
-        reply = asdict(preflight.reply_to(PreflightRequest(**request)))
-        return SimpleNamespace(reply=lambda what: reply)
-
-    return lambda: monkeypatch.setattr(preflight, "run_child", run_child)
+    return lambda: check_in_this_process(monkeypatch)
 
 
 def test_all_branches_are_trained_and_a_failed_one_is_trained_again(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import stand_in_fit
+from preflight_in_process import check_in_this_process
 
 from keras_imnet64.cli.sweep import command_line
 from keras_imnet64.core.errors import RunFailed, Stopped, UserError
@@ -392,11 +393,12 @@ def test_a_single_cell_is_an_ordinary_run(plan, trained, data_dir, tmp_path):
 # ---------------------------------------------------------------------------------- the command
 
 
-def test_the_command_trains_cells_for_real(run, content, data_dir, tmp_path):
+def test_the_command_trains_cells_for_real(run, content, data_dir, tmp_path, monkeypatch):
     """Two cells of a step each: one alone, as on a cluster; the other in a process of its own.
 
-    Then the table and JSON from disk.
+    Then the table and JSON from disk. `test_branches` has the check before in its process.
     """
+    check_in_this_process(monkeypatch)
     import tomli_w
 
     values = content(train={"epochs": 1}, data={"steps_per_epoch": 1})
