@@ -90,7 +90,6 @@ STRIKES_BACK = EVERYTHING | {  # after "ResNet strikes back", and other state be
         "accumulate_steps": 2,
         "dtype": "mixed_bfloat16",
         "remat": True,
-        "sizes": [[0.0, 8], [0.5, 16]],
         "remeasure_statistics": 2,
         "checkpoint_every": "3 steps",
     },
