@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,9 @@ from preflight_in_process import check_in_this_process
 from same_end import same_end, weights
 from untrained_run import write_run
 
-from keras_imnet64.core.errors import RunFailed, UserError
+from keras_imnet64.core.errors import RunFailed, Stopped, UserError
 from keras_imnet64.core.files import write_json
-from keras_imnet64.jobs import preflight
+from keras_imnet64.jobs import preflight, running
 from keras_imnet64.jobs.machine import Machine
 from keras_imnet64.jobs.running import FailedJob, JobsResult
 from keras_imnet64.recipe.loading import load_recipe
@@ -135,11 +136,34 @@ def test_two_processes_share_out_the_branches_and_one_is_killed(
         same_end(alone, Run(branch_folder(tmp_path / "run", band)))
 
 
-@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_signal_stops_all_branches_with_their_states_saved(jobs, small_recipe, tmp_path, begin):
+def test_a_signal_stops_a_branch_with_its_state_saved(
+    small_recipe, data_dir, tmp_path, check_here, monkeypatch
+):
+    say, said = running.say, []
+
+    def say_and_stop(text):
+        say(text)
+        said.append(text)
+        if "branch-00  epoch 1 " in text:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    check_here()
+    monkeypatch.setattr(running, "say", say_and_stop)
     recipe = small_recipe(model=SPECTRAL, train={"epochs": 10**6})
-    child = begin(recipe, "--jobs", str(jobs))
-    folders = [branch_folder(tmp_path / "run", band) for band in range(jobs)]
+    with pytest.raises(Stopped, match="the branches' states are saved"):
+        fit_branches(recipe, tmp_path / "run", Machine(data_dir=data_dir))
+    (number,) = re.findall(r" started, process (\d+)", "\n".join(said))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(number), 0)
+    assert "the state is saved" in (tmp_path / "run" / "branch-00.log").read_text()
+    assert not branch_folder(tmp_path / "run", 1).exists()
+
+
+@pytest.mark.slow
+def test_a_signal_stops_all_branches_with_their_states_saved(small_recipe, tmp_path, begin):
+    recipe = small_recipe(model=SPECTRAL, train={"epochs": 10**6})
+    child = begin(recipe, "--jobs", "2")
+    folders = [branch_folder(tmp_path / "run", band) for band in (0, 1)]
     while not all((folder / "history.csv").exists() for folder in folders):
         assert child.poll() is None, child.stderr.read()
         time.sleep(0.1)
@@ -147,12 +171,10 @@ def test_a_signal_stops_all_branches_with_their_states_saved(jobs, small_recipe,
     _, text = child.communicate(timeout=60)
     assert child.returncode == 75, text
     assert "the branches' states are saved" in text
-    numbers = text.split(" started, process ")[1:]
-    assert len(numbers) == jobs
-    for number in numbers:
+    for number in text.split(" started, process ")[1:]:
         with pytest.raises(ProcessLookupError):
             os.kill(int(number.split()[0]), 0)
-    assert not branch_folder(tmp_path / "run", jobs).exists()
+    assert not branch_folder(tmp_path / "run", 2).exists()
 
 
 def test_branches_stop_when_the_parent_process_is_killed(small_recipe, tmp_path, begin):
