@@ -40,18 +40,23 @@ def load_plainly(backend, inputs, paths, environment=None):
     return json.loads(child.stdout.splitlines()[-1])
 
 
-def test_a_process_without_this_package_computes_the_same_logits(small_recipe, data_dir, tmp_path):
-    """The file of a bfloat16 run, under TensorFlow and JAX, fed uint8 and floats."""
+TENSORFLOW = pytest.param("tensorflow", marks=pytest.mark.slow)  # `test_export` has it
+
+
+@pytest.mark.parametrize("backend", [TENSORFLOW, "jax"])
+def test_a_process_without_this_package_computes_the_same_logits(
+    backend, small_recipe, data_dir, tmp_path
+):
+    """The file of a bfloat16 run, fed uint8 and floats."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), "uint8")
     np.savez(tmp_path / "inputs.npz", pixels=pixels)
     train = {"dtype": "mixed_bfloat16", "epochs": 1}
     recipe = small_recipe(model={"normalization": "mean_image"}, train=train)
     path = str(fit(recipe, tmp_path / "run", data_dir=data_dir).model)
     logits = load_model(path).predict(pixels, verbose=0)
-    for backend in ("tensorflow", "jax"):
-        found = load_plainly(backend, tmp_path / "inputs.npz", [path])["logits"]
-        for output in found[path]:
-            np.testing.assert_allclose(output, logits, rtol=0, atol=1e-5 * abs(logits).max())
+    found = load_plainly(backend, tmp_path / "inputs.npz", [path])["logits"]
+    for output in found[path]:
+        np.testing.assert_allclose(output, logits, rtol=0, atol=1e-5 * abs(logits).max())
 
 
 def test_a_file_is_made_of_keras_own_layers_in_float32(tmp_path):

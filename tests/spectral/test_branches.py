@@ -223,8 +223,7 @@ def test_an_error_before_training_leaves_the_folder_as_it_is(
     case, small_recipe, tmp_path, data_dir, check_here
 ):
     sections, options, sentence = PREFLIGHT_ERRORS[case]
-    if case != "network":  # one is checked in a child process, as a user's is
-        check_here()
+    check_here()
     earlier = branch_folder(tmp_path / "run", 0)
     earlier.mkdir(parents=True)
     with pytest.raises(UserError, match=sentence):
