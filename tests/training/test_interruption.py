@@ -184,7 +184,8 @@ def check_kills(recipe, kills, data_dir, tmp_path, straight=None):
     )
     ends = json.loads(child.stdout)
     assert ends == [-signal.SIGKILL] * len(kills) + [0], child.stderr
-    assert len(steps_gone_on_from(child.stderr)) >= max(1, len(kills) - 2), child.stderr
+    places = steps_gone_on_from(child.stderr)
+    assert len(places) >= max(1, len(kills) - 2) and places[-1] > (0, 0), child.stderr
     straight = straight or fit(recipe, tmp_path / "straight", data_dir=data_dir)
     same_end(straight, Run(tmp_path / "run"))
     assert not list((tmp_path / "run").rglob("*.writing"))
