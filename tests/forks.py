@@ -60,6 +60,9 @@ def perform(program):
         else:
             importlib.import_module(program["module"]).main()
     except SystemExit as stop:
+        if isinstance(stop.code, str):  # Python prints it, with status 1
+            print(stop.code, file=sys.stderr)
+            return 1
         return stop.code or 0
     except BaseException:
         traceback.print_exc()
