@@ -154,6 +154,16 @@ def test_a_kill_of_a_run_with_slow_weights_and_the_mean_of_its_last_epochs(
 @pytest.mark.slow
 @pytest.mark.backend
 @pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
+def test_kills_in_epochs_of_two_sizes(small_recipe, data_dir, tmp_path):
+    """The first within an epoch of smaller images, the second in one of the full size."""
+    train = STRIKES_BACK["train"] | {"sizes": [[0.0, 8], [0.5, 16]]}
+    recipe = small_recipe(**STRIKES_BACK | {"train": train})
+    check_kills(recipe, ["during step 7", "step 20"], data_dir, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.backend
+@pytest.mark.skipif(ON_MACOS, reason="its libraries do not outlive a fork")
 @pytest.mark.parametrize(
     ("model", "optimizer"),
     [(WRN, SGD), (WRN, ADAMW), (WRN, MUON), (DAVIT, ADAMW)],
