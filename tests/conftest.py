@@ -110,14 +110,11 @@ FIRST = (
     "test_first_steps.py",
     "test_interruption.py",
     "test_shipped_recipes.py",
-    "test_branches.py",
-    "test_parallel.py",
     "test_ensemble.py",
-    "test_fit.py",
-    "test_sizes.py",
-    "test_golden.py",
-    "test_gpu_benchmark.py",
-    "test_networks.py",
+    "test_parallel.py",
+    "test_branches.py",
+    "test_machines.py",
+    "test_compare.py",
 )
 
 
