@@ -196,6 +196,14 @@ def test_an_ensemble_that_was_exported_is_not_replaced(joined, data_dir, monkeyp
         ensemble(joined, fusion="geo", data_dir=data_dir)
 
 
+@pytest.mark.slow  # single networks have both elsewhere
+def test_an_ensemble_has_ten_crops_and_a_saved_model(joined, data_dir, monkeypatch):
+    run_in_this_process(monkeypatch)
+    assert evaluate(joined, data_dir=data_dir, ten_crop=True)["crops"] == 10
+    exported = export(joined, "saved_model", data_dir=data_dir)
+    assert exported["compared"]["largest_difference"] < 1e-5
+
+
 def test_a_file_under_another_bands_name_is_refused(branches, data_dir):
     shutil.copy(
         branch_folder(branches, 2) / "model.keras", branch_folder(branches, 1) / "model.keras"
