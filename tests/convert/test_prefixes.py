@@ -156,10 +156,10 @@ def test_a_file_without_the_network_is_refused_with_what_it_has(names, sentence)
         find({"": dict.fromkeys(names, np.ones(1))})
 
 
-def test_many_names_take_little_time():
+def test_a_hundred_thousand_names_take_little_time():
     """Not each compared with each."""
-    states = {"": tensors("model.") | {f"{i}.{'x.' * 50}fc.weight": 1 for i in range(20_000)}}
-    assert len(find(states).left_out) == 20_000
+    states = {"": tensors("model.") | {f"{i}.{'x.' * 50}fc.weight": 1 for i in range(100_000)}}
+    assert len(find(states).left_out) == 100_000
 
 
 @pytest.mark.parametrize("name", NAMINGS)
